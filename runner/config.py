@@ -1,0 +1,388 @@
+"""The schema: every key a user may set, its type, its default and the checks that need no weights.
+
+Config is inert: these dataclasses check themselves and build nothing. Closed choices are `StrEnum`s whose
+member names equal their values, because OmegaConf looks a member up by name. A field marked `inert` cannot
+change an answer and stays out of the job's identity (see `runner/jobs.py`); every other field counts.
+
+Imports neither torch nor hydra: the engine uses these classes on machines that have only torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from runner.errors import ConfigError, check
+
+MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
+
+
+def inert(default: Any, why: str) -> Any:
+    """A field that cannot change the answer, and the reason why not."""
+    return field(default=default, metadata={"inert": why})
+
+
+class Print(StrEnum):
+    """What goes to stdout when a job ends."""
+
+    table = "table"
+    json = "json"
+    none = "none"
+
+
+class Dtype(StrEnum):
+    """Number format of the weights and activations; auto = as the checkpoint says."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(StrEnum):
+    """Attention implementation; auto = what transformers picks."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+# ---------------------------------------------------------------------------------------------- model
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: the embedded one, a local folder or a hub id."""
+
+    name: str = MISSING
+    revision: str | None = None
+    cache_dir: str | None = inert(None, "where the files lie; their hashes count instead")
+    device: str = "auto"
+    dtype: Dtype = Dtype.auto
+    attention: Attention = Attention.auto
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        kind, _, index = self.device.partition(":")
+        known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
+        check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
+        check(bool(self.name.strip()), "model.name", repr(self.name), "give a folder or a hub id")
+
+
+@dataclass
+class StubConfig(ModelConfig):
+    """No weights: echoes the head of the prompt, to wire up whole grids in seconds."""
+
+    name: str = "stub"
+    delay_s: float = inert(0.0, "only slows the stub down")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
+
+
+# --------------------------------------------------------------------------------------- quantization
+
+
+@dataclass
+class QuantizationConfig:
+    """No quantization: the weights stay in model.dtype."""
+
+    name: str = "none"
+
+
+@dataclass
+class Int8Config(QuantizationConfig):
+    """LLM.int8() by bitsandbytes: int8 weights, outlier columns kept apart."""
+
+    name: str = "int8"
+    threshold: float = 6.0
+
+    def __post_init__(self) -> None:
+        check(self.threshold >= 0, "quantization.threshold", self.threshold, "must be 0 or more")
+
+
+@dataclass
+class FourBitConfig(QuantizationConfig):
+    """Shared keys of the two 4-bit formats of bitsandbytes."""
+
+    name: str = MISSING
+    double_quant: bool = True
+    compute_dtype: Dtype = Dtype.bfloat16
+
+    def __post_init__(self) -> None:
+        check(
+            self.compute_dtype is not Dtype.auto,
+            "quantization.compute_dtype",
+            self.compute_dtype,
+            "choose bfloat16, float16 or float32",
+        )
+
+
+@dataclass
+class Nf4Config(FourBitConfig):
+    """4-bit NormalFloat by bitsandbytes."""
+
+    name: str = "nf4"
+
+
+@dataclass
+class Fp4Config(FourBitConfig):
+    """4-bit float by bitsandbytes."""
+
+    name: str = "fp4"
+
+
+# ------------------------------------------------------------------------------------------- lora, rope
+
+
+@dataclass
+class LoraConfig:
+    """No adapter."""
+
+    name: str = "none"
+
+
+@dataclass
+class PeftConfig(LoraConfig):
+    """A PEFT adapter: a local folder, a hub id, or `embedded` for the one that ships with the runner."""
+
+    name: str = "peft"
+    path: str = MISSING
+    merge: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.path.strip()), "lora.path", repr(self.path), "give the adapter's folder or hub id")
+
+
+@dataclass
+class RopeConfig:
+    """The model's own rotary embedding, untouched."""
+
+    name: str = "native"
+
+
+# ------------------------------------------------------------------------------------------- generation
+
+
+@dataclass
+class GenerationConfig:
+    """How completions are drawn; temperature 0 means greedy."""
+
+    name: str = MISSING
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check(self.max_new_tokens >= 1, "generation.max_new_tokens", self.max_new_tokens, "must be 1 or more")
+        check(0 <= self.temperature <= 10, "generation.temperature", self.temperature, "must lie in 0..10")
+        check(0 < self.top_p <= 1, "generation.top_p", self.top_p, "must lie in (0, 1]")
+        check(self.top_k >= 0, "generation.top_k", self.top_k, "must be 0 (off) or more")
+        check(
+            0.1 <= self.repetition_penalty <= 10,
+            "generation.repetition_penalty",
+            self.repetition_penalty,
+            "must lie in 0.1..10 (1 = off)",
+        )
+        check(self.batch_size >= 1, "generation.batch_size", self.batch_size, "must be 1 or more")
+        if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
+            raise ConfigError(
+                f"generation.temperature=0 is greedy, so generation.top_p={self.top_p} and "
+                f"generation.top_k={self.top_k} would do nothing: "
+                "give a temperature above 0, or leave top_p=1 and top_k=0"
+            )
+
+
+# ------------------------------------------------------------------------------------------------ tasks
+
+
+class PromptStyle(StrEnum):
+    """How a question is put: chat template, or plain `Question: … Answer:` text."""
+
+    chat = "chat"
+    text = "text"
+
+
+class Extractor(StrEnum):
+    """Which number counts as the answer: only one after ####, or else the last number of the text."""
+
+    strict = "strict"
+    flexible = "flexible"
+
+
+@dataclass
+class TaskConfig:
+    """What every task has."""
+
+    name: str = MISSING
+
+
+@dataclass
+class Gsm8kConfig(TaskConfig):
+    """Grade-school word problems: generate, extract the number, compare."""
+
+    name: str = "gsm8k"
+    data: str = "embedded"
+    split: str = "test"
+    limit: int | None = 200
+    prompt: PromptStyle = PromptStyle.chat
+    shots: int = 0
+    shots_data: str | None = None
+    extractor: Extractor = Extractor.strict
+    system: str | None = None
+    instruction: str = "Solve it step by step. End with '#### ' and the number."
+
+    def __post_init__(self) -> None:
+        check(self.limit is None or self.limit >= 1, "task.limit", self.limit, "must be 1 or more, or null for all")
+        check(self.shots >= 0, "task.shots", self.shots, "must be 0 or more")
+        check(bool(self.data.strip()), "task.data", repr(self.data), "give embedded, a JSONL file or a dataset id")
+        if self.prompt is PromptStyle.text and self.system:
+            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+
+
+@dataclass
+class SweepConfig(TaskConfig):
+    """Speed over batch sizes × prompt lengths."""
+
+    name: str = "sweep"
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
+    prompt_tokens: list[int] = field(default_factory=lambda: [64, 256])
+    new_tokens: int = 32
+    repeats: int = 3
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        for key, values in (("batch_sizes", self.batch_sizes), ("prompt_tokens", self.prompt_tokens)):
+            check(bool(values), f"task.{key}", values, "give at least one number, e.g. [1,4,16]")
+            check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
+            check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
+        check(self.new_tokens >= 2, "task.new_tokens", self.new_tokens, "must be 2 or more: decoding starts at the 2nd")
+        check(self.repeats >= 1, "task.repeats", self.repeats, "must be 1 or more")
+        check(self.warmup >= 0, "task.warmup", self.warmup, "must be 0 or more")
+
+
+@dataclass
+class MemoryConfig(TaskConfig):
+    """Memory of import, load, prefill and decode in a fresh process, predicted next to measured."""
+
+    name: str = "memory"
+    batch_size: int = 8
+    prompt_tokens: int = 256
+    new_tokens: int = 32
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "prompt_tokens", "repeats"):
+            check(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be 1 or more")
+        check(self.new_tokens >= 2, "task.new_tokens", self.new_tokens, "must be 2 or more: decoding starts at the 2nd")
+
+
+@dataclass
+class SplitConfig(TaskConfig):
+    """Cut a checkpoint into N parts by layer."""
+
+    name: str = "split"
+    num_parts: int = 2
+    output_dir: str = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.num_parts >= 1, "task.num_parts", self.num_parts, "must be 1 or more")
+
+
+@dataclass
+class MergeConfig(TaskConfig):
+    """Put the parts of a split back together, bit for bit."""
+
+    name: str = "merge"
+    parts: str = MISSING
+    output_dir: str = MISSING
+
+
+# ------------------------------------------------------------------------------------- tracking, root
+
+
+@dataclass
+class TrackingConfig:
+    """Where results are logged; uri null = sqlite in output_dir."""
+
+    name: str = "sqlite"
+    uri: str | None = None
+    experiment: str = "runner"
+
+    def __post_init__(self) -> None:
+        check(bool(self.experiment.strip()), "tracking.experiment", repr(self.experiment), "give it a name")
+
+
+@dataclass
+class RunnerConfig:
+    """One job, whole: a choice from every group and the keys that stand above them."""
+
+    model: ModelConfig = MISSING
+    quantization: QuantizationConfig = MISSING
+    lora: LoraConfig = MISSING
+    rope: RopeConfig = MISSING
+    generation: GenerationConfig = MISSING
+    task: TaskConfig = MISSING
+    tracking: TrackingConfig = inert(MISSING, "where results are logged, not what they are")
+    seed: int = 0
+    output_dir: str = inert("outputs", "where results lie, not what they are")
+    print: Print = inert(Print.table, "what is shown, not what is computed")
+    rerun: bool = inert(False, "asks for the same job again")
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
+        if isinstance(self.lora, PeftConfig) and self.lora.merge and self.quantization.name != "none":
+            raise ConfigError(
+                f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
+                "loses precision; use lora.merge=false, or quantization=none"
+            )
+
+
+GROUPS: dict[str, dict[str, type[Any]]] = {
+    "model": {"model": ModelConfig, "stub": StubConfig},
+    "quantization": {"none": QuantizationConfig, "int8": Int8Config, "nf4": Nf4Config, "fp4": Fp4Config},
+    "lora": {"none": LoraConfig, "peft": PeftConfig},
+    "rope": {"native": RopeConfig},
+    "generation": {"generation": GenerationConfig},
+    "task": {
+        "gsm8k": Gsm8kConfig,
+        "sweep": SweepConfig,
+        "memory": MemoryConfig,
+        "split": SplitConfig,
+        "merge": MergeConfig,
+    },
+    "tracking": {"tracking": TrackingConfig},
+}
+
+
+def register() -> None:
+    """Hand every schema to Hydra, so that a YAML that extends it is type-checked.
+
+    They stand under hydra/schema/GROUP, because `--help` and tab completion list what is outside hydra/ only.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
+    for group, schemas in GROUPS.items():
+        for name, schema in schemas.items():
+            store.store(group=f"hydra/schema/{group}", name=name, node=schema, provider="runner")
+
+
+def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (full key, value) for every key that can change the answer, i.e. is not marked inert."""
+    assert is_dataclass(config)
+    for item in fields(config):
+        if "inert" in item.metadata:
+            continue
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from semantic_keys(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value

@@ -1,0 +1,98 @@
+"""The one protocol that every task is written against: requests in, completions out, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+from runner.result import FinishReason
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str  # system, user or assistant
+    content: str
+
+
+Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to complete. `index` names it in the answer and, with the seed, decides its random numbers."""
+
+    index: int
+    prompt: Prompt
+    stop: tuple[str, ...] = ()  # the text is cut before the first of these
+    max_new_tokens: int | None = None  # None: the generation group's
+    ignore_eos: bool = False  # benchmarks: go on to max_new_tokens whatever comes
+
+
+@dataclass
+class Completion:
+    """What became of a request; `text` holds neither the stop string nor special tokens."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_sha256: str
+    prompt_tokens: int
+    first_token_s: float  # from the start of its batch to its first token
+    seconds: float  # from the start of its batch to its last token
+    error: str | None = None
+
+
+@dataclass
+class EngineStats:
+    """Running totals of an engine; subtract two snapshots to measure what lies between."""
+
+    load_s: float = 0.0
+    prefill_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_tokens: int = 0  # tokens after each row's first
+    decode_s: float = 0.0
+
+    def __sub__(self, earlier: EngineStats) -> EngineStats:
+        pairs = {f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
+        return EngineStats(**pairs)
+
+    @property
+    def prefill_tok_per_s(self) -> float:
+        """Prompt tokens a second."""
+        return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tok_per_s(self) -> float:
+        """New tokens a second after the first of each row, over all rows of a batch."""
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+
+@dataclass
+class EngineReport:
+    """What was really loaded: numbers go to the metrics, words to the facts."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """A model that completes prompts. It loads on the first request, or when `load` is called."""
+
+    stats: EngineStats
+
+    def load(self) -> EngineReport:
+        """Load if that has not happened, and say what was loaded."""
+        ...
+
+    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+        """Yield one completion a request as each is ready; batch_size None = the generation group's."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        ...

@@ -1,0 +1,73 @@
+"""What can go wrong that a user can cause or mend: one clear message each, no traceback.
+
+    RunnerError              exit 1   a job failed
+    ├── ConfigError          exit 2   a key, value or choice is wrong
+    │   └── DataError        exit 2   a data file is missing or is not what it should be
+    ├── EvidenceError        exit 2   what an earlier run left on disk cannot be read
+    ├── OutputError          exit 2   the output folder cannot be written
+    ├── TrackingError        exit 2   MLflow cannot be opened or written
+    └── JobFailed            exit 1   the work itself broke (a crashed child process, a full disk)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RunnerError(Exception):
+    """Base of every error that is shown as one message and an exit code."""
+
+    exit_code = 1
+
+
+class ConfigError(RunnerError):
+    """The user's input is wrong: names the full key, the value and the choices or the fix."""
+
+    exit_code = 2
+
+
+class DataError(ConfigError):
+    """A data file that the config points to is missing or malformed."""
+
+
+class EvidenceError(RunnerError):
+    """What an earlier run left on disk is not readable; nothing was changed."""
+
+    exit_code = 2
+
+
+class OutputError(RunnerError):
+    """The output folder cannot be created or written."""
+
+    exit_code = 2
+
+
+class TrackingError(RunnerError):
+    """MLflow cannot be opened or written; what is on disk is kept."""
+
+    exit_code = 2
+
+
+class JobFailed(RunnerError):
+    """The work broke although the input was right."""
+
+
+def check(ok: bool, key: str, value: object, need: str) -> None:
+    """Raise ConfigError `key=value: need` unless ok."""
+    if not ok:
+        raise ConfigError(f"{key}={value}: {need}")
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that looks most like word, or None when none is close."""
+    matches = get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def unknown(what: str, word: str, choices: Iterable[str]) -> str:
+    """Say that word is no `what`, with the nearest choice first and then all of them."""
+    options = sorted(choices)
+    hint = nearest(word, options)
+    meant = f" Did you mean {hint}?" if hint else ""
+    return f"no {what} {word!r}.{meant} Choices: {', '.join(options)}"

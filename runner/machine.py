@@ -1,0 +1,92 @@
+"""What the numbers were measured on: memory of this process, the machine, library versions. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+MIB = 1024 * 1024
+MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "peft")
+
+
+def _status_mib(key: str) -> float:
+    """Read one kB figure of /proc/self/status as MiB; 0 where the platform has no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), 0.0)
+
+
+def rss_mib() -> float:
+    """Resident memory of this process now."""
+    return _status_mib("VmRSS")
+
+
+def peak_rss_mib() -> float:
+    """Highest resident memory of this process since the start or the last `reset_peak`."""
+    if peak := _status_mib("VmHWM"):
+        return peak
+    import resource  # macOS: bytes since the start of the process, never reset
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
+
+
+def reset_peak() -> bool:
+    """Give freed memory back and start the high-water mark anew; False where the kernel does not allow it."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return False  # no glibc: nothing to trim, and no /proc either
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def describe() -> dict[str, str]:
+    """Name what a measurement depends on: CPU, cores, memory, GPUs."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
+        "gpus": ", ".join(_gpu_models()) or "none",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that speed and memory depend on, read without importing them."""
+    found = {"python": platform.python_version()}
+    for name in MEASURED_LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _total_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gpu_models() -> list[str]:
+    """GPU names from the NVIDIA driver's files, so that no library has to be imported."""
+    models = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text().splitlines()
+        models += [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model")]
+    return models

@@ -1,0 +1,146 @@
+"""Where a model's files are, and what is in them: local folder, hub cache or download; SHA-256 for identity.
+
+Imports no torch and no transformers: a job is identified, and refused, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from runner.config import LoraConfig, ModelConfig, PeftConfig, StubConfig
+from runner.embedded import LORA_PEFT_DIR, MODEL_DIR
+from runner.errors import ConfigError
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
+OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
+
+
+def locate(model: ModelConfig) -> Path:
+    """Return the local folder of a model's files, downloading from the hub only when it is a hub id."""
+    if model.name == "embedded":
+        return MODEL_DIR
+    folder = _folder(model.name, "model.name", "model")
+    if folder is None:
+        folder = _download(model.name, "model.name", model.revision, model.cache_dir)
+    _require(folder, "model.name", model.name, ("config.json",))
+    return folder
+
+
+def locate_adapter(lora: LoraConfig, model: ModelConfig) -> Path | None:
+    """Return the local folder of the adapter, or None when the job has none."""
+    if not isinstance(lora, PeftConfig):
+        return None
+    if lora.path == "embedded":
+        if model.name != "embedded":
+            raise ConfigError(
+                f"lora.path=embedded fits only model=embedded, not model.name={model.name}: "
+                "use lora=peft lora.path=FOLDER, or lora=none"
+            )
+        return LORA_PEFT_DIR
+    folder = _folder(lora.path, "lora.path", "adapter") or _download(lora.path, "lora.path", None, model.cache_dir)
+    _require(folder, "lora.path", lora.path, ("adapter_config.json",))
+    return folder
+
+
+def evidence(model: ModelConfig, lora: LoraConfig, cache: Path) -> dict[str, str]:
+    """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
+    if isinstance(model, StubConfig):
+        return {"model": "stub"}
+    hashes = {"model": folder_sha256(locate(model), cache)}
+    adapter = locate_adapter(lora, model)
+    if adapter is not None:
+        hashes["lora"] = folder_sha256(adapter, cache)
+    return hashes
+
+
+def folder_sha256(folder: Path, cache: Path) -> str:
+    """Hash names and contents of the files that decide what a model says.
+
+    Large files are hashed once: `cache` (a JSON file) remembers them by path, size, mtime and inode.
+    """
+    files = sorted({file for pattern in WEIGHT_PATTERNS + OTHER_PATTERNS for file in folder.glob(pattern)})
+    known = _read_cache(cache)
+    fresh: dict[str, str] = {}
+    total = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+        digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
+        total.update(f"{file.name} {digest}\n".encode())
+    if fresh:
+        _write_cache(cache, known | fresh)
+    return total.hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of one file, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder(name: str, key: str, what: str) -> Path | None:
+    """Return the folder that name means, None when it is a hub id; an absent folder is an error."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if path.exists():
+        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder")
+    looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
+    if looks_local:
+        raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}")
+    if "/" not in name:
+        raise ConfigError(
+            f"{key}={name}: no folder {path.absolute()}, and no hub id (those read OWNER/NAME). "
+            "Give a folder, a hub id, or model=embedded"
+        )
+    return None
+
+
+def _require(folder: Path, key: str, value: str, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(f"{key}={value}: {folder} holds no {' or '.join(missing)}, so it is not what {key} needs")
+
+
+def _download(name: str, key: str, revision: str | None, cache_dir: str | None) -> Path:
+    """Fetch a hub snapshot, or find it in the cache; the hub's many errors become one message each."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors as hub
+
+    try:
+        patterns = [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS]
+        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
+    except hub.GatedRepoError as error:
+        reason = "is gated: accept its licence on the hub and set HF_TOKEN"
+        raise ConfigError(f"{key}={name}: {reason}") from error
+    except hub.RevisionNotFoundError as error:
+        raise ConfigError(f"model.revision={revision}: {name} has no such branch, tag or commit") from error
+    except hub.RepositoryNotFoundError as error:
+        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
+        raise ConfigError(f"{key}={name}: no folder {Path(name).absolute()}, and {reason}") from error
+    except (hub.HFValidationError, ValueError) as error:
+        raise ConfigError(f"{key}={name}: not a hub id: {error}") from error
+    except (hub.LocalEntryNotFoundError, hub.HfHubHTTPError, hub.OfflineModeIsEnabled, OSError) as error:
+        reason = "it is not in the cache and the hub cannot be reached (no network, or HF_HUB_OFFLINE=1)"
+        raise ConfigError(f"{key}={name}: no folder {Path(name).absolute()}; {reason}") from error
+
+
+def _read_cache(cache: Path) -> dict[str, str]:
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}  # no cache yet, or a torn one: it is rebuilt
+    return known if isinstance(known, dict) else {}
+
+
+def _write_cache(cache: Path, known: dict[str, str]) -> None:
+    partial = cache.with_name(f"{cache.name}.{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(known, indent=0))
+        partial.replace(cache)
+    except OSError:
+        return  # a cache that cannot be kept costs time, not correctness; the output folder's own check speaks up

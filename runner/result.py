@@ -1,0 +1,110 @@
+"""What a task gives back and what is kept on disk: Sample, Verdict, Result, Record. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended: its own end or a stop string, the token limit, or an error."""
+
+    stop = "stop"
+    length = "length"
+    error = "error"
+
+
+class Verdict(StrEnum):
+    """Four ways for an answer to come out: only the first one scores."""
+
+    correct = "correct"
+    wrong = "wrong"
+    no_answer = "no_answer"
+    cut_off = "cut_off"
+
+
+class Status(StrEnum):
+    """How a job ended, in MLflow's words."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+@dataclass
+class Sample:
+    """One line of samples.jsonl: a completion and, for scored tasks, how it was judged."""
+
+    index: int
+    prompt_sha256: str
+    prompt_tokens: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    seconds: float
+    error: str | None = None
+    question: str | None = None
+    gold: str | None = None
+    extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
+    verdict: Verdict | None = None
+
+    def to_json(self) -> str:
+        """Return the sample as one line of JSON, keys that do not apply left out."""
+        optional = ("error", "question", "gold", "extracted", "verdict")
+        values = {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
+        return json.dumps(values, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Sample:
+        """Read one line; raises ValueError, KeyError or TypeError when it is not a sample."""
+        values = json.loads(line)
+        if not isinstance(values, dict) or not isinstance(values.get("index"), int):
+            raise ValueError("no sample: a JSON object with an integer index was expected")
+        values["finish_reason"] = FinishReason(values["finish_reason"])
+        if values.get("verdict") is not None:
+            values["verdict"] = Verdict(values["verdict"])
+        return cls(**values)
+
+
+@dataclass
+class Result:
+    """What a task returns; `metrics` feeds both the printed table and MLflow.
+
+    `rows` is a second table, where one number a job is not enough (a sweep's grid, a memory benchmark's
+    stages, a split's parts). `artifacts` are files or folders outside the job folder that the result promises:
+    when one is gone, the job counts as not done.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
+    notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
+    artifacts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """result.json: a result with its job, status and whereabouts."""
+
+    job_id: str
+    status: Status
+    output_dir: str
+    result: Result
+    mlflow_run_id: str | None = None
+    mlflow_uri: str | None = None
+    error: str | None = None
+    started_at: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain data for result.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Record:
+        """Read what to_dict wrote."""
+        result = Result(**values.pop("result"))
+        return cls(**{**values, "status": Status(values["status"]), "result": result})

@@ -1,0 +1,27 @@
+"""The contract of a task: a module with two constants and two functions. Tasks never import each other."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from runner.config import RunnerConfig
+from runner.engine.base import Engine
+from runner.jobs import Recorder
+from runner.result import Result
+
+
+class Task(Protocol):
+    """What `runner/run.py` needs of a task module."""
+
+    VERSION: int  # raise it when the same completions would be scored or measured differently
+    MEASURES: bool  # its numbers depend on the machine, so the machine is part of the job's identity
+
+    def evidence(self, config: RunnerConfig) -> dict[str, str]:
+        """Name and SHA-256 of the data it will read; also the place to refuse a bad input before any load."""
+        ...
+
+    def execute(self, config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
+        """Do the work. The engine loads on its first use; a task that needs none never touches it."""
+        ...
+
+
