@@ -20,8 +20,11 @@ MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
 
 
 def inert(default: Any, why: str) -> Any:
-    """A field that cannot change the answer, and the reason why not."""
+    """A field that stays out of the job's identity, and the reason why."""
     return field(default=default, metadata={"inert": why})
+
+
+HASHED = "a place; the SHA-256 of what lies there counts instead"
 
 
 class Print(StrEnum):
@@ -56,9 +59,9 @@ class Attention(StrEnum):
 class ModelConfig:
     """A causal language model: the embedded one, a local folder or a hub id."""
 
-    name: str = MISSING
-    revision: str | None = None
-    cache_dir: str | None = inert(None, "where the files lie; their hashes count instead")
+    name: str = inert(MISSING, HASHED)
+    revision: str | None = inert(None, HASHED)
+    cache_dir: str | None = inert(None, HASHED)
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
@@ -75,7 +78,7 @@ class ModelConfig:
 class StubConfig(ModelConfig):
     """No weights: echoes the head of the prompt, to wire up whole grids in seconds."""
 
-    name: str = "stub"
+    name: str = inert("stub", HASHED)
     delay_s: float = inert(0.0, "only slows the stub down")
 
     def __post_init__(self) -> None:
@@ -150,7 +153,7 @@ class PeftConfig(LoraConfig):
     """A PEFT adapter: a local folder, a hub id, or `embedded` for the one that ships with the runner."""
 
     name: str = "peft"
-    path: str = MISSING
+    path: str = inert(MISSING, HASHED)
     merge: bool = False
 
     def __post_init__(self) -> None:
@@ -228,12 +231,12 @@ class Gsm8kConfig(TaskConfig):
     """Grade-school word problems: generate, extract the number, compare."""
 
     name: str = "gsm8k"
-    data: str = "embedded"
+    data: str = inert("embedded", HASHED)
     split: str = "test"
     limit: int | None = 200
     prompt: PromptStyle = PromptStyle.chat
     shots: int = 0
-    shots_data: str | None = None
+    shots_data: str | None = inert(None, HASHED)
     extractor: Extractor = Extractor.strict
     system: str | None = None
     instruction: str = "Solve it step by step. End with '#### ' and the number."
@@ -300,7 +303,7 @@ class MergeConfig(TaskConfig):
     """Put the parts of a split back together, bit for bit."""
 
     name: str = "merge"
-    parts: str = MISSING
+    parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
 
 

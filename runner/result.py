@@ -92,12 +92,13 @@ class Record:
     status: Status
     output_dir: str
     result: Result
-    mlflow_run_id: str | None = None
+    mlflow_run_id: str | None = None  # set once everything is logged there
     mlflow_uri: str | None = None
     error: str | None = None
     started_at: str = ""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    from_ledger: bool = False  # this answer was recorded earlier
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data for result.json."""

@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 from runner.config import RunnerConfig, StubConfig
-from runner.engine.base import Engine
+from runner.engine.base import Completion, Engine, EngineReport, EngineStats, Request
+
+
+class LazyEngine:
+    """An engine that is built on first use: a job that needs no model never imports torch."""
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        self._build = build
+        self._engine: Engine | None = None
+
+    @property
+    def _real(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._build()
+        return self._engine
+
+    @property
+    def stats(self) -> EngineStats:
+        """Totals so far; zeros before the first use."""
+        return EngineStats() if self._engine is None else self._engine.stats
+
+    def load(self) -> EngineReport:
+        """Build and load."""
+        return self._real.load()
+
+    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+        """Pass the requests on."""
+        return self._real.complete(requests, batch_size)
+
+    def close(self) -> None:
+        """Let go of the weights, if there are any."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
 
 def open_engine(config: RunnerConfig) -> Engine:
     """Return the engine that the config asks for, not loaded yet."""
-    if isinstance(config.model, StubConfig):
-        from runner.engine.stub import StubEngine
 
-        return StubEngine(config)
-    from runner.engine.local import LocalEngine  # imports torch
+    def build() -> Engine:
+        if isinstance(config.model, StubConfig):
+            from runner.engine.stub import StubEngine
 
-    return LocalEngine(config)
+            return StubEngine(config)
+        from runner.engine.local import LocalEngine  # imports torch
+
+        return LocalEngine(config)
+
+    return LazyEngine(build)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
@@ -18,6 +19,12 @@ class Message:
 
 
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
+
+
+def prompt_sha256(prompt: str | Sequence[int]) -> str:
+    """Fingerprint of a prompt as the model saw it: text, or token ids."""
+    text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The contract of a task: a module with two constants and two functions. Tasks never import each other."""
+"""The contract of a task: a module with three constants and two functions. Tasks never import each other."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Task(Protocol):
     """What `runner/run.py` needs of a task module."""
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
+    READS_MODEL: bool  # its answer depends on the model's and the adapter's files: their hashes count
     MEASURES: bool  # its numbers depend on the machine, so the machine is part of the job's identity
 
     def evidence(self, config: RunnerConfig) -> dict[str, str]:

@@ -1,0 +1,83 @@
+"""From logits to the next token: greedy or sampled, each row for itself whatever its neighbours are.
+
+A sampled row depends on (seed, sample index) and its own logits only: its random numbers are drawn in advance
+from a generator of its own, and the repetition penalty looks at its own tokens, not at the padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from runner.config import GenerationConfig
+
+
+class Sampler:
+    """Picks the next token of every row of a batch."""
+
+    def __init__(
+        self,
+        generation: GenerationConfig,
+        seed: int,
+        indices: list[int],
+        prompts: list[list[int]],
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        self.penalty = generation.repetition_penalty
+        self.greedy = generation.temperature == 0
+        self.warpers = _warpers(generation)
+        self.seen: torch.Tensor | None = None  # [B, V]: tokens that stand in the row already
+        if self.penalty != 1:
+            self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
+            for row, prompt in enumerate(prompts):
+                self.seen[row, torch.tensor(prompt, device=device)] = True
+        self.generators = [] if self.greedy else [_generator(seed, index) for index in indices]
+
+    def pick(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the next token ids [B] for logits [B, V]."""
+        scores = logits.float()
+        if self.seen is not None:
+            penalized = torch.where(scores > 0, scores / self.penalty, scores * self.penalty)
+            scores = torch.where(self.seen, penalized, scores)
+        tokens = scores.argmax(dim=-1) if self.greedy else self._draw(scores)
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens[:, None], True)
+        return tokens
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Forget the rows that are not in `rows`: they are finished."""
+        if self.seen is not None:
+            self.seen = self.seen[rows]
+        if self.generators:
+            self.generators = [self.generators[row] for row in rows.tolist()]
+
+    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
+        for warp in self.warpers:
+            scores = warp(None, scores)  # these three never look at the input ids
+        # inverse of the cumulative distribution at one uniform number a row; float64, so that no tail is lost
+        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        uniform = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in self.generators])
+        points = uniform.to(scores.device) * cumulative[:, -1:]
+        tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
+        return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)
+
+
+def _warpers(generation: GenerationConfig) -> list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper]:
+    warpers: list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper] = []
+    if generation.temperature == 0:
+        return warpers
+    if generation.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(generation.temperature)))
+    if generation.top_k > 0:
+        warpers.append(TopKLogitsWarper(generation.top_k))
+    if generation.top_p < 1:
+        warpers.append(TopPLogitsWarper(generation.top_p))
+    return warpers
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

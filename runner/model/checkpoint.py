@@ -1,0 +1,388 @@
+"""A checkpoint on disk, byte by byte: safetensors headers read and checked here, ranges copied, files hashed.
+
+Imports neither torch nor safetensors: planning needs headers only, copying needs a buffer of a few MiB, and what
+a damaged or hostile file says is refused with file, tensor, expected and actual before anything is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ConfigError, DataError, JobFailed, OutputError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CHUNK_BYTES = 4 * 1024 * 1024
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".npz",
+)
+DTYPE_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: `offset` counts bytes from the start of its file."""
+
+    name: str
+    dtype: str  # as safetensors spells it: BF16, F8_E4M3, I8
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def params(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One safetensors file: its raw header (length field included) and its tensors in the order of their bytes."""
+
+    path: Path
+    size: int
+    header: bytes
+    metadata: dict[str, str]
+    tensors: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder: the weight files that count, the files around them, and what is not taken along."""
+
+    folder: Path
+    config: dict[str, Any]
+    files: list[WeightFile]
+    companions: list[Path]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, file by file."""
+        return [tensor for file in self.files for tensor in file.tensors]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read the headers of a model folder and check that they, the files and the index agree."""
+    index = folder / INDEX if not (folder / SINGLE).exists() else None
+    if index is None:
+        files = [read_weight_file(folder / SINGLE)]
+    elif index.exists():
+        files = _read_shards(index)
+    else:
+        raise DataError(_no_safetensors(folder))
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    companions = [path for path in entries if path.is_file() and (path == index or not _is_weight(path.name))]
+    known = {file.path.name for file in files} | {path.name for path in companions}
+    left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
+    return Checkpoint(folder, load_json(folder / "config.json"), files, companions, left_out)
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith((*WEIGHT_SUFFIXES, ".safetensors.index.json", ".bin.index.json"))
+
+
+def _no_safetensors(folder: Path) -> str:
+    found = sorted(path.name for path in folder.iterdir() if _is_weight(path.name))
+    message = (
+        f"{folder} holds neither {SINGLE} nor {INDEX} (weight files found: {', '.join(found) or 'none'})."
+    )
+    if any(name.endswith(".bin") for name in found):
+        message += (
+            " Splitting needs safetensors: convert the .bin once with transformers, "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+        )
+    return message
+
+
+def _read_shards(index: Path) -> list[WeightFile]:
+    """Read every shard that the index names; both must tell the same story, tensor by tensor."""
+    weight_map = load_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DataError(
+            f"{index}: weight_map must map tensor names to file names, found {_short(weight_map)}"
+        )
+    for name, shard in weight_map.items():
+        if not is_bare_name(shard):
+            raise DataError(f"{index}: tensor {name} is said to lie in {shard!r}; expected a bare file name")
+    files = []
+    for shard in sorted(set(weight_map.values())):
+        if not (index.parent / shard).is_file():
+            raise DataError(f"{index}: names the file {shard}, which does not exist in {index.parent}")
+        files.append(read_weight_file(index.parent / shard))
+    actual: dict[str, str] = {}
+    for file in files:
+        for tensor in file.tensors:
+            if tensor.name in actual:
+                raise DataError(
+                    f"tensor {tensor.name} lies in two files: {actual[tensor.name]} and {file.path.name}"
+                )
+            actual[tensor.name] = file.path.name
+    for name, shard in weight_map.items():
+        if actual.get(name) != shard:
+            where = f"it lies in {actual[name]}" if name in actual else "no file holds it"
+            raise DataError(f"{index}: tensor {name} is expected in {shard}, but {where}")
+    for name, shard in actual.items():
+        if name not in weight_map:
+            raise DataError(f"{index}: says nothing of tensor {name}, which lies in {shard}")
+    return files
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Read and check one safetensors header; no weights are read."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+                raise DataError(
+                    f"{path}: truncated or no safetensors file: its header should be {length} bytes long, "
+                    f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})"
+                )
+            return parse_header(start + stream.read(length), path, size)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
+    """Check a raw header against the size of its file: types, sizes, order, no overlap, no hole, no rest."""
+    entries = _parse_object(header[8:], str(path))
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise DataError(f"{path}: __metadata__ must map names to text, found {_short(metadata)}")
+    tensors = sorted(
+        (_tensor(name, entry, path, len(header)) for name, entry in entries.items()),
+        key=lambda tensor: (tensor.offset, tensor.nbytes),
+    )
+    position = len(header)
+    for tensor in tensors:
+        if tensor.offset != position:
+            what = "overlaps the one before it" if tensor.offset < position else "leaves a hole before it"
+            raise DataError(
+                f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found"
+            )
+        position += tensor.nbytes
+        if position > size:
+            raise DataError(
+                f"{path}: truncated: tensor {tensor.name} should end at byte {position}, the file at {size}"
+            )
+    if position != size:
+        raise DataError(
+            f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found"
+        )
+    return WeightFile(path, size, header, metadata, tensors)
+
+
+def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        sound = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise DataError(
+            f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {_short(entry)}"
+        )
+    if dtype not in DTYPE_BITS:
+        raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if (end - begin) * 8 != bits:
+        raise DataError(
+            f"{path}: tensor {name}: {dtype} of shape {_short(shape)} needs {bits / 8:.10g} bytes, "
+            f"its data_offsets {begin}..{end} hold {end - begin}"
+        )
+    return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
+
+
+def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
+    """Return the header of a file that holds these tensors one after the other, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    for tensor in tensors:
+        offsets = [position, position := position + tensor.nbytes]
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a key that stands twice is an error."""
+    try:
+        return _parse_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def _parse_object(text: bytes, where: str) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise DataError(f"{where}: the key {key!r} stands twice in one JSON object")
+            values[key] = value
+        return values
+
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON object expected, found {_short(value)}")
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def is_bare_name(name: object) -> bool:
+    """Tell whether name is a plain file name: no folder, no way out of one."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+# -------------------------------------------------------------------------------------- reading, writing
+
+
+def read_range(path: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
+    """Yield the bytes of a range piece by piece; each piece is valid until the next one."""
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes)))
+    try:
+        with path.open("rb", buffering=0) as stream:
+            stream.seek(offset)
+            while nbytes > 0:
+                count = stream.readinto(buffer[:nbytes])
+                if not count:
+                    raise DataError(f"{path}: ended while it was being read, {nbytes} bytes short")
+                nbytes -= count
+                yield buffer[:count]
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def tensor_bytes(
+    header: bytes,
+    tensors: Iterable[Tensor],
+    advance: Callable[[int], None],
+    hashes: dict[str, str] | None = None,
+) -> Iterator[bytes | memoryview]:
+    """Yield a whole safetensors file, header first; fills `hashes` with the SHA-256 of each tensor."""
+    yield header
+    for tensor in tensors:
+        digest = hashlib.sha256()
+        for piece in read_range(tensor.file, tensor.offset, tensor.nbytes):
+            if hashes is not None:
+                digest.update(piece)
+            yield piece
+            advance(len(piece))
+        if hashes is not None:
+            hashes[tensor.name] = digest.hexdigest()
+
+
+def file_sha256(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    for piece in read_range(path, 0, path.stat().st_size):
+        digest.update(piece)
+        advance(len(piece))
+    return digest.hexdigest()
+
+
+def write_file(target: Path, pieces: Iterable[bytes | memoryview], expected_sha256: str | None = None) -> str:
+    """Write a file in one step as its readers see it, and return its SHA-256.
+
+    The bytes go through memory because they are hashed anyway: a copy inside the kernel would save nothing.
+    """
+    partial = target.with_name(target.name + ".tmp")
+    digest = hashlib.sha256()
+    try:
+        with partial.open("wb", buffering=0) as stream:
+            for piece in pieces:
+                digest.update(piece)
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[stream.write(rest) :]
+            os.fsync(stream.fileno())
+        if expected_sha256 not in (None, digest.hexdigest()):
+            raise JobFailed(
+                f"{target} would not equal the original: sha256 {expected_sha256} expected, {digest.hexdigest()} found"
+            )
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot_write(target, error) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return digest.hexdigest()
+
+
+def write_json(target: Path, values: object) -> str:
+    """Write values as indented JSON in one step, and return the SHA-256."""
+    return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"])
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError | JobFailed:
+    """Turn a failed write into one message: a full disk ends the job, a bad folder is the user's to mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobFailed(
+            f"the disk is full: {path} could not be written. Make room and run the same command again"
+        )
+    return OutputError(
+        f"cannot write {path} ({error.strerror}): give a folder you may write, task.output_dir=..."
+    )
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raise JobFailed unless the disk that folder is or will be on has room for that many bytes."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free_bytes = shutil.disk_usage(there).free
+    if free_bytes < needed_bytes:
+        need, free = needed_bytes / 2**20, free_bytes / 2**20
+        raise JobFailed(
+            f"task.output_dir={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written"
+        )
+
+
+def list_folder(folder: Path, key: str) -> list[str]:
+    """Names in a folder, none when it does not exist; a file in its place is an error."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []

@@ -1,0 +1,270 @@
+"""What a model will need, from config.json and the safetensors headers alone: nothing is loaded, no torch.
+
+Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them: linear layers of the
+blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.config import (
+    Attention,
+    Dtype,
+    FourBitConfig,
+    Int8Config,
+    PeftConfig,
+    QuantizationConfig,
+    RunnerConfig,
+    StubConfig,
+)
+from runner.errors import DataError
+from runner.machine import MIB
+from runner.model.source import locate, locate_adapter
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
+BLOCK = 64  # bitsandbytes: 4-bit weights that share one scale
+NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
+IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of a safetensors header."""
+
+    name: str
+    stored: str  # F32, BF16, U8, …
+    shape: tuple[int, ...]
+    stored_bytes: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Predicted bytes; weights by part (linear, scales, embedding, head, other, lora)."""
+
+    weights: dict[str, int]
+    prefill_kv_bytes: int  # keys and values of the prompts of all rows
+    decode_kv_bytes: int  # those, and of every new token
+    prefill_activation_bytes: int
+    decode_activation_bytes: int
+
+    @property
+    def weight_mib(self) -> float:
+        """All weights."""
+        return sum(self.weights.values()) / MIB
+
+    @property
+    def kv_cache_mib(self) -> float:
+        """Keys and values of every position of every row, at the end of decoding."""
+        return self.decode_kv_bytes / MIB
+
+    @property
+    def activation_mib(self) -> float:
+        """The larger of the two activation peaks."""
+        return max(self.prefill_activation_bytes, self.decode_activation_bytes) / MIB
+
+    @property
+    def prefill_mib(self) -> float:
+        """What has to fit while the prompts are read."""
+        return self.weight_mib + (self.prefill_kv_bytes + self.prefill_activation_bytes) / MIB
+
+    @property
+    def decode_mib(self) -> float:
+        """What has to fit at the last new token."""
+        return self.weight_mib + (self.decode_kv_bytes + self.decode_activation_bytes) / MIB
+
+    @property
+    def total_mib(self) -> float:
+        """What has to fit besides the interpreter and its libraries, over a whole completion."""
+        return max(self.prefill_mib, self.decode_mib)
+
+
+def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
+    """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
+    if isinstance(config.model, StubConfig):
+        return Footprint({}, 0, 0, 0, 0)
+    folder = locate(config.model)
+    tensors = read_tensors(folder)
+    if not tensors:
+        return None
+    settings = read_settings(folder)
+    dtype_bytes = BYTES[compute_dtype(config, settings)]
+    weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
+    adapter = locate_adapter(config.lora, config.model)
+    if adapter is not None and isinstance(config.lora, PeftConfig) and not config.lora.merge:
+        # PEFT holds an adapter of a 16-bit model in float32
+        weights["lora"] = sum(tensor.elements * BYTES["float32"] for tensor in read_tensors(adapter))
+    cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
+    eager = config.model.attention is Attention.eager
+    largest = max((tensor.elements for tensor in tensors if _part(tensor) == "linear"), default=0)
+    unpacked = largest * _unpacked_bytes(config.quantization, dtype_bytes)
+
+    def activations(tokens: int, context: int) -> int:
+        return unpacked + _activation_bytes(
+            settings, dtype_bytes, batch_size, tokens, context if eager else 0
+        )
+
+    context = prompt_tokens + new_tokens
+    return Footprint(
+        weights,
+        prefill_kv_bytes=cache * prompt_tokens,
+        decode_kv_bytes=cache * context,
+        prefill_activation_bytes=activations(prompt_tokens, prompt_tokens),
+        decode_activation_bytes=activations(1, context),
+    )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read config.json; of a model that also sees or hears, the part about text."""
+    settings = json.loads((folder / "config.json").read_text())
+    return {**settings, **settings.get("text_config", {})}
+
+
+def compute_dtype(config: RunnerConfig, settings: dict[str, Any]) -> str:
+    """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
+    if config.model.dtype is not Dtype.auto:
+        return config.model.dtype.value
+    name = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
+    return name if name in BYTES else "float32"
+
+
+def read_tensors(folder: Path) -> list[Tensor]:
+    """List the tensors of a checkpoint or an adapter from its safetensors headers."""
+    return [tensor for file in _weight_files(folder) for tensor in _read_header(file)]
+
+
+def weight_bytes(
+    tensors: list[Tensor], settings: dict[str, Any], quantization: QuantizationConfig, dtype_bytes: int
+) -> dict[str, int]:
+    """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
+    parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
+    has_embedding = any(_part(tensor) == "embedding" for tensor in tensors)
+    for tensor in tensors:
+        part = _part(tensor)
+        if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
+            continue  # the same memory as the embedding
+        if tensor.stored not in STORED_BYTES:
+            parts[part] += tensor.stored_bytes  # quantized before: loaded as it is
+        elif part != "linear" or "quantization_config" in settings:
+            parts[part] += tensor.elements * dtype_bytes
+        else:
+            linear, scales = quantized_bytes(tensor, quantization, dtype_bytes)
+            parts["linear"] += linear
+            parts["scales"] += scales
+    return parts
+
+
+def quantized_bytes(tensor: Tensor, quantization: QuantizationConfig, dtype_bytes: int) -> tuple[int, int]:
+    """Bytes of one linear weight after quantization, and of its constants."""
+    match quantization:
+        case Int8Config():
+            return tensor.elements, 4 * tensor.shape[0]  # one float32 scale a row
+        case FourBitConfig(double_quant=double_quant):
+            blocks = math.ceil(tensor.elements / BLOCK)
+            code = 16 * 4
+            if not double_quant:
+                return math.ceil(tensor.elements / 2), 4 * blocks + code
+            nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, code, offset
+            return math.ceil(tensor.elements / 2), blocks + code + nested
+    return tensor.elements * dtype_bytes, 0
+
+
+def kv_bytes_per_token(settings: dict[str, Any], dtype_bytes: int) -> int:
+    """Keys and values that one position of one row leaves behind, over all layers."""
+    shape = _shape(settings)
+    return 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes
+
+
+def _activation_bytes(
+    settings: dict[str, Any], dtype_bytes: int, batch_size: int, tokens: int, scores_context: int
+) -> int:
+    """Estimate the peak in the MLP or attention of one block, or at the logits, whichever is largest.
+
+    MLP: gate, up and their product beside two copies of the hidden state. Attention: query, key, value and
+    output, and a copy of one layer's keys as the cache grows; eager attention also holds its scores, in
+    float32 too. Logits: the last position's, in the model's dtype and in float32.
+    """
+    shape = _shape(settings)
+    positions = batch_size * tokens
+    mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
+    heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
+    attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
+    attention += positions * scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
+    logits = batch_size * shape["vocab"] * (dtype_bytes + BYTES["float32"])
+    return max(mlp, attention, logits)
+
+
+def _unpacked_bytes(quantization: QuantizationConfig, dtype_bytes: int) -> int:
+    """Bytes an element of the full-size copy that the product with a quantized matrix makes of it."""
+    match quantization:
+        case Int8Config():
+            return dtype_bytes
+        case FourBitConfig(compute_dtype=compute_dtype):
+            return BYTES[compute_dtype.value]
+    return 0
+
+
+def _shape(settings: dict[str, Any]) -> dict[str, int]:
+    """The sizes that memory depends on, under the names that Llama and GPT-2 give them."""
+
+    def first(*keys: str, default: int = 0) -> int:
+        return int(next((settings[key] for key in keys if settings.get(key)), default))
+
+    heads = first("num_attention_heads", "n_head", default=1)
+    hidden = first("hidden_size", "n_embd")
+    return {
+        "layers": first("num_hidden_layers", "n_layer"),
+        "hidden": hidden,
+        "intermediate": first("intermediate_size", "n_inner", default=4 * hidden),
+        "heads": heads,
+        "kv_heads": first("num_key_value_heads", default=heads),
+        "head_dim": first("head_dim", default=hidden // heads),
+        "vocab": first("vocab_size"),
+    }
+
+
+def _part(tensor: Tensor) -> str:
+    if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
+        return "head"
+    if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
+        return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
+    return "other"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that from_pretrained would read, not every safetensors file that lies there."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    whole = [folder / "model.safetensors", folder / "adapter_model.safetensors"]
+    return [file for file in whole if file.exists()][:1]
+
+
+def _read_header(file: Path) -> Iterator[Tensor]:
+    """Parse the header: eight bytes of length, then JSON of name -> dtype, shape, offsets."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise DataError(f"{file} is not a readable safetensors file: {error}") from error
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            yield Tensor(name, entry["dtype"], tuple(entry["shape"]), end - start)

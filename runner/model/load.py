@@ -1,0 +1,151 @@
+"""From config to a loaded model: locate, quantize, adapt – and a report of what is really there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner import machine
+from runner.config import Attention, Dtype, PeftConfig, RunnerConfig
+from runner.errors import ConfigError
+from runner.model import lora as lora_room
+from runner.model import quantization as quantization_room
+from runner.model import rope as rope_room
+from runner.model.source import locate, locate_adapter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaded:
+    """A model with its tokenizer, and what was found on the way."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def load(config: RunnerConfig) -> Loaded:
+    """Load what the groups model, quantization, lora and rope describe."""
+    folder = locate(config.model)
+    adapter = locate_adapter(config.lora, config.model)
+    device = pick_device(config.model.device)
+    dtype, notes = pick_dtype(config.model.dtype, folder, device)
+    quantization = quantization_room.transformers_config(config.quantization)
+
+    rss_before_mib = machine.rss_mib()
+    started = time.perf_counter()
+    model = _from_pretrained(config, folder, device, dtype, quantization)
+    tokenizer = _tokenizer(config, folder)
+    loaded = Loaded(model, tokenizer, device, notes=notes)
+    if isinstance(config.lora, PeftConfig):
+        assert adapter is not None
+        loaded.model, report = lora_room.apply(model, config.lora, adapter, config.model.name)
+        loaded.notes += report.notes
+        loaded.metrics |= {
+            "lora_modules": report.modules,
+            "lora_rank": report.rank,
+            "lora_parameters": report.parameters,
+            "lora_delta_norm": report.delta_norm,
+        }
+    loaded.metrics["load_s"] = time.perf_counter() - started
+    _describe(loaded, config, rss_before_mib)
+    return loaded
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Turn model.device into a device that is there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
+            raise ConfigError(f"model.device={wanted}: {have}; use model.device=auto or cpu")
+    return device
+
+
+def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch.dtype, list[str]]:
+    """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
+    if wanted is not Dtype.auto:
+        return getattr(torch, wanted.value), []
+    settings = json.loads((folder / "config.json").read_text())
+    name = settings.get("dtype") or settings.get("torch_dtype") or "float32"
+    if name == "float16" and device.type == "cpu":
+        return torch.bfloat16, ["the checkpoint is float16, several times slower on a CPU: bfloat16 is used"]
+    return getattr(torch, name), []
+
+
+def _from_pretrained(
+    config: RunnerConfig, folder: Path, device: torch.device, dtype: torch.dtype, quantization: Any
+) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "local_files_only": True}
+    settings["trust_remote_code"] = config.model.trust_remote_code
+    if quantization is not None:
+        settings["quantization_config"] = quantization
+    if config.model.attention is not Attention.auto:
+        settings["attn_implementation"] = config.model.attention.value
+    try:
+        with warnings.catch_warnings():
+            # bitsandbytes casts to float16 inside its int8 product and says so at every layer
+            warnings.filterwarnings("ignore", message="MatMul8bitLt", category=UserWarning)
+            return AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_lines = " ".join(str(error).split())[:400]
+        raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
+
+
+def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=config.model.trust_remote_code, padding_side="left"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first_lines = " ".join(str(error).split())[:300]
+        raise ConfigError(f"model.name={config.model.name}: no usable tokenizer in {folder}: {first_lines}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
+    return tokenizer
+
+
+def _describe(loaded: Loaded, config: RunnerConfig, rss_before_mib: float) -> None:
+    model = loaded.model
+    settings = model.config.get_text_config()
+    by_dtype = quantization_room.weight_bytes(model)
+    quantized = quantization_room.quantized_modules(model)
+    if config.quantization.name != "none" and quantized == 0:
+        raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
+    loaded.metrics |= {
+        "weight_mib": sum(by_dtype.values()) / machine.MIB,
+        "parameters": model.num_parameters(),
+        "quantized_modules": quantized,
+        "vocab_size": settings.vocab_size,
+        "max_positions": getattr(settings, "max_position_embeddings", 1e9),
+        "load_rss_mib": max(0.0, machine.rss_mib() - rss_before_mib),
+    }
+    loaded.facts |= {
+        "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
+        "device": str(loaded.device),
+        "dtype": ", ".join(f"{name} {size / machine.MIB:.2f} MiB" for name, size in sorted(by_dtype.items())),
+        "attention": str(getattr(settings, "_attn_implementation", "unknown")),
+        "rope": rope_room.describe(model),
+    }
+    for note in loaded.notes:
+        log.warning("note: %s", note)

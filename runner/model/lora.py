@@ -1,0 +1,68 @@
+"""lora: none, peft – put an adapter on a loaded base and prove that it is on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.config import PeftConfig
+from runner.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What was matched: an adapter that changes nothing is an error, not a report."""
+
+    modules: int
+    rank: int
+    parameters: int
+    delta_norm: float  # Frobenius norm of all scaling * B @ A together
+    notes: tuple[str, ...]
+
+
+def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
+    """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
+    from peft import PeftModel
+
+    notes = base_mismatch(folder, base_name)
+    try:
+        model = PeftModel.from_pretrained(base, str(folder))
+    except (RuntimeError, ValueError, KeyError) as error:
+        first_lines = " ".join(str(error).split())[:300]
+        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {first_lines}") from error
+    report = _report(model, notes)
+    if report.modules == 0 or report.delta_norm == 0:
+        raise ConfigError(
+            f"lora.path={lora.path} changes nothing in {base_name}: {report.modules} modules matched, "
+            f"norm of the delta {report.delta_norm:g}"
+        )
+    if lora.merge:
+        model = model.merge_and_unload()
+    return model.eval(), report
+
+
+def base_mismatch(folder: Path, base_name: str) -> tuple[str, ...]:
+    """Return a note naming both when the adapter says that it was made for another base."""
+    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    if not made_for or Path(made_for).name == Path(base_name).name:
+        return ()
+    return (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
+
+
+def _report(model: Any, notes: tuple[str, ...]) -> AdapterReport:
+    import torch
+
+    layers = [module for module in model.modules() if getattr(module, "lora_A", None)]
+    squares, rank, parameters = 0.0, 0, 0
+    for layer in layers:
+        for name in layer.lora_A:
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # a [r, in], b [out, r]
+            with torch.no_grad():
+                # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
+                gram = (b.float().T @ b.float()) * (a.float() @ a.float().T).T
+                squares += float(gram.sum()) * layer.scaling[name] ** 2
+            rank = max(rank, a.shape[0])
+            parameters += a.numel() + b.numel()
+    return AdapterReport(len(layers), rank, parameters, max(squares, 0.0) ** 0.5, notes)

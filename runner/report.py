@@ -1,0 +1,135 @@
+"""What a user sees on stdout when a job has ended: a small table, one line of JSON, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from runner.config import Print
+from runner.result import Record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# One line of the table: its label, and the metrics that stand on it. What is named nowhere here is not a headline.
+HEADLINES: list[tuple[str, str]] = [
+    ("accuracy", "{accuracy:.1%}   95 % interval {accuracy_low:.1%} – {accuracy_high:.1%}   n = {n:,.0f}"),
+    ("verdicts", "{correct:,.0f} correct · {wrong:,.0f} wrong · {no_answer:,.0f} no answer · {cut_off:,.0f} cut off"),
+    ("tokens", "{prompt_tokens:,.0f} prompt · {new_tokens:,.0f} new"),
+    ("speed", "prefill {prefill_tok_per_s:,.0f} tok/s · decode {decode_tok_per_s:,.0f} tok/s"),
+    ("load_s", "{load_s:.2f}"),
+    ("weight_mib", "{weight_mib:,.2f}"),
+    ("peak_rss_mib", "{peak_rss_mib:,.0f}"),
+    ("lora", "{lora_modules:.0f} modules · rank {lora_rank:.0f} · norm of the delta {lora_delta_norm:.3g}"),
+    ("seconds", "{seconds:.1f}"),
+]
+WORDS = ("architecture", "device", "dtype", "attention", "rope", "source", "output_dir")
+
+
+def show(record: Record, choices: dict[str, str], how: Print) -> None:
+    """Print a record on stdout in the form that print=... asks for."""
+    match how:
+        case Print.none:
+            return
+        case Print.json:
+            print(to_json(record), flush=True)
+        case Print.table:
+            _table(record, choices)
+
+
+def to_json(record: Record) -> str:
+    """Return the one line that scripts read."""
+    return json.dumps(
+        {
+            "job_id": record.job_id,
+            "status": record.status.value,
+            "output_dir": record.output_dir,
+            "metrics": record.result.metrics,
+            "mlflow_run_id": record.mlflow_run_id,
+        }
+    )
+
+
+def console(stream: Any = None) -> Console:
+    """Return a rich console that does not fold tables when its output is kept in a file."""
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+
+
+def _table(record: Record, choices: dict[str, str]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out, result = console(), record.result
+    title = "  ".join(f"{group}={choice}" for group, choice in choices.items())
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    shown = headline(result.metrics)
+    for key, value in shown.items():
+        table.add_row(key, value)
+    for key in WORDS:
+        if key in result.facts:
+            table.add_row(key, Text(result.facts[key]))
+    table.add_row("job", Text(f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
+    table.add_row("kept in", Text(_near(record.output_dir)))
+    out.print(Text(title, style="bold"))
+    out.print(table)
+    if result.rows:
+        out.print(_rows(result.rows))
+    for note in result.notes:
+        out.print(Text(f"note: {note}", style="yellow"))
+    if record.mlflow_uri is not None:
+        out.print(Text(f"MLflow run {record.mlflow_run_id}. See all: mlflow ui --backend-store-uri {_store(record)}"))
+
+
+def headline(metrics: dict[str, float]) -> dict[str, str]:
+    """Return the lines of the table for which every metric is there; all metrics when none is."""
+    lines = {}
+    for label, form in HEADLINES:
+        try:
+            lines[label] = form.format(**metrics)
+        except KeyError:
+            continue  # this task does not measure that
+    if not set(lines) - {"seconds", "load_s", "peak_rss_mib", "weight_mib"}:
+        return {key: number(value) for key, value in metrics.items() if "/" not in key}
+    return lines
+
+
+def number(value: float) -> str:
+    """Write a number with as many digits as help."""
+    if value == int(value):
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def _rows(rows: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        cells = [row.get(column) for column in columns]
+        table.add_row(*("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells))
+    return table
+
+
+def _near(path: str) -> str:
+    """Write a path relative to the working directory when it lies below it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _store(record: Record) -> str:
+    uri = record.mlflow_uri or ""
+    prefix = "sqlite:///"
+    return prefix + _near(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri

@@ -1,0 +1,218 @@
+"""The only writer to MLflow. A job is one run: params, batched metrics, evidence as artifacts, a true status.
+
+MLflow is imported inside the functions: it costs more than a second, and a job answered from the ledger or run
+with tracking=none must not pay for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from runner.config import RunnerConfig, TrackingConfig
+from runner.errors import TrackingError, check
+from runner.jobs import Job, cannot_write
+from runner.result import Record, Result, Status
+
+log = logging.getLogger(__name__)
+
+MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
+PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
+
+
+class Tracker:
+    """One job's run in MLflow, or nothing at all with tracking=none."""
+
+    def __init__(self, uri: str | None, client: Any = None, run_id: str | None = None) -> None:
+        self.uri, self.run_id = uri, run_id
+        self._client = client
+
+    def log(self, job: Job, result: Result) -> None:
+        """Write metrics and evidence."""
+        if self._client is None:
+            return
+        from mlflow.entities import Metric, RunTag
+
+        now_ms = int(time.time() * 1000)
+        metrics = [
+            Metric(_legal(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)
+        ]
+        tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
+        tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
+        for start in range(0, len(metrics), METRICS_A_CALL):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
+        self._client.log_batch(self.run_id, tags=tags)
+        self.log_evidence(job)
+
+    def log_evidence(self, job: Job) -> None:
+        """Copy what the job folder holds into the run's artifacts."""
+        for file in sorted(job.folder.iterdir()):
+            if self._client is not None and file.is_file() and not file.name.startswith("."):
+                self._client.log_artifact(self.run_id, str(file))
+
+    def end(self, status: Status) -> None:
+        """Give the run its final status."""
+        if self._client is not None:
+            self._client.set_terminated(self.run_id, status.value)
+
+
+def tracking_uri(config: RunnerConfig) -> str | None:
+    """Return where results are logged: None with tracking=none, else tracking.uri or sqlite in output_dir."""
+    if config.tracking.name == "none":
+        return None
+    return config.tracking.uri or f"sqlite:///{_output_dir(config) / 'mlflow.db'}"
+
+
+def start(config: RunnerConfig, job: Job, task_version: int) -> Tracker:
+    """Open MLflow and start the job's run; says what is wrong before anything expensive happens."""
+    uri = tracking_uri(config)
+    if uri is None:
+        return Tracker(None)
+    with _clear_errors(uri):
+        client, experiment_id = _open(config.tracking, uri, _output_dir(config))
+        _bury_the_dead(client, experiment_id, job)
+        tags = {
+            "job_id": job.job_id,
+            "task": config.task.name,
+            "task_version": str(task_version),
+            "output_dir": str(job.folder),
+            "mlflow.runName": job.job_id,
+            "mlflow.source.name": "runner",
+        }
+        run_id = client.create_run(experiment_id, tags=tags).info.run_id
+        _log_params(client, run_id, config)
+    return Tracker(uri, client, run_id)
+
+
+def finish(tracker: Tracker, job: Job, record: Record) -> None:
+    """Log the outcome; when MLflow fails here, the result is on disk and stays there."""
+    with _clear_errors(tracker.uri, kept=job.folder):
+        tracker.log(job, record.result)
+        tracker.end(record.status)
+
+
+def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every resolved key with its value as text."""
+    assert is_dataclass(config)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from flatten(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", _text(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _open(tracking: TrackingConfig, uri: str, output_dir: Path) -> tuple[Any, str]:
+    """Return a client and the experiment's id; one process at a time, because creating a database is a race."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = (output_dir / ".mlflow.lock").open("w")
+    except OSError as error:
+        raise cannot_write(output_dir / ".mlflow.lock", error) from error
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls out of a benchmark
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _probe_sqlite(uri)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is not None:
+            check(
+                experiment.lifecycle_stage == "active",
+                "tracking.experiment",
+                tracking.experiment,
+                "it was deleted in MLflow: restore it there, or use another name",
+            )
+            return client, experiment.experiment_id
+        folder = output_dir / "mlartifacts"
+        location = folder.as_uri() if uri.startswith("sqlite:") else None
+        return client, client.create_experiment(tracking.experiment, artifact_location=location)
+
+
+def _probe_sqlite(uri: str) -> None:
+    """Ask sqlite itself for a write lock: its errors are short and quick, MLflow's are neither."""
+    if not uri.startswith("sqlite:///"):
+        return
+    import sqlite3
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    with _clear_errors(uri):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=10)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _clear_errors(uri: str | None, kept: Path | None = None) -> Iterator[None]:
+    """Turn the many ways in which a store can fail into one message that says what is safe."""
+    import sqlite3
+
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _failed(uri, error, kept) from error
+    except Exception as error:
+        # MLflow's and SQLAlchemy's exceptions, named by module so that neither has to be imported for this
+        if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "alembic", "requests"):
+            raise
+        raise _failed(uri, error, kept) from error
+
+
+def _failed(uri: str | None, error: Exception, kept: Path | None) -> TrackingError:
+    text = " ".join(re.sub(r"\(Background on this error.*", "", str(error), flags=re.DOTALL).split())[:300]
+    if "locked" in text:
+        text = "the database is locked by another program: close it, or wait, and run again"
+    elif "readonly" in text or "unable to open" in text or "Permission" in text:
+        text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
+    safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
+    return TrackingError(f"MLflow at {uri} cannot be written: {text}.{safe}")
+
+
+def _bury_the_dead(client: Any, experiment_id: str, job: Job) -> None:
+    """End runs that a killed process left RUNNING: the caller holds the job, so nobody is running it."""
+    query = f"tags.job_id = '{job.job_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], query):
+        if run.data.tags.get("output_dir") == str(job.folder):
+            client.set_terminated(run.info.run_id, Status.KILLED.value)
+
+
+def _log_params(client: Any, run_id: str, config: RunnerConfig) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in flatten(config)]
+    for begin in range(0, len(params), PARAMS_A_CALL):
+        client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
+
+
+def _legal(key: str) -> str:
+    """Keep to the characters that MLflow allows in a name."""
+    return re.sub(r"[^\w\-. :/]", "_", key)[:250]
+
+
+def _output_dir(config: RunnerConfig) -> Path:
+    return Path(config.output_dir).expanduser().absolute()
