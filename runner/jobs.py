@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class Recorder:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.done: dict[int, Sample] = read_samples(job.samples_path, repair=True)
-        self._file: Any = None
+        self._file: FileIO | None = None
 
     @property
     def folder(self) -> Path:
@@ -110,12 +111,13 @@ class Recorder:
         return self.job.folder
 
     def sample(self, sample: Sample) -> None:
-        """Append one sample and flush it, so that a kill loses at most the line being written."""
+        """Append one sample at once, so that a kill loses at most the line being written."""
+        line = (sample.to_json() + "\n").encode()
         try:
             if self._file is None:
-                self._file = self.job.samples_path.open("a", encoding="utf-8")
-            self._file.write(sample.to_json() + "\n")
-            self._file.flush()
+                self._file = self.job.samples_path.open("ab", buffering=0)
+            while line:  # unbuffered: a write that a full disk cuts short says how far it got
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise cannot_write(self.job.samples_path, error) from error
         self.done[sample.index] = sample
@@ -140,7 +142,7 @@ def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
     if repair and len(whole) < len(data):
         os.truncate(path, len(whole))
     samples: dict[int, Sample] = {}
-    for number, line in enumerate(whole.decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(whole.decode("utf-8", errors="replace").split("\n")[:-1], start=1):
         try:
             sample = Sample.from_json(line)
         except (ValueError, KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from runner.config import (
     SweepConfig,
 )
 from runner.engine import open_engine
-from runner.errors import TrackingError
+from runner.errors import RunnerError
 from runner.model import source
 from runner.result import Record, Result, Status
 from runner.tasks.base import Task
@@ -76,16 +76,17 @@ def execute(config: RunnerConfig, task: Task, job: jobs.Job, config_yaml: str) -
 
 def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
     """Put the record on disk first, then into MLflow: a store that fails costs nothing that was computed."""
-    job.write_record(record)
     try:
+        job.write_record(record)
         tracking.finish(tracker, job, record)
-    except TrackingError as error:
+    except RunnerError as error:
         if record.status is Status.FINISHED:
             raise
-        log.error("%s", error)  # the job's own error, on its way to the user, matters more
+        log.error("%s", error)  # what ended the job is on its way to the user and matters more
         return
     record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
-    job.write_record(record)
+    if record.status is Status.FINISHED:
+        job.write_record(record)
 
 
 def logged(config: RunnerConfig, task: Task, job: jobs.Job, record: Record) -> Record:

@@ -134,7 +134,7 @@ def _open(tracking: TrackingConfig, uri: str, output_dir: Path) -> tuple[Any, st
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(tracking.experiment)
         if experiment is not None:

@@ -14,7 +14,7 @@ def check_room(report: EngineReport, prompt_tokens: int, new_tokens: int) -> Non
     if prompt_tokens + new_tokens > room:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
-            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one of them smaller"
+            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller"
         )
 
 

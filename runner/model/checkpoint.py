@@ -1,7 +1,7 @@
-"""A checkpoint on disk, byte by byte: safetensors headers read and checked here, ranges copied, files hashed.
+"""A checkpoint on disk, byte by byte: safetensors headers read and checked, ranges copied, files hashed.
 
-Imports neither torch nor safetensors: planning needs headers only, copying needs a buffer of a few MiB, and what
-a damaged or hostile file says is refused with file, tensor, expected and actual before anything is written.
+Imports neither torch nor safetensors: planning needs headers only, copying needs a buffer of a few MiB, and
+what a damaged or hostile file says is refused, with tensor, expected and actual, before anything is written.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: its raw header (length field included) and its tensors in the order of their bytes."""
+    """One safetensors file: raw header (length field included) and tensors in the order of their bytes."""
 
     path: Path
     size: int
@@ -334,7 +334,8 @@ def write_file(target: Path, pieces: Iterable[bytes | memoryview], expected_sha2
             os.fsync(stream.fileno())
         if expected_sha256 not in (None, digest.hexdigest()):
             raise JobFailed(
-                f"{target} would not equal the original: sha256 {expected_sha256} expected, {digest.hexdigest()} found"
+                f"{target} would not equal the original: sha256 {expected_sha256} expected, "
+                f"{digest.hexdigest()} found"
             )
         partial.replace(target)
     except OSError as error:
@@ -385,4 +386,7 @@ def list_folder(folder: Path, key: str) -> list[str]:
     """Names in a folder, none when it does not exist; a file in its place is an error."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    try:
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise ConfigError(f"{key}={folder}: cannot be read ({error.strerror})") from error

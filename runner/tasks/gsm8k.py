@@ -27,7 +27,7 @@ READS_MODEL = True
 MEASURES = False
 
 TEXT_STOPS = ("\n\nQuestion:", "\nQuestion:")  # a completion of plain text goes on to the next question
-_NUMBER = r"-?(?:\$\s?)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|-?\$?\.\d+"
+_NUMBER = r"(?:-?\$\s?|\$-|-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"  # -5, $70,000.50, -$3, $-3, .5
 _STRICT = re.compile(rf"####[\s*]*({_NUMBER})")  # **18**: bold is no part of the number
 _FLEXIBLE = re.compile(rf"(?<![\w.])({_NUMBER})")  # in 10-5 the hyphen is no sign, in x2 the 2 no number
 

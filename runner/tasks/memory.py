@@ -1,0 +1,231 @@
+"""Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
+
+The parent never touches its engine, so it never imports torch: what the probe measures starts from nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from runner import errors
+from runner.config import MemoryConfig, RunnerConfig
+from runner.engine.base import Engine
+from runner.errors import JobFailed
+from runner.jobs import Recorder, write_atomically
+from runner.model import footprint
+from runner.model.footprint import Footprint
+from runner.progress import Progress
+from runner.result import Result
+
+VERSION = 1
+MEASURES = True
+READS_MODEL = True
+
+PROBE = "runner.tasks.memory_probe"
+STAGES = ("import", "load", "prefill", "decode")
+SPREAD = (
+    "peak_rss_mib",
+    "steady_rss_mib",
+    "load_peak_rss_mib",
+    "load_s",
+    "decode_tok_per_s",
+    "cuda_peak_mib",
+)
+
+Run = dict[str, Any]  # one fresh process: stage -> figures, and metrics, facts, notes
+
+
+def evidence(config: RunnerConfig) -> dict[str, str]:  # noqa: ARG001
+    """Nothing is read but the model, which the job's identity holds already."""
+    return {}
+
+
+def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001
+    """Predict, then measure in `repeats` fresh processes; this process's engine stays unused."""
+    task = config.task
+    assert isinstance(task, MemoryConfig)
+    predicted = footprint.predict(config, task.batch_size, task.prompt_tokens, task.new_tokens)
+    runs: list[Run] = []
+    with recorder.progress(task.repeats * len(STAGES), "memory") as bar:
+        for number in range(1, task.repeats + 1):
+            log = recorder.folder / "memory_probe.log"
+            runs.append(run_probe(config, log, f"repeat {number} of {task.repeats}", bar))
+            lines = "".join(json.dumps(run) + "\n" for run in runs)
+            write_atomically(recorder.folder / "repeats.jsonl", lines)
+    return summarize(runs, predicted)
+
+
+def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run:
+    """Measure once in a fresh process; what it prints goes to log."""
+    run: Run = {"figures": {}}
+    stage = "start"
+    # the child looks for modules where this process does, whatever the working directory
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
+    command = [sys.executable, "-P", "-m", PROBE]
+    with log.open("a", encoding="utf-8") as stderr:
+        offset = stderr.tell()
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, env=environment)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # a probe that is dead already says why by its exit code
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(pickle.dumps(config))
+        for line in process.stdout:
+            event = json.loads(line)
+            if "begin" in event:
+                stage = event["begin"]
+                bar.say(f"memory: {stage}, {which}")
+            elif "stage" in event:
+                run["figures"][event["stage"]] = event["figures"]
+                run["peak_since_start"] = event["peak_since_start"]
+                bar.advance(1)
+            elif "error" in event:
+                raise getattr(errors, event["error"], JobFailed)(event["message"])
+            else:
+                run |= event
+        code = process.wait()
+    finally:
+        process.kill()  # Ctrl-C here must not leave a model loaded there
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if code != 0 or "metrics" not in run:
+        raise JobFailed(
+            f"the memory probe, {which}, {_cause(code)} in stage {stage}. {_last_words(log, offset)}"
+        )
+    return run
+
+
+def summarize(runs: list[Run], predicted: Footprint | None) -> Result:
+    """Put medians, spreads and predictions together."""
+    per_run = [_run_metrics(run) for run in runs]
+    metrics = {key: median(values[key] for values in per_run) for key in per_run[0]}
+    for key in SPREAD:
+        if key in metrics:
+            metrics[f"{key}_min"] = min(values[key] for values in per_run)
+            metrics[f"{key}_max"] = max(values[key] for values in per_run)
+    metrics["repeats"] = len(runs)
+    notes = list(dict.fromkeys(note for run in runs for note in run["notes"]))
+    if predicted is None:
+        notes.append("no prediction: the checkpoint has no safetensors files, whose headers it is read from")
+    else:
+        metrics |= _predictions(metrics, predicted)
+    if any(run["peak_since_start"] for run in runs):
+        notes.append(
+            "this system cannot reset the high-water mark: peaks count from the start of the process"
+        )
+    mapped_mib = metrics["mapped_files_mib"]
+    if mapped_mib > max(1.0, 0.1 * metrics["weight_mib"]):
+        notes.append(
+            f"{mapped_mib:.0f} MiB of resident memory are pages of mapped files, above all the checkpoint: "
+            "they come in on first use, and the kernel can drop them when memory is short"
+        )
+    return Result(metrics, _rows(runs, predicted), dict(runs[0]["facts"]), notes)
+
+
+def _run_metrics(run: Run) -> dict[str, float]:
+    """Flatten one run into metrics: the engine's report and the figures of the stages."""
+    figures: dict[str, dict[str, float]] = run["figures"]
+    start, end = figures["import"], figures["decode"]
+    on_gpu = "cuda_peak_mib" in end
+    baseline_mib = start["steady_rss_mib"]
+    peak_mib = max(figures[stage]["peak_rss_mib"] for stage in STAGES)
+    metrics = dict(run["metrics"])
+    metrics |= {
+        "import_s": start["seconds"],
+        "peak_rss_mib": peak_mib,
+        "steady_rss_mib": end["steady_rss_mib"],
+        "pss_mib": end["pss_mib"],
+        "mapped_files_mib": end["pss_file_mib"] - start["pss_file_mib"],
+        "baseline_mib": baseline_mib,
+        "peak_over_baseline_mib": peak_mib - baseline_mib,
+    }
+    for stage in STAGES[1:]:
+        metrics[f"{stage}_peak_rss_mib"] = figures[stage]["peak_rss_mib"]
+        metrics[f"{stage}_steady_rss_mib"] = figures[stage]["steady_rss_mib"]
+    if on_gpu:
+        for key in ("cuda_peak_mib", "cuda_reserved_mib"):
+            metrics[key] = max(figures[stage].get(key, 0.0) for stage in STAGES)
+        metrics["cuda_steady_mib"] = end["cuda_steady_mib"]
+    return metrics
+
+
+def _predictions(metrics: dict[str, float], predicted: Footprint) -> dict[str, float]:
+    """What was predicted, its relative error, and what weights and KV cache leave unexplained of the peak."""
+    held_mib = metrics.get("cuda_peak_mib", metrics["peak_over_baseline_mib"])  # where the weights are
+    values = {
+        "predicted_weight_mib": predicted.weight_mib,
+        "predicted_activation_mib": predicted.activation_mib,
+        "predicted_total_mib": predicted.total_mib,
+        "kv_cache_mib": predicted.kv_cache_mib,  # arithmetic: the cache is gone when a stage ends
+        "rest_mib": held_mib - metrics["weight_mib"] - predicted.kv_cache_mib,
+    }
+    if metrics["weight_mib"]:
+        values["weight_prediction_error"] = predicted.weight_mib / metrics["weight_mib"] - 1
+        values["total_prediction_error"] = predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
+    return values
+
+
+def _rows(runs: list[Run], predicted: Footprint | None) -> list[dict[str, Any]]:
+    """One row a stage: medians over the repeats, and the peak's spread."""
+    predictions: dict[str, float] = {}
+    if predicted is not None:
+        predictions = {"load": predicted.weight_mib, "prefill": predicted.prefill_mib}
+        predictions["decode"] = predicted.total_mib  # that stage reads the prompts once more
+    rows: list[dict[str, Any]] = []
+    for stage in STAGES:
+        figures = [run["figures"][stage] for run in runs]
+        peaks = [values["peak_rss_mib"] for values in figures]
+        over = [run["figures"][stage]["peak_rss_mib"] - _baseline_mib(run) for run in runs]
+        row: dict[str, Any] = {
+            "stage": stage,
+            "seconds": round(median(values["seconds"] for values in figures), 2),
+            "peak_rss_mib": round(median(peaks), 1),
+            "peak_spread": f"{min(peaks):.1f}–{max(peaks):.1f}",
+            "steady_rss_mib": round(median(values["steady_rss_mib"] for values in figures), 1),
+            "pss_mib": round(median(values["pss_mib"] for values in figures), 1),
+            "peak_over_import_mib": round(median(over), 1),
+        }
+        if "cuda_peak_mib" in runs[0]["figures"]["decode"]:
+            for key in ("cuda_peak_mib", "cuda_reserved_mib"):
+                row[key] = round(median(values.get(key, 0.0) for values in figures), 1)
+        row["predicted_mib"] = round(predictions[stage], 1) if stage in predictions else None
+        rows.append(row)
+    return rows
+
+
+def _baseline_mib(run: Run) -> float:
+    """What the interpreter and its libraries hold."""
+    baseline: float = run["figures"]["import"]["steady_rss_mib"]
+    return baseline
+
+
+def _cause(code: int) -> str:
+    """Say how a process ended; negative codes are signals."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}{': likely out of memory,' if name == 'SIGKILL' else ''}"
+
+
+def _last_words(log: Path, offset: int) -> str:
+    """Quote the end of what the probe wrote since offset."""
+    with log.open("rb") as stream:
+        stream.seek(offset)
+        lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
+    return (
+        f"It said nothing; log: {log}"
+        if not lines
+        else f"Its last lines, in {log}:\n" + "\n".join(lines[-8:])
+    )

@@ -1,0 +1,160 @@
+"""The fresh process of the memory task: import, load, prefill, decode, each with its peak and what stays.
+
+Runs as `python -m runner.tasks.memory_probe`. The job's config comes pickled on stdin; events go out on
+stdout, one JSON object a line; whatever else is printed goes to stderr.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from runner import machine
+from runner.config import MemoryConfig, PeftConfig, RunnerConfig, StubConfig
+from runner.engine import open_engine
+from runner.engine.base import Engine, EngineReport
+from runner.engine.synthetic import check_room, synthetic_requests
+from runner.errors import JobFailed, RunnerError
+from runner.model.source import locate
+
+
+@dataclass
+class Probe:
+    """Measures stages and reports them."""
+
+    channel: TextIO
+
+    def emit(self, **event: Any) -> None:
+        """Send one event to the parent."""
+        self.channel.write(json.dumps(event) + "\n")
+        self.channel.flush()
+
+    def stage(self, name: str, work: Callable[[], object]) -> None:
+        """Run one stage and report its peak, its time and what stays when the garbage is gone."""
+        self.emit(begin=name)
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
+        resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
+        figures |= {"steady_rss_mib": machine.rss_mib(), **pss_mib()}
+        self.emit(stage=name, figures=figures, peak_since_start=not resettable)
+
+
+def measure(config: RunnerConfig, probe: Probe) -> None:
+    """Take a job through the four stages."""
+    task = config.task
+    assert isinstance(task, MemoryConfig)
+    engine = open_engine(config)
+    machine.reset_peak()
+    probe.stage("import", lambda: import_libraries(config))
+    report = EngineReport()
+
+    def load() -> None:
+        nonlocal report
+        report = engine.load()
+
+    probe.stage("load", load)
+    check_room(report, task.prompt_tokens, task.new_tokens)
+    probe.stage("prefill", lambda: _complete(engine, config, report, new_tokens=1))
+    before = replace(engine.stats)
+    probe.stage("decode", lambda: _complete(engine, config, report, new_tokens=task.new_tokens))
+    spent = engine.stats - before
+    speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
+    probe.emit(metrics=report.metrics | speed, facts=report.facts, notes=report.notes)
+
+
+def import_libraries(config: RunnerConfig) -> None:
+    """Import what the job will use, so that the next stage holds the weights and not the libraries."""
+    if isinstance(config.model, StubConfig):
+        return
+    importlib.import_module("torch")
+    transformers = importlib.import_module("transformers")
+    # transformers imports a class when it is asked for
+    settings = json.loads((locate(config.model) / "config.json").read_text())
+    for name in (
+        "AutoModelForCausalLM",
+        "AutoTokenizer",
+        "DynamicCache",
+        *(settings.get("architectures") or ()),
+    ):
+        getattr(transformers, name, None)
+    if config.quantization.name != "none":
+        importlib.import_module("bitsandbytes")
+    if isinstance(config.lora, PeftConfig):
+        importlib.import_module("peft")
+
+
+def pss_mib() -> dict[str, float]:
+    """Proportional memory of this process (shared pages divided by their users), whole and from files."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return {"pss_mib": 0.0, "pss_file_mib": 0.0}  # macOS, or a kernel before 4.14
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
+    return {"pss_mib": kib["Pss"] / 1024, "pss_file_mib": kib.get("Pss_File", 0) / 1024}
+
+
+def _complete(engine: Engine, config: RunnerConfig, report: EngineReport, new_tokens: int) -> None:
+    task = config.task
+    assert isinstance(task, MemoryConfig)
+    vocab_size = int(report.metrics["vocab_size"])
+    requests = synthetic_requests(
+        task.batch_size, task.prompt_tokens, new_tokens, vocab_size, config.seed, draw=new_tokens
+    )
+    for completion in engine.complete(requests, batch_size=task.batch_size):
+        if completion.error:
+            raise JobFailed(f"the engine could not complete row {completion.index}: {completion.error}")
+
+
+def _cuda_mib() -> dict[str, float]:
+    """Peaks of the CUDA allocator over all devices since the last call; empty where no GPU is in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    devices = range(torch.cuda.device_count())
+    figures = {
+        "cuda_peak_mib": sum(torch.cuda.max_memory_allocated(device) for device in devices) / machine.MIB,
+        "cuda_reserved_mib": sum(torch.cuda.max_memory_reserved(device) for device in devices) / machine.MIB,
+        "cuda_steady_mib": sum(torch.cuda.memory_allocated(device) for device in devices) / machine.MIB,
+    }
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    return figures
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent: nobody else would read its answer."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return  # not Linux: it ends by itself a little later
+
+
+def main() -> int:
+    """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
+    _die_with_parent()
+    config = pickle.load(sys.stdin.buffer)
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries that print to stdout must not garble the events
+    probe = Probe(channel)
+    try:
+        measure(config, probe)
+    except RunnerError as error:
+        probe.emit(error=type(error).__name__, message=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

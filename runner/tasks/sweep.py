@@ -1,0 +1,202 @@
+"""Speed over batch sizes × prompt lengths: time to first token, prefill and decode tokens a second.
+
+Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine hits
+all cells alike. A cell that does not fit in memory becomes a row with a note; the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from statistics import median
+from typing import Any
+
+from runner import machine
+from runner.config import RunnerConfig, SweepConfig
+from runner.engine.base import Engine, EngineReport
+from runner.engine.synthetic import check_room, synthetic_requests
+from runner.errors import JobFailed
+from runner.jobs import Recorder, cannot_write
+from runner.result import Result
+
+VERSION = 1
+MEASURES = True
+READS_MODEL = True
+
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # by name: the stub's machine may have no torch
+
+
+@dataclass
+class Repeat:
+    """One run of one cell."""
+
+    batch_size: int
+    prompt_tokens: int
+    round: int
+    counted: bool  # False: warm-up
+    ttft_s: float
+    prefill_tok_per_s: float
+    decode_tok_per_s: float
+    seconds: float
+
+
+@dataclass
+class Cell:
+    """One batch size and prompt length, and what was measured there."""
+
+    batch_size: int
+    prompt_tokens: int
+    repeats: list[Repeat] = field(default_factory=list)  # counted ones
+    peak_rss_mib: float = 0.0
+    note: str = ""  # why there are no numbers
+
+    @property
+    def key(self) -> str:
+        """The cell's name in metrics."""
+        return f"batch_{self.batch_size}_prompt_{self.prompt_tokens}"
+
+    def values(self, name: str) -> list[float]:
+        """One figure of every counted run."""
+        return [float(getattr(repeat, name)) for repeat in self.repeats]
+
+
+FIGURES = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")
+
+
+def evidence(config: RunnerConfig) -> dict[str, str]:  # noqa: ARG001
+    """Nothing is read: the prompts are made up."""
+    return {}
+
+
+def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
+    """Measure every cell `repeats` times."""
+    task = config.task
+    assert isinstance(task, SweepConfig)
+    with recorder.progress(None, "sweep: loading") as bar:
+        report = engine.load()
+    check_room(report, max(task.prompt_tokens), task.new_tokens)
+    load_s = engine.stats.load_s
+    cells = [Cell(batch, prompt) for batch, prompt in product(task.batch_sizes, task.prompt_tokens)]
+    log = recorder.folder / "repeats.jsonl"
+    rounds = task.warmup + task.repeats
+    try:
+        with log.open("w", encoding="utf-8") as file, recorder.progress(rounds * len(cells), "sweep") as bar:
+            for number in range(rounds):
+                for cell in cells:
+                    bar.say(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
+                    if not cell.note:
+                        repeat = run_cell(config, engine, report, cell, number)
+                        if repeat is not None:
+                            file.write(json.dumps(asdict(repeat)) + "\n")
+                            file.flush()
+                    bar.advance(1)
+    except OSError as error:
+        raise cannot_write(log, error) from error
+    if all(cell.note for cell in cells):
+        raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
+    return summarize(cells, report, load_s)
+
+
+def run_cell(
+    config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int
+) -> Repeat | None:
+    """Run a cell once and add it to the cell; None when it does not fit, which the cell's note then says."""
+    task = config.task
+    assert isinstance(task, SweepConfig)
+    requests = synthetic_requests(
+        cell.batch_size,
+        cell.prompt_tokens,
+        task.new_tokens,
+        vocab_size=int(report.metrics["vocab_size"]),
+        seed=config.seed,
+        draw=number,
+    )
+    if number == 0:
+        machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
+    before = replace(engine.stats)
+    started = time.perf_counter()
+    try:
+        completions = list(engine.complete(requests, batch_size=cell.batch_size))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        cell.note = f"out of memory: {' '.join(str(error).split())[:200]}"
+        cell.repeats.clear()
+        return None
+    seconds = time.perf_counter() - started
+    failed = [completion.error for completion in completions if completion.error]
+    if failed:
+        cell.note = failed[0]
+        cell.repeats.clear()
+        return None
+    if number == 0:
+        cell.peak_rss_mib = machine.peak_rss_mib()
+    spent = engine.stats - before
+    repeat = Repeat(
+        batch_size=cell.batch_size,
+        prompt_tokens=cell.prompt_tokens,
+        round=number,
+        counted=number >= task.warmup,
+        ttft_s=median(completion.first_token_s for completion in completions),
+        prefill_tok_per_s=spent.prefill_tok_per_s,
+        decode_tok_per_s=spent.decode_tok_per_s,
+        seconds=seconds,
+    )
+    if repeat.counted:
+        cell.repeats.append(repeat)
+    return repeat
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on the GPU or on the CPU."""
+    if any(kind.__name__ in OUT_OF_MEMORY for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on a CPU
+
+
+def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
+    """Put the cells together: medians and spreads, a row each, and the best one."""
+    measured = [cell for cell in cells if not cell.note]
+    best = max(measured, key=lambda cell: median(cell.values("decode_tok_per_s")))
+    metrics: dict[str, float] = dict(report.metrics)
+    metrics |= {
+        "load_s": load_s,
+        "best_decode_tok_per_s": median(best.values("decode_tok_per_s")),
+        "best_batch_size": best.batch_size,
+        "best_prompt_tokens": best.prompt_tokens,
+        "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
+    }
+    aggregates: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
+    for cell in measured:
+        for name, (suffix, aggregate) in product(FIGURES, aggregates.items()):
+            metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
+        metrics[f"peak_rss_mib/{cell.key}"] = cell.peak_rss_mib
+    rows = [_row(cell) for cell in cells]
+    notes = list(report.notes)
+    if len(measured) < len(cells):
+        for cell, row in zip(cells, rows, strict=True):
+            row["note"] = cell.note
+        notes.append(
+            f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes"
+        )
+    return Result(metrics, rows, dict(report.facts), notes)
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    """One line of the table; a cell that does not fit has no numbers."""
+    row: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
+    columns = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "decode_spread", "seconds", "peak_rss_mib")
+    if cell.note:
+        return row | dict.fromkeys(columns)
+    decode = cell.values("decode_tok_per_s")
+    return row | {
+        "ttft_s": round(median(cell.values("ttft_s")), 4),
+        "prefill_tok_per_s": round(median(cell.values("prefill_tok_per_s")), 1),
+        "decode_tok_per_s": round(median(decode), 1),
+        "decode_spread": f"{min(decode):.1f}–{max(decode):.1f}",
+        "seconds": round(median(cell.values("seconds")), 3),
+        "peak_rss_mib": round(cell.peak_rss_mib, 1),
+    }

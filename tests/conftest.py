@@ -1,0 +1,133 @@
+"""Shared pieces: configs in one line, a real tiny model made from a config, the runner as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config import (
+    GenerationConfig,
+    Gsm8kConfig,
+    LoraConfig,
+    ModelConfig,
+    QuantizationConfig,
+    RopeConfig,
+    RunnerConfig,
+    StubConfig,
+    TrackingConfig,
+)
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
+    """Return a function that builds a job's config; groups left out are the plainest ones."""
+
+    def make(**groups: Any) -> RunnerConfig:
+        plain: dict[str, Any] = {
+            "model": StubConfig(),
+            "quantization": QuantizationConfig(),
+            "lora": LoraConfig(),
+            "rope": RopeConfig(),
+            "generation": GenerationConfig(name="greedy", max_new_tokens=24),
+            "task": Gsm8kConfig(limit=4),
+            "tracking": TrackingConfig(name="none"),
+            "output_dir": str(tmp_path / "outputs"),
+        }
+        return RunnerConfig(**(plain | groups))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a random two-layer Llama with a byte-level tokenizer and a chat template; return its folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(special + alphabet)}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|im_end|>", extra_special_tokens=["<|im_start|>"]
+    )
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+        initializer_range=0.3,  # wide, so that the next token is a clear choice and not a coin's toss
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_llama: Path) -> ModelConfig:
+    """Point the model group at the tiny Llama, in float32 on the CPU."""
+    from runner.config import Dtype
+
+    return ModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
+
+
+@dataclass
+class Finished:
+    """A finished process."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        """Read the last line of stdout."""
+        values: dict[str, Any] = json.loads(self.out.strip().splitlines()[-1])
+        return values
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Callable[..., Finished]:
+    """Return a function that runs `python -m runner ARGUMENTS` in an empty folder."""
+
+    def call(*arguments: str, cwd: Path = tmp_path, module: str = "runner", **environment: str) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call

@@ -1,0 +1,275 @@
+"""The program as a user meets it: real processes, exit codes, one clear message, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
+STUB = ("model=stub", "task.limit=5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quantization=int9"], "quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: fp4, int8, nf4, none"),
+        (["task.limit=many"], "task.limit=many: a whole number is needed"),
+        (["taks=gsm8k"], "taks: no group or key 'taks'. Did you mean task? Choices: generation, "),
+        (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.data, "),
+        (["+task.extra=1", *STUB], "task.extra: no key 'task.extra'."),
+        (["+extra=1", *STUB], "extra: no key 'extra'."),
+        (["model.dtype=fp8"], "model.dtype=fp8: no choice for model.dtype 'fp8'. Choices: auto, bfloat16, float16, float32"),
+        (["task.limit=-3"], "task.limit=-3: must be 1 or more, or null for all"),
+        (["model=auto"], "model.name has no value: give model.name=..."),
+        (["model=auto", "model.name=./nope"], "model.name=./nope: model path does not exist: "),
+        (["model=auto", "model.name=nope"], "model.name=nope: no folder "),
+        (["model=auto", "model.name=some/model"], "it is not in the cache and the hub cannot be reached"),
+        (["model=auto", "model.name=."], "holds no config.json"),
+        (["quantization=none,nf4"], "To sweep over it, add --multirun"),
+        (["task.split=tset", *STUB], "Did you mean test? Choices: hard, hard5, test, train, valid"),
+        (["lora=peft", "lora.path=./nope"], "lora.path=./nope: adapter path does not exist: "),
+        (["-m", "quantization=none,int9"], "quantization=int9: no choice for quantization 'int9'."),
+        (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
+        (["-cn", "nope"], "Cannot find primary config 'nope'"),
+        (["foo"], "Error parsing override 'foo'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str], message: str) -> None:
+    done = runner(*arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+    assert done.out == ""
+
+
+def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
+    first = runner(*STUB)
+    assert first.code == 0, first.err
+    assert "accuracy" in first.out
+    assert "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db" in first.out
+    started = time.perf_counter()
+    second = runner(*STUB, "print=json")
+    assert time.perf_counter() - started < 20
+    assert second.json()["status"] == "FINISHED"
+    assert "is already done" in second.err
+    folder = Path(second.json()["output_dir"])
+    assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
+        "config.yaml",
+        "log.txt",
+        "result.json",
+        "samples.jsonl",
+    ]
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 5
+    assert statuses(tmp_path) == ["FINISHED"], "the second start logs nothing"
+    third = runner(*STUB, "rerun=true", "print=none")
+    assert (third.code, third.out) == (0, "")
+    assert statuses(tmp_path) == ["FINISHED", "FINISHED"]
+
+
+def test_json_is_one_line_and_a_grid_goes_on_after_a_failure(runner: Run, tmp_path: Path) -> None:
+    done = runner("-m", "model=stub", "task.limit=2,3", "task.split=tset,test", "print=json")
+    assert done.code == 2
+    lines = [json.loads(line) for line in done.out.strip().splitlines()]
+    assert [line["metrics"]["n"] for line in lines] == [2, 3]
+    assert set(lines[0]) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"}
+    assert done.err.count("error: task.split=tset") == 2
+    assert statuses(tmp_path) == ["FINISHED", "FINISHED"]
+
+
+def test_corrupt_samples_are_refused_and_kept(runner: Run) -> None:
+    folder = Path(runner(*STUB, "print=json", "tracking=none").json()["output_dir"])
+    (folder / "result.json").unlink()
+    samples = folder / "samples.jsonl"
+    text = samples.read_text().replace('{"index": 2', '{"index" 2')
+    samples.write_text(text)
+    done = runner(*STUB, "tracking=none")
+    assert done.code == 2
+    assert "samples.jsonl, line 3 is not a sample" in done.err
+    assert "Traceback" not in done.err
+    assert samples.read_text() == text
+    assert runner(*STUB, "tracking=none", "rerun=true").code == 0
+
+
+def test_output_folder_that_cannot_be_written(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = runner(*STUB, "output_dir=file/outputs")
+    assert done.code == 2
+    assert "error: cannot write " in done.err
+    assert "output_dir=" in done.err
+    assert "Traceback" not in done.err
+
+
+def mount_tmpfs(folder: Path, options: str) -> None:
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> object:
+    folder = tmp_path / "small"
+    mount_tmpfs(folder, "size=256k")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> object:
+    folder = tmp_path / "frozen"
+    mount_tmpfs(folder, "ro")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_read_only_output_folder(runner: Run, read_only: Path) -> None:
+    done = runner(*STUB, f"output_dir={read_only}")
+    assert done.code == 2
+    assert "Read-only file system" in done.err
+    assert "output_dir=" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None:
+    many = ("model=stub", "task.limit=2000", "tracking=none", f"output_dir={small_disk}")
+    done = runner(*many)
+    assert done.code == 1
+    assert "the disk is full" in done.err
+    assert "Traceback" not in done.err
+    (samples,) = small_disk.glob("jobs/*/samples.jsonl")
+    kept = samples.read_text().count("\n")
+    assert kept > 50
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    again = runner(*many, "print=json")
+    assert again.code == 0, again.err
+    assert samples.read_text().count("\n") == 2000
+    indices = [json.loads(line)["index"] for line in samples.read_text().splitlines()]
+    assert sorted(indices) == list(range(2000)), "none twice, none lost"
+
+
+def test_locked_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
+    assert runner(*STUB).code == 0
+    other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        done = runner(*STUB, "seed=1")
+    finally:
+        other.close()
+    assert done.code == 2
+    assert "the database is locked by another program" in done.err
+    assert "Traceback" not in done.err
+    assert runner(*STUB, "seed=1").code == 0
+
+
+def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
+    done = runner(*STUB, "tracking.uri=sqlite:////proc/nope.db")
+    assert done.code == 2
+    assert "MLflow at sqlite:////proc/nope.db cannot be written" in done.err
+    assert "tracking=none" in done.err
+    assert "Traceback" not in done.err
+    (tmp_path / "notes.txt").write_text("this is no database, and long enough to be looked at " * 20)
+    other = runner(*STUB, f"tracking.uri=sqlite:///{tmp_path}/notes.txt")
+    assert other.code == 2
+    assert "file is not a database" in other.err
+
+
+def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
+    assert runner(*STUB).code == 0
+    slow = ["model=stub", "task.limit=4", "model.delay_s=1.0", "seed=5"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: len(statuses(tmp_path)) == 2)
+    other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    other.execute("BEGIN EXCLUSIVE")
+    _, err = process.communicate(timeout=120)
+    other.close()
+    assert process.returncode == 2
+    assert "The result is kept in" in err
+    assert "Traceback" not in err
+    again = runner(*slow, "print=json")
+    assert again.code == 0, again.err
+    assert "is already done" in again.err
+    assert again.json()["mlflow_run_id"]
+    assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED", "KILLED"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
+    slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: lines_of(tmp_path) >= 2)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert statuses(tmp_path) == ["KILLED"]
+    kept = lines_of(tmp_path)
+    assert 2 <= kept < 8
+    again = runner(*slow)
+    assert again.code == 0
+    assert f"{kept} of 8 samples were on disk" in again.out
+    assert lines_of(tmp_path) == 8
+    assert statuses(tmp_path) == ["FINISHED", "KILLED"]
+
+
+def test_a_killed_process_leaves_a_true_status_in_the_end(runner: Run, tmp_path: Path) -> None:
+    slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
+    process = subprocess.Popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    wait_for(lambda: lines_of(tmp_path) >= 2)
+    process.kill()
+    process.wait()
+    assert statuses(tmp_path) == ["RUNNING"]
+    again = runner(*slow)
+    assert again.code == 0, again.err
+    assert "of 8 samples were on disk" in again.out
+    assert statuses(tmp_path) == ["FINISHED", "KILLED"]
+
+
+def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> None:
+    calls = [
+        subprocess.Popen(
+            [sys.executable, "-m", "runner", *STUB, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        for seed in range(4)
+    ]
+    assert [call.wait(timeout=240) for call in calls] == [0, 0, 0, 0]
+    assert statuses(tmp_path) == ["FINISHED"] * 4
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def lines_of(folder: Path) -> int:
+    return sum(file.read_text().count("\n") for file in folder.glob("outputs/jobs/*/samples.jsonl"))
+
+
+def statuses(folder: Path) -> list[str]:
+    """Read the run statuses straight from the database: the truth, and quicker than through MLflow."""
+    path = folder / "outputs" / "mlflow.db"
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        try:
+            return sorted(row[0] for row in database.execute("select status from runs"))
+        except sqlite3.OperationalError:
+            return []  # the tables are being made

@@ -1,0 +1,472 @@
+"""runner-compare against a real MLflow store on sqlite; every scenario is an experiment of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import compare
+from runner.compare_table import differing_keys, telling_keys
+from runner.errors import ConfigError
+
+pytestmark = [
+    # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls it.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+NONE = {"quantization.name": "none"}
+INT8 = {"quantization.name": "int8", "quantization.threshold": "6.0"}
+NF4 = {"quantization.name": "nf4", "quantization.double_quant": "true"}
+CONFIG = {
+    "model.name": "embedded",
+    "model.cache_dir": "null",
+    "lora.name": "none",
+    "generation.temperature": "0.0",
+    "task.name": "gsm8k",
+    "task.split": "test",
+    "task.extractor": "strict",
+    "seed": "0",
+    "print": "table",
+    "tracking.name": "sqlite",
+}
+BASELINE = "quantization=none"
+
+
+def marks(right: int, n: int, flips: int = 0) -> list[bool]:
+    """n answers of which the first `right` are right; the first `flips` of those then go wrong."""
+    return [flips <= index < right for index in range(n)]
+
+
+class Store:
+    """An MLflow database with job folders beside it, filled by hand."""
+
+    def __init__(self, output_dir: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.output_dir = output_dir
+        self.client = MlflowClient(f"sqlite:///{output_dir}/mlflow.db")
+        self.clock_ms = 1_700_000_000_000
+
+    def job(
+        self,
+        experiment: str,
+        job_id: str,
+        config: dict[str, str],
+        solved: list[bool] | None = None,
+        *,
+        status: str = "FINISHED",
+        tags: dict[str, str] | None = None,
+        metrics: dict[str, float] | None = None,
+        questions: str = "question",
+        gold: str = "42",
+    ) -> Path:
+        """Log one run the way the runner does; returns its job folder."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        found = self.client.get_experiment_by_name(experiment)
+        experiment_id = (
+            found.experiment_id
+            if found
+            else self.client.create_experiment(
+                experiment, artifact_location=str(self.output_dir / "artifacts")
+            )
+        )
+        folder = self.output_dir / experiment / "jobs" / job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        self.clock_ms += 1000
+        run_id = self.client.create_run(experiment_id, start_time=self.clock_ms).info.run_id
+        params = {**CONFIG, "output_dir": str(folder.parent), **config}
+        numbers = {"weight_mib": 12.5, "peak_rss_mib": 900.0, "decode_tok_per_s": 321.0, **(metrics or {})}
+        if solved is not None:
+            right, n = sum(solved), len(solved)
+            numbers |= {
+                "n": n,
+                "correct": right,
+                "accuracy": right / n,
+                "wrong": n - right,
+                "no_answer": 0,
+                "cut_off": 0,
+            }
+            lines = [
+                {
+                    "index": index,
+                    "prompt_tokens": 9,
+                    "token_ids": [1, 2],
+                    "question": f"{questions} {index}",
+                    "gold": gold,
+                    "verdict": "correct" if ok else "wrong",
+                }
+                for index, ok in enumerate(solved)
+            ]
+            samples = folder / "samples.jsonl"
+            samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            self.client.log_artifact(run_id, str(samples))
+        all_tags = {
+            "job_id": job_id,
+            "task": "gsm8k",
+            "task_version": "1",
+            "output_dir": str(folder),
+            **(tags or {}),
+        }
+        self.client.log_batch(
+            run_id,
+            [Metric(key, value, self.clock_ms, 0) for key, value in numbers.items()],
+            [Param(key, value) for key, value in params.items()],
+            [RunTag(key, value) for key, value in all_tags.items()],
+        )
+        self.client.set_terminated(run_id, status, end_time=self.clock_ms + 500)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One database for all tests: creating one takes seconds."""
+    return Store(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture(scope="session")
+def grid(store: Store) -> Store:
+    """Three quantizations × two splits: nf4 much worse on test, everything else as good as equal."""
+    for split in ("test", "train"):
+        for quantization, test_marks, train_marks in (
+            (NONE, marks(180, 200), marks(190, 200)),
+            (INT8, marks(181, 200, 3), marks(190, 200)),
+            (NF4, marks(150, 200), marks(189, 200)),
+        ):
+            name = f"{quantization['quantization.name']}-{split}"
+            solved = test_marks if split == "test" else train_marks
+            store.job("grid", name, {**quantization, "task.split": split}, solved)
+    store.job("grid", "dead", {**NF4, "seed": "7"}, marks(1, 200), status="FAILED")
+    store.job("grid", "killed", {**NF4, "seed": "8"}, marks(1, 200), status="KILLED")
+    return store
+
+
+@pytest.fixture
+def show(store: Store, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command on an experiment; returns exit code, stdout and stderr."""
+
+    def run(experiment: str, *arguments: str) -> tuple[int, str, str]:
+        output_dir = ["--output-dir", str(store.output_dir)]
+        code = compare.main([*output_dir, "--experiment", experiment, *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def rows(show: Any) -> Any:
+    """Run the command for JSON; returns the first table's rows by job."""
+
+    def run(experiment: str, *arguments: str) -> dict[str, dict[str, Any]]:
+        code, out, err = show(experiment, "--format", "json", *arguments)
+        assert (code, err) == (0, "")
+        return {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------ styles
+
+
+def test_table_has_differing_keys_only_and_whole_numbers(grid: Store, show: Any) -> None:
+    code, out, _ = show("grid", "--baseline", BASELINE)
+    assert code == 0
+    head = out.split("\n\n")[0]
+    assert "quantization" in head
+    assert "task.split" in head
+    for absent in ("model", "tracking", "output_dir", "print", "double_quant", "threshold", "seed", "…"):
+        assert absent not in head, absent
+    assert "90.0 % [85.1, 93.4]" in out
+    assert "-30 " not in out
+    assert "−15.0 [−20.6, −10.7]" in out
+    assert "0/30" in out
+
+
+def test_table_says_what_the_test_shows_and_never_equal(grid: Store, show: Any) -> None:
+    _, out, _ = show("grid", "--baseline", BASELINE)
+    assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
+    assert "int8 vs none on task.split=test (n=200): no difference shown (Δ −1.0 points" in out
+    assert "would have been seen at least 4 times in 5" in out
+    assert "4 comparisons of this table" in out
+    assert "equal" not in out
+
+
+def test_no_delta_without_a_baseline(grid: Store, show: Any) -> None:
+    _, out, _ = show("grid")
+    assert "Δ" not in out
+    assert "Holm" not in out
+
+
+def test_markdown(grid: Store, show: Any) -> None:
+    _, out, _ = show("grid", "--baseline", BASELINE, "--format", "markdown")
+    table = [line for line in out.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 6
+    assert len({line.count("|") for line in table}) == 1
+    assert "- nf4 vs none on task.split=test" in out
+
+
+def test_json_holds_every_number(grid: Store, rows: Any) -> None:
+    row = rows("grid", "--baseline", BASELINE)["nf4-test"]
+    assert row["config"] == {"quantization.name": "nf4", "task.split": "test"}
+    assert row["metrics"]["n"] == 200
+    assert row["metrics"]["accuracy_low"] == pytest.approx(0.6857, abs=1e-3)
+    comparison = row["comparison"]
+    assert (comparison["baseline_job_id"], comparison["wins"], comparison["losses"]) == ("none-test", 0, 30)
+    assert comparison["finding"] == "worse"
+    assert comparison["p"] == pytest.approx(2 / 2**30)
+    assert comparison["p_holm"] == pytest.approx(8 / 2**30)
+
+
+def test_csv_is_one_sheet(grid: Store, show: Any) -> None:
+    _, out, _ = show("grid", "--baseline", BASELINE, "--format", "csv")
+    lines = {line["job_id"]: line for line in csv.DictReader(io.StringIO(out))}
+    assert len(lines) == 6
+    assert lines["nf4-test"]["losses"] == "30"
+    assert lines["none-test"]["is_baseline"] == "True"
+
+
+# --------------------------------------------------------------------------------- which runs count
+
+
+def test_failed_and_killed_runs_are_left_out(grid: Store, rows: Any) -> None:
+    assert set(rows("grid")) == {
+        f"{name}-{split}" for name in ("none", "int8", "nf4") for split in ("test", "train")
+    }
+
+
+def test_the_newest_run_of_a_job_counts(store: Store, rows: Any) -> None:
+    store.job("newest", "same", NONE, marks(10, 100))
+    store.job("newest", "same", NONE, marks(90, 100))
+    store.job("newest", "same", NONE, marks(20, 100), status="KILLED")
+    assert rows("newest")["same"]["metrics"]["correct"] == 90
+
+
+def test_where_filters_with_numbers_as_numbers(grid: Store, rows: Any) -> None:
+    found = rows("grid", "--where", "task.split=test", "--where", "generation.temperature=0")
+    assert set(found) == {"none-test", "int8-test", "nf4-test"}
+    assert set(rows("grid", "--where", "job_id=none-test")) == {"none-test"}
+
+
+def test_tasks_without_accuracy_get_a_plain_table(store: Store, show: Any) -> None:
+    for batch in ("1", "4"):
+        config = {"task.name": "memory", "task.batch_size": batch}
+        store.job(
+            "mixed", f"memory-{batch}", config, tags={"task": "memory"}, metrics={"predicted_mib": 7.25}
+        )
+    store.job("mixed", "gsm8k-a", NONE, marks(5, 10))
+    _, out, _ = show("mixed", "--baseline", BASELINE)
+    assert out.index("gsm8k: 1 run") < out.index("memory: 2 runs")
+    memory = out[out.index("memory: 2 runs") :]
+    assert memory.split()[3:8] == [
+        "task.batch_size",
+        "predicted_mib",
+        "weight_mib",
+        "peak_rss_mib",
+        "decode_tok_per_s",
+    ]
+    assert "accuracy" not in memory
+    _, out, _ = show("mixed", "--task", "memory")
+    assert "gsm8k" not in out
+
+
+# ---------------------------------------------------------------------------------------- baselines
+
+
+def test_each_split_has_its_own_baseline(grid: Store, rows: Any) -> None:
+    found = rows("grid", "--baseline", BASELINE)
+    for split in ("test", "train"):
+        assert found[f"none-{split}"]["is_baseline"]
+        for name in ("int8", "nf4"):
+            assert found[f"{name}-{split}"]["comparison"]["baseline_job_id"] == f"none-{split}"
+    assert found["int8-train"]["comparison"]["p"] == 1.0  # no discordant pair at all
+
+
+def test_a_choices_own_keys_stand_in_brackets(store: Store, show: Any) -> None:
+    store.job("brackets", "base", NONE, marks(50, 100))
+    store.job("brackets", "double", NF4, marks(49, 100))
+    store.job("brackets", "single", {**NF4, "quantization.double_quant": "false"}, marks(48, 100))
+    _, out, _ = show("brackets", "--baseline", BASELINE)
+    assert "• nf4 (quantization.double_quant=true) vs none (n=100): no difference shown" in out
+    assert "• nf4 (quantization.double_quant=false) vs none (n=100): no difference shown" in out
+
+
+def test_a_row_without_baseline_says_what_differs(store: Store, show: Any, rows: Any) -> None:
+    store.job("lonely", "base", NONE, marks(50, 100))
+    store.job("lonely", "other", {**NF4, "seed": "1"}, marks(50, 100))
+    row = rows("lonely", "--baseline", BASELINE)["other"]
+    assert row["comparison"] is None
+    assert row["note"] == "no baseline: the nearest one differs in seed (0, here 1)"
+    _, out, _ = show("lonely", "--baseline", BASELINE)
+    assert "quantization=nf4, seed=1: not compared, no baseline" in out
+
+
+def test_two_possible_baselines_are_never_guessed_between(store: Store, rows: Any) -> None:
+    store.job("twins", "base-1", NONE, marks(50, 100))
+    store.job("twins", "base-2", NONE, marks(60, 100))  # the same config, other weights
+    store.job("twins", "nf4", NF4, marks(50, 100))
+    row = rows("twins", "--baseline", BASELINE)["nf4"]
+    assert row["comparison"] is None
+    assert row["note"].startswith("2 baselines match (base-1, base-2)")
+    row = rows("twins", "--baseline", "quantization=none,job_id=base-2")["nf4"]
+    assert row["comparison"]["baseline_job_id"] == "base-2"
+
+
+def test_a_key_both_have_still_has_to_agree() -> None:
+    nf4, fp4 = NF4, {"quantization.name": "fp4", "quantization.double_quant": "false"}
+    runs = [compare.Run("", str(config), "gsm8k", "1", "", config, {}) for config in (nf4, fp4)]
+    keys = differing_keys([run.params for run in runs])
+    with pytest.raises(compare.NotPaired, match=r"quantization\.double_quant \(true, here false\)"):
+        compare.find_baseline(runs[1], runs[:1], {"quantization.name": "nf4"}, keys)
+
+
+def test_columns_follow_the_config_and_tell_something() -> None:
+    configs: list[dict[str, str]] = [
+        {"seed": "0", **NONE, "model.name": "a"},
+        {"seed": "1", **NF4, "model.name": "b"},
+        {"seed": "1", **NF4, "model.name": "b", "print": "json", "tracking.uri": "x", "model.cache_dir": "y"},
+    ]
+    keys = differing_keys(configs)
+    assert keys == ["model.name", "quantization.name", "quantization.double_quant", "seed"]
+    assert telling_keys(keys, configs) == ["model.name", "quantization.name", "seed"]
+    configs.append({**configs[1], "quantization.double_quant": "false"})
+    assert telling_keys(keys, configs) == keys
+
+
+# ------------------------------------------------------------------------------------------ pairing
+
+
+def test_other_questions_are_refused(store: Store, rows: Any) -> None:
+    store.job("others", "base", NONE, marks(50, 100))
+    store.job("others", "fewer", NF4, marks(50, 80))
+    store.job("others", "regraded", INT8, marks(50, 100), gold="43")
+    found = rows("others", "--baseline", BASELINE)
+    assert found["fewer"]["note"] == "other questions: 80 here, 100 in the baseline, 80 are the same"
+    assert found["regraded"]["note"].endswith("the gold answers differ")
+    assert found["fewer"]["comparison"] is found["regraded"]["comparison"] is None
+
+
+def test_other_scoring_is_refused(store: Store, rows: Any) -> None:
+    store.job("scoring", "base", NONE, marks(50, 100))
+    store.job("scoring", "version", NF4, marks(50, 100), tags={"task_version": "2"})
+    store.job("scoring", "extractor", {**NONE, "task.extractor": "flexible"}, marks(50, 100))
+    assert rows("scoring", "--baseline", BASELINE)["version"]["note"].startswith("scored differently")
+    found = rows("scoring", "--baseline", "task.extractor=strict,quantization=none")
+    assert found["extractor"]["note"] == (
+        "scored differently: the baseline with version 1 strict, this run with version 1 flexible"
+    )
+
+
+def test_artifacts_serve_where_the_folder_is_gone_or_was_changed(store: Store, rows: Any) -> None:
+    base = store.job("moved", "base", NONE, marks(50, 100))
+    changed = store.job("moved", "nf4", NF4, marks(40, 100))
+    shutil.rmtree(base)
+    (changed / "samples.jsonl").write_text('{"index": 0, "ver')  # a rerun in progress
+    comparison = rows("moved", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (comparison["wins"], comparison["losses"]) == (0, 10)
+
+
+def test_no_evidence_is_said(store: Store, rows: Any) -> None:
+    store.job("gone", "base", NONE, marks(50, 100))
+    store.job("gone", "nf4", NF4, metrics={"n": 100, "correct": 50})
+    note = rows("gone", "--baseline", BASELINE)["nf4"]["note"]
+    assert note == "no evidence: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+
+
+# ----------------------------------------------------------------------------------- user's mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--baseline", "quantization=fp8"], "no finished run matches; quantization has int8, nf4, none"),
+        (["--where", "task.split=dev"], "task.split has test, train"),
+        (["--baseline", "quantisation=none"], "Did you mean quantization?"),
+        (["--where", "task.spilt=test"], "Did you mean task.split?"),
+        (["--where", "nf4"], "give KEY=VALUE"),
+        (["--task", "gsm9k"], "Did you mean gsm8k?"),
+        (["--experiment", "grib"], "Did you mean grid?"),
+    ],
+)
+def test_mistakes_get_one_message_and_exit_2(grid: Store, show: Any, arguments: list[str], said: str) -> None:
+    code, out, err = show("grid", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("runner-compare: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_an_experiment_without_finished_runs(store: Store, show: Any) -> None:
+    store.job("unfinished", "a", NONE, marks(1, 2), status="FAILED")
+    code, _, err = show("unfinished")
+    assert code == 2
+    assert "no finished run" in err
+
+
+def test_no_database_is_said_and_none_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for arguments in (["--output-dir", str(tmp_path)], ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]):
+        assert compare.main(arguments) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlflow.db").write_text("hello")
+    assert compare.main(["--output-dir", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "file is not a database" in message
+    assert message.count("\n") == 1
+
+
+def test_which_store_is_read(tmp_path: Path) -> None:
+    environment = {"MLFLOW_TRACKING_URI": "http://server"}
+    assert compare.tracking_uri(tmp_path, None, environment) == "http://server"
+    (tmp_path / "mlflow.db").touch()
+    assert compare.tracking_uri(tmp_path, None, environment) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert compare.tracking_uri(tmp_path, "http://given", environment) == "http://given"
+    with pytest.raises(ConfigError, match="no such file"):
+        compare.tracking_uri(tmp_path, "sqlite:////nowhere/mlflow.db", {})
+
+
+# ------------------------------------------------------------------------------------------- imports
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+PROBE = """
+import sys
+from runner.compare import entry
+try:
+    entry()
+except SystemExit as end:
+    print(*(name for name in ("torch", "mlflow", "hydra") if name in sys.modules), file=sys.stderr)
+    sys.exit(end.code)
+"""
+
+
+def test_help_imports_no_mlflow() -> None:
+    done = python(PROBE, "--help")
+    assert (done.returncode, done.stderr.split()) == (0, [])
+    assert "--baseline" in done.stdout
+
+
+def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
+    output_dir = ["--output-dir", str(grid.output_dir)]
+    done = python(PROBE, *output_dir, "--experiment", "grid", "--baseline", BASELINE)
+    assert (done.returncode, done.stderr.split()) == (0, ["mlflow"])
+    assert "nf4 vs none" in done.stdout

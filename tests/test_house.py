@@ -1,0 +1,137 @@
+"""The floors: a room imports only from floors below it, and cheap modules import nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "runner"
+
+FLOORS = [
+    {"errors", "config", "result", "stats", "progress", "machine", "embedded", "model.source"},
+    {"jobs", "tracking", "model.quantization", "model.lora", "model.rope", "model.footprint",
+     "model.checkpoint"},
+    {"model.load", "engine.base"},
+    {"engine"},
+    {"tasks"},
+    {"run", "report"},
+    {"__main__", "hydra_errors"},
+]  # fmt: skip
+SIDE_DOORS = {"compare": 1, "compare_table": 1}  # may import from floor 0 only, and is imported by nobody
+# rooms of one floor that lean on each other, each pair with its reason
+ALLOWED = {
+    ("tracking", "jobs"): "tracking logs a job and its folder",
+    ("__main__", "hydra_errors"): "the entry explains errors",
+    ("compare", "compare_table"): "the one picks and pairs runs, the other draws them",
+}
+
+
+def modules() -> dict[str, Path]:
+    files = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in files.items() if name != "__init__"}
+
+
+def room(module: str) -> str | None:
+    """The most specific room that holds a module."""
+    names = {name for floor in FLOORS for name in floor} | set(SIDE_DOORS)
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in names:
+            return ".".join(parts[:end])
+    return None
+
+
+def floor(name: str) -> int:
+    return SIDE_DOORS.get(name) or next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def imports(path: Path) -> set[str]:
+    """The runner modules that a file imports, below functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "runner":
+            base = (node.module or "").removeprefix("runner").lstrip(".")
+            known = modules()
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                found.add(full if full in known else base)
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("runner.") for a in node.names if a.name.startswith("runner.")}
+    return found - {""}
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_room_imports_only_from_floors_below(module: str) -> None:
+    if module in ("model", "tasks"):
+        assert not imports(modules()[module])
+        return
+    here = room(module)
+    assert here is not None, f"runner/{module} stands on no floor: give it one in tests/test_house.py"
+    for target in imports(modules()[module]):
+        there = room(target)
+        if there is None or there == here or (here, there) in ALLOWED:
+            continue
+        if floor(here) == floor(there) == 0:
+            continue  # the ground: plain data and helpers
+        assert floor(there) < floor(here), f"runner/{module} ({floor(here)}) imports {target} ({floor(there)})"
+
+
+def test_tasks_never_import_each_other() -> None:
+    tasks = [name for name in modules() if name.startswith("tasks.")]
+    for name in tasks:
+        others = {target for target in imports(modules()[name]) if target in tasks} - {"tasks.base", name}
+        assert not {target for target in others if target.count(".") == 1 and not target.startswith(f"{name}_")}
+
+
+def test_only_tracking_and_compare_touch_mlflow() -> None:
+    users = set()
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(used.split(".")[0] == "mlflow" for used in names):
+                users.add(name)
+    assert users <= {"tracking", "compare"}
+
+
+HEAVY = ("torch", "transformers", "mlflow", "scipy", "pandas", "datasets", "bitsandbytes", "peft", "accelerate")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.argv = ['runner', '--help']; from runner.__main__ import entry; entry()",
+        "sys.argv = ['runner', '--cfg', 'job']; from runner.__main__ import entry; entry()",
+        "sys.argv = ['runner', '-sc', 'query=bash']; os.environ['COMP_LINE'] = 'runner quant';"
+        "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
+        "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
+        "import runner.run, runner.tasks.gsm8k, runner.tasks.sweep, runner.tasks.memory, runner.tasks.split",
+    ],
+    ids=["help", "cfg", "completion", "compare-help", "tasks"],
+)
+def test_cheap_things_import_nothing_heavy(code: str, tmp_path: Path) -> None:
+    program = f"""
+import atexit, os, sys
+heavy = {HEAVY!r}
+atexit.register(lambda: print("HEAVY", [name for name in heavy if name in sys.modules]))
+{code}
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+def test_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes() -> None:
+    program = """
+import sys
+for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "peft", "datasets"):
+    sys.modules[name] = None  # an import of it fails
+import runner.engine.local
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
