@@ -30,12 +30,13 @@ exit_codes: list[int] = [0]  # one for each job that failed; a grid goes on afte
 def main(composed: DictConfig) -> None:
     """Run one composed job and print its result, or why there is none."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from runner.report import show
+    from runner.report import show, show_line
     from runner.run import run
 
-    chosen = HydraConfig.get().runtime.choices
+    hydra_config = HydraConfig.get()
     try:
         config = to_config(composed)
         record = run(config, OmegaConf.to_yaml(composed))
@@ -46,7 +47,11 @@ def main(composed: DictConfig) -> None:
         print(f"error: {message}", file=sys.stderr)
         exit_codes.append(exit_code(error))
         return
-    show(record, {group: chosen[group] for group in GROUPS if group != "tracking"}, config.print)
+    if hydra_config.mode is RunMode.MULTIRUN:
+        show_line(record, list(hydra_config.overrides.task), config.print)
+    else:
+        choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
+        show(record, choices, config.print)
 
 
 def entry() -> NoReturn:

@@ -91,20 +91,14 @@ def main(arguments: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     epilog = "example: runner-compare --task gsm8k --where seed=0 --baseline quantization=none"
-    it = argparse.ArgumentParser(
-        "runner-compare", description=(__doc__ or "").split("\n\n")[0], epilog=epilog
-    )
+    it = argparse.ArgumentParser("runner-compare", description=(__doc__ or "").split("\n\n")[0], epilog=epilog)
     pairs = "KEY=VALUE[,KEY=VALUE]"
-    it.add_argument(
-        "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
-    )
+    it.add_argument("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
     it.add_argument("--tracking-uri", help="MLflow store to read instead; or set MLFLOW_TRACKING_URI")
     it.add_argument("--experiment", default="runner", help="MLflow experiment (default: %(default)s)")
     it.add_argument("--task", help="only this task, e.g. gsm8k (default: one table a task)")
     it.add_argument("--where", action="append", default=[], metavar=pairs, help="only runs with these values")
-    it.add_argument(
-        "--baseline", default="", metavar=pairs, help="compare with the runs that have these values"
-    )
+    it.add_argument("--baseline", default="", metavar=pairs, help="compare with the runs that have these values")
     it.add_argument("--format", default="table", choices=list(map(str, Format)), help="default: %(default)s")
     return it
 
@@ -117,9 +111,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> list[Table]:
     tasks = sorted({run.task for run in runs})
     if options.task:
         if options.task not in tasks:
-            raise ConfigError(
-                f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}"
-            )
+            raise ConfigError(f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}")
         runs = [run for run in runs if run.task == options.task]
     for text in options.where:
         runs = select(runs, parse_pairs(text, runs, "--where"), f"--where {text}")
@@ -292,9 +284,7 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
         if (other.task_version, other.value(extractor)) == (run.task_version, run.value(extractor))
     ]
     if not scored_alike:
-        versions = listed(
-            f"version {other.task_version} {other.value(extractor) or ''}".strip() for other in same
-        )
+        versions = listed(f"version {other.task_version} {other.value(extractor) or ''}".strip() for other in same)
         here = f"version {run.task_version} {run.value(extractor) or ''}".strip()
         raise NotPaired(f"scored differently: the baseline with {versions}, this run with {here}")
     if len(scored_alike) > 1:
@@ -381,10 +371,7 @@ def tabulate(runs: list[Run], baseline: dict[str, str], evidence: Evidence) -> T
     varying = differing_keys([run.params for run in runs])
     keys = telling_keys(varying, [run.params for run in runs])
     by_id = {run.job_id: run for run in runs}
-    rows = [
-        Row(run.job_id, run.run_id, run.folder, {key: run.value(key) for key in keys}, run.metrics)
-        for run in runs
-    ]
+    rows = [Row(run.job_id, run.run_id, run.folder, {key: run.value(key) for key in keys}, run.metrics) for run in runs]
     table = Table(runs[0].task, keys, rows)
     if baseline and table.scored:
         table.baseline = baseline

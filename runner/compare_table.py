@@ -345,9 +345,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
     if row.scored and row.metrics["n"]:  # from the counts, so that every table has the same interval
         low, high = wilson_interval(int(row.metrics["correct"]), int(row.metrics["n"]))
         record["metrics"] |= {"accuracy_low": low, "accuracy_high": high}
-    record["metrics"] = {
-        name: value if math.isfinite(value) else None for name, value in record["metrics"].items()
-    }
+    record["metrics"] = {name: value if math.isfinite(value) else None for name, value in record["metrics"].items()}
     record["is_baseline"] = row.is_baseline
     record["comparison"] = asdict(row.comparison) if row.comparison else None
     record["note"] = row.note
@@ -375,9 +373,7 @@ def _csv(tables: list[Table], out: TextIO) -> None:
     for table in tables:
         for row in table.rows:
             record = _record(table, row)
-            config, metrics, comparison = (
-                record.pop(part) or {} for part in ("config", "metrics", "comparison")
-            )
+            config, metrics, comparison = (record.pop(part) or {} for part in ("config", "metrics", "comparison"))
             lines.append({**record, **config, **metrics, **comparison})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     last = [*Comparison.__dataclass_fields__, "is_baseline", "note", "run_id", "output_dir"]

@@ -242,9 +242,19 @@ class Gsm8kConfig(TaskConfig):
     instruction: str = "Solve it step by step. End with '#### ' and the number."
 
     def __post_init__(self) -> None:
-        check(self.limit is None or self.limit >= 1, "task.limit", self.limit, "must be 1 or more, or null for all")
+        check(
+            self.limit is None or self.limit >= 1,
+            "task.limit",
+            self.limit,
+            "must be 1 or more, or null for all",
+        )
         check(self.shots >= 0, "task.shots", self.shots, "must be 0 or more")
-        check(bool(self.data.strip()), "task.data", repr(self.data), "give embedded, a JSONL file or a dataset id")
+        check(
+            bool(self.data.strip()),
+            "task.data",
+            repr(self.data),
+            "give embedded, a JSONL file or a dataset id",
+        )
         if self.prompt is PromptStyle.text and self.system:
             raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
 
@@ -265,7 +275,12 @@ class SweepConfig(TaskConfig):
             check(bool(values), f"task.{key}", values, "give at least one number, e.g. [1,4,16]")
             check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
             check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
-        check(self.new_tokens >= 2, "task.new_tokens", self.new_tokens, "must be 2 or more: decoding starts at the 2nd")
+        check(
+            self.new_tokens >= 2,
+            "task.new_tokens",
+            self.new_tokens,
+            "must be 2 or more: decoding starts at the 2nd",
+        )
         check(self.repeats >= 1, "task.repeats", self.repeats, "must be 1 or more")
         check(self.warmup >= 0, "task.warmup", self.warmup, "must be 0 or more")
 
@@ -283,7 +298,12 @@ class MemoryConfig(TaskConfig):
     def __post_init__(self) -> None:
         for key in ("batch_size", "prompt_tokens", "repeats"):
             check(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be 1 or more")
-        check(self.new_tokens >= 2, "task.new_tokens", self.new_tokens, "must be 2 or more: decoding starts at the 2nd")
+        check(
+            self.new_tokens >= 2,
+            "task.new_tokens",
+            self.new_tokens,
+            "must be 2 or more: decoding starts at the 2nd",
+        )
 
 
 @dataclass
@@ -371,6 +391,8 @@ def register() -> None:
     """
     from hydra.core.config_store import ConfigStore
 
+    # Hydra deep-copies the store whenever it lists a group, and lists 60 groups for --help; listing changes nothing
+    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
     for group, schemas in GROUPS.items():

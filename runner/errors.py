@@ -1,12 +1,12 @@
 """What can go wrong that a user can cause or mend: one clear message each, no traceback.
 
-    RunnerError              exit 1   a job failed
-    ├── ConfigError          exit 2   a key, value or choice is wrong
-    │   └── DataError        exit 2   a data file is missing or is not what it should be
-    ├── EvidenceError        exit 2   what an earlier run left on disk cannot be read
-    ├── OutputError          exit 2   the output folder cannot be written
-    ├── TrackingError        exit 2   MLflow cannot be opened or written
-    └── JobFailed            exit 1   the work itself broke (a crashed child process, a full disk)
+RunnerError              exit 1   a job failed
+├── ConfigError          exit 2   a key, value or choice is wrong
+│   └── DataError        exit 2   a data file is missing or is not what it should be
+├── EvidenceError        exit 2   what an earlier run left on disk cannot be read
+├── OutputError          exit 2   the output folder cannot be written
+├── TrackingError        exit 2   MLflow cannot be opened or written
+└── JobFailed            exit 1   the work itself broke (a crashed child process, a full disk)
 """
 
 from __future__ import annotations

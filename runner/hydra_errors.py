@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -72,9 +72,11 @@ def _wrong_value(cause: ValidationError, written: str) -> str:
 
 def _unknown_key(key: str, conf: Path, owner: object = None) -> str:
     """Name the key and the nearest valid one: a group's, a root key, or a key of the group's schema."""
-    head, dot, last = key.rpartition(".")
+    head, dot, _ = key.rpartition(".")
     if dot:
-        names = _schema_keys(owner) or {name for schema in GROUPS.get(head, {}).values() for name in _schema_keys(schema)}
+        names = _schema_keys(owner) or {
+            name for schema in GROUPS.get(head, {}).values() for name in _schema_keys(schema)
+        }
         return f"{key}: {unknown('key', key, (f'{head}.{name}' for name in names))}"
     groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
     return f"{key}: {unknown('group or key', key, {*groups, *_schema_keys(RunnerConfig)})}"

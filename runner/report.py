@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 # One line of the table: its label, and the metrics that stand on it. What is named nowhere here is not a headline.
 HEADLINES: list[tuple[str, str]] = [
     ("accuracy", "{accuracy:.1%}   95 % interval {accuracy_low:.1%} – {accuracy_high:.1%}   n = {n:,.0f}"),
-    ("verdicts", "{correct:,.0f} correct · {wrong:,.0f} wrong · {no_answer:,.0f} no answer · {cut_off:,.0f} cut off"),
+    (
+        "verdicts",
+        "{correct:,.0f} correct · {wrong:,.0f} wrong · {no_answer:,.0f} no answer · {cut_off:,.0f} cut off",
+    ),
     ("tokens", "{prompt_tokens:,.0f} prompt · {new_tokens:,.0f} new"),
     ("speed", "prefill {prefill_tok_per_s:,.0f} tok/s · decode {decode_tok_per_s:,.0f} tok/s"),
     ("load_s", "{load_s:.2f}"),
@@ -25,6 +28,7 @@ HEADLINES: list[tuple[str, str]] = [
     ("lora", "{lora_modules:.0f} modules · rank {lora_rank:.0f} · norm of the delta {lora_delta_norm:.3g}"),
     ("seconds", "{seconds:.1f}"),
 ]
+LINE = ("accuracy", "speed", "peak_rss_mib", "seconds")  # what a job of a grid shows
 WORDS = ("architecture", "device", "dtype", "attention", "rope", "source", "output_dir")
 
 
@@ -37,6 +41,18 @@ def show(record: Record, choices: dict[str, str], how: Print) -> None:
             print(to_json(record), flush=True)
         case Print.table:
             _table(record, choices)
+
+
+def show_line(record: Record, overrides: list[str], how: Print) -> None:
+    """Print one job of a grid: one line, because what matters is the table at the end."""
+    if how is not Print.table:
+        show(record, {}, how)
+        return
+    shown = headline(record.result.metrics)
+    keys = [key for key in LINE if key in shown] or list(shown)[:4]
+    numbers = " · ".join(f"{key} {shown[key]}" for key in keys)
+    earlier = "  (recorded earlier)" if record.from_ledger else ""
+    print(f"{record.job_id}  {' '.join(overrides)}\n    {numbers}{earlier}", flush=True)
 
 
 def to_json(record: Record) -> str:

@@ -74,9 +74,7 @@ def paired_difference_interval(b: int, c: int, n: int, confidence: float = 0.95)
     return low, high
 
 
-def detectable_difference(
-    n: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05
-) -> float | None:
+def detectable_difference(n: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """Return the smallest true paired difference that n pairs show with this power; None when n shows none.
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity as the exact test is the stricter one:

@@ -188,7 +188,11 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
     assert runner(*STUB).code == 0
     slow = ["model=stub", "task.limit=4", "model.delay_s=1.0", "seed=5"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "runner", *slow],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: len(statuses(tmp_path)) == 2)
     other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
@@ -209,7 +213,11 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "runner", *slow],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: lines_of(tmp_path) >= 2)
     process.send_signal(sent)

@@ -75,9 +75,7 @@ class Store:
         experiment_id = (
             found.experiment_id
             if found
-            else self.client.create_experiment(
-                experiment, artifact_location=str(self.output_dir / "artifacts")
-            )
+            else self.client.create_experiment(experiment, artifact_location=str(self.output_dir / "artifacts"))
         )
         folder = self.output_dir / experiment / "jobs" / job_id
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,9 +236,7 @@ def test_csv_is_one_sheet(grid: Store, show: Any) -> None:
 
 
 def test_failed_and_killed_runs_are_left_out(grid: Store, rows: Any) -> None:
-    assert set(rows("grid")) == {
-        f"{name}-{split}" for name in ("none", "int8", "nf4") for split in ("test", "train")
-    }
+    assert set(rows("grid")) == {f"{name}-{split}" for name in ("none", "int8", "nf4") for split in ("test", "train")}
 
 
 def test_the_newest_run_of_a_job_counts(store: Store, rows: Any) -> None:
@@ -259,9 +255,7 @@ def test_where_filters_with_numbers_as_numbers(grid: Store, rows: Any) -> None:
 def test_tasks_without_accuracy_get_a_plain_table(store: Store, show: Any) -> None:
     for batch in ("1", "4"):
         config = {"task.name": "memory", "task.batch_size": batch}
-        store.job(
-            "mixed", f"memory-{batch}", config, tags={"task": "memory"}, metrics={"predicted_mib": 7.25}
-        )
+        store.job("mixed", f"memory-{batch}", config, tags={"task": "memory"}, metrics={"predicted_mib": 7.25})
     store.job("mixed", "gsm8k-a", NONE, marks(5, 10))
     _, out, _ = show("mixed", "--baseline", BASELINE)
     assert out.index("gsm8k: 1 run") < out.index("memory: 2 runs")
@@ -443,9 +437,7 @@ def test_which_store_is_read(tmp_path: Path) -> None:
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
 PROBE = """

@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
 
 FLOORS = [
-    {"errors", "config", "result", "stats", "progress", "machine", "embedded", "model.source"},
+    {"errors", "config", "result", "stats", "progress", "machine", "embedded", "model.source",
+     "model.checkpoint", "model.byteio"},
     {"jobs", "tracking", "model.quantization", "model.lora", "model.rope", "model.footprint",
-     "model.checkpoint"},
+     "model.layout"},
     {"model.load", "engine.base"},
     {"engine"},
     {"tasks"},
@@ -99,7 +100,17 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
     assert users <= {"tracking", "compare"}
 
 
-HEAVY = ("torch", "transformers", "mlflow", "scipy", "pandas", "datasets", "bitsandbytes", "peft", "accelerate")
+HEAVY = (
+    "torch",
+    "transformers",
+    "mlflow",
+    "scipy",
+    "pandas",
+    "datasets",
+    "bitsandbytes",
+    "peft",
+    "accelerate",
+)
 
 
 @pytest.mark.parametrize(

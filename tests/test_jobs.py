@@ -67,7 +67,9 @@ def test_samples_survive_a_torn_last_line(tmp_path: Path) -> None:
     assert read_samples(job.samples_path) == {0: sample(0), 1: again.done[1], 2: sample(2)}
 
 
-@pytest.mark.parametrize("bad", ["not json", "[]", '{"index": 1}', '{"index": "x"}', '{"index": 1, "verdict": "great"}', ""])
+@pytest.mark.parametrize(
+    "bad", ["not json", "[]", '{"index": 1}', '{"index": "x"}', '{"index": 1, "verdict": "great"}', ""]
+)
 def test_a_corrupt_line_is_named_and_nothing_is_changed(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "samples.jsonl"
     text = f"{sample(0).to_json()}\n{bad}\n{sample(2).to_json()}\n"
@@ -116,5 +118,8 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("")
-    with pytest.raises(OutputError, match=r"cannot write .*output_dir="), claim(Job("x", tmp_path / "jobs" / "x")):
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*output_dir="),
+        claim(Job("x", tmp_path / "jobs" / "x")),
+    ):
         pass

@@ -30,9 +30,7 @@ def pairs(draw: st.DrawFn) -> tuple[int, int, int]:
 # ------------------------------------------------------------------------------------------ wilson
 
 
-@pytest.mark.parametrize(
-    ("k", "n"), [(0, 1), (1, 1), (0, 200), (200, 200), (7, 13), (185, 200), (1219, 1319)]
-)
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 200), (200, 200), (7, 13), (185, 200), (1219, 1319)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 def test_wilson_is_scipys(k: int, n: int, confidence: float) -> None:
     expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
@@ -56,9 +54,7 @@ def test_wilson_holds_the_estimate_and_is_symmetric(k: int, rest: int) -> None:
 # ----------------------------------------------------------------------------------------- mcnemar
 
 
-@pytest.mark.parametrize(
-    ("b", "c"), [(0, 0), (1, 0), (0, 6), (5, 5), (10, 3), (40, 20), (1500, 1400), (700, 500)]
-)
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 6), (5, 5), (10, 3), (40, 20), (1500, 1400), (700, 500)])
 def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
     assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
@@ -114,9 +110,7 @@ def log_likelihood(only_second: float, difference: float, b: int, c: int, n: int
     return float(sum(k * math.log(p) for k, p in ((b, only_first), (c, only_second), (n - b - c, rest)) if k))
 
 
-@pytest.mark.parametrize(
-    ("b", "c", "n"), [(40, 20, 160), (12, 3, 200), (3, 12, 200), (7, 7, 50), (30, 1, 60)]
-)
+@pytest.mark.parametrize(("b", "c", "n"), [(40, 20, 160), (12, 3, 200), (3, 12, 200), (7, 7, 50), (30, 1, 60)])
 def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) -> None:
     """The textbook definition, with scipy's optimizer in place of the closed form."""
     for end in paired_difference_interval(b, c, n):

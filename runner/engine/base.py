@@ -90,7 +90,10 @@ class EngineReport:
 class Engine(Protocol):
     """A model that completes prompts. It loads on the first request, or when `load` is called."""
 
-    stats: EngineStats
+    @property
+    def stats(self) -> EngineStats:
+        """Totals so far."""
+        ...
 
     def load(self) -> EngineReport:
         """Load if that has not happened, and say what was loaded."""

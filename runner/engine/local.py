@@ -7,9 +7,7 @@ share of the KV cache is dropped.
 
 from __future__ import annotations
 
-import contextlib
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,7 +136,7 @@ class LocalEngine:
         self, loaded: Loaded, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
     ) -> torch.Tensor:
         """Return the logits [B, V] after the last position."""
-        with torch.inference_mode(), _quiet(self.config.quantization.name):
+        with torch.inference_mode():
             output = loaded.model(
                 input_ids=input_ids,
                 attention_mask=mask,
@@ -149,17 +147,6 @@ class LocalEngine:
             )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
-
-
-@contextlib.contextmanager
-def _quiet(quantization: str) -> Iterator[None]:
-    """Silence one known warning: bitsandbytes says at every int8 product that it casts to float16."""
-    if quantization != "int8":
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="MatMul8bitLt", category=UserWarning)
-        yield
 
 
 def _encode(tokenizer: Any, request: Request, model_name: str) -> tuple[str | Sequence[int], list[int]]:
@@ -208,9 +195,7 @@ def _finished(row: Row, stops: frozenset[int], tokenizer: Any) -> FinishReason |
     return FinishReason.length if len(row.tokens) >= row.limit else None
 
 
-def _completion(
-    row: Row, reason: FinishReason, stops: frozenset[int], tokenizer: Any, seconds: float
-) -> Completion:
+def _completion(row: Row, reason: FinishReason, stops: frozenset[int], tokenizer: Any, seconds: float) -> Completion:
     said = row.tokens[:-1] if row.tokens[-1] in stops and not row.request.ignore_eos else row.tokens
     text = tokenizer.decode(said, skip_special_tokens=True)
     cuts = [at for stop in row.request.stop if (at := text.find(stop)) >= 0]

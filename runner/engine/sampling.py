@@ -65,7 +65,9 @@ class Sampler:
         return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)
 
 
-def _warpers(generation: GenerationConfig) -> list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper]:
+def _warpers(
+    generation: GenerationConfig,
+) -> list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper]:
     warpers: list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper] = []
     if generation.temperature == 0:
         return warpers

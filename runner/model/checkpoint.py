@@ -1,27 +1,21 @@
-"""A checkpoint on disk, byte by byte: safetensors headers read and checked, ranges copied, files hashed.
+"""A checkpoint on disk: which files count, and their safetensors headers, read and checked; no weights.
 
-Imports neither torch nor safetensors: planning needs headers only, copying needs a buffer of a few MiB, and
-what a damaged or hostile file says is refused, with tensor, expected and actual, before anything is written.
+Imports neither torch nor safetensors: planning needs headers only, and what a damaged or hostile file says is
+refused, with tensor, expected and actual, before anything is written.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.errors import ConfigError, DataError, JobFailed, OutputError
+from runner.errors import DataError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-CHUNK_BYTES = 4 * 1024 * 1024
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 WEIGHT_SUFFIXES = (
     ".safetensors",
@@ -111,9 +105,7 @@ def _is_weight(name: str) -> bool:
 
 def _no_safetensors(folder: Path) -> str:
     found = sorted(path.name for path in folder.iterdir() if _is_weight(path.name))
-    message = (
-        f"{folder} holds neither {SINGLE} nor {INDEX} (weight files found: {', '.join(found) or 'none'})."
-    )
+    message = f"{folder} holds neither {SINGLE} nor {INDEX} (weight files found: {', '.join(found) or 'none'})."
     if any(name.endswith(".bin") for name in found):
         message += (
             " Splitting needs safetensors: convert the .bin once with transformers, "
@@ -126,9 +118,7 @@ def _read_shards(index: Path) -> list[WeightFile]:
     """Read every shard that the index names; both must tell the same story, tensor by tensor."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(
-            f"{index}: weight_map must map tensor names to file names, found {_short(weight_map)}"
-        )
+        raise DataError(f"{index}: weight_map must map tensor names to file names, found {_short(weight_map)}")
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
             raise DataError(f"{index}: tensor {name} is said to lie in {shard!r}; expected a bare file name")
@@ -141,9 +131,7 @@ def _read_shards(index: Path) -> list[WeightFile]:
     for file in files:
         for tensor in file.tensors:
             if tensor.name in actual:
-                raise DataError(
-                    f"tensor {tensor.name} lies in two files: {actual[tensor.name]} and {file.path.name}"
-                )
+                raise DataError(f"tensor {tensor.name} lies in two files: {actual[tensor.name]} and {file.path.name}")
             actual[tensor.name] = file.path.name
     for name, shard in weight_map.items():
         if actual.get(name) != shard:
@@ -186,18 +174,14 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     for tensor in tensors:
         if tensor.offset != position:
             what = "overlaps the one before it" if tensor.offset < position else "leaves a hole before it"
-            raise DataError(
-                f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found"
-            )
+            raise DataError(f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found")
         position += tensor.nbytes
         if position > size:
             raise DataError(
                 f"{path}: truncated: tensor {tensor.name} should end at byte {position}, the file at {size}"
             )
     if position != size:
-        raise DataError(
-            f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found"
-        )
+        raise DataError(f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found")
     return WeightFile(path, size, header, metadata, tensors)
 
 
@@ -208,9 +192,7 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise DataError(
-            f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {_short(entry)}"
-        )
+        raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {_short(entry)}")
     if dtype not in DTYPE_BITS:
         raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
     bits = math.prod(shape) * DTYPE_BITS[dtype]
@@ -220,18 +202,6 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
             f"its data_offsets {begin}..{end} hold {end - begin}"
         )
     return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
-
-
-def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
-    """Return the header of a file that holds these tensors one after the other, padded to 8 bytes."""
-    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    position = 0
-    for tensor in tensors:
-        offsets = [position, position := position + tensor.nbytes]
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -268,125 +238,3 @@ def _short(value: object) -> str:
 def is_bare_name(name: object) -> bool:
     """Tell whether name is a plain file name: no folder, no way out of one."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
-
-
-# -------------------------------------------------------------------------------------- reading, writing
-
-
-def read_range(path: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
-    """Yield the bytes of a range piece by piece; each piece is valid until the next one."""
-    buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes)))
-    try:
-        with path.open("rb", buffering=0) as stream:
-            stream.seek(offset)
-            while nbytes > 0:
-                count = stream.readinto(buffer[:nbytes])
-                if not count:
-                    raise DataError(f"{path}: ended while it was being read, {nbytes} bytes short")
-                nbytes -= count
-                yield buffer[:count]
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
-
-
-def tensor_bytes(
-    header: bytes,
-    tensors: Iterable[Tensor],
-    advance: Callable[[int], None],
-    hashes: dict[str, str] | None = None,
-) -> Iterator[bytes | memoryview]:
-    """Yield a whole safetensors file, header first; fills `hashes` with the SHA-256 of each tensor."""
-    yield header
-    for tensor in tensors:
-        digest = hashlib.sha256()
-        for piece in read_range(tensor.file, tensor.offset, tensor.nbytes):
-            if hashes is not None:
-                digest.update(piece)
-            yield piece
-            advance(len(piece))
-        if hashes is not None:
-            hashes[tensor.name] = digest.hexdigest()
-
-
-def file_sha256(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    for piece in read_range(path, 0, path.stat().st_size):
-        digest.update(piece)
-        advance(len(piece))
-    return digest.hexdigest()
-
-
-def write_file(target: Path, pieces: Iterable[bytes | memoryview], expected_sha256: str | None = None) -> str:
-    """Write a file in one step as its readers see it, and return its SHA-256.
-
-    The bytes go through memory because they are hashed anyway: a copy inside the kernel would save nothing.
-    """
-    partial = target.with_name(target.name + ".tmp")
-    digest = hashlib.sha256()
-    try:
-        with partial.open("wb", buffering=0) as stream:
-            for piece in pieces:
-                digest.update(piece)
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[stream.write(rest) :]
-            os.fsync(stream.fileno())
-        if expected_sha256 not in (None, digest.hexdigest()):
-            raise JobFailed(
-                f"{target} would not equal the original: sha256 {expected_sha256} expected, "
-                f"{digest.hexdigest()} found"
-            )
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(target, error) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return digest.hexdigest()
-
-
-def write_json(target: Path, values: object) -> str:
-    """Write values as indented JSON in one step, and return the SHA-256."""
-    return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"])
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> OutputError | JobFailed:
-    """Turn a failed write into one message: a full disk ends the job, a bad folder is the user's to mend."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobFailed(
-            f"the disk is full: {path} could not be written. Make room and run the same command again"
-        )
-    return OutputError(
-        f"cannot write {path} ({error.strerror}): give a folder you may write, task.output_dir=..."
-    )
-
-
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """Raise JobFailed unless the disk that folder is or will be on has room for that many bytes."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free_bytes = shutil.disk_usage(there).free
-    if free_bytes < needed_bytes:
-        need, free = needed_bytes / 2**20, free_bytes / 2**20
-        raise JobFailed(
-            f"task.output_dir={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written"
-        )
-
-
-def list_folder(folder: Path, key: str) -> list[str]:
-    """Names in a folder, none when it does not exist; a file in its place is an error."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
-    try:
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    except OSError as error:
-        raise ConfigError(f"{key}={folder}: cannot be read ({error.strerror})") from error

@@ -114,9 +114,7 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     unpacked = largest * _unpacked_bytes(config.quantization, dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
-        return unpacked + _activation_bytes(
-            settings, dtype_bytes, batch_size, tokens, context if eager else 0
-        )
+        return unpacked + _activation_bytes(settings, dtype_bytes, batch_size, tokens, context if eager else 0)
 
     context = prompt_tokens + new_tokens
     return Footprint(

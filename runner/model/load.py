@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from runner import machine
 from runner.config import Attention, Dtype, PeftConfig, RunnerConfig
@@ -101,13 +101,13 @@ def _from_pretrained(
     if config.model.attention is not Attention.auto:
         settings["attn_implementation"] = config.model.attention.value
     try:
-        with warnings.catch_warnings():
-            # bitsandbytes casts to float16 inside its int8 product and says so at every layer
-            warnings.filterwarnings("ignore", message="MatMul8bitLt", category=UserWarning)
-            return AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model = AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first_lines = " ".join(str(error).split())[:400]
         raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
+    if quantization is not None:
+        quantization_room.check_kernels(model, config.quantization.name)
+    return model
 
 
 def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
@@ -115,7 +115,10 @@ def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=config.model.trust_remote_code, padding_side="left"
+            folder,
+            local_files_only=True,
+            trust_remote_code=config.model.trust_remote_code,
+            padding_side="left",
         )
     except (OSError, ValueError, KeyError) as error:
         first_lines = " ".join(str(error).split())[:300]

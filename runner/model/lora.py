@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
 
     notes = base_mismatch(folder, base_name)
     try:
-        model = PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 by an old name; it is theirs to mend
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         first_lines = " ".join(str(error).split())[:300]
         raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {first_lines}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from runner.config import FourBitConfig, Int8Config, QuantizationConfig
@@ -16,11 +17,15 @@ def transformers_config(quantization: QuantizationConfig) -> Any:
     if quantization.name == "none":
         return None
     _require_bitsandbytes(quantization.name)
+    # it looks for optional kernels on a hub at import and warns when it finds none; its own are used then
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import torch
     from transformers import BitsAndBytesConfig
 
     match quantization:
         case Int8Config(threshold=threshold):
+            # at every product it logs that it casts to float16, which is how LLM.int8() works
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)
         case FourBitConfig(name=name, double_quant=double_quant, compute_dtype=compute_dtype):
             return BitsAndBytesConfig(
@@ -35,6 +40,21 @@ def transformers_config(quantization: QuantizationConfig) -> Any:
 def quantized_modules(model: torch.nn.Module) -> int:
     """Count the linear layers that bitsandbytes holds: proof that the quantization is on."""
     return sum(type(module).__module__.startswith("bitsandbytes.") for module in model.modules())
+
+
+def check_kernels(model: torch.nn.Module, name: str) -> None:
+    """Refuse layer sizes that bitsandbytes' packed 4-bit CPU kernels would crash on at the first forward pass."""
+    from bitsandbytes.functional import has_avx512bf16
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for path, module in model.named_modules():
+        if isinstance(module, Linear4bit) and module.weight.device.type == "cpu" and has_avx512bf16():
+            inputs, outputs = module.in_features, module.out_features
+            if inputs % 64 or outputs % 32:
+                raise ConfigError(
+                    f"quantization={name}: {path} is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels for this "
+                    "CPU need inputs divisible by 64 and outputs by 32: use quantization=int8 or none, or a GPU"
+                )
 
 
 def weight_bytes(model: torch.nn.Module) -> dict[str, int]:

@@ -107,8 +107,8 @@ def _require(folder: Path, key: str, value: str, names: tuple[str, ...]) -> None
 
 def _download(name: str, key: str, revision: str | None, cache_dir: str | None) -> Path:
     """Fetch a hub snapshot, or find it in the cache; the hub's many errors become one message each."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
     try:
         patterns = [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS]

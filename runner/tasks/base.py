@@ -24,5 +24,3 @@ class Task(Protocol):
     def execute(self, config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
         """Do the work. The engine loads on its first use; a task that needs none never touches it."""
         ...
-
-

@@ -63,9 +63,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
         report = engine.load()
         facts, notes = report.facts, notes + report.notes
         kept = ("load_s", "weight_mib", "parameters", "quantized_modules")
-        metrics = {
-            key: value for key, value in report.metrics.items() if key in kept or key.startswith("lora_")
-        }
+        metrics = {key: value for key, value in report.metrics.items() if key in kept or key.startswith("lora_")}
         stop = TEXT_STOPS if task.prompt is PromptStyle.text else ()
         requests = [Request(index, build_prompt(task, items[index], shots), stop) for index in todo]
         _generate(task, items, requests, engine, recorder)

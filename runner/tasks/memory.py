@@ -101,9 +101,7 @@ def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run
         if process.stdout is not None:
             process.stdout.close()
     if code != 0 or "metrics" not in run:
-        raise JobFailed(
-            f"the memory probe, {which}, {_cause(code)} in stage {stage}. {_last_words(log, offset)}"
-        )
+        raise JobFailed(f"the memory probe, {which}, {_cause(code)} in stage {stage}. {_last_words(log, offset)}")
     return run
 
 
@@ -122,9 +120,7 @@ def summarize(runs: list[Run], predicted: Footprint | None) -> Result:
     else:
         metrics |= _predictions(metrics, predicted)
     if any(run["peak_since_start"] for run in runs):
-        notes.append(
-            "this system cannot reset the high-water mark: peaks count from the start of the process"
-        )
+        notes.append("this system cannot reset the high-water mark: peaks count from the start of the process")
     mapped_mib = metrics["mapped_files_mib"]
     if mapped_mib > max(1.0, 0.1 * metrics["weight_mib"]):
         notes.append(
@@ -224,8 +220,4 @@ def _last_words(log: Path, offset: int) -> str:
     with log.open("rb") as stream:
         stream.seek(offset)
         lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
-    return (
-        f"It said nothing; log: {log}"
-        if not lines
-        else f"Its last lines, in {log}:\n" + "\n".join(lines[-8:])
-    )
+    return f"It said nothing; log: {log}" if not lines else f"Its last lines, in {log}:\n" + "\n".join(lines[-8:])

@@ -16,6 +16,7 @@ from runner.config import MergeConfig, RunnerConfig
 from runner.engine.base import Engine
 from runner.errors import ConfigError, DataError
 from runner.jobs import Recorder
+from runner.model import byteio
 from runner.model import checkpoint as ckpt
 from runner.model.checkpoint import Tensor, WeightFile
 from runner.progress import Progress
@@ -57,7 +58,7 @@ def evidence(config: RunnerConfig) -> dict[str, str]:
     """Check the manifest and name it by its SHA-256: it holds the hash of everything else."""
     parts = _parts_dir(config)
     read_manifest(parts)
-    return {"manifest": ckpt.file_sha256(parts / MANIFEST)}
+    return {"manifest": byteio.file_sha256(parts / MANIFEST)}
 
 
 def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001 - needs no model
@@ -70,18 +71,18 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     with recorder.progress(total, "check parts", "bytes") as bar:
         files = _check(parts_dir, manifest, bar)
         missing = _missing(folder, [*manifest.files, *manifest.companions])
-        ckpt.require_space(folder, sum(listed.nbytes for listed in missing))
+        byteio.require_space(folder, sum(listed.nbytes for listed in missing))
         write_started = time.perf_counter()
-        ckpt.make_folder(folder)
+        byteio.make_folder(folder)
         bar.say("merge")
         for listed in manifest.companions:
             if listed in missing:
-                pieces = ckpt.read_range(parts_dir / MODEL_FILES / listed.file, 0, listed.nbytes)
-                ckpt.write_file(folder / listed.file, pieces, listed.sha256)
+                pieces = byteio.read_range(parts_dir / MODEL_FILES / listed.file, 0, listed.nbytes)
+                byteio.write_file(folder / listed.file, pieces, listed.sha256)
         for listed, header, tensors in files:
             if listed in missing:
-                whole = ckpt.tensor_bytes(header, tensors, bar.advance)
-                ckpt.write_file(folder / listed.file, whole, listed.sha256)
+                whole = byteio.tensor_bytes(header, tensors, bar.advance)
+                byteio.write_file(folder / listed.file, whole, listed.sha256)
     now = time.perf_counter()
     restored = [tensor for _, _, tensors in files for tensor in tensors]
     written_mib = sum(listed.nbytes for listed in missing) / MIB
@@ -104,9 +105,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
             "source": manifest.source,
             "bit_identical": "yes: every file has the SHA-256 that the manifest gives for the source's",
         },
-        notes=[]
-        if missing
-        else ["all files were there already, each with the right SHA-256: nothing was written"],
+        notes=[] if missing else ["all files were there already, each with the right SHA-256: nothing was written"],
         artifacts=[str(folder / listed.file) for listed in (*manifest.files, *manifest.companions)],
     )
 
@@ -134,18 +133,12 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         unfinished = (folder / UNFINISHED).exists()
-        why = (
-            "the split was interrupted: run the same task=split again"
-            if unfinished
-            else "give what task=split wrote"
-        )
+        why = "the split was interrupted: run the same task=split again" if unfinished else "give what task=split wrote"
         raise ConfigError(f"task.parts={folder}: no {MANIFEST} there; {why}")
     values = ckpt.load_json(path)
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
-        raise DataError(
-            f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}"
-        )
+        raise DataError(f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}")
     source = values.get("source")
     if not isinstance(source, dict):
         raise DataError(f"{path}: source: a JSON object expected")
@@ -157,9 +150,7 @@ def read_manifest(folder: Path) -> Manifest:
         parts=_listed(path, "parts", values.get("parts")),
     )
     if len(manifest.parts) != values.get("num_parts"):
-        raise DataError(
-            f"{path}: num_parts={values.get('num_parts')}, but {len(manifest.parts)} parts are listed"
-        )
+        raise DataError(f"{path}: num_parts={values.get('num_parts')}, but {len(manifest.parts)} parts are listed")
     if [f"{listed.file}.header" for listed in manifest.files] != [listed.file for listed in manifest.headers]:
         raise DataError(f"{path}: headers: one for each of source.files expected, in the same order")
     targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
@@ -196,9 +187,7 @@ def _check(folder: Path, manifest: Manifest, bar: Progress) -> list[tuple[Listed
     stored: dict[str, Tensor] = {}
     for listed in manifest.parts:
         for tensor in ckpt.read_weight_file(folder / listed.file).tensors:
-            stored.setdefault(
-                tensor.name, tensor
-            )  # a tied embedding lies in two parts: the first one is read
+            stored.setdefault(tensor.name, tensor)  # a tied embedding lies in two: the first one is read
     files = []
     for listed, header in zip(manifest.files, manifest.headers, strict=True):
         path = folder / SOURCE_HEADERS / header.file
@@ -213,7 +202,7 @@ def _require_same(path: Path, listed: Listed, what: str, bar: Progress | None) -
         raise DataError(f"{what} is missing: {path}")
     if (size := path.stat().st_size) != listed.nbytes:
         raise DataError(f"{what} is damaged: {listed.nbytes} bytes expected, {size} found ({path})")
-    digest = ckpt.file_sha256(path, bar.advance) if bar else ckpt.file_sha256(path)
+    digest = byteio.file_sha256(path, bar.advance) if bar else byteio.file_sha256(path)
     if digest != listed.sha256:
         raise DataError(f"{what} is damaged: sha256 {listed.sha256} expected, {digest} found ({path})")
 
@@ -233,13 +222,13 @@ def _stored(wanted: Tensor, stored: dict[str, Tensor], file: WeightFile) -> Tens
 
 def _missing(folder: Path, targets: list[Listed]) -> list[Listed]:
     """Return what is still to be written; a folder with anything else than finished targets is refused."""
-    names = ckpt.list_folder(folder, "task.output_dir")
+    names = byteio.list_folder(folder, "task.output_dir")
     known = {listed.file: listed for listed in targets}
     there = {}
     for name in names:
         if name.removesuffix(".tmp") in known and name not in known:
             continue  # left by an interrupted merge; it is written anew
-        if name not in known or ckpt.file_sha256(folder / name) != known[name].sha256:
+        if name not in known or byteio.file_sha256(folder / name) != known[name].sha256:
             raise ConfigError(
                 f"task.output_dir={folder}: holds {name}, which is not what this merge writes. "
                 "Nothing was changed: give an empty or new folder"

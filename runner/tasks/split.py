@@ -13,22 +13,18 @@ OUTPUT_DIR/part_0.safetensors    the tensors of part 0, a safetensors file like 
 
 from __future__ import annotations
 
-import itertools
-import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner import machine
 from runner.config import RunnerConfig, SplitConfig, StubConfig
 from runner.engine.base import Engine
-from runner.errors import ConfigError, DataError
+from runner.errors import ConfigError
 from runner.jobs import Recorder
-from runner.model import checkpoint as ckpt
-from runner.model import source
-from runner.model.checkpoint import Checkpoint, Tensor
+from runner.model import byteio, source
+from runner.model.checkpoint import Checkpoint, load_json, read_checkpoint
+from runner.model.layout import Layout, Part, find_layers, layer_type, plan_parts
 from runner.progress import Progress
 from runner.result import Result
 
@@ -42,49 +38,6 @@ UNFINISHED = "manifest.unfinished.json"  # says whose split this is while there 
 MODEL_FILES = "model_files"
 SOURCE_HEADERS = "source_headers"
 MIB = machine.MIB
-
-LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.|^(output|score)\.")
-TOKEN_EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)\.[^.]+$"
-)
-EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe)\.|project_in")
-FINAL_NORM = re.compile(r"(?!word_embed|embed_|emb_)(\w*norm\w*|ln_\w+)\.")
-NORM = re.compile(r"norm|(^|\.)ln_\w+\.")
-ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
-MLP = re.compile(r"mlp|feed_?forward|ffn|experts|(^|\.)(fc\d|dense_\w+|wi|wo)\.", re.IGNORECASE)
-
-
-@dataclass
-class Part:
-    """What one part will hold; `holds` names what lies in it besides layers."""
-
-    part_id: int
-    layers: tuple[int, int]  # first and last, both included
-    tensors: list[Tensor]
-    holds: list[str]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors)
-
-    @property
-    def params(self) -> int:
-        """Numbers in its tensors."""
-        return sum(tensor.params for tensor in self.tensors)
-
-
-@dataclass
-class Layout:
-    """The tensors of a checkpoint by their place in the model."""
-
-    stack: str  # what stands before the layer number, e.g. model.layers
-    layers: list[list[Tensor]]
-    first: list[Tensor] = field(default_factory=list)  # embeddings and all else that comes before the layers
-    norm: list[Tensor] = field(default_factory=list)
-    head: list[Tensor] = field(default_factory=list)
-    tied: list[Tensor] = field(default_factory=list)  # the embedding that is also the head
 
 
 def evidence(config: RunnerConfig) -> dict[str, str]:
@@ -148,19 +101,12 @@ def _notes(checkpoint: Checkpoint, layout: Layout, num_parts: int) -> list[str]:
     notes = []
     if layout.tied and num_parts > 1:
         names = ", ".join(tensor.name for tensor in layout.tied)
-        notes.append(
-            f"the head is tied to the embedding: {names} is stored in the first part and in the last"
-        )
+        notes.append(f"the head is tied to the embedding: {names} is stored in the first part and in the last")
     elif not layout.head and not layout.tied:
         notes.append("no head and no tied embedding found by name: the last part holds no head")
     if checkpoint.left_out:
-        notes.append(
-            f"not copied, as neither this checkpoint's weights nor its configuration: {checkpoint.left_out}"
-        )
+        notes.append(f"not copied, as neither this checkpoint's weights nor its configuration: {checkpoint.left_out}")
     return notes
-
-
-# ------------------------------------------------------------------------------------------------- plan
 
 
 def _plan(config: RunnerConfig) -> tuple[Checkpoint, Layout, list[Part]]:
@@ -168,162 +114,16 @@ def _plan(config: RunnerConfig) -> tuple[Checkpoint, Layout, list[Part]]:
     task = config.task
     assert isinstance(task, SplitConfig)
     if isinstance(config.model, StubConfig):
-        raise ConfigError(
-            "task=split needs weights and model=stub has none: use model=embedded or model=auto"
-        )
+        raise ConfigError("task=split needs weights and model=stub has none: use model=embedded or model=auto")
     for key in ("quantization", "lora"):
         if (choice := getattr(config, key).name) != "none":
-            raise ConfigError(
-                f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none"
-            )
-    checkpoint = ckpt.read_checkpoint(source.locate(config.model))
+            raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")
+    checkpoint = read_checkpoint(source.locate(config.model))
     layout = find_layers(checkpoint)
     count = len(layout.layers)
     if task.num_parts > count:
-        raise ConfigError(
-            f"task.num_parts={task.num_parts}: the model has {count} layers, so {count} parts at most"
-        )
+        raise ConfigError(f"task.num_parts={task.num_parts}: the model has {count} layers, so {count} parts at most")
     return checkpoint, layout, plan_parts(layout, task.num_parts)
-
-
-def find_layers(checkpoint: Checkpoint) -> Layout:
-    """Sort the tensors by place, from their names and config.json."""
-    count, key = _num_layers(checkpoint)
-    groups: dict[str, dict[int, list[Tensor]]] = {}
-    for tensor in checkpoint.tensors:
-        for prefix, index in _numbered(tensor.name):
-            groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
-    covering = {prefix: found for prefix, found in groups.items() if set(range(count)) <= set(found)}
-    if not covering:
-        found = ", ".join(f"{prefix}.{min(have)}..{max(have)}" for prefix, have in list(groups.items())[:5])
-        raise DataError(
-            f"{checkpoint.folder}: config.json says {key}={count}, but no tensor names are numbered "
-            f"0..{count - 1} (found {found or 'no numbers'})"
-        )
-
-    outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
-
-    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another depth or is smaller
-        nbytes = sum(tensor.nbytes for tensors in covering[prefix].values() for tensor in tensors)
-        return len(covering[prefix]) == count, nbytes
-
-    stack = max(outermost, key=weight)
-    layout = Layout(stack, [covering[stack][index] for index in range(count)])
-    for index in sorted(set(covering[stack]) - set(range(count))):
-        layout.layers[-1].extend(covering[stack][index])  # multi-token prediction is numbered on
-    inside = {tensor.name for layer in layout.layers for tensor in layer}
-    parent = stack.rpartition(".")[0]
-    for tensor in checkpoint.tensors:
-        if tensor.name not in inside:
-            _place(tensor, parent, layout)
-    if not layout.head and _setting(checkpoint.config, "tie_word_embeddings", True):
-        layout.tied = _token_embedding(layout.first, parent)
-    return layout
-
-
-def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
-    for key in LAYER_COUNT_KEYS:
-        count = _setting(checkpoint.config, key, None)
-        if type(count) is int and count >= 1:
-            return count, key
-    raise DataError(
-        f"{checkpoint.folder / 'config.json'}: names no number of layers ({', '.join(LAYER_COUNT_KEYS)})"
-    )
-
-
-def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
-    """Look a key up in config.json, or in the text half of a multimodal one."""
-    text = config.get("text_config")
-    return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
-
-
-def _numbered(name: str) -> Iterator[tuple[str, int]]:
-    """Yield (what stands before it, number) for every number among a tensor name's components."""
-    words = name.split(".")
-    for position, word in enumerate(words):
-        if word.isascii() and word.isdigit():
-            yield ".".join(words[:position]), int(word)
-
-
-def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
-    """Put a tensor that is in no layer to the head, the final norm, or before the layers."""
-    local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
-    beside_stack = not parent or local != tensor.name
-    if HEAD.search(tensor.name):
-        layout.head.append(tensor)
-    elif beside_stack and (FINAL_NORM.match(local) or local.startswith("project_out.")):
-        layout.norm.append(tensor)
-    else:
-        layout.first.append(tensor)
-
-
-def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
-    """Find the token embedding, all tensors of it: beside the layers, else the largest one anywhere."""
-    found = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
-    modules = {tensor.name.rpartition(".")[0] for tensor in found}
-    beside = {module for module in modules if module.rpartition(".")[0] == parent}
-    sizes = {
-        name: sum(t.nbytes for t in found if t.name.startswith(f"{name}.")) for name in beside or modules
-    }
-    chosen = max(sizes, key=lambda name: sizes[name], default=None)
-    return [tensor for tensor in found if tensor.name.rpartition(".")[0] == chosen]
-
-
-def plan_parts(layout: Layout, num_parts: int) -> list[Part]:
-    """Cut the layers so that the largest part, with what lies before and after, is the least possible."""
-    tied = layout.tied if num_parts > 1 else []
-    last = [*layout.norm, *layout.head, *tied]
-    costs = [sum(tensor.nbytes for tensor in layer) for layer in layout.layers]
-    costs[0] += sum(tensor.nbytes for tensor in layout.first)
-    costs[-1] += sum(tensor.nbytes for tensor in last)
-    cuts = balance(costs, num_parts)
-    parts = []
-    for part_id, (begin, end) in enumerate(itertools.pairwise(cuts)):
-        tensors = [tensor for layer in layout.layers[begin:end] for tensor in layer]
-        holds = []
-        if begin == 0:
-            tensors = [*layout.first, *tensors]
-            holds += ["embedding"] * bool(layout.first)
-        if end == len(costs):
-            tensors += last
-            holds += (
-                ["norm"] * bool(layout.norm)
-                + ["head"] * bool(layout.head)
-                + ["tied head"] * bool(layout.tied)
-            )
-        # Wide types first, as safetensors itself writes them: torch can only map aligned tensors.
-        tensors.sort(key=lambda tensor: -ckpt.DTYPE_BITS[tensor.dtype])
-        parts.append(Part(part_id, (begin, end - 1), tensors, holds))
-    return parts
-
-
-def balance(costs: list[int], num_parts: int) -> list[int]:
-    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is the least possible."""
-    low, high = max(costs), sum(costs)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _fits(costs, num_parts, middle) else (middle + 1, high)
-    cuts = [0]
-    for left in range(
-        num_parts, 1, -1
-    ):  # among the cuts that keep to the limit, the one nearest to an even share
-        begin = cuts[-1]
-        share = sum(costs[begin:]) / left
-        ends = [
-            (abs(sum(costs[begin:end]) - share), end)
-            for end in range(begin + 1, len(costs) - left + 2)
-            if sum(costs[begin:end]) <= low and _fits(costs[end:], left - 1, low)
-        ]
-        cuts.append(min(ends)[1])
-    return [*cuts, len(costs)]
-
-
-def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
-    """Tell whether num_parts runs or fewer suffice when none may exceed the limit (>= every single cost)."""
-    runs, total = 1, 0
-    for cost in costs:
-        runs, total = (runs, total + cost) if total + cost <= limit else (runs + 1, cost)
-    return runs <= num_parts
 
 
 # ---------------------------------------------------------------------------------------------- output
@@ -337,7 +137,7 @@ def _output_dir(config: RunnerConfig) -> Path:
 def _draft(config: RunnerConfig, checkpoint: Checkpoint, num_parts: int, bar: Progress) -> dict[str, Any]:
     """Say what will be split into how many parts: the head of the manifest."""
     files = [
-        {"file": file.path.name, "bytes": file.size, "sha256": ckpt.file_sha256(file.path, bar.advance)}
+        {"file": file.path.name, "bytes": file.size, "sha256": byteio.file_sha256(file.path, bar.advance)}
         for file in checkpoint.files
     ]
     name = config.model.name
@@ -352,16 +152,16 @@ def _draft(config: RunnerConfig, checkpoint: Checkpoint, num_parts: int, bar: Pr
 
 
 def _companion(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": ckpt.file_sha256(path)}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": byteio.file_sha256(path)}
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:
     """Return the head of the split that lies in the folder already, None for an empty or absent folder."""
-    names = ckpt.list_folder(folder, "task.output_dir")
+    names = byteio.list_folder(folder, "task.output_dir")
     if not names:
         return None
     for name in (MANIFEST, UNFINISHED):
-        if name in names and (earlier := ckpt.load_json(folder / name)).get("format") == FORMAT["format"]:
+        if name in names and (earlier := load_json(folder / name)).get("format") == FORMAT["format"]:
             return earlier
     raise ConfigError(
         f"task.output_dir={folder}: the folder is not empty ({', '.join(names[:3])}, ...) and holds no split "
@@ -384,8 +184,7 @@ def _refuse_other(folder: Path, earlier: dict[str, Any] | None, draft: dict[str,
         say = {"num_parts": f"num_parts is {earlier.get('num_parts')} there and {draft['num_parts']} here"}
         what = ", ".join(say.get(key, f"{key} differ") for key in differ)
         raise ConfigError(
-            f"task.output_dir={folder}: holds another split ({what}). Nothing was changed: "
-            "give an empty or new folder"
+            f"task.output_dir={folder}: holds another split ({what}). Nothing was changed: give an empty or new folder"
         )
 
 
@@ -395,7 +194,7 @@ def _require_space(folder: Path, checkpoint: Checkpoint, parts: list[Part]) -> N
     companions = sum(path.stat().st_size for path in checkpoint.companions)
     headers = 2 * sum(len(file.header) for file in checkpoint.files)
     needed = sum(part.nbytes for part in parts) + companions + headers - there
-    ckpt.require_space(folder, max(needed, max(part.nbytes for part in parts)))
+    byteio.require_space(folder, max(needed, max(part.nbytes for part in parts)))
 
 
 def _write(
@@ -407,22 +206,20 @@ def _write(
     bar: Progress,
 ) -> dict[str, Any]:
     """Write everything, the manifest last, and return what the manifest says besides the draft."""
-    ckpt.make_folder(folder)
+    byteio.make_folder(folder)
     if not (folder / MANIFEST).exists():
-        ckpt.write_json(folder / UNFINISHED, draft)  # first, so that an interrupted split can be run again
+        byteio.write_json(folder / UNFINISHED, draft)  # first, so that an interrupted split can be run again
     for sub in (MODEL_FILES, SOURCE_HEADERS):
-        ckpt.make_folder(folder / sub)
+        byteio.make_folder(folder / sub)
     for path, entry in zip(checkpoint.companions, draft["companions"], strict=True):
-        pieces = ckpt.read_range(path, 0, entry["bytes"])
-        ckpt.write_file(folder / MODEL_FILES / path.name, pieces, entry["sha256"])
+        pieces = byteio.read_range(path, 0, entry["bytes"])
+        byteio.write_file(folder / MODEL_FILES / path.name, pieces, entry["sha256"])
     headers = []
     for file in checkpoint.files:
         name = f"{file.path.name}.header"
-        digest = ckpt.write_file(folder / SOURCE_HEADERS / name, [file.header])
+        digest = byteio.write_file(folder / SOURCE_HEADERS / name, [file.header])
         headers.append({"file": name, "bytes": len(file.header), "sha256": digest})
-    metadata = {"format": "pt"} | {
-        key: text for file in checkpoint.files for key, text in file.metadata.items()
-    }
+    metadata = {"format": "pt"} | {key: text for file in checkpoint.files for key, text in file.metadata.items()}
     written = [_write_part(folder, part, metadata, bar) for part in parts]
     holders = {what: [part.part_id for part in parts if what in part.holds] for what in ("embedding", "norm")}
     tensors = checkpoint.tensors
@@ -441,7 +238,7 @@ def _write(
             "stored_bytes": sum(part.nbytes for part in parts),
         },
     }
-    ckpt.write_json(folder / MANIFEST, draft | rest)
+    byteio.write_json(folder / MANIFEST, draft | rest)
     (folder / UNFINISHED).unlink(missing_ok=True)
     return rest
 
@@ -450,9 +247,9 @@ def _write_part(folder: Path, part: Part, metadata: dict[str, str], bar: Progres
     """Write part_N.safetensors and partition_N.json, and return the part's entry in the manifest."""
     bar.say(f"part {part.part_id}")
     name, partition = f"part_{part.part_id}.safetensors", f"partition_{part.part_id}.json"
-    header = ckpt.build_header(part.tensors, metadata)
+    header = byteio.build_header(part.tensors, metadata)
     hashes: dict[str, str] = {}
-    digest = ckpt.write_file(folder / name, ckpt.tensor_bytes(header, part.tensors, bar.advance, hashes))
+    digest = byteio.write_file(folder / name, byteio.tensor_bytes(header, part.tensors, bar.advance, hashes))
     layers, offset = [], len(header)
     for tensor in part.tensors:
         reference = {"file": name, "tensor": tensor.name, "dtype": tensor.dtype, "offset": offset}
@@ -479,18 +276,9 @@ def _write_part(folder: Path, part: Part, metadata: dict[str, str], bar: Progres
         "bytes": offset,
         "sha256": digest,
         "partition": partition,
-        "partition_sha256": ckpt.write_json(folder / partition, content),
+        "partition_sha256": byteio.write_json(folder / partition, content),
         "layers": list(part.layers),
         "holds": part.holds,
         "tensors": len(part.tensors),
         "params": part.params,
     }
-
-
-def layer_type(name: str) -> str:
-    """Say what kind of layer a tensor belongs to, by its name."""
-    module = ".".join(name.split(".")[-2:])
-    if NORM.search(module):
-        return "norm"
-    kinds = (("head", HEAD), ("embedding", EMBEDDING), ("attention", ATTENTION), ("mlp", MLP))
-    return next((kind for kind, pattern in kinds if pattern.search(name)), "other")

@@ -100,9 +100,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     return summarize(cells, report, load_s)
 
 
-def run_cell(
-    config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int
-) -> Repeat | None:
+def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int) -> Repeat | None:
     """Run a cell once and add it to the cell; None when it does not fit, which the cell's note then says."""
     task = config.task
     assert isinstance(task, SweepConfig)
@@ -179,9 +177,7 @@ def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
     if len(measured) < len(cells):
         for cell, row in zip(cells, rows, strict=True):
             row["note"] = cell.note
-        notes.append(
-            f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes"
-        )
+        notes.append(f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes")
     return Result(metrics, rows, dict(report.facts), notes)
 
 

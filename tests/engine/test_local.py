@@ -16,7 +16,13 @@ from runner.engine.base import Completion, Engine, Message, Request
 from runner.errors import ConfigError
 from runner.result import FinishReason
 
-PROMPTS = ["Ann has 3 apples.", "x", "Bob buys 12 pens and gives 5 away. How many are left?", "Hello there", "1+1="]
+PROMPTS = [
+    "Ann has 3 apples.",
+    "x",
+    "Bob buys 12 pens and gives 5 away. How many are left?",
+    "Hello there",
+    "1+1=",
+]
 Make = Callable[..., RunnerConfig]
 
 
@@ -63,7 +69,12 @@ def test_outputs_do_not_depend_on_the_batch(
 def test_sampling_follows_the_seed(make_config: Make, tiny_model: ModelConfig) -> None:
     generation = GenerationConfig(name="sampling", max_new_tokens=24, temperature=1.0)
     texts = [
-        {i: c.text for i, c in complete(open_engine(make_config(model=tiny_model, generation=generation, seed=s)), requests()).items()}
+        {
+            i: c.text
+            for i, c in complete(
+                open_engine(make_config(model=tiny_model, generation=generation, seed=s)), requests()
+            ).items()
+        }
         for s in (1, 1, 2)
     ]
     assert texts[0] == texts[1]

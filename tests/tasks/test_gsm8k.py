@@ -79,7 +79,17 @@ class Scripted:
             self.asked.append(request)
             text, reason = self.answers[request.index]
             ids = list(range(3))
-            yield Completion(request.index, text, ids, reason, "sha", 10, 0.1, 0.2, error="boom" if reason == "error" else None)
+            yield Completion(
+                request.index,
+                text,
+                ids,
+                reason,
+                "sha",
+                10,
+                0.1,
+                0.2,
+                error="boom" if reason == "error" else None,
+            )
 
     def close(self) -> None: ...
 

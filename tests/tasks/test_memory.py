@@ -45,11 +45,7 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
     assert [row["stage"] for row in result.rows] == STAGES
     assert all(row["peak_rss_mib"] >= row["steady_rss_mib"] > 0 for row in result.rows)
     assert [row["predicted_mib"] for row in result.rows] == [None, 0, 0, 0]
-    assert (
-        result.metrics["peak_rss_mib_min"]
-        <= result.metrics["peak_rss_mib"]
-        <= result.metrics["peak_rss_mib_max"]
-    )
+    assert result.metrics["peak_rss_mib_min"] <= result.metrics["peak_rss_mib"] <= result.metrics["peak_rss_mib_max"]
     assert result.metrics["weight_mib"] == result.metrics["predicted_weight_mib"] == 0
     assert all(re.fullmatch(r"[\w\-. :/]+", key) for key in result.metrics)
     assert len((recorder.folder / "repeats.jsonl").read_text().splitlines()) == 2
@@ -57,9 +53,7 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
 
 
 @pytest.mark.slow
-def test_a_real_model_is_measured_and_predicted(
-    make_config: MakeConfig, recorder: Recorder, tiny_llama: Path
-) -> None:
+def test_a_real_model_is_measured_and_predicted(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
     model = ModelConfig(name=str(tiny_llama), device="cpu")
     result = measure(make_config(model=model, task=small(prompt_tokens=16)), recorder)
     assert abs(result.metrics["weight_prediction_error"]) < 0.02
@@ -91,9 +85,7 @@ def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_l
 
 
 @pytest.mark.slow
-def test_an_error_in_the_probe_arrives_as_itself(
-    make_config: MakeConfig, recorder: Recorder, tiny_llama: Path
-) -> None:
+def test_an_error_in_the_probe_arrives_as_itself(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
     model = ModelConfig(name=str(tiny_llama), device="cpu")
     with pytest.raises(ConfigError, match=r"task\.prompt_tokens=100000"):
         measure(make_config(model=model, task=small(prompt_tokens=100_000)), recorder)

@@ -40,9 +40,7 @@ class Trip:
 
     def split(self, source: Path, num_parts: int) -> Result:
         task = SplitConfig(num_parts=num_parts, output_dir=str(self.parts))
-        return split.execute(
-            self.make_config(model=ModelConfig(name=str(source)), task=task), ENGINE, self.recorder()
-        )
+        return split.execute(self.make_config(model=ModelConfig(name=str(source)), task=task), ENGINE, self.recorder())
 
     def merge(self) -> Result:
         config = self.make_config(task=MergeConfig(parts=str(self.parts), output_dir=str(self.merged)))
@@ -68,9 +66,7 @@ def trip(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Trip:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind: transformers' own, tied or not, one file or shards, and one of all dtypes."""
-    folders = {
-        name: tmp_path_factory.mktemp("sources") / name for name in ("one", "shards", "half", "dtypes")
-    }
+    folders = {name: tmp_path_factory.mktemp("sources") / name for name in ("one", "shards", "half", "dtypes")}
     for name, tied, shard, dtype in (
         ("one", True, "1GB", torch.float32),
         ("shards", False, "20KB", torch.float32),
@@ -89,9 +85,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         LlamaForCausalLM(config).to(dtype).save_pretrained(folders[name], max_shard_size=shard)
     torch.manual_seed(2)
     kinds = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32)
-    tensors = {
-        f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind) for i in range(LAYERS) for n, kind in enumerate(kinds)
-    }
+    tensors = {f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind) for i in range(LAYERS) for n, kind in enumerate(kinds)}
     tensors |= {
         "wte.weight": torch.randn(7, 5),
         "ln_f.weight": torch.tensor([float("nan"), -0.0, float("inf")]),
@@ -118,9 +112,7 @@ def as_bytes(tensor: torch.Tensor) -> bytes:
 
 @pytest.mark.parametrize("num_parts", range(1, LAYERS + 1))
 @pytest.mark.parametrize("name", ["one", "shards", "half", "dtypes"])
-def test_a_round_trip_gives_the_same_folder(
-    sources: dict[str, Path], trip: Trip, name: str, num_parts: int
-) -> None:
+def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip, name: str, num_parts: int) -> None:
     trip.split(sources[name], num_parts)
     result = trip.merge()
     assert contents(trip.merged) == contents(sources[name])
@@ -141,9 +133,7 @@ def test_a_round_trip_gives_the_same_folder(
 
 
 @pytest.mark.parametrize("name", ["one", "shards"])
-def test_the_merged_folder_loads_and_gives_the_same_logits(
-    sources: dict[str, Path], trip: Trip, name: str
-) -> None:
+def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Path], trip: Trip, name: str) -> None:
     trip.split(sources[name], 2)
     trip.merge()
     tokens = torch.arange(12).reshape(2, 6)
@@ -237,26 +227,20 @@ def test_a_missing_tensor_is_named(sources: dict[str, Path], trip: Trip) -> None
         manifest["parts"][1] = manifest["parts"][0]
 
     trip.edit_manifest(twice)
-    with pytest.raises(
-        DataError, match=r"model\.safetensors\.header: tensor h\.\d\.\w+ is in none of the parts"
-    ):
+    with pytest.raises(DataError, match=r"model\.safetensors\.header: tensor h\.\d\.\w+ is in none of the parts"):
         trip.merge()
 
 
 def test_a_result_that_differs_from_the_source_is_never_kept(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["one"], 2)
     trip.edit_manifest(lambda manifest: manifest["source"]["files"][0].update(sha256="00"))
-    with pytest.raises(
-        JobFailed, match=r"model\.safetensors would not equal the original: sha256 00 expected"
-    ):
+    with pytest.raises(JobFailed, match=r"model\.safetensors would not equal the original: sha256 00 expected"):
         trip.merge()
     assert not list(trip.merged.glob("model.safetensors*"))
 
 
 def test_no_split_there_is_said(sources: dict[str, Path], trip: Trip) -> None:
-    with pytest.raises(
-        ConfigError, match=r"task\.parts=.*: no manifest\.json there; give what task=split wrote"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.parts=.*: no manifest\.json there; give what task=split wrote"):
         trip.merge()
     trip.split(sources["one"], 2)
     (trip.parts / "manifest.json").rename(trip.parts / "manifest.unfinished.json")
@@ -273,17 +257,13 @@ def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(sources: dict[str,
     trip.merge()
     assert contents(trip.merged) == contents(sources["shards"])
     assert shards[0].stat().st_mtime_ns == kept
-    assert trip.merge().notes == [
-        "all files were there already, each with the right SHA-256: nothing was written"
-    ]
+    assert trip.merge().notes == ["all files were there already, each with the right SHA-256: nothing was written"]
 
 
 def test_a_folder_of_something_else_is_left_alone(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["one"], 2)
     trip.merged.mkdir()
     (trip.merged / "config.json").write_text("another model")
-    with pytest.raises(
-        ConfigError, match=r"task\.output_dir=.*: holds config\.json, which is not what this merge"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.output_dir=.*: holds config\.json, which is not what this merge"):
         trip.merge()
     assert contents(trip.merged) == {"config.json": b"another model"}

@@ -1,9 +1,8 @@
-"""task=split: the best plan, parts that hold what the manifest says, bad inputs that leave nothing behind."""
+"""task=split: parts that hold what the manifest says, bad inputs that leave nothing behind."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -20,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from runner.config import Int8Config, ModelConfig, PeftConfig, RunnerConfig, SplitConfig
 from runner.errors import ConfigError, DataError, JobFailed
 from runner.jobs import Job, Recorder
-from runner.model.checkpoint import Checkpoint, Tensor
+from runner.model.layout import Part
 from runner.result import Result
 from runner.tasks import split
 
@@ -73,152 +70,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# ------------------------------------------------------------------------------------------------- plan
-
-
-def best_by_dynamic_program(costs: list[int], num_parts: int) -> int:
-    """Least possible largest run, the plain O(N·L²) way."""
-    best: list[float] = [0, *[float("inf")] * len(costs)]
-    for _ in range(num_parts):
-        best = [
-            min((max(best[begin], sum(costs[begin:end])) for begin in range(end)), default=float("inf"))
-            for end in range(len(costs) + 1)
-        ]
-    return int(best[-1])
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
-def test_the_largest_part_is_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
-    num_parts = data.draw(st.integers(1, len(costs)))
-    cuts = split.balance(costs, num_parts)
-    runs = list(itertools.pairwise(cuts))
-    assert (cuts[0], cuts[-1], len(runs)) == (0, len(costs), num_parts)
-    assert all(begin < end for begin, end in runs)
-    assert max(sum(costs[begin:end]) for begin, end in runs) == best_by_dynamic_program(costs, num_parts)
-
-
-def test_embedding_and_head_enter_the_balance() -> None:
-    """A tied 1B model, 16 layers of 122 MB and an embedding of 525 MB, goes 0/2/8/14/16."""
-    assert split.balance([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
-    assert split.balance([1] * 9, 4) == [0, 2, 4, 6, 9]
-
-
-def layout_of(names: list[str], config: dict[str, Any]) -> split.Layout:
-    tensors = [Tensor(name, "F32", (2,), Path("x"), 0, 8) for name in names]
-    checkpoint = Checkpoint(Path("x"), config, [], [])
-    object.__setattr__(checkpoint, "files", [type("File", (), {"tensors": tensors})])
-    return split.find_layers(checkpoint)
-
-
-@pytest.mark.parametrize(
-    ("stack", "inside", "first", "norm", "head", "tied", "config"),
-    [
-        ("h", "attn.bias", ["wte.weight", "wpe.weight"], ["ln_f.weight"], [], ["wte.weight"], {"n_layer": 2}),
-        (
-            "gpt_neox.layers",
-            "mlp.dense_h_to_4h.weight",
-            ["gpt_neox.embed_in.weight"],
-            ["gpt_neox.final_layer_norm.bias"],
-            ["embed_out.weight"],
-            [],
-            {"num_hidden_layers": 2},
-        ),
-        (
-            "h",
-            "mlp.dense_4h_to_h.weight",
-            ["word_embeddings.weight", "word_embeddings_layernorm.weight"],
-            ["ln_f.bias"],
-            [],
-            ["word_embeddings.weight"],
-            {"n_layer": 2},
-        ),
-        (
-            "model.decoder.layers",
-            "fc1.weight",
-            ["model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"],
-            ["model.decoder.final_layer_norm.weight", "model.decoder.project_out.weight"],
-            [],
-            ["model.decoder.embed_tokens.weight"],
-            {"num_hidden_layers": 2},
-        ),
-        (
-            "model.language_model.layers",
-            "self_attn.q_proj.weight",
-            [
-                "model.language_model.embed_tokens.weight",
-                "model.visual.blocks.0.norm1.weight",
-                "visual.norm.w",
-            ],
-            ["model.language_model.norm.weight"],
-            ["lm_head.weight"],
-            [],
-            {"text_config": {"num_hidden_layers": 2}},
-        ),
-        (
-            "backbone.layers",
-            "mixer.A_log",
-            ["backbone.embeddings.weight"],
-            ["backbone.norm_f.weight"],
-            [],
-            [],
-            {"num_hidden_layers": 2, "tie_word_embeddings": False},
-        ),
-    ],
-)
-def test_names_of_many_families_find_their_place(
-    stack: str,
-    inside: str,
-    first: list[str],
-    norm: list[str],
-    head: list[str],
-    tied: list[str],
-    config: dict[str, Any],
-) -> None:
-    layers = [[f"{stack}.{index}.{inside}"] for index in range(2)]
-    found = layout_of([*head, *norm, *layers[1], *layers[0], *first], config)
-    assert found.stack == stack
-    assert [[tensor.name for tensor in layer] for layer in found.layers] == layers
-    places = (found.first, found.norm, found.head, found.tied)
-    assert [[tensor.name for tensor in place] for place in places] == [first, norm, head, tied]
-
-
-def test_experts_and_extra_layers_are_not_mistaken_for_the_stack() -> None:
-    names = [f"model.layers.{layer}.mlp.experts.{expert}.w1" for layer in range(3) for expert in range(2)]
-    found = layout_of([*names, "model.layers.2.extra"], {"num_hidden_layers": 2})
-    assert found.stack == "model.layers"
-    assert [len(layer) for layer in found.layers] == [
-        2,
-        5,
-    ]  # layer 2, for multi-token prediction, goes with the last
-
-
-def test_a_number_of_layers_that_is_not_there_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"says num_hidden_layers=3, but no tensor .* 0\.\.2 \(found m\.0\.\.1\)"
-    ):
-        layout_of(["m.0.w", "m.1.w"], {"num_hidden_layers": 3})
-    with pytest.raises(DataError, match="names no number of layers"):
-        layout_of(["m.0.w"], {"num_hidden_layers": "3"})
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("model.embed_tokens.weight", "embedding"),
-        ("model.layers.0.self_attn.q_proj.weight", "attention"),
-        ("model.layers.0.self_attn.q_norm.weight", "norm"),
-        ("model.layers.0.post_attention_layernorm.weight", "norm"),
-        ("model.layers.0.mlp.experts.3.w1.weight", "mlp"),
-        ("h.3.ln_1.bias", "norm"),
-        ("lm_head.weight", "head"),
-        ("backbone.layers.0.mixer.A_log", "other"),
-    ],
-)
-def test_layer_type_is_a_kind_not_a_dtype(name: str, kind: str) -> None:
-    assert split.layer_type(name) == kind
-
-
 # ---------------------------------------------------------------------------------------------- output
 
 
@@ -265,9 +116,7 @@ def test_the_parts_hold_what_the_manifest_says(
     assert all(len(where) == 1 for where in seen.values())
     assert seen["model.norm.weight"] == manifest["norm"] == manifest["head"] == [last]
     assert manifest["embedding"] == [0]
-    assert manifest["tied"] == (
-        [{"tensor": embedding, "parts": copied, "as": "head"}] if name == "tied" else []
-    )
+    assert manifest["tied"] == ([{"tensor": embedding, "parts": copied, "as": "head"}] if name == "tied" else [])
     assert manifest["layers"] == {"prefix": "model.layers", "count": LAYERS}
     ranges = [range(first, last + 1) for first, last in (listed["layers"] for listed in manifest["parts"])]
     assert [index for layers in ranges for index in layers] == list(range(LAYERS))
@@ -316,9 +165,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path, run_split: Split) -
 # ------------------------------------------------------------------------------- again, and somewhere else
 
 
-def test_the_same_split_again_writes_the_same_bytes(
-    models: dict[str, Path], run_split: Split, tmp_path: Path
-) -> None:
+def test_the_same_split_again_writes_the_same_bytes(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     run_split(models["tied"], 2)
     before = snapshot(tmp_path / "parts")
     (tmp_path / "parts" / "part_1.safetensors").unlink()
@@ -331,7 +178,7 @@ def test_an_interrupted_split_can_be_run_again(
 ) -> None:
     write_part = split._write_part
 
-    def stop_at_the_second(folder: Path, part: split.Part, *rest: Any) -> Any:
+    def stop_at_the_second(folder: Path, part: Part, *rest: Any) -> Any:
         if part.part_id == 1:
             raise KeyboardInterrupt
         return write_part(folder, part, *rest)
@@ -348,15 +195,11 @@ def test_an_interrupted_split_can_be_run_again(
     assert not (tmp_path / "parts" / "manifest.unfinished.json").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(
-    models: dict[str, Path], run_split: Split, tmp_path: Path
-) -> None:
+def test_a_folder_of_something_else_is_left_alone(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
     (parts / "thesis.txt").write_text("mine")
-    with pytest.raises(
-        ConfigError, match=r"task\.output_dir=.* not empty \(thesis\.txt.* Nothing was changed"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.output_dir=.* not empty \(thesis\.txt.* Nothing was changed"):
         run_split(models["tied"], 2)
     assert snapshot(parts) == {"thesis.txt": b"mine"}
     (parts / "thesis.txt").unlink()
@@ -370,9 +213,7 @@ def test_a_folder_of_something_else_is_left_alone(
 # ----------------------------------------------------------------------------------------------- refusals
 
 
-def test_more_parts_than_layers_are_refused(
-    models: dict[str, Path], run_split: Split, tmp_path: Path
-) -> None:
+def test_more_parts_than_layers_are_refused(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"task\.num_parts=5: the model has 4 layers, so 4 parts at most"):
         run_split(models["tied"], 5)
     assert not (tmp_path / "parts").exists()
@@ -381,9 +222,7 @@ def test_more_parts_than_layers_are_refused(
 def test_choices_that_would_do_nothing_are_refused(
     models: dict[str, Path], run_split: Split, make_config: Callable[..., RunnerConfig]
 ) -> None:
-    with pytest.raises(
-        ConfigError, match="quantization=int8: task=split copies the checkpoint as it lies on disk"
-    ):
+    with pytest.raises(ConfigError, match="quantization=int8: task=split copies the checkpoint as it lies on disk"):
         run_split(models["tied"], 2, quantization=Int8Config())
     with pytest.raises(ConfigError, match="lora=peft: task=split copies"):
         run_split(models["tied"], 2, lora=PeftConfig(path="x"))
@@ -401,9 +240,7 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(
         run_split(folder, 2)
     whole = (models["tied"] / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(
-        DataError, match=r"model\.safetensors: truncated: tensor model\.norm\.weight should end at"
-    ):
+    with pytest.raises(DataError, match=r"model\.safetensors: truncated: tensor model\.norm\.weight should end at"):
         run_split(folder, 2)
     (folder / "config.json").write_text("{")
     (folder / "model.safetensors").write_bytes(whole)

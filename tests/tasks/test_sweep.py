@@ -117,9 +117,7 @@ class OutOfMemoryError(RuntimeError):
     "error",
     [MemoryError("no room"), OutOfMemoryError("no room"), RuntimeError("can't allocate memory: no room")],
 )
-def test_a_cell_out_of_memory_becomes_a_note(
-    make_config: MakeConfig, recorder: Recorder, error: Exception
-) -> None:
+def test_a_cell_out_of_memory_becomes_a_note(make_config: MakeConfig, recorder: Recorder, error: Exception) -> None:
     config = make_config(task=small())
     engine = Spy(config, fail_at=(2,), error=error)
     result = sweep.execute(config, engine, recorder)
@@ -142,9 +140,7 @@ def test_other_errors_end_the_sweep(make_config: MakeConfig, recorder: Recorder)
         sweep.execute(config, Spy(config, fail_at=(2,), error=ValueError("a bug")), recorder)
 
 
-def test_a_prompt_too_long_is_refused_before_the_first_run(
-    make_config: MakeConfig, recorder: Recorder
-) -> None:
+def test_a_prompt_too_long_is_refused_before_the_first_run(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small(prompt_tokens=[4, 99]))
     engine = Spy(config)
     with pytest.raises(ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"):

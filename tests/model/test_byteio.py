@@ -1,0 +1,91 @@
+"""Files written in pieces: whole and hashed, or not there at all, and every failure is named."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from runner.errors import ConfigError, DataError, JobFailed, OutputError
+from runner.model import byteio
+from runner.model.checkpoint import read_weight_file
+
+TENSORS = {
+    "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "b.weight": torch.ones(5, dtype=torch.bfloat16),
+    "c.weight": torch.ones(3, 1, dtype=torch.int8),
+    "d.weight": torch.ones(4, dtype=torch.float8_e4m3fn),
+    "e.scalar": torch.tensor(2, dtype=torch.int64),
+    "f.empty": torch.zeros(0, 7, dtype=torch.float16),
+}
+
+
+def test_a_written_file_opens_with_safetensors(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "x.safetensors")
+    tensors = read_weight_file(tmp_path / "x.safetensors").tensors
+    header = byteio.build_header(tensors, {"format": "pt"})
+    hashes: dict[str, str] = {}
+    pieces = byteio.tensor_bytes(header, tensors, lambda _: None, hashes)
+    digest = byteio.write_file(tmp_path / "y.safetensors", pieces)
+    assert len(header) % 8 == 0
+    assert digest == hashlib.sha256((tmp_path / "y.safetensors").read_bytes()).hexdigest()
+    assert hashes["a.weight"] == hashlib.sha256(TENSORS["a.weight"].numpy().tobytes()).hexdigest()
+    with safe_open(tmp_path / "y.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt"}
+        for name, tensor in TENSORS.items():
+            found = opened.get_tensor(name)
+            assert found.dtype == tensor.dtype
+            assert torch.equal(found.view(torch.uint8) if found.ndim else found, as_bytes(tensor))
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.uint8) if tensor.ndim else tensor
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+
+    def broken() -> Any:
+        yield b"new"
+        raise DataError("the source ended")
+
+    with pytest.raises(DataError, match="the source ended"):
+        byteio.write_file(target, broken())
+    with pytest.raises(JobFailed, match=r"would not equal the original: sha256 00 expected, 11507a0"):
+        byteio.write_file(target, [b"new"], "00")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tmp").symlink_to("/dev/full")
+    with pytest.raises(JobFailed, match=r"the disk is full: .*x could not be written"):
+        byteio.write_file(tmp_path / "x", [b"new"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*task\.output_dir"):
+        byteio.make_folder(tmp_path / "file" / "sub")
+    with pytest.raises(OutputError, match=r"cannot write .*gone/x"):
+        byteio.write_file(tmp_path / "gone" / "x", [b"new"])
+    with pytest.raises(ConfigError, match=r"task\.output_dir=.*: this is a file"):
+        byteio.list_folder(tmp_path / "file", "task.output_dir")
+
+
+def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3 * 2**20))
+    byteio.require_space(tmp_path / "not" / "yet", 3 * 2**20)
+    with pytest.raises(JobFailed, match=r"4\.0 MiB needed, 3\.0 MiB free"):
+        byteio.require_space(tmp_path / "not" / "yet", 4 * 2**20)
