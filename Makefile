@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## four quantizations of the embedded model on two sets of problems, compared
-	$(BIN)/runner -cd experiments -cn quantization_grid
-	$(BIN)/runner-compare --task gsm8k --baseline quantization=none --where generation=greedy
+	$(BIN)/runner -cd experiments -cn quantization_grid output_dir=outputs/demo
+	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none
 
 test: $(STAMP)  ## all tests, the fast ones first
 	$(BIN)/pytest -m "not slow"

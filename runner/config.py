@@ -65,9 +65,11 @@ class ModelConfig:
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
+    threads: int | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        check(self.threads is None or self.threads >= 1, "model.threads", self.threads, "must be 1 or more, or null")
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")

@@ -54,10 +54,15 @@ def describe() -> dict[str, str]:
     """Name what a measurement depends on: CPU, cores, memory, GPUs."""
     return {
         "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(cores()),
         "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
         "gpus": ", ".join(_gpu_models()) or "none",
     }
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -22,14 +22,20 @@ HEADLINES: list[tuple[str, str]] = [
     ),
     ("tokens", "{prompt_tokens:,.0f} prompt · {new_tokens:,.0f} new"),
     ("speed", "prefill {prefill_tok_per_s:,.0f} tok/s · decode {decode_tok_per_s:,.0f} tok/s"),
+    (
+        "fastest cell",
+        "{best_decode_tok_per_s:,.0f} tok/s decoding, batch {best_batch_size:.0f}, prompt {best_prompt_tokens:.0f}",
+    ),
     ("load_s", "{load_s:.2f}"),
     ("weight_mib", "{weight_mib:,.2f}"),
     ("peak_rss_mib", "{peak_rss_mib:,.0f}"),
+    ("over the import", "{peak_over_baseline_mib:,.0f} MiB measured · {predicted_total_mib:,.0f} MiB predicted"),
+    ("predicted", "weights {predicted_weight_mib:,.2f} MiB · KV cache {kv_cache_mib:,.2f} MiB"),
     ("lora", "{lora_modules:.0f} modules · rank {lora_rank:.0f} · norm of the delta {lora_delta_norm:.3g}"),
     ("seconds", "{seconds:.1f}"),
 ]
 LINE = ("accuracy", "speed", "peak_rss_mib", "seconds")  # what a job of a grid shows
-WORDS = ("architecture", "device", "dtype", "attention", "rope", "source", "output_dir")
+WORDS = ("architecture", "device", "threads", "dtype", "attention", "rope", "source", "output_dir")
 
 
 def show(record: Record, choices: dict[str, str], how: Print) -> None:

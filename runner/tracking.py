@@ -128,6 +128,7 @@ def _open(tracking: TrackingConfig, uri: str, output_dir: Path) -> tuple[Any, st
     except OSError as error:
         raise cannot_write(output_dir / ".mlflow.lock", error) from error
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls out of a benchmark
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _probe_sqlite(uri)
@@ -190,7 +191,7 @@ def _failed(uri: str | None, error: Exception, kept: Path | None) -> TrackingErr
     elif "readonly" in text or "unable to open" in text or "Permission" in text:
         text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
     safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
-    return TrackingError(f"MLflow at {uri} cannot be written: {text}.{safe}")
+    return TrackingError(f"MLflow at {uri} cannot be reached or written: {text}.{safe}")
 
 
 def _bury_the_dead(client: Any, experiment_id: str, job: Job) -> None:

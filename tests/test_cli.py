@@ -175,7 +175,7 @@ def test_locked_database_is_said_before_the_work(runner: Run, tmp_path: Path) ->
 def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, "tracking.uri=sqlite:////proc/nope.db")
     assert done.code == 2
-    assert "MLflow at sqlite:////proc/nope.db cannot be written" in done.err
+    assert "MLflow at sqlite:////proc/nope.db cannot be reached or written" in done.err
     assert "tracking=none" in done.err
     assert "Traceback" not in done.err
     (tmp_path / "notes.txt").write_text("this is no database, and long enough to be looked at " * 20)

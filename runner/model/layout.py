@@ -132,7 +132,7 @@ def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
     beside = [module for module in modules if _module(module) == parent]
 
     def size(module: str) -> int:
-        return _nbytes(tensor for tensor in found if tensor.name.startswith(f"{module}."))
+        return _nbytes(tensor for tensor in found if _module(tensor.name) == module)
 
     chosen = max(beside or modules, key=size, default=None)
     return [tensor for tensor in found if _module(tensor.name) == chosen]

@@ -22,6 +22,10 @@ from runner.model.source import locate, locate_adapter
 
 log = logging.getLogger(__name__)
 
+# Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
+# thread waits for the other at every layer, it costs a hundred times more.
+ONE_THREAD_BELOW_PARAMETERS = 50_000_000
+
 
 @dataclass
 class Loaded:
@@ -37,6 +41,8 @@ class Loaded:
 
 def load(config: RunnerConfig) -> Loaded:
     """Load what the groups model, quantization, lora and rope describe."""
+    # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     folder = locate(config.model)
     adapter = locate_adapter(config.lora, config.model)
     device = pick_device(config.model.device)
@@ -58,9 +64,17 @@ def load(config: RunnerConfig) -> Loaded:
             "lora_parameters": report.parameters,
             "lora_delta_norm": report.delta_norm,
         }
+    threads = config.model.threads or default_threads(model.num_parameters())
+    torch.set_num_threads(threads)
+    loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] = time.perf_counter() - started
     _describe(loaded, config, rss_before_mib)
     return loaded
+
+
+def default_threads(parameters: int) -> int:
+    """Return how many CPU threads suit a model of this size; a rule, not a race, so that answers stay the same."""
+    return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else machine.cores()
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -17,8 +17,6 @@ def transformers_config(quantization: QuantizationConfig) -> Any:
     if quantization.name == "none":
         return None
     _require_bitsandbytes(quantization.name)
-    # it looks for optional kernels on a hub at import and warns when it finds none; its own are used then
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import torch
     from transformers import BitsAndBytesConfig
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
 class Hub(http.server.BaseHTTPRequestHandler):
     """A hub stand-in with one open model, one gated and one that nobody has."""
 
-    files = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"w" * 5000}
+    files: ClassVar[dict[str, bytes]] = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"w" * 5000}
     commit = "a" * 40
 
     def do_HEAD(self) -> None:

@@ -1,0 +1,60 @@
+"""The wheel in another environment and another folder: config, weights and commands all come along."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_wheel_holds_config_and_weights(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    conf = {f"runner/conf/{file.relative_to(ROOT / 'conf')}" for file in (ROOT / "conf").rglob("*.yaml")}
+    assert conf <= names
+    assert "runner/embedded/model/model.safetensors" in names
+    assert "runner/embedded/lora_peft/adapter_model.safetensors" in names
+    assert "runner/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
+    assert wheel.stat().st_size < 10 * 2**20
+
+
+@pytest.mark.slow
+def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
+    home = tmp_path / "env"
+    venv.create(home, with_pip=False)
+    site = next((home / "lib").glob("python*/site-packages"))
+    # the dependencies are borrowed from this environment; its editable runner is not, because .pth files do not nest
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    install = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--no-deps", "-q"]
+    subprocess.run([*install, "--no-index", str(wheel)], check=True, capture_output=True)
+    where = subprocess.run(
+        [home / "bin" / "python", "-c", "import runner; print(runner.__path__[0])"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(home))
+    command = [home / "bin" / "runner", "task.limit=2", "print=json", "tracking=none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["n"] == 2
+    assert (tmp_path / "outputs" / "jobs").is_dir()
+    for command in (["runner", "--help"], ["runner-compare", "--help"]):
+        subprocess.run([home / "bin" / command[0], *command[1:]], cwd=tmp_path, check=True, capture_output=True)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runner.config import Print
+from runner.report import headline, number, show, show_line
+from runner.result import Record, Result, Status
+
+METRICS = {
+    "accuracy": 0.925,
+    "accuracy_low": 0.898,
+    "accuracy_high": 0.945,
+    "n": 500,
+    "correct": 462,
+    "wrong": 30,
+    "no_answer": 5,
+    "cut_off": 3,
+    "prompt_tokens": 30000,
+    "new_tokens": 12000,
+    "load_s": 0.5,
+    "prefill_tok_per_s": 9000.4,
+    "decode_tok_per_s": 1234.5,
+    "peak_rss_mib": 801.2,
+    "weight_mib": 6.07,
+    "seconds": 12.3,
+}
+
+
+def record(**changes: object) -> Record:
+    result = Result(METRICS, rows=[{"part": 0, "layers": "0-3", "mib": 12.5}], notes=["look here"])
+    values = {"job_id": "gsm8k-abc", "status": Status.FINISHED, "output_dir": "/x/jobs/gsm8k-abc", "result": result}
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
+    show(record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"), {"model": "embedded"}, Print.table)
+    out = capsys.readouterr().out
+    for part in (
+        "model=embedded",
+        "92.5%   95 % interval 89.8% – 94.5%   n = 500",
+        "462 correct · 30 wrong · 5 no answer · 3 cut off",
+        "30,000 prompt · 12,000 new",
+        "prefill 9,000 tok/s · decode 1,234 tok/s",
+        "801",
+        "gsm8k-abc",
+        "/x/jobs/gsm8k-abc",
+        "0-3",
+        "note: look here",
+        "mlflow ui --backend-store-uri sqlite:////x/mlflow.db",
+    ):
+        assert part in out
+
+
+def test_json_is_one_line_and_none_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show(record(), {}, Print.json)
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert json.loads(line) == {
+        "job_id": "gsm8k-abc",
+        "status": "FINISHED",
+        "output_dir": "/x/jobs/gsm8k-abc",
+        "metrics": METRICS,
+        "mlflow_run_id": None,
+    }
+    show(record(), {}, Print.none)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_job_of_a_grid_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    show_line(record(from_ledger=True), ["quantization=nf4", "task.split=test"], Print.table)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "gsm8k-abc  quantization=nf4 task.split=test"
+    assert "accuracy 92.5%" in second
+    assert "recorded earlier" in second
+
+
+def test_a_task_with_other_metrics_shows_them_all() -> None:
+    assert headline({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {"num_parts": "2", "stored_mib": "12.35"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234")]
+)
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
