@@ -19,6 +19,7 @@ from runner.engine.base import Completion, Engine, Message, Prompt, Request
 from runner.errors import ConfigError, DataError, JobFailed, check, unknown
 from runner.jobs import Recorder
 from runner.machine import peak_rss_mib, reset_peak
+from runner.progress import Progress
 from runner.result import FinishReason, Result, Sample, Verdict
 from runner.stats import wilson_interval
 
@@ -60,17 +61,18 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     notes = [f"{reused} of {len(items)} samples were on disk from an earlier, interrupted run"] if reused else []
     if todo:
         reset_peak()
-        report = engine.load()
+        stop = TEXT_STOPS if task.prompt is PromptStyle.text else ()
+        requests = [Request(index, build_prompt(task, items[index], shots), stop) for index in todo]
+        with recorder.progress(len(items), "loading") as bar:
+            report = engine.load()
+            bar.say("gsm8k")
+            _generate(task, items, requests, engine, recorder, bar)
         facts, notes = report.facts, notes + report.notes
         kept = ("load_s", "weight_mib", "parameters", "quantized_modules")
         metrics = {key: value for key, value in report.metrics.items() if key in kept or key.startswith("lora_")}
-        stop = TEXT_STOPS if task.prompt is PromptStyle.text else ()
-        requests = [Request(index, build_prompt(task, items[index], shots), stop) for index in todo]
-        _generate(task, items, requests, engine, recorder)
-        stats = engine.stats
         metrics |= {
-            "prefill_tok_per_s": stats.prefill_tok_per_s,
-            "decode_tok_per_s": stats.decode_tok_per_s,
+            "prefill_tok_per_s": engine.stats.prefill_tok_per_s,
+            "decode_tok_per_s": engine.stats.decode_tok_per_s,
             "peak_rss_mib": peak_rss_mib(),
         }
     samples = [recorder.done[index] for index in range(len(items))]
@@ -170,20 +172,25 @@ def judge(task: Gsm8kConfig, item: Item, completion: Completion) -> Sample:
 
 
 def _generate(
-    task: Gsm8kConfig, items: list[Item], requests: list[Request], engine: Engine, recorder: Recorder
+    task: Gsm8kConfig,
+    items: list[Item],
+    requests: list[Request],
+    engine: Engine,
+    recorder: Recorder,
+    bar: Progress,
 ) -> None:
-    with recorder.progress(len(items), "gsm8k") as bar:
-        correct = sum(sample.verdict is Verdict.correct for sample in recorder.done.values())
-        bar.advance(len(recorder.done))
-        for completion in engine.complete(requests):
-            sample = judge(task, items[completion.index], completion)
-            recorder.sample(sample)
-            correct += sample.verdict is Verdict.correct
-            bar.advance(
-                1,
-                accuracy=f"{correct / len(recorder.done):.1%}",
-                decode=f"{engine.stats.decode_tok_per_s:,.0f} tok/s",
-            )
+    """Complete, judge and record, with the running accuracy in the progress bar."""
+    correct = sum(sample.verdict is Verdict.correct for sample in recorder.done.values())
+    bar.advance(len(recorder.done))
+    for completion in engine.complete(requests):
+        sample = judge(task, items[completion.index], completion)
+        recorder.sample(sample)
+        correct += sample.verdict is Verdict.correct
+        bar.advance(
+            1,
+            accuracy=f"{correct / len(recorder.done):.1%}",
+            decode=f"{engine.stats.decode_tok_per_s:,.0f} tok/s",
+        )
 
 
 # ------------------------------------------------------------------------------------------- data

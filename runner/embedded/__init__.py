@@ -1,0 +1,9 @@
+"""The tiny model that makes the first run work offline: where its shipped files are."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+MODEL_DIR = _HERE / "model"  # config, weights, tokenizer: loads with AutoModelForCausalLM / AutoTokenizer
+LORA_PEFT_DIR = _HERE / "lora_peft"  # a PEFT adapter for 5-step problems
+LORA_PTH_PATH = _HERE / "lora.pth"  # the same skill in q_proj and o_proj alone, `.pth` format
