@@ -86,12 +86,21 @@ def start(config: RunnerConfig, job: Job, task_version: int) -> Tracker:
             "task": config.task.name,
             "task_version": str(task_version),
             "output_dir": str(job.folder),
-            "mlflow.runName": job.job_id,
+            "mlflow.runName": run_name(config),
             "mlflow.source.name": "runner",
         }
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
         _log_params(client, run_id, config)
     return Tracker(uri, client, run_id)
+
+
+def run_name(config: RunnerConfig) -> str:
+    """Name a run by what people pick, plain choices left out: `gsm8k embedded nf4 hard5`."""
+    plain = ("none", "native", "greedy")
+    names = [config.task.name, Path(config.model.name).name]
+    groups = (config.quantization, config.lora, config.rope, config.generation)
+    names += [group.name for group in groups if group.name not in plain]
+    return " ".join([*names, getattr(config.task, "split", "")]).strip()
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:

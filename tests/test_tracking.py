@@ -58,6 +58,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     tags = found.data.tags
     assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "1")
     assert tags["output_dir"] == record.output_dir
+    assert tags["mlflow.runName"] == "gsm8k stub nf4 test"
     client = MlflowClient(record.mlflow_uri)
     files = {item.path for item in client.list_artifacts(record.mlflow_run_id)}
     assert files == {"config.yaml", "result.json", "samples.jsonl", "log.txt"}
