@@ -402,6 +402,14 @@ def register() -> None:
             store.store(group=f"hydra/schema/{group}", name=name, node=schema, provider="runner")
 
 
+def base_key(config: RunnerConfig) -> str:
+    """Say what has to be loaded for a job, adapters left out: jobs with the same key can share one loaded base."""
+    parts = [config.model, config.quantization, config.rope]
+    if isinstance(config.lora, PeftConfig) and config.lora.merge:
+        parts.append(config.lora)  # merging changes the base for good
+    return repr(parts)
+
+
 def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (full key, value) for every key that can change the answer, i.e. is not marked inert."""
     assert is_dataclass(config)

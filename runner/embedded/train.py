@@ -9,7 +9,9 @@ import hashlib
 import json
 import platform
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,30 @@ def main() -> None:
     model_dir = args.output / MODEL_DIR.name
     tokenizer = make_tokenizer(model_dir, args.seed)
     trainings = {"base": train_base(tokenizer, model_dir, args.steps, args.seed)}
-    if not args.skip_lora:
-        peft_dir, pth_path = args.output / LORA_PEFT_DIR.name, args.output / LORA_PTH_PATH.name
-        trainings["lora_peft"] = train_peft_lora(tokenizer, model_dir, peft_dir, args.lora_steps, args.seed)
-        trainings["lora_pth"] = train_square_lora(tokenizer, model_dir, pth_path, args.lora_steps, args.seed)
-    scores = measure(tokenizer, args.output, with_lora=not args.skip_lora, n=args.card_problems)
+    variants = ["base"] if args.skip_lora else ["lora_peft", "lora_pth", "base"]
+    scores: dict[str, dict[str, Score]] = {}
+    # The adapters know nothing of each other: one core each, and the base is scored when one of them is through.
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        work = {variant: pool.submit(finish_variant, variant, tokenizer, args) for variant in variants}
+        for variant in reversed(variants):
+            fitted, scores[variant] = work[variant].result()
+            if fitted is not None:
+                trainings[variant] = fitted
     write_card(args, trainings, scores, time.perf_counter() - start)
+
+
+def finish_variant(variant: str, tokenizer: Any, args: argparse.Namespace) -> tuple[Fitted | None, dict[str, Score]]:
+    """Train a variant's adapter, if it is one, and score it; runs in a process of its own."""
+    torch.set_num_threads(1)
+    silence: Any = transformers.utils.logging.disable_progress_bar
+    silence()
+    model_dir = args.output / MODEL_DIR.name
+    fitted = None
+    if variant == "lora_peft":
+        fitted = train_peft_lora(tokenizer, model_dir, args.output / LORA_PEFT_DIR.name, args.lora_steps, args.seed)
+    elif variant == "lora_pth":
+        fitted = train_square_lora(tokenizer, model_dir, args.output / LORA_PTH_PATH.name, args.lora_steps, args.seed)
+    return fitted, measure(variant, tokenizer, args.output, args.card_problems)
 
 
 def make_tokenizer(model_dir: Path, seed: int) -> Any:
@@ -116,22 +136,17 @@ def train_square_lora(tokenizer: Any, model_dir: Path, path: Path, steps: int, s
     return fitted
 
 
-def measure(tokenizer: Any, output: Path, with_lora: bool, n: int) -> dict[str, dict[str, Score]]:
-    """Score what was saved, as it will be loaded: {variant: {split: score}}."""
-    model_dir = output / MODEL_DIR.name
-    variants = {"base": _load_base(model_dir, torch.bfloat16)}
-    if with_lora:
-        variants["lora_peft"] = peft.PeftModel.from_pretrained(
-            _load_base(model_dir, torch.bfloat16), str(output / LORA_PEFT_DIR.name)
-        )
-        variants["lora_pth"] = _load_base(model_dir, torch.bfloat16)
-        load_square_lora(variants["lora_pth"], output / LORA_PTH_PATH.name)
-    scores: dict[str, dict[str, Score]] = {}
-    for variant, model in variants.items():
-        scores[variant] = {}
-        for split in CARD_SPLITS:
-            scores[variant][split] = score(model.eval(), tokenizer, problems(split, n))
-            log(f"card  {variant}  {split}  {scores[variant][split]}")
+def measure(variant: str, tokenizer: Any, output: Path, n: int) -> dict[str, Score]:
+    """Score what was saved, as it will be loaded: {split: score}."""
+    model = _load_base(output / MODEL_DIR.name, torch.bfloat16)
+    if variant == "lora_peft":
+        model = peft.PeftModel.from_pretrained(model, str(output / LORA_PEFT_DIR.name))
+    elif variant == "lora_pth":
+        load_square_lora(model, output / LORA_PTH_PATH.name)
+    scores: dict[str, Score] = {}
+    for split in CARD_SPLITS:
+        scores[split] = score(model.eval(), tokenizer, problems(split, n))
+        log(f"card  {variant}  {split}  {scores[split]}")
     return scores
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from runner.config import RunnerConfig, StubConfig
 from runner.engine.base import Completion, Engine, EngineReport, EngineStats, Request
+from runner.engine.shelf import Shelf
 
 
 class LazyEngine:
@@ -41,8 +42,8 @@ class LazyEngine:
             self._engine = None
 
 
-def open_engine(config: RunnerConfig) -> Engine:
-    """Return the engine that the config asks for, not loaded yet."""
+def open_engine(config: RunnerConfig, shelf: Shelf | None = None) -> Engine:
+    """Return the engine that the config asks for, not loaded yet; a shelf keeps the base for the next job."""
 
     def build() -> Engine:
         if isinstance(config.model, StubConfig):
@@ -51,6 +52,6 @@ def open_engine(config: RunnerConfig) -> Engine:
             return StubEngine(config)
         from runner.engine.local import LocalEngine  # imports torch
 
-        return LocalEngine(config)
+        return LocalEngine(config, shelf)
 
     return LazyEngine(build)

@@ -17,8 +17,9 @@ import torch
 from runner.config import RunnerConfig
 from runner.engine.base import Completion, EngineReport, EngineStats, Message, Request, prompt_sha256
 from runner.engine.sampling import Sampler
+from runner.engine.shelf import Shelf
 from runner.errors import ConfigError
-from runner.model.load import Loaded, load
+from runner.model.load import Loaded, adapt, load_base, release
 from runner.result import FinishReason
 
 
@@ -37,9 +38,11 @@ class Row:
 class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
-    def __init__(self, config: RunnerConfig) -> None:
+    def __init__(self, config: RunnerConfig, shelf: Shelf | None = None) -> None:
         self.config = config
         self.stats = EngineStats()
+        self._own_shelf = shelf is None
+        self._shelf = shelf or Shelf()
         self._loaded: Loaded | None = None
 
     def load(self) -> EngineReport:
@@ -48,7 +51,9 @@ class LocalEngine:
         return EngineReport(dict(loaded.metrics), dict(loaded.facts), list(loaded.notes))
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Take the adapter off; let go of the base, unless it was put on a shelf for the next job."""
+        if self._loaded is not None and not (release(self._loaded, self.config) and not self._own_shelf):
+            self._shelf.clear()
         self._loaded = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -70,7 +75,13 @@ class LocalEngine:
 
     def _model(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = load(self.config)
+            base, reused = self._shelf.get(self.config, load_base)
+            try:
+                self._loaded = adapt(base, self.config)
+            except BaseException:
+                self._shelf.clear()  # half an adapter may be on it
+                raise
+            self._loaded.metrics["base_loads"] = 0 if reused else 1
             self.stats.load_s += self._loaded.metrics["load_s"]
         return self._loaded
 

@@ -39,24 +39,32 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
 
-def load(config: RunnerConfig) -> Loaded:
-    """Load what the groups model, quantization, lora and rope describe."""
+def load_base(config: RunnerConfig) -> Loaded:
+    """Load what the groups model, quantization and rope describe: the part that several jobs can share."""
     # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     folder = locate(config.model)
-    adapter = locate_adapter(config.lora, config.model)
+    locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
     device = pick_device(config.model.device)
     dtype, notes = pick_dtype(config.model.dtype, folder, device)
     quantization = quantization_room.transformers_config(config.quantization)
 
-    rss_before_mib = machine.rss_mib()
     started = time.perf_counter()
     model = _from_pretrained(config, folder, device, dtype, quantization)
-    tokenizer = _tokenizer(config, folder)
-    loaded = Loaded(model, tokenizer, device, notes=notes)
+    base = Loaded(model, _tokenizer(config, folder), device, notes=notes)
+    base.metrics["load_s"] = time.perf_counter() - started
+    _describe_base(base, config)
+    return base
+
+
+def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
+    """Put the job's adapter and thread count on a base, and report the two together."""
+    started = time.perf_counter()
+    loaded = Loaded(base.model, base.tokenizer, base.device, dict(base.metrics), dict(base.facts), list(base.notes))
+    adapter = locate_adapter(config.lora, config.model)
     if isinstance(config.lora, PeftConfig):
         assert adapter is not None
-        loaded.model, report = lora_room.apply(model, config.lora, adapter, config.model.name)
+        loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
         loaded.notes += report.notes
         loaded.metrics |= {
             "lora_modules": report.modules,
@@ -64,12 +72,22 @@ def load(config: RunnerConfig) -> Loaded:
             "lora_parameters": report.parameters,
             "lora_delta_norm": report.delta_norm,
         }
-    threads = config.model.threads or default_threads(model.num_parameters())
+    threads = config.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
-    loaded.metrics["load_s"] = time.perf_counter() - started
-    _describe(loaded, config, rss_before_mib)
+    loaded.metrics["load_s"] += time.perf_counter() - started
+    _describe_weights(loaded)
     return loaded
+
+
+def release(loaded: Loaded, config: RunnerConfig) -> bool:
+    """Take the job's adapter off again; False when the base cannot be had back as it was."""
+    if not isinstance(config.lora, PeftConfig):
+        return True
+    if config.lora.merge:
+        return False
+    loaded.model.unload()  # puts the base's own modules back where they were
+    return True
 
 
 def default_threads(parameters: int) -> int:
@@ -142,27 +160,30 @@ def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
     return tokenizer
 
 
-def _describe(loaded: Loaded, config: RunnerConfig, rss_before_mib: float) -> None:
-    model = loaded.model
+def _describe_base(base: Loaded, config: RunnerConfig) -> None:
+    model = base.model
     settings = model.config.get_text_config()
-    by_dtype = quantization_room.weight_bytes(model)
     quantized = quantization_room.quantized_modules(model)
     if config.quantization.name != "none" and quantized == 0:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
-    loaded.metrics |= {
-        "weight_mib": sum(by_dtype.values()) / machine.MIB,
+    base.metrics |= {
         "parameters": model.num_parameters(),
         "quantized_modules": quantized,
         "vocab_size": settings.vocab_size,
         "max_positions": getattr(settings, "max_position_embeddings", 1e9),
-        "load_rss_mib": max(0.0, machine.rss_mib() - rss_before_mib),
     }
-    loaded.facts |= {
+    base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
-        "device": str(loaded.device),
-        "dtype": ", ".join(f"{name} {size / machine.MIB:.2f} MiB" for name, size in sorted(by_dtype.items())),
+        "device": str(base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         "rope": rope_room.describe(model),
     }
-    for note in loaded.notes:
+    for note in base.notes:
         log.warning("note: %s", note)
+
+
+def _describe_weights(loaded: Loaded) -> None:
+    by_dtype = quantization_room.weight_bytes(loaded.model)
+    loaded.metrics["weight_mib"] = sum(by_dtype.values()) / machine.MIB
+    sizes = (f"{name} {size / machine.MIB:.2f} MiB" for name, size in sorted(by_dtype.items()))
+    loaded.facts["dtype"] = ", ".join(sizes)

@@ -68,7 +68,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
             bar.say("gsm8k")
             _generate(task, items, requests, engine, recorder, bar)
         facts, notes = report.facts, notes + report.notes
-        kept = ("load_s", "weight_mib", "parameters", "quantized_modules")
+        kept = ("load_s", "base_loads", "weight_mib", "parameters", "quantized_modules")
         metrics = {key: value for key, value in report.metrics.items() if key in kept or key.startswith("lora_")}
         metrics |= {
             "prefill_tok_per_s": engine.stats.prefill_tok_per_s,

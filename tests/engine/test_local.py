@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from runner.config import GenerationConfig, ModelConfig, RunnerConfig
+from runner.config import Dtype, GenerationConfig, ModelConfig, RunnerConfig
 from runner.engine import open_engine
 from runner.engine.base import Completion, Engine, Message, Request
+from runner.engine.shelf import Shelf
 from runner.errors import ConfigError
 from runner.result import FinishReason
 
@@ -145,6 +146,21 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
     assert "600 tokens" in str(done[0].error)
     assert done[1].finish_reason is not FinishReason.error
     assert len(done[2].token_ids) <= 7  # room is what is left of 512
+
+
+def test_jobs_on_one_shelf_share_a_base(make_config: Make, tiny_model: ModelConfig) -> None:
+    shelf = Shelf()
+    other = GenerationConfig(name="greedy", max_new_tokens=3)
+    configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
+    configs.append(make_config(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
+    loads = []
+    for config in configs:
+        engine = open_engine(config, shelf)
+        loads.append(engine.load().metrics["base_loads"])
+        engine.close()
+    assert loads == [1, 0, 1]
+    alone = open_engine(configs[2])
+    assert alone.load().metrics["base_loads"] == 1, "without a shelf each engine has its own"
 
 
 def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: ModelConfig) -> None:

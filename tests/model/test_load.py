@@ -24,10 +24,14 @@ from runner.config import (
     RunnerConfig,
 )
 from runner.errors import ConfigError
-from runner.model.load import Loaded, load, pick_device, pick_dtype
+from runner.model.load import Loaded, adapt, load_base, pick_device, pick_dtype, release
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
+
+
+def load(config: RunnerConfig) -> Loaded:
+    return adapt(load_base(config), config)
 
 
 def logits(loaded: Loaded) -> torch.Tensor:
@@ -126,6 +130,19 @@ def test_peft_is_really_on_and_merging_changes_nothing_more(
     assert (logits(adapted) - logits(plain)).abs().max() > 0.01
     assert (logits(adapted) - logits(merged)).abs().max() < 1e-4
     assert "lora_modules" in merged.metrics
+
+
+def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: ModelConfig, adapter: Path) -> None:
+    plain, adapted = make_config(model=tiny_model), make_config(model=tiny_model, lora=PeftConfig(path=str(adapter)))
+    merged = make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True))
+    base = load_base(plain)
+    before = logits(adapt(base, plain))
+    for _ in range(2):
+        loaded = adapt(base, adapted)
+        assert not torch.equal(logits(loaded), before)
+        assert release(loaded, adapted)
+        assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
+    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
 
 
 def test_peft_over_4_bit(make_config: Make, tiny_model: ModelConfig, adapter: Path) -> None:
