@@ -5,53 +5,69 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 
-from runner.config import GROUPS, RunnerConfig, register
-from runner.errors import ConfigError, RunnerError, unknown
+from runner.config import GROUPS, register, to_config
+from runner.errors import ConfigError, RunnerError
 from runner.hydra_errors import explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from runner.config import RunnerConfig
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, or in a checkout
 
 
-exit_codes: list[int] = [0]  # one for each job that failed; a grid goes on after a failure
+exit_codes: list[int] = [0]  # of the single job; a grid says its own
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(composed: DictConfig) -> None:
-    """Run one composed job and print its result, or why there is none."""
+def main(composed: DictConfig) -> Any:
+    """Run one composed job and print its result, or why there is none; in a grid, return how it went."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from runner.report import show, show_line
-    from runner.run import run
+    from runner.run import attempt, objective, run
 
     hydra_config = HydraConfig.get()
+    in_grid = hydra_config.mode is RunMode.MULTIRUN
+    if in_grid and "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
+        return attempt(to_config(composed), OmegaConf.to_yaml(composed))
     try:
         config = to_config(composed)
+        if config.plan:
+            _show_plan(config)
+            return None
         record = run(config, OmegaConf.to_yaml(composed))
     except Exception as error:
         message = explain(error, CONF)
-        if message is None or WANTS_TRACE:
+        if message is None or WANTS_TRACE or in_grid:
             raise
         print(f"error: {message}", file=sys.stderr)
         exit_codes.append(exit_code(error))
-        return
-    if hydra_config.mode is RunMode.MULTIRUN:
-        show_line(record, list(hydra_config.overrides.task), config.print)
-    else:
-        choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
-        show(record, choices, config.print)
+        return None
+    if in_grid:
+        return objective(record)
+    from runner.report import show
+
+    show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
+    return None
+
+
+def _show_plan(config: RunnerConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from runner.launch.table import show_plan
+    from runner.plan import plan_job
+
+    show_plan([plan_job(list(HydraConfig.get().overrides.task), config)], sys.stdout)
 
 
 def entry() -> NoReturn:
@@ -71,25 +87,6 @@ def entry() -> NoReturn:
         print(f"error: {message}", file=sys.stderr)
         exit_codes.append(exit_code(error))
     sys.exit(max(exit_codes))
-
-
-def to_config(composed: DictConfig) -> RunnerConfig:
-    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here."""
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, RunnerConfig)
-    _refuse_extra("", composed, config)
-    return config
-
-
-def _refuse_extra(prefix: str, composed: DictConfig, checked: object) -> None:
-    known = checked.__dataclass_fields__  # type: ignore[attr-defined]  # only called on dataclasses
-    for key in map(str, composed):
-        if key not in known:
-            raise ConfigError(f"{prefix}{key}: {unknown('key', prefix + key, (prefix + name for name in known))}")
-        if is_dataclass(getattr(checked, key)):
-            _refuse_extra(f"{prefix}{key}.", composed[key], getattr(checked, key))
 
 
 def exit_code(error: BaseException) -> int:

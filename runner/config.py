@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from runner.errors import ConfigError, check
+from runner.errors import ConfigError, check, unknown
 
 MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
 
@@ -339,6 +339,7 @@ class TrackingConfig:
     name: str = "sqlite"
     uri: str | None = None
     experiment: str = "runner"
+    parent_run_id: str | None = None  # set by a grid, so that its jobs stand below it
 
     def __post_init__(self) -> None:
         check(bool(self.experiment.strip()), "tracking.experiment", repr(self.experiment), "give it a name")
@@ -358,10 +359,18 @@ class RunnerConfig:
     seed: int = 0
     output_dir: str = inert("outputs", "where results lie, not what they are")
     print: Print = inert(Print.table, "what is shown, not what is computed")
-    rerun: bool = inert(False, "asks for the same job again")
+    plan: bool = inert(False, "shows what would be done and does nothing")
+    rerun: bool | str = inert(False, "asks for the same job again")
+    workers: str = inert("auto", "how many processes share a grid's jobs")
+    job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
+        check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
+        workers_ok = self.workers == "auto" or (self.workers.isdigit() and int(self.workers) >= 1)
+        check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
+        timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
+        check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         if isinstance(self.lora, PeftConfig) and self.lora.merge and self.quantization.name != "none":
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
@@ -386,6 +395,10 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
 }
 
 
+# What a study may say of its grid: sweeps by key, keys that advance together, combinations to leave out.
+GRID: dict[str, Any] = {"params": {}, "zip": [], "exclude": []}
+
+
 def register() -> None:
     """Hand every schema to Hydra, so that a YAML that extends it is type-checked.
 
@@ -397,9 +410,32 @@ def register() -> None:
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
+    grid = {"_target_": "hydra_plugins.runner.GridSweeper", **GRID}
+    workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
+    store.store(group="hydra/sweeper", name="grid", node=grid, provider="runner")
+    store.store(group="hydra/launcher", name="workers", node=workers, provider="runner")
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=f"hydra/schema/{group}", name=name, node=schema, provider="runner")
+
+
+def to_config(composed: Any) -> RunnerConfig:
+    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, RunnerConfig)
+    _refuse_extra("", composed, config)
+    return config
+
+
+def _refuse_extra(prefix: str, composed: Any, checked: object) -> None:
+    known = checked.__dataclass_fields__  # type: ignore[attr-defined]  # only called on dataclasses
+    for key in map(str, composed):
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: {unknown('key', prefix + key, (prefix + name for name in known))}")
+        if key in known and is_dataclass(getattr(checked, key)):
+            _refuse_extra(f"{prefix}{key}.", composed[key], getattr(checked, key))
 
 
 def base_key(config: RunnerConfig) -> str:

@@ -49,6 +49,10 @@ class TrackingError(RunnerError):
     exit_code = 2
 
 
+class JobHeld(RunnerError):
+    """Another process is doing this very job right now."""
+
+
 class JobFailed(RunnerError):
     """The work broke although the input was right."""
 

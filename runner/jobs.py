@@ -21,7 +21,7 @@ from typing import Any
 
 from runner import machine
 from runner.config import RunnerConfig, semantic_keys
-from runner.errors import EvidenceError, JobFailed, OutputError
+from runner.errors import EvidenceError, JobFailed, JobHeld, OutputError
 from runner.progress import Progress
 from runner.result import Record, Sample, Status
 
@@ -85,15 +85,18 @@ def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], 
 
 
 @contextmanager
-def claim(job: Job) -> Iterator[None]:
-    """Hold the job against other processes; waits while another one is running the same job."""
+def claim(job: Job, wait: bool = True) -> Iterator[None]:
+    """Hold the job against other processes; while another one has it, wait for it or raise JobHeld."""
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         lock = (job.folder / ".lock").open("w")
     except OSError as error:
         raise cannot_write(job.folder, error) from error
     with lock:  # closing the file frees the lock, also when the process dies
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise JobHeld(f"{job.job_id} is being done by another process") from error
         yield
 
 

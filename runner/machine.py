@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -56,8 +57,33 @@ def describe() -> dict[str, str]:
         "cpu": _cpu_model(),
         "cores": str(cores()),
         "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
-        "gpus": ", ".join(_gpu_models()) or "none",
+        "gpus": ", ".join(gpu_models()) or "none",
     }
+
+
+def git_state() -> dict[str, str]:
+    """Name the commit of the working directory and whether it has changes; nothing outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"git.commit": commit, "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is running."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # someone else's
+    return True
 
 
 def cores() -> int:
@@ -88,7 +114,16 @@ def _total_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _gpu_models() -> list[str]:
+def available_mib() -> float:
+    """Memory that new processes can take without pushing others out."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return _total_memory_bytes() / MIB / 2
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def gpu_models() -> list[str]:
     """GPU names from the NVIDIA driver's files, so that no library has to be imported."""
     models = []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):

@@ -1,10 +1,37 @@
-"""A progress bar on stderr for anything a user waits for; silent when stderr is not a terminal."""
+"""A progress bar on stderr for anything a user waits for; silent when stderr is not a terminal.
+
+In a worker of a grid there is no bar: `report_to` sends each step to whoever draws the whole grid.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+
+REPORT_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far something is."""
+
+    what: str
+    done: float
+    total: float | None
+    news: dict[str, str] = field(default_factory=dict)
+
+
+_sink: Callable[[Step], None] | None = None
+
+
+def report_to(sink: Callable[[Step], None] | None) -> None:
+    """Send the steps of every progress bar to sink instead of drawing them."""
+    global _sink
+    _sink = sink
 
 
 class Progress:
@@ -14,9 +41,12 @@ class Progress:
         self.total, self.what, self.unit = total, what, unit
         self._bar: Any = None
         self._id: Any = None
+        self._done = 0.0
+        self._reported_at = 0.0
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        self._report({}, at_once=True)
+        if _sink is None and sys.stderr.isatty():
             from rich import progress as rich_progress
             from rich.console import Console
 
@@ -37,12 +67,16 @@ class Progress:
 
     def advance(self, step: float = 1, **news: str) -> None:
         """Move on by step; news are shown as `name value` at the end of the line."""
+        self._done += step
+        self._report(news)
         if self._bar is not None:
             line = "  ".join(f"{key} {value}" for key, value in news.items())
             self._bar.update(self._id, advance=step, **({"news": line} if news else {}))
 
     def say(self, what: str) -> None:
         """Change what the bar says is going on."""
+        self.what = what
+        self._report({}, at_once=True)
         if self._bar is not None:
             self._bar.update(self._id, description=what)
 
@@ -51,3 +85,9 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def _report(self, news: dict[str, str], at_once: bool = False) -> None:
+        now = time.monotonic()
+        if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
+            self._reported_at = now
+            _sink(Step(self.what, self._done, self.total, news))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.config import Print
@@ -35,6 +37,17 @@ HEADLINES: list[tuple[str, str]] = [
     ("seconds", "{seconds:.1f}"),
 ]
 LINE = ("accuracy", "speed", "peak_rss_mib", "seconds")  # what a job of a grid shows
+GRID_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("accuracy", lambda value: f"{value:.1%}"),
+    "accuracy_low": ("95 % from", lambda value: f"{value:.1%}"),
+    "accuracy_high": ("to", lambda value: f"{value:.1%}"),
+    "n": ("n", lambda value: f"{value:,.0f}"),
+    "best_decode_tok_per_s": ("best decode tok/s", lambda value: f"{value:,.0f}"),
+    "decode_tok_per_s": ("decode tok/s", lambda value: f"{value:,.0f}"),
+    "weight_mib": ("weight MiB", lambda value: f"{value:,.2f}"),
+    "peak_rss_mib": ("peak RSS MiB", lambda value: f"{value:,.0f}"),
+    "seconds": ("seconds", lambda value: f"{value:,.1f}"),
+}
 WORDS = ("architecture", "device", "threads", "dtype", "attention", "rope", "source", "output_dir")
 
 
@@ -49,16 +62,51 @@ def show(record: Record, choices: dict[str, str], how: Print) -> None:
             _table(record, choices)
 
 
-def show_line(record: Record, overrides: list[str], how: Print) -> None:
-    """Print one job of a grid: one line, because what matters is the table at the end."""
-    if how is not Print.table:
-        show(record, {}, how)
-        return
+def brief(record: Record) -> str:
+    """Return a job's main numbers on one line."""
     shown = headline(record.result.metrics)
     keys = [key for key in LINE if key in shown] or list(shown)[:4]
-    numbers = " · ".join(f"{key} {shown[key]}" for key in keys)
-    earlier = "  (recorded earlier)" if record.from_ledger else ""
-    print(f"{record.job_id}  {' '.join(overrides)}\n    {numbers}{earlier}", flush=True)
+    return " · ".join(f"{key} {shown[key]}" for key in keys)
+
+
+def show_grid(lines: list[GridLine], how: Print) -> None:
+    """Print all jobs of a grid: a table for people, one JSON line a job, or nothing."""
+    if how is Print.json:
+        for line in lines:
+            if line.record is not None:
+                print(to_json(line.record), flush=True)
+    if how is not Print.table:
+        return
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    keys = list(dict.fromkeys(key for line in lines for key in line.names))
+    metrics = [name for name in GRID_METRICS if any(line.metric(name) is not None for line in lines)]
+    table = Table(box=box.SIMPLE_HEAD)
+    for key in ("job", *keys, "status"):
+        table.add_column(key, overflow="fold")
+    for name in metrics:
+        table.add_column(GRID_METRICS[name][0], justify="right", overflow="fold")
+    for line in lines:
+        numbers = ("" if (value := line.metric(name)) is None else GRID_METRICS[name][1](value) for name in metrics)
+        table.add_row(line.job_id, *(escape(line.names.get(key, "")) for key in keys), line.status, *numbers)
+    out.print(table)
+
+
+@dataclass
+class GridLine:
+    """One job in the table of a grid."""
+
+    names: dict[str, str]  # what was overridden: key -> value
+    status: str
+    job_id: str = ""
+    record: Record | None = None
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric, or None where the job has none."""
+        return None if self.record is None else self.record.result.metrics.get(name)
 
 
 def to_json(record: Record) -> str:
@@ -107,7 +155,8 @@ def _table(record: Record, choices: dict[str, str]) -> None:
     for note in result.notes:
         out.print(Text(f"note: {note}", style="yellow"))
     if record.mlflow_uri is not None:
-        out.print(Text(f"MLflow run {record.mlflow_run_id}. See all: mlflow ui --backend-store-uri {_store(record)}"))
+        hint = f"mlflow ui --backend-store-uri {near_uri(record.mlflow_uri)}"
+        out.print(Text(f"MLflow run {record.mlflow_run_id}. See all: {hint}"))
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -151,7 +200,7 @@ def _near(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
-def _store(record: Record) -> str:
-    uri = record.mlflow_uri or ""
+def near_uri(uri: str) -> str:
+    """Write a sqlite store relative to the working directory when it lies below it."""
     prefix = "sqlite:///"
     return prefix + _near(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from runner.config import (
     SweepConfig,
 )
 from runner.engine import open_engine
-from runner.errors import RunnerError
+from runner.engine.shelf import Shelf
+from runner.errors import ConfigError, JobHeld, RunnerError, TrackingError
 from runner.model import source
 from runner.result import Record, Result, Status
 from runner.tasks.base import Task
@@ -27,17 +30,58 @@ from runner.tasks.base import Task
 log = logging.getLogger(__name__)
 
 
-def run(config: RunnerConfig, config_yaml: str = "") -> Record:
-    """Do one job, or return what is recorded of it."""
+@dataclass
+class Outcome:
+    """How a job of a grid ended, in a form that crosses processes."""
+
+    status: Status
+    record: Record | None = None
+    message: str = ""
+    exit_code: int = 0
+    held: bool = False  # another process is doing it
+
+
+def run(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None, wait: bool = True) -> Record:
+    """Do one job, or return what is recorded of it; a shelf keeps the loaded base for the next job."""
     task = task_of(config)
     job = identify(config, task)
-    with jobs.claim(job):
-        if config.rerun:
+    with jobs.claim(job, wait):
+        if must_start_anew(config, job):
             job.forget()
         done = job.recorded()
         if done is not None:
             return logged(config, task, job, done)
-        return execute(config, task, job, config_yaml)
+        return execute(config, task, job, config_yaml, shelf)
+
+
+def attempt(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None, wait: bool = True) -> Outcome:
+    """Do one job of a grid: an error ends this job and no other."""
+    try:
+        return Outcome(Status.FINISHED, run(config, config_yaml, shelf, wait))
+    except JobHeld as error:
+        return Outcome(Status.FAILED, message=str(error), exit_code=error.exit_code, held=True)
+    except NotLogged as error:
+        return Outcome(Status.FINISHED, error.record, str(error))
+    except RunnerError as error:
+        return Outcome(Status.FAILED, message=str(error), exit_code=error.exit_code)
+    except Exception as error:  # noqa: BLE001  # whatever breaks in one job must not end the grid
+        return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
+
+
+def objective(record: Record) -> float:
+    """Return the one number that a search maximises: accuracy, else the speed of decoding."""
+    for name in ("accuracy", "best_decode_tok_per_s", "decode_tok_per_s"):
+        if name in record.result.metrics:
+            return record.result.metrics[name]
+    raise ConfigError("this task has no number to search for: use task=gsm8k or task=sweep")
+
+
+def must_start_anew(config: RunnerConfig, job: jobs.Job) -> bool:
+    """Whether rerun=... asks to drop what an earlier run of this job left."""
+    if config.rerun == "failed":
+        last = job.last_record()
+        return last is not None and last.status is Status.FAILED
+    return bool(config.rerun)
 
 
 def identify(config: RunnerConfig, task: Task) -> jobs.Job:
@@ -47,13 +91,13 @@ def identify(config: RunnerConfig, task: Task) -> jobs.Job:
     return jobs.identify(config, task.VERSION, read | task.evidence(config), task.MEASURES)
 
 
-def execute(config: RunnerConfig, task: Task, job: jobs.Job, config_yaml: str) -> Record:
+def execute(config: RunnerConfig, task: Task, job: jobs.Job, config_yaml: str, shelf: Shelf | None = None) -> Record:
     """Run the task with its engine, and record how it ended whatever happens."""
     record = Record(job.job_id, Status.FAILED, str(job.folder), Result(metrics={}), versions=machine.versions())
     record.started_at = datetime.now(UTC).isoformat(timespec="seconds")
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
     tracker = tracking.start(config, job, task.VERSION)
-    engine, started = open_engine(config), time.perf_counter()
+    engine, started = open_engine(config, shelf), time.perf_counter()
     try:
         with log_file(job.folder / "log.txt"):
             jobs.write_atomically(job.folder / "config.yaml", config_yaml)
@@ -81,12 +125,32 @@ def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
         tracking.finish(tracker, job, record)
     except RunnerError as error:
         if record.status is Status.FINISHED:
-            raise
+            raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
         log.error("%s", error)  # what ended the job is on its way to the user and matters more
         return
     record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
     if record.status is Status.FINISHED:
         job.write_record(record)
+
+
+def bury(config: RunnerConfig, job: jobs.Job, status: Status, message: str) -> None:
+    """Write down how a job ended whose process died before it could."""
+    try:
+        with jobs.claim(job, wait=False):
+            record = job.last_record()
+            if record is None or record.status is not Status.FINISHED:
+                job.write_record(Record(job.job_id, status, str(job.folder), Result(metrics={}), error=message))
+            tracking.bury(config, job, status)
+    except RunnerError as error:
+        log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
+
+
+class NotLogged(TrackingError):
+    """The job is done and on disk, but MLflow could not be written."""
+
+    def __init__(self, error: TrackingError, record: Record) -> None:
+        super().__init__(str(error))
+        self.record = record
 
 
 def logged(config: RunnerConfig, task: Task, job: jobs.Job, record: Record) -> Record:
@@ -132,11 +196,15 @@ def log_file(path: Path) -> Iterator[None]:
         handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     except OSError as error:
         raise jobs.cannot_write(path, error) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     try:
         yield
+    except Exception:
+        about = {"name": __name__, "levelname": "ERROR", "msg": "the job failed", "exc_info": sys.exc_info()}
+        handler.handle(logging.makeLogRecord(about))  # the trace goes to the file only: stderr gets one message
+        raise
     finally:
         root.removeHandler(handler)
         handler.close()

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from runner import machine
 from runner.config import RunnerConfig, TrackingConfig
 from runner.errors import TrackingError, check
 from runner.jobs import Job, cannot_write
@@ -35,11 +37,11 @@ class Tracker:
 
     def __init__(self, uri: str | None, client: Any = None, run_id: str | None = None) -> None:
         self.uri, self.run_id = uri, run_id
-        self._client = client
+        self.client = client
 
     def log(self, job: Job, result: Result) -> None:
         """Write metrics and evidence."""
-        if self._client is None:
+        if self.client is None:
             return
         from mlflow.entities import Metric, RunTag
 
@@ -50,20 +52,20 @@ class Tracker:
         tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
         tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
         for start in range(0, len(metrics), METRICS_A_CALL):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
-        self._client.log_batch(self.run_id, tags=tags)
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
+        self.client.log_batch(self.run_id, tags=tags)
         self.log_evidence(job)
 
     def log_evidence(self, job: Job) -> None:
         """Copy what the job folder holds into the run's artifacts."""
         for file in sorted(job.folder.iterdir()):
-            if self._client is not None and file.is_file() and not file.name.startswith("."):
-                self._client.log_artifact(self.run_id, str(file))
+            if self.client is not None and file.is_file() and not file.name.startswith("."):
+                self.client.log_artifact(self.run_id, str(file))
 
     def end(self, status: Status) -> None:
         """Give the run its final status."""
-        if self._client is not None:
-            self._client.set_terminated(self.run_id, status.value)
+        if self.client is not None:
+            self.client.set_terminated(self.run_id, status.value)
 
 
 def tracking_uri(config: RunnerConfig) -> str | None:
@@ -80,7 +82,7 @@ def start(config: RunnerConfig, job: Job, task_version: int) -> Tracker:
         return Tracker(None)
     with _clear_errors(uri):
         client, experiment_id = _open(config.tracking, uri, _output_dir(config))
-        _bury_the_dead(client, experiment_id, job)
+        _bury(client, experiment_id, job, Status.KILLED)
         tags = {
             "job_id": job.job_id,
             "task": config.task.name,
@@ -89,9 +91,55 @@ def start(config: RunnerConfig, job: Job, task_version: int) -> Tracker:
             "mlflow.runName": run_name(config),
             "mlflow.source.name": "runner",
         }
+        if config.tracking.parent_run_id is not None:
+            tags["mlflow.parentRunId"] = config.tracking.parent_run_id
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
         _log_params(client, run_id, config)
     return Tracker(uri, client, run_id)
+
+
+def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, Any]]) -> Tracker:
+    """Open the run that a grid's jobs stand below: the plan, the overrides, what it runs on."""
+    uri = tracking_uri(config)
+    if uri is None:
+        return Tracker(None)
+    with _clear_errors(uri):
+        client, experiment_id = _open(config.tracking, uri, _output_dir(config))
+        _bury_grids(client, experiment_id)
+        tags = {
+            "grid": "true",
+            "overrides": " ".join(overrides)[:8000],
+            "pid": f"{socket.gethostname()} {os.getpid()}",
+            "mlflow.runName": f"grid of {len(plan)} jobs",
+            "mlflow.source.name": "runner",
+            **{f"machine.{key}": value for key, value in machine.describe().items()},
+            **{f"version.{key}": value for key, value in machine.versions().items()},
+            **machine.git_state(),
+        }
+        run_id = client.create_run(experiment_id, tags=tags).info.run_id
+        client.log_dict(run_id, {"jobs": plan}, "plan.json")
+    return Tracker(uri, client, run_id)
+
+
+def finish_grid(tracker: Tracker, status: Status, plan: list[dict[str, Any]]) -> None:
+    """End the grid's run; a store that fails here costs no result, so it is only said."""
+    if tracker.client is None:
+        return
+    try:
+        with _clear_errors(tracker.uri):
+            tracker.client.log_dict(tracker.run_id, {"jobs": plan}, "plan.json")
+            tracker.end(status)
+    except TrackingError as error:
+        log.warning("%s", error)
+
+
+def _bury_grids(client: Any, experiment_id: str) -> None:
+    """End grids of this machine whose process is gone."""
+    query = "tags.grid = 'true' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], query):
+        host, _, pid = run.data.tags.get("pid", "").rpartition(" ")
+        if host == socket.gethostname() and not machine.is_alive(int(pid)):
+            client.set_terminated(run.info.run_id, Status.KILLED.value)
 
 
 def run_name(config: RunnerConfig) -> str:
@@ -203,12 +251,21 @@ def _failed(uri: str | None, error: Exception, kept: Path | None) -> TrackingErr
     return TrackingError(f"MLflow at {uri} cannot be reached or written: {text}.{safe}")
 
 
-def _bury_the_dead(client: Any, experiment_id: str, job: Job) -> None:
-    """End runs that a killed process left RUNNING: the caller holds the job, so nobody is running it."""
+def bury(config: RunnerConfig, job: Job, status: Status) -> None:
+    """End the runs of this job that a dead process left RUNNING; the caller holds the job, so nobody is running it."""
+    uri = tracking_uri(config)
+    if uri is None:
+        return
+    with _clear_errors(uri):
+        client, experiment_id = _open(config.tracking, uri, _output_dir(config))
+        _bury(client, experiment_id, job, status)
+
+
+def _bury(client: Any, experiment_id: str, job: Job, status: Status) -> None:
     query = f"tags.job_id = '{job.job_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], query):
         if run.data.tags.get("output_dir") == str(job.folder):
-            client.set_terminated(run.info.run_id, Status.KILLED.value)
+            client.set_terminated(run.info.run_id, status.value)
 
 
 def _log_params(client: Any, run_id: str, config: RunnerConfig) -> None:

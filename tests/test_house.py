@@ -21,6 +21,8 @@ FLOORS = [
     {"engine"},
     {"tasks"},
     {"run", "report"},
+    {"plan"},
+    {"launch"},
     {"__main__", "hydra_errors"},
 ]  # fmt: skip
 SIDE_DOORS = {"compare": 1, "compare_table": 1}  # may import from floor 0 only, and is imported by nobody

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     device: torch.device
+    bytes_by_dtype: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -60,7 +61,13 @@ def load_base(config: RunnerConfig) -> Loaded:
 def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
     """Put the job's adapter and thread count on a base, and report the two together."""
     started = time.perf_counter()
-    loaded = Loaded(base.model, base.tokenizer, base.device, dict(base.metrics), dict(base.facts), list(base.notes))
+    loaded = replace(
+        base,
+        bytes_by_dtype=dict(base.bytes_by_dtype),
+        metrics=dict(base.metrics),
+        facts=dict(base.facts),
+        notes=list(base.notes),
+    )
     adapter = locate_adapter(config.lora, config.model)
     if isinstance(config.lora, PeftConfig):
         assert adapter is not None
@@ -72,6 +79,8 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
             "lora_parameters": report.parameters,
             "lora_delta_norm": report.delta_norm,
         }
+        for dtype, size in lora_room.weight_bytes(loaded.model).items():
+            loaded.bytes_by_dtype[dtype] = loaded.bytes_by_dtype.get(dtype, 0) + size
     threads = config.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
@@ -166,6 +175,8 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     quantized = quantization_room.quantized_modules(model)
     if config.quantization.name != "none" and quantized == 0:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
+    # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
+    base.bytes_by_dtype = quantization_room.weight_bytes(model)
     base.metrics |= {
         "parameters": model.num_parameters(),
         "quantized_modules": quantized,
@@ -183,7 +194,6 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
 
 
 def _describe_weights(loaded: Loaded) -> None:
-    by_dtype = quantization_room.weight_bytes(loaded.model)
-    loaded.metrics["weight_mib"] = sum(by_dtype.values()) / machine.MIB
-    sizes = (f"{name} {size / machine.MIB:.2f} MiB" for name, size in sorted(by_dtype.items()))
+    loaded.metrics["weight_mib"] = sum(loaded.bytes_by_dtype.values()) / machine.MIB
+    sizes = (f"{name} {size / machine.MIB:.2f} MiB" for name, size in sorted(loaded.bytes_by_dtype.items()))
     loaded.facts["dtype"] = ", ".join(sizes)

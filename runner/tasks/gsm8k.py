@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 
 from runner.config import Extractor, Gsm8kConfig, PromptStyle, RunnerConfig
@@ -244,7 +245,12 @@ def _read_embedded(split: str, limit: int | None) -> list[Item]:
         raise ConfigError(f"task.split={split}: {unknown('split of the embedded data', split, names)}")
     if limit is None:
         raise ConfigError("task.limit=null: the embedded generator has no end; give a number, e.g. task.limit=1000")
-    return [Item(item.question, item.answer, plain_number(item.gold)) for item in problems(Split(split), limit)]
+    return list(_embedded_items(split, limit))
+
+
+@lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
+def _embedded_items(split: str, limit: int) -> tuple[Item, ...]:
+    return tuple(Item(item.question, item.answer, plain_number(item.gold)) for item in problems(Split(split), limit))
 
 
 def _read_jsonl(file: Path, limit: int | None) -> list[Item]:

@@ -1,0 +1,14 @@
+"""Hydra finds plugins only where their class is defined below hydra_plugins: these two names are all it needs.
+
+No __init__.py here: it would hide the plugins of other packages.
+"""
+
+from runner.launch import launcher, sweeper
+
+
+class GridSweeper(sweeper.GridSweeper):
+    """hydra/sweeper=grid."""
+
+
+class WorkerLauncher(launcher.WorkerLauncher):
+    """hydra/launcher=workers."""

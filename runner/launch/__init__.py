@@ -1,0 +1,1 @@
+"""From a grid to running jobs: spread its overrides out, compose each job once."""

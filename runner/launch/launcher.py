@@ -1,0 +1,128 @@
+"""Hydra's launcher for worker processes: how many there are, and who is told what happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from runner import machine
+from runner.config import RunnerConfig, StubConfig, to_config
+from runner.errors import JobFailed, RunnerError
+from runner.launch.compose import Composer
+from runner.launch.table import labels
+from runner.launch.view import View
+from runner.launch.workers import Crew, group
+from runner.model import footprint
+from runner.plan import Planned, plan_job
+from runner.result import Status
+from runner.run import Outcome, objective
+
+WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
+TYPICAL_PROMPT_TOKENS = 512
+SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see model/load.py)
+
+
+class WorkerLauncher(Launcher):
+    """Runs jobs in worker processes that keep a loaded base from job to job."""
+
+    def __init__(self, fresh: bool = False) -> None:
+        self.fresh = fresh
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over."""
+        self.master, self.context = config, hydra_context
+
+    def run_plan(self, plan: list[Planned], numbers: list[int]) -> tuple[dict[int, Outcome], bool]:
+        """Do these jobs of a plan; returns how they ended and whether the user stopped them."""
+        settings = plan[numbers[0]].config
+        assert settings is not None
+        names = labels(plan)
+        with View(plan, len(numbers), names.__getitem__) as view:
+            crew = Crew(
+                plan=plan,
+                numbers=numbers,
+                workers_wanted=how_many(plan, numbers, settings.workers),
+                log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
+                events=view,
+                job_timeout_s=settings.job_timeout_s,
+                fresh=self.fresh,
+                gpus=len(machine.gpu_models()),
+            )
+            return crew.run(), crew.interrupted
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Serve a sweeper that is not ours, such as Optuna's: it gets one number a job."""
+        composer = Composer(self.context.config_loader, self.master)
+        plan = []
+        for overrides in job_overrides:
+            composed, _ = without_hydra(composer.compose(list(overrides)))
+            plan.append(plan_job(list(overrides), to_config(composed), OmegaConf.to_yaml(composed)))
+        for planned in plan:
+            if planned.problem:
+                raise RunnerError(planned.problem)
+        outcomes, interrupted = self.run_plan(plan, list(range(len(plan))))
+        if interrupted:
+            raise KeyboardInterrupt
+        returns = []
+        for number, planned in enumerate(plan):
+            outcome = outcomes[number]
+            done = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
+            if outcome.status is Status.FINISHED and outcome.record is not None:
+                done.return_value = objective(outcome.record)
+            else:
+                done.status = JobStatus.FAILED
+                done.return_value = JobFailed(outcome.message)
+            returns.append(done)
+        return returns
+
+
+def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Return a job's config as the runner knows it, and the choice of each group, which only Hydra's half holds."""
+    choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    return composed, choices
+
+
+def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
+    """Return the number of workers: as asked, or what GPUs, cores and memory allow."""
+    groups = len(group(plan, numbers))
+    if wanted != "auto":
+        return min(int(wanted), groups)
+    if any(plan[number].measures for number in numbers):
+        return 1  # a measurement beside another job measures the other job, too
+    if gpus := len(machine.gpu_models()):
+        return min(gpus, groups)
+    configs = {plan[number].base: plan[number].config for number in numbers}
+    needs = [need_of(config) for config in configs.values() if config is not None]
+    by_memory = int(0.8 * machine.available_mib() // (WORKER_MIB + max(need.mib for need in needs)))
+    by_cores = machine.cores() // max(need.threads for need in needs)
+    return max(1, min(groups, by_memory, by_cores))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one job with this base takes."""
+
+    mib: float
+    threads: int
+
+
+def need_of(config: RunnerConfig) -> Need:
+    """Predict memory and threads of a job from the checkpoint's headers; nothing is known of one without."""
+    if isinstance(config.model, StubConfig):
+        return Need(0.0, 1)
+    new_tokens = config.generation.max_new_tokens
+    predicted = footprint.predict(config, config.generation.batch_size, TYPICAL_PROMPT_TOKENS, new_tokens)
+    if predicted is None:
+        return Need(0.0, machine.cores())
+    small = predicted.weight_mib < SMALL_WEIGHT_MIB
+    threads = config.model.threads or (1 if small else machine.cores())
+    return Need(predicted.weight_mib + predicted.kv_cache_mib + predicted.activation_mib, threads)

@@ -1,0 +1,92 @@
+"""A worker process: does one job after another for a grid, and keeps the loaded base between them.
+
+Started by `runner/launch/workers.py`. It never outlives its parent, and what happens to it (a crash, a kill, a hang)
+ends one job and not the grid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from runner import progress
+from runner.config import RunnerConfig
+from runner.engine.shelf import Shelf
+from runner.progress import Step
+from runner.result import Status
+from runner.run import Outcome, attempt
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One job for a worker."""
+
+    number: int
+    config: RunnerConfig
+    config_yaml: str
+    wait: bool  # for another process that is doing the same job
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A step of the job that the worker is doing."""
+
+    number: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The job is over."""
+
+    number: int
+    outcome: Outcome
+
+
+def main() -> None:
+    """Serve the parent at the other end of the connection until it says None or goes away."""
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    die_with(parent)
+    # Ctrl-C of the terminal reaches the parent only; it passes the wish on with SIGINT when a job is to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("runner").setLevel(logging.INFO)
+    shelf = Shelf()
+    with Connection(descriptor) as connection:
+        try:
+            while (assignment := connection.recv()) is not None:
+                serve(assignment, connection, shelf)
+        except (EOFError, KeyboardInterrupt):
+            return
+
+
+def serve(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
+    """Do one job and send how it went; a wish to stop ends the job as KILLED and then the worker."""
+    number = assignment.number
+    progress.report_to(lambda step: connection.send(Progressed(number, step)))
+    try:
+        outcome = attempt(assignment.config, assignment.config_yaml, shelf, assignment.wait)
+    except KeyboardInterrupt:
+        connection.send(Ended(number, Outcome(Status.KILLED, message="interrupted", exit_code=130)))
+        raise
+    except SystemExit as error:
+        message = f"the job called sys.exit({error.code!r})"
+        outcome = Outcome(Status.FAILED, message=message, exit_code=1)
+    finally:
+        progress.report_to(None)
+    connection.send(Ended(number, outcome))
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies; elsewhere the closed connection ends it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        sys.exit(1)

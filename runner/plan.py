@@ -1,0 +1,96 @@
+"""What would run, what is done and what cannot work: known before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runner.config import RunnerConfig, StubConfig, base_key
+from runner.errors import RunnerError
+from runner.jobs import Job
+from runner.result import Record, Status
+from runner.run import identify, must_start_anew, task_of
+
+
+class State(StrEnum):
+    """Where a job stands before the grid starts."""
+
+    todo = "to do"
+    go_on = "go on"  # samples of an interrupted run are there
+    done = "done"
+    impossible = "impossible"
+
+
+@dataclass
+class Planned:
+    """One job of a grid, as it is known beforehand."""
+
+    overrides: list[str]
+    config: RunnerConfig | None = None
+    config_yaml: str = ""
+    job: Job | None = None
+    state: State = State.impossible
+    problem: str = ""  # why it cannot work
+    exit_code: int = 0
+    record: Record | None = None  # of a job that is done
+    base: str = ""  # jobs with the same base share one load; empty: nothing to load
+    measures: bool = False  # its numbers suffer when something runs beside it
+    cost: float = 1.0  # a rough size of the work, to start long jobs first
+    same_as: int | None = None  # an earlier job of the grid that is this very job
+
+    @property
+    def name(self) -> str:
+        """What tells this job from the others, for people."""
+        return " ".join(self.overrides) or "(no overrides)"
+
+
+def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") -> Planned:
+    """Identify a job and look it up; an input that cannot work is its state, not an exception."""
+    planned = Planned(overrides, config, config_yaml)
+    try:
+        task = task_of(config)
+        planned.measures = task.MEASURES
+        planned.job = identify(config, task)
+        last = None if must_start_anew(config, planned.job) else planned.job.recorded()
+    except RunnerError as error:
+        planned.problem, planned.exit_code = str(error), error.exit_code
+        return planned
+    planned.cost = rough_cost(config)
+    planned.base = "" if isinstance(config.model, StubConfig) else base_key(config)
+    if last is not None:
+        planned.state, planned.record = State.done, last
+    else:
+        started = planned.job.samples_path.exists() and not must_start_anew(config, planned.job)
+        planned.state = State.go_on if started else State.todo
+    return planned
+
+
+def rough_cost(config: RunnerConfig) -> float:
+    """Guess how long a job takes next to the others: questions × tokens; only the order matters."""
+    questions = getattr(config.task, "limit", None) or 100
+    return float(questions * config.generation.max_new_tokens)
+
+
+def mark_twins(plan: list[Planned]) -> None:
+    """Find jobs that stand in the grid twice under different names: each is done once."""
+    first: dict[str, int] = {}
+    for number, planned in enumerate(plan):
+        if planned.job is not None:
+            earlier = first.setdefault(planned.job.job_id, number)
+            planned.same_as = earlier if earlier != number else None
+
+
+def counts(plan: Iterable[Planned]) -> dict[State, int]:
+    """Count the jobs in each state."""
+    totals = dict.fromkeys(State, 0)
+    for planned in plan:
+        totals[planned.state] += 1
+    return totals
+
+
+def status_of(planned: Planned) -> Status | None:
+    """Return the status that a job has without running: FINISHED when recorded, FAILED when impossible."""
+    if planned.state is State.done:
+        return Status.FINISHED
+    return Status.FAILED if planned.state is State.impossible else None
