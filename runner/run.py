@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -189,11 +189,18 @@ def task_of(config: RunnerConfig) -> Task:
     raise AssertionError(f"no task for {config.task}")
 
 
+class LogFile(logging.FileHandler):
+    """A log is a help, not the evidence: on a full disk it falls silent, and the job says what is wrong."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
+        """Say nothing."""
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Keep what is logged during the job in its folder, too."""
     try:
-        handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+        handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
         raise jobs.cannot_write(path, error) from error
     root = logging.getLogger()
@@ -207,4 +214,5 @@ def log_file(path: Path) -> Iterator[None]:
         raise
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()

@@ -78,14 +78,16 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert statuses(tmp_path) == ["FINISHED", "FINISHED"]
 
 
-def test_json_is_one_line_and_a_grid_goes_on_after_a_failure(runner: Run, tmp_path: Path) -> None:
+def test_json_is_one_line_a_job_and_a_grid_goes_on_past_the_impossible(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", "model=stub", "task.limit=2,3", "task.split=tset,test", "print=json")
     assert done.code == 2
     lines = [json.loads(line) for line in done.out.strip().splitlines()]
     assert [line["metrics"]["n"] for line in lines] == [2, 3]
     assert set(lines[0]) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"}
-    assert done.err.count("error: task.split=tset") == 2
-    assert statuses(tmp_path) == ["FINISHED", "FINISHED"]
+    assert done.err.count("impossible: ") == 2
+    assert "Did you mean test?" in done.err
+    assert "error: 2 of 4 jobs are not finished" in done.err
+    assert statuses(tmp_path) == ["FINISHED", "FINISHED", "FINISHED"], "two jobs and the grid above them"
 
 
 def test_corrupt_samples_are_refused_and_kept(runner: Run) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.__main__ import CONF, to_config
+from runner.__main__ import CONF
 from runner.config import (
     GROUPS,
     Dtype,
@@ -32,6 +32,7 @@ from runner.config import (
     TrackingConfig,
     register,
     semantic_keys,
+    to_config,
 )
 from runner.errors import ConfigError
 
@@ -142,7 +143,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     assert set(counted) == everything - set(reasons)
     assert all(len(why) > 10 for why in reasons.values())
     inert = {"model.name", "model.revision", "model.cache_dir", "lora.path", "task.data", "task.shots_data"}
-    inert |= {"output_dir", "print", "rerun", "tracking"}
+    inert |= {"output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
     assert set(reasons) == inert
 
 

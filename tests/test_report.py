@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runner.config import Print
-from runner.report import headline, number, show, show_line
+from runner.report import GridLine, brief, headline, number, show, show_grid
 from runner.result import Record, Result, Status
 
 METRICS = {
@@ -68,12 +68,26 @@ def test_json_is_one_line_and_none_is_nothing(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == ""
 
 
-def test_a_job_of_a_grid_is_short(capsys: pytest.CaptureFixture[str]) -> None:
-    show_line(record(from_ledger=True), ["quantization=nf4", "task.split=test"], Print.table)
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == "gsm8k-abc  quantization=nf4 task.split=test"
-    assert "accuracy 92.5%" in second
-    assert "recorded earlier" in second
+def test_brief_is_one_line() -> None:
+    line = brief(record())
+    assert line.startswith("accuracy 92.5%")
+    assert "\n" not in line
+
+
+def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        GridLine({"quantization": "nf4"}, "finished", "gsm8k-abc", record()),
+        GridLine({"quantization": "[x]"}, "impossible"),
+    ]
+    show_grid(lines, Print.table)
+    table = capsys.readouterr().out
+    for part in ("quantization", "nf4", "[x]", "impossible", "92.5%", "1,234", "6.07"):
+        assert part in table
+    show_grid(lines, Print.json)
+    (only,) = capsys.readouterr().out.splitlines()
+    assert json.loads(only)["job_id"] == "gsm8k-abc"
+    show_grid(lines, Print.none)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_task_with_other_metrics_shows_them_all() -> None:
