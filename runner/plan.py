@@ -10,7 +10,7 @@ from runner.config import RunnerConfig, StubConfig, base_key
 from runner.errors import RunnerError
 from runner.jobs import Job
 from runner.result import Record, Status
-from runner.run import identify, must_start_anew, task_of
+from runner.run import identify, is_logged, must_start_anew, task_of
 
 
 class State(StrEnum):
@@ -34,6 +34,7 @@ class Planned:
     problem: str = ""  # why it cannot work
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
+    unlogged: bool = False  # done, but MLflow does not have it yet
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # its numbers suffer when something runs beside it
     cost: float = 1.0  # a rough size of the work, to start long jobs first
@@ -60,6 +61,7 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
     planned.base = "" if isinstance(config.model, StubConfig) else base_key(config)
     if last is not None:
         planned.state, planned.record = State.done, last
+        planned.unlogged = not is_logged(config, last)
     else:
         started = planned.job.samples_path.exists() and not must_start_anew(config, planned.job)
         planned.state = State.go_on if started else State.todo

@@ -92,6 +92,10 @@ class Record:
     status: Status
     output_dir: str
     result: Result
+    task: str = ""
+    task_version: int = 0
+    name: str = ""  # for people
+    params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
     mlflow_run_id: str | None = None  # set once everything is logged there
     mlflow_uri: str | None = None
     error: str | None = None

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def run(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None,
             job.forget()
         done = job.recorded()
         if done is not None:
-            return logged(config, task, job, done)
+            return logged(config, job, done)
         return execute(config, task, job, config_yaml, shelf)
 
 
@@ -93,10 +93,9 @@ def identify(config: RunnerConfig, task: Task) -> jobs.Job:
 
 def execute(config: RunnerConfig, task: Task, job: jobs.Job, config_yaml: str, shelf: Shelf | None = None) -> Record:
     """Run the task with its engine, and record how it ended whatever happens."""
-    record = Record(job.job_id, Status.FAILED, str(job.folder), Result(metrics={}), versions=machine.versions())
-    record.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    record = new_record(config, job, task)
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
-    tracker = tracking.start(config, job, task.VERSION)
+    tracker = start_tracking(config, job, record)
     engine, started = open_engine(config, shelf), time.perf_counter()
     try:
         with log_file(job.folder / "log.txt"):
@@ -116,6 +115,32 @@ def execute(config: RunnerConfig, task: Task, job: jobs.Job, config_yaml: str, s
         record.result.metrics["seconds"] = record.seconds
         close(tracker, job, record)
     return record
+
+
+def new_record(config: RunnerConfig, job: jobs.Job, task: Task) -> Record:
+    """Begin a job's record: FAILED until it has ended otherwise."""
+    return Record(
+        job.job_id,
+        Status.FAILED,
+        str(job.folder),
+        Result(metrics={}),
+        task=config.task.name,
+        task_version=task.VERSION,
+        name=tracking.run_name(config),
+        params=dict(tracking.flatten(config)),
+        versions=machine.versions(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> tracking.Tracker:
+    """Start the job's run in MLflow; a grid whose store has gone away meanwhile goes on and is logged later."""
+    try:
+        return tracking.start(tracking.store_of(config), job, record)
+    except TrackingError as error:
+        if config.tracking.parent_run_id is None:
+            raise
+        return tracking.Tracker(None, problem=error)
 
 
 def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
@@ -139,7 +164,8 @@ def bury(config: RunnerConfig, job: jobs.Job, status: Status, message: str) -> N
         with jobs.claim(job, wait=False):
             record = job.last_record()
             if record is None or record.status is not Status.FINISHED:
-                job.write_record(Record(job.job_id, status, str(job.folder), Result(metrics={}), error=message))
+                dead = new_record(config, job, task_of(config))
+                job.write_record(replace(dead, status=status, error=message))
             tracking.bury(config, job, status)
     except RunnerError as error:
         log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
@@ -153,14 +179,19 @@ class NotLogged(TrackingError):
         self.record = record
 
 
-def logged(config: RunnerConfig, task: Task, job: jobs.Job, record: Record) -> Record:
+def logged(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
     """Return a recorded result, after logging it where it is not logged yet."""
     log.info("%s is already done: this is the recorded result (rerun=true does it again)", job.job_id)
-    uri = tracking.tracking_uri(config)
-    if uri is not None and record.mlflow_uri != uri:
-        close(tracking.start(config, job, task.VERSION), job, record)
+    if not is_logged(config, record):
+        close(tracking.start(tracking.store_of(config), job, record), job, record)
     record.from_ledger = True
     return record
+
+
+def is_logged(config: RunnerConfig, record: Record) -> bool:
+    """Whether a recorded result stands in the store that the config names."""
+    store = tracking.store_of(config)
+    return store is None or record.mlflow_uri == store.uri
 
 
 def task_of(config: RunnerConfig) -> Task:

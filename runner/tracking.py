@@ -15,13 +15,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from runner import machine
-from runner.config import RunnerConfig, TrackingConfig
+from runner.config import RunnerConfig
 from runner.errors import TrackingError, check
 from runner.jobs import Job, cannot_write
 from runner.result import Record, Result, Status
@@ -35,9 +35,16 @@ PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 class Tracker:
     """One job's run in MLflow, or nothing at all with tracking=none."""
 
-    def __init__(self, uri: str | None, client: Any = None, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str | None,
+        client: Any = None,
+        run_id: str | None = None,
+        problem: TrackingError | None = None,
+    ) -> None:
         self.uri, self.run_id = uri, run_id
         self.client = client
+        self.problem = problem  # why nothing can be logged, though something should be
 
     def log(self, job: Job, result: Result) -> None:
         """Write metrics and evidence."""
@@ -68,43 +75,59 @@ class Tracker:
             self.client.set_terminated(self.run_id, status.value)
 
 
-def tracking_uri(config: RunnerConfig) -> str | None:
+@dataclass(frozen=True)
+class Store:
+    """Where runs go: an MLflow store, an experiment in it, and the run that a grid's jobs stand below."""
+
+    uri: str
+    experiment: str
+    output_dir: Path
+    parent_run_id: str | None = None
+
+
+def store_of(config: RunnerConfig) -> Store | None:
     """Return where results are logged: None with tracking=none, else tracking.uri or sqlite in output_dir."""
     if config.tracking.name == "none":
         return None
-    return config.tracking.uri or f"sqlite:///{_output_dir(config) / 'mlflow.db'}"
+    output_dir = Path(config.output_dir).expanduser().absolute()
+    uri = config.tracking.uri or default_uri(output_dir)
+    return Store(uri, config.tracking.experiment, output_dir, config.tracking.parent_run_id)
 
 
-def start(config: RunnerConfig, job: Job, task_version: int) -> Tracker:
+def default_uri(output_dir: Path) -> str:
+    """Return the sqlite store of an output folder."""
+    return f"sqlite:///{output_dir / 'mlflow.db'}"
+
+
+def start(store: Store | None, job: Job, record: Record) -> Tracker:
     """Open MLflow and start the job's run; says what is wrong before anything expensive happens."""
-    uri = tracking_uri(config)
-    if uri is None:
+    if store is None:
         return Tracker(None)
-    with _clear_errors(uri):
-        client, experiment_id = _open(config.tracking, uri, _output_dir(config))
+    with _clear_errors(store.uri):
+        client, experiment_id = _open(store)
         _bury(client, experiment_id, job, Status.KILLED)
         tags = {
             "job_id": job.job_id,
-            "task": config.task.name,
-            "task_version": str(task_version),
+            "task": record.task,
+            "task_version": str(record.task_version),
             "output_dir": str(job.folder),
-            "mlflow.runName": run_name(config),
+            "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
         }
-        if config.tracking.parent_run_id is not None:
-            tags["mlflow.parentRunId"] = config.tracking.parent_run_id
+        if store.parent_run_id is not None:
+            tags["mlflow.parentRunId"] = store.parent_run_id
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        _log_params(client, run_id, config)
-    return Tracker(uri, client, run_id)
+        _log_params(client, run_id, record.params)
+    return Tracker(store.uri, client, run_id)
 
 
 def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, Any]]) -> Tracker:
     """Open the run that a grid's jobs stand below: the plan, the overrides, what it runs on."""
-    uri = tracking_uri(config)
-    if uri is None:
+    store = store_of(config)
+    if store is None:
         return Tracker(None)
-    with _clear_errors(uri):
-        client, experiment_id = _open(config.tracking, uri, _output_dir(config))
+    with _clear_errors(store.uri):
+        client, experiment_id = _open(store)
         _bury_grids(client, experiment_id)
         tags = {
             "grid": "true",
@@ -118,7 +141,7 @@ def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, 
         }
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
         client.log_dict(run_id, {"jobs": plan}, "plan.json")
-    return Tracker(uri, client, run_id)
+    return Tracker(store.uri, client, run_id)
 
 
 def finish_grid(tracker: Tracker, status: Status, plan: list[dict[str, Any]]) -> None:
@@ -153,6 +176,8 @@ def run_name(config: RunnerConfig) -> str:
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:
     """Log the outcome; when MLflow fails here, the result is on disk and stays there."""
+    if tracker.problem is not None:
+        raise tracker.problem
     with _clear_errors(tracker.uri, kept=job.folder):
         tracker.log(job, record.result)
         tracker.end(record.status)
@@ -177,8 +202,9 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _open(tracking: TrackingConfig, uri: str, output_dir: Path) -> tuple[Any, str]:
+def _open(store: Store) -> tuple[Any, str]:
     """Return a client and the experiment's id; one process at a time, because creating a database is a race."""
+    uri, output_dir, name = store.uri, store.output_dir, store.experiment
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock = (output_dir / ".mlflow.lock").open("w")
@@ -194,18 +220,18 @@ def _open(tracking: TrackingConfig, uri: str, output_dir: Path) -> tuple[Any, st
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
         client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(tracking.experiment)
+        experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             check(
                 experiment.lifecycle_stage == "active",
                 "tracking.experiment",
-                tracking.experiment,
+                name,
                 "it was deleted in MLflow: restore it there, or use another name",
             )
             return client, experiment.experiment_id
         folder = output_dir / "mlartifacts"
         location = folder.as_uri() if uri.startswith("sqlite:") else None
-        return client, client.create_experiment(tracking.experiment, artifact_location=location)
+        return client, client.create_experiment(name, artifact_location=location)
 
 
 def _probe_sqlite(uri: str) -> None:
@@ -253,11 +279,11 @@ def _failed(uri: str | None, error: Exception, kept: Path | None) -> TrackingErr
 
 def bury(config: RunnerConfig, job: Job, status: Status) -> None:
     """End the runs of this job that a dead process left RUNNING; the caller holds the job, so nobody is running it."""
-    uri = tracking_uri(config)
-    if uri is None:
+    store = store_of(config)
+    if store is None:
         return
-    with _clear_errors(uri):
-        client, experiment_id = _open(config.tracking, uri, _output_dir(config))
+    with _clear_errors(store.uri):
+        client, experiment_id = _open(store)
         _bury(client, experiment_id, job, status)
 
 
@@ -268,18 +294,14 @@ def _bury(client: Any, experiment_id: str, job: Job, status: Status) -> None:
             client.set_terminated(run.info.run_id, status.value)
 
 
-def _log_params(client: Any, run_id: str, config: RunnerConfig) -> None:
+def _log_params(client: Any, run_id: str, params: dict[str, str]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in flatten(config)]
-    for begin in range(0, len(params), PARAMS_A_CALL):
-        client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
+    entities = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
+    for begin in range(0, len(entities), PARAMS_A_CALL):
+        client.log_batch(run_id, params=entities[begin : begin + PARAMS_A_CALL])
 
 
 def _legal(key: str) -> str:
     """Keep to the characters that MLflow allows in a name."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]
-
-
-def _output_dir(config: RunnerConfig) -> Path:
-    return Path(config.output_dir).expanduser().absolute()

@@ -21,7 +21,7 @@ FLOORS = [
     {"engine"},
     {"tasks"},
     {"run", "report"},
-    {"plan"},
+    {"plan", "sync"},
     {"launch"},
     {"__main__", "hydra_errors"},
 ]  # fmt: skip

@@ -32,6 +32,13 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
     return lambda **groups: make_config(output_dir=str(shared), tracking=TrackingConfig(), **groups)
 
 
+def start(config: RunnerConfig, job: Job) -> tracking.Tracker:
+    params = dict(tracking.flatten(config))
+    return tracking.start(
+        tracking.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
+    )
+
+
 def mlflow_run(record: Record) -> Any:
     from mlflow import MlflowClient
 
@@ -103,7 +110,7 @@ def test_the_status_is_true_when_the_task_breaks(
         run(config)
     (folder,) = Path(config.output_dir).glob(f"jobs/{_job_id(config)}")
     assert json.loads((folder / "result.json").read_text())["status"] == status
-    client = MlflowClient(tracking.tracking_uri(config))
+    client = MlflowClient(tracking.store_of(config).uri)
     experiment = client.get_experiment_by_name("runner")
     found = client.search_runs([experiment.experiment_id], f"tags.job_id = '{_job_id(config)}'")
     assert [item.info.status for item in found] == [status]
@@ -120,7 +127,7 @@ def _job_id(config: RunnerConfig) -> str:
 def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     config = logged(task=Gsm8kConfig(limit=2, instruction="long " * 3000))
-    tracker = tracking.start(config, job, 1)
+    tracker = start(config, job)
     result = Result(
         {"decode_tok_per_s/batch_1": 1.0, "odd @key=[1]": 2.0, "nan": float("nan")},
         notes=["n"],
@@ -138,7 +145,7 @@ def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> No
 
 def test_more_params_and_metrics_than_one_call_takes(logged: Make, tmp_path: Path) -> None:
     job = Job("many", tmp_path)
-    tracker = tracking.start(logged(), job, 1)
+    tracker = start(logged(), job)
     metrics = {f"m/{number}": float(number) for number in range(2500)}
     record = Record("many", Status.FINISHED, str(tmp_path), Result(metrics))
     tracking.finish(tracker, job, record)
@@ -158,7 +165,7 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     config = logged(seed=200)
     config.tracking.experiment = "gone"
     run(config)
-    client = MlflowClient(tracking.tracking_uri(config))
+    client = MlflowClient(tracking.store_of(config).uri)
     client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
     config.rerun = True
     with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):

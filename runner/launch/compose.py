@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 MOST_KEPT = 1024  # combinations in memory at once; when more come, the oldest goes
 
@@ -28,7 +28,7 @@ class Composer:
     def __init__(self, config_loader: ConfigLoader, master_config: DictConfig) -> None:
         self._loader = config_loader
         self._master = master_config
-        self._for_hydra: list[str] = list(master_config.hydra.overrides.hydra)
+        self._for_hydra = _as_written(master_config.hydra.overrides.hydra)
         self._parser = OverridesParser.create()
         self._parsed: dict[str, Override] = {}
         self._is_group: dict[str, bool] = {}
@@ -113,3 +113,8 @@ class Composer:
                     config.hydra.overrides.task.pop()  # every job lists its own
             self._kept[key] = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
         return self._kept[key]
+
+
+def _as_written(lines: ListConfig) -> list[str]:
+    """The overrides with their ${...}, which iterating over the list would resolve."""
+    return [str(line) for line in OmegaConf.to_container(lines) or ()]

@@ -66,7 +66,7 @@ class Grid:
         return [
             number
             for number, planned in enumerate(self.plan)
-            if planned.state in (State.todo, State.go_on) and planned.same_as is None
+            if planned.same_as is None and (planned.state in (State.todo, State.go_on) or planned.unlogged)
         ]
 
 
@@ -176,6 +176,9 @@ def finish(grid: Grid, interrupted: bool) -> None:
     uri = _mlflow_hint(grid.settings)
     if uri and grid.settings.print.value == "table":
         print(f"See all: mlflow ui --backend-store-uri {uri}    Compare: {_compare_hint(grid.settings)}")
+    unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
+    if unlogged:
+        print(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them", file=sys.stderr)
     if interrupted:
         raise KeyboardInterrupt
     if problems:
@@ -236,10 +239,10 @@ def _known_keys(config: DictConfig) -> set[str]:
 
 def _mlflow_hint(config: RunnerConfig) -> str | None:
     from runner.report import near_uri
-    from runner.tracking import tracking_uri
+    from runner.tracking import store_of
 
-    uri = tracking_uri(config)
-    return near_uri(uri) if uri else None
+    store = store_of(config)
+    return near_uri(store.uri) if store else None
 
 
 def _compare_hint(config: RunnerConfig) -> str:
