@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         return Tracker(None)
     with _clear_errors(store.uri):
         client, experiment_id = _open(store)
-        _bury(client, experiment_id, job, Status.KILLED)
+        if (job.folder / "config.yaml").exists():  # it was begun before, and whoever began it is gone
+            _bury(client, experiment_id, job, Status.KILLED)
         tags = {
             "job_id": job.job_id,
             "task": record.task,
@@ -202,8 +203,21 @@ def _text(value: object) -> str:
     return str(value)
 
 
+_opened: dict[Store, tuple[Any, str]] = {}  # a worker does many jobs with one store
+
+
 def _open(store: Store) -> tuple[Any, str]:
-    """Return a client and the experiment's id; one process at a time, because creating a database is a race."""
+    """Return a client and the experiment's id, opened once a process."""
+    key = replace(store, parent_run_id=None)
+    if key not in _opened:
+        _opened[key] = _open_first(key)
+    else:
+        _probe_sqlite(store.uri)
+    return _opened[key]
+
+
+def _open_first(store: Store) -> tuple[Any, str]:
+    """Open the store; one process at a time, because creating a database is a race."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
     try:
         output_dir.mkdir(parents=True, exist_ok=True)

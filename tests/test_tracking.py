@@ -168,6 +168,7 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     client = MlflowClient(tracking.store_of(config).uri)
     client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
     config.rerun = True
+    tracking._opened.clear()  # as in a new process
     with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):
         run(config)
 

@@ -63,14 +63,21 @@ def main() -> None:
         try:
             while (assignment := connection.recv()) is not None:
                 serve(assignment, connection, shelf)
-        except (EOFError, KeyboardInterrupt):
-            return
+        except (EOFError, OSError, KeyboardInterrupt):
+            return  # the parent is gone, or wants us to go
 
 
 def serve(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
     """Do one job and send how it went; a wish to stop ends the job as KILLED and then the worker."""
     number = assignment.number
-    progress.report_to(lambda step: connection.send(Progressed(number, step)))
+
+    def report(step: Step) -> None:
+        try:
+            connection.send(Progressed(number, step))
+        except OSError:  # the parent is gone: that is no failure of this job
+            raise KeyboardInterrupt from None
+
+    progress.report_to(report)
     try:
         outcome = attempt(assignment.config, assignment.config_yaml, shelf, assignment.wait)
     except KeyboardInterrupt:
