@@ -34,12 +34,14 @@ def main(composed: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from runner.run import attempt, objective, run
+    from runner.run import objective, run
 
     hydra_config = HydraConfig.get()
     in_grid = hydra_config.mode is RunMode.MULTIRUN
     if in_grid and "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
-        return attempt(to_config(composed), OmegaConf.to_yaml(composed))
+        from runner.launch.elsewhere import serve
+
+        return serve(composed, hydra_config)
     try:
         config = to_config(composed)
         if config.plan:

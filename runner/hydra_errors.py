@@ -17,6 +17,15 @@ from omegaconf.errors import (
 from runner.config import GROUPS, RunnerConfig
 from runner.errors import RunnerError, unknown
 
+# what comes in a package of its own: the choice of hydra/launcher or hydra/sweeper -> the extra that installs it
+EXTRAS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+    "optuna": "optuna",
+}
+
 
 def explain(error: BaseException, conf: Path) -> str | None:
     """Return the one message for an error that a user can cause, or None for a bug."""
@@ -26,11 +35,15 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return _missing_config(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _from_cause(error, conf) or _first_lines(error)
+    if plugin := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)_(launcher|sweeper)\.", str(error)):
+        return _missing_extra(plugin[2], plugin[1])
     return None
 
 
 def _missing_config(error: MissingConfigException) -> str:
     wanted = error.missing_cfg_file or ""
+    if plugin := re.match(r"hydra/(launcher|sweeper)/(\w+)|hydra/(sweeper)/sampler/", wanted):
+        kind, choice = plugin[1] or plugin[3], plugin[2] or "optuna"
     group, _, choice = wanted.rpartition("/")
     if group and error.options:
         return f"{group}={choice}: {unknown(f'choice for {group}', choice, error.options)}"

@@ -38,9 +38,6 @@ HEADLINES: list[tuple[str, str]] = [
 ]
 LINE = ("accuracy", "speed", "peak_rss_mib", "seconds")  # what a job of a grid shows
 GRID_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "accuracy": ("accuracy", lambda value: f"{value:.1%}"),
-    "accuracy_low": ("95 % from", lambda value: f"{value:.1%}"),
-    "accuracy_high": ("to", lambda value: f"{value:.1%}"),
     "n": ("n", lambda value: f"{value:,.0f}"),
     "best_decode_tok_per_s": ("best decode tok/s", lambda value: f"{value:,.0f}"),
     "decode_tok_per_s": ("decode tok/s", lambda value: f"{value:,.0f}"),
@@ -85,13 +82,19 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
     keys = list(dict.fromkeys(key for line in lines for key in line.names))
     metrics = [name for name in GRID_METRICS if any(line.metric(name) is not None for line in lines)]
     table = Table(box=box.SIMPLE_HEAD)
-    for key in ("job", *keys, "status"):
+    table.add_column("job", no_wrap=True)
+    for key in (*keys, "status"):
         table.add_column(key, overflow="fold")
+    scored = any(line.metric("accuracy") is not None for line in lines)
+    if scored:
+        table.add_column("accuracy [95 %]", justify="right", no_wrap=True)
     for name in metrics:
         table.add_column(GRID_METRICS[name][0], justify="right", overflow="fold")
     for line in lines:
-        numbers = ("" if (value := line.metric(name)) is None else GRID_METRICS[name][1](value) for name in metrics)
-        table.add_row(line.job_id, *(escape(line.names.get(key, "")) for key in keys), line.status, *numbers)
+        cells = [line.job_id, *(escape(line.names.get(key, "")) for key in keys), line.status]
+        cells += [escape(line.accuracy())] if scored else []
+        cells += ["" if (value := line.metric(name)) is None else GRID_METRICS[name][1](value) for name in metrics]
+        table.add_row(*cells)
     out.print(table)
 
 
@@ -107,6 +110,14 @@ class GridLine:
     def metric(self, name: str) -> float | None:
         """Return a metric, or None where the job has none."""
         return None if self.record is None else self.record.result.metrics.get(name)
+
+    def accuracy(self) -> str:
+        """Return the accuracy with its interval in percent, empty where nothing was scored."""
+        values = [self.metric(name) for name in ("accuracy", "accuracy_low", "accuracy_high")]
+        if None in values:
+            return ""
+        value, low, high = (100 * float(part or 0) for part in values)
+        return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def to_json(record: Record) -> str:

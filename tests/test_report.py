@@ -81,7 +81,7 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
     ]
     show_grid(lines, Print.table)
     table = capsys.readouterr().out
-    for part in ("quantization", "nf4", "[x]", "impossible", "92.5%", "1,234", "6.07"):
+    for part in ("quantization", "nf4", "[x]", "impossible", "92.5 [89.8, 94.5]", "1,234", "6.07"):
         assert part in table
     show_grid(lines, Print.json)
     (only,) = capsys.readouterr().out.splitlines()

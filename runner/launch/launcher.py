@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner import machine
 from runner.config import RunnerConfig, StubConfig, to_config
-from runner.errors import JobFailed, RunnerError
+from runner.errors import ConfigError, JobFailed
 from runner.launch.compose import Composer
 from runner.launch.table import labels
 from runner.launch.view import View
@@ -66,7 +66,10 @@ class WorkerLauncher(Launcher):
             plan.append(plan_job(list(overrides), to_config(composed), OmegaConf.to_yaml(composed)))
         for planned in plan:
             if planned.problem:
-                raise RunnerError(planned.problem)
+                raise ConfigError(planned.problem)
+            if planned.config is not None and planned.config.plan:
+                raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs beforehand")
+        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper leaves its own files there
         outcomes, interrupted = self.run_plan(plan, list(range(len(plan))))
         if interrupted:
             raise KeyboardInterrupt

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import RunnerConfig, to_config
 from runner.errors import ConfigError, RunnerError
 from runner.launch.compose import Composer
+from runner.launch.elsewhere import Elsewhere, check_settings
 from runner.launch.expand import check_exclude, excluded, expand
 from runner.launch.launcher import WorkerLauncher, without_hydra
 from runner.launch.table import show_failures, show_plan, table_lines
@@ -127,6 +128,9 @@ class GridSweeper(Sweeper):
 
     def run(self, grid: Grid, numbers: list[int]) -> bool:
         """Hand the jobs to the launcher below one MLflow run; returns whether the user stopped it."""
+        name = str(self.master.hydra.runtime.choices["hydra/launcher"])
+        if not isinstance(self.launcher, WorkerLauncher):
+            check_settings(name, grid.settings)
         from runner import tracking  # MLflow's lock and database, only now that something will run
 
         parent = tracking.start_grid(grid.settings, grid.overrides, describe(grid))
@@ -140,7 +144,9 @@ class GridSweeper(Sweeper):
             if isinstance(self.launcher, WorkerLauncher):
                 grid.outcomes, interrupted = self.launcher.run_plan(grid.plan, numbers)
             else:
-                grid.outcomes = launch_elsewhere(self.launcher, grid.plan, numbers, parent.run_id)
+                elsewhere = Elsewhere(self.launcher, name, grid.plan, parent.run_id, grid.outcomes)
+                elsewhere.run(numbers)
+                interrupted = elsewhere.interrupted
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -149,23 +155,6 @@ class GridSweeper(Sweeper):
             status = Status.KILLED if interrupted else Status.FINISHED if finished else Status.FAILED
             tracking.finish_grid(parent, status, describe(grid))
         return interrupted
-
-
-def launch_elsewhere(
-    launcher: Launcher, plan: list[Planned], numbers: list[int], parent_run_id: str | None
-) -> dict[int, Outcome]:
-    """Run the jobs through one of Hydra's other launchers: the same jobs, the same resume, the same outcomes."""
-    parent = [f"tracking.parent_run_id={parent_run_id}"] if parent_run_id else []
-    returns = launcher.launch([[*plan[number].overrides, *parent] for number in numbers], initial_job_idx=0)
-    outcomes = {}
-    for number, job_return in zip(numbers, returns, strict=True):
-        try:
-            value = job_return.return_value
-        except Exception as error:  # noqa: BLE001  # what broke the job there is that job's failure here
-            value = Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
-        assert isinstance(value, Outcome)
-        outcomes[number] = value
-    return outcomes
 
 
 def finish(grid: Grid, interrupted: bool) -> None:
