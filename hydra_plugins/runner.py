@@ -3,7 +3,9 @@
 No __init__.py here: it would hide the plugins of other packages.
 """
 
-from runner.launch import launcher, sweeper
+from runner.launch import extras, launcher, sweeper
+
+extras.adapt()
 
 
 class GridSweeper(sweeper.GridSweeper):

@@ -35,19 +35,21 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return _missing_config(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _from_cause(error, conf) or _first_lines(error)
-    if plugin := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)_(launcher|sweeper)\.", str(error)):
-        return _missing_extra(plugin[2], plugin[1])
     return None
 
 
 def _missing_config(error: MissingConfigException) -> str:
     wanted = error.missing_cfg_file or ""
-    if plugin := re.match(r"hydra/(launcher|sweeper)/(\w+)|hydra/(sweeper)/sampler/", wanted):
-        kind, choice = plugin[1] or plugin[3], plugin[2] or "optuna"
     group, _, choice = wanted.rpartition("/")
+    if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
+        return _missing_extra(group, choice)
     if group and error.options:
         return f"{group}={choice}: {unknown(f'choice for {group}', choice, error.options)}"
     return _first_lines(error)
+
+
+def _missing_extra(group: str, choice: str) -> str:
+    return f"{group}={choice} comes in a package that is not installed here: pip install 'runner[{EXTRAS[choice]}]'"
 
 
 def _from_cause(error: BaseException, conf: Path) -> str | None:

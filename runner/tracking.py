@@ -233,6 +233,7 @@ def _open_first(store: Store) -> tuple[Any, str]:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
+        _create_sqlite(uri)
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
@@ -263,6 +264,24 @@ def _probe_sqlite(uri: str) -> None:
             connection.execute("ROLLBACK")
         finally:
             connection.close()
+
+
+def _create_sqlite(uri: str) -> None:
+    """Make a new database beside its place and move it there whole: a kill amid MLflow's migrations spoils it for good."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.stat().st_size:
+        return
+    from mlflow import MlflowClient
+
+    with path.open("rb") as place:
+        fcntl.flock(place, fcntl.LOCK_EX)  # runners with other output folders may be about to make it, too
+        if path.stat().st_size:
+            return
+        fresh = path.with_name(f".{path.name}.new")
+        for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
+            leftover.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        fresh.replace(path)
 
 
 @contextmanager

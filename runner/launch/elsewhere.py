@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from dataclasses import dataclass, field
 
+from hydra.conf import HydraConf
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 FOR_US = "tracking.parent_run_id="  # the override that we add to each job
 
 
-def serve(composed: DictConfig, hydra: DictConfig) -> Outcome:
-    """Do one job where the launcher has put it; its end is said at once, for the launcher speaks at its own end only."""
-    if not hydra.launcher._target_.endswith("BasicLauncher"):  # that one has the terminal to itself
+def serve(composed: DictConfig, hydra: HydraConf) -> Outcome:
+    """Do one job where the launcher has put it, and say its end at once: the launcher tells all at its own end."""
+    if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one has the terminal to itself
         progress.report_to(lambda _: None)
     try:
         outcome = attempt(to_config(composed), OmegaConf.to_yaml(composed))

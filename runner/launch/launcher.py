@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,20 +12,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner import machine
-from runner.config import RunnerConfig, StubConfig, to_config
+from runner.config import to_config
 from runner.errors import ConfigError, JobFailed
 from runner.launch.compose import Composer
+from runner.launch.sizing import how_many
 from runner.launch.table import labels
 from runner.launch.view import View
-from runner.launch.workers import Crew, group
-from runner.model import footprint
+from runner.launch.workers import Crew
 from runner.plan import Planned, plan_job
 from runner.result import Status
 from runner.run import Outcome, objective
-
-WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
-TYPICAL_PROMPT_TOKENS = 512
-SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see model/load.py)
 
 
 class WorkerLauncher(Launcher):
@@ -92,40 +87,3 @@ def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     with read_write(composed), open_dict(composed):
         del composed["hydra"]
     return composed, choices
-
-
-def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
-    """Return the number of workers: as asked, or what GPUs, cores and memory allow."""
-    groups = len(group(plan, numbers))
-    if wanted != "auto":
-        return min(int(wanted), groups)
-    if any(plan[number].measures for number in numbers):
-        return 1  # a measurement beside another job measures the other job, too
-    if gpus := len(machine.gpu_models()):
-        return min(gpus, groups)
-    configs = {plan[number].base: plan[number].config for number in numbers}
-    needs = [need_of(config) for config in configs.values() if config is not None]
-    by_memory = int(0.8 * machine.available_mib() // (WORKER_MIB + max(need.mib for need in needs)))
-    by_cores = machine.cores() // max(need.threads for need in needs)
-    return max(1, min(groups, by_memory, by_cores))
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one job with this base takes."""
-
-    mib: float
-    threads: int
-
-
-def need_of(config: RunnerConfig) -> Need:
-    """Predict memory and threads of a job from the checkpoint's headers; nothing is known of one without."""
-    if isinstance(config.model, StubConfig):
-        return Need(0.0, 1)
-    new_tokens = config.generation.max_new_tokens
-    predicted = footprint.predict(config, config.generation.batch_size, TYPICAL_PROMPT_TOKENS, new_tokens)
-    if predicted is None:
-        return Need(0.0, machine.cores())
-    small = predicted.weight_mib < SMALL_WEIGHT_MIB
-    threads = config.model.threads or (1 if small else machine.cores())
-    return Need(predicted.weight_mib + predicted.kv_cache_mib + predicted.activation_mib, threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
+from runner.launch.sizing import need_of
 from runner.plan import Planned, State
 from runner.report import GridLine, console
 from runner.result import Status
@@ -59,20 +60,33 @@ def show_plan(plan: list[Planned], out: TextIO) -> None:
     names = job_names(plan)
     keys = list(dict.fromkeys(key for row in names for key in row))
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("job", *keys, "state", "base"):
+    table.add_column("job", no_wrap=True)
+    for column in (*keys, "state", "base", "needs MiB"):
         table.add_column(column, overflow="fold")
+    known: dict[str, str] = {}
     for planned, row in zip(plan, names, strict=True):
         state = planned.state.value
         if planned.same_as is not None and planned.job is not None:
             state += " (the same job as one above)"
         base = f"{bases[planned.base]}" if planned.base else ""
         job_id = planned.job.job_id if planned.job else ""
-        table.add_row(job_id, *(escape(row.get(key, "")) for key in keys), state, base)
+        table.add_row(job_id, *(escape(row.get(key, "")) for key in keys), state, base, _needs(planned, known))
     console(out).print(table)
-    for planned in plan:
+    print("needs: weights, KV cache and activations as predicted, a worker's own 600 MiB not counted", file=out)
+    for planned, label in zip(plan, labels(plan), strict=True):
         if planned.problem:
-            print(f"impossible: {planned.name}\n    {planned.problem}", file=out)
+            print(f"impossible: {label}\n    {planned.problem}", file=out)
     print(f"{summary(plan)}; {len(bases)} bases to load at most once each", file=out)
+
+
+def _needs(planned: Planned, known: dict[str, str]) -> str:
+    """Predict what a job takes in memory; jobs that differ in nothing that matters for it are asked once."""
+    if planned.config is None or not planned.base:
+        return ""
+    key = f"{planned.base} {planned.config.generation}"
+    if key not in known:
+        known[key] = f"{need_of(planned.config).mib:,.0f}"
+    return known[key]
 
 
 def show_failures(plan: list[Planned], outcomes: dict[int, Outcome], out: TextIO) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from grids import command, end_at, mlflow_runs, results, samples, wait_for
 
-from runner.config import GenerationConfig, Gsm8kConfig, ModelConfig, PeftConfig
+from runner.config import Dtype, GenerationConfig, Gsm8kConfig, ModelConfig, PeftConfig
 from runner.launch.workers import Crew, Worker
 from runner.run import run
 
@@ -87,12 +87,11 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     # a new worker has taken its place, and lost the job with seed 2 in its turn
     wait_for(lambda: len(finished(started.folder)) == 2)
     assert Counter(run.status for run in mlflow_runs(started.folder)) == {"RUNNING": 2, "FAILED": 2, "FINISHED": 2}
-    (left,) = started.workers()
-    assert left == first[0]
+    wait_for(lambda: started.workers() == first[:1], seconds=20)
 
     started.process.kill()
     started.process.wait()
-    wait_for(lambda: not command(left), seconds=2)
+    wait_for(lambda: not command(first[0]), seconds=2)
     assert Counter(run.status for run in mlflow_runs(started.folder))["RUNNING"] == 2, "nobody was left to say"
 
     again = grid(*arguments).wait()
@@ -198,7 +197,7 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
 
     def alone(**groups: Any) -> tuple[str, list[Any]]:
         config = make_config(
-            model=ModelConfig(name="embedded", device="cpu", dtype="float32"),
+            model=ModelConfig(name="embedded", device="cpu", dtype=Dtype.float32),
             task=Gsm8kConfig(limit=12, split="hard5"),
             generation=GenerationConfig(name="greedy"),
             output_dir=str(tmp_path / "alone" / "outputs"),

@@ -1,0 +1,143 @@
+"""Fifty times a grid or one of its workers is killed at a random moment; in the end nothing can be told from it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grids import Grid, end_at, mlflow_runs, results, samples
+
+Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
+pytestmark = pytest.mark.slow
+
+KILLS = 50
+SEED = 20
+# a stub that takes its time: half of the jobs wait on it, the others compute
+SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\nname: stub\ndelay_s: 0.15\n"
+ANSWERS = ("accuracy", "accuracy_low", "accuracy_high", "n", "correct", "wrong", "no_answer", "cut_off",
+           "prompt_tokens", "new_tokens")  # fmt: skip
+
+
+def jobs_of(folder: Path, dtype: str = "float32") -> list[str]:
+    """A grid of twelve jobs, six on the stub and six on the embedded model."""
+    (folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "model" / "slow.yaml").write_text(SLOW_STUB)
+    return [
+        f"--config-dir={folder / 'conf'}",
+        "model=slow,embedded",
+        f"model.dtype={dtype}",
+        "model.device=cpu",
+        "seed=0,1,2",
+        "generation=greedy,sampling",
+        "task.limit=12",
+        "workers=2",
+    ]
+
+
+def answers(folder: Path) -> dict[str, dict[str, float]]:
+    """What each job has found out; its times and its memory left aside."""
+    return {
+        job_id: {key: result["result"]["metrics"][key] for key in ANSWERS} for job_id, result in results(folder).items()
+    }
+
+
+def said(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Every job's samples by index, without their times; no index stands twice."""
+    found = {}
+    for job_id, lines in samples(folder).items():
+        found[job_id] = {line["index"]: {k: v for k, v in line.items() if k != "seconds"} for line in lines}
+        assert len(found[job_id]) == len(lines), f"a sample twice in {job_id}"
+    return found
+
+
+def check_mlflow(folder: Path, jobs: int) -> Counter[str]:
+    """Every run has ended as it did, and each job is FINISHED once; returns how the runs of jobs have ended."""
+    runs = mlflow_runs(folder)
+    grids = Counter(run.status for run in runs if run.is_grid)
+    of_jobs = Counter(run.status for run in runs if not run.is_grid)
+    assert "RUNNING" not in grids | of_jobs, (grids, of_jobs)
+    finished = Counter(run.job_id for run in runs if run.status == "FINISHED" and not run.is_grid)
+    assert len(finished) == jobs, (grids, of_jobs)
+    assert set(finished.values()) == {1}, "a job that is FINISHED twice"
+    assert grids["FINISHED"] >= 1
+    return of_jobs
+
+
+class Killer:
+    """Kills a grid or one of its workers at random moments."""
+
+    def __init__(self, kills: int, seed: int) -> None:
+        self.left, self.chance = kills, random.Random(seed)
+        self.victims: Counter[str] = Counter()
+
+    def hunt(self, grid: Grid) -> None:
+        """Kill workers until the grid ends, or the grid itself."""
+        while self.left:
+            pause = time.monotonic() + self.chance.uniform(0.3, 3)
+            while grid.process.poll() is None and time.monotonic() < pause:
+                time.sleep(0.02)
+            if grid.process.poll() is not None:
+                return
+            workers = grid.workers()
+            whom = "worker" if workers and self.chance.random() < 0.6 else "parent"
+            end_at(self.chance.choice(workers) if whom == "worker" else grid.process.pid, signal.SIGKILL)
+            self.victims[whom] += 1
+            self.left -= 1
+            if whom == "parent":
+                return
+
+
+def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> bool:
+    """Start the same grid again and again while it is being killed; True when it is finished."""
+    for _ in range(60):
+        started = grid(*arguments, folder=folder)
+        killer.hunt(started)
+        code = started.wait().code
+        assert code in (0, 1, -signal.SIGKILL), started.err.read_text()
+        if code == 0:
+            return True
+    return False
+
+
+def test_fifty_kills_change_nothing(grid: Start, tmp_path: Path) -> None:
+    arguments = jobs_of(tmp_path)
+    assert grid(*arguments, folder="undisturbed").wait().code == 0
+    truth, metrics = said(tmp_path / "undisturbed"), answers(tmp_path / "undisturbed")
+    assert [sorted(lines) for lines in truth.values()] == [list(range(12))] * 12
+
+    killer = Killer(KILLS, SEED)
+    folders = 0
+    ended: Counter[str] = Counter()
+    while killer.left:
+        name, folders = f"grid_{folders}", folders + 1
+        assert survive(grid, killer, name, arguments)
+        assert said(tmp_path / name) == truth
+        assert answers(tmp_path / name) == metrics
+        ended += check_mlflow(tmp_path / name, jobs=12)
+    print(f"\n{dict(killer.victims)} killed over {folders} grids of 12 jobs; their runs: {dict(ended)}")
+    assert sum(killer.victims.values()) == KILLS
+
+
+def test_bfloat16_after_kills(grid: Start, tmp_path: Path) -> None:
+    """Where batch composition can flip a token, the difference is counted, and nothing is lost or doubled."""
+    arguments = [
+        *jobs_of(tmp_path, "bfloat16"),
+        "model=embedded",
+        "seed=0,1",
+        "generation=greedy",
+        "task.limit=60",
+        "tracking=none",
+    ]
+    assert grid(*arguments, folder="undisturbed").wait().code == 0
+    killer = Killer(4, SEED)
+    assert survive(grid, killer, "killed", arguments)
+    truth, found = said(tmp_path / "undisturbed"), said(tmp_path / "killed")
+    assert {job: sorted(lines) for job, lines in found.items()} == {job: sorted(lines) for job, lines in truth.items()}
+    differing = sum(found[job][index] != line for job, lines in truth.items() for index, line in lines.items())
+    print(f"\nbfloat16: {differing} of {sum(map(len, truth.values()))} samples differ after {killer.victims} kills")
