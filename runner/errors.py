@@ -11,8 +11,10 @@ RunnerError              exit 1   a job failed
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class RunnerError(Exception):
@@ -75,3 +77,13 @@ def unknown(what: str, word: str, choices: Iterable[str]) -> str:
     hint = nearest(word, options)
     meant = f" Did you mean {hint}?" if hint else ""
     return f"no {what} {word!r}.{meant} Choices: {', '.join(options)}"
+
+
+def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
+    """Turn a failed write into one message: a full disk ends the job, a bad folder is the user's to mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobFailed(
+            f"the disk is full: {path} could not be written. Everything before it is kept; "
+            "make room and run the same command again to go on"
+        )
+    return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")

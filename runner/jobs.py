@@ -7,7 +7,6 @@ Whoever asks for the same job again gets the recorded result; whoever was interr
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -21,7 +20,7 @@ from typing import Any
 
 from runner import machine
 from runner.config import RunnerConfig, semantic_keys
-from runner.errors import EvidenceError, JobFailed, JobHeld, OutputError
+from runner.errors import EvidenceError, JobHeld, cannot_write
 from runner.progress import Progress
 from runner.result import Record, Sample, Status
 
@@ -166,15 +165,3 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> OutputError | JobFailed:
-    """Turn a failed write into one clear message: a full disk ends the job, a bad folder is the user's to mend."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobFailed(
-            f"the disk is full: {path} could not be written. Everything before it is kept; "
-            "make room and run the same command again to go on"
-        )
-    return OutputError(
-        f"cannot write {path} ({error.strerror}). Give a folder you may write: output_dir=..., now in {path.parent}"
-    )

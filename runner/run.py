@@ -22,7 +22,7 @@ from runner.config import (
 )
 from runner.engine import open_engine
 from runner.engine.shelf import Shelf
-from runner.errors import ConfigError, JobHeld, RunnerError, TrackingError
+from runner.errors import ConfigError, JobHeld, RunnerError, TrackingError, cannot_write
 from runner.model import source
 from runner.result import Record, Result, Status
 from runner.tasks.base import Task
@@ -233,7 +233,7 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
-        raise jobs.cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     root = logging.getLogger()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)

@@ -22,8 +22,8 @@ from typing import Any
 
 from runner import machine
 from runner.config import RunnerConfig
-from runner.errors import TrackingError, check
-from runner.jobs import Job, cannot_write
+from runner.errors import TrackingError, cannot_write, check
+from runner.jobs import Job
 from runner.result import Record, Result, Status
 
 log = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def _probe_sqlite(uri: str) -> None:
 
 
 def _create_sqlite(uri: str) -> None:
-    """Make a new database beside its place and move it there whole: a kill amid MLflow's migrations spoils it for good."""
+    """Make a new database elsewhere and move it here whole: a kill amid MLflow's migrations spoils it for good."""
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.stat().st_size:
         return

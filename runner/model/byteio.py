@@ -5,7 +5,6 @@ Copying needs a buffer of a few MiB, whatever the size of the model; torch and s
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.errors import ConfigError, DataError, JobFailed, OutputError
+from runner.errors import ConfigError, DataError, JobFailed, cannot_write
 from runner.model.checkpoint import Tensor
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -96,7 +95,7 @@ def write_file(target: Path, pieces: Iterable[bytes | memoryview], expected_sha2
             raise JobFailed(f"{target} would not equal the original: sha256 {expected_sha256} expected, {sha256} found")
         partial.replace(target)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error, "task.output_dir") from error
     finally:
         partial.unlink(missing_ok=True)  # no longer there after a success
     return sha256
@@ -112,14 +111,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError | JobFailed:
-    """Turn a failed write into one message: a full disk ends the job, a bad folder is the user's to mend."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobFailed(f"the disk is full: {path} could not be written. Make room and run the same command again")
-    return OutputError(f"cannot write {path} ({error.strerror}): give a folder you may write, task.output_dir=...")
+        raise cannot_write(folder, error, "task.output_dir") from error
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from runner.config import (
     RunnerConfig,
     StubConfig,
 )
-from runner.errors import DataError
 from runner.machine import MIB
+from runner.model.checkpoint import Tensor, read_weight_file
 from runner.model.source import locate, locate_adapter
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -35,21 +33,6 @@ BLOCK = 64  # bitsandbytes: 4-bit weights that share one scale
 NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One entry of a safetensors header."""
-
-    name: str
-    stored: str  # F32, BF16, U8, …
-    shape: tuple[int, ...]
-    stored_bytes: int
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -107,10 +90,10 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     adapter = locate_adapter(config.lora, config.model)
     if adapter is not None and isinstance(config.lora, PeftConfig) and not config.lora.merge:
         # PEFT holds an adapter of a 16-bit model in float32
-        weights["lora"] = sum(tensor.elements * BYTES["float32"] for tensor in read_tensors(adapter))
+        weights["lora"] = sum(tensor.params * BYTES["float32"] for tensor in read_tensors(adapter))
     cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
     eager = config.model.attention is Attention.eager
-    largest = max((tensor.elements for tensor in tensors if _part(tensor) == "linear"), default=0)
+    largest = max((tensor.params for tensor in tensors if _part(tensor) == "linear"), default=0)
     unpacked = largest * _unpacked_bytes(config.quantization, dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
@@ -142,7 +125,7 @@ def compute_dtype(config: RunnerConfig, settings: dict[str, Any]) -> str:
 
 def read_tensors(folder: Path) -> list[Tensor]:
     """List the tensors of a checkpoint or an adapter from its safetensors headers."""
-    return [tensor for file in _weight_files(folder) for tensor in _read_header(file)]
+    return [tensor for file in _weight_files(folder) for tensor in read_weight_file(file).tensors]
 
 
 def weight_bytes(
@@ -155,10 +138,10 @@ def weight_bytes(
         part = _part(tensor)
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
-        if tensor.stored not in STORED_BYTES:
-            parts[part] += tensor.stored_bytes  # quantized before: loaded as it is
+        if tensor.dtype not in STORED_BYTES:
+            parts[part] += tensor.nbytes  # quantized before: loaded as it is
         elif part != "linear" or "quantization_config" in settings:
-            parts[part] += tensor.elements * dtype_bytes
+            parts[part] += tensor.params * dtype_bytes
         else:
             linear, scales = quantized_bytes(tensor, quantization, dtype_bytes)
             parts["linear"] += linear
@@ -170,15 +153,15 @@ def quantized_bytes(tensor: Tensor, quantization: QuantizationConfig, dtype_byte
     """Bytes of one linear weight after quantization, and of its constants."""
     match quantization:
         case Int8Config():
-            return tensor.elements, 4 * tensor.shape[0]  # one float32 scale a row
+            return tensor.params, 4 * tensor.shape[0]  # one float32 scale a row
         case FourBitConfig(double_quant=double_quant):
-            blocks = math.ceil(tensor.elements / BLOCK)
+            blocks = math.ceil(tensor.params / BLOCK)
             code = 16 * 4
             if not double_quant:
-                return math.ceil(tensor.elements / 2), 4 * blocks + code
+                return math.ceil(tensor.params / 2), 4 * blocks + code
             nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, code, offset
-            return math.ceil(tensor.elements / 2), blocks + code + nested
-    return tensor.elements * dtype_bytes, 0
+            return math.ceil(tensor.params / 2), blocks + code + nested
+    return tensor.params * dtype_bytes, 0
 
 
 def kv_bytes_per_token(settings: dict[str, Any], dtype_bytes: int) -> int:
@@ -250,19 +233,3 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
     whole = [folder / "model.safetensors", folder / "adapter_model.safetensors"]
     return [file for file in whole if file.exists()][:1]
-
-
-def _read_header(file: Path) -> Iterator[Tensor]:
-    """Parse the header: eight bytes of length, then JSON of name -> dtype, shape, offsets."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise DataError(f"{file} is not a readable safetensors file: {error}") from error
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            yield Tensor(name, entry["dtype"], tuple(entry["shape"]), end - start)

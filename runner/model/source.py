@@ -13,6 +13,7 @@ from pathlib import Path
 from runner.config import LoraConfig, ModelConfig, PeftConfig, StubConfig
 from runner.embedded import LORA_PEFT_DIR, MODEL_DIR
 from runner.errors import ConfigError
+from runner.model.byteio import file_sha256
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
 OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
@@ -73,12 +74,6 @@ def folder_sha256(folder: Path, cache: Path) -> str:
     if fresh:
         _write_cache(cache, known | fresh)
     return total.hexdigest()
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of one file, read in pieces."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _folder(name: str, key: str, what: str) -> Path | None:

@@ -18,8 +18,8 @@ from runner import machine
 from runner.config import RunnerConfig, SweepConfig
 from runner.engine.base import Engine, EngineReport
 from runner.engine.synthetic import check_room, synthetic_requests
-from runner.errors import JobFailed
-from runner.jobs import Recorder, cannot_write
+from runner.errors import JobFailed, cannot_write
+from runner.jobs import Recorder
 from runner.result import Result
 
 VERSION = 1

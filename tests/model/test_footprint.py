@@ -21,7 +21,8 @@ from runner.config import (
 )
 from runner.errors import DataError
 from runner.model import footprint
-from runner.model.footprint import Footprint, Tensor
+from runner.model.checkpoint import Tensor
+from runner.model.footprint import Footprint
 
 
 def save_llama(folder: Path, tied: bool = False, dtype: str = "float32") -> Path:
@@ -114,8 +115,8 @@ def test_total_is_the_larger_stage() -> None:
 
 def test_a_head_that_is_stored_although_tied_counts_once() -> None:
     tensors = [
-        Tensor("model.embed_tokens.weight", "F32", (8, 4), 128),
-        Tensor("lm_head.weight", "F32", (8, 4), 128),
+        Tensor("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
+        Tensor("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
     ]
     none = QuantizationConfig()
     tied = footprint.weight_bytes(tensors, {"tie_word_embeddings": True}, none, 4)
@@ -124,7 +125,7 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
-    packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), 64)
+    packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
     parts = footprint.weight_bytes([packed], {"quantization_config": {}}, QuantizationConfig(), 4)
     assert parts["linear"] == 64
 
