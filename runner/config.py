@@ -66,6 +66,8 @@ class ModelConfig:
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     threads: int | None = None
+    shape: str | None = inert(None, HASHED)
+    random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -169,6 +171,90 @@ class RopeConfig:
     name: str = "native"
 
 
+@dataclass
+class Rope2dConfig(RopeConfig):
+    """Two coordinates a token: the last pairs turn with branch and time in turns, the rest with the position."""
+
+    name: str = "rope_2d"
+    ratio: float = 0.5
+    stride: int = 128
+
+    def __post_init__(self) -> None:
+        check(0 <= self.ratio <= 1, "rope.ratio", self.ratio, "must lie in 0..1")
+        check(self.stride >= 1, "rope.stride", self.stride, "must be 1 or more")
+
+
+@dataclass
+class RopeScalingConfig(RopeConfig):
+    """Shared key of transformers' own scalings: how many times longer the context becomes."""
+
+    name: str = MISSING
+    factor: float = MISSING
+
+    def __post_init__(self) -> None:
+        check(1 <= self.factor < float("inf"), "rope.factor", self.factor, "must be 1 or more")
+
+
+@dataclass
+class RopeLinearConfig(RopeScalingConfig):
+    """Linear scaling: every angle is divided by the factor."""
+
+    name: str = "linear"
+
+
+@dataclass
+class RopeDynamicConfig(RopeScalingConfig):
+    """Dynamic NTK scaling: the base grows with the sequence, once it is longer than the model's own positions."""
+
+    name: str = "dynamic"
+
+
+@dataclass
+class RopeLengthScalingConfig(RopeScalingConfig):
+    """Shared key of the scalings that look at the length of pretraining; null = as the model says."""
+
+    original_max_position_embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length = self.original_max_position_embeddings
+        need = "must be 1 or more, or null for the model's own"
+        check(length is None or length >= 1, "rope.original_max_position_embeddings", length, need)
+
+
+@dataclass
+class RopeYarnConfig(RopeLengthScalingConfig):
+    """YaRN: low frequencies are stretched, high ones kept; null = as the paper says."""
+
+    name: str = "yarn"
+    attention_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("attention_factor", "beta_fast", "beta_slow"):
+            value = getattr(self, key)
+            check(value is None or value > 0, f"rope.{key}", value, "must be more than 0, or null")
+        fast, slow = self.beta_fast or 32, self.beta_slow or 1
+        check(fast > slow, "rope.beta_fast", fast, f"must be more than rope.beta_slow={slow}")
+
+
+@dataclass
+class RopeLlama3Config(RopeLengthScalingConfig):
+    """Llama 3.1's scaling: wavelengths are stretched, kept or blended by two bounds."""
+
+    name: str = "llama3"
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.low_freq_factor > 0, "rope.low_freq_factor", self.low_freq_factor, "must be more than 0")
+        need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
+        check(self.high_freq_factor > self.low_freq_factor, "rope.high_freq_factor", self.high_freq_factor, need)
+
+
 # ------------------------------------------------------------------------------------------- generation
 
 
@@ -259,6 +345,43 @@ class Gsm8kConfig(TaskConfig):
         )
         if self.prompt is PromptStyle.text and self.system:
             raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+
+
+class Framing(StrEnum):
+    """How a prompt reaches the model: as a user's turn in its chat template, or as the text that it is."""
+
+    chat = "chat"
+    raw = "raw"
+
+
+@dataclass
+class GenerateConfig(TaskConfig):
+    """Completions of the user's own prompts."""
+
+    name: str = "generate"
+    prompt: str | None = inert(None, "the SHA-256 of the prompts counts, however they were given")
+    prompts: str | None = inert(None, HASHED)
+    format: Framing = Framing.chat
+    system: str | None = None
+    stop: list[str] = field(default_factory=list)
+    show: int = inert(20, "how many completions are printed")
+    output: str | None = inert(None, "where the completions lie, not what they are")
+    overwrite: bool = inert(False, "whether another file may be replaced")
+    debug: bool = inert(False, "says more about the first prompt")
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.prompts is None):
+            given = "neither is given" if self.prompt is None else "both are given"
+            raise ConfigError(
+                f"task=generate needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): {given}"
+            )
+        check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
+        check(self.prompts is None or bool(self.prompts.strip()), "task.prompts", repr(self.prompts), "give a file, or -")
+        check(self.output is None or bool(self.output.strip()), "task.output", repr(self.output), "give a file, or null")
+        check(all(self.stop), "task.stop", self.stop, "an empty text would stop everything at once")
+        check(self.show >= 0, "task.show", self.show, "must be 0 or more")
+        if self.format is Framing.raw and self.system:
+            raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
 
 
 @dataclass
@@ -382,10 +505,18 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
     "model": {"model": ModelConfig, "stub": StubConfig},
     "quantization": {"none": QuantizationConfig, "int8": Int8Config, "nf4": Nf4Config, "fp4": Fp4Config},
     "lora": {"none": LoraConfig, "peft": PeftConfig},
-    "rope": {"native": RopeConfig},
+    "rope": {
+        "native": RopeConfig,
+        "rope_2d": Rope2dConfig,
+        "linear": RopeLinearConfig,
+        "dynamic": RopeDynamicConfig,
+        "yarn": RopeYarnConfig,
+        "llama3": RopeLlama3Config,
+    },
     "generation": {"generation": GenerationConfig},
     "task": {
         "gsm8k": Gsm8kConfig,
+        "generate": GenerateConfig,
         "sweep": SweepConfig,
         "memory": MemoryConfig,
         "split": SplitConfig,

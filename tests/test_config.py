@@ -43,6 +43,7 @@ register()
 NEEDS = {
     "model=auto": ["model.name=./x"],
     "lora=peft": ["lora.path=./x"],
+    "task=generate": ["task.prompt=x"],
     "task=split": ["task.output_dir=./x"],
     "task=merge": ["task.parts=./x", "task.output_dir=./y"],
 }
@@ -142,7 +143,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     everything, reasons = _keys(config, "", {})
     assert set(counted) == everything - set(reasons)
     assert all(len(why) > 10 for why in reasons.values())
-    inert = {"model.name", "model.revision", "model.cache_dir", "lora.path", "task.data", "task.shots_data"}
+    inert = {"model.name", "model.shape", "model.random_weights", "model.revision", "model.cache_dir", "lora.path", "task.data", "task.shots_data"}
     inert |= {"output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
     assert set(reasons) == inert
 

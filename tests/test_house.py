@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
 
 FLOORS = [
-    {"errors", "config", "result", "stats", "progress", "machine", "embedded", "model.source",
+    {"errors", "config", "result", "stats", "progress", "machine", "embedded", "model.source", "model.random_weights",
      "model.checkpoint", "model.byteio"},
     {"jobs", "tracking", "model.quantization", "model.lora", "model.rope", "model.footprint",
      "model.layout"},

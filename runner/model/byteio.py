@@ -114,13 +114,13 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, error, "task.output_dir") from error
 
 
-def require_space(folder: Path, needed_bytes: int) -> None:
+def require_space(folder: Path, needed_bytes: int, key: str = "task.output_dir") -> None:
     """Raise JobFailed unless the disk that folder is or will be on has room for that many bytes."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free_bytes = shutil.disk_usage(there).free
     if free_bytes < needed_bytes:
         need, free = needed_bytes / 2**20, free_bytes / 2**20
-        raise JobFailed(f"task.output_dir={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written")
+        raise JobFailed(f"{key}={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written")
 
 
 def list_folder(folder: Path, key: str) -> list[str]:

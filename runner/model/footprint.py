@@ -24,6 +24,7 @@ from runner.config import (
     StubConfig,
 )
 from runner.machine import MIB
+from runner.model import random_weights
 from runner.model.checkpoint import Tensor, read_weight_file
 from runner.model.source import locate, locate_adapter
 
@@ -80,11 +81,14 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
     if isinstance(config.model, StubConfig):
         return Footprint({}, 0, 0, 0, 0)
-    folder = locate(config.model)
-    tensors = read_tensors(folder)
+    if config.model.random_weights:  # known from its shape: nothing has to be made to plan with it
+        settings = random_weights.read_shape(config.model)
+        tensors = random_weights.list_tensors(settings)
+    else:
+        folder = locate(config.model)
+        tensors, settings = read_tensors(folder), read_settings(folder)
     if not tensors:
         return None
-    settings = read_settings(folder)
     dtype_bytes = BYTES[compute_dtype(config, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
     adapter = locate_adapter(config.lora, config.model)

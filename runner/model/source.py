@@ -13,6 +13,7 @@ from pathlib import Path
 from runner.config import LoraConfig, ModelConfig, PeftConfig, StubConfig
 from runner.embedded import LORA_PEFT_DIR, MODEL_DIR
 from runner.errors import ConfigError
+from runner.model import random_weights
 from runner.model.byteio import file_sha256
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
@@ -21,6 +22,8 @@ OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, t
 
 def locate(model: ModelConfig) -> Path:
     """Return the local folder of a model's files, downloading from the hub only when it is a hub id."""
+    if model.random_weights:
+        return random_weights.make(model)
     if model.name == "embedded":
         return MODEL_DIR
     folder = _folder(model.name, "model.name", "model")
@@ -50,7 +53,8 @@ def evidence(model: ModelConfig, lora: LoraConfig, cache: Path) -> dict[str, str
     """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
     if isinstance(model, StubConfig):
         return {"model": "stub"}
-    hashes = {"model": folder_sha256(locate(model), cache)}
+    weights = random_weights.sha256(model) if model.random_weights else folder_sha256(locate(model), cache)
+    hashes = {"model": weights}
     adapter = locate_adapter(lora, model)
     if adapter is not None:
         hashes["lora"] = folder_sha256(adapter, cache)
