@@ -52,7 +52,9 @@ def main() -> None:
         print(f"python bench/grid_overhead.py --jobs {jobs}")
         plan_s, _ = timed([*grid, "plan=true"], folder)
         print(f"plan of {jobs} jobs                    {plan_s:8.1f} s")
-        one_s, _ = timed([*runner, "-m", "model=stub", "task.limit=2", "seed=1000000", "workers=1", "print=none"], folder)
+        one_s, _ = timed(
+            [*runner, "-m", "model=stub", "task.limit=2", "seed=1000000", "workers=1", "print=none"], folder
+        )
         run_s, _ = timed([*grid, "print=none"], folder)
         print(f"run to the end                        {run_s:8.1f} s   ({run_s / jobs * 1000:.0f} ms a job)")
         again_s, again = timed([*grid, "print=json"], folder)

@@ -28,6 +28,11 @@ def rss_mib() -> float:
     return _status_mib("VmRSS")
 
 
+def anonymous_mib() -> float:
+    """Resident memory of this process that is no page of a file, such as a mapped checkpoint."""
+    return _status_mib("RssAnon")
+
+
 def peak_rss_mib() -> float:
     """Highest resident memory of this process since the start or the last `reset_peak`."""
     if peak := _status_mib("VmHWM"):
@@ -73,17 +78,6 @@ def git_state() -> dict[str, str]:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is running."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # someone else's
-    return True
 
 
 def cores() -> int:

@@ -145,9 +145,12 @@ def _run_metrics(run: Run) -> dict[str, float]:
         "pss_mib": end["pss_mib"],
         "mapped_files_mib": end["pss_file_mib"] - start["pss_file_mib"],
         "baseline_mib": baseline_mib,
+        "baseline_anon_mib": start["steady_anon_mib"],
         "peak_over_baseline_mib": peak_mib - baseline_mib,
     }
     for stage in STAGES[1:]:
+        metrics[f"{stage}_peak_anon_mib"] = figures[stage]["peak_anon_mib"]
+        metrics[f"{stage}_steady_anon_mib"] = figures[stage]["steady_anon_mib"]
         metrics[f"{stage}_peak_rss_mib"] = figures[stage]["peak_rss_mib"]
         metrics[f"{stage}_steady_rss_mib"] = figures[stage]["steady_rss_mib"]
     if on_gpu:

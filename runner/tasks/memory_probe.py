@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,13 +43,40 @@ class Probe:
     def stage(self, name: str, work: Callable[[], object]) -> None:
         """Run one stage and report its peak, its time and what stays when the garbage is gone."""
         self.emit(begin=name)
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
+        with AnonymousPeak() as anonymous:
+            started = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - started
+        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), "peak_anon_mib": anonymous.peak_mib}
+        figures |= _cuda_mib()
         resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
-        figures |= {"steady_rss_mib": machine.rss_mib(), **pss_mib()}
+        figures |= {"steady_rss_mib": machine.rss_mib(), "steady_anon_mib": machine.anonymous_mib(), **pss_mib()}
         self.emit(stage=name, figures=figures, peak_since_start=not resettable)
+
+
+class AnonymousPeak:
+    """Watches how much memory is no page of a file: the kernel keeps a high-water mark of the sum only.
+
+    The pages of a mapped checkpoint can be dropped at any time, so they say nothing of what loading needs.
+    """
+
+    EVERY_S = 0.005
+
+    def __enter__(self) -> AnonymousPeak:
+        self.peak_mib = machine.anonymous_mib()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.EVERY_S):
+            self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
 
 
 def measure(config: RunnerConfig, probe: Probe) -> None:
