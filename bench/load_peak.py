@@ -23,9 +23,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(f"python bench/load_peak.py --model {options.model} --repeats {options.repeats}")
-    print(
-        f"{'quantization':13} {'weights_mib':>11} {'load_peak_mib':>14} {'after_load_mib':>15} {'peak/weights':>13} {'load_s':>7}"
-    )
+    head = ("weights_mib", "load_peak_mib", "after_load_mib", "peak/weights", "load_s")
+    print(f"{'quantization':13} {head[0]:>11} {head[1]:>14} {head[2]:>15} {head[3]:>13} {head[4]:>7}")
     with tempfile.TemporaryDirectory() as scratch:
         for quantization in ("none", "int8", "nf4", "fp4"):
             command = [sys.executable, "-m", "runner", f"model={options.model}", "model.random_weights=true"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -63,6 +64,29 @@ def main(composed: DictConfig) -> Any:
     return None
 
 
+TEXTS = ("task.prompt", "task.system", "task.instruction")
+
+
+def plain_texts(arguments: list[str]) -> list[str]:
+    """Quote texts for Hydra, so that commas, colons and brackets in a prompt stand for themselves.
+
+    Left alone: what is quoted already, plain words and lists of them, and a grid's arguments, which have a grammar.
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if "-m" in arguments or "--multirun" in arguments:
+        return arguments
+    quoted = []
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        plain = re.fullmatch(r"""[A-Za-z0-9_.,-]*|(['"]).*\1""", text, re.DOTALL)
+        if key in TEXTS and not plain:
+            text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation either
+            argument = f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+        quoted.append(argument)
+    return quoted
+
+
 def _show_plan(config: RunnerConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
@@ -77,6 +101,7 @@ def entry() -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
     register()
+    sys.argv[1:] = plain_texts(sys.argv[1:])
     try:
         main()
     except KeyboardInterrupt:

@@ -153,15 +153,34 @@ class LoraConfig:
 
 
 @dataclass
-class PeftConfig(LoraConfig):
-    """A PEFT adapter: a local folder, a hub id, or `embedded` for the one that ships with the runner."""
+class AdapterConfig(LoraConfig):
+    """Shared keys of the adapters: where it is, and whether it is folded into the weights."""
 
-    name: str = "peft"
+    name: str = MISSING
     path: str = inert(MISSING, HASHED)
     merge: bool = False
 
     def __post_init__(self) -> None:
-        check(bool(self.path.strip()), "lora.path", repr(self.path), "give the adapter's folder or hub id")
+        check(bool(self.path.strip()), "lora.path", repr(self.path), "give the adapter's folder, hub id or .pth file")
+
+
+@dataclass
+class PeftConfig(AdapterConfig):
+    """A PEFT adapter: a local folder, a hub id, or `embedded` for the one that ships with the runner."""
+
+    name: str = "peft"
+
+
+@dataclass
+class PthConfig(AdapterConfig):
+    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null = as the file has it."""
+
+    name: str = "pth"
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.rank is None or self.rank >= 1, "lora.rank", self.rank, "must be 1 or more, or null")
 
 
 @dataclass
@@ -373,11 +392,16 @@ class GenerateConfig(TaskConfig):
         if (self.prompt is None) == (self.prompts is None):
             given = "neither is given" if self.prompt is None else "both are given"
             raise ConfigError(
-                f"task=generate needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): {given}"
+                "task=generate needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): "
+                f"{given}"
             )
         check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check(self.prompts is None or bool(self.prompts.strip()), "task.prompts", repr(self.prompts), "give a file, or -")
-        check(self.output is None or bool(self.output.strip()), "task.output", repr(self.output), "give a file, or null")
+        check(
+            self.prompts is None or bool(self.prompts.strip()), "task.prompts", repr(self.prompts), "give a file, or -"
+        )
+        check(
+            self.output is None or bool(self.output.strip()), "task.output", repr(self.output), "give a file, or null"
+        )
         check(all(self.stop), "task.stop", self.stop, "an empty text would stop everything at once")
         check(self.show >= 0, "task.show", self.show, "must be 0 or more")
         if self.format is Framing.raw and self.system:
@@ -494,7 +518,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
-        if isinstance(self.lora, PeftConfig) and self.lora.merge and self.quantization.name != "none":
+        if isinstance(self.lora, AdapterConfig) and self.lora.merge and self.quantization.name != "none":
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"
@@ -504,7 +528,7 @@ class RunnerConfig:
 GROUPS: dict[str, dict[str, type[Any]]] = {
     "model": {"model": ModelConfig, "stub": StubConfig},
     "quantization": {"none": QuantizationConfig, "int8": Int8Config, "nf4": Nf4Config, "fp4": Fp4Config},
-    "lora": {"none": LoraConfig, "peft": PeftConfig},
+    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
         "native": RopeConfig,
         "rope_2d": Rope2dConfig,
@@ -572,7 +596,7 @@ def _refuse_extra(prefix: str, composed: Any, checked: object) -> None:
 def base_key(config: RunnerConfig) -> str:
     """Say what has to be loaded for a job, adapters left out: jobs with the same key can share one loaded base."""
     parts = [config.model, config.quantization, config.rope]
-    if isinstance(config.lora, PeftConfig) and config.lora.merge:
+    if isinstance(config.lora, AdapterConfig) and config.lora.merge:
         parts.append(config.lora)  # merging changes the base for good
     return repr(parts)
 

@@ -64,7 +64,7 @@ class Job:
 
     def forget(self) -> None:
         """Drop what an earlier run of this job left (rerun=true)."""
-        for name in ("samples.jsonl", "result.json", "log.txt"):
+        for name in ("samples.jsonl", "completions.jsonl", "result.json", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
 
@@ -156,7 +156,7 @@ def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
     return samples
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
     """Write a file so that a reader sees the old text or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -164,4 +164,4 @@ def write_atomically(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, key) from error

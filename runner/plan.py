@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from runner.config import RunnerConfig, StubConfig, base_key
-from runner.errors import RunnerError
+from runner.config import GenerateConfig, RunnerConfig, StubConfig, base_key
+from runner.errors import ConfigError, RunnerError
 from runner.jobs import Job
 from runner.result import Record, Status
 from runner.run import identify, is_logged, must_start_anew, task_of
@@ -34,7 +34,7 @@ class Planned:
     problem: str = ""  # why it cannot work
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
-    unlogged: bool = False  # done, but MLflow does not have it yet
+    unlogged: bool = False  # done, but MLflow does not have it yet, or task.output asks for a copy
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # its numbers suffer when something runs beside it
     cost: float = 1.0  # a rough size of the work, to start long jobs first
@@ -61,11 +61,21 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
     planned.base = "" if isinstance(config.model, StubConfig) else base_key(config)
     if last is not None:
         planned.state, planned.record = State.done, last
-        planned.unlogged = not is_logged(config, last)
+        planned.unlogged = not is_logged(config, last) or _wants_a_copy(config)
     else:
         started = planned.job.samples_path.exists() and not must_start_anew(config, planned.job)
         planned.state = State.go_on if started else State.todo
     return planned
+
+
+def refuse_stdin(config: RunnerConfig) -> None:
+    """Refuse, in a grid, prompts that only this process could read: its workers have no stdin."""
+    if isinstance(config.task, GenerateConfig) and config.task.prompts == "-":
+        raise ConfigError("task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE")
+
+
+def _wants_a_copy(config: RunnerConfig) -> bool:
+    return isinstance(config.task, GenerateConfig) and config.task.output is not None
 
 
 def rough_cost(config: RunnerConfig) -> float:

@@ -22,6 +22,7 @@ HEADLINES: list[tuple[str, str]] = [
         "verdicts",
         "{correct:,.0f} correct · {wrong:,.0f} wrong · {no_answer:,.0f} no answer · {cut_off:,.0f} cut off",
     ),
+    ("completions", "{n:,.0f}   {stopped:,.0f} ended · {cut_off:,.0f} cut off · {errors:,.0f} errors"),
     ("tokens", "{prompt_tokens:,.0f} prompt · {new_tokens:,.0f} new"),
     ("speed", "prefill {prefill_tok_per_s:,.0f} tok/s · decode {decode_tok_per_s:,.0f} tok/s"),
     (
@@ -159,6 +160,8 @@ def _table(record: Record, choices: dict[str, str]) -> None:
             table.add_row(key, Text(result.facts[key]))
     table.add_row("job", Text(f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
     table.add_row("kept in", Text(_near(record.output_dir)))
+    if result.text is not None:
+        print(result.text, end="\n\n", flush=True)  # as it is: not folded at the width of the terminal
     out.print(Text(title, style="bold"))
     out.print(table)
     if result.rows:
@@ -193,6 +196,7 @@ def number(value: float) -> str:
 def _rows(rows: list[dict[str, Any]]) -> Any:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -201,7 +205,8 @@ def _rows(rows: list[dict[str, Any]]) -> Any:
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         cells = [row.get(column) for column in columns]
-        table.add_row(*("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells))
+        shown = ("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells)
+        table.add_row(*map(Text, shown))  # Text: a completion may hold what looks like rich's markup
     return table
 
 

@@ -82,6 +82,7 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     artifacts: list[str] = field(default_factory=list)
+    text: str | None = None  # the one text that was asked for; it is shown whole, above the table
 
 
 @dataclass
@@ -96,8 +97,8 @@ class Record:
     task_version: int = 0
     name: str = ""  # for people
     params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
-    mlflow_run_id: str | None = None  # set once everything is logged there
-    mlflow_uri: str | None = None
+    mlflow_run_id: str | None = None
+    mlflow_uri: str | None = None  # set once everything is logged there
     error: str | None = None
     started_at: str = ""
     seconds: float = 0.0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner import jobs, machine, tracking
 from runner.config import (
+    GenerateConfig,
     Gsm8kConfig,
     MemoryConfig,
     MergeConfig,
@@ -25,7 +26,7 @@ from runner.engine.shelf import Shelf
 from runner.errors import ConfigError, JobHeld, RunnerError, TrackingError, cannot_write
 from runner.model import source
 from runner.result import Record, Result, Status
-from runner.tasks.base import Task
+from runner.tasks.base import Delivers, Task
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def run(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None,
             job.forget()
         done = job.recorded()
         if done is not None:
+            if isinstance(task, Delivers):
+                task.deliver(config, job, done.result)
             return logged(config, job, done)
         return execute(config, task, job, config_yaml, shelf)
 
@@ -145,15 +148,17 @@ def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> track
 
 def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
     """Put the record on disk first, then into MLflow: a store that fails costs nothing that was computed."""
+    record.mlflow_run_id = tracker.run_id  # on disk before it is true, for who finds the run and not its mark
     try:
         job.write_record(record)
         tracking.finish(tracker, job, record)
     except RunnerError as error:
+        record.mlflow_run_id = None
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
         log.error("%s", error)  # what ended the job is on its way to the user and matters more
         return
-    record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
+    record.mlflow_uri = tracker.uri
     if record.status is Status.FINISHED:
         job.write_record(record)
 
@@ -182,10 +187,20 @@ class NotLogged(TrackingError):
 def logged(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
     """Return a recorded result, after logging it where it is not logged yet."""
     log.info("%s is already done: this is the recorded result (rerun=true does it again)", job.job_id)
-    if not is_logged(config, record):
-        close(tracking.start(tracking.store_of(config), job, record), job, record)
+    store = tracking.store_of(config)
+    if store is not None and record.mlflow_uri != store.uri:
+        log_late(store, job, record)
     record.from_ledger = True
     return record
+
+
+def log_late(store: tracking.Store, job: jobs.Job, record: Record) -> None:
+    """Log a recorded result; one whose process died between the store's yes and its own note stands there already."""
+    if tracking.has(store, record.mlflow_run_id):
+        record.mlflow_uri = store.uri
+        job.write_record(record)
+    else:
+        close(tracking.start(store, job, record), job, record)
 
 
 def is_logged(config: RunnerConfig, record: Record) -> bool:
@@ -201,6 +216,10 @@ def task_of(config: RunnerConfig) -> Task:
             from runner.tasks import gsm8k
 
             return gsm8k
+        case GenerateConfig():
+            from runner.tasks import generate
+
+            return generate
         case SweepConfig():
             from runner.tasks import sweep
 

@@ -48,7 +48,7 @@ def sync(options: argparse.Namespace) -> str:
     with Progress(len(missing), "logging") as bar:
         for job, record in missing:
             with claim(job):  # a run of this job that is going on logs itself
-                run.close(tracking.start(store, job, record), job, record)
+                run.log_late(store, job, record)
             bar.advance()
     return f"{len(missing)} results logged to {uri}" if missing else f"nothing to do: {uri} has every finished job"
 

@@ -13,12 +13,13 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from runner import machine
 from runner.config import RunnerConfig
@@ -29,6 +30,7 @@ from runner.result import Record, Result, Status
 log = logging.getLogger(__name__)
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
+GRIDS = ".grids"  # in output_dir: a file for each running grid
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 
 
@@ -41,10 +43,12 @@ class Tracker:
         client: Any = None,
         run_id: str | None = None,
         problem: TrackingError | None = None,
+        alive: TextIO | None = None,
     ) -> None:
         self.uri, self.run_id = uri, run_id
         self.client = client
         self.problem = problem  # why nothing can be logged, though something should be
+        self.alive = alive  # held while a grid's process lives
 
     def log(self, job: Job, result: Result) -> None:
         """Write metrics and evidence."""
@@ -105,8 +109,10 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         return Tracker(None)
     with _clear_errors(store.uri):
         client, experiment_id = _open(store)
-        if (job.folder / "config.yaml").exists():  # it was begun before, and whoever began it is gone
+        begun = job.folder / ".begun"
+        if begun.exists():  # and whoever began it is gone, perhaps before it wrote anything else
             _bury(client, experiment_id, job, Status.KILLED)
+        begun.touch()
         tags = {
             "job_id": job.job_id,
             "task": record.task,
@@ -128,12 +134,13 @@ def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, 
     if store is None:
         return Tracker(None)
     with _clear_errors(store.uri):
+        end_dead_grids(config)
         client, experiment_id = _open(store)
-        _bury_grids(client, experiment_id)
+        alive = _hold(store.output_dir / GRIDS / uuid.uuid4().hex)
         tags = {
-            "grid": "true",
+            "grid": Path(alive.name).name,
             "overrides": " ".join(overrides)[:8000],
-            "pid": f"{socket.gethostname()} {os.getpid()}",
+            "host": socket.gethostname(),
             "mlflow.runName": f"grid of {len(plan)} jobs",
             "mlflow.source.name": "runner",
             **{f"machine.{key}": value for key, value in machine.describe().items()},
@@ -142,7 +149,7 @@ def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, 
         }
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
         client.log_dict(run_id, {"jobs": plan}, "plan.json")
-    return Tracker(store.uri, client, run_id)
+    return Tracker(store.uri, client, run_id, alive=alive)
 
 
 def finish_grid(tracker: Tracker, status: Status, plan: list[dict[str, Any]]) -> None:
@@ -153,17 +160,45 @@ def finish_grid(tracker: Tracker, status: Status, plan: list[dict[str, Any]]) ->
         with _clear_errors(tracker.uri):
             tracker.client.log_dict(tracker.run_id, {"jobs": plan}, "plan.json")
             tracker.end(status)
+            if tracker.alive is not None:
+                Path(tracker.alive.name).unlink(missing_ok=True)
+                tracker.alive.close()
     except TrackingError as error:
         log.warning("%s", error)
 
 
-def _bury_grids(client: Any, experiment_id: str) -> None:
-    """End grids of this machine whose process is gone."""
-    query = "tags.grid = 'true' and attributes.status = 'RUNNING'"
-    for run in client.search_runs([experiment_id], query):
-        host, _, pid = run.data.tags.get("pid", "").rpartition(" ")
-        if host == socket.gethostname() and not machine.is_alive(int(pid)):
+def end_dead_grids(config: RunnerConfig) -> None:
+    """End the runs of this folder's grids whose process is gone; without such a grid, MLflow is not even imported."""
+    store = store_of(config)
+    if store is None:
+        return
+    for file in sorted((store.output_dir / GRIDS).glob("*")):
+        try:
+            with suppress(OSError), _hold(file, wait=False):  # refused while its process lives
+                _end_grid(store, file.name)
+                file.unlink(missing_ok=True)
+        except TrackingError as error:
+            log.warning("%s", error)
+
+
+def _end_grid(store: Store, name: str) -> None:
+    with _clear_errors(store.uri):
+        client, experiment_id = _open(store)
+        query = f"tags.grid = '{name}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment_id], query):
             client.set_terminated(run.info.run_id, Status.KILLED.value)
+
+
+def _hold(file: Path, wait: bool = True) -> TextIO:
+    """Hold a file as long as this process lives: a lock that dies with it, unlike a process id that is given again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    held = file.open("a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        held.close()
+        raise
+    return held
 
 
 def run_name(config: RunnerConfig) -> str:
@@ -173,6 +208,16 @@ def run_name(config: RunnerConfig) -> str:
     groups = (config.quantization, config.lora, config.rope, config.generation)
     names += [group.name for group in groups if group.name not in plain]
     return " ".join([*names, getattr(config.task, "split", "")]).strip()
+
+
+def has(store: Store, run_id: str | None) -> bool:
+    """Whether the store holds this run, FINISHED."""
+    if run_id is None:
+        return False
+    with _clear_errors(store.uri):
+        client, experiment_id = _open(store)
+        query = f"attributes.run_id = '{run_id}' and attributes.status = 'FINISHED'"
+        return bool(client.search_runs([experiment_id], query))
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:

@@ -24,6 +24,7 @@ from runner.config import (
     Nf4Config,
     PeftConfig,
     PromptStyle,
+    PthConfig,
     QuantizationConfig,
     RopeConfig,
     RunnerConfig,
@@ -43,6 +44,7 @@ register()
 NEEDS = {
     "model=auto": ["model.name=./x"],
     "lora=peft": ["lora.path=./x"],
+    "lora=pth": ["lora.path=./x"],
     "task=generate": ["task.prompt=x"],
     "task=split": ["task.output_dir=./x"],
     "task=merge": ["task.parts=./x", "task.output_dir=./y"],
@@ -105,6 +107,8 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: Int8Config(threshold=-1), "quantization.threshold=-1"),
         (lambda: FourBitConfig(name="nf4", compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
         (lambda: PeftConfig(path=""), "lora.path=''"),
+        (lambda: PthConfig(path=" "), "lora.path=' ': give the adapter's folder, hub id or .pth file"),
+        (lambda: PthConfig(path="x", rank=0), "lora.rank=0: must be 1 or more, or null"),
         (lambda: GenerationConfig(name="x", max_new_tokens=0), "generation.max_new_tokens=0"),
         (lambda: GenerationConfig(name="x", temperature=-0.1), "generation.temperature=-0.1"),
         (
@@ -143,7 +147,16 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     everything, reasons = _keys(config, "", {})
     assert set(counted) == everything - set(reasons)
     assert all(len(why) > 10 for why in reasons.values())
-    inert = {"model.name", "model.shape", "model.random_weights", "model.revision", "model.cache_dir", "lora.path", "task.data", "task.shots_data"}
+    inert = {
+        "model.name",
+        "model.shape",
+        "model.random_weights",
+        "model.revision",
+        "model.cache_dir",
+        "lora.path",
+        "task.data",
+        "task.shots_data",
+    }
     inert |= {"output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
     assert set(reasons) == inert
 

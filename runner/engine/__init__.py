@@ -31,6 +31,10 @@ class LazyEngine:
         """Build and load."""
         return self._real.load()
 
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Pass the question on."""
+        return self._real.encode(request)
+
     def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
         """Pass the requests on."""
         return self._real.complete(requests, batch_size)

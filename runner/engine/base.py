@@ -99,6 +99,10 @@ class Engine(Protocol):
         """Load if that has not happened, and say what was loaded."""
         ...
 
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        ...
+
     def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
         """Yield one completion a request as each is ready; batch_size None = the generation group's."""
         ...

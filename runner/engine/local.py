@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from runner.config import RunnerConfig
 from runner.engine.base import Completion, EngineReport, EngineStats, Message, Request, prompt_sha256
@@ -57,6 +58,10 @@ class LocalEngine:
         self._loaded = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        return _encode(self._model().tokenizer, request, self.config.model.name)
 
     def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
         """Yield each completion as its row ends."""
@@ -168,10 +173,15 @@ def _encode(tokenizer: Any, request: Request, model_name: str) -> tuple[str | Se
     if all(isinstance(part, Message) for part in prompt):
         if not tokenizer.chat_template:
             raise ConfigError(
-                f"model.name={model_name} has no chat template, so it cannot be asked as a chat: use task.prompt=text"
+                f"model.name={model_name} has no chat template, so it cannot be asked as a chat: "
+                "use task.prompt=text (gsm8k) or task.format=raw (generate)"
             )
         turns = [{"role": part.role, "content": part.content} for part in prompt if isinstance(part, Message)]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:  # some templates refuse a system message, or two turns of one role in a row
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise ConfigError(f"the chat template of model.name={model_name} refuses {roles}: {error}") from error
         return text, tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = [part for part in prompt if isinstance(part, int)]
     return ids, ids

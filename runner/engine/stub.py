@@ -29,6 +29,11 @@ class StubEngine:
             notes=["model=stub: the answers are made up, the times mean nothing"],
         )
 
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the plain prompt; a word counts as a token."""
+        prompt = _plain(request.prompt)
+        return prompt, list(range(len(prompt.split())))
+
     def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
         """Echo the head of each prompt; a word counts as a token."""
         for request in requests:

@@ -7,8 +7,11 @@ has done is on disk, so nothing is lost: it is read there, and only what is miss
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import time
 from collections import deque
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
@@ -19,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from runner import progress
 from runner import run as story
 from runner.config import RunnerConfig, to_config
-from runner.errors import ConfigError, EvidenceError, RunnerError
-from runner.jobs import Job
+from runner.errors import ConfigError, EvidenceError, JobHeld, RunnerError
+from runner.jobs import Job, claim
 from runner.plan import Planned
 from runner.report import brief
 from runner.result import Record, Status
@@ -28,6 +31,7 @@ from runner.run import Outcome, attempt
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 2.0  # for jobs to end after Ctrl-C
 FOR_US = "tracking.parent_run_id="  # the override that we add to each job
 
 
@@ -36,7 +40,8 @@ def serve(composed: DictConfig, hydra: HydraConf) -> Outcome:
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one has the terminal to itself
         progress.report_to(lambda _: None)
     try:
-        outcome = attempt(to_config(composed), OmegaConf.to_yaml(composed))
+        with redirect_stdout(sys.stderr):  # stdout is for the grid's result
+            outcome = attempt(to_config(composed), OmegaConf.to_yaml(composed))
     except SystemExit as error:  # most launchers would take it for their own end
         outcome = Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
     name = " ".join(text for text in hydra.overrides.task if not text.startswith(FOR_US))
@@ -67,20 +72,31 @@ class Elsewhere:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     interrupted: bool = False
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
+    _again: set[int] = field(default_factory=set)
 
     def run(self, numbers: list[int]) -> None:
         """Launch the jobs; when that breaks, those under way one by one, so that only the guilty one fails."""
+        with redirect_stdout(sys.stderr):  # Ray talks to stdout, and does so until it is shut down
+            try:
+                self._run(numbers)
+            finally:
+                _shut_down_ray()
+
+    def _run(self, numbers: list[int]) -> None:
         self._before = {number: (_record(self._job(number)), _claimed_at(self._job(number))) for number in numbers}
         batches = deque([numbers])
         while batches:
             batch = batches.popleft()
+            if self.outcomes:  # others of a broken launch may have ended meanwhile
+                self._collect(batch)
+                batch = [number for number in batch if number not in self.outcomes]
+            if not batch:
+                continue
             try:
                 self._launch(batch)
             except KeyboardInterrupt:
                 self.interrupted = True
-                self._collect(batch)
-                for number in self._begun(batch):
-                    self._bury(number, Status.KILLED, "interrupted")
+                self._stop(batch)
                 return
             except Exception as error:  # noqa: BLE001  # a process that died takes a launcher down in its own way
                 batches.extendleft(reversed(self._after_break(batch, error)))
@@ -89,11 +105,34 @@ class Elsewhere:
         parent = [f"{FOR_US}{self.parent_run_id}"] if self.parent_run_id else []
         overrides = [[*self.plan[number].overrides, *parent] for number in batch]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
-        self.outcomes |= dict(zip(batch, map(_outcome, returns), strict=True))
+        for number, job_return in zip(batch, returns, strict=True):
+            outcome = self.outcomes[number] = _outcome(job_return)
+            if number in self._again and outcome.record is not None:
+                outcome.record.from_ledger = False  # it had gone on after the launch that broke: this grid's work
+
+    def _stop(self, batch: list[int]) -> None:
+        """Say how the jobs stand after Ctrl-C; those that the launcher does not end are not touched."""
+        _shut_down_ray()  # it would end its jobs when this process leaves, too late to write that down
+        give_up_at = time.monotonic() + GRACE_S
+        begun = self._begun(batch)
+        while (living := [n for n in begun if _is_held(self._job(n))]) and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+        self._collect(batch)
+        begun = self._begun(batch)
+        living = [number for number in living if number in begun]
+        for number in begun:
+            if number not in living:
+                self._bury(number, Status.KILLED, "interrupted")
+        if living:
+            log.warning(
+                "%d jobs go on without this grid, as hydra/launcher=%s does not end them: "
+                "their results are kept, and the same command waits for them",
+                len(living), self.name,
+            )  # fmt: skip
 
     def _after_break(self, batch: list[int], error: Exception) -> list[list[int]]:
         """Keep what is done, and return what to launch next."""
-        cause = " ".join(str(error).split())[:300] or type(error).__name__
+        cause = " ".join(re.sub(r"-{4,}", "", str(error)).split())[:400] or type(error).__name__
         progressed = self._collect(batch)
         begun = self._begun(batch)
         left = [number for number in batch if number not in self.outcomes and number not in begun]
@@ -108,6 +147,7 @@ class Elsewhere:
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
         log.warning("%d jobs were under way and run again one by one; %d follow", len(begun), len(left))
+        self._again |= set(begun)
         return [*([number] for number in begun), *([left] if left else [])]
 
     def _collect(self, batch: list[int]) -> bool:
@@ -152,11 +192,25 @@ def _outcome(job_return: JobReturn) -> Outcome:
     return value
 
 
+def _shut_down_ray() -> None:
+    if (ray := sys.modules.get("ray")) is not None:
+        ray.shutdown()
+
+
 def _record(job: Job) -> Record | None:
     try:
         return job.last_record()
     except EvidenceError:  # rerun=all replaces it
         return None
+
+
+def _is_held(job: Job) -> bool:
+    """Whether a living process is doing the job."""
+    try:
+        with claim(job, wait=False):
+            return False
+    except JobHeld:
+        return True
 
 
 def _claimed_at(job: Job) -> int:

@@ -19,7 +19,7 @@ from runner.launch.sizing import how_many
 from runner.launch.table import labels
 from runner.launch.view import View
 from runner.launch.workers import Crew
-from runner.plan import Planned, plan_job
+from runner.plan import Planned, plan_job, refuse_stdin
 from runner.result import Status
 from runner.run import Outcome, objective
 
@@ -58,7 +58,9 @@ class WorkerLauncher(Launcher):
         plan = []
         for overrides in job_overrides:
             composed, _ = without_hydra(composer.compose(list(overrides)))
-            plan.append(plan_job(list(overrides), to_config(composed), OmegaConf.to_yaml(composed)))
+            config = to_config(composed)
+            refuse_stdin(config)
+            plan.append(plan_job(list(overrides), config, OmegaConf.to_yaml(composed)))
         for planned in plan:
             if planned.problem:
                 raise ConfigError(planned.problem)

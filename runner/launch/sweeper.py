@@ -28,11 +28,12 @@ from runner.launch.expand import check_exclude, excluded, expand
 from runner.launch.launcher import WorkerLauncher, without_hydra
 from runner.launch.table import show_failures, show_plan, table_lines
 from runner.launch.view import summary
-from runner.plan import Planned, State, mark_twins, plan_job
+from runner.plan import Planned, State, mark_twins, plan_job, refuse_stdin
 from runner.progress import Progress
 from runner.report import show_grid
 from runner.result import Status
 from runner.run import Outcome
+from runner.tracking import end_dead_grids
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ class GridSweeper(Sweeper):
         numbers, interrupted = grid.to_do(), False
         if numbers:
             interrupted = self.run(grid, numbers)
+        else:
+            end_dead_grids(grid.settings)  # of one that was killed when its last job was done
         finish(grid, interrupted)
 
     # ------------------------------------------------------------------------------------- plan
@@ -195,6 +198,7 @@ def describe(grid: Grid) -> list[dict[str, Any]]:
 def _plan_one(overrides: list[str], composed: DictConfig) -> Planned:
     try:
         config = to_config(composed)
+        refuse_stdin(config)
     except RunnerError as error:
         return Planned(overrides, problem=str(error), exit_code=error.exit_code)
     return plan_job(overrides, config)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import pickletools
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.config import (
+    AdapterConfig,
     Attention,
     Dtype,
     FourBitConfig,
     Int8Config,
-    PeftConfig,
+    PthConfig,
     QuantizationConfig,
     RunnerConfig,
     StubConfig,
@@ -30,6 +33,7 @@ from runner.model.source import locate, locate_adapter
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
+PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 BLOCK = 64  # bitsandbytes: 4-bit weights that share one scale
 NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
@@ -92,9 +96,11 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     dtype_bytes = BYTES[compute_dtype(config, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
     adapter = locate_adapter(config.lora, config.model)
-    if adapter is not None and isinstance(config.lora, PeftConfig) and not config.lora.merge:
-        # PEFT holds an adapter of a 16-bit model in float32
-        weights["lora"] = sum(tensor.params * BYTES["float32"] for tensor in read_tensors(adapter))
+    if adapter is not None and isinstance(config.lora, AdapterConfig) and not config.lora.merge:
+        # an adapter of a 16-bit model is held in float32
+        is_file = isinstance(config.lora, PthConfig)
+        count = _pth_elements(adapter) if is_file else sum(tensor.params for tensor in read_tensors(adapter))
+        weights["lora"] = count * BYTES["float32"]
     cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
     eager = config.model.attention is Attention.eager
     largest = max((tensor.params for tensor in tensors if _part(tensor) == "linear"), default=0)
@@ -111,6 +117,18 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
         prefill_activation_bytes=activations(prompt_tokens, prompt_tokens),
         decode_activation_bytes=activations(1, context),
     )
+
+
+def _pth_elements(file: Path) -> int:
+    """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            stored = sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
+    except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name
+        return file.stat().st_size // 2
+    return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

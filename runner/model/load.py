@@ -13,9 +13,10 @@ import torch
 from safetensors import SafetensorError
 
 from runner import machine
-from runner.config import Attention, Dtype, PeftConfig, RunnerConfig
+from runner.config import AdapterConfig, Attention, Dtype, PeftConfig, PthConfig, RunnerConfig
 from runner.errors import ConfigError
 from runner.model import lora as lora_room
+from runner.model import lora_pth as pth_room
 from runner.model import quantization as quantization_room
 from runner.model import rope as rope_room
 from runner.model.source import locate, locate_adapter
@@ -45,7 +46,10 @@ def load_base(config: RunnerConfig) -> Loaded:
     # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     folder = locate(config.model)
-    locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
+    adapter = locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
+    if isinstance(config.lora, PthConfig):
+        assert adapter is not None
+        pth_room.check(config.lora, adapter, folder, config.model.name, config.model.trust_remote_code)
     device = pick_device(config.model.device)
     dtype, notes = pick_dtype(config.model.dtype, folder, device)
     quantization = quantization_room.transformers_config(config.quantization)
@@ -69,9 +73,13 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
         notes=list(base.notes),
     )
     adapter = locate_adapter(config.lora, config.model)
-    if isinstance(config.lora, PeftConfig):
+    if isinstance(config.lora, AdapterConfig):
         assert adapter is not None
-        loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
+        if isinstance(config.lora, PthConfig):
+            report = pth_room.apply(base.model, config.lora, adapter, config.model.name)
+        else:
+            assert isinstance(config.lora, PeftConfig)
+            loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
         loaded.notes += report.notes
         loaded.metrics |= {
             "lora_modules": report.modules,
@@ -91,11 +99,14 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
 
 def release(loaded: Loaded, config: RunnerConfig) -> bool:
     """Take the job's adapter off again; False when the base cannot be had back as it was."""
-    if not isinstance(config.lora, PeftConfig):
+    if not isinstance(config.lora, AdapterConfig):
         return True
     if config.lora.merge:
         return False
-    loaded.model.unload()  # puts the base's own modules back where they were
+    if isinstance(config.lora, PthConfig):
+        pth_room.detach(loaded.model)
+    else:
+        loaded.model.unload()  # puts the base's own modules back where they were
     return True
 
 
@@ -142,12 +153,16 @@ def _from_pretrained(
     if config.model.attention is not Attention.auto:
         settings["attn_implementation"] = config.model.attention.value
     try:
+        scaled = rope_room.prepare(config.rope, folder, config.model.trust_remote_code)
+        if scaled is not None:
+            settings["config"] = scaled
         model = AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first_lines = " ".join(str(error).split())[:400]
         raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
     if quantization is not None:
         quantization_room.check_kernels(model, config.quantization.name)
+    rope_room.apply(model, config.rope)
     return model
 
 
@@ -181,8 +196,9 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         "parameters": model.num_parameters(),
         "quantized_modules": quantized,
         "vocab_size": settings.vocab_size,
-        "max_positions": getattr(settings, "max_position_embeddings", 1e9),
+        **rope_room.measure(model, config.rope),
     }
+    base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
         "device": str(base.device),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def weight_bytes(model: Any) -> dict[str, int]:
     """Bytes of the adapter's own tensors by dtype; none once it is merged."""
     by_dtype: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/model/lora_pth.py does
             dtype = str(parameter.dtype).removeprefix("torch.")
             by_dtype[dtype] = by_dtype.get(dtype, 0) + parameter.numel() * parameter.element_size()
     return by_dtype
@@ -65,18 +66,23 @@ def base_mismatch(folder: Path, base_name: str) -> tuple[str, ...]:
     return (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
 
 
-def _report(model: Any, notes: tuple[str, ...]) -> AdapterReport:
-    import torch
+def delta_norm(pairs: Iterable[tuple[Any, Any, float]]) -> float:
+    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r], scaling)."""
+    squares = 0.0
+    for a, b, scaling in pairs:
+        # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
+        a, b = a.detach().float(), b.detach().float()
+        squares += float(((b.T @ b) * (a @ a.T).T).sum()) * scaling**2
+    return float(max(squares, 0.0) ** 0.5)
 
+
+def _report(model: Any, notes: tuple[str, ...]) -> AdapterReport:
     layers = [module for module in model.modules() if getattr(module, "lora_A", None)]
-    squares, rank, parameters = 0.0, 0, 0
-    for layer in layers:
-        for name in layer.lora_A:
-            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # a [r, in], b [out, r]
-            with torch.no_grad():
-                # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
-                gram = (b.float().T @ b.float()) * (a.float() @ a.float().T).T
-                squares += float(gram.sum()) * layer.scaling[name] ** 2
-            rank = max(rank, a.shape[0])
-            parameters += a.numel() + b.numel()
-    return AdapterReport(len(layers), rank, parameters, max(squares, 0.0) ** 0.5, notes)
+    pairs = [
+        (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+        for layer in layers
+        for name in layer.lora_A
+    ]
+    rank = max((a.shape[0] for a, _, _ in pairs), default=0)
+    parameters = sum(a.numel() + b.numel() for a, b, _ in pairs)
+    return AdapterReport(len(layers), rank, parameters, delta_norm(pairs), notes)

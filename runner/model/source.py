@@ -10,8 +10,8 @@ import json
 import os
 from pathlib import Path
 
-from runner.config import LoraConfig, ModelConfig, PeftConfig, StubConfig
-from runner.embedded import LORA_PEFT_DIR, MODEL_DIR
+from runner.config import AdapterConfig, LoraConfig, ModelConfig, PthConfig, StubConfig
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.errors import ConfigError
 from runner.model import random_weights
 from runner.model.byteio import file_sha256
@@ -33,17 +33,29 @@ def locate(model: ModelConfig) -> Path:
     return folder
 
 
+def locate_config(name: str) -> Path:
+    """Return a folder with a model's config.json; of a hub id, nothing else is fetched."""
+    if name == "embedded":
+        return MODEL_DIR
+    folder = _folder(name, "--base", "model") or _download(name, "--base", None, None, ["config.json"])
+    _require(folder, "--base", name, ("config.json",))
+    return folder
+
+
 def locate_adapter(lora: LoraConfig, model: ModelConfig) -> Path | None:
-    """Return the local folder of the adapter, or None when the job has none."""
-    if not isinstance(lora, PeftConfig):
+    """Return the adapter's local folder (peft) or file (pth), or None when the job has none."""
+    if not isinstance(lora, AdapterConfig):
         return None
+    is_file = isinstance(lora, PthConfig)
     if lora.path == "embedded":
         if model.name != "embedded":
             raise ConfigError(
                 f"lora.path=embedded fits only model=embedded, not model.name={model.name}: "
-                "use lora=peft lora.path=FOLDER, or lora=none"
+                f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
             )
-        return LORA_PEFT_DIR
+        return LORA_PTH_PATH if is_file else LORA_PEFT_DIR
+    if is_file:
+        return _adapter_file(lora.path)
     folder = _folder(lora.path, "lora.path", "adapter") or _download(lora.path, "lora.path", None, model.cache_dir)
     _require(folder, "lora.path", lora.path, ("adapter_config.json",))
     return folder
@@ -57,7 +69,7 @@ def evidence(model: ModelConfig, lora: LoraConfig, cache: Path) -> dict[str, str
     hashes = {"model": weights}
     adapter = locate_adapter(lora, model)
     if adapter is not None:
-        hashes["lora"] = folder_sha256(adapter, cache)
+        hashes["lora"] = folder_sha256(adapter, cache) if adapter.is_dir() else file_sha256(adapter)
     return hashes
 
 
@@ -98,19 +110,29 @@ def _folder(name: str, key: str, what: str) -> Path | None:
     return None
 
 
+def _adapter_file(name: str) -> Path:
+    """Return the `.pth` file that name means; a folder or nothing at all is an error."""
+    path = Path(name).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigError(f"lora.path={name}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft")
+    if not path.is_file():
+        raise ConfigError(f"lora.path={name}: there is no file {path}")
+    return path
+
+
 def _require(folder: Path, key: str, value: str, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise ConfigError(f"{key}={value}: {folder} holds no {' or '.join(missing)}, so it is not what {key} needs")
 
 
-def _download(name: str, key: str, revision: str | None, cache_dir: str | None) -> Path:
+def _download(name: str, key: str, revision: str | None, cache_dir: str | None, only: list[str] | None = None) -> Path:
     """Fetch a hub snapshot, or find it in the cache; the hub's many errors become one message each."""
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS]
+        patterns = only or [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS]
         return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
     except hub.GatedRepoError as error:
         reason = "is gated: accept its licence on the hub and set HF_TOKEN"

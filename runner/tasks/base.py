@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runner.config import RunnerConfig
 from runner.engine.base import Engine
-from runner.jobs import Recorder
+from runner.jobs import Job, Recorder
 from runner.result import Result
 
 
@@ -23,4 +23,13 @@ class Task(Protocol):
 
     def execute(self, config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
         """Do the work. The engine loads on its first use; a task that needs none never touches it."""
+        ...
+
+
+@runtime_checkable
+class Delivers(Protocol):
+    """A task with something to hand over besides its record: asked again when the record is there already."""
+
+    def deliver(self, config: RunnerConfig, job: Job, result: Result) -> None:
+        """Hand over what inert keys ask for now and did not ask for then."""
         ...

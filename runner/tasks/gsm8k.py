@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +18,11 @@ from pathlib import Path
 from runner.config import Extractor, Gsm8kConfig, PromptStyle, RunnerConfig
 from runner.embedded.problems import Split, problems
 from runner.engine.base import Completion, Engine, Message, Prompt, Request
-from runner.errors import ConfigError, DataError, JobFailed, check, unknown
+from runner.errors import ConfigError, DataError, check, unknown
 from runner.jobs import Recorder
-from runner.machine import peak_rss_mib, reset_peak
-from runner.progress import Progress
 from runner.result import FinishReason, Result, Sample, Verdict
 from runner.stats import wilson_interval
+from runner.tasks.completing import complete_missing, sample_of, token_counts
 
 VERSION = 1
 READS_MODEL = True
@@ -54,35 +54,23 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     """Generate what is not on disk yet, judge each completion, add up."""
     task = _task(config)
     items, shots = load_items(task), load_shots(task)
-    todo = [index for index in range(len(items)) if index not in recorder.done]
-    reused = len(items) - len(todo)
+    stop = TEXT_STOPS if task.prompt is PromptStyle.text else ()
+    requests = [Request(index, build_prompt(task, item, shots), stop) for index, item in enumerate(items)]
 
-    facts: dict[str, str] = {}
-    metrics: dict[str, float] = {}
-    notes = [f"{reused} of {len(items)} samples were on disk from an earlier, interrupted run"] if reused else []
-    if todo:
-        reset_peak()
-        stop = TEXT_STOPS if task.prompt is PromptStyle.text else ()
-        requests = [Request(index, build_prompt(task, items[index], shots), stop) for index in todo]
-        with recorder.progress(len(items), "loading") as bar:
-            report = engine.load()
-            bar.say("gsm8k")
-            _generate(task, items, requests, engine, recorder, bar)
-        facts, notes = report.facts, notes + report.notes
-        kept = ("load_s", "base_loads", "weight_mib", "parameters", "quantized_modules")
-        metrics = {key: value for key, value in report.metrics.items() if key in kept or key.startswith("lora_")}
-        metrics |= {
-            "prefill_tok_per_s": engine.stats.prefill_tok_per_s,
-            "decode_tok_per_s": engine.stats.decode_tok_per_s,
-            "peak_rss_mib": peak_rss_mib(),
-        }
-    samples = [recorder.done[index] for index in range(len(items))]
-    failed = [sample for sample in samples if sample.finish_reason is FinishReason.error]
-    if len(failed) == len(samples):
-        raise JobFailed(f"no question could be answered; the first reason: {failed[0].error}")
-    if failed:
-        notes.append(f"{len(failed)} questions ended in an error and count as cut off, e.g. {failed[0].error}")
-    return Result(metrics=score(samples) | metrics, facts=facts, notes=notes)
+    tally = Counter(sample.verdict for sample in recorder.done.values())
+
+    def accuracy(sample: Sample) -> dict[str, str]:
+        tally[sample.verdict] += 1
+        return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
+
+    def judged(completion: Completion) -> Sample:
+        return judge(task, items[completion.index], completion)
+
+    done = complete_missing("gsm8k", requests, engine, recorder, judged, accuracy)
+    if done.failed:
+        count, why = len(done.failed), done.failed[0].error
+        done.notes.append(f"{count} questions ended in an error and count as cut off, e.g. {why}")
+    return Result(metrics=score(done.samples) | done.metrics, facts=done.facts, notes=done.notes)
 
 
 def score(samples: list[Sample]) -> dict[str, float]:
@@ -96,8 +84,7 @@ def score(samples: list[Sample]) -> dict[str, float]:
         "accuracy_high": high,
         "n": n,
         **{verdict.value: count for verdict, count in counts.items()},
-        "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
-        "new_tokens": sum(len(sample.token_ids) for sample in samples),
+        **token_counts(samples),
     }
 
 
@@ -156,42 +143,13 @@ def judge(task: Gsm8kConfig, item: Item, completion: Completion) -> Sample:
         verdict = Verdict.no_answer
     else:
         verdict = Verdict.correct if answer == item.gold else Verdict.wrong
-    return Sample(
-        index=completion.index,
-        prompt_sha256=completion.prompt_sha256,
-        prompt_tokens=completion.prompt_tokens,
-        text=completion.text,
-        token_ids=completion.token_ids,
-        finish_reason=completion.finish_reason,
-        seconds=round(completion.seconds, 6),
-        error=completion.error,
+    return replace(
+        sample_of(completion),
         question=item.question,
         gold=item.gold,
         extracted=extracted,
         verdict=verdict,
     )
-
-
-def _generate(
-    task: Gsm8kConfig,
-    items: list[Item],
-    requests: list[Request],
-    engine: Engine,
-    recorder: Recorder,
-    bar: Progress,
-) -> None:
-    """Complete, judge and record, with the running accuracy in the progress bar."""
-    correct = sum(sample.verdict is Verdict.correct for sample in recorder.done.values())
-    bar.advance(len(recorder.done))
-    for completion in engine.complete(requests):
-        sample = judge(task, items[completion.index], completion)
-        recorder.sample(sample)
-        correct += sample.verdict is Verdict.correct
-        bar.advance(
-            1,
-            accuracy=f"{correct / len(recorder.done):.1%}",
-            decode=f"{engine.stats.decode_tok_per_s:,.0f} tok/s",
-        )
 
 
 # ------------------------------------------------------------------------------------------- data

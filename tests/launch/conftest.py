@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from grids import FAULTS, Grid
 
+CREATE = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return a function that puts an empty MLflow database somewhere: to make one takes seconds, to copy it none."""
+    made = tmp_path_factory.mktemp("database") / "mlflow.db"
+
+    def put(path: Path) -> None:
+        if not made.exists():
+            uri = f"sqlite:///{made}"
+            subprocess.run([sys.executable, "-c", CREATE, uri], check=True, capture_output=True, cwd=made.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, path)
+
+    return put
+
 
 @pytest.fixture
-def grid(tmp_path: Path) -> Iterator[Callable[..., Grid]]:
+def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Callable[..., Grid]]:
     """Return a function that starts `python -m runner -m ARGUMENTS`; faults by seed: {1: "raise"}."""
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
     grids: list[Grid] = []
 
-    def start(*arguments: str, faults: dict[int, str] | None = None, folder: str = "work", sweep: bool = True) -> Grid:
-        environment = {}
+    def start(
+        *arguments: str,
+        faults: dict[int, str] | None = None,
+        folder: str = "work",
+        multirun: bool = True,
+        database: bool = True,
+        **environment: str,
+    ) -> Grid:
         if faults:
             environment["PYTHONPATH"] = str(tmp_path / "faults")
             environment["FAULTS"] = ",".join(f"{seed}={fault}" for seed, fault in faults.items())
-        grids.append(Grid(tmp_path / folder, ["-m", *arguments] if sweep else list(arguments), environment))
+        if database and "tracking=none" not in arguments and not (tmp_path / folder / "outputs").exists():
+            new_database(tmp_path / folder / "outputs" / "mlflow.db")
+        grids.append(Grid(tmp_path / folder, ["-m", *arguments] if multirun else list(arguments), environment))
         return grids[-1]
 
     yield start

@@ -142,7 +142,7 @@ class Run:
 
     @property
     def is_grid(self) -> bool:
-        return self.tags.get("grid") == "true"
+        return "grid" in self.tags
 
 
 def mlflow_runs(folder: Path) -> list[Run]:

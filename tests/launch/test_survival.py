@@ -69,6 +69,10 @@ def check_mlflow(folder: Path, jobs: int) -> Counter[str]:
     return of_jobs
 
 
+def lines_in(folder: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("outputs/jobs/*/samples.jsonl"))
+
+
 class Killer:
     """Kills a grid or one of its workers at random moments."""
 
@@ -77,15 +81,24 @@ class Killer:
         self.victims: Counter[str] = Counter()
 
     def hunt(self, grid: Grid) -> None:
-        """Kill workers until the grid ends, or the grid itself."""
+        """Kill workers until the grid ends, or the grid itself; one in five dies before it has begun."""
+        early = self.chance.random() < 0.2
+        while not early and grid.process.poll() is None and not grid.workers():
+            time.sleep(0.02)
         while self.left:
-            pause = time.monotonic() + self.chance.uniform(0.3, 3)
+            if not early and self.chance.random() < 0.5:  # half of the kills come while samples are being written
+                before, patience = lines_in(grid.folder), time.monotonic() + 8
+                while grid.process.poll() is None and lines_in(grid.folder) == before and time.monotonic() < patience:
+                    time.sleep(0.02)
+                pause = time.monotonic() + self.chance.uniform(0, 0.5)
+            else:
+                pause = time.monotonic() + self.chance.uniform(0.3, 3)
             while grid.process.poll() is None and time.monotonic() < pause:
                 time.sleep(0.02)
             if grid.process.poll() is not None:
                 return
             workers = grid.workers()
-            whom = "worker" if workers and self.chance.random() < 0.6 else "parent"
+            whom = "worker" if workers and self.chance.random() < 0.7 else "parent"
             end_at(self.chance.choice(workers) if whom == "worker" else grid.process.pid, signal.SIGKILL)
             self.victims[whom] += 1
             self.left -= 1
@@ -96,7 +109,7 @@ class Killer:
 def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> bool:
     """Start the same grid again and again while it is being killed; True when it is finished."""
     for _ in range(60):
-        started = grid(*arguments, folder=folder)
+        started = grid(*arguments, folder=folder, database=False)  # kills may hit its making, too
         killer.hunt(started)
         code = started.wait().code
         assert code in (0, 1, -signal.SIGKILL), started.err.read_text()

@@ -1,0 +1,96 @@
+"""What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
+
+No task itself: a helper of `gsm8k` and `generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runner.engine.base import Completion, Engine, Request
+from runner.errors import JobFailed
+from runner.jobs import Recorder
+from runner.machine import peak_rss_mib, reset_peak
+from runner.result import FinishReason, Sample
+
+KEPT = ("load_s", "base_loads", "weight_mib", "parameters", "quantized_modules")  # of what the engine reports
+
+
+@dataclass
+class Completed:
+    """All samples of a job in the order of its questions, and what making the missing ones has cost."""
+
+    samples: list[Sample]
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Sample]:
+        """The samples that ended in an error."""
+        return [sample for sample in self.samples if sample.finish_reason is FinishReason.error]
+
+
+def complete_missing(
+    what: str,
+    requests: list[Request],
+    engine: Engine,
+    recorder: Recorder,
+    to_sample: Callable[[Completion], Sample],
+    news: Callable[[Sample], dict[str, str]] = lambda _: {},
+) -> Completed:
+    """Complete the requests that are not on disk yet, record each at once, and return all of them in order.
+
+    `news` is asked about each new sample for what the progress bar shows besides the speed. A job in which
+    every sample ended in an error has failed.
+    """
+    todo = [request for request in requests if request.index not in recorder.done]
+    reused = len(requests) - len(todo)
+    done = Completed([])
+    if reused:
+        done.notes.append(f"{reused} of {len(requests)} samples were on disk from an earlier, interrupted run")
+    if todo:
+        reset_peak()
+        with recorder.progress(len(requests), "loading") as bar:
+            report = engine.load()
+            bar.say(what)
+            bar.advance(reused)
+            for completion in engine.complete(todo):
+                sample = to_sample(completion)
+                recorder.sample(sample)
+                bar.advance(1, **news(sample), decode=f"{engine.stats.decode_tok_per_s:,.0f} tok/s")
+        done.facts = report.facts
+        done.notes += report.notes
+        done.metrics = {k: v for k, v in report.metrics.items() if k in KEPT or k.startswith(("lora_", "rope_"))}
+        done.metrics |= {
+            "prefill_tok_per_s": engine.stats.prefill_tok_per_s,
+            "decode_tok_per_s": engine.stats.decode_tok_per_s,
+            "peak_rss_mib": peak_rss_mib(),
+        }
+    done.samples = [recorder.done[request.index] for request in requests]
+    if len(done.failed) == len(done.samples):
+        raise JobFailed(f"{what}: nothing could be completed; the first reason: {done.failed[0].error}")
+    return done
+
+
+def token_counts(samples: list[Sample]) -> dict[str, float]:
+    """Add up the tokens."""
+    return {
+        "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
+        "new_tokens": sum(len(sample.token_ids) for sample in samples),
+    }
+
+
+def sample_of(completion: Completion) -> Sample:
+    """Return a completion as a sample that nobody has judged."""
+    return Sample(
+        index=completion.index,
+        prompt_sha256=completion.prompt_sha256,
+        prompt_tokens=completion.prompt_tokens,
+        text=completion.text,
+        token_ids=completion.token_ids,
+        finish_reason=completion.finish_reason,
+        seconds=round(completion.seconds, 6),
+        error=completion.error,
+    )

@@ -1,0 +1,186 @@
+"""task=generate: complete the user's own prompts, in their order, and hand the completions over.
+
+`samples.jsonl` in the job folder grows as completions end and is what an interrupted job goes on from;
+`completions.jsonl` holds them in the order of the prompts. The prompts count by content: the same ones from a file,
+from stdin or from the command line are the same job.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from pathlib import Path
+
+from runner.config import GenerateConfig, RunnerConfig
+from runner.engine.base import Engine, Message, Prompt, Request
+from runner.errors import ConfigError, EvidenceError, cannot_write, check
+from runner.jobs import Job, Recorder, read_samples, write_atomically
+from runner.result import FinishReason, Result, Sample
+from runner.tasks.completing import complete_missing, sample_of, token_counts
+from runner.tasks.generate_prompts import STDIN, Given, as_data, load_prompts, prompts_sha256
+
+VERSION = 1
+READS_MODEL = True
+MEASURES = False
+
+HEAD_CHARACTERS = 60  # of a prompt, in the table
+log = logging.getLogger(__name__)
+
+
+def evidence(config: RunnerConfig) -> dict[str, str]:
+    """SHA-256 of the prompts."""
+    task = _task(config)
+    path = output_path(task)
+    if path is not None:
+        usable = path.is_file() or not path.exists()
+        check(usable, "task.output", task.output, f"{path} is no file that could be written")
+        prompts = Path(task.prompts or STDIN).expanduser()
+        clash = task.prompts != STDIN and prompts.exists() and path.exists() and prompts.samefile(path)
+        check(not clash, "task.output", task.output, "this is the file with the prompts")
+    return {"prompts": prompts_sha256(load_prompts(task))}
+
+
+def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
+    """Complete what is not on disk yet, then write the completions in order."""
+    task = _task(config)
+    prompts = load_prompts(task)
+    check_output(task, prompts, recorder.done)
+    requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
+    looked_at = next((request for request in requests if request.index not in recorder.done), None)
+    if task.debug and looked_at is not None:
+        log_prompt(engine, looked_at)
+    done = complete_missing("generate", requests, engine, recorder, sample_of)
+    if task.debug and looked_at is not None:
+        answer = recorder.done[looked_at.index]
+        log.info("completion %d, token ids: %s", answer.index, answer.token_ids)
+        log.info("completion %d, text: %r (%s)", answer.index, answer.text, answer.finish_reason.value)
+    if done.failed:
+        done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
+    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
+    result = Result(metrics=counts(done.samples) | done.metrics, facts=done.facts, notes=done.notes)
+    hand_over(task, prompts, recorder.done, result)
+    return result
+
+
+def deliver(config: RunnerConfig, job: Job, result: Result) -> None:
+    """Hand over what was recorded earlier: as many completions as are to be shown now, the file that is asked for."""
+    task = _task(config)
+    prompts, samples = load_prompts(task), read_samples(job.samples_path)
+    if len(samples) == len(prompts):
+        check_output(task, prompts, samples)
+        hand_over(task, prompts, samples, result)
+    elif task.output is not None:
+        raise EvidenceError(
+            f"{job.samples_path} holds {len(samples)} of the {len(prompts)} samples that were recorded, so "
+            f"task.output={task.output} cannot be written: run with rerun=true to generate them again"
+        )
+
+
+def counts(samples: list[Sample]) -> dict[str, float]:
+    """Count prompts, tokens and how completions ended."""
+    ended = {reason: sum(sample.finish_reason is reason for sample in samples) for reason in FinishReason}
+    return {
+        "n": len(samples),
+        **token_counts(samples),
+        "stopped": ended[FinishReason.stop],
+        "cut_off": ended[FinishReason.length],
+        "errors": ended[FinishReason.error],
+    }
+
+
+def build_prompt(task: GenerateConfig, given: Given) -> Prompt:
+    """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
+    if task.format.value == "raw":
+        return given
+    turns = (Message("user", given),) if isinstance(given, str) else given
+    if task.system and turns[0].role != "system":
+        return (Message("system", task.system), *turns)
+    return turns
+
+
+def log_prompt(engine: Engine, request: Request) -> None:
+    """Log a prompt as the model sees it, special tokens and all."""
+    seen, ids = engine.encode(request)
+    log.info("prompt %d as the model sees it: %r", request.index, seen)
+    log.info("prompt %d, %d token ids: %s", request.index, len(ids), ids)
+
+
+# ------------------------------------------------------------------------------------------- handing over
+
+
+def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
+    """Return completions.jsonl: a line a prompt, in order."""
+    lines = []
+    for index, given in enumerate(prompts):
+        sample = samples[index]
+        values = {
+            "index": index,
+            **as_data(given),
+            "text": sample.text,
+            "finish_reason": sample.finish_reason.value,
+            "prompt_tokens": sample.prompt_tokens,
+            "new_tokens": len(sample.token_ids),
+            **({} if sample.error is None else {"error": sample.error}),
+        }
+        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def check_output(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample]) -> None:
+    """Refuse a folder that cannot be written, and to replace a file with anything but this job's completions."""
+    path = output_path(task)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise cannot_write(path, error, "task.output") from error
+    if task.overwrite or not path.exists():
+        return
+    whole = len(samples) == len(prompts)
+    if not whole or path.read_bytes() != completions(prompts, samples).encode():
+        raise ConfigError(
+            f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
+            "give another file, or task.overwrite=true to replace it"
+        )
+
+
+def hand_over(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], result: Result) -> None:
+    """Write task.output, and put into the result what the table shows."""
+    path = output_path(task)
+    if path is not None:
+        check_output(task, prompts, samples)  # it may have appeared meanwhile
+        write_atomically(path, completions(prompts, samples), "task.output")
+    if len(prompts) == 1:
+        result.text = samples[0].text
+        return
+    result.rows = [
+        {
+            "": index,
+            "prompt": head(given),
+            "completion": samples[index].error or samples[index].text,
+            "ended by": samples[index].finish_reason.value,
+            "tokens": len(samples[index].token_ids),
+        }
+        for index, given in enumerate(prompts[: task.show])
+    ]
+
+
+def head(given: Given) -> str:
+    """Return the beginning of what was asked, on one line."""
+    text = " ".join((given if isinstance(given, str) else given[-1].content).split())
+    return text if len(text) <= HEAD_CHARACTERS else f"{text[: HEAD_CHARACTERS - 1]}…"
+
+
+def output_path(task: GenerateConfig) -> Path | None:
+    """Return where task.output points, links followed: what a link points to is replaced, not the link."""
+    return None if task.output is None else Path(task.output).expanduser().resolve()
+
+
+def _task(config: RunnerConfig) -> GenerateConfig:
+    assert isinstance(config.task, GenerateConfig)
+    return config.task

@@ -1,0 +1,140 @@
+"""The prompts of task=generate: one text, a file of texts or of JSON lines, or stdin; refused by line number."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.config import Framing, GenerateConfig
+from runner.engine.base import Message
+from runner.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+STDIN = "-"
+ROLES = ("system", "user", "assistant")
+NEEDED = 'each line is an object with `prompt` (a text) or `messages` ([{"role": "user", "content": "..."}])'
+
+Given = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a conversation
+
+
+def load_prompts(task: GenerateConfig) -> list[Given]:
+    """Return the prompts of the job, in order."""
+    if task.prompt is not None:
+        try:
+            return [_text(task.prompt)]
+        except ValueError as error:
+            raise ConfigError(f"task.prompt: {error}") from error
+    assert task.prompts is not None
+    data, where, as_json = _source(task.prompts)
+    prompts: list[Given] = []
+    for number, line in _lines(data, where):
+        try:
+            prompts.append(_from_json(line, task.format) if as_json else _text(line))
+        except ValueError as error:
+            raise DataError(f"{where}, line {number}: {error}") from error
+    if not prompts:
+        raise DataError(f"task.prompts={task.prompts}: {where} holds no prompts")
+    return prompts
+
+
+def as_data(prompt: Given) -> dict[str, Any]:
+    """Return a prompt as it stands in a JSON line."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    return {"messages": [{"role": message.role, "content": message.content} for message in prompt]}
+
+
+def prompts_sha256(prompts: list[Given]) -> str:
+    """Fingerprint of all prompts in order, wherever they came from."""
+    text = json.dumps([as_data(prompt) for prompt in prompts], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _source(prompts: str) -> tuple[bytes, str, bool]:
+    """Return what task.prompts holds, its name in messages, and whether its lines are JSON."""
+    if prompts == STDIN:
+        data = read_stdin()
+        return data, "stdin", _begins_with_json(data)
+    path = Path(prompts).expanduser()
+    if path.suffix not in (".txt", ".jsonl"):
+        raise ConfigError(f"task.prompts={prompts}: give FILE.txt (one a line), FILE.jsonl ({NEEDED}), or - for stdin")
+    try:
+        return path.read_bytes(), str(path), path.suffix == ".jsonl"
+    except FileNotFoundError as error:
+        raise DataError(f"task.prompts={prompts}: prompt file does not exist: {path.absolute()}") from error
+    except OSError as error:
+        raise DataError(f"task.prompts={prompts}: {path} cannot be read ({error.strerror})") from error
+
+
+@cache  # a job is identified more than once in a process, and stdin gives what it has only once
+def read_stdin() -> bytes:
+    """Return all that stdin holds, however often it is asked for."""
+    if sys.stdin.isatty():
+        log.info("reading prompts from the terminal, one a line; Ctrl-D ends")
+    return sys.stdin.buffer.read()
+
+
+def _begins_with_json(data: bytes) -> bool:
+    """Whether the first line that is not blank is an object with prompt or messages."""
+    first = next((line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b"")
+    try:
+        values = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and ("prompt" in values or "messages" in values)
+
+
+def _lines(data: bytes, where: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of every line that is not blank."""
+    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}, line {number}: not UTF-8 text ({error.reason})") from error
+        if line.strip():
+            yield number, line
+
+
+def _from_json(line: str, framing: Framing) -> Given:
+    """Read one line of JSON; raises ValueError with the reason when it is not a prompt."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
+        both = isinstance(values, dict) and "prompt" in values
+        raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
+    if "prompt" in values:
+        return _text(values["prompt"])
+    if framing is Framing.raw:
+        raise ValueError("messages need task.format=chat: a raw prompt is one text")
+    messages = values["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"messages is no list of messages, or an empty one: {NEEDED}")
+    return tuple(_message(message) for message in messages)
+
+
+def _message(message: Any) -> Message:
+    if not isinstance(message, dict) or set(message) != {"role", "content"}:
+        raise ValueError(f"a message holds role and content and nothing else, not {json.dumps(message)[:80]}")
+    if message["role"] not in ROLES:
+        raise ValueError(f"role {message['role']!r} is none of {', '.join(ROLES)}")
+    return Message(message["role"], _text(message["content"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else json.dumps(value)[:80]}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason})") from error
+    return value

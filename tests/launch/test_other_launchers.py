@@ -1,0 +1,341 @@
+"""The same grid under Hydra's other launchers: the same samples and numbers, the same resume, the same failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grids import FAULTS, mlflow_runs, results, samples
+
+ROOT = Path(__file__).resolve().parents[2]
+GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.limit=3,5", "print=json")  # 12 jobs
+# what belongs to the process and not to the answers; base_loads: only our workers keep a loaded base
+OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads")
+SLOW = pytest.mark.slow
+LAUNCHERS = ["basic", *(pytest.param(name, marks=SLOW) for name in ("joblib", "submitit_local", "ray"))]
+NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
+
+
+class Done:
+    """A finished process and the folder that it worked in."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], folder: Path) -> None:
+        self.code, self.out, self.err, self.folder = done.returncode, done.stdout, done.stderr, folder
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Stdout: JSON lines and nothing else."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def start(folder: Path, *arguments: str, python: str = sys.executable, **environment: str) -> Done:
+    folder.mkdir(exist_ok=True)
+    command = [python, "-m", "runner", "-m", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    return Done(done, folder)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The grid under our own launcher."""
+    done = start(tmp_path_factory.mktemp("reference"), *GRID)
+    assert done.code == 0, done.err
+    assert len(done.lines) == 12
+    return done
+
+
+@pytest.fixture(scope="session")
+def ray_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with Ray, in an environment of its own; all else is borrowed from this one.
+
+    Ray's launcher holds cloudpickle below 3, joblib 1.6 holds it above: the two pins that cannot stand together are
+    left to the installer, all others are ours.
+    """
+    home = tmp_path_factory.mktemp("ray")
+    venv.create(home, with_pip=False)
+    site = next((home / "lib").glob("python*/site-packages"))
+    (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    (home / "pins.txt").write_text("\n".join(pin for pin in pins if not pin.startswith(("cloudpickle=", "joblib="))))
+    python = str(home / "bin" / "python")
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ray"]
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "-c", str(home / "pins.txt")]
+    done = subprocess.run([*install, *packages], capture_output=True, text=True, check=False)
+    if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
+        pytest.skip(f"Ray cannot be installed, no package index is in reach: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+@pytest.fixture
+def python_for(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    def python(launcher: str) -> str:
+        if launcher == "ray":
+            return str(request.getfixturevalue("ray_python"))
+        if launcher in NEEDS:
+            try:
+                metadata.version(NEEDS[launcher])
+            except metadata.PackageNotFoundError:
+                pytest.skip(f"{NEEDS[launcher]} is not installed: pip install 'runner[dev]'")
+        return sys.executable
+
+    return python
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Break jobs by seed in whatever process does them: "2=raise"."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAULTS)
+    return lambda what: {"PYTHONPATH": str(folder), "FAULTS": what}
+
+
+def timeless_samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every sample but for the time that it took, in the order of the questions."""
+    return {
+        job: sorted(({key: line[key] for key in line if key != "seconds"} for line in lines), key=lambda s: s["index"])
+        for job, lines in samples(folder).items()
+    }
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, float]]]:
+    """What the grid says of each job, in its order, without times and places."""
+    return [
+        (
+            line["job_id"],
+            line["status"],
+            {key: value for key, value in line["metrics"].items() if key not in OF_THE_PROCESS},
+        )
+        for line in lines
+    ]
+
+
+def assert_children_of_one_grid(folder: Path, status: str) -> None:
+    """The first grid's run has this status, and every job's run hangs below it."""
+    runs = mlflow_runs(folder)
+    (above,) = (run for run in runs if run.is_grid)
+    assert above.status == status
+    assert {run.tags.get("mlflow.parentRunId") for run in runs if not run.is_grid} == {above.run_id}
+
+
+# ------------------------------------------------------------------------------- the same grid elsewhere
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_same_grid_gives_the_same_results(
+    launcher: str, reference: Done, python_for: Callable[[str], str], tmp_path: Path
+) -> None:
+    python, folder = python_for(launcher), tmp_path / "work"
+    done = start(folder, f"hydra/launcher={launcher}", *GRID, python=python)
+    assert done.code == 0, done.err
+    assert timeless(done.lines) == timeless(reference.lines)
+    assert timeless_samples(folder) == timeless_samples(reference.folder)
+    assert_children_of_one_grid(folder, "FINISHED")
+    assert [run.status for run in mlflow_runs(folder)] == ["FINISHED"] * 13
+    assert done.lines[0]["mlflow_run_id"] in {run.run_id for run in mlflow_runs(folder)}
+    # all is done, also for another launcher
+    before = results(folder)
+    again = start(folder, *GRID, python=python)
+    assert (again.code, timeless(again.lines)) == (0, timeless(done.lines))
+    assert "12 jobs: 12 done" in again.err
+    assert results(folder) == before
+    assert len(mlflow_runs(folder)) == 13, "a start with nothing to do leaves no run"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_that_fails_fails_alone(
+    launcher: str, python_for: Callable[[str], str], faults: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    python, folder = python_for(launcher), tmp_path / "work"
+    died = "sys.exit" if launcher == "basic" else "kill"  # under `basic` there is no process to kill but the grid's own
+    grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2,3,4,5,6", "task.limit=3")
+    done = start(folder, *grid, python=python, **faults(f"2=raise,4={died}"))
+    assert done.code == 1, done.err
+    message = (
+        "the job called sys.exit(7)" if died == "sys.exit" else f"its process died under hydra/launcher={launcher}: "
+    )
+    assert "FAILED: seed=2: RuntimeError: out of luck\n" in done.err
+    assert f"FAILED: seed=4: {message}" in done.err
+    assert done.err.endswith("error: 2 of 6 jobs are not finished, see above\n")
+    assert "Traceback" not in done.err
+    rows = [line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line]
+    assert [row[1] for row in rows] == ["1", "3", "5", "6"], "the table has all that finished"
+    assert done.out.count("gsm8k-") == 6, "and all that did not"
+    assert_children_of_one_grid(folder, "FAILED")
+    left = {run.job_id for run in mlflow_runs(folder) if not run.is_grid}
+    assert len(left) == 6
+    assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
+    assert sorted(result["status"] for result in results(folder).values()) == ["FAILED"] * 2 + ["FINISHED"] * 4
+    # without the faults only these two are done, and go on from the sample that they had
+    again = start(folder, *grid, "print=json", python=python)
+    assert again.code == 0, again.err
+    assert "6 jobs: 2 go on, 4 done" in again.err
+    assert [line["metrics"]["n"] for line in again.lines] == [3] * 6
+    assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
+
+
+@SLOW
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_a_real_model_gives_the_same_samples(
+    launcher: str, tiny_llama: Path, python_for: Callable[[str], str], tmp_path: Path
+) -> None:
+    grid = (
+        "model=auto", f"model.name={tiny_llama}", "model.dtype=float32", "model.threads=1", "generation=greedy,sampling",
+        "generation.max_new_tokens=12", "task.limit=3", "tracking=none", "print=json",
+    )  # fmt: skip
+    ours = start(tmp_path / "ours", *grid)
+    theirs = start(tmp_path / "theirs", f"hydra/launcher={launcher}", *grid, python=python_for(launcher))
+    assert (ours.code, theirs.code) == (0, 0), ours.err + theirs.err
+    assert timeless(theirs.lines) == timeless(ours.lines)
+    assert timeless_samples(theirs.folder) == timeless_samples(ours.folder)
+    assert len(theirs.lines) == 2
+
+
+# ----------------------------------------------------------------------------------------- what they cannot do
+
+
+def test_slurm_composes_and_says_that_it_is_not_there(
+    runner: Callable[..., Any], python_for: Callable[[str], str], tmp_path: Path
+) -> None:
+    python_for("submitit_local")
+    slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "model=stub")
+    shown = runner(*slurm, "--cfg", "hydra", "--package", "hydra.launcher")
+    assert shown.code == 0, shown.err
+    assert "SlurmLauncher" in shown.out
+    assert "partition: gpu" in shown.out
+    done = runner("-m", *slurm)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines() == [
+        "1 jobs: 1 to do",
+        "error: hydra/launcher=submitit_slurm could not start the jobs: "
+        'Could not detect "srun", are you indeed on a slurm cluster?',
+    ]
+    assert [(run.is_grid, run.status) for run in mlflow_runs(tmp_path)] == [(True, "FAILED")]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "setting", "message"),
+    [
+        ("basic", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=basic cannot keep it, use hydra/launcher=workers"),
+        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local cannot keep it, use hydra.launcher.timeout_min=..."),
+        ("joblib", "workers=3", "workers=3: hydra/launcher=joblib decides that itself, use hydra.launcher.n_jobs=3"),
+    ],
+)  # fmt: skip
+def test_what_only_our_launcher_keeps_is_refused(
+    runner: Callable[..., Any], python_for: Callable[[str], str], launcher: str, setting: str, message: str
+) -> None:
+    python_for(launcher)
+    done = runner("-m", f"hydra/launcher={launcher}", "model=stub", setting)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"1 jobs: 1 to do\nerror: {message}\n"
+
+
+# A launcher or sweeper that is not installed: its package is hidden from the finder of modules.
+HIDDEN = """
+import pkgutil
+
+iterate = pkgutil.iter_modules
+
+
+def without_extras(path=None, prefix=""):
+    return [module for module in iterate(path, prefix) if not module.name.startswith("hydra_plugins.hydra_")]
+
+
+pkgutil.iter_modules = without_extras
+
+import sys
+
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("hydra_plugins.hydra_"):
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Hide())
+"""
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"),
+    [
+        ("hydra/launcher=joblib", "joblib"),
+        ("hydra/launcher=submitit_local", "submitit"),
+        ("hydra/launcher=submitit_slurm", "submitit"),
+        ("hydra/launcher=ray", "ray"),
+        ("hydra/sweeper=optuna", "optuna"),
+    ],
+)
+def test_a_missing_package_is_named(runner: Callable[..., Any], tmp_path: Path, choice: str, extra: str) -> None:
+    (tmp_path / "hide").mkdir()
+    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDDEN)
+    done = runner("-m", choice, "model=stub", PYTHONPATH=str(tmp_path / "hide"))
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"error: {choice} comes in a package that is not installed here: pip install 'runner[{extra}]'\n"
+
+
+# --------------------------------------------------------------------------------------------- searches
+
+SEARCH = (
+    "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1",
+    'hydra.sweeper.params={generation.temperature: "interval(0.1,1.0)"}', "generation=sampling", "task.limit=4",
+)  # fmt: skip
+
+
+def best(folder: Path) -> tuple[float, float]:
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.load(folder / "outputs" / "multirun" / "optimization_results.yaml")
+    return found.best_params["generation.temperature"], found.best_value
+
+
+def test_optuna_searches_with_our_workers(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
+    done = start(tmp_path, *SEARCH, "hydra.sweeper.direction=maximize", "model=stub", "tracking=none")
+    assert (done.code, done.out) == (0, ""), done.err
+    assert "Traceback" not in done.err
+    temperature, accuracy = best(tmp_path)
+    assert 0.1 <= temperature <= 1.0
+    found = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
+    assert len(found) == 4
+    assert accuracy == max(found)
+
+
+@SLOW
+def test_optuna_maximises_unless_told_otherwise(tmp_path: Path) -> None:
+    """The embedded model's accuracy at random temperatures differs, so a search the wrong way round would show."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
+    wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
+    done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none")
+    assert done.code == 0, done.err
+    found = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
+    assert min(found) < max(found)
+    assert best(tmp_path)[1] == max(found)
+
+
+def test_a_failed_trial_ends_the_search_in_one_message(tmp_path: Path, faults: Callable[[str], dict[str, str]]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
+    done = start(tmp_path / "work", *SEARCH, "model=stub", "seed=2", "tracking=none", **faults("2=raise"))
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == "error: RuntimeError: out of luck"
+    assert "Traceback" not in done.err
+
+
+def test_a_search_has_no_plan(runner: Callable[..., Any]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
+    done = runner("-m", *SEARCH, "model=stub", "plan=true")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == "error: plan=true: only hydra/sweeper=grid knows its jobs beforehand"

@@ -1,0 +1,185 @@
+"""A grid from the command line to its last line: plan, zip, exclude, rerun, the table, the run above the jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grids import Grid, mlflow_runs, results, samples
+
+Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
+STUB = ("model=stub", "task.limit=2")
+
+STUDY = """
+defaults: [config, {override /model: stub}, _self_]
+task: {limit: 2}
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {task.split: "test,hard5"}
+    zip: [{seed: "0,1,2", generation: "greedy,sampling,greedy"}]
+    exclude: [{task.split: hard5, seed: "0,1"}]
+"""
+
+
+def by_seed(folder: Path) -> dict[int, Path]:
+    files = folder.glob("outputs/jobs/*/result.json")
+    return {int(json.loads(file.read_text())["params"]["seed"]): file for file in files}
+
+
+def row(text: str, cells: str) -> bool:
+    """Whether exactly one line of a table holds these cells side by side."""
+    return [cells in " ".join(line.split()) for line in text.splitlines()].count(True) == 1
+
+
+def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
+    first = grid(*STUB, "tracking=none", "seed=0,1", "print=none")
+    assert first.wait().code == 0
+    by_seed(first.folder)[1].unlink()  # as an interrupted job leaves it
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*") if path.is_file()}
+
+    arguments = (*STUB, "seed=0,1,2,2", "task.split=test,tset", "plan=true")
+    ended = grid(*arguments, database=False, PYTHONPROFILEIMPORTTIME="1").wait()
+    assert ended.code == 0, ended.err
+    assert row(ended.out, "0 test done")
+    assert row(ended.out, "1 test go on")
+    assert "to do (the same job as one above)" in ended.out
+    assert ended.out.count(" tset         impossible ") == 4
+    reason = "impossible: seed=1 task.split=tset\n    task.split=tset: no split of the embedded data 'tset'."
+    assert reason in ended.out
+    assert "8 jobs: 2 to do, 1 go on, 1 done, 4 impossible (1 stand here twice, done once)" in ended.out
+    imported = {line.rpartition("|")[2].strip() for line in ended.err.splitlines() if line.startswith("import time:")}
+    assert "omegaconf" in imported
+    assert not imported & {"torch", "mlflow", "transformers", "numpy"}, "a plan loads nothing heavy"
+    after = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {"stdout", "stderr", ".hashes.json"}
+
+
+def test_zip_and_exclude_from_a_study(grid: Start, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text(STUDY)
+    study = ("-cd", str(tmp_path / "study"), "-cn", "study", "tracking=none")
+    started = grid(*study, multirun=False)
+    ended = started.wait()
+    assert ended.code == 0, ended.err
+    assert "4 jobs: 4 to do" in ended.err
+    assert len(results(started.folder)) == 4
+    assert row(ended.out, " test 0 greedy finished")
+    assert row(ended.out, " test 1 sampling finished")
+    assert row(ended.out, " test 2 greedy finished")
+    assert row(ended.out, "hard5 2 greedy finished")
+
+    again = grid(*study, "print=json", multirun=False).wait()
+    assert again.code == 0
+    assert "4 jobs: 4 done" in again.err
+    assert sorted(json.loads(line)["job_id"] for line in again.out.splitlines()) == sorted(results(started.folder))
+
+    collision = grid(*study, "seed=3", multirun=False).wait()
+    assert collision.code == 2
+    assert collision.err.startswith("error: seed=3 on the command line collides with seed in hydra.sweeper.zip[0]")
+    assert collision.err.count("\n") == 1
+
+
+def test_zip_and_exclude_on_the_command_line(grid: Start) -> None:
+    together = 'hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2"}]'
+    without = "hydra.sweeper.exclude=[{seed:0,task.extractor:strict}]"
+    started = grid("model=stub", "tracking=none", together, without, "task.extractor=glob(*),strict,flexible")
+    assert started.wait().code == 2, "a glob lists the choices of a group, and this is none"
+    ended = grid("model=stub", "tracking=none", together, without, "task.extractor=strict,flexible").wait()
+    assert ended.code == 0, ended.err
+    jobs = [(r["params"]["seed"], r["params"]["task.limit"], r["params"]["task.extractor"])
+            for r in results(started.folder).values()]  # fmt: skip
+    assert sorted(jobs) == [("0", "1", "flexible"), ("1", "2", "flexible"), ("1", "2", "strict")]
+    uneven = grid("model=stub", "tracking=none", 'hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2,3"}]').wait()
+    assert uneven.code == 2
+    assert "hydra.sweeper.zip[0]: its keys advance together" in uneven.err
+
+
+def test_rerun_failed_and_rerun_all(grid: Start) -> None:
+    arguments = (*STUB, "tracking=none", "seed=0,1,2,2")
+    started = grid(*arguments, faults={1: "raise"})
+    assert started.wait().code == 1
+    written = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
+
+    failed = grid(*arguments, "rerun=failed").wait()
+    assert failed.code == 0, failed.err
+    assert "4 jobs: 1 to do, 3 done" in failed.err
+    now = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
+    assert [seed for seed in now if now[seed] != written[seed]] == [1]
+    notes = json.loads(by_seed(started.folder)[1].read_text())["result"]["notes"]
+    assert not [note for note in notes if "were on disk" in note], "begun anew, not gone on with"
+    assert "4 jobs: 4 done" in grid(*arguments, "rerun=failed").wait().err
+
+    everything = grid(*arguments, "rerun=all").wait()
+    assert everything.code == 0, everything.err
+    assert "[3/3]" in everything.err, "what stands twice is done once"
+    last = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
+    assert all(last[seed] != now[seed] for seed in now)
+    assert [len(lines) for lines in samples(started.folder).values()] == [2, 2, 2]
+
+
+def test_the_run_above_the_jobs(grid: Start) -> None:
+    arguments = (*STUB, "workers=1", "seed=0,1,1")
+    started = grid(*arguments, faults={1: "raise"})
+    assert started.wait().code == 1
+    (above,) = [run for run in mlflow_runs(started.folder) if run.is_grid]
+    below = [run for run in mlflow_runs(started.folder) if not run.is_grid]
+    assert above.status == "FAILED"
+    assert Counter(run.status for run in below) == {"FINISHED": 1, "FAILED": 1}
+    assert {run.tags["mlflow.parentRunId"] for run in below} == {above.run_id}
+    assert above.tags["overrides"] == " ".join(arguments)
+    assert {"machine.cpu", "machine.cores", "machine.memory_gib", "machine.gpus"} <= set(above.tags)
+    assert {"version.python", "version.torch", "version.transformers"} <= set(above.tags)
+    plan = plan_of(started.folder, above.run_id)
+    assert [job["overrides"][-1] for job in plan] == ["seed=0", "seed=1", "seed=1"]
+    assert {job["planned"] for job in plan} == {"to do"}
+    assert [job["status"] for job in plan[:2]] == ["FINISHED", "FAILED"]
+    assert plan[1]["problem"] == "RuntimeError: out of luck"
+    assert {job["job_id"] for job in plan} == {run.job_id for run in below}
+
+    assert grid(*arguments).wait().code == 0
+    runs = mlflow_runs(started.folder)
+    assert [run.status for run in runs if run.is_grid] == ["FAILED", "FINISHED"]
+    assert Counter(run.status for run in runs if not run.is_grid) == {"FINISHED": 2, "FAILED": 1}
+
+    third = grid(*arguments, PYTHONPROFILEIMPORTTIME="1").wait()
+    assert third.code == 0
+    assert "3 jobs: 3 done" in third.err
+    assert third.out.count("done before") == 3
+    assert "| mlflow\n" not in third.err.replace(" ", "").replace("|", "| "), "nothing to log, so MLflow is not asked"
+    assert len(mlflow_runs(started.folder)) == len(runs)
+
+
+@pytest.mark.slow
+def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
+    """The store said FINISHED, the disk does not know; the grid's last job was done, its own run is not ended."""
+    started = grid(*STUB, "workers=1", "seed=0,1")
+    assert started.wait().code == 0
+    (above,) = [run for run in mlflow_runs(started.folder) if run.is_grid]
+    result = by_seed(started.folder)[0]
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"mlflow_uri": None}))
+    with contextlib.closing(sqlite3.connect(started.folder / "outputs" / "mlflow.db")) as database:
+        database.execute("update runs set status = 'RUNNING', end_time = null where run_uuid = ?", (above.run_id,))
+        database.commit()
+    (started.folder / "outputs" / ".grids" / above.tags["grid"]).touch()
+
+    again = grid(*STUB, "seed=1")  # all done: only the dead grid is to be ended
+    assert again.wait().code == 0
+    assert [run.status for run in mlflow_runs(started.folder) if run.is_grid] == ["KILLED"]
+    assert grid(*STUB, "workers=1", "seed=0,1").wait().code == 0
+    assert Counter(run.status for run in mlflow_runs(started.folder) if not run.is_grid) == {"FINISHED": 2}
+    assert json.loads(result.read_text())["mlflow_uri"].endswith("outputs/mlflow.db")
+    assert not list((started.folder / "outputs" / ".grids").iterdir())
+
+
+def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
+    file = folder / "outputs" / "mlartifacts" / run_id / "artifacts" / "plan.json"
+    jobs: list[dict[str, Any]] = json.loads(file.read_text())["jobs"]
+    return jobs

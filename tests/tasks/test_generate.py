@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from runner import jobs
+from runner.__main__ import CONF
+from runner.config import (
+    Framing,
+    GenerateConfig,
+    GenerationConfig,
+    ModelConfig,
+    PeftConfig,
+    Print,
+    RunnerConfig,
+    register,
+    semantic_keys,
+    to_config,
+)
+from runner.engine.base import Completion, EngineReport, EngineStats, Message, Request
+from runner.errors import ConfigError, DataError, EvidenceError, JobFailed
+from runner.plan import State, plan_job
+from runner.report import show
+from runner.result import FinishReason, Record
+from runner.run import run
+from runner.tasks import generate
+from runner.tasks.generate_prompts import load_prompts
+
+Make = Callable[..., RunnerConfig]
+
+
+def write_prompts(path: Path, texts: Sequence[str]) -> str:
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+def completions(record: Record) -> list[dict[str, object]]:
+    lines = (Path(record.output_dir) / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# ---------------------------------------------------------------------------------------- config, prompts
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "either task.prompt=TEXT or task.prompts=FILE.*: neither is given"),
+        ({"prompt": "a", "prompts": "b.txt"}, "both are given"),
+        ({"prompt": ""}, "task.prompt=''"),
+        ({"prompts": " "}, "task.prompts=' '"),
+        ({"prompt": "a", "stop": ["x", ""]}, "task.stop="),
+        ({"prompt": "a", "show": -1}, "task.show=-1"),
+        ({"prompt": "a", "output": ""}, "task.output=''"),
+        ({"prompt": "a", "format": Framing.raw, "system": "s"}, "task.system needs task.format=chat"),
+    ],
+)
+def test_bad_keys(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GenerateConfig(**keys)  # type: ignore[arg-type]
+
+
+def test_only_what_can_change_an_answer_counts() -> None:
+    task = GenerateConfig(prompt="x")
+    inert = {item.name for item in fields(task) if "inert" in item.metadata}
+    assert inert == {"prompt", "prompts", "show", "output", "overwrite", "debug"}
+    assert set(dict(semantic_keys(task))) == {"name", "format", "system", "stop"}
+
+
+def test_text_file(tmp_path: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_bytes("\ufefffirst\r\n\n  \n second, with spaces \nlast\u2028one".encode())
+    assert load_prompts(GenerateConfig(prompts=str(file))) == ["first", " second, with spaces ", "last\u2028one"]
+
+
+def test_jsonl_file(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    file = write_prompts(
+        tmp_path / "p.jsonl", [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})]
+    )
+    assert load_prompts(GenerateConfig(prompts=file)) == ["a", (Message("system", "s"), Message("user", "u"))]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a"', "line 3: not JSON"),
+        ('{"promt": "a"}', "line 3: no prompt: each line is an object with `prompt`"),
+        ("[1]", "line 3: no prompt"),
+        ('{"prompt": "a", "messages": []}', "line 3: both prompt and messages"),
+        ('{"prompt": 3}', "line 3: a text is needed, not 3"),
+        ('{"prompt": ""}', "line 3: a text is needed, not an empty one"),
+        ('{"prompt": "\\ud800"}', "line 3: not UTF-8 text"),
+        ('{"messages": []}', "line 3: messages is no list of messages, or an empty one"),
+        ('{"messages": ["a"]}', "line 3: a message holds role and content"),
+        ('{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "line 3: a message holds role and content"),
+        (
+            '{"messages": [{"role": "robot", "content": "a"}]}',
+            "line 3: role 'robot' is none of system, user, assistant",
+        ),
+        ('{"messages": [{"role": "user", "content": null}]}', "line 3: a text is needed, not null"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    file = write_prompts(tmp_path / "bad.jsonl", ['{"prompt": "fine"}', "", line])
+    with pytest.raises(DataError, match=f"bad.jsonl, {message}"):
+        load_prompts(GenerateConfig(prompts=file))
+
+
+def test_other_bad_input(tmp_path: Path) -> None:
+    def refused(message: str, **keys: object) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_prompts(GenerateConfig(**keys))  # type: ignore[arg-type]
+
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    chats = write_prompts(tmp_path / "chats.jsonl", ['{"messages": [{"role": "user", "content": "a"}]}'])
+    refused("task.prompts=./nope.txt: prompt file does not exist: /.*nope.txt", prompts="./nope.txt")
+    refused("task.prompts=p.csv: give FILE.txt", prompts="p.csv")
+    refused("holds no prompts", prompts=write_prompts(tmp_path / "empty.txt", ["", "  "]))
+    refused("cannot be read", prompts=str(tmp_path / "folder.txt"))
+    refused("latin.txt, line 2: not UTF-8 text", prompts=str(tmp_path / "latin.txt"))
+    refused("line 1: messages need task.format=chat", prompts=chats, format=Framing.raw)
+    refused("task.prompt: not UTF-8 text", prompt="a\udcff")
+
+
+def test_build_prompt() -> None:
+    chat = (Message("system", "own"), Message("user", "u"))
+    task = GenerateConfig(prompt="x", system="s")
+    assert generate.build_prompt(task, "a") == (Message("system", "s"), Message("user", "a"))
+    assert generate.build_prompt(task, chat) == chat
+    assert generate.build_prompt(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
+    assert generate.build_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
+
+
+def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, tmp_path: Path) -> None:
+    text = write_prompts(tmp_path / "a.txt", ["one"])
+    other = write_prompts(tmp_path / "b.jsonl", ['{"prompt": "one"}'])
+    evidence = [
+        generate.evidence(make_config(task=task))
+        for task in (
+            GenerateConfig(prompt="one"),
+            GenerateConfig(prompts=text),
+            GenerateConfig(prompts=other, show=3, output=str(tmp_path / "new.jsonl"), debug=True),
+        )
+    ]
+    assert evidence[0] == evidence[1] == evidence[2]
+    assert generate.evidence(make_config(task=GenerateConfig(prompt="two"))) != evidence[0]
+
+
+# ------------------------------------------------------------------------------------------- whole jobs
+
+
+def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = write_prompts(tmp_path / "p.txt", ["[bold]one[/nope]", "two words", "three words here"])
+    record = run(make_config(task=GenerateConfig(prompts=prompts, show=2)))
+    metrics = record.result.metrics
+    assert (metrics["n"], metrics["stopped"], metrics["cut_off"], metrics["errors"]) == (3, 3, 0, 0)
+    assert metrics["prompt_tokens"] == 6
+    assert {"new_tokens", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib"} <= set(metrics)
+    lines = completions(record)
+    assert lines[1] == {
+        "index": 1,
+        "prompt": "two words",
+        "text": "[STUB_GENERATION]\ntwo words...",
+        "finish_reason": "stop",
+        "prompt_tokens": 2,
+        "new_tokens": 2,
+    }
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    show(record, {"task": "generate"}, Print.table)
+    out = capsys.readouterr().out
+    assert "[bold]one[/nope]..." in out
+    assert "two words..." in out
+    assert "three words" not in out
+    assert "3   3 ended · 0 cut off · 0 errors" in out
+
+
+def test_a_single_prompt_is_shown_whole_and_first(make_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    generation = GenerationConfig(name="greedy", max_new_tokens=400)
+    prompt = "word " * 300
+    record = run(make_config(task=GenerateConfig(prompt=prompt), generation=generation))
+    assert record.result.rows == []
+    show(record, {}, Print.table)
+    out = capsys.readouterr().out
+    assert out.startswith("[STUB_GENERATION]\n" + prompt[:120] + "...\n\n"), "not folded, not cut"
+    assert "1   1 ended" in out
+
+
+def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Make, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.txt", ["one", "two", "three"])
+    first = run(make_config(task=GenerateConfig(prompts=prompts, show=1)))
+    assert len(first.result.rows) == 1
+    output = tmp_path / "new" / "mine.jsonl"
+    config = make_config(task=GenerateConfig(prompts=prompts, show=20, output=str(output)))
+    planned = plan_job([], config)
+    assert (planned.state, planned.unlogged) == (State.done, True), "a grid has it deliver, too"
+    again = run(config)
+    assert again.from_ledger
+    assert len(again.result.rows) == 3
+    assert output.read_bytes() == (Path(again.output_dir) / "completions.jsonl").read_bytes()
+    (Path(again.output_dir) / "samples.jsonl").unlink()
+    assert run(make_config(task=GenerateConfig(prompts=prompts))).from_ledger
+    with pytest.raises(EvidenceError, match="holds 0 of the 3 samples.*rerun=true"):
+        run(make_config(task=GenerateConfig(prompts=prompts, output=str(output))))
+
+
+def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.txt", ["one", "two"])
+    output = tmp_path / "mine.jsonl"
+
+    def job(seed: int = 0, **keys: object) -> Record:
+        task = GenerateConfig(prompts=prompts, **({"output": str(output)} | keys))  # type: ignore[arg-type]
+        return run(make_config(task=task, seed=seed))
+
+    job()
+    ours = output.read_text()
+    job()  # again: the same content may be written over
+    output.write_text("dear diary\n")
+    for seed in (0, 1):  # recorded already, and new
+        with pytest.raises(
+            ConfigError, match="task.output=.*mine.jsonl exists and holds something else.*overwrite=true"
+        ):
+            job(seed)
+    assert output.read_text() == "dear diary\n"
+    job(1, overwrite=True)
+    assert json.loads(output.read_text().splitlines()[0])["prompt"] == "one"
+    job(0, overwrite=True)
+    assert output.read_text() == ours
+    with pytest.raises(ConfigError, match="this is the file with the prompts"):
+        job(2, output=prompts, overwrite=True)
+    with pytest.raises(ConfigError, match="is no file that could be written"):
+        job(2, output=str(tmp_path))
+
+
+class Counting:
+    """An engine that answers in reverse and counts; prompts that say `fail` err."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.stats = EngineStats()
+
+    def load(self) -> EngineReport:
+        return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
+
+    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+        for request in reversed(requests):
+            self.asked.append(request.index)
+            bad = request.prompt == "fail"
+            reason = FinishReason.error if bad else FinishReason.length
+            error = "boom" if bad else None
+            yield Completion(request.index, f"to {request.prompt}", [5], reason, "sha", 2, 0.1, 0.2, error)
+
+    def close(self) -> None: ...
+
+
+def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.txt", ["a", "fail", "c", "d"])
+    config = make_config(task=GenerateConfig(prompts=prompts, format=Framing.raw))
+    folder = tmp_path / "job"
+    folder.mkdir()
+    first = jobs.Recorder(jobs.Job("generate-x", folder))
+    whole = generate.execute(config, Counting(), first)
+    first.close()
+    kept = (folder / "completions.jsonl").read_text()
+    assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
+    assert json.loads(kept.splitlines()[1])["error"] == "boom"
+    assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
+    assert "1 prompts ended in an error, e.g. boom" in whole.notes
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
+    engine = Counting()
+    second = jobs.Recorder(jobs.Job("generate-x", folder))
+    again = generate.execute(config, engine, second)
+    second.close()
+    assert engine.asked == [1, 0], "3 and 2 had been answered before the crash"
+    assert "2 of 4 samples were on disk from an earlier, interrupted run" in again.notes
+    assert (folder / "completions.jsonl").read_text() == kept
+
+
+def test_nothing_but_errors_fails_the_job(make_config: Make) -> None:
+    config = make_config(task=GenerateConfig(prompt="fail", format=Framing.raw))
+    folder = Path(config.output_dir)
+    folder.mkdir()
+    recorder = jobs.Recorder(jobs.Job("generate-x", folder))
+    with pytest.raises(JobFailed, match="nothing could be completed; the first reason: boom"):
+        generate.execute(config, Counting(), recorder)
+    recorder.close()
+
+
+# temperature, top_p, top_k, repetition_penalty, max_new_tokens: the lowest and the highest that is recommended
+PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
+    "sampling": ((0.7, 0.7), (0.9, 0.9), (50, 50), (1.1, 1.1), (512, 512)),
+    "factual": ((0.1, 0.3), (0.7, 0.8), (20, 30), (1.1, 1.1), (512, 512)),
+    "creative": ((0.7, 0.9), (0.9, 0.95), (50, 100), (1.0, 1.0), (512, 512)),
+    "code": ((0.1, 0.2), (0.8, 0.8), (30, 30), (1.1, 1.1), (512, 512)),
+    "chat": ((0.6, 0.8), (0.9, 0.9), (50, 50), (1.1, 1.1), (512, 512)),
+    "translation": ((0.1, 0.1), (0.8, 0.8), (20, 20), (1.0, 1.0), (512, 512)),
+    "agents": ((0.2, 0.2), (0.95, 0.95), (0, 0), (1.1, 1.1), (1000, 1000)),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        generation = to_config(compose("config", [f"generation={name}"])).generation
+    values = (
+        generation.temperature,
+        generation.top_p,
+        generation.top_k,
+        generation.repetition_penalty,
+        generation.max_new_tokens,
+    )
+    assert generation.name == name
+    assert values == pytest.approx([(low + high) / 2 for low, high in PRESETS[name]])
+
+
+# ------------------------------------------------------------------------------------------ real models
+
+
+TEXTS = ["a", "quite a long prompt, so that sorting by length turns the order round", "middling one"]
+
+
+@pytest.fixture
+def of_tiny_llama(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> Callable[..., Record]:
+    prompts = write_prompts(tmp_path / "p.txt", TEXTS)
+
+    def job(generation: GenerationConfig, seed: int = 0, **keys: object) -> Record:
+        task = GenerateConfig(**({"prompts": prompts} | keys))  # type: ignore[arg-type]
+        return run(make_config(model=tiny_model, task=task, generation=generation, seed=seed))
+
+    return job
+
+
+def sampling(batch_size: int) -> GenerationConfig:
+    keys = {"temperature": 0.9, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
+    return GenerationConfig(name="sampling", max_new_tokens=12, batch_size=batch_size, **keys)  # type: ignore[arg-type]
+
+
+def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(of_tiny_llama: Callable[..., Record]) -> None:
+    record = of_tiny_llama(GenerationConfig(name="greedy", max_new_tokens=6, batch_size=1))
+    samples = (Path(record.output_dir) / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in samples] == [1, 2, 0], "as they were produced"
+    lines = completions(record)
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert [line["prompt"] for line in lines] == TEXTS
+
+
+def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(of_tiny_llama: Callable[..., Record]) -> None:
+    alone, together = of_tiny_llama(sampling(1)), of_tiny_llama(sampling(3))
+    assert alone.job_id != together.job_id
+    assert completions(alone) == completions(together)
+    other = completions(of_tiny_llama(sampling(3), seed=1))
+    assert [line["text"] for line in other] != [line["text"] for line in completions(alone)]
+
+
+def test_stop_raw_and_debug(
+    of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture, tiny_llama: Path
+) -> None:
+    greedy = GenerationConfig(name="greedy", max_new_tokens=8)
+    with caplog.at_level("INFO", logger="runner"):
+        record = of_tiny_llama(greedy, prompts=None, prompt="hi", debug=True)
+    assert "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'" in caplog.text
+    assert "prompt 0, 21 token ids: [1, 87, " in caplog.text
+    sample = json.loads((Path(record.output_dir) / "samples.jsonl").read_text())
+    assert f"completion 0, token ids: {sample['token_ids']}" in caplog.text
+    raw = of_tiny_llama(greedy, prompts=None, prompt="hi", format=Framing.raw)
+    assert raw.result.metrics["prompt_tokens"] == 2
+    text = str(completions(raw)[0]["text"])
+    stopped = of_tiny_llama(greedy, prompts=None, prompt="hi", format=Framing.raw, stop=[text[2]])
+    assert completions(stopped)[0]["text"] == text[: text.index(text[2])]
+    assert stopped.result.metrics["stopped"] == 1
+
+
+def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from runner.config import Dtype
+
+    plain = tmp_path / "plain"
+    shutil.copytree(tiny_llama, plain)
+    (plain / "chat_template.jinja").unlink()
+    model = ModelConfig(name=str(plain), device="cpu", dtype=Dtype.float32)
+    with pytest.raises(ConfigError, match=r"has no chat template.*task.format=raw \(generate\)"):
+        run(make_config(model=model, task=GenerateConfig(prompt="hi")))
+    refusing = "{{ raise_exception('system is not for me') }}"
+    (plain / "chat_template.jinja").write_text(refusing)
+    with pytest.raises(ConfigError, match="the chat template of .* refuses system, user: system is not for me"):
+        run(make_config(model=model, task=GenerateConfig(prompt="hi", system="s")))
+
+
+def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Make) -> None:
+    from runner.embedded.problems import Split, problems
+
+    instruction = "\n\nSolve it step by step. End with '#### ' and the number."
+    (problem,) = list(problems(Split("hard5"), 1))
+    model = ModelConfig(name="embedded", device="cpu")
+    task = GenerateConfig(prompt=problem.question + instruction)
+    generation = GenerationConfig(name="greedy", max_new_tokens=200)
+    adapted = run(make_config(model=model, task=task, generation=generation, lora=PeftConfig(path="embedded")))
+    plain = run(make_config(model=model, task=task, generation=generation))
+    assert adapted.job_id != plain.job_id
+    assert adapted.result.text is not None
+    assert f"#### {problem.gold}" in adapted.result.text
+    assert plain.result.text is not None
+    assert "####" in plain.result.text
+    assert adapted.result.metrics["lora_modules"] > 0

@@ -1,0 +1,149 @@
+"""task=generate as a user meets it: errors in one message, stdin, prompts full of punctuation, going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from runner.__main__ import plain_texts
+
+Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
+STUB = ("task=generate", "model=stub", "tracking=none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "task=generate needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): neither is given"),
+        (["task.prompt=a", "task.prompts=p.txt"], "both are given"),
+        (["task.prompts=nope.txt"], "task.prompts=nope.txt: prompt file does not exist: /"),
+        (["task.prompts=empty.txt"], "task.prompts=empty.txt: empty.txt holds no prompts"),
+        (["task.prompts=bad.jsonl"], "bad.jsonl, line 2: no prompt: each line is an object with `prompt`"),
+        (["task.prompts=p.csv"], "task.prompts=p.csv: give FILE.txt (one a line)"),
+        (["task.prompts=-"], "task.prompts=-: stdin holds no prompts"),
+        (["task.prompt=a", "task.format=plain"], "task.format=plain: no choice for task.format 'plain'. Choices: chat, raw"),
+        (["task.prompt=a", "task.format=raw", "task.system=b"], "task.system needs task.format=chat"),
+        (["task.prompt=a", "task.output=bad.jsonl"], "bad.jsonl exists and holds something else than this job's completions"),
+        (["task.prompt=a", "task.output=/proc/nope/x.jsonl"], "cannot write /proc/nope/x.jsonl"),
+        (["task.prompts=-", "seed=1,2", "-m"], "task.prompts=-: the jobs of a grid cannot read stdin, give a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_wrong_input_is_one_message_and_exit_2(runner: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"promt": "not"}\n')
+    done = runner(*STUB, *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    assert "{\"promt\"" in (tmp_path / "bad.jsonl").read_text(), "nothing was replaced"  # fmt: skip
+
+
+def pipe(tmp_path: Path, data: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "runner", *STUB, "task.prompts=-", *arguments]
+    return subprocess.run(command, cwd=tmp_path, input=data, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
+    piped = pipe(tmp_path, "one\n\ntwo\n", "print=json")
+    assert piped.returncode == 0, piped.stderr
+    line = json.loads(piped.stdout)
+    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"}
+    assert line["metrics"]["n"] == 2
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    filed = runner(*STUB, "task.prompts=p.txt", "print=json", "task.output=out.jsonl")
+    assert filed.json()["job_id"] == line["job_id"]
+    assert "is already done" in filed.err
+    assert [json.loads(text)["prompt"] for text in (tmp_path / "out.jsonl").read_text().splitlines()] == ["one", "two"]
+    chats = pipe(tmp_path, json.dumps({"messages": [{"role": "user", "content": "three"}]}) + "\n")
+    assert chats.returncode == 0, chats.stderr
+    assert chats.stdout.startswith("[STUB_GENERATION]\nthree...\n\n")
+    planned = pipe(tmp_path, "one\ntwo\n", "plan=true")
+    assert planned.returncode == 0, planned.stderr
+    assert line["job_id"] in planned.stdout
+    bad = pipe(tmp_path, '{"prompt": "a"}\nb\n')
+    assert (bad.returncode, bad.stderr.startswith("error: stdin, line 2: not JSON")) == (2, True)
+
+
+TEXTS = (
+    "How many, exactly: 3 (or 4)?",
+    'it\'s \\ a [test] with "both" {kinds}',
+    "你好，请介绍一下你自己",
+    "${seed} and \\${seed}",
+    "two\nlines = 2",
+    "trailing \\",
+)
+
+
+def test_a_prompt_needs_no_quotes_of_hydras(runner: Run, tmp_path: Path) -> None:
+    done = runner(*STUB, f"task.prompt={TEXTS[1]}")
+    assert done.out.startswith(f"[STUB_GENERATION]\n{TEXTS[1]}...\n"), done.err
+    done = runner(*STUB, f"task.prompt={TEXTS[3]}")
+    assert done.out.startswith(f"[STUB_GENERATION]\n{TEXTS[3]}...\n"), done.err
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_plain_texts_reach_hydra_as_they_are(text: str) -> None:
+    (argument,) = plain_texts([f"task.prompt={text}"])
+    value = OverridesParser.create().parse_override(argument).value()
+    assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace("\\${", "${")
+
+
+def test_what_has_a_meaning_for_hydra_is_left_alone() -> None:
+    for same in (
+        ["task.prompt=text"],
+        ["task.prompt=chat,text"],
+        ["task.prompt=null"],
+        ["task.prompt='quoted, already'"],
+        ["task.data=a b"],
+        ["-m", "task.prompt=choice(chat, text)"],
+    ):
+        assert plain_texts(same) == same
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
+    (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(8)))
+    slow = [*STUB, "task.prompts=p.txt", "model.delay_s=0.25", "task.output=out.jsonl"]
+    process = subprocess.Popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    give_up_at = time.monotonic() + 90
+    while _lines(tmp_path) < 2:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    os.kill(process.pid, sent)
+    assert process.wait(timeout=60) in (130, -signal.SIGKILL)
+    kept = _lines(tmp_path)
+    assert 2 <= kept < 8
+    assert not (tmp_path / "out.jsonl").exists()
+    again = runner(*slow)
+    assert again.code == 0, again.err
+    assert f"{kept} of 8 samples were on disk" in again.out
+    assert _lines(tmp_path) == 8
+    handed = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in handed] == [f"prompt {number}" for number in range(8)]
+
+
+def test_a_grid_generates_and_hands_over(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    grid = ["-m", *STUB, "task.prompts=p.txt", "seed=1,2"]
+    first = runner(*grid, "print=json")
+    assert first.code == 0, first.err
+    assert [json.loads(line)["metrics"]["n"] for line in first.out.splitlines()] == [2, 2]
+    second = runner(*grid, "task.output=out_${seed}.jsonl")
+    assert second.code == 0, second.err
+    assert sorted(file.name for file in tmp_path.glob("out_*.jsonl")) == ["out_1.jsonl", "out_2.jsonl"]
+
+
+def _lines(folder: Path) -> int:
+    return sum(file.read_text().count("\n") for file in folder.glob("outputs/jobs/*/samples.jsonl"))
