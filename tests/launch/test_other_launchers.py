@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import FAULTS, mlflow_runs, results, samples
+from grids import FAULTS, mlflow_runs, results, samples, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.limit=3,5", "print=json")  # 12 jobs
@@ -202,6 +203,28 @@ def test_a_real_model_gives_the_same_samples(
     assert timeless(theirs.lines) == timeless(ours.lines)
     assert timeless_samples(theirs.folder) == timeless_samples(ours.folder)
     assert len(theirs.lines) == 2
+
+
+@SLOW
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_ctrl_c_keeps_what_was_done(launcher: str, python_for: Callable[[str], str], tmp_path: Path) -> None:
+    python = python_for(launcher)
+    grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2", "task.limit=16", "model.delay_s=0.5", "print=json")
+    process = subprocess.Popen(
+        [python, "-m", "runner", "-m", *grid], cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: sum(map(len, samples(tmp_path).values())) >= 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert "interrupted: what was done is kept" in err
+    kept = sum(map(len, samples(tmp_path).values()))
+    assert 2 <= kept < 32
+    assert {run.status for run in mlflow_runs(tmp_path)} == {"KILLED"}
+    again = start(tmp_path, *grid[:-2], "print=json", python=python)
+    assert again.code == 0, again.err
+    assert all([s["index"] for s in job] == list(range(16)) for job in timeless_samples(tmp_path).values())
 
 
 # ----------------------------------------------------------------------------------------- what they cannot do
