@@ -118,9 +118,10 @@ def available_mib() -> float:
 
 
 def gpu_models() -> list[str]:
-    """GPU names from the NVIDIA driver's files, so that no library has to be imported."""
-    models = []
+    """Names of the GPUs that this process may use, from the driver's files: no library has to be imported."""
+    models: list[str] = []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = file.read_text().splitlines()
         models += [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model")]
-    return models
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return models if visible is None else models[: len([name for name in visible.split(",") if name.strip()])]

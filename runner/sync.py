@@ -45,16 +45,25 @@ def sync(options: argparse.Namespace) -> str:
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(output_dir)
     store = tracking.Store(uri, options.experiment, output_dir)
     missing = list(unlogged(output_dir, uri))
+    logged = 0
     with Progress(len(missing), "logging") as bar:
-        for job, record in missing:
-            with claim(job):  # a run of this job that is going on logs itself
-                run.log_late(store, job, record)
+        for job in missing:
+            with claim(job):  # a run of this job that is going on logs itself, and so does another runner-sync
+                record = job.last_record()
+                if record is not None and is_missing(record, uri):
+                    run.log_late(store, job, record)
+                    logged += 1
             bar.advance()
-    return f"{len(missing)} results logged to {uri}" if missing else f"nothing to do: {uri} has every finished job"
+    return f"{logged} results logged to {uri}" if logged else f"nothing to do: {uri} has every finished job"
 
 
-def unlogged(output_dir: Path, uri: str) -> Iterator[tuple[Job, Record]]:
-    """Yield the finished jobs whose result does not say that it stands in the store."""
+def is_missing(record: Record, uri: str) -> bool:
+    """Whether a result is final and does not say that it stands in the store."""
+    return record.status is Status.FINISHED and record.mlflow_uri != uri
+
+
+def unlogged(output_dir: Path, uri: str) -> Iterator[Job]:
+    """Yield the finished jobs that the store does not have."""
     for file in sorted(output_dir.glob("jobs/*/result.json")):
         job = Job(file.parent.name, file.parent)
         try:
@@ -62,8 +71,8 @@ def unlogged(output_dir: Path, uri: str) -> Iterator[tuple[Job, Record]]:
         except RunnerError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        if record is not None and record.status is Status.FINISHED and record.mlflow_uri != uri:
-            yield job, record
+        if record is not None and is_missing(record, uri):
+            yield job
 
 
 if __name__ == "__main__":

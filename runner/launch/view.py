@@ -21,15 +21,22 @@ REDRAW_EVERY_S = 0.25
 class Running:
     """A job that a worker is doing."""
 
-    since: float
     step: Step | None = None
+    moved_at: float = 0.0  # when the first piece of work was done: what was before was loading
+    moved_from: float = 0.0
+
+    def move(self, step: Step) -> None:
+        """Take in how far the job is."""
+        self.step = step
+        if step.done and not self.moved_at:
+            self.moved_at, self.moved_from = time.monotonic(), step.done
 
     def eta_s(self) -> float | None:
-        """Guess the seconds left from the speed so far."""
-        if self.step is None or not self.step.total or not self.step.done:
+        """Guess the seconds left from the speed so far; None before there is one."""
+        if self.step is None or not self.step.total or self.step.done <= self.moved_from:
             return None
-        passed = time.monotonic() - self.since
-        return passed / self.step.done * (self.step.total - self.step.done)
+        speed = (self.step.done - self.moved_from) / (time.monotonic() - self.moved_at)
+        return (self.step.total - self.step.done) / speed
 
 
 @dataclass
@@ -61,12 +68,12 @@ class View:
 
     def started(self, number: int) -> None:
         """A worker has begun a job."""
-        self.running[number] = Running(time.monotonic())
+        self.running[number] = Running()
 
     def progressed(self, number: int, step: Step) -> None:
         """A job has come further."""
         if number in self.running:
-            self.running[number].step = step
+            self.running[number].move(step)
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """A job is over: one line says how."""
