@@ -22,8 +22,8 @@ demo: $(STAMP)  ## four quantizations of the embedded model on two sets of probl
 	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none
 
 test: $(STAMP)  ## all tests, the fast ones first
-	$(BIN)/pytest -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 check: $(STAMP) ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -72,6 +72,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
         "samples.jsonl",
     ]
     assert len((folder / "samples.jsonl").read_text().splitlines()) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"], "nothing is left beside the results"
     assert statuses(tmp_path) == ["FINISHED"], "the second start logs nothing"
     third = runner(*STUB, "rerun=true", "print=none")
     assert (third.code, third.out) == (0, "")
