@@ -9,6 +9,7 @@ Imports neither torch nor hydra: the engine uses these classes on machines that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
@@ -50,6 +51,7 @@ class Attention(StrEnum):
     auto = "auto"
     sdpa = "sdpa"
     eager = "eager"
+    flash_attention_2 = "flash_attention_2"
 
 
 # ---------------------------------------------------------------------------------------------- model
@@ -65,6 +67,8 @@ class ModelConfig:
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
+    device_map: str | None = None
+    max_memory: Any = None  # {place: size}; OmegaConf has no type for keys that are numbers or words
     threads: int | None = None
     shape: str | None = inert(None, HASHED)
     random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
@@ -76,6 +80,26 @@ class ModelConfig:
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
         check(bool(self.name.strip()), "model.name", repr(self.name), "give a folder or a hub id")
+        check(
+            self.device_map in (None, "auto"), "model.device_map", self.device_map, "use auto, or null for one device"
+        )
+        check(
+            self.max_memory is None or isinstance(self.max_memory, dict),
+            "model.max_memory",
+            self.max_memory,
+            "give {0: 3GB, cpu: 8GB}",
+        )
+        self.max_memory = {str(place): str(size) for place, size in (self.max_memory or {}).items()} or None
+        for place, size in (self.max_memory or {}).items():
+            key = f"model.max_memory.{place}"
+            check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
+            check(
+                re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None, key, size, "give a size such as 3GB or 800MiB"
+            )
+        if self.max_memory and self.device_map is None:
+            raise ConfigError("model.max_memory needs model.device_map=auto, which spreads the model over devices")
+        if self.device_map == "auto" and self.device != "auto":
+            raise ConfigError(f"model.device_map=auto with model.device={self.device}: give one of the two")
 
 
 @dataclass

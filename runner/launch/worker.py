@@ -6,7 +6,6 @@ ends one job and not the grid.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -14,14 +13,12 @@ import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from runner import progress
+from runner import machine, progress
 from runner.config import RunnerConfig
 from runner.engine.shelf import Shelf
 from runner.progress import Step
 from runner.result import Status
 from runner.run import Outcome, attempt
-
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,7 @@ def serve(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies; elsewhere the closed connection ends it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """End with the parent, also when it dies in the middle of a job."""
+    machine.die_with_parent()
     if os.getppid() != parent:  # it died before the kernel was asked
         sys.exit(1)

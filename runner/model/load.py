@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,14 @@ def load_base(config: RunnerConfig) -> Loaded:
         pth_room.check(config.lora, adapter, folder, config.model.name, config.model.trust_remote_code)
     device = pick_device(config.model.device)
     dtype, notes = pick_dtype(config.model.dtype, folder, device)
+    attention, fallback = pick_attention(config.model.attention, device)
+    notes += fallback
     quantization = quantization_room.transformers_config(config.quantization)
 
     started = time.perf_counter()
-    model = _from_pretrained(config, folder, device, dtype, quantization)
+    model = _from_pretrained(config, folder, device, dtype, quantization, attention)
+    if config.model.device_map is not None:
+        device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
     base = Loaded(model, _tokenizer(config, folder), device, notes=notes)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
@@ -128,6 +134,18 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
+def pick_attention(wanted: Attention, device: torch.device) -> tuple[Attention, list[str]]:
+    """Turn model.attention into one that runs here; a fallback is said, never silent."""
+    if wanted is not Attention.flash_attention_2:
+        return wanted, []
+    missing = "there is no CUDA GPU" if device.type != "cuda" else ""
+    if not missing and find_spec("flash_attn") is None:
+        missing = "the package flash_attn is not installed"
+    if not missing:
+        return wanted, []
+    return Attention.sdpa, [f"model.attention=flash_attention_2: {missing}, so sdpa is used"]
+
+
 def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch.dtype, list[str]]:
     """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
     if wanted is not Dtype.auto:
@@ -140,18 +158,27 @@ def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch
 
 
 def _from_pretrained(
-    config: RunnerConfig, folder: Path, device: torch.device, dtype: torch.dtype, quantization: Any
+    config: RunnerConfig,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Any,
+    attention: Attention,
 ) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "local_files_only": True}
+    if config.model.device_map is not None:
+        settings["device_map"] = config.model.device_map
+        sizes = config.model.max_memory or {}
+        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
     settings["trust_remote_code"] = config.model.trust_remote_code
     if quantization is not None:
         settings["quantization_config"] = quantization
-    if config.model.attention is not Attention.auto:
-        settings["attn_implementation"] = config.model.attention.value
+    if attention is not Attention.auto:
+        settings["attn_implementation"] = attention.value
     try:
         scaled = rope_room.prepare(config.rope, folder, config.model.trust_remote_code)
         if scaled is not None:
@@ -201,12 +228,21 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
-        "device": str(base.device),
+        "device": _places(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         "rope": rope_room.describe(model),
     }
     for note in base.notes:
         log.warning("note: %s", note)
+
+
+def _places(model: Any, device: torch.device) -> str:
+    """Name where the weights are: one device, or how many modules each place of a device map holds."""
+    places: dict[Any, Any] = getattr(model, "hf_device_map", None) or {}
+    if len(set(map(str, places.values()))) < 2:
+        return str(device)
+    counts = Counter(map(str, places.values()))
+    return ", ".join(f"{place}: {count} modules" for place, count in counts.items())
 
 
 def _describe_weights(loaded: Loaded) -> None:

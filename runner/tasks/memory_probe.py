@@ -6,12 +6,10 @@ stdout, one JSON object a line; whatever else is printed goes to stderr.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
@@ -161,17 +159,9 @@ def _cuda_mib() -> dict[str, float]:
     return figures
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process with its parent: nobody else would read its answer."""
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        return  # not Linux: it ends by itself a little later
-
-
 def main() -> int:
     """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
-    _die_with_parent()
+    machine.die_with_parent()  # nobody else would read its answer
     config = pickle.load(sys.stdin.buffer)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print to stdout must not garble the events

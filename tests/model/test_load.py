@@ -195,6 +195,22 @@ def test_device_dtype_and_attention(make_config: Make, tiny_model: ModelConfig, 
     assert eager.facts["attention"] == "eager"
 
 
+def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: ModelConfig) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("flash attention may run here")
+    loaded = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
+    assert loaded.facts["attention"] == "sdpa"
+    assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
+
+
+def test_device_map_auto(make_config: Make, tiny_model: ModelConfig) -> None:
+    model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"})
+    spread, plain = load(make_config(model=model)), load(make_config(model=tiny_model))
+    if not torch.cuda.is_available():
+        assert spread.facts["device"] == "cpu"
+        assert torch.equal(logits(spread), logits(plain))
+
+
 def test_weights_that_are_no_weights(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(tiny_llama, folder)
