@@ -14,6 +14,16 @@ from runner.config import GROUPS, HASHED, RunnerConfig
 from runner.stats import wilson_interval
 
 ABSENT = "–"
+TELLING = (  # what a task is run for stands first, where it measures that
+    "best_decode_tok_per_s",
+    "best_batch_size",
+    "load_peak_rss_mib",
+    "steady_rss_mib",
+    "peak_over_baseline_mib",
+    "predicted_total_mib",
+    "largest_part_mib",
+    "stored_mib",
+)
 GENERAL = ("weight_mib", "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")
 
 
@@ -267,9 +277,10 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def headline_metrics(rows: list[Row]) -> list[str]:
-    """Return up to eight metrics that all rows have: the task's own by name, then the general ones."""
+    """Return up to eight metrics that all rows have: telling ones, general ones, then the task's own by name."""
     shared = set.intersection(*(set(row.metrics) for row in rows))
-    return [*sorted(shared - set(GENERAL)), *(name for name in GENERAL if name in shared)][:8]
+    known = [name for name in (*TELLING, *GENERAL) if name in shared]
+    return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]
 
 
 def _word(value: str | None) -> str:

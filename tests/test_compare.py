@@ -262,10 +262,10 @@ def test_tasks_without_accuracy_get_a_plain_table(store: Store, show: Any) -> No
     memory = out[out.index("memory: 2 runs") :]
     assert memory.split()[3:8] == [
         "task.batch_size",
-        "predicted_mib",
         "weight_mib",
         "peak_rss_mib",
         "decode_tok_per_s",
+        "predicted_mib",
     ]
     assert "accuracy" not in memory
     _, out, _ = show("mixed", "--task", "memory")
