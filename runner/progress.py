@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from runner import machine
+
 REPORT_EVERY_S = 0.2
 
 
@@ -23,6 +25,7 @@ class Step:
     done: float
     total: float | None
     news: dict[str, str] = field(default_factory=dict)
+    rss_mib: float = 0.0  # of the process that is doing it
 
 
 _sink: Callable[[Step], None] | None = None
@@ -90,4 +93,4 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
-            _sink(Step(self.what, self._done, self.total, news))
+            _sink(Step(self.what, self._done, self.total, news, machine.rss_mib()))

@@ -130,11 +130,12 @@ class View:
     def _row(self, number: int, job: Running) -> list[str]:
         step = job.step
         if step is None:
-            return ["·", self.label(number), "starting", "", "", ""]
+            return ["·", self.label(number), "starting", "", "", "", ""]
         eta_s = job.eta_s()
         news = "  ".join(f"{key} {value}" for key, value in step.news.items())
         total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
-        return ["·", self.label(number), step.what, total, news, f"{clock(eta_s)} left" if eta_s else ""]
+        left = f"{clock(eta_s)} left" if eta_s else ""
+        return ["·", self.label(number), step.what, total, news, f"{step.rss_mib:,.0f} MiB", left]
 
 
 def clock(seconds: float) -> str:
