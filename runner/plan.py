@@ -9,7 +9,7 @@ from enum import StrEnum
 from runner.config import GenerateConfig, RunnerConfig, StubConfig, base_key
 from runner.errors import ConfigError, RunnerError
 from runner.jobs import Job
-from runner.result import Record, Status
+from runner.result import Record
 from runner.run import identify, is_logged, must_start_anew, task_of
 
 
@@ -99,10 +99,3 @@ def counts(plan: Iterable[Planned]) -> dict[State, int]:
     for planned in plan:
         totals[planned.state] += 1
     return totals
-
-
-def status_of(planned: Planned) -> Status | None:
-    """Return the status that a job has without running: FINISHED when recorded, FAILED when impossible."""
-    if planned.state is State.done:
-        return Status.FINISHED
-    return Status.FAILED if planned.state is State.impossible else None

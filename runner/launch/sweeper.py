@@ -6,7 +6,6 @@ default here; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|r
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from runner import tracking
 from runner.config import RunnerConfig, to_config
 from runner.errors import ConfigError, RunnerError
 from runner.launch.compose import Composer
@@ -30,12 +30,9 @@ from runner.launch.table import show_failures, show_plan, table_lines
 from runner.launch.view import summary
 from runner.plan import Planned, State, mark_twins, plan_job, refuse_stdin
 from runner.progress import Progress
-from runner.report import show_grid
+from runner.report import near_uri, show_grid
 from runner.result import Status
 from runner.run import Outcome
-from runner.tracking import end_dead_grids
-
-log = logging.getLogger(__name__)
 
 
 class GridFailed(RunnerError):
@@ -101,7 +98,7 @@ class GridSweeper(Sweeper):
         if numbers:
             interrupted = self.run(grid, numbers)
         else:
-            end_dead_grids(grid.settings)  # of one that was killed when its last job was done
+            tracking.end_dead_grids(grid.settings)  # of one that was killed when its last job was done
         finish(grid, interrupted)
 
     # ------------------------------------------------------------------------------------- plan
@@ -134,8 +131,6 @@ class GridSweeper(Sweeper):
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, WorkerLauncher):
             check_settings(name, grid.settings)
-        from runner import tracking  # MLflow's lock and database, only now that something will run
-
         parent = tracking.start_grid(grid.settings, grid.overrides, describe(grid))
         for number in numbers:
             planned = grid.plan[number]
@@ -231,10 +226,7 @@ def _known_keys(config: DictConfig) -> set[str]:
 
 
 def _mlflow_hint(config: RunnerConfig) -> str | None:
-    from runner.report import near_uri
-    from runner.tracking import store_of
-
-    store = store_of(config)
+    store = tracking.store_of(config)
     return near_uri(store.uri) if store else None
 
 

@@ -35,17 +35,21 @@ def table_lines(plan: list[Planned], outcomes: dict[int, Outcome], interrupted: 
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
-        if outcome is not None:
-            status = outcome.status.value.lower()
-            if record is not None and record.from_ledger:
-                status = "done before"
-        elif planned.state is State.done:
-            status = "done before"
-        else:
-            status = planned.state.value if planned.state is State.impossible else "not begun"
-            status = "stopped" if status == "not begun" and interrupted else status
+        status = _standing(planned, outcome, interrupted)
         lines.append(GridLine(names, status, planned.job.job_id if planned.job else "", record))
     return lines
+
+
+def _standing(planned: Planned, outcome: Outcome | None, interrupted: bool) -> str:
+    """Say in a word or two how a job stands at the end of its grid."""
+    if outcome is not None:
+        recorded = outcome.record is not None and outcome.record.from_ledger
+        return "done before" if recorded else outcome.status.value.lower()
+    if planned.state is State.done:
+        return "done before"
+    if planned.state is State.impossible:
+        return planned.state.value
+    return "stopped" if interrupted else "not begun"
 
 
 def show_plan(plan: list[Planned], out: TextIO) -> None:
