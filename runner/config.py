@@ -73,6 +73,7 @@ class ModelConfig:
     shape: str | None = inert(None, HASHED)
     random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
     trust_remote_code: bool = False
+    check_memory: bool = inert(True, "refuses what would not fit, and changes nothing in what does")
 
     def __post_init__(self) -> None:
         check(self.threads is None or self.threads >= 1, "model.threads", self.threads, "must be 1 or more, or null")
@@ -100,6 +101,17 @@ class ModelConfig:
             raise ConfigError("model.max_memory needs model.device_map=auto, which spreads the model over devices")
         if self.device_map == "auto" and self.device != "auto":
             raise ConfigError(f"model.device_map=auto with model.device={self.device}: give one of the two")
+
+
+@dataclass
+class LocalConfig(ModelConfig):
+    """A folder or a .gguf file on this machine: never taken for a hub id, never looked for in the network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need = "only a hub has revisions: leave it out, or use model=auto"
+        check(self.revision is None, "model.revision", self.revision, need)
+        check(not self.random_weights, "model.random_weights", self.random_weights, "a local model has its own weights")
 
 
 @dataclass
@@ -164,6 +176,34 @@ class Fp4Config(FourBitConfig):
     """4-bit float by bitsandbytes."""
 
     name: str = "fp4"
+
+
+@dataclass
+class TorchaoInt8Config(QuantizationConfig):
+    """Weight-only int8 by torchao: int8 weights with one scale a row, products in model.dtype."""
+
+    name: str = "torchao_int8"
+
+
+@dataclass
+class GptqConfig(QuantizationConfig):
+    """A checkpoint that GPTQ has quantized already."""
+
+    name: str = "gptq"
+
+
+@dataclass
+class AwqConfig(QuantizationConfig):
+    """A checkpoint that AWQ has quantized already."""
+
+    name: str = "awq"
+
+
+@dataclass
+class GgufConfig(QuantizationConfig):
+    """A .gguf file: its blocks are unpacked while loading, into model.dtype."""
+
+    name: str = "gguf"
 
 
 # ------------------------------------------------------------------------------------------- lora, rope
@@ -404,6 +444,7 @@ class GenerateConfig(TaskConfig):
     name: str = "generate"
     prompt: str | None = inert(None, "the SHA-256 of the prompts counts, however they were given")
     prompts: str | None = inert(None, HASHED)
+    branches: list[str] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
     format: Framing = Framing.chat
     system: str | None = None
     stop: list[str] = field(default_factory=list)
@@ -426,6 +467,8 @@ class GenerateConfig(TaskConfig):
         check(
             self.output is None or bool(self.output.strip()), "task.output", repr(self.output), "give a file, or null"
         )
+        need = "give the text that each branch begins with, or null for no branches"
+        check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
         check(all(self.stop), "task.stop", self.stop, "an empty text would stop everything at once")
         check(self.show >= 0, "task.show", self.show, "must be 0 or more")
         if self.format is Framing.raw and self.system:
@@ -542,7 +585,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
-        if isinstance(self.lora, AdapterConfig) and self.lora.merge and self.quantization.name != "none":
+        if isinstance(self.lora, AdapterConfig) and self.lora.merge and self.quantization.name not in ("none", "gguf"):
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"
@@ -550,8 +593,17 @@ class RunnerConfig:
 
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {"model": ModelConfig, "stub": StubConfig},
-    "quantization": {"none": QuantizationConfig, "int8": Int8Config, "nf4": Nf4Config, "fp4": Fp4Config},
+    "model": {"model": ModelConfig, "local": LocalConfig, "stub": StubConfig},
+    "quantization": {
+        "none": QuantizationConfig,
+        "int8": Int8Config,
+        "nf4": Nf4Config,
+        "fp4": Fp4Config,
+        "torchao_int8": TorchaoInt8Config,
+        "gptq": GptqConfig,
+        "awq": AwqConfig,
+        "gguf": GgufConfig,
+    },
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
         "native": RopeConfig,

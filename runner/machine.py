@@ -14,7 +14,7 @@ from pathlib import Path
 
 MIB = 1024 * 1024
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
-MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "peft")
+MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
 def _status_mib(key: str) -> float:
@@ -48,10 +48,20 @@ def peak_rss_mib() -> float:
 def reset_peak() -> bool:
     """Give freed memory back and start the high-water mark anew; False where the kernel does not allow it."""
     gc.collect()
+    return trim() and restart_peak()
+
+
+def trim() -> bool:
+    """Give freed memory back to the system; False where there is no glibc to do it, and no /proc either."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
-        return False  # no glibc: nothing to trim, and no /proc either
+        return False
+    return True
+
+
+def restart_peak() -> bool:
+    """Start the high-water mark anew from what is held now; False where the kernel does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -118,12 +128,41 @@ def _total_memory_bytes() -> int:
 
 
 def available_mib() -> float:
-    """Memory that new processes can take without pushing others out."""
+    """Memory that new processes can take without pushing others out: the machine's, or this container's if less."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return _total_memory_bytes() / MIB / 2
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:"))
+    free = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:"))
+    return min([free, *cgroup_rooms_mib()])
+
+
+def cgroup_rooms_mib(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[float]:
+    """What each control group around this process has left below its memory limit; cached files can be dropped."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    rooms = []
+    for _, controllers, path in lines:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base, limit_file, used_file, prefix = (
+            (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            if controllers
+            else (root, "memory.max", "memory.current", "")  # version 2 has one tree for all controllers
+        )
+        group = base / path.lstrip("/")
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except OSError:
+                continue  # no limit here, or the container does not show it
+            cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+            if limit.isdigit():
+                rooms.append(max(0.0, (int(limit) - int(used) + cached) / MIB))
+    return rooms
 
 
 def gpu_models() -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runner.config import GenerateConfig, RunnerConfig, StubConfig, base_key
 from runner.errors import ConfigError, RunnerError
 from runner.jobs import Job
+from runner.model import capability
 from runner.result import Record
 from runner.run import identify, is_logged, must_start_anew, task_of
 
@@ -32,6 +33,7 @@ class Planned:
     job: Job | None = None
     state: State = State.impossible
     problem: str = ""  # why it cannot work
+    notes: list[str] = field(default_factory=list)  # why it may not work well
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
     unlogged: bool = False  # done, but MLflow does not have it yet, or task.output asks for a copy
@@ -54,6 +56,7 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
         planned.measures = task.MEASURES
         planned.job = identify(config, task)
         last = None if must_start_anew(config, planned.job) else planned.job.recorded()
+        planned.notes = capability.check(config) if last is None else []
     except RunnerError as error:
         planned.problem, planned.exit_code = str(error), error.exit_code
         return planned

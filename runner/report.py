@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.config import Print
+from runner.loaded import SHOWN, lines
 from runner.result import Record
 
 if TYPE_CHECKING:
@@ -152,12 +153,16 @@ def _table(record: Record, choices: dict[str, str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
-    shown = headline(result.metrics)
-    for key, value in shown.items():
-        table.add_row(key, value)
+    loaded = lines(result.metrics, result.facts)
+    said = SHOWN if loaded else set()
+    for key, value in headline(result.metrics).items():
+        if key not in said:
+            table.add_row(key, value)
     for key in WORDS:
-        if key in result.facts:
+        if key in result.facts and key not in said:
             table.add_row(key, Text(result.facts[key]))
+    for key, value in loaded.items():
+        table.add_row(key, Text(value))
     table.add_row("job", Text(f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
     table.add_row("kept in", Text(_near(record.output_dir)))
     if result.text is not None:

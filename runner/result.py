@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -34,6 +34,15 @@ class Status(StrEnum):
 
 
 @dataclass
+class BranchText:
+    """How one branch of a prompt went on: what it said after the text that it began with."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+
+
+@dataclass
 class Sample:
     """One line of samples.jsonl: a completion and, for scored tasks, how it was judged."""
 
@@ -49,10 +58,16 @@ class Sample:
     gold: str | None = None
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
+    branches: list[BranchText] | None = None  # of a prompt with branches: what it says stands here and not above
+
+    @property
+    def said(self) -> list[BranchText]:
+        """Every completion in it: one a branch, or the one that it is."""
+        return self.branches or [BranchText(self.text, self.token_ids, self.finish_reason)]
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON, keys that do not apply left out."""
-        optional = ("error", "question", "gold", "extracted", "verdict")
+        optional = ("error", "question", "gold", "extracted", "verdict", "branches")
         values = {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
         return json.dumps(values, ensure_ascii=False)
 
@@ -65,6 +80,9 @@ class Sample:
         values["finish_reason"] = FinishReason(values["finish_reason"])
         if values.get("verdict") is not None:
             values["verdict"] = Verdict(values["verdict"])
+        if values.get("branches") is not None:
+            branches = [BranchText(**branch) for branch in values["branches"]]
+            values["branches"] = [replace(one, finish_reason=FinishReason(one.finish_reason)) for one in branches]
         return cls(**values)
 
 

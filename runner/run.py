@@ -24,7 +24,7 @@ from runner.config import (
 from runner.engine import open_engine
 from runner.engine.shelf import Shelf
 from runner.errors import ConfigError, JobHeld, RunnerError, TrackingError, cannot_write
-from runner.model import source
+from runner.model import capability, source
 from runner.result import Record, Result, Status
 from runner.tasks.base import Delivers, Task
 
@@ -54,6 +54,8 @@ def run(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None,
             if isinstance(task, Delivers):
                 task.deliver(config, job, done.result)
             return logged(config, job, done)
+        if shelf is None:  # the jobs of a grid were checked when it was planned, with nothing loaded yet
+            capability.check(config)
         return execute(config, task, job, config_yaml, shelf)
 
 

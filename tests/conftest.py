@@ -95,6 +95,29 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a tiny model of a family with the byte-level tokenizer.
+
+    It takes what `families.save` takes after the folder; the same arguments give the same folder, so nobody may
+    change what lies in it.
+    """
+    from families import save
+    from transformers import AutoTokenizer
+
+    folders: dict[str, Path] = {}
+
+    def folder(family: str = "llama", head_dim: int = 64, tied: bool = False, **keys: Any) -> Path:
+        key = repr((family, head_dim, tied, sorted(keys.items())))
+        if key not in folders:
+            saved = save(tmp_path_factory.mktemp(family), family, head_dim, tied, **keys)
+            AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(saved)
+            folders[key] = saved
+        return folders[key]
+
+    return folder
+
+
 @pytest.fixture
 def tiny_model(tiny_llama: Path) -> ModelConfig:
     """Point the model group at the tiny Llama, in float32 on the CPU."""

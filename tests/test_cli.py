@@ -22,7 +22,7 @@ STUB = ("model=stub", "task.limit=5")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["quantization=int9"], "quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: fp4, int8, nf4, none"),
+        (["quantization=int9"], "quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: awq, fp4, gguf, gptq, int8, nf4, none, torchao_int8"),
         (["task.limit=many"], "task.limit=many: a whole number is needed"),
         (["taks=gsm8k"], "taks: no group or key 'taks'. Did you mean task? Choices: generation, "),
         (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.data, "),
@@ -197,7 +197,8 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
         stdout=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: len(statuses(tmp_path)) == 2)
+    jobs = tmp_path / "outputs" / "jobs"
+    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # by then the start is logged, and seconds are left
     other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
     other.execute("BEGIN EXCLUSIVE")
     _, err = process.communicate(timeout=120)

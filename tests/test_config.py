@@ -43,6 +43,7 @@ register()
 # what a choice leaves to the user, so that it can be composed in a test
 NEEDS = {
     "model=auto": ["model.name=./x"],
+    "model=local": ["model.name=./x"],
     "lora=peft": ["lora.path=./x"],
     "lora=pth": ["lora.path=./x"],
     "task=generate": ["task.prompt=x"],
@@ -159,6 +160,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "model.name",
         "model.shape",
         "model.random_weights",
+        "model.check_memory",
         "model.revision",
         "model.cache_dir",
         "lora.path",

@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
 
 FLOORS = [
-    {"errors", "config", "result", "stats", "progress", "machine", "embedded", "model.source", "model.random_weights",
-     "model.checkpoint", "model.byteio"},
+    {"errors", "config", "result", "loaded", "stats", "progress", "machine", "embedded", "model.source", "model.random_weights", "model.disk",
+     "model.checkpoint", "model.checkpoint_format", "model.gguf_file", "model.byteio"},
     {"jobs", "tracking", "model.quantization", "model.lora", "model.lora_pth", "model.pth_file", "model.rope", "model.rope_2d", "model.footprint",
      "model.layout"},
-    {"model.load", "model.convert_lora", "engine.base"},
+    {"model.load", "model.inventory", "model.capability", "model.convert_lora", "engine.base"},
     {"engine"},
     {"tasks"},
     {"run", "report"},
@@ -34,6 +34,8 @@ ALLOWED = {
     ("compare", "compare_table"): "the one picks and pairs runs, the other draws them",
     ("model.lora_pth", "model.lora"): "both report an adapter alike",
     ("model.lora_pth", "model.pth_file"): "the one applies what the other reads",
+    ("model.load", "model.inventory"): "what was loaded is read off the model",
+    ("model.load", "model.capability"): "what cannot work is said before the load",
 }
 
 
@@ -114,6 +116,8 @@ HEAVY = (
     "pandas",
     "datasets",
     "bitsandbytes",
+    "torchao",
+    "gguf",
     "peft",
     "accelerate",
 )

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from runner.config import Print
+from runner.loaded import lines
 from runner.report import GridLine, brief, headline, number, show, show_grid
 from runner.result import Record, Result, Status
 
@@ -99,3 +100,62 @@ def test_a_task_with_other_metrics_shows_them_all() -> None:
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
+
+
+LOADED_METRICS = {
+    "parameters": 3_180_800,
+    "weight_mib": 2.49,
+    "quantized_modules": 28,
+    "unquantized_linears": 1,
+    "lora_modules": 28,
+    "rope_pairs": 32,
+    "rope_pairs_patched": 0,
+    "load_s": 0.5,
+    "load_peak_rss_mib": 470,
+    "load_rss_mib": 465,
+}
+LOADED_FACTS = {
+    "architecture": "LlamaForCausalLM",
+    "dtype": "bfloat16 0.44 MiB, uint8 2.05 MiB",
+    "quantized": "nf4: 28 of 29 linear layers (28 Linear4bit)",
+    "left_alone": "lm_head",
+    "lora": "peft ./a: 28 modules · rank 8 · norm of the delta 9.11 · 149,504 parameters",
+    "rope": "default, theta 10000.0",
+    "attention": "sdpa",
+    "device": "cpu",
+    "threads": "2",
+}
+OLD_FACTS = {key: LOADED_FACTS[key] for key in ("architecture", "dtype", "rope", "device", "threads")}
+
+
+def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = METRICS | LOADED_METRICS | {"lora_rank": 8, "lora_delta_norm": 9.11}
+    show(record(result=Result(metrics, facts=LOADED_FACTS)), {}, Print.table)
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for row in (
+        "loaded LlamaForCausalLM · 3,180,800 parameters · 2.49 MiB: bfloat16 0.44 MiB, uint8 2.05 MiB",
+        "quantized nf4: 28 of 29 linear layers (28 Linear4bit) · left alone: lm_head",
+        "lora peft ./a: 28 modules · rank 8 · norm of the delta 9.11 · 149,504 parameters",
+        "rope default, theta 10000.0 · 32 pairs, none patched",
+        "runs on cpu · 2 threads · attention sdpa",
+        "load 0.50 s · peak 470 MiB, then 465 MiB resident",
+    ):
+        assert rows.count(row) == 1
+    for said in ("28 modules", "LlamaForCausalLM", "sdpa", "10000", "2.49", "0.50"):
+        assert sum(said in row for row in rows) == 1
+    labels = [row.split()[0] for row in rows if row]
+    assert not {"load_s", "weight_mib", "architecture", "device", "threads", "dtype", "attention"} & set(labels)
+
+
+def test_a_gpu_has_its_own_memory() -> None:
+    on_gpu = lines(LOADED_METRICS | {"gpu_mib": 1000, "load_peak_gpu_mib": 1234}, LOADED_FACTS)
+    assert on_gpu["load"].endswith("then 465 MiB resident · GPU peak 1,234 MiB, then 1,000 MiB")
+
+
+def test_what_an_earlier_version_recorded_is_shown_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = METRICS | {"lora_modules": 28, "lora_rank": 8, "lora_delta_norm": 9.11}
+    show(record(result=Result(metrics, facts=OLD_FACTS)), {}, Print.table)
+    out = capsys.readouterr().out
+    for part in ("load_s", "6.07", "28 modules · rank 8 · norm of the delta 9.11", "LlamaForCausalLM", "10000.0"):
+        assert part in out
+    assert "runs on" not in out

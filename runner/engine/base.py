@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
-from runner.result import FinishReason
+from runner.result import BranchText, FinishReason
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,26 @@ def prompt_sha256(prompt: str | Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to complete. `index` names it in the answer and, with the seed, decides its random numbers."""
+    """One prompt to complete. `index` names it in the answer and, with the seed, decides its random numbers.
+
+    With branches, each of these texts follows the prompt in a branch of its own, and what is asked for is how each
+    goes on: the limit and the stop strings count for each. An engine that has no branches raises ConfigError.
+    """
 
     index: int
     prompt: Prompt
     stop: tuple[str, ...] = ()  # the text is cut before the first of these
     max_new_tokens: int | None = None  # None: the generation group's
     ignore_eos: bool = False  # benchmarks: go on to max_new_tokens whatever comes
+    branches: tuple[str, ...] = ()
 
 
 @dataclass
 class Completion:
-    """What became of a request; `text` holds neither the stop string nor special tokens."""
+    """What became of a request; `text` holds neither the stop string nor special tokens.
+
+    Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
+    """
 
     index: int
     text: str
@@ -51,6 +59,7 @@ class Completion:
     first_token_s: float  # from the start of its batch to its first token
     seconds: float  # from the start of its batch to its last token
     error: str | None = None
+    branches: list[BranchText] | None = None
 
 
 @dataclass
@@ -59,13 +68,17 @@ class EngineStats:
 
     load_s: float = 0.0
     prefill_tokens: int = 0
+    shared_tokens: int = 0  # of prompts; not computed again, because another prompt begins with them, too
     prefill_s: float = 0.0
     decode_tokens: int = 0  # tokens after each row's first
     decode_s: float = 0.0
+    rows_alive: int = 0  # now, as rows_waiting
+    rows_waiting: int = 0
+    notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
-        pairs = {f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
-        return EngineStats(**pairs)
+        totals = (f.name for f in fields(self) if f.name != "notes")
+        return EngineStats(**{name: getattr(self, name) - getattr(earlier, name) for name in totals})
 
     @property
     def prefill_tok_per_s(self) -> float:

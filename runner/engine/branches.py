@@ -9,16 +9,23 @@ branch that is ahead cannot see what a shorter one says later at an earlier time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from runner.config import GenerationConfig, RunnerConfig
+from runner.engine.base import Completion, EngineStats, Request, prompt_sha256
+from runner.engine.ending import Ending
+from runner.engine.sampling import Sampler
 from runner.errors import ConfigError
 from runner.model import rope_2d
-from runner.result import FinishReason
+from runner.model.load import Loaded
+from runner.result import BranchText, FinishReason
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,18 @@ class Branch:
 
     token_ids: list[int]
     finish_reason: FinishReason = FinishReason.length
+
+
+@dataclass
+class Decoded:
+    """All branches of one prompt, and the time that they took together."""
+
+    branches: list[Branch]
+    prefill_s: float
+    seconds: float
+
+
+Ended = Callable[[int, list[int]], FinishReason | None]  # branch (1 … k) and its tokens so far -> why it ends, or None
 
 
 def columnar(main: Sequence[int], branches: Sequence[Sequence[int]]) -> Columns:
@@ -146,16 +165,99 @@ def decode(
     """Continue every branch greedily, all in the same passes; a branch ends at a stop token (kept) or the limit."""
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens={max_new_tokens}: must be 1 or more")
-    decoder = BranchDecoder(model)
+
+    def ended(_: int, tokens: list[int]) -> FinishReason | None:
+        if tokens[-1] in stops:
+            return FinishReason.stop
+        return FinishReason.length if len(tokens) >= max_new_tokens else None
+
+    greedy, device = GenerationConfig(name="greedy"), model.get_input_embeddings().weight.device
+    sampler = Sampler(greedy, 0, [], [], 0, device)
+    return decode_with(BranchDecoder(model), main, branches, sampler, ended).branches
+
+
+def decode_with(
+    decoder: BranchDecoder,
+    main: Sequence[int],
+    branches: Sequence[Sequence[int]],
+    sampler: Sampler,
+    ended: Ended,
+) -> Decoded:
+    """Continue every branch as the sampler picks, all in the same passes, each until `ended` says why it ends."""
+    started = time.perf_counter()
     done = {number: Branch([]) for number in range(1, len(branches) + 1)}
     live, logits = list(done), decoder.prefill(main, branches)
-    while live:
-        chosen: dict[int, int] = dict(zip(live, logits.argmax(dim=-1).tolist(), strict=True))
+    prefill_s = 0.0
+    while True:
+        chosen: dict[int, int] = dict(zip(live, sampler.pick(logits).tolist(), strict=True))
+        prefill_s = prefill_s or time.perf_counter() - started
+        going = []
         for number, token in chosen.items():
             done[number].token_ids.append(token)
-            if token in stops:
-                done[number].finish_reason = FinishReason.stop
-        live = [n for n in live if chosen[n] not in stops and len(done[n].token_ids) < max_new_tokens]
-        if live:
-            logits = decoder.step({number: chosen[number] for number in live})
-    return list(done.values())
+            reason = ended(number, done[number].token_ids)
+            if reason is None:
+                going.append(number)
+            else:
+                done[number].finish_reason = reason
+        if not going:
+            return Decoded(list(done.values()), prefill_s, time.perf_counter() - started)
+        if len(going) < len(live):
+            sampler.keep(torch.tensor([live.index(number) for number in going], device=logits.device))
+        live = going
+        logits = decoder.step({number: chosen[number] for number in live})
+
+
+def complete(
+    loaded: Loaded,
+    request: Request,
+    config: RunnerConfig,
+    stats: EngineStats,
+    encode: Callable[[Request], tuple[str | Sequence[int], list[int]]],
+    ending: Ending,
+) -> Completion:
+    """Answer a request with branches: the prompt is main, framed as ever, and each text goes on from there.
+
+    The texts are put behind the prompt as they are, without special tokens. A sampled branch depends on seed, index
+    of the request and its own number; on the other branches only through what it sees of them.
+    """
+    decoder = BranchDecoder(loaded.model)
+    seen, main = encode(request)
+    begun = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in request.branches]
+    prompts = [[*main, *ids] for ids in begun]
+    window = getattr(decoder.settings, "sliding_window", None)
+    room = int(min(loaded.metrics["max_positions"], window or 1e9, 1e9))
+    completion = Completion(
+        index=request.index,
+        text="",
+        token_ids=[],
+        finish_reason=FinishReason.error,
+        prompt_sha256=prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False)),
+        prompt_tokens=len(main) + sum(map(len, begun)),
+        first_token_s=0.0,
+        seconds=0.0,
+    )
+    longest = max(map(len, prompts))
+    if longest >= room:
+        completion.error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
+        return completion
+    wanted = request.max_new_tokens or config.generation.max_new_tokens
+    limits = [min(wanted, room - len(prompt)) for prompt in prompts]
+    names = [f"{request.index}:{number}" for number in range(1, len(begun) + 1)]
+    vocab_size = int(loaded.metrics["vocab_size"])
+    sampler = Sampler(config.generation, config.seed, names, prompts, vocab_size, loaded.device)
+
+    def ended(number: int, tokens: list[int]) -> FinishReason | None:
+        return ending.reason(tokens, limits[number - 1], request)
+
+    done = decode_with(decoder, main, begun, sampler, ended)
+    stats.prefill_s += done.prefill_s
+    stats.prefill_tokens += completion.prompt_tokens
+    stats.decode_s += done.seconds - done.prefill_s
+    stats.decode_tokens += sum(len(branch.token_ids) - 1 for branch in done.branches)
+    completion.branches = [
+        BranchText(ending.said(one.token_ids, request), one.token_ids, one.finish_reason) for one in done.branches
+    ]
+    cut_off = any(one.finish_reason is FinishReason.length for one in done.branches)
+    completion.finish_reason = FinishReason.length if cut_off else FinishReason.stop
+    completion.first_token_s, completion.seconds = done.prefill_s, done.seconds
+    return completion

@@ -7,6 +7,7 @@ from a generator of its own, and the repetition penalty looks at its own tokens,
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -21,7 +22,7 @@ class Sampler:
         self,
         generation: GenerationConfig,
         seed: int,
-        indices: list[int],
+        indices: Sequence[int | str],
         prompts: list[list[int]],
         vocab_size: int,
         device: torch.device,
@@ -31,10 +32,18 @@ class Sampler:
         self.warpers = _warpers(generation)
         self.seen: torch.Tensor | None = None  # [B, V]: tokens that stand in the row already
         if self.penalty != 1:
-            self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
-            for row, prompt in enumerate(prompts):
-                self.seen[row, torch.tensor(prompt, device=device)] = True
-        self.generators = [] if self.greedy else [_generator(seed, index) for index in indices]
+            self.seen = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
+        self.generators: list[torch.Generator] = []
+        self.join(prompts, [] if self.greedy else [row_generator(seed, index) for index in indices])
+
+    def join(self, texts: list[list[int]], generators: list[torch.Generator]) -> None:
+        """Add rows behind those that are there: what stands in them, and where their random numbers come from."""
+        self.generators += generators
+        if self.seen is not None:
+            new = self.seen.new_zeros(len(texts), self.seen.shape[1])
+            for row, text in enumerate(texts):
+                new[row, torch.tensor(text, device=new.device)] = True
+            self.seen = torch.cat((self.seen, new))
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the next token ids [B] for logits [B, V]."""
@@ -47,8 +56,14 @@ class Sampler:
             self.seen.scatter_(1, tokens[:, None], True)
         return tokens
 
+    def take(self, other: Sampler) -> None:
+        """Add the rows of another sampler behind these."""
+        self.generators += other.generators
+        if self.seen is not None and other.seen is not None:
+            self.seen = torch.cat((self.seen, other.seen))
+
     def keep(self, rows: torch.Tensor) -> None:
-        """Forget the rows that are not in `rows`: they are finished."""
+        """Keep these rows, in this order; the others are finished."""
         if self.seen is not None:
             self.seen = self.seen[rows]
         if self.generators:
@@ -80,6 +95,7 @@ def _warpers(
     return warpers
 
 
-def _generator(seed: int, index: int) -> torch.Generator:
+def row_generator(seed: int, index: int | str) -> torch.Generator:
+    """Return the random numbers of a row: they depend on the seed and on its index only."""
     digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from runner.config import RunnerConfig, StubConfig
 from runner.engine.base import Completion, EngineReport, EngineStats, Message, Prompt, Request, prompt_sha256
-from runner.result import FinishReason
+from runner.result import BranchText, FinishReason
 
 HEAD_CHARACTERS = 120
 
@@ -39,27 +39,35 @@ class StubEngine:
         for request in requests:
             started = time.perf_counter()
             prompt = _plain(request.prompt)
-            words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
-            limit = request.max_new_tokens or self.max_new_tokens
-            kept = words[:limit]
-            kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
+            whole = " ".join([prompt, *request.branches])
+            answers = [self._answer(request, prompt + branch) for branch in request.branches or ("",)]
+            cut_off = any(answer.finish_reason is FinishReason.length for answer in answers)
             time.sleep(self.delay_s)
             seconds = time.perf_counter() - started
-            prompt_tokens = len(prompt.split())
+            prompt_tokens = len(whole.split())
             self.stats.prefill_tokens += prompt_tokens
-            self.stats.decode_tokens += len(kept) - 1
+            self.stats.decode_tokens += sum(len(answer.token_ids) - 1 for answer in answers)
             self.stats.prefill_s += seconds / 2
             self.stats.decode_s += seconds / 2
             yield Completion(
                 index=request.index,
-                text=" ".join(kept),
-                token_ids=list(range(len(kept))),
-                finish_reason=FinishReason.length if len(kept) < len(words) else FinishReason.stop,
-                prompt_sha256=prompt_sha256(prompt),
+                text="" if request.branches else answers[0].text,
+                token_ids=[] if request.branches else answers[0].token_ids,
+                finish_reason=FinishReason.length if cut_off else FinishReason.stop,
+                prompt_sha256=prompt_sha256(whole),
                 prompt_tokens=prompt_tokens,
                 first_token_s=seconds / 2,
                 seconds=seconds,
+                branches=answers if request.branches else None,
             )
+
+    def _answer(self, request: Request, prompt: str) -> BranchText:
+        words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
+        limit = request.max_new_tokens or self.max_new_tokens
+        kept = words[:limit]
+        kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
+        reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
+        return BranchText(" ".join(kept), list(range(len(kept))), reason)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
+from runner import machine
 from runner.launch.sizing import need_of
 from runner.plan import Planned, State
 from runner.report import GridLine, console
@@ -76,10 +77,16 @@ def show_plan(plan: list[Planned], out: TextIO) -> None:
         job_id = planned.job.job_id if planned.job else ""
         table.add_row(job_id, *(escape(row.get(key, "")) for key in keys), state, base, _needs(planned, known))
     console(out).print(table)
-    print("needs: weights, KV cache and activations as predicted, a worker's own 600 MiB not counted", file=out)
+    print(
+        "needs: weights, KV cache and activations as predicted, a worker's own 600 MiB not counted; "
+        f"{machine.available_mib():,.0f} MiB of main memory are free",
+        file=out,
+    )
     for planned, label in zip(plan, labels(plan), strict=True):
         if planned.problem:
             print(f"impossible: {label}\n    {planned.problem}", file=out)
+        for note in planned.notes:
+            print(f"note: {label}\n    {note}", file=out)
     print(f"{summary(plan)}; {len(bases)} bases to load at most once each", file=out)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.errors import ConfigError, OutputError, RunnerError
+from runner.model.quantization import quiet_torchao
 from runner.model.source import locate_config
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own we
 def entry() -> None:
     """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it, and it warns
+    quiet_torchao()
     try:
         print(convert(parser().parse_args()))
     except RunnerError as error:

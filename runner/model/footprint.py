@@ -18,17 +18,21 @@ from typing import Any
 from runner.config import (
     AdapterConfig,
     Attention,
+    AwqConfig,
     Dtype,
     FourBitConfig,
+    GptqConfig,
     Int8Config,
     PthConfig,
     QuantizationConfig,
     RunnerConfig,
     StubConfig,
+    TorchaoInt8Config,
 )
 from runner.machine import MIB
-from runner.model import random_weights
+from runner.model import gguf_file, random_weights, source
 from runner.model.checkpoint import Tensor, read_weight_file
+from runner.model.checkpoint_format import Format, read_format
 from runner.model.source import locate, locate_adapter
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -103,8 +107,10 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
         weights["lora"] = count * BYTES["float32"]
     cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
     eager = config.model.attention is Attention.eager
-    largest = max((tensor.params for tensor in tensors if _part(tensor) == "linear"), default=0)
-    unpacked = largest * _unpacked_bytes(config.quantization, dtype_bytes)
+    stored = read_format(settings)
+    held = config.quantization if stored is None else stored.config
+    largest = max((elements(tensor, stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
+    unpacked = largest * _unpacked_bytes(held, dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
         return unpacked + _activation_bytes(settings, dtype_bytes, batch_size, tokens, context if eager else 0)
@@ -133,7 +139,7 @@ def _pth_elements(file: Path) -> int:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read config.json; of a model that also sees or hears, the part about text."""
-    settings = json.loads((folder / "config.json").read_text())
+    settings = source.read_settings(folder)
     return {**settings, **settings.get("text_config", {})}
 
 
@@ -146,7 +152,9 @@ def compute_dtype(config: RunnerConfig, settings: dict[str, Any]) -> str:
 
 
 def read_tensors(folder: Path) -> list[Tensor]:
-    """List the tensors of a checkpoint or an adapter from its safetensors headers."""
+    """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf file, unpacked."""
+    if folder.is_file():
+        return gguf_file.unpacked_tensors(gguf_file.read_header(folder))
     return [tensor for file in _weight_files(folder) for tensor in read_weight_file(file).tensors]
 
 
@@ -155,14 +163,17 @@ def weight_bytes(
 ) -> dict[str, int]:
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
+    stored = read_format(settings)
     has_embedding = any(_part(tensor) == "embedding" for tensor in tensors)
     for tensor in tensors:
         part = _part(tensor)
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
-        if tensor.dtype not in STORED_BYTES:
+        if stored is not None and not tensor.name.endswith((".weight", ".bias")):
+            parts["linear" if _is_packed(tensor) else "scales"] += 0 if _is_note(tensor) else tensor.nbytes
+        elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # quantized before: loaded as it is
-        elif part != "linear" or "quantization_config" in settings:
+        elif part != "linear" or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
             linear, scales = quantized_bytes(tensor, quantization, dtype_bytes)
@@ -176,6 +187,8 @@ def quantized_bytes(tensor: Tensor, quantization: QuantizationConfig, dtype_byte
     match quantization:
         case Int8Config():
             return tensor.params, 4 * tensor.shape[0]  # one float32 scale a row
+        case TorchaoInt8Config():
+            return tensor.params, 5 * tensor.shape[0]  # one float32 scale and one int8 zero point a row
         case FourBitConfig(double_quant=double_quant):
             blocks = math.ceil(tensor.params / BLOCK)
             code = 16 * 4
@@ -184,6 +197,13 @@ def quantized_bytes(tensor: Tensor, quantization: QuantizationConfig, dtype_byte
             nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, code, offset
             return math.ceil(tensor.params / 2), blocks + code + nested
     return tensor.params * dtype_bytes, 0
+
+
+def elements(tensor: Tensor, stored: Format | None) -> int:
+    """Count the numbers that a linear weight stands for, packed or not; 0 where it is none."""
+    if stored is not None and (_is_packed(tensor) or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
+        return tensor.nbytes * 8 // stored.bits
+    return tensor.params if _part(tensor) == "linear" else 0
 
 
 def kv_bytes_per_token(settings: dict[str, Any], dtype_bytes: int) -> int:
@@ -214,7 +234,7 @@ def _activation_bytes(
 def _unpacked_bytes(quantization: QuantizationConfig, dtype_bytes: int) -> int:
     """Bytes an element of the full-size copy that the product with a quantized matrix makes of it."""
     match quantization:
-        case Int8Config():
+        case Int8Config() | TorchaoInt8Config() | GptqConfig() | AwqConfig():
             return dtype_bytes
         case FourBitConfig(compute_dtype=compute_dtype):
             return BYTES[compute_dtype.value]
@@ -246,6 +266,15 @@ def _part(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    return tensor.name.endswith((".qweight", "_qdata"))  # as GPTQ and AWQ, and as torchao, write them
+
+
+def _is_note(tensor: Tensor) -> bool:
+    """Whether bitsandbytes reads this, how it has packed, and holds it as Python's numbers and not as a tensor."""
+    return ".quant_state." in tensor.name or tensor.name.endswith(".weight_format")
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,14 @@ from safetensors import SafetensorError
 from runner import machine
 from runner.config import AdapterConfig, Attention, Dtype, PeftConfig, PthConfig, RunnerConfig
 from runner.errors import ConfigError
+from runner.loaded import text
+from runner.model import capability, checkpoint_format, inventory
 from runner.model import lora as lora_room
 from runner.model import lora_pth as pth_room
 from runner.model import quantization as quantization_room
 from runner.model import rope as rope_room
-from runner.model.source import locate, locate_adapter
+from runner.model.gguf_file import read_header
+from runner.model.source import for_transformers, locate, locate_adapter, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +47,36 @@ def load_base(config: RunnerConfig) -> Loaded:
     """Load what the groups model, quantization and rope describe: the part that several jobs can share."""
     # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quantization_room.quiet_torchao()
     folder = locate(config.model)
+    stored = checkpoint_format.check(config)
     adapter = locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
-    if isinstance(config.lora, PthConfig):
-        assert adapter is not None
-        pth_room.check(config.lora, adapter, folder, config.model.name, config.model.trust_remote_code)
-    device = pick_device(config.model.device)
-    dtype, notes = pick_dtype(config.model.dtype, folder, device)
-    attention, fallback = pick_attention(config.model.attention, device)
-    notes += fallback
-    quantization = quantization_room.transformers_config(config.quantization)
-
     started = time.perf_counter()
+    unreset = inventory.start_memory()
+    device = pick_device(config.model.device)
+    capability.require_usable(config.quantization if stored is None else stored.config, device.type)
+    capability.check_adapter(config, folder, adapter)
+    dtype, notes = pick_dtype(config.model.dtype, folder, device)
+    model_class = capability.class_of(folder, config.model.trust_remote_code)
+    attention, fallback = capability.pick_attention(config.model.attention, device.type, model_class)
+    notes += unreset + fallback + capability.check_memory(config, capability.rooms(config, device))
+    quantization = quantization_room.transformers_config(config.quantization, stored)
+    notes += checkpoint_format.notes(folder, stored, str(dtype).removeprefix("torch."))
+
     model = _from_pretrained(config, folder, device, dtype, quantization, attention)
     if config.model.device_map is not None:
         device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
     base = Loaded(model, _tokenizer(config, folder), device, notes=notes)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
+    if stored is not None:
+        if not base.metrics["quantized_modules"]:
+            raise ConfigError(f"model.name={config.model.name} says that it is quantized, {stored}: no layer of it is")
+        _note(base, inventory.describe_quantization(model, stored.config))  # whatever was asked for, this is it
+        base.facts["checkpoint"] = f"quantized already: {stored}"
+    elif folder.is_file():
+        base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
+        base.facts["quantized"] = f"none, unpacked from {read_header(folder).types}"
     return base
 
 
@@ -79,27 +91,26 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
         notes=list(base.notes),
     )
     adapter = locate_adapter(config.lora, config.model)
+    report = None
     if isinstance(config.lora, AdapterConfig):
         assert adapter is not None
         if isinstance(config.lora, PthConfig):
             report = pth_room.apply(base.model, config.lora, adapter, config.model.name)
         else:
             assert isinstance(config.lora, PeftConfig)
-            loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
+            with quantization_room.left_packed(base.model):
+                loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
         loaded.notes += report.notes
-        loaded.metrics |= {
-            "lora_modules": report.modules,
-            "lora_rank": report.rank,
-            "lora_parameters": report.parameters,
-            "lora_delta_norm": report.delta_norm,
-        }
         for dtype, size in lora_room.weight_bytes(loaded.model).items():
             loaded.bytes_by_dtype[dtype] = loaded.bytes_by_dtype.get(dtype, 0) + size
     threads = config.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
-    _describe_weights(loaded)
+    _note(loaded, inventory.describe_lora(config.lora, report))
+    _note(loaded, inventory.describe_weights(loaded.bytes_by_dtype))
+    loaded.metrics |= inventory.held(loaded.metrics)
+    log.info("what is on:\n%s", text(loaded.metrics, loaded.facts))
     return loaded
 
 
@@ -134,23 +145,11 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def pick_attention(wanted: Attention, device: torch.device) -> tuple[Attention, list[str]]:
-    """Turn model.attention into one that runs here; a fallback is said, never silent."""
-    if wanted is not Attention.flash_attention_2:
-        return wanted, []
-    missing = "there is no CUDA GPU" if device.type != "cuda" else ""
-    if not missing and find_spec("flash_attn") is None:
-        missing = "the package flash_attn is not installed"
-    if not missing:
-        return wanted, []
-    return Attention.sdpa, [f"model.attention=flash_attention_2: {missing}, so sdpa is used"]
-
-
 def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch.dtype, list[str]]:
     """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
     if wanted is not Dtype.auto:
         return getattr(torch, wanted.value), []
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_settings(folder)
     name = settings.get("dtype") or settings.get("torch_dtype") or "float32"
     if name == "float16" and device.type == "cpu":
         return torch.bfloat16, ["the checkpoint is float16, several times slower on a CPU: bfloat16 is used"]
@@ -169,7 +168,8 @@ def _from_pretrained(
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "local_files_only": True}
+    place, settings = for_transformers(folder)
+    settings |= {"dtype": dtype, "device_map": {"": device}}
     if config.model.device_map is not None:
         settings["device_map"] = config.model.device_map
         sizes = config.model.max_memory or {}
@@ -183,12 +183,14 @@ def _from_pretrained(
         scaled = rope_room.prepare(config.rope, folder, config.model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
-        model = AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model = AutoModelForCausalLM.from_pretrained(place, **settings).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_lines = " ".join(str(error).split())[:400]
+        if folder.is_file():
+            what = read_header(folder).architecture
+            first_lines += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
         raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
-    if quantization is not None:
-        quantization_room.check_kernels(model, config.quantization.name)
+    quantization_room.check_kernels(model, config.quantization.name)
     rope_room.apply(model, config.rope)
     return model
 
@@ -196,10 +198,11 @@ def _from_pretrained(
 def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    place, settings = for_transformers(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder,
-            local_files_only=True,
+            place,
+            **settings,
             trust_remote_code=config.model.trust_remote_code,
             padding_side="left",
         )
@@ -214,21 +217,21 @@ def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
 def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     model = base.model
     settings = model.config.get_text_config()
-    quantized = quantization_room.quantized_modules(model)
-    if config.quantization.name != "none" and quantized == 0:
+    _note(base, inventory.describe_quantization(model, config.quantization))
+    if config.quantization.name not in ("none", "gguf") and not base.metrics["quantized_modules"]:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = quantization_room.weight_bytes(model)
     base.metrics |= {
         "parameters": model.num_parameters(),
-        "quantized_modules": quantized,
         "vocab_size": settings.vocab_size,
         **rope_room.measure(model, config.rope),
+        **inventory.peaks(),
     }
     base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
-        "device": _places(model, base.device),
+        "device": inventory.places(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         "rope": rope_room.describe(model),
     }
@@ -236,16 +239,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         log.warning("note: %s", note)
 
 
-def _places(model: Any, device: torch.device) -> str:
-    """Name where the weights are: one device, or how many modules each place of a device map holds."""
-    places: dict[Any, Any] = getattr(model, "hf_device_map", None) or {}
-    if len(set(map(str, places.values()))) < 2:
-        return str(device)
-    counts = Counter(map(str, places.values()))
-    return ", ".join(f"{place}: {count} modules" for place, count in counts.items())
-
-
-def _describe_weights(loaded: Loaded) -> None:
-    loaded.metrics["weight_mib"] = sum(loaded.bytes_by_dtype.values()) / machine.MIB
-    sizes = (f"{name} {size / machine.MIB:.2f} MiB" for name, size in sorted(loaded.bytes_by_dtype.items()))
-    loaded.facts["dtype"] = ", ".join(sizes)
+def _note(loaded: Loaded, described: tuple[dict[str, float], dict[str, str]]) -> None:
+    metrics, facts = described
+    loaded.metrics |= metrics
+    loaded.facts |= facts

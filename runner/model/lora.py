@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.config import PeftConfig
 from runner.errors import ConfigError
+from runner.model.checkpoint import Tensor
+
+KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,49 @@ class AdapterReport:
     parameters: int
     delta_norm: float  # Frobenius norm of all scaling * B @ A together
     notes: tuple[str, ...]
+
+
+def check(lora: PeftConfig, folder: Path, bare: Any, tensors: Sequence[Tensor], base_name: str) -> None:
+    """Hold an adapter's settings and the headers of its file against a model without weights."""
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    if settings.get("peft_type") != "LORA":
+        return  # another method of PEFT's: its own checks are the ones that know it
+    label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for tensor in tensors:
+        if match := KEY.fullmatch(tensor.name):
+            shapes.setdefault(match["path"], {})[match["side"]] = tensor.shape
+    found = [path for path in shapes if path in modules]
+    if shapes and not found and not any(targets(settings, path) for path in modules):
+        first = ", ".join([*shapes][:3])
+        raise ConfigError(
+            f"{label}: none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
+            f"{settings.get('target_modules')} name none either: use the base that it was made for"
+        )
+    for path in found:
+        inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
+        a, b = shapes[path].get("A"), shapes[path].get("B")
+        if a is None or b is None or not isinstance(inputs, int):
+            continue  # half of it, or no linear layer: left to PEFT
+        if (a[1], b[0]) != (inputs, outputs) or a[0] != b[1]:
+            raise ConfigError(
+                f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
+                f"the one of {base_name} is {[outputs, inputs]}"
+            )
+        if not settings.get("rank_pattern") and a[0] != settings.get("r"):
+            raise ConfigError(
+                f"{label}: adapter_config.json says r={settings.get('r')}, and A of {path} is {list(a)}: rank {a[0]}"
+            )
+
+
+def targets(settings: dict[str, Any], path: str) -> bool:
+    """Whether PEFT would put the adapter on the module at path."""
+    wanted = settings.get("target_modules")
+    if wanted is None or wanted == "all-linear":
+        return True  # PEFT knows what these mean for each kind of model
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in wanted)
 
 
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:

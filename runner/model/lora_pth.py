@@ -17,6 +17,7 @@ from runner.config import PthConfig
 from runner.errors import ConfigError
 from runner.model.lora import AdapterReport, delta_norm
 from runner.model.pth_file import Adapter, Pair, few, read
+from runner.model.source import for_transformers
 
 
 class SquareLora(nn.Module):
@@ -71,7 +72,8 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> nn.Module:
     """Build a model from its config alone, without memory for weights: what an adapter is held against."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    place, found = for_transformers(folder)
+    config = AutoConfig.from_pretrained(place, **found, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return model

@@ -19,7 +19,8 @@ from typing import Any
 from runner.config import ModelConfig
 from runner.embedded import MODEL_DIR
 from runner.errors import ConfigError, unknown
-from runner.model.byteio import build_header, make_folder, require_space, write_file, write_json
+from runner.model import disk
+from runner.model.byteio import build_header, make_folder, write_file, write_json
 from runner.model.checkpoint import INDEX, Tensor
 from runner.progress import Progress
 
@@ -75,13 +76,30 @@ def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
     return [Tensor(name, "BF16", size, folder, 0, 2 * math.prod(size)) for name, size in sizes]
 
 
+def place(model: ModelConfig) -> Path:
+    """Return the folder that the checkpoint is, or will be, in."""
+    cache = Path(model.cache_dir or "~/.cache/runner/random_weights").expanduser().absolute()
+    return cache / f"{model.shape}-{sha256(model)[:12]}"
+
+
+def check_disk(model: ModelConfig, free: int | None = None) -> None:
+    """Refuse a checkpoint that is not there yet and does not fit on its disk; its size is known from its shape."""
+    folder = place(model)
+    if folder.is_dir():
+        return
+    needed = sum(tensor.nbytes for tensor in list_tensors(read_shape(model)))
+    fix = "make room, name a larger disk with model.cache_dir=FOLDER, or pick a smaller shape"
+    free = disk.free_bytes(folder.parent) if free is None else free
+    disk.require(needed, free, f"model.random_weights=true: noise in the shape of {model.shape}", folder.parent, fix)
+
+
 def make(model: ModelConfig) -> Path:
     """Return the folder of the checkpoint, making it when it is not there yet."""
-    shape = read_shape(model)
-    cache = Path(model.cache_dir or "~/.cache/runner/random_weights").expanduser().absolute()
-    folder = cache / f"{model.shape}-{sha256(model)[:12]}"
+    shape, folder = read_shape(model), place(model)
     if folder.is_dir():
         return folder
+    check_disk(model)
+    cache = folder.parent
     make_folder(cache)
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two jobs that want the same one make it once
@@ -93,7 +111,6 @@ def make(model: ModelConfig) -> Path:
 def _write(shape: dict[str, Any], folder: Path) -> None:
     tensors = list_tensors(shape)
     total = sum(tensor.nbytes for tensor in tensors)
-    require_space(folder.parent, total, "model.cache_dir")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # ours, from a start that was killed
     make_folder(partial)

@@ -20,6 +20,7 @@ from runner.config import (
     RopeYarnConfig,
 )
 from runner.errors import ConfigError
+from runner.model.source import for_transformers
 
 NO_LIMIT = 1e9  # positions of a model that names no maximum
 
@@ -30,7 +31,8 @@ def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
         return None
     from transformers import AutoConfig
 
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    place, found = for_transformers(folder)
+    settings = AutoConfig.from_pretrained(place, **found, trust_remote_code=trust_remote_code)
     put_on(settings, rope, trust_remote_code)
     return settings
 
@@ -105,6 +107,7 @@ def measure(model: Any, rope: RopeConfig) -> dict[str, float]:
 
     patch = rope_2d.patch_of(model)
     return {
+        "rope_pairs": rope_2d.pairs_of(model),
         "rope_pairs_patched": 0 if patch is None else len(patch.patched),
         "max_positions": max_positions(model.config.get_text_config(), rope),
     }

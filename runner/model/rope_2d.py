@@ -107,6 +107,17 @@ def patch_of(model: Any) -> Rope2d | None:
     return next((module for module in model.modules() if isinstance(module, Rope2d)), None)
 
 
+def pairs_of(model: Any) -> int:
+    """Count the frequency pairs of a model's rotary embedding, patched or not; 0 when it has none."""
+    if (patch := patch_of(model)) is not None:
+        return int(patch.pairs)
+    try:
+        parent, name = find(model)
+    except ConfigError:
+        return 0
+    return int(getattr(parent, name).inv_freq.numel())
+
+
 def find(model: Any) -> tuple[Any, str]:
     """Find the rotary embedding, breadth-first through the model and its wrappers: its parent and its name there."""
     queue, seen = deque([model]), {id(model)}

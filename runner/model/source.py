@@ -9,28 +9,65 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-from runner.config import AdapterConfig, LoraConfig, ModelConfig, PthConfig, StubConfig
+from runner.config import AdapterConfig, LocalConfig, LoraConfig, ModelConfig, PthConfig, StubConfig
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.errors import ConfigError
-from runner.model import random_weights
+from runner.model import disk, gguf_file, random_weights
 from runner.model.byteio import file_sha256
+from runner.model.checkpoint import load_json
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
 OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
+# what transformers takes from the folder of a .gguf file, before what the file itself says
+BESIDE_GGUF = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 def locate(model: ModelConfig) -> Path:
-    """Return the local folder of a model's files, downloading from the hub only when it is a hub id."""
+    """Return the local folder of a model's files, or its .gguf file; only a hub id is downloaded."""
     if model.random_weights:
         return random_weights.make(model)
-    if model.name == "embedded":
+    path = Path(model.name).expanduser().absolute()
+    if isinstance(model, LocalConfig) and not path.exists():
+        raise ConfigError(
+            f"model.name={model.name}: there is no folder and no .gguf file {path}, and model=local never asks the "
+            "hub: give a path that exists, or use model=auto for a hub id"
+        )
+    if model.name == "embedded" and not isinstance(model, LocalConfig):
         return MODEL_DIR
+    if gguf_file.is_gguf(path):
+        return path
     folder = _folder(model.name, "model.name", "model")
     if folder is None:
         folder = _download(model.name, "model.name", model.revision, model.cache_dir)
+    elif not (folder / "config.json").exists() and (files := sorted(file.name for file in folder.glob("*.gguf"))):
+        raise ConfigError(
+            f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
+            + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
+        )
     _require(folder, "model.name", model.name, ("config.json",))
     return folder
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the config.json of a model's folder, or what the header of a .gguf file says in its words."""
+    if path.is_dir():
+        return load_json(path / "config.json")
+    return gguf_file.read_settings(gguf_file.read_header(path))
+
+
+def for_transformers(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and the further arguments with which transformers finds a model: it wants .gguf files apart."""
+    here = {"local_files_only": True}
+    return (path, here) if path.is_dir() else (path.parent, here | {"gguf_file": path.name})
 
 
 def locate_config(name: str) -> Path:
@@ -65,28 +102,37 @@ def evidence(model: ModelConfig, lora: LoraConfig, cache: Path) -> dict[str, str
     """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
     if isinstance(model, StubConfig):
         return {"model": "stub"}
-    weights = random_weights.sha256(model) if model.random_weights else folder_sha256(locate(model), cache)
-    hashes = {"model": weights}
+    hashes = {"model": random_weights.sha256(model) if model.random_weights else model_sha256(locate(model), cache)}
     adapter = locate_adapter(lora, model)
     if adapter is not None:
         hashes["lora"] = folder_sha256(adapter, cache) if adapter.is_dir() else file_sha256(adapter)
     return hashes
 
 
-def folder_sha256(folder: Path, cache: Path) -> str:
-    """Hash names and contents of the files that decide what a model says.
+def model_sha256(path: Path, cache: Path) -> str:
+    """Hash a model's folder, or a .gguf file with what transformers would take from beside it."""
+    if path.is_dir():
+        return folder_sha256(path, cache)
+    beside = [path.with_name(name) for name in BESIDE_GGUF if path.with_name(name).is_file()]
+    return _sha256({"model.gguf": path} | {file.name: file for file in beside}, cache)
 
-    Large files are hashed once: `cache` (a JSON file) remembers them by path, size, mtime and inode.
-    """
+
+def folder_sha256(folder: Path, cache: Path) -> str:
+    """Hash names and contents of the files that decide what a model says."""
     files = sorted({file for pattern in WEIGHT_PATTERNS + OTHER_PATTERNS for file in folder.glob(pattern)})
+    return _sha256({file.name: file for file in files}, cache)
+
+
+def _sha256(files: dict[str, Path], cache: Path) -> str:
+    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime and inode."""
     known = _read_cache(cache)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
-    for file in files:
+    for name, file in files.items():
         stat = file.stat()
         key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
-        total.update(f"{file.name} {digest}\n".encode())
+        total.update(f"{name} {digest}\n".encode())
     if fresh:
         _write_cache(cache, known | fresh)
     return total.hexdigest()
@@ -98,8 +144,10 @@ def _folder(name: str, key: str, what: str) -> Path | None:
     if path.is_dir():
         return path.absolute()
     if path.exists():
-        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder")
+        also = " or a .gguf file" if what == "model" else ""
+        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
     looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
+    looks_local |= name.endswith(".gguf")  # no hub id, although OWNER/FILE.gguf reads like one
     if looks_local:
         raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}")
     if "/" not in name:
@@ -133,6 +181,7 @@ def _download(name: str, key: str, revision: str | None, cache_dir: str | None, 
 
     try:
         patterns = only or [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS]
+        disk.check_download(key, name, revision, cache_dir, tuple(patterns))
         return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
     except hub.GatedRepoError as error:
         reason = "is gated: accept its licence on the hub and set HF_TOKEN"

@@ -14,8 +14,6 @@ from runner.jobs import Recorder
 from runner.machine import peak_rss_mib, reset_peak
 from runner.result import FinishReason, Sample
 
-KEPT = ("load_s", "base_loads", "weight_mib", "parameters", "quantized_modules")  # of what the engine reports
-
 
 @dataclass
 class Completed:
@@ -62,8 +60,7 @@ def complete_missing(
                 bar.advance(1, **news(sample), decode=f"{engine.stats.decode_tok_per_s:,.0f} tok/s")
         done.facts = report.facts
         done.notes += report.notes
-        done.metrics = {k: v for k, v in report.metrics.items() if k in KEPT or k.startswith(("lora_", "rope_"))}
-        done.metrics |= {
+        done.metrics = report.metrics | {
             "prefill_tok_per_s": engine.stats.prefill_tok_per_s,
             "decode_tok_per_s": engine.stats.decode_tok_per_s,
             "peak_rss_mib": peak_rss_mib(),
@@ -78,7 +75,7 @@ def token_counts(samples: list[Sample]) -> dict[str, float]:
     """Add up the tokens."""
     return {
         "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
-        "new_tokens": sum(len(sample.token_ids) for sample in samples),
+        "new_tokens": sum(len(said.token_ids) for sample in samples for said in sample.said),
     }
 
 
@@ -93,4 +90,5 @@ def sample_of(completion: Completion) -> Sample:
         finish_reason=completion.finish_reason,
         seconds=round(completion.seconds, 6),
         error=completion.error,
+        branches=completion.branches,
     )

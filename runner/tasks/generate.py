@@ -13,13 +13,13 @@ import logging
 import os
 from pathlib import Path
 
-from runner.config import GenerateConfig, RunnerConfig
+from runner.config import Attention, GenerateConfig, Rope2dConfig, RunnerConfig
 from runner.engine.base import Engine, Message, Prompt, Request
 from runner.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.jobs import Job, Recorder, read_samples, write_atomically
 from runner.result import FinishReason, Result, Sample
 from runner.tasks.completing import complete_missing, sample_of, token_counts
-from runner.tasks.generate_prompts import STDIN, Given, as_data, load_prompts, prompts_sha256
+from runner.tasks.generate_prompts import STDIN, Branched, Given, as_data, load_prompts, prompts_sha256
 
 VERSION = 1
 READS_MODEL = True
@@ -36,10 +36,26 @@ def evidence(config: RunnerConfig) -> dict[str, str]:
     if path is not None:
         usable = path.is_file() or not path.exists()
         check(usable, "task.output", task.output, f"{path} is no file that could be written")
-        prompts = Path(task.prompts or STDIN).expanduser()
-        clash = task.prompts != STDIN and prompts.exists() and path.exists() and prompts.samefile(path)
+        given = Path(task.prompts or STDIN).expanduser()
+        clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check(not clash, "task.output", task.output, "this is the file with the prompts")
-    return {"prompts": prompts_sha256(load_prompts(task))}
+    prompts = load_prompts(task)
+    if any(isinstance(given, Branched) for given in prompts):
+        check_branches(config)
+    return {"prompts": prompts_sha256(prompts)}
+
+
+def check_branches(config: RunnerConfig) -> None:
+    """Refuse a model that would not tell one branch from another, or not take their mask."""
+    if not isinstance(config.rope, Rope2dConfig):
+        raise ConfigError(
+            f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
+            "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out"
+        )
+    if config.model.attention is Attention.flash_attention_2:
+        raise ConfigError(
+            "model.attention=flash_attention_2 takes no mask of its own, which branches need: use sdpa or eager"
+        )
 
 
 def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
@@ -47,15 +63,16 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     task = _task(config)
     prompts = load_prompts(task)
     check_output(task, prompts, recorder.done)
-    requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
+    requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     looked_at = next((request for request in requests if request.index not in recorder.done), None)
     if task.debug and looked_at is not None:
         log_prompt(engine, looked_at)
     done = complete_missing("generate", requests, engine, recorder, sample_of)
     if task.debug and looked_at is not None:
         answer = recorder.done[looked_at.index]
-        log.info("completion %d, token ids: %s", answer.index, answer.token_ids)
-        log.info("completion %d, text: %r (%s)", answer.index, answer.text, answer.finish_reason.value)
+        for said in answer.said:
+            log.info("completion %d, token ids: %s", answer.index, said.token_ids)
+            log.info("completion %d, text: %r (%s)", answer.index, said.text, said.finish_reason.value)
     if done.failed:
         done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
     write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
@@ -79,10 +96,11 @@ def deliver(config: RunnerConfig, job: Job, result: Result) -> None:
 
 
 def counts(samples: list[Sample]) -> dict[str, float]:
-    """Count prompts, tokens and how completions ended."""
-    ended = {reason: sum(sample.finish_reason is reason for sample in samples) for reason in FinishReason}
+    """Count completions, tokens and how they ended; every branch is a completion."""
+    said = [one for sample in samples for one in sample.said]
+    ended = {reason: sum(one.finish_reason is reason for one in said) for reason in FinishReason}
     return {
-        "n": len(samples),
+        "n": len(said),
         **token_counts(samples),
         "stopped": ended[FinishReason.stop],
         "cut_off": ended[FinishReason.length],
@@ -90,8 +108,16 @@ def counts(samples: list[Sample]) -> dict[str, float]:
     }
 
 
+def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
+    """Ask for how a prompt goes on, or each of its branches."""
+    branches = given.branches if isinstance(given, Branched) else ()
+    return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
+
+
 def build_prompt(task: GenerateConfig, given: Given) -> Prompt:
     """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
+    if isinstance(given, Branched):  # its branches follow what stands here, as the beginnings of answers
+        return build_prompt(task, given.main)
     if task.format.value == "raw":
         return given
     turns = (Message("user", given),) if isinstance(given, str) else given
@@ -105,27 +131,42 @@ def log_prompt(engine: Engine, request: Request) -> None:
     seen, ids = engine.encode(request)
     log.info("prompt %d as the model sees it: %r", request.index, seen)
     log.info("prompt %d, %d token ids: %s", request.index, len(ids), ids)
+    for number, text in enumerate(request.branches, start=1):
+        log.info("prompt %d, branch %d begins with %r", request.index, number, text)
 
 
 # ------------------------------------------------------------------------------------------- handing over
 
 
 def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
-    """Return completions.jsonl: a line a prompt, in order."""
+    """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
     lines = []
     for index, given in enumerate(prompts):
         sample = samples[index]
         values = {
             "index": index,
             **as_data(given),
-            "text": sample.text,
-            "finish_reason": sample.finish_reason.value,
-            "prompt_tokens": sample.prompt_tokens,
-            "new_tokens": len(sample.token_ids),
+            **answer(given, sample),
             **({} if sample.error is None else {"error": sample.error}),
         }
         lines.append(json.dumps(values, ensure_ascii=False) + "\n")
     return "".join(lines)
+
+
+def answer(given: Given, sample: Sample) -> dict[str, object]:
+    """Return what became of a prompt as it stands in completions.jsonl."""
+    if not isinstance(given, Branched):
+        return {
+            "text": sample.text,
+            "finish_reason": sample.finish_reason.value,
+            "prompt_tokens": sample.prompt_tokens,
+            "new_tokens": len(sample.token_ids),
+        }
+    answers = [
+        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": len(said.token_ids)}
+        for said in sample.branches or []
+    ]
+    return {"prompt_tokens": sample.prompt_tokens, "completions": answers}
 
 
 def check_output(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample]) -> None:
@@ -156,22 +197,40 @@ def hand_over(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sam
         check_output(task, prompts, samples)  # it may have appeared meanwhile
         write_atomically(path, completions(prompts, samples), "task.output")
     if len(prompts) == 1:
-        result.text = samples[0].text
+        result.text = whole(prompts[0], samples[0])
         return
     result.rows = [
-        {
-            "": index,
-            "prompt": head(given),
-            "completion": samples[index].error or samples[index].text,
-            "ended by": samples[index].finish_reason.value,
-            "tokens": len(samples[index].token_ids),
-        }
-        for index, given in enumerate(prompts[: task.show])
+        row for index, given in enumerate(prompts[: task.show]) for row in rows(index, given, samples[index])
     ]
 
 
-def head(given: Given) -> str:
-    """Return the beginning of what was asked, on one line."""
+def whole(given: Given, sample: Sample) -> str:
+    """Return all that was said; branches one below the other, each from its beginning."""
+    if not isinstance(given, Branched):
+        return sample.text
+    pairs = zip(given.branches, sample.said, strict=True)
+    return "\n\n".join(f"[branch {number}] {begun}{said.text}" for number, (begun, said) in enumerate(pairs, start=1))
+
+
+def rows(index: int, given: Given, sample: Sample) -> list[dict[str, object]]:
+    """Return the lines of the table for one prompt: one, or one a branch."""
+    return [
+        {
+            "": index,
+            **({"branch": number} if sample.branches else {}),
+            "prompt": head(given, number),
+            "completion": sample.error or said.text,
+            "ended by": said.finish_reason.value,
+            "tokens": len(said.token_ids),
+        }
+        for number, said in enumerate(sample.said, start=1)
+    ]
+
+
+def head(given: Given, branch: int = 0) -> str:
+    """Return the beginning of what was asked, and that of a branch, on one line."""
+    if isinstance(given, Branched):
+        return f"{head(given.main)} | {head(given.branches[branch - 1])}"
     text = " ".join((given if isinstance(given, str) else given[-1].content).split())
     return text if len(text) <= HEAD_CHARACTERS else f"{text[: HEAD_CHARACTERS - 1]}…"
 

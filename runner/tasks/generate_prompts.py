@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,37 @@ STDIN = "-"
 ROLES = ("system", "user", "assistant")
 NEEDED = 'each line is an object with `prompt` (a text) or `messages` ([{"role": "user", "content": "..."}])'
 
-Given = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a conversation
+Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a conversation
+
+
+@dataclass(frozen=True)
+class Branched:
+    """A prompt with the texts that its branches begin with."""
+
+    main: Plain
+    branches: tuple[str, ...]
+
+
+Given = Plain | Branched
 
 
 def load_prompts(task: GenerateConfig) -> list[Given]:
     """Return the prompts of the job, in order."""
     if task.prompt is not None:
         try:
-            return [_text(task.prompt)]
+            text = _text(task.prompt)
         except ValueError as error:
             raise ConfigError(f"task.prompt: {error}") from error
+        return [_with_branches(text, task)]
     assert task.prompts is not None
     data, where, as_json = _source(task.prompts)
     prompts: list[Given] = []
     for number, line in _lines(data, where):
         try:
-            prompts.append(_from_json(line, task.format) if as_json else _text(line))
+            prompt = _from_json(line, task.format) if as_json else _text(line)
         except ValueError as error:
             raise DataError(f"{where}, line {number}: {error}") from error
+        prompts.append(_with_branches(prompt, task))
     if not prompts:
         raise DataError(f"task.prompts={task.prompts}: {where} holds no prompts")
     return prompts
@@ -47,6 +61,8 @@ def load_prompts(task: GenerateConfig) -> list[Given]:
 
 def as_data(prompt: Given) -> dict[str, Any]:
     """Return a prompt as it stands in a JSON line."""
+    if isinstance(prompt, Branched):
+        return as_data(prompt.main) | {"branches": list(prompt.branches)}
     if isinstance(prompt, str):
         return {"prompt": prompt}
     return {"messages": [{"role": message.role, "content": message.content} for message in prompt]}
@@ -103,6 +119,16 @@ def _lines(data: bytes, where: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def _with_branches(prompt: Given, task: GenerateConfig) -> Given:
+    """Give a prompt the branches of the job, unless it brings some of its own."""
+    if isinstance(prompt, Branched) or task.branches is None:
+        return prompt
+    try:
+        return Branched(prompt, _beginnings(task.branches))
+    except ValueError as error:
+        raise ConfigError(f"task.branches: {error}") from error
+
+
 def _from_json(line: str, framing: Framing) -> Given:
     """Read one line of JSON; raises ValueError with the reason when it is not a prompt."""
     try:
@@ -112,11 +138,20 @@ def _from_json(line: str, framing: Framing) -> Given:
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
         raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
-    if "prompt" in values:
-        return _text(values["prompt"])
+    prompt = _text(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
+    return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
+
+
+def _beginnings(branches: Any) -> tuple[str, ...]:
+    """Check the texts that branches begin with; an empty one goes on from where the prompt ends."""
+    if not isinstance(branches, list) or not branches:
+        raise ValueError(f"branches is a list of one text or more, not {json.dumps(branches)[:80]}")
+    return tuple("" if text == "" else _text(text) for text in branches)
+
+
+def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
     if framing is Framing.raw:
         raise ValueError("messages need task.format=chat: a raw prompt is one text")
-    messages = values["messages"]
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"messages is no list of messages, or an empty one: {NEEDED}")
     return tuple(_message(message) for message in messages)

@@ -24,7 +24,9 @@ from runner.engine import open_engine
 from runner.engine.base import Engine, EngineReport
 from runner.engine.synthetic import check_room, synthetic_requests
 from runner.errors import JobFailed, RunnerError
-from runner.model.source import locate
+from runner.model.checkpoint_format import BACKENDS, read_format
+from runner.model.quantization import quiet_torchao
+from runner.model.source import locate, read_settings
 
 
 @dataclass
@@ -104,10 +106,11 @@ def import_libraries(config: RunnerConfig) -> None:
     """Import what the job will use, so that the next stage holds the weights and not the libraries."""
     if isinstance(config.model, StubConfig):
         return
+    quiet_torchao()
     importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
     # transformers imports a class when it is asked for
-    settings = json.loads((locate(config.model) / "config.json").read_text())
+    settings = read_settings(locate(config.model))
     for name in (
         "AutoModelForCausalLM",
         "AutoTokenizer",
@@ -115,8 +118,9 @@ def import_libraries(config: RunnerConfig) -> None:
         *(settings.get("architectures") or ()),
     ):
         getattr(transformers, name, None)
-    if config.quantization.name != "none":
-        importlib.import_module("bitsandbytes")
+    stored = read_format(settings)
+    for library in BACKENDS.get(config.quantization.name if stored is None else stored.choice, ((), ""))[0]:
+        importlib.import_module(library)
     if isinstance(config.lora, PeftConfig):
         importlib.import_module("peft")
 

@@ -118,7 +118,10 @@ def _plan(config: RunnerConfig) -> tuple[Checkpoint, Layout, list[Part]]:
     for key in ("quantization", "lora"):
         if (choice := getattr(config, key).name) != "none":
             raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")
-    checkpoint = read_checkpoint(source.locate(config.model))
+    folder = source.locate(config.model)
+    if folder.is_file():
+        raise ConfigError(f"model.name={config.model.name}: task=split cuts safetensors, and this is a .gguf file")
+    checkpoint = read_checkpoint(folder)
     layout = find_layers(checkpoint)
     count = len(layout.layers)
     if task.num_parts > count:

@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from families import FAMILIES, PEFT_WARNS, build
+from transformers import AutoTokenizer
 
-from runner.config import Rope2dConfig
+from runner.config import Attention, GenerationConfig, ModelConfig, Rope2dConfig, RunnerConfig
+from runner.engine import open_engine
+from runner.engine.base import Request
 from runner.engine.branches import BranchDecoder, columnar, decode, may_attend
 from runner.errors import ConfigError
 from runner.model import rope_2d
 from runner.result import FinishReason
 
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-}
+Make = Callable[..., RunnerConfig]
 MAIN = [5, 9, 14, 3, 40, 77]
 BRANCHES = [[21, 22], [31, 32, 33], [41]]
 Token = tuple[int, int, int, int]  # id, branch, time, and the pass that put it into the cache
 
 
 def tiny(family: str, attention: str = "sdpa", patched: bool = True, **keys: Any) -> Any:
-    config, model = FAMILIES[family]
-    torch.manual_seed(0)
-    settings = config(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=64,
-        max_position_embeddings=256,
-        initializer_range=0.1,
-        attn_implementation=attention,
-        **keys,
-    )
-    built = model(settings).eval()
+    model = build(family, attn_implementation=attention, **keys)
     if patched:
-        rope_2d.apply(built, Rope2dConfig())
-    return built
+        rope_2d.apply(model, Rope2dConfig())
+    return model
 
 
 # ------------------------------------------------------------------------------------ layout and mask
@@ -154,6 +131,68 @@ def test_side_by_side_equals_each_branch_alone(family: str, attention: str) -> N
         placed += column
 
 
+@pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_answers_as_each_branch_alone(
+    make_config: Make, saved_family: Callable[..., Path], family: str, attention: Attention
+) -> None:
+    """The same comparison from the outside: a request in texts, tokens out, by uncached passes one token at a time."""
+    folder, steps = saved_family(family), 6
+    config = make_config(
+        model=ModelConfig(name=str(folder), device="cpu", attention=attention),
+        rope=Rope2dConfig(ratio=0.25, stride=16),
+        generation=GenerationConfig(name="greedy", max_new_tokens=steps),
+    )
+    engine, texts = open_engine(config), ("one, ", "", "two")
+    (done,) = engine.complete([Request(7, "Main", branches=texts, ignore_eos=True)])
+    model = build(family, attn_implementation=attention.value)
+    rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    main, *begun = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
+    placed: list[Token] = [(token, 0, time, 0) for time, token in enumerate(main)]
+    for number, branch in enumerate(begun, start=1):
+        placed += [(token, number, len(main) + at, 0) for at, token in enumerate(branch)]
+    alone: list[list[int]] = [[] for _ in begun]
+    for step in range(steps):
+        column = []
+        for number, branch in enumerate(begun, start=1):
+            own = [token for token in placed if token[1] == number] or [placed[len(main) - 1]]
+            last = max(own, key=lambda token: token[2])
+            ordered = [token for token in placed if token != last] + [last]
+            chosen = int(forward_one(model, ordered, stride=16)[-1].argmax())
+            alone[number - 1].append(chosen)
+            column.append((chosen, number, len(main) + len(branch) + step, step + 1))
+        placed += column
+    assert done.branches is not None
+    assert [one.token_ids for one in done.branches] == alone
+    assert (done.index, done.text, done.token_ids, done.finish_reason) == (7, "", [], FinishReason.length)
+    assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, begun))
+    assert engine.stats.decode_tokens == 3 * (steps - 1)
+    assert engine.stats.decode_s > 0
+
+
+def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: Callable[..., Path]) -> None:
+    generation = GenerationConfig(name="greedy", max_new_tokens=8)
+    model = ModelConfig(name=str(saved_family()), device="cpu")
+    engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
+    request = Request(0, "Main", branches=("one, ", "", "two"))
+    (free,) = engine.complete([dataclasses.replace(request, ignore_eos=True)])
+    assert free.branches is not None
+    end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
+    loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
+    loaded.model.generation_config.eos_token_id = [end]
+    (done,) = engine.complete([request])
+    (ignored,) = engine.complete([dataclasses.replace(request, ignore_eos=True)])
+    assert done.branches is not None
+    ended, went_on = done.branches[1], done.branches[0]
+    cut = free.branches[1].token_ids.index(end)
+    assert ended.finish_reason is FinishReason.stop
+    assert ended.token_ids == free.branches[1].token_ids[: cut + 1]
+    assert ended.text == loaded.tokenizer.decode(ended.token_ids[:-1]), "the stop token is not said"
+    assert (went_on.finish_reason, len(went_on.token_ids)) == (FinishReason.length, 8)
+    assert ignored.branches == free.branches
+
+
 def test_branches_of_like_length_equal_one_pass_over_everything() -> None:
     model = tiny("llama")
     branches = [[21, 22], [31, 32]]
@@ -201,7 +240,7 @@ def test_branches_that_are_empty_so_far_all_go_on_from_main() -> None:
     assert decoder.clocks == {1: 6, 2: 6, 3: 7}
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by an old name
+@pytest.mark.filterwarnings(f"ignore:{PEFT_WARNS}:FutureWarning")
 def test_branches_under_an_adapter() -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -203,7 +203,10 @@ def test_what_has_no_finite_list_is_refused_wherever_it_stands(line: str, words:
 
 
 def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> None:
-    with pytest.raises(ConfigError, match=r"quantization=glob\(q\*\): matches no choice .* fp4, int8, nf4, none"):
+    with pytest.raises(
+        ConfigError,
+        match=r"quantization=glob\(q\*\): matches no choice .* fp4, gguf, gptq, int8, nf4, none, torchao_int8",
+    ):
         expand(["quantization=glob(q*)"], None, None, loader)
     with pytest.raises(ConfigError, match=r"glob lists the choices of a group, and task\.limit is none"):
         expand(["task.limit=glob(*)"], None, None, loader)

@@ -21,7 +21,8 @@ from grids import FAULTS, mlflow_runs, results, samples, wait_for
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.limit=3,5", "print=json")  # 12 jobs
 # what belongs to the process and not to the answers; base_loads: only our workers keep a loaded base
-OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads")
+OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads",
+                  "load_peak_rss_mib", "load_rss_mib")  # fmt: skip
 SLOW = pytest.mark.slow
 LAUNCHERS = ["basic", *(pytest.param(name, marks=SLOW) for name in ("joblib", "submitit_local", "ray"))]
 NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}

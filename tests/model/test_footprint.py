@@ -24,25 +24,7 @@ from runner.model import footprint
 from runner.model.checkpoint import Tensor
 from runner.model.footprint import Footprint
 
-
-def save_llama(folder: Path, tied: bool = False, dtype: str = "float32") -> Path:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-        dtype=dtype,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    return folder
+Saved = Callable[..., Path]  # the fixture `saved_family`
 
 
 def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: Any) -> Footprint:
@@ -54,17 +36,17 @@ def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: An
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_unquantized_weights_are_exact(make_config: Any, tmp_path: Path, tied: bool, dtype: str) -> None:
+def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, tied: bool, dtype: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = save_llama(tmp_path / "model", tied, dtype)
+    folder = saved_family(tied=tied, dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     held = sum(p.numel() * p.element_size() for p in model.parameters())  # tied ones come once
     assert sum(predict(make_config, folder).weights.values()) == held
 
 
-def test_model_dtype_overrides_the_checkpoint(make_config: Any, tmp_path: Path) -> None:
-    folder = save_llama(tmp_path / "model")
+def test_model_dtype_overrides_the_checkpoint(make_config: Any, saved_family: Saved) -> None:
+    folder = saved_family()
     whole, half = (predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16))
     assert half.weight_mib == whole.weight_mib / 2
     assert half.kv_cache_mib == whole.kv_cache_mib / 2
@@ -76,13 +58,13 @@ QUANTIZED = [Int8Config(), Nf4Config(), Nf4Config(double_quant=False), Fp4Config
 @pytest.mark.parametrize("quantization", QUANTIZED, ids=["int8", "nf4", "nf4-single", "fp4"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_quantized_weights_within_two_percent(
-    make_config: Any, tmp_path: Path, quantization: QuantizationConfig, tied: bool
+    make_config: Any, saved_family: Saved, quantization: QuantizationConfig, tied: bool
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     from runner.model.quantization import transformers_config, weight_bytes
 
-    folder = save_llama(tmp_path / "model", tied)
+    folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         quantization_config=transformers_config(quantization),
@@ -94,11 +76,11 @@ def test_quantized_weights_within_two_percent(
     assert predicted == pytest.approx(held, rel=0.02)
 
 
-def test_kv_cache_is_what_the_cache_holds(make_config: Any, tmp_path: Path) -> None:
+def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder = save_llama(tmp_path / "model")
+    folder = saved_family()
     model = AutoModelForCausalLM.from_pretrained(folder)
     cache = model(torch.zeros(4, 24, dtype=torch.long), use_cache=True).past_key_values
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))

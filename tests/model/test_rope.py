@@ -9,20 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from families import FAMILIES, settings
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from runner.config import (
@@ -41,22 +29,10 @@ from runner.model.load import Loaded, load_base
 from runner.model.rope import max_positions, put_on, scale
 
 Make = Callable[..., RunnerConfig]
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-}
-SMALL = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 64,
+SMALL: dict[str, Any] = {
     "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
     "max_position_embeddings": 64,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},  # a theta of their own choosing
 }
 SCALINGS: list[tuple[RopeScalingConfig, dict[str, Any], int]] = [  # choice, the same in transformers' words, room
     (RopeLinearConfig(factor=4), {"rope_type": "linear", "factor": 4.0}, 256),
@@ -93,16 +69,8 @@ SCALINGS: list[tuple[RopeScalingConfig, dict[str, Any], int]] = [  # choice, the
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One tiny checkpoint a family, each with a theta of its own choosing."""
-    found = {}
-    for name, (config, model) in FAMILIES.items():
-        folder = tmp_path_factory.mktemp(name)
-        torch.manual_seed(0)
-        model(config(**SMALL)).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-        found[name] = folder
-    return found
+def folders(saved_family: Callable[..., Path]) -> dict[str, Path]:
+    return {family: saved_family(family, **SMALL) for family in FAMILIES}
 
 
 def load(make_config: Make, folder: Path, rope: RopeConfig) -> Loaded:
@@ -115,7 +83,7 @@ def test_the_model_turns_as_transformers_says(
     make_config: Make, folders: dict[str, Path], family: str, rope: RopeScalingConfig, words: dict[str, Any], room: int
 ) -> None:
     base = load(make_config, folders[family], rope)
-    config = FAMILIES[family][0](**SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
+    config = settings(family, **SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
     inv_freq, attention_scaling = ROPE_INIT_FUNCTIONS[rope.name](config)
     rotary = base.model.model.rotary_emb
     assert rotary.rope_type == rope.name
@@ -145,7 +113,7 @@ def test_scaling_changes_the_logits_and_a_factor_of_1_does_not(make_config: Make
 def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     own = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     own |= {"original_max_position_embeddings": 16, "rope_theta": 500_000.0}
-    config = LlamaConfig(**SMALL | {"rope_parameters": dict(own)})
+    config = settings("llama", **SMALL | {"rope_parameters": dict(own)})
     assert max_positions(config, RopeConfig()) == 64, "a native scaling is in the model's own number"
     scale(config, yarn := RopeYarnConfig(factor=4))
     expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500_000.0}

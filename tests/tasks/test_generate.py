@@ -68,7 +68,7 @@ def test_bad_keys(keys: dict[str, object], message: str) -> None:
 def test_only_what_can_change_an_answer_counts() -> None:
     task = GenerateConfig(prompt="x")
     inert = {item.name for item in fields(task) if "inert" in item.metadata}
-    assert inert == {"prompt", "prompts", "show", "output", "overwrite", "debug"}
+    assert inert == {"prompt", "prompts", "branches", "show", "output", "overwrite", "debug"}
     assert set(dict(semantic_keys(task))) == {"name", "format", "system", "stop"}
 
 

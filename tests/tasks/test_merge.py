@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from families import save
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from runner.config import MergeConfig, ModelConfig, RunnerConfig, SplitConfig
 from runner.errors import ConfigError, DataError, JobFailed
@@ -67,22 +68,10 @@ def trip(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Trip:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind: transformers' own, tied or not, one file or shards, and one of all dtypes."""
     folders = {name: tmp_path_factory.mktemp("sources") / name for name in ("one", "shards", "half", "dtypes")}
-    for name, tied, shard, dtype in (
-        ("one", True, "1GB", torch.float32),
-        ("shards", False, "20KB", torch.float32),
-        ("half", True, "10KB", torch.bfloat16),
-    ):
-        torch.manual_seed(1)
-        config = LlamaConfig(
-            vocab_size=96,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=tied,
-        )
-        LlamaForCausalLM(config).to(dtype).save_pretrained(folders[name], max_shard_size=shard)
+    shapes = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    save(folders["one"], tied=True, **shapes)
+    save(folders["shards"], shard="20KB", **shapes)
+    save(folders["half"], tied=True, shard="10KB", dtype="bfloat16", **shapes)
     torch.manual_seed(2)
     kinds = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32)
     tensors = {f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind) for i in range(LAYERS) for n, kind in enumerate(kinds)}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from families import save
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from runner.config import Int8Config, ModelConfig, PeftConfig, RunnerConfig, SplitConfig
 from runner.errors import ConfigError, DataError, JobFailed
@@ -28,21 +29,10 @@ Split = Callable[..., Result]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny Llamas with four layers: head tied and in one file, head of its own and in shards."""
-    folders = {}
-    for name, tied, shard in (("tied", True, "1GB"), ("untied", False, "30KB")):
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=128,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=tied,
-        )
-        folders[name] = tmp_path_factory.mktemp("models") / name
-        LlamaForCausalLM(config).save_pretrained(folders[name], max_shard_size=shard)
-    return folders
+    shapes = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    make = partial(save, **shapes)
+    root = tmp_path_factory.mktemp("models")
+    return {"tied": make(root / "tied", tied=True), "untied": make(root / "untied", shard="30KB")}
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""Keys and values of a stream: what several rows share, once, and what each row has of its own, in slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from runner.engine import native
+
+
+@dataclass
+class Heads:
+    """The shape of attention: the same in all layers."""
+
+    layers: int
+    kv_heads: int
+    group: int  # query heads for each key-value head
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
+
+
+@dataclass
+class SharedKv:
+    """Keys and values [KVH, L, D] of a prefix, layer by layer."""
+
+    keys: list[torch.Tensor] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+
+
+class OwnKv:
+    """A slot a row, a place a token. With kernels, keys lie in their blocks; else as [slot, KVH, place, D]."""
+
+    def __init__(self, heads: Heads, slots: int, capacity: int, kernels: native.Kernels | None) -> None:
+        self.heads, self.slots, self.capacity, self.kernels = heads, slots, _rounded(capacity), kernels
+        self.keys = [self._empty(self.capacity) for _ in range(heads.layers)]
+        self.values = [self._empty(self.capacity) for _ in range(heads.layers)]
+
+    def _empty(self, capacity: int) -> torch.Tensor:
+        heads = self.heads
+        shape = (self.slots, heads.kv_heads, capacity, heads.dim)
+        # on a CPU a page costs nothing until it is written; zeros, because a masked key must still be a number
+        return torch.zeros(shape, dtype=heads.dtype, device=heads.device)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more places a slot, a layer at a time."""
+        capacity = _rounded(capacity)
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                new = self._empty(capacity)
+                new[:, :, : self.capacity] = old  # blocks of places follow one another, so this holds for both layouts
+                tensors[layer] = new
+        self.capacity = capacity
+
+    def move(self, source: int, target: int, places: int) -> None:
+        """Copy a row into another slot."""
+        places = min(_rounded(places), self.capacity)
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :places] = tensor[source, :, :places]
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+    ) -> None:
+        """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32 [T])."""
+        if self.kernels is None:
+            self.keys[layer][slot.long(), :, place.long()] = keys
+            self.values[layer][slot.long(), :, place.long()] = values
+            return
+        keys, values, heads = keys.contiguous(), values.contiguous(), self.heads
+        self.kernels(
+            "store", heads.dtype, keys.data_ptr(), values.data_ptr(),
+            self.keys[layer].data_ptr(), self.values[layer].data_ptr(),
+            heads.kv_heads, heads.dim, self.capacity, slot.shape[0], slot.data_ptr(), place.data_ptr(),
+        )  # fmt: skip
+
+    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, D] of a row."""
+        keys, values = self.keys[layer][slot], self.values[layer][slot, :, :places]
+        if self.kernels is not None:
+            heads = self.heads
+            blocks = keys.view(heads.kv_heads, self.capacity // native.LANES, heads.dim, native.LANES)
+            keys = blocks.transpose(2, 3).reshape(heads.kv_heads, self.capacity, heads.dim)
+        return keys[:, :places], values
+
+
+def _rounded(places: int) -> int:
+    return -(-places // native.LANES) * native.LANES

@@ -1,0 +1,342 @@
+"""Continuous batching: rows enter a stream when there is room and leave it when they end.
+
+Rows that are on their way occupy the slots 0 … n-1 of the key-value store; when one ends, the last one moves into its
+slot. Each forward pass is a flat list of tokens: all of a shared prefix, the own prompts of rows that enter, or one
+token of every row. When memory runs out, half as many rows go on at once, and those set back continue later from the
+tokens that they have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from runner import machine
+from runner.config import GenerationConfig
+from runner.engine import native
+from runner.engine.attention import Pass, Span, Use, running
+from runner.engine.base import Completion, EngineStats
+from runner.engine.ending import Ending
+from runner.engine.kv import Heads, OwnKv, SharedKv
+from runner.engine.prefixes import Prefix, share
+from runner.engine.rows import Row, completion
+from runner.engine.sampling import Sampler, row_generator
+from runner.model.load import Loaded
+from runner.result import FinishReason
+
+MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
+PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
+SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
+ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
+SHORT_SPAN = 8  # tokens; fewer are cheaper to attend to one by one
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory")
+
+
+class Stream:
+    """Decodes rows over one store; made anew for each list of requests."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        heads: Heads,
+        generation: GenerationConfig,
+        seed: int,
+        stats: EngineStats,
+        ending: Ending,
+        most_rows: int | None = None,
+    ) -> None:
+        self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
+        self.stats, self.ending = stats, ending
+        self.kernels = native.kernels() if _fit_kernels(heads) else None
+        self.most_rows = most_rows or generation.batch_size or MOST_ROWS.get(heads.device.type, 128)
+        self.budget_tokens = int(_free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
+        self.waiting: deque[Row] = deque()
+        self.active: list[Row] = []
+        self.own: OwnKv | None = None
+        self.uses: list[Use] | None = None  # prefixes of the active rows, until the rows change
+        self.prefix_tokens = 0
+        self.sampler = Sampler(generation, seed, [], [], int(loaded.metrics["vocab_size"]), heads.device)
+
+    def run(self, rows: Sequence[Row]) -> Iterator[Completion]:
+        """Yield each completion as its row ends."""
+        self.waiting.extend(_in_order(rows))
+        try:
+            while self.waiting or self.active:
+                started, prefill_s = time.perf_counter(), self.stats.prefill_s
+                try:
+                    entered = self._enter()
+                    ended = self._settle(entered) if entered else self._step()
+                except (RuntimeError, MemoryError) as error:  # torch's own out-of-memory errors are RuntimeErrors
+                    ended = self._shrink(error)
+                passed = time.perf_counter() - started
+                self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
+                yield from ended
+        finally:
+            for row in (*self.active, *self.waiting):
+                self._release(row)
+            self.active, self.own, self.uses = [], None, None
+            self.stats.rows_alive = self.stats.rows_waiting = 0
+
+    # ---------------------------------------------------------------------------------------- entering
+
+    def _enter(self) -> list[tuple[Row, int]]:
+        """Let waiting rows in, if it is time and there is room; return them with their first new tokens."""
+        free = min(self.most_rows, len(self.active) + len(self.waiting)) - len(self.active)
+        few = min(max(self.most_rows // 8, 1), len(self.waiting))  # a pass for one row costs as much as one for ten
+        if not self.waiting or (self.active and free < few):
+            return []
+        started = time.perf_counter()
+        entering: list[Row] = []
+        try:
+            self._choose(entering, free)
+            if not entering:
+                return []
+            first = self._prefill(entering)
+        except BaseException:
+            self.waiting.extendleft(reversed(entering))
+            raise
+        self.stats.prefill_s += time.perf_counter() - started
+        return list(zip(entering, first, strict=True))
+
+    def _choose(self, entering: list[Row], free: int) -> None:
+        """Move rows that enter in this pass from those that wait."""
+        tokens = 0
+        while self.waiting and len(entering) < free:
+            row = self.waiting[0]
+            tokens += len(row.pending)
+            if entering and tokens > PREFILL_TOKENS.get(self.heads.device.type, 1024):
+                break
+            if (entering or self.active) and not self._fits(row, len(self.active) + len(entering) + 1):
+                break
+            self._make_prefixes(row)
+            entering.append(self.waiting.popleft())
+
+    def _fits(self, row: Row, rows: int) -> bool:
+        """Whether the budget has room for one more row, with its prefixes."""
+        new = sum(len(prefix.tokens) for prefix in (row.prefix.path if row.prefix else []) if prefix.kv is None)
+        need = max([row.need, *(other.need for other in self.active)])
+        return rows * need + self.prefix_tokens + new <= self.budget_tokens
+
+    def _make_prefixes(self, row: Row) -> None:
+        for prefix in row.prefix.path if row.prefix else []:
+            if prefix.kv is not None:
+                continue
+            count, into = len(prefix.tokens), SharedKv()
+            above = prefix.parent.path if prefix.parent else []
+            none = self._ints([0] * count)
+            what = Pass(
+                self.heads, self.kernels, None, none, none, none,
+                uses=[self._use(one, list(range(count)), count) for one in above], spans=[Span(0, count)], into=into,
+            )  # fmt: skip
+            start = prefix.length - count
+            self._forward(what, prefix.tokens, list(range(start, start + count)), [count - 1])
+            prefix.kv = into
+            self.prefix_tokens += count
+            self.stats.prefill_tokens += count
+
+    def _prefill(self, entering: list[Row]) -> list[int]:
+        """Read the own prompts of rows that enter, and return their first new tokens."""
+        now = time.perf_counter()
+        self._make_room([*self.active, *entering])
+        assert self.own is not None
+        ids, positions, slots, places, seen, last, of_row = [], [], [], [], [], [], []  # type: ignore[var-annotated]
+        spans = []
+        for number, row in enumerate(entering):
+            pending, slot, first = row.pending, len(self.active) + number, len(ids)
+            if len(pending) >= SHORT_SPAN:
+                spans.append(Span(first, first + len(pending), slot))
+            ids += pending
+            positions += range(row.shared, row.shared + len(pending))
+            slots += [slot] * len(pending)
+            places += range(len(pending))
+            seen += [0] * len(pending) if len(pending) >= SHORT_SPAN else range(1, len(pending) + 1)
+            of_row += [number] * len(pending)
+            last.append(len(ids) - 1)
+        uses = []
+        for prefix in _prefixes(entering):
+            there = [row.stands_on(prefix) for row in entering]
+            uses.append(self._use(prefix, [at for at, number in enumerate(of_row) if there[number]], len(ids)))
+        what = Pass(
+            self.heads, self.kernels, self.own, self._ints(slots), self._ints(places), self._ints(seen),
+            uses=uses, spans=spans,
+        )  # fmt: skip
+        logits = self._forward(what, ids, positions, last)
+        generators = []
+        for row in entering:
+            row.places = len(row.pending)
+            row.entered_s = row.entered_s or now
+            if self.generation.temperature > 0:
+                row.generator = row.generator or row_generator(self.seed, row.request.index)
+                generators.append(row.generator)
+        self.stats.prefill_tokens += len(ids)
+        self.stats.shared_tokens += sum(row.shared for row in entering)
+        newcomers = Sampler(
+            self.generation, self.seed, [], [], int(self.loaded.metrics["vocab_size"]), self.heads.device
+        )
+        newcomers.join([row.prompt + row.tokens for row in entering], generators)
+        tokens: list[int] = newcomers.pick(logits).tolist()
+        self.sampler.take(newcomers)
+        self.active += entering
+        self.uses = None
+        for row in entering:
+            row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
+        return tokens
+
+    def _make_room(self, rows: list[Row]) -> None:
+        """Have a slot for each row and places for what they hold now and soon."""
+        need = max(row.need for row in rows)
+        now = max(len(row.pending) for row in rows)
+        if self.own is None:
+            slots = min(self.most_rows, len(self.active) + len(self.waiting) + len(rows))
+            self.own = OwnKv(self.heads, slots, min(need, now + ROOM_TO_GROW), self.kernels)
+        if now > self.own.capacity:
+            self.own.grow(min(need, now + ROOM_TO_GROW))
+
+    # ---------------------------------------------------------------------------------------- decoding
+
+    def _step(self) -> list[Completion]:
+        """Give every active row one more token."""
+        assert self.own is not None
+        longest = max(row.places for row in self.active) + 1
+        if longest > self.own.capacity:
+            need = max(row.need for row in self.active)
+            self.own.grow(min(need, max(longest, int(self.own.capacity * 1.5))))
+        if self.uses is None:
+            self.uses = [
+                self._use(prefix, [at for at, row in enumerate(self.active) if row.stands_on(prefix)], len(self.active))
+                for prefix in _prefixes(self.active)
+            ]
+        places = [row.places for row in self.active]
+        what = Pass(
+            self.heads, self.kernels, self.own, self._ints(range(len(places))), self._ints(places),
+            self._ints([place + 1 for place in places]), uses=self.uses,
+        )  # fmt: skip
+        ids = [row.tokens[-1] for row in self.active]
+        positions = [len(row.prompt) + len(row.tokens) - 1 for row in self.active]
+        tokens: list[int] = self.sampler.pick(self._forward(what, ids, positions, None)).tolist()
+        for row in self.active:
+            row.places += 1
+        self.stats.decode_tokens += len(tokens)
+        return self._settle(list(zip(self.active, tokens, strict=True)))
+
+    def _settle(self, new: list[tuple[Row, int]]) -> list[Completion]:
+        """Note the new tokens, and let go of the rows that end with them."""
+        completions = []
+        for row, token in new:
+            row.tokens.append(token)
+            reason = self.ending.reason(row.tokens, row.limit, row.request)
+            if reason is not None:
+                completions.append(self._completion(row, reason))
+                self._leave(row)
+        self.stats.rows_alive, self.stats.rows_waiting = len(self.active), len(self.waiting)
+        return completions
+
+    def _leave(self, row: Row) -> None:
+        """Take a row out; the last one moves into its slot."""
+        assert self.own is not None
+        at, last = self.active.index(row), len(self.active) - 1
+        order = list(range(last))
+        if at != last:
+            self.own.move(last, at, self.active[last].places)
+            self.active[at] = self.active[last]
+            order[at] = last
+        self.active.pop()
+        self.sampler.keep(torch.tensor(order, dtype=torch.long, device=self.heads.device))
+        self.uses = None
+        self._release(row)
+
+    def _release(self, row: Row) -> None:
+        for prefix in row.prefix.path if row.prefix else []:
+            prefix.users -= 1
+            if prefix.users == 0 and prefix.kv is not None:
+                prefix.kv = None
+                self.prefix_tokens -= len(prefix.tokens)
+
+    def _completion(self, row: Row, reason: FinishReason, error: str | None = None) -> Completion:
+        seconds = time.perf_counter() - row.entered_s if row.entered_s else 0.0
+        return completion(row, reason, self.ending, seconds, error)
+
+    # ------------------------------------------------------------------------------------- out of memory
+
+    def _shrink(self, error: BaseException) -> list[Completion]:
+        """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise error
+        at_once = max(len(self.active), 1)
+        alone = at_once == 1 and self.most_rows == 1
+        back = [*self.active]
+        self.active, self.own, self.uses = [], None, None
+        self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
+        self.waiting.extendleft(reversed(back))
+        for row in self.waiting:
+            row.places = 0
+            for prefix in row.prefix.path if row.prefix else []:
+                prefix.kv = None
+        self.prefix_tokens = 0
+        error.__traceback__ = None  # it holds the tensors of the pass that failed
+        if self.heads.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if alone:
+            row = self.waiting.popleft()
+            self._release(row)
+            return [self._completion(row, FinishReason.error, f"out of memory with its {len(row.prompt)} tokens alone")]
+        self.most_rows = max(min(at_once, self.most_rows) // 2, 1)
+        self.stats.notes.append(f"memory ran out with {at_once} rows at once: {self.most_rows} at once from there on")
+        return []
+
+    # ------------------------------------------------------------------------------------------- passes
+
+    def _use(self, prefix: Prefix, rows: list[int], tokens: int) -> Use:
+        everyone = len(rows) == tokens
+        row_of = [-1] * tokens
+        for number, at in enumerate(rows):
+            row_of[at] = number
+        chosen = None if everyone else torch.tensor(rows, device=self.heads.device)
+        return Use(prefix.kv, chosen, self._ints(row_of), len(rows))
+
+    def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
+
+    def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
+        """Return the logits [n, V] after the tokens to keep, or after all."""
+        device = self.heads.device
+        with torch.inference_mode(), running(self.loaded.model, what):
+            output = self.loaded.model(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    """Find what rows share, and put those of one prefix together, the longest first."""
+    for row, prefix in zip(rows, share([row.prompt for row in rows]), strict=True):
+        row.prefix = prefix
+        for one in prefix.path if prefix else []:
+            one.users += 1
+    roots: dict[int, int] = {}
+    places = {id(row): tuple(roots.setdefault(id(one), len(roots)) for one in row.prefix.path) if row.prefix else ()
+              for row in rows}  # fmt: skip
+    return sorted(rows, key=lambda row: (places[id(row)], -row.need))
+
+
+def _prefixes(rows: Sequence[Row]) -> list[Prefix]:
+    """The prefixes that these rows stand on, each once."""
+    return list(dict.fromkeys(prefix for row in rows if row.prefix for prefix in row.prefix.path))
+
+
+def _fit_kernels(heads: Heads) -> bool:
+    return heads.device.type == "cpu" and native.fits(heads.dtype, heads.group, heads.dim)
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return float(free)
+    return machine.available_mib() * machine.MIB
