@@ -76,6 +76,14 @@ class Progress:
             line = "  ".join(f"{key} {value}" for key, value in news.items())
             self._bar.update(self._id, advance=step, **({"news": line} if news else {}))
 
+    def show(self, done: float, **news: str) -> None:
+        """Show how far it is, parts of a step included, without counting a step."""
+        self._done = done
+        self._report(news)
+        if self._bar is not None:
+            line = "  ".join(f"{key} {value}" for key, value in news.items())
+            self._bar.update(self._id, completed=done, news=line)
+
     def say(self, what: str) -> None:
         """Change what the bar says is going on."""
         self.what = what

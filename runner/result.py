@@ -9,11 +9,12 @@ from typing import Any
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: its own end or a stop string, the token limit, or an error."""
+    """Why a completion ended: its own end or a stop string, the token limit, an error, or who asked had enough."""
 
     stop = "stop"
     length = "length"
     error = "error"
+    cancelled = "cancelled"
 
 
 class Verdict(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from runner.config import RunnerConfig, StubConfig
-from runner.engine.base import Completion, Engine, EngineReport, EngineStats, Request
+from runner.engine.base import Completion, Engine, EngineReport, EngineStats, Request, Watch
 from runner.engine.shelf import Shelf
 
 
@@ -35,9 +35,11 @@ class LazyEngine:
         """Pass the question on."""
         return self._real.encode(request)
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
+    ) -> Iterator[Completion]:
         """Pass the requests on."""
-        return self._real.complete(requests, batch_size)
+        return self._real.complete(requests, batch_size, watch)
 
     def close(self) -> None:
         """Let go of the weights, if there are any."""

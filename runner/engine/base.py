@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -41,6 +41,15 @@ class Request:
     max_new_tokens: int | None = None  # None: the generation group's
     ignore_eos: bool = False  # benchmarks: go on to max_new_tokens whatever comes
     branches: tuple[str, ...] = ()
+    keep: bool = False  # a later prompt will go on from this one and its answer: what was computed is kept for it
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a caller wants to hear while completions are on their way."""
+
+    text: Callable[[int, str], bool] | None = None  # index and new text; the answer False ends that completion
+    step: Callable[[], None] | None = None  # after each pass; the engine's stats say how far it is
 
 
 @dataclass
@@ -74,6 +83,7 @@ class EngineStats:
     decode_s: float = 0.0
     rows_alive: int = 0  # now, as rows_waiting
     rows_waiting: int = 0
+    under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
@@ -116,8 +126,13 @@ class Engine(Protocol):
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         ...
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
-        """Yield one completion a request as each is ready; batch_size None = the generation group's."""
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
+    ) -> Iterator[Completion]:
+        """Yield one completion a request as each is ready; batch_size None = the generation group's.
+
+        Who closes the iterator early cancels what is on its way.
+        """
         ...
 
     def close(self) -> None:

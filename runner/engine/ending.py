@@ -37,6 +37,17 @@ class Ending:
         cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         return text[: min(cuts)] if cuts else text
 
+    def fresh(self, tokens: Sequence[int], request: Request, sent: str) -> str:
+        """Return the text that has come since, as far as no later token can change or cut it."""
+        text = self.said(tokens, request)
+        sure = len(text.rstrip("\ufffd"))  # the beginning of a character
+        for stop in request.stop:
+            for size in range(min(len(stop) - 1, sure), 0, -1):
+                if text[:sure].endswith(stop[:size]):
+                    sure -= size
+                    break
+        return text[len(sent) : sure]
+
     def _may_complete(self, stop: str, token: int) -> bool:
         """Whether a token's text holds the stop text's last character: most do not, and need no closer look."""
         key = stop[-1], token

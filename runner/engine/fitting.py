@@ -88,8 +88,7 @@ def _trial_ids(loaded: Loaded) -> torch.Tensor:
 
 def _through_stream(model: Any, heads: Heads, ids: torch.Tensor) -> torch.Tensor:
     """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
-    fits = heads.device.type == "cpu" and native.fits(heads.dtype, heads.group, heads.dim)
-    kernels = native.kernels() if fits else None
+    kernels = native.for_heads(heads)
     own, shared = OwnKv(heads, 1, SUFFIX + 1, kernels), SharedKv()
 
     def ints(numbers: Any) -> torch.Tensor:

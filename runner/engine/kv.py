@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass, field
 
 import torch
@@ -45,8 +47,12 @@ class OwnKv:
     def _empty(self, capacity: int) -> torch.Tensor:
         heads = self.heads
         shape = (self.slots, heads.kv_heads, capacity, heads.dim)
-        # on a CPU a page costs nothing until it is written; zeros, because a masked key must still be a number
-        return torch.zeros(shape, dtype=heads.dtype, device=heads.device)
+        # zeros, because a masked key must still be a number
+        if heads.device.type != "cpu":
+            return torch.zeros(shape, dtype=heads.dtype, device=heads.device)
+        # pages of its own, which cost nothing until they are written, and go back when the store does
+        pages = mmap.mmap(-1, math.prod(shape) * heads.dtype.itemsize)
+        return torch.frombuffer(pages, dtype=heads.dtype).view(shape)
 
     def grow(self, capacity: int) -> None:
         """Make room for more places a slot, a layer at a time."""
@@ -81,12 +87,18 @@ class OwnKv:
 
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row."""
-        keys, values = self.keys[layer][slot], self.values[layer][slot, :, :places]
+        keys, values = self.keys[layer][slot], self.values[layer][slot]
         if self.kernels is not None:
-            heads = self.heads
-            blocks = keys.view(heads.kv_heads, self.capacity // native.LANES, heads.dim, native.LANES)
-            keys = blocks.transpose(2, 3).reshape(heads.kv_heads, self.capacity, heads.dim)
-        return keys[:, :places], values
+            keys, values = self._unpack(keys, values)
+        return keys[:, :places], values[:, :places]
+
+    def _unpack(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a slot [KVH, place, D] from the order of the kernels, which attention.c describes."""
+        kv_heads, dim, blocks = self.heads.kv_heads, self.heads.dim, self.capacity // native.LANES
+        pair = 2 if self.heads.dtype == torch.bfloat16 else 1
+        keys = keys.view(kv_heads, blocks, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
+        values = values.view(kv_heads, self.capacity // pair, dim, pair).transpose(2, 3)
+        return keys.reshape(kv_heads, -1, dim), values.reshape(kv_heads, -1, dim)
 
 
 def _rounded(places: int) -> int:

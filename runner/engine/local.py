@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from runner.config import Attention, RunnerConfig
-from runner.engine import branches, plain
-from runner.engine.base import Completion, EngineReport, EngineStats, Request, prompt_sha256
+from runner.engine import branches, native, plain
+from runner.engine.base import Completion, EngineReport, EngineStats, Request, Watch, prompt_sha256
 from runner.engine.ending import Ending
+from runner.engine.exchange import Exchange
 from runner.engine.fitting import Unfit, heads_of
+from runner.engine.kept import Kept
 from runner.engine.kv import Heads
 from runner.engine.rows import Row, completion, encode, stop_tokens
 from runner.engine.shelf import Shelf
@@ -32,6 +34,9 @@ class LocalEngine:
         self._loaded: Loaded | None = None
         self._ending: Ending | None = None
         self._heads: Heads | None = None
+        self._longest = 0  # row that the heads were tried for
+        self._exchange: Exchange | None = None
+        self._kept = Kept()
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
@@ -40,9 +45,12 @@ class LocalEngine:
 
     def close(self) -> None:
         """Take the adapter off; let go of the base, unless it was put on a shelf for the next job."""
+        if self._exchange is not None:
+            self._exchange.restore()
+        self._kept.clear()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._own_shelf):
             self._shelf.clear()
-        self._loaded = self._heads = self._ending = None
+        self._loaded = self._heads = self._ending = self._exchange = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -50,7 +58,9 @@ class LocalEngine:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         return encode(self._model().tokenizer, request, self.config.model.name)
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
+    ) -> Iterator[Completion]:
         """Yield each completion as its row ends."""
         loaded = self._model()
         ending = self._ending = self._ending or Ending(loaded.tokenizer)
@@ -61,8 +71,8 @@ class LocalEngine:
                 yield branches.complete(loaded, request, self.config, self.stats, self.encode, ending)
                 continue
             row = self._row(loaded, request)
-            if row.limit < 1:
-                yield completion(row, FinishReason.error, ending, 0.0, _too_long(row, loaded))
+            if row.limit < 1 or not row.prompt:
+                yield completion(row, FinishReason.error, ending, 0.0, _why_not(row, loaded))
             else:
                 rows.append(row)
         if not rows:
@@ -70,23 +80,27 @@ class LocalEngine:
         size = batch_size or self.config.generation.batch_size
         heads = self._stream_for(loaded, max(len(row.prompt) + row.limit for row in rows))
         if heads is None:
-            yield from plain.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending)
+            yield from plain.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending, watch)
         else:
             generation, seed = self.config.generation, self.config.seed
-            yield from Stream(loaded, heads, generation, seed, self.stats, ending, size).run(rows)
+            yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, watch, self._kept).run(rows)
 
     def _stream_for(self, loaded: Loaded, longest: int) -> Heads | None:
         """Return the heads that a stream needs; None when decoding must be plain, which a note says."""
         wanted = self.config.model.attention
         if wanted is not Attention.auto:
             return None  # who names an attention gets that one
+        if self._heads is not None and longest <= self._longest:
+            return self._heads
         try:
-            self._heads = self._heads or heads_of(loaded, longest)
+            self._heads, self._longest = heads_of(loaded, longest), longest
         except Unfit as reason:
             note = f"decoding goes batch by batch, which is slower: {reason}"
             if note not in self.stats.notes:
                 self.stats.notes.append(note)
             return None
+        if self._exchange is None and loaded.device.type == "cpu":
+            self._exchange = Exchange(loaded.model, native.for_heads(self._heads))
         return self._heads
 
     def _model(self) -> Loaded:
@@ -108,6 +122,8 @@ class LocalEngine:
         return Row(request, ids, prompt_sha256(text), limit)
 
 
-def _too_long(row: Row, loaded: Loaded) -> str:
+def _why_not(row: Row, loaded: Loaded) -> str:
+    if not row.prompt:
+        return "the prompt has no tokens, so there is nothing to go on from"
     room = int(loaded.metrics["max_positions"])
     return f"the prompt has {len(row.prompt)} tokens, the model has room for {room}"

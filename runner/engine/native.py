@@ -16,14 +16,16 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from runner.engine.kv import Heads
 
 log = logging.getLogger(__name__)
 
 LANES = 16  # keys lie in blocks of this many places
-MAX_PARTS = 8
 MAX_GROUP = 16
 MAX_DIM = 256
 SOURCES = ("attention.c", "attention_body.h")
@@ -35,6 +37,7 @@ _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, 
 _SIGNATURES: dict[str, list[Any]] = {
     "softmax": [_PTR, _INT, _INT, _PTR, _FLOAT, _PTR, _PTR, _THREADS],
     "store": [_PTR] * 4 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
+    "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "attend": [_PTR] * 3 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
 }
 
@@ -55,11 +58,6 @@ class Kernels:
         self._functions[name, dtype](*arguments, torch.get_num_threads())
 
 
-def fits(dtype: torch.dtype, group: int, dim: int) -> bool:
-    """Whether the kernels are made for such heads."""
-    return dtype in FORMATS and group <= MAX_GROUP and dim <= MAX_DIM and dim % LANES == 0
-
-
 @cache
 def kernels() -> Kernels | None:
     """Return the kernels, built if need be; None where they cannot be had, and the log says why."""
@@ -75,6 +73,12 @@ def kernels() -> Kernels | None:
         reason = getattr(error, "stderr", None) or error
         log.warning("attention.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
         return None
+
+
+def for_heads(heads: Heads) -> Kernels | None:
+    """Return the kernels where they are made for such heads on such a device, and can be had."""
+    made = heads.dtype in FORMATS and heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
+    return kernels() if made and heads.device.type == "cpu" else None
 
 
 def _build(compiler: str) -> Path:

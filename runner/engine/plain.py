@@ -13,24 +13,30 @@ from typing import Any
 import torch
 
 from runner.config import RunnerConfig
-from runner.engine.base import Completion, EngineStats
+from runner.engine.base import Completion, EngineStats, Watch
 from runner.engine.ending import Ending
-from runner.engine.rows import Row, completion
+from runner.engine.rows import Row, completion, tell
 from runner.engine.sampling import Sampler
 from runner.model.load import Loaded
 
 
 def decode(
-    loaded: Loaded, config: RunnerConfig, rows: list[Row], size: int, stats: EngineStats, ending: Ending
+    loaded: Loaded,
+    config: RunnerConfig,
+    rows: list[Row],
+    size: int,
+    stats: EngineStats,
+    ending: Ending,
+    watch: Watch | None = None,
 ) -> Iterator[Completion]:
     """Yield each completion as its row ends; rows go through in batches of a size, the longest prompts first."""
     rows = sorted(rows, key=lambda row: len(row.prompt), reverse=True)
     for start in range(0, len(rows), size):
-        yield from _batch(loaded, config, rows[start : start + size], stats, ending)
+        yield from _batch(loaded, config, rows[start : start + size], stats, ending, watch)
 
 
 def _batch(
-    loaded: Loaded, config: RunnerConfig, rows: list[Row], stats: EngineStats, ending: Ending
+    loaded: Loaded, config: RunnerConfig, rows: list[Row], stats: EngineStats, ending: Ending, watch: Watch | None
 ) -> Iterator[Completion]:
     from transformers import DynamicCache
 
@@ -58,10 +64,12 @@ def _batch(
         for at in alive:
             rows[at].tokens.append(chosen[at])
             row = rows[at]
-            reason = ending.reason(row.tokens, row.limit, row.request)
+            reason = tell(row, ending, watch, ending.reason(row.tokens, row.limit, row.request))
             if reason is not None:
                 completions.append((at, completion(row, reason, ending, busy_s)))
         stats.decode_s += time.perf_counter() - started
+        if watch is not None and watch.step is not None:
+            watch.step()
         yield from (completion for _, completion in completions)
         ended = {at for at, _ in completions}
         alive = [at for at in alive if at not in ended]

@@ -41,7 +41,7 @@ def share(prompts: Sequence[Sequence[int]]) -> list[Prefix | None]:
         if len(rows) < 2 or depth == DEEPEST:
             return
         # rows are sorted: what the first and the last have in common, all have; a prompt's last token is its own
-        end = min(_common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
+        end = min(common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
         own = end - start
         if own >= LEAST_TOKENS and own * (len(rows) - 1) >= LEAST_SAVED:
             parent = Prefix(list(prompts[rows[0]][start:end]), parent)
@@ -64,7 +64,8 @@ def _branches(prompts: Sequence[Sequence[int]], rows: list[int], at: int) -> Ite
         yield list(group)
 
 
-def _common(first: Sequence[int], last: Sequence[int], start: int) -> int:
+def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
+    """Return up to which token two prompts agree, that they agree before `start` being known."""
     end = start
     for one, other in zip(first[start:], last[start:], strict=False):
         if one != other:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from runner.engine.base import Completion, Message, Request
+from runner.engine.base import Completion, Message, Request, Watch
 from runner.engine.ending import Ending
 from runner.engine.prefixes import Prefix
 from runner.errors import ConfigError
@@ -31,6 +31,7 @@ class Row:
     prefix: Prefix | None = None
     generator: torch.Generator | None = None
     places: int = 0  # of its own in the store of a stream
+    sent: str = ""  # text that who asked has heard
 
     @property
     def shared(self) -> int:
@@ -79,6 +80,20 @@ def stop_tokens(loaded: Loaded) -> frozenset[int]:
     declared = getattr(loaded.model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [loaded.tokenizer.eos_token_id, *several] if token is not None)
+
+
+def tell(row: Row, ending: Ending, watch: Watch | None, reason: FinishReason | None) -> FinishReason | None:
+    """Let who asked hear the new text of a row; return why the row ends, which may now be that they had enough."""
+    if watch is None or watch.text is None:
+        return reason
+    if reason is None:
+        text = ending.fresh(row.tokens, row.request, row.sent)
+    else:
+        text = ending.said(row.tokens, row.request)[len(row.sent) :]
+    row.sent += text
+    if text and not watch.text(row.request.index, text) and reason is None:
+        return FinishReason.cancelled
+    return reason
 
 
 def completion(row: Row, reason: FinishReason, ending: Ending, seconds: float, error: str | None = None) -> Completion:

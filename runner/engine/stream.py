@@ -8,6 +8,7 @@ tokens that they have.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,12 @@ from runner import machine
 from runner.config import GenerationConfig
 from runner.engine import native
 from runner.engine.attention import Pass, Span, Use, running
-from runner.engine.base import Completion, EngineStats
+from runner.engine.base import Completion, EngineStats, Watch
 from runner.engine.ending import Ending
+from runner.engine.kept import Kept
 from runner.engine.kv import Heads, OwnKv, SharedKv
 from runner.engine.prefixes import Prefix, share
-from runner.engine.rows import Row, completion
+from runner.engine.rows import Row, completion, tell
 from runner.engine.sampling import Sampler, row_generator
 from runner.model.load import Loaded
 from runner.result import FinishReason
@@ -47,10 +49,12 @@ class Stream:
         stats: EngineStats,
         ending: Ending,
         most_rows: int | None = None,
+        watch: Watch | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
-        self.stats, self.ending = stats, ending
-        self.kernels = native.kernels() if _fit_kernels(heads) else None
+        self.stats, self.ending, self.watch, self.kept = stats, ending, watch, kept or Kept()
+        self.kernels = native.for_heads(heads)
         self.most_rows = most_rows or generation.batch_size or MOST_ROWS.get(heads.device.type, 128)
         self.budget_tokens = int(_free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
         self.waiting: deque[Row] = deque()
@@ -58,10 +62,15 @@ class Stream:
         self.own: OwnKv | None = None
         self.uses: list[Use] | None = None  # prefixes of the active rows, until the rows change
         self.prefix_tokens = 0
+        self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
+        self.ended_rows = self.ended_tokens = 0
         self.sampler = Sampler(generation, seed, [], [], int(loaded.metrics["vocab_size"]), heads.device)
 
     def run(self, rows: Sequence[Row]) -> Iterator[Completion]:
         """Yield each completion as its row ends."""
+        for row in rows:
+            row.prefix = self.kept.find(row.prompt)
+            self.prefix_tokens += row.shared
         self.waiting.extend(_in_order(rows))
         try:
             while self.waiting or self.active:
@@ -69,23 +78,30 @@ class Stream:
                 try:
                     entered = self._enter()
                     ended = self._settle(entered) if entered else self._step()
-                except (RuntimeError, MemoryError) as error:  # torch's own out-of-memory errors are RuntimeErrors
+                except (
+                    RuntimeError,
+                    MemoryError,
+                    OSError,
+                ) as error:  # torch's own are RuntimeErrors, mmap's an OSError
                     ended = self._shrink(error)
                 passed = time.perf_counter() - started
                 self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
+                self._tell_progress(ended)
                 yield from ended
         finally:
             for row in (*self.active, *self.waiting):
                 self._release(row)
             self.active, self.own, self.uses = [], None, None
             self.stats.rows_alive = self.stats.rows_waiting = 0
+            self.stats.under_way = 0.0
 
     # ---------------------------------------------------------------------------------------- entering
 
     def _enter(self) -> list[tuple[Row, int]]:
         """Let waiting rows in, if it is time and there is room; return them with their first new tokens."""
-        free = min(self.most_rows, len(self.active) + len(self.waiting)) - len(self.active)
-        few = min(max(self.most_rows // 8, 1), len(self.waiting))  # a pass for one row costs as much as one for ten
+        most = self.most_rows if self.own is None else min(self.most_rows, self.own.slots)
+        free = min(most, len(self.active) + len(self.waiting)) - len(self.active)
+        few = min(max(most // 8, 1), len(self.waiting))  # a pass for one row costs as much as one for ten
         if not self.waiting or (self.active and free < few):
             return []
         started = time.perf_counter()
@@ -96,6 +112,7 @@ class Stream:
                 return []
             first = self._prefill(entering)
         except BaseException:
+            self.at_once = len(self.active) + len(entering)
             self.waiting.extendleft(reversed(entering))
             raise
         self.stats.prefill_s += time.perf_counter() - started
@@ -109,16 +126,16 @@ class Stream:
             tokens += len(row.pending)
             if entering and tokens > PREFILL_TOKENS.get(self.heads.device.type, 1024):
                 break
-            if (entering or self.active) and not self._fits(row, len(self.active) + len(entering) + 1):
+            if (entering or self.active) and not self._fits(row, entering):
                 break
             self._make_prefixes(row)
             entering.append(self.waiting.popleft())
 
-    def _fits(self, row: Row, rows: int) -> bool:
+    def _fits(self, row: Row, entering: list[Row]) -> bool:
         """Whether the budget has room for one more row, with its prefixes."""
         new = sum(len(prefix.tokens) for prefix in (row.prefix.path if row.prefix else []) if prefix.kv is None)
-        need = max([row.need, *(other.need for other in self.active)])
-        return rows * need + self.prefix_tokens + new <= self.budget_tokens
+        rows = [*self.active, *entering, row]
+        return len(rows) * max(one.need for one in rows) + self.prefix_tokens + new <= self.budget_tokens
 
     def _make_prefixes(self, row: Row) -> None:
         for prefix in row.prefix.path if row.prefix else []:
@@ -190,7 +207,7 @@ class Stream:
         need = max(row.need for row in rows)
         now = max(len(row.pending) for row in rows)
         if self.own is None:
-            slots = min(self.most_rows, len(self.active) + len(self.waiting) + len(rows))
+            slots = min(self.most_rows, len(self.waiting) + len(rows), max(self.budget_tokens // need, len(rows)))
             self.own = OwnKv(self.heads, slots, min(need, now + ROOM_TO_GROW), self.kernels)
         if now > self.own.capacity:
             self.own.grow(min(need, now + ROOM_TO_GROW))
@@ -199,6 +216,7 @@ class Stream:
 
     def _step(self) -> list[Completion]:
         """Give every active row one more token."""
+        self.at_once = len(self.active)
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
         if longest > self.own.capacity:
@@ -225,18 +243,42 @@ class Stream:
     def _settle(self, new: list[tuple[Row, int]]) -> list[Completion]:
         """Note the new tokens, and let go of the rows that end with them."""
         completions = []
+        ended: list[Row] = []
+        problem = None
         for row, token in new:
             row.tokens.append(token)
-            reason = self.ending.reason(row.tokens, row.limit, row.request)
+            reason = tell(row, self.ending, self.watch, self.ending.reason(row.tokens, row.limit, row.request))
             if reason is not None:
                 completions.append(self._completion(row, reason))
+                ended.append(row)
+        try:
+            for row in ended:
                 self._leave(row)
-        self.stats.rows_alive, self.stats.rows_waiting = len(self.active), len(self.waiting)
+        except (RuntimeError, MemoryError, OSError) as error:  # nothing of those that have ended may get lost
+            problem = error
+            self.active = [row for row in self.active if row not in ended]
+        for row in ended:
+            self._release(row)
+        if problem is not None:
+            completions += self._shrink(problem)
         return completions
+
+    def _tell_progress(self, ended: list[Completion]) -> None:
+        """Say how far the rows are, taking those that go on to become as long as those that ended."""
+        self.ended_rows += len(ended)
+        self.ended_tokens += sum(len(completion.token_ids) for completion in ended)
+        usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
+        stats = self.stats
+        stats.rows_alive, stats.rows_waiting = len(self.active), len(self.waiting)
+        stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
+        if self.watch is not None and self.watch.step is not None:
+            self.watch.step()
 
     def _leave(self, row: Row) -> None:
         """Take a row out; the last one moves into its slot."""
         assert self.own is not None
+        if row.request.keep:
+            self._keep(row)
         at, last = self.active.index(row), len(self.active) - 1
         order = list(range(last))
         if at != last:
@@ -246,7 +288,17 @@ class Stream:
         self.active.pop()
         self.sampler.keep(torch.tensor(order, dtype=torch.long, device=self.heads.device))
         self.uses = None
-        self._release(row)
+
+    def _keep(self, row: Row) -> None:
+        """Keep what was computed for a row; its last token has not been through the model."""
+        assert self.own is not None
+        slot, above = self.active.index(row), row.prefix.path if row.prefix else []
+        kv = SharedKv()
+        for layer in range(self.heads.layers):
+            keys, values = self.own.read(layer, slot, row.places)
+            kv.keys.append(torch.cat([*(prefix.kv.keys[layer] for prefix in above), keys], dim=1))
+            kv.values.append(torch.cat([*(prefix.kv.values[layer] for prefix in above), values], dim=1))
+        self.kept.add((row.prompt + row.tokens)[: kv.keys[0].shape[1]], kv, self.budget_tokens)
 
     def _release(self, row: Row) -> None:
         for prefix in row.prefix.path if row.prefix else []:
@@ -265,8 +317,8 @@ class Stream:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise error
-        at_once = max(len(self.active), 1)
-        alone = at_once == 1 and self.most_rows == 1
+        at_once = self.at_once
+        alone = at_once <= 1 and self.most_rows == 1
         back = [*self.active]
         self.active, self.own, self.uses = [], None, None
         self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
@@ -283,8 +335,9 @@ class Stream:
             row = self.waiting.popleft()
             self._release(row)
             return [self._completion(row, FinishReason.error, f"out of memory with its {len(row.prompt)} tokens alone")]
-        self.most_rows = max(min(at_once, self.most_rows) // 2, 1)
-        self.stats.notes.append(f"memory ran out with {at_once} rows at once: {self.most_rows} at once from there on")
+        self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
+        when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
+        self.stats.notes.append(f"memory ran out {when}: {self.most_rows} at once from there on")
         return []
 
     # ------------------------------------------------------------------------------------------- passes
@@ -316,9 +369,11 @@ class Stream:
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:
     """Find what rows share, and put those of one prefix together, the longest first."""
-    for row, prefix in zip(rows, share([row.prompt for row in rows]), strict=True):
+    new = [row for row in rows if row.prefix is None]  # the others go on from a conversation
+    for row, prefix in zip(new, share([row.prompt for row in new]), strict=True):
         row.prefix = prefix
-        for one in prefix.path if prefix else []:
+    for row in rows:
+        for one in row.prefix.path if row.prefix else []:
             one.users += 1
     roots: dict[int, int] = {}
     places = {id(row): tuple(roots.setdefault(id(one), len(roots)) for one in row.prefix.path) if row.prefix else ()
@@ -329,10 +384,6 @@ def _in_order(rows: Sequence[Row]) -> list[Row]:
 def _prefixes(rows: Sequence[Row]) -> list[Prefix]:
     """The prefixes that these rows stand on, each once."""
     return list(dict.fromkeys(prefix for row in rows if row.prefix for prefix in row.prefix.path))
-
-
-def _fit_kernels(heads: Heads) -> bool:
-    return heads.device.type == "cpu" and native.fits(heads.dtype, heads.group, heads.dim)
 
 
 def _free_bytes(device: torch.device) -> float:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from runner.config import RunnerConfig, StubConfig
-from runner.engine.base import Completion, EngineReport, EngineStats, Message, Prompt, Request, prompt_sha256
+from runner.engine.base import Completion, EngineReport, EngineStats, Message, Prompt, Request, Watch, prompt_sha256
 from runner.result import BranchText, FinishReason
 
 HEAD_CHARACTERS = 120
@@ -34,7 +34,9 @@ class StubEngine:
         prompt = _plain(request.prompt)
         return prompt, list(range(len(prompt.split())))
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
+    ) -> Iterator[Completion]:
         """Echo the head of each prompt; a word counts as a token."""
         for request in requests:
             started = time.perf_counter()
@@ -49,6 +51,10 @@ class StubEngine:
             self.stats.decode_tokens += sum(len(answer.token_ids) - 1 for answer in answers)
             self.stats.prefill_s += seconds / 2
             self.stats.decode_s += seconds / 2
+            if watch is not None and watch.text is not None and not request.branches:
+                watch.text(request.index, answers[0].text)
+            if watch is not None and watch.step is not None:
+                watch.step()
             yield Completion(
                 index=request.index,
                 text="" if request.branches else answers[0].text,

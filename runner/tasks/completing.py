@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runner.engine.base import Completion, Engine, Request
+from runner.engine.base import Completion, Engine, Request, Watch
 from runner.errors import JobFailed
 from runner.jobs import Recorder
 from runner.machine import peak_rss_mib, reset_peak
@@ -53,16 +53,29 @@ def complete_missing(
         with recorder.progress(len(requests), "loading") as bar:
             report = engine.load()
             bar.say(what)
-            bar.advance(reused)
-            for completion in engine.complete(todo):
+            ended = reused
+            last_news: dict[str, str] = {}
+
+            def show() -> None:
+                stats = engine.stats
+                rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
+                speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_s else ""
+                live = {key: value for key, value in (("decode", speed), ("rows", rows)) if value}
+                bar.show(ended + stats.under_way, **last_news, **live)
+
+            show()
+            for completion in engine.complete(todo, watch=Watch(step=show)):
                 sample = to_sample(completion)
                 recorder.sample(sample)
-                bar.advance(1, **news(sample), decode=f"{engine.stats.decode_tok_per_s:,.0f} tok/s")
+                ended += 1
+                last_news = news(sample)
+                show()
         done.facts = report.facts
-        done.notes += report.notes
+        done.notes += report.notes + engine.stats.notes
         done.metrics = report.metrics | {
             "prefill_tok_per_s": engine.stats.prefill_tok_per_s,
             "decode_tok_per_s": engine.stats.decode_tok_per_s,
+            "shared_prompt_tokens": engine.stats.shared_tokens,
             "peak_rss_mib": peak_rss_mib(),
         }
     done.samples = [recorder.done[request.index] for request in requests]

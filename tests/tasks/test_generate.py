@@ -248,7 +248,9 @@ class Counting:
     def load(self) -> EngineReport:
         return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: object = None
+    ) -> Iterator[Completion]:
         for request in reversed(requests):
             self.asked.append(request.index)
             bad = request.prompt == "fail"

@@ -74,7 +74,9 @@ class Scripted:
     def load(self) -> EngineReport:
         return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: object = None
+    ) -> Iterator[Completion]:
         for request in reversed(requests):
             self.asked.append(request)
             text, reason = self.answers[request.index]

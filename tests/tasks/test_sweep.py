@@ -51,7 +51,9 @@ class Spy(StubEngine):
         report.metrics["max_positions"] = 100.0
         return report
 
-    def complete(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Completion]:
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: object = None
+    ) -> Iterator[Completion]:
         assert batch_size == len(requests)
         assert all(isinstance(request.prompt, tuple) for request in requests)
         self.calls.append((batch_size, len(requests[0].prompt)))
