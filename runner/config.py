@@ -351,7 +351,7 @@ class GenerationConfig:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
-    batch_size: int = 64
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check(self.max_new_tokens >= 1, "generation.max_new_tokens", self.max_new_tokens, "must be 1 or more")
@@ -364,7 +364,8 @@ class GenerationConfig:
             self.repetition_penalty,
             "must lie in 0.1..10 (1 = off)",
         )
-        check(self.batch_size >= 1, "generation.batch_size", self.batch_size, "must be 1 or more")
+        size = self.batch_size
+        check(size is None or size >= 1, "generation.batch_size", size, "must be 1 or more, or null for what fits")
         if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
             raise ConfigError(
                 f"generation.temperature=0 is greedy, so generation.top_p={self.top_p} and "

@@ -18,6 +18,7 @@ class Message:
     content: str
 
 
+MEMORY_RAN_OUT = "memory ran out"  # so begins the note of an engine that has gone on with fewer rows at once
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
 
 

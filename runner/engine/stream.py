@@ -19,7 +19,7 @@ from runner import machine
 from runner.config import GenerationConfig
 from runner.engine import native
 from runner.engine.attention import Pass, Span, Use, running
-from runner.engine.base import Completion, EngineStats, Watch
+from runner.engine.base import MEMORY_RAN_OUT, Completion, EngineStats, Watch
 from runner.engine.ending import Ending
 from runner.engine.kept import Kept
 from runner.engine.kv import Heads, OwnKv, SharedKv
@@ -106,13 +106,14 @@ class Stream:
             return []
         started = time.perf_counter()
         entering: list[Row] = []
+        self.at_once = len(self.active)
         try:
             self._choose(entering, free)
             if not entering:
                 return []
+            self.at_once += len(entering)
             first = self._prefill(entering)
         except BaseException:
-            self.at_once = len(self.active) + len(entering)
             self.waiting.extendleft(reversed(entering))
             raise
         self.stats.prefill_s += time.perf_counter() - started
@@ -337,7 +338,7 @@ class Stream:
             return [self._completion(row, FinishReason.error, f"out of memory with its {len(row.prompt)} tokens alone")]
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
         when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
-        self.stats.notes.append(f"memory ran out {when}: {self.most_rows} at once from there on")
+        self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} at once from there on")
         return []
 
     # ------------------------------------------------------------------------------------------- passes

@@ -104,7 +104,8 @@ def predict(config: RunnerConfig) -> Footprint | None:
             return footprint.predict(config, task.batch_size, task.prompt_tokens, task.new_tokens)
         case SweepConfig():
             return footprint.predict(config, min(task.batch_sizes), min(task.prompt_tokens), task.new_tokens)
-    return footprint.predict(config, generation.batch_size, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
+    rows = generation.batch_size or 1  # when the engine is to choose, it takes what fits
+    return footprint.predict(config, rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
 
 
 def judge_memory(config: RunnerConfig, predicted: Footprint, rooms_mib: Mapping[str, float]) -> list[str]:

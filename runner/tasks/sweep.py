@@ -16,7 +16,7 @@ from typing import Any
 
 from runner import machine
 from runner.config import RunnerConfig, SweepConfig
-from runner.engine.base import Engine, EngineReport
+from runner.engine.base import MEMORY_RAN_OUT, Engine, EngineReport
 from runner.engine.synthetic import check_room, synthetic_requests
 from runner.errors import JobFailed, cannot_write
 from runner.jobs import Recorder
@@ -97,7 +97,9 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
         raise cannot_write(log, error) from error
     if all(cell.note for cell in cells):
         raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
-    return summarize(cells, report, load_s)
+    result = summarize(cells, report, load_s)
+    result.notes += [note for note in engine.stats.notes if not note.startswith(MEMORY_RAN_OUT)]  # cells say those
+    return result
 
 
 def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int) -> Repeat | None:
@@ -114,7 +116,7 @@ def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: C
     )
     if number == 0:
         machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
-    before = replace(engine.stats)
+    before, said = replace(engine.stats), len(engine.stats.notes)
     started = time.perf_counter()
     try:
         completions = list(engine.complete(requests, batch_size=cell.batch_size))
@@ -126,6 +128,7 @@ def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: C
         return None
     seconds = time.perf_counter() - started
     failed = [completion.error for completion in completions if completion.error]
+    failed += [note for note in engine.stats.notes[said:] if note.startswith(MEMORY_RAN_OUT)]  # a smaller batch, then
     if failed:
         cell.note = failed[0]
         cell.repeats.clear()

@@ -33,8 +33,8 @@ if os.environ.get("FAULTS"):
         begin(self, config)
         self.fault = faults.get(str(config.seed))
 
-    def break_down(self, requests, batch_size=None):
-        for done, completion in enumerate(complete(self, requests, batch_size)):
+    def break_down(self, requests, batch_size=None, watch=None):
+        for done, completion in enumerate(complete(self, requests, batch_size, watch)):
             if done == 1 and self.fault:
                 print(f"last words before {self.fault}", file=sys.stderr, flush=True)
                 match self.fault:
