@@ -7,7 +7,7 @@ from collections.abc import Mapping
 FACTS = ("architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads")
 METRICS = ("parameters", "weight_mib", "quantized_modules", "unquantized_linears", "lora_modules", "rope_pairs",
            "rope_pairs_patched", "load_s", "load_peak_rss_mib", "load_rss_mib")  # fmt: skip
-SHOWN = {*FACTS, "load_s", "weight_mib"}  # what these lines say, so that no table says it again
+SHOWN = {*FACTS, "decoding", "load_s", "weight_mib"}  # what these lines say, so that no table says it again
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
@@ -18,6 +18,7 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     patched = "" if metrics["rope_pairs_patched"] else f" · {metrics['rope_pairs']:.0f} pairs, none patched"
     alone = "" if metrics["quantized_modules"] == 0 else f" · left alone: {facts['left_alone']}"
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
+    decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
     load = (
         f"{metrics['load_s']:.2f} s · peak {metrics['load_peak_rss_mib']:,.0f} MiB, "
         f"then {metrics['load_rss_mib']:,.0f} MiB resident"
@@ -30,7 +31,7 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
         "quantized": f"{facts['quantized']}{alone}{checkpoint}",
         "lora": facts["lora"],
         "rope": f"{facts['rope']}{patched}",
-        "runs on": f"{facts['device']} · {threads} · attention {facts['attention']}",
+        "runs on": f"{facts['device']} · {threads} · attention {facts['attention']}{decoding}",
         "load": load,
     }
 

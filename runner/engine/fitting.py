@@ -23,13 +23,18 @@ class Unfit(Exception):
     """Why a model cannot be served by the stream."""
 
 
-def heads_of(loaded: Loaded, longest: int) -> Heads:
-    """Return the shape of the model's attention; Unfit when the stream would not give the model's own answers."""
-    model = loaded.model
-    settings = model.config.get_text_config()
+def check_length(loaded: Loaded, longest: int) -> None:
+    """Raise Unfit when a row may become so long that the model would no longer see its beginning."""
+    settings = loaded.model.config.get_text_config()
     window = getattr(settings, "sliding_window", None) if getattr(settings, "use_sliding_window", True) else None
     if window is not None and longest > window:
         raise Unfit(f"its attention slides over {window} tokens, and {longest} are asked for")
+
+
+def heads_of(loaded: Loaded) -> Heads:
+    """Return the shape of the model's attention; Unfit when the stream would not give the model's own answers."""
+    model = loaded.model
+    settings = model.config.get_text_config()
     rope = getattr(settings, "rope_parameters", None) or {}
     if "dynamic" in str(rope) or "longrope" in str(rope):
         raise Unfit("its rotary embedding depends on the longest row of a batch")

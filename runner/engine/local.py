@@ -11,7 +11,7 @@ from runner.engine import branches, native, plain
 from runner.engine.base import Completion, EngineReport, EngineStats, Request, Watch, prompt_sha256
 from runner.engine.ending import Ending
 from runner.engine.exchange import Exchange
-from runner.engine.fitting import Unfit, heads_of
+from runner.engine.fitting import Unfit, check_length, heads_of
 from runner.engine.kept import Kept
 from runner.engine.kv import Heads
 from runner.engine.rows import Row, completion, encode, stop_tokens
@@ -34,14 +34,14 @@ class LocalEngine:
         self._loaded: Loaded | None = None
         self._ending: Ending | None = None
         self._heads: Heads | None = None
-        self._longest = 0  # row that the heads were tried for
         self._exchange: Exchange | None = None
         self._kept = Kept()
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
         loaded = self._model()
-        return EngineReport(dict(loaded.metrics), dict(loaded.facts), list(loaded.notes))
+        facts = loaded.facts | {"decoding": self._decoding(loaded)}
+        return EngineReport(dict(loaded.metrics), facts, list(loaded.notes))
 
     def close(self) -> None:
         """Take the adapter off; let go of the base, unless it was put on a shelf for the next job."""
@@ -82,6 +82,8 @@ class LocalEngine:
         if heads is None:
             yield from plain.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending, watch)
         else:
+            if self._exchange is None and heads.device.type == "cpu":
+                self._exchange = Exchange(loaded.model, native.for_heads(heads))
             generation, seed = self.config.generation, self.config.seed
             yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, watch, self._kept).run(rows)
 
@@ -89,19 +91,27 @@ class LocalEngine:
         """Return the heads that a stream needs; None when decoding must be plain, which a note says."""
         wanted = self.config.model.attention
         if wanted is not Attention.auto:
-            return None  # who names an attention gets that one
-        if self._heads is not None and longest <= self._longest:
-            return self._heads
-        try:
-            self._heads, self._longest = heads_of(loaded, longest), longest
-        except Unfit as reason:
-            note = f"decoding goes batch by batch, which is slower: {reason}"
-            if note not in self.stats.notes:
-                self.stats.notes.append(note)
+            self._note_plain(f"model.attention={wanted.value} is asked for")
             return None
-        if self._exchange is None and loaded.device.type == "cpu":
-            self._exchange = Exchange(loaded.model, native.for_heads(self._heads))
+        try:
+            check_length(loaded, longest)
+            self._heads = self._heads or heads_of(loaded)
+        except Unfit as reason:
+            self._note_plain(str(reason))
+            return None
         return self._heads
+
+    def _decoding(self, loaded: Loaded) -> str:
+        """Say in a few words how this model is decoded."""
+        heads = self._stream_for(loaded, 1)
+        if heads is None:
+            return "batch by batch"
+        return "in a stream" if native.for_heads(heads) or heads.device.type != "cpu" else "in a stream, by torch alone"
+
+    def _note_plain(self, reason: str) -> None:
+        note = f"decoding goes batch by batch, which is slower: {reason}"
+        if note not in self.stats.notes:
+            self.stats.notes.append(note)
 
     def _model(self) -> Loaded:
         if self._loaded is None:

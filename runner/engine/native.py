@@ -68,7 +68,12 @@ def kernels() -> Kernels | None:
         log.info("no C compiler is here: attention is computed by torch alone, which is slower")
         return None
     try:
-        return Kernels(ctypes.CDLL(str(_build(compiler))))
+        library = _build(compiler)
+        try:
+            return Kernels(ctypes.CDLL(str(library)))
+        except (OSError, AttributeError):  # damaged: once more, from the source
+            library.unlink(missing_ok=True)
+            return Kernels(ctypes.CDLL(str(_build(compiler))))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         log.warning("attention.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
@@ -90,10 +95,13 @@ def _build(compiler: str) -> Path:
     library = folder / f"attention-{key}.so"
     if library.exists():
         return library
+    target = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder
+        usable = os.access(folder, os.W_OK)
     except OSError:
+        usable = False
+    if not usable:
         target = Path(tempfile.mkdtemp(prefix="runner-"))  # no cache: built anew by each process, in a few seconds
         library = target / library.name
     partial = target / f"{library.name}.{os.getpid()}"
