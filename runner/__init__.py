@@ -1,0 +1,9 @@
+"""runner: which model × quantization × LoRA × RoPE × generation setting, at what cost, and is the difference real?"""
+
+import os
+
+# Torch's CPU threads wait for each other by spinning, at every product. On a machine with other work the one that is
+# waited for may have lost its core to the one that spins: a step then takes 14 times as long as when the waiting ones
+# go to sleep after some microseconds. Read by the threads' library when it is loaded, so it has to stand here.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
