@@ -21,7 +21,7 @@ from runner.engine.kv import Heads, OwnKv, SharedKv
 from runner.engine.native import Kernels
 
 NAME = "runner_stream"
-SCORES = 16 * 2**20  # scores held at once when a long prompt is read
+SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
 # what models hand to attention that changes nothing here; a sliding window is checked before (see stream.py)
 HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"}
 
@@ -159,6 +159,23 @@ def _part(
     what: Pass, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, limit: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Attend [KVH, N, D] to keys and values [KVH, L, D]; limit [N] int32: how many of the keys each row sees."""
+    kv_heads, rows, _ = query.shape
+    step = max(SCORES // (kv_heads * keys.shape[1]), 64)
+    if rows <= step:
+        return _piece(what, query, keys, values, scale, limit)
+    out = torch.empty_like(query)
+    top, total = (torch.empty(kv_heads, rows, device=query.device) for _ in range(2))
+    for first in range(0, rows, step):
+        at = slice(first, first + step)
+        some = None if limit is None else limit[at]
+        out[:, at], top[:, at], total[:, at] = _piece(what, query[:, at], keys, values, scale, some)
+    return out, top, total
+
+
+def _piece(
+    what: Pass, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, limit: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Attend rows few enough for all their scores to be held at once."""
     scores = torch.bmm(query, keys.transpose(1, 2))  # [KVH, N, L]
     if what.kernels is not None:
         top = torch.empty(scores.shape[:2])

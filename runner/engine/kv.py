@@ -51,7 +51,8 @@ class OwnKv:
         if heads.device.type != "cpu":
             return torch.zeros(shape, dtype=heads.dtype, device=heads.device)
         # pages of its own, which cost nothing until they are written, and go back when the store does
-        pages = mmap.mmap(-1, math.prod(shape) * heads.dtype.itemsize)
+        size = math.prod(shape) * heads.dtype.itemsize
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return torch.frombuffer(pages, dtype=heads.dtype).view(shape)
 
     def grow(self, capacity: int) -> None:

@@ -33,8 +33,11 @@ MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
-SHORT_SPAN = 8  # tokens; fewer are cheaper to attend to one by one
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory")
+SHORT_SPAN = 192  # tokens; fewer are cheaper to attend to one by one, as in decoding
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
+    "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
+)  # fmt: skip
 
 
 class Stream:
@@ -116,6 +119,8 @@ class Stream:
         except BaseException:
             self.waiting.extendleft(reversed(entering))
             raise
+        if not self.waiting:
+            machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
         self.stats.prefill_s += time.perf_counter() - started
         return list(zip(entering, first, strict=True))
 

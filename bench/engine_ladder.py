@@ -1,0 +1,98 @@
+"""Where does the speed come from? One step after another: `python bench/engine_ladder.py [--questions 32]`.
+
+The first step is transformers' `generate` over left-padded batches of 16, sdpa attention, as it comes. Each step
+afterwards switches one more thing on; questions and answers' lengths stay the same. Every run is a process of its own,
+and the steps take turns over the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from engines import (
+    Job,
+    Outcome,
+    check_prompts,
+    head_line,
+    markdown,
+    model_folder,
+    per_prompt_ms,
+    run_fresh,
+    same_tokens,
+    spread,
+)
+from gsm8k_vs_lmeval import add_options, load_prompts
+
+BATCH = 16
+
+
+def ladder(job: Job) -> dict[str, Job]:
+    """The steps, each with one thing more than the one before."""
+    bare = replace(job, kind="stream", rows=BATCH, off=["kernels", "share", "packed"])
+    return {
+        f"`generate`, batch {BATCH}": replace(job, kind="generate", rows=BATCH),
+        "our plain loop: finished rows go": replace(job, kind="plain", rows=BATCH),
+        "a stream: rows enter and leave": bare,
+        "+ the shared prefix once": replace(bare, off=["kernels", "packed"]),
+        "+ compiled kernels: attention, norms": replace(bare, off=["packed"]),
+        "+ packed weights": replace(bare, off=[]),
+        "+ 64 rows at once": replace(bare, off=[], rows=64),
+        "+ 128 rows at once": replace(bare, off=[], rows=128),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
+    add_options(parser)
+    options = parser.parse_args()
+    folder: Path = model_folder(options.model)
+    prompts = load_prompts(folder, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
+    job = Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
+    trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
+    job = replace(job, threads=trial.threads)
+    asked = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
+    print(f"### {options.model}, {options.dtype}: {len(prompts)} {asked}, {options.shots} worked examples, exactly "
+          f"{options.new_tokens} new tokens\n")  # fmt: skip
+    print(head_line(sys.argv, trial.threads), end="\n\n", flush=True)
+    steps = ladder(job)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in steps}
+    for _ in range(options.repeats):
+        for name, step in steps.items():
+            outcomes[name].append(run_fresh(step))
+            check_prompts([outcomes[name][-1], outcomes[next(iter(steps))][0]])
+    print(table(outcomes))
+    for name, runs in outcomes.items():
+        for note in dict.fromkeys(note for run in runs for note in run.notes):
+            print(f"- {name}: {note}")
+
+
+def table(outcomes: dict[str, list[Outcome]]) -> str:
+    """A line a step: median (least..most)."""
+    rows: list[list[str]] = []
+    base = before = next(iter(outcomes.values()))
+    for name, runs in outcomes.items():
+        gains = [one.total_s / other.total_s for one, other in zip(before, runs, strict=True)]
+        so_far = [one.total_s / other.total_s for one, other in zip(base, runs, strict=True)]
+        rows.append([
+            name,
+            spread(per_prompt_ms(runs), 0),
+            spread(gains, 2) if rows else "",
+            spread(so_far, 1) if rows else "1",
+            spread([run.prefill_s for run in runs]),
+            spread([run.decode_s for run in runs]),
+            f"{statistics.median(run.peak_mib for run in runs):,.0f}",
+            f"{same_tokens(base[-1], runs[-1])} of {runs[-1].done}",
+        ])  # fmt: skip
+        before = runs
+    head = ["step", "ms a question", "× the step before", "× `generate`", "prefill, s", "decode, s", "peak MiB"]
+    return markdown([*head, "outputs as the first"], rows)
+
+
+if __name__ == "__main__":
+    main()

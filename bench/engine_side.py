@@ -1,0 +1,133 @@
+"""One run of our engine or of transformers' `generate` in a process of its own: see engines.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from engines import Job, Outcome
+from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
+
+from runner.config import (
+    Attention,
+    Dtype,
+    GenerationConfig,
+    Gsm8kConfig,
+    LoraConfig,
+    ModelConfig,
+    QuantizationConfig,
+    RopeConfig,
+    RunnerConfig,
+    TrackingConfig,
+)
+from runner.engine import exchange, stream
+from runner.engine.base import Request
+from runner.engine.local import LocalEngine
+
+
+def switch_off(parts: Sequence[str]) -> None:
+    """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
+    left_out: dict[str, tuple[Any, str, Any]] = {
+        "share": (stream, "share", lambda prompts: [None] * len(prompts)),
+        "packed": (exchange, "_can_pack", lambda: False),
+    }
+    for part in set(parts) - {"kernels"}:
+        module, name, instead = left_out[part]
+        if not hasattr(module, name):
+            raise SystemExit(f"{module.__name__} has no {name} any more: {part} cannot be switched off here")
+        setattr(module, name, instead)
+
+
+def with_engine(job: Job) -> Outcome:
+    """Complete the prompts with our engine."""
+    switch_off(job.off)
+    attention = Attention.sdpa if job.kind == "plain" else Attention.auto
+    dtype = Dtype(job.dtype)
+    config = RunnerConfig(
+        model=ModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention),
+        quantization=QuantizationConfig(),
+        lora=LoraConfig(),
+        rope=RopeConfig(),
+        generation=GenerationConfig(name="greedy", max_new_tokens=max(job.new_tokens)),
+        task=Gsm8kConfig(),
+        tracking=TrackingConfig(name="none"),
+    )
+    engine = LocalEngine(config)
+    started = time.perf_counter()
+    engine.load()
+    run = Run(engine._model().model, job.dtype, time.perf_counter() - started)
+    prompts: list[Any] = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts]
+    requests = [
+        Request(at, prompt, tuple(job.stop), limit, ignore_eos=job.fixed)
+        for at, (prompt, limit) in enumerate(zip(prompts, job.new_tokens, strict=True))
+    ]
+    run.start()
+    completions = {completion.index: completion for completion in engine.complete(requests, job.rows)}
+    run.stop()
+    failed = [completion.error for completion in completions.values() if completion.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
+    fed = [engine.encode(request) for request in requests]
+    return run.outcome(
+        done=len(completions),
+        prefill_s=engine.stats.prefill_s,
+        decode_s=engine.stats.decode_s,
+        tokens=[completions[at].token_ids for at in range(len(requests))],
+        texts=[completions[at].text for at in range(len(requests))],
+        prompts_sha256=sha256_prompts([text for text, _ in fed]),
+        ids_sha256=[sha256_ids(ids) for _, ids in fed],
+        notes=engine.stats.notes,
+        end=engine._model().tokenizer.eos_token_id,
+    )
+
+
+def with_generate(job: Job) -> Outcome:
+    """Left-padded batches through transformers' `generate`, as it comes, each to the longest of its rows."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    dtype = getattr(torch, job.dtype)
+    started = time.perf_counter()
+    model: Any = AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, attn_implementation="sdpa").eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(job.folder)
+    end = model.generation_config.eos_token_id
+    ends = set(end if isinstance(end, list) else [end]) if not job.fixed else set()
+    if job.fixed:
+        model.generation_config.eos_token_id = None
+    run = Run(model, job.dtype, time.perf_counter() - started)
+    run.start()
+    fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
+    order = list(range(len(fed)))
+    if job.order != "given":
+        order.sort(key=lambda at: -len(fed[at]) if job.order == "prompt" else -job.new_tokens[at])
+    tokens: list[list[int]] = [[] for _ in fed]
+    size, pad = job.rows or 16, tokenizer.pad_token_id or 0
+    for first in range(0, len(order), size):
+        batch = order[first : first + size]
+        width = max(len(fed[at]) for at in batch)
+        sequences = run.generate(
+            input_ids=torch.tensor([[pad] * (width - len(fed[at])) + fed[at] for at in batch]),
+            attention_mask=torch.tensor([[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch]),
+            max_new_tokens=max(job.new_tokens[at] for at in batch),
+            do_sample=False,
+            pad_token_id=pad,
+        )
+        for at, sequence in zip(batch, sequences[:, width:].tolist(), strict=True):
+            tokens[at] = cut(sequence, ends)[: job.new_tokens[at]]
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
+    run.stop()
+    return run.outcome(
+        done=len(fed),
+        tokens=tokens,
+        texts=texts,
+        prompts_sha256=sha256_prompts(job.prompts),
+        ids_sha256=[sha256_ids(ids) for ids in fed],
+    )
+
+
+if __name__ == "__main__":
+    job = read_job()
+    answer(with_generate(job) if job.kind == "generate" else with_engine(job))

@@ -1,0 +1,156 @@
+"""What the benchmarks of the engine share: one run a fresh process, its outcome, and tables with spread.
+
+The processes are `engine_side.py` (our engine, and transformers' `generate`) and `lmeval_side.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from runner import machine
+from runner.config import ModelConfig
+from runner.embedded import MODEL_DIR
+from runner.model import random_weights
+
+HERE = Path(__file__).parent
+SIDES = {
+    "stream": "engine_side.py",
+    "plain": "engine_side.py",
+    "generate": "engine_side.py",
+    "lmeval": "lmeval_side.py",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one fresh process does."""
+
+    kind: str  # stream: our engine; plain: our loop with a named attention; generate: transformers'; lmeval
+    folder: str
+    dtype: str
+    prompts: list[str] | list[list[int]]
+    new_tokens: list[int]  # the most that each prompt may get
+    rows: int | None  # at once; None: as the engine decides
+    fixed: bool = True  # every row goes on to its new_tokens, whatever comes
+    stop: list[str] = field(default_factory=list)
+    threads: int | None = None  # None: as our engine decides
+    order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
+    off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed
+    limit_s: float | None = None  # lm-eval begins no further batch after this
+
+
+@dataclass
+class Outcome:
+    """What it took, and what came out."""
+
+    threads: int
+    load_s: float
+    total_s: float  # without loading
+    prefill_s: float
+    decode_s: float
+    loaded_mib: float  # resident after loading
+    peak_mib: float
+    done: int  # prompts
+    tokens: list[list[int]]  # new ones of each prompt; empty where the time was up
+    texts: list[str]
+    prompts_sha256: str  # of the text that was really fed
+    ids_sha256: list[str]  # of the token ids that were really fed, of each prompt
+    positions: int  # tokens through the layers, padding and finished rows included
+    logit_rows: int
+    layer_parameters: int  # in linear layers, without the output layer
+    head_parameters: int
+    gflop_per_s: dict[str, float]  # what products of these layers' shapes reach with 1024 rows
+    notes: list[str]
+    end: int | None = None  # the model's stop token
+
+    @property
+    def matmul_fraction(self) -> float:
+        """Which part of the best rate of products the whole run reached; attention is not counted as work."""
+        flop = 2 * (self.layer_parameters * self.positions + self.head_parameters * self.logit_rows)
+        return flop / self.total_s / 1e9 / max(self.gflop_per_s.values())
+
+
+def run_fresh(job: Job, python: str = sys.executable) -> Outcome:
+    """Do a job in a process of its own."""
+    # importing the runner has set GOMP_SPINCOUNT here (see runner/__init__.py): all sides get it, or none
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["RUNNER_NATIVE"] = "0" if "kernels" in job.off else "1"
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch) / "job.json", Path(scratch) / "outcome.json"
+        asked.write_text(json.dumps(asdict(job)))
+        command = [python, str(HERE / SIDES[job.kind]), str(asked), str(answered)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise SystemExit(f"{job.kind}, {job.rows} rows at once, failed:\n{done.stderr[-2000:]}")
+        return Outcome(**json.loads(answered.read_text()))
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of `random` (a 135M Llama shape of noise, made on first use), `embedded`, or a folder."""
+    if name == "random":
+        shape = ModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
+        return random_weights.make(shape)
+    folder = MODEL_DIR if name == "embedded" else Path(name)
+    if not (folder / "config.json").is_file():
+        raise SystemExit(f"--model {name}: no model lies in {folder.absolute()}; use random, embedded or a FOLDER")
+    return folder
+
+
+def head_line(command: Sequence[str], threads: int) -> str:
+    """Say what was run where."""
+    about, versions = machine.describe(), machine.versions()
+    where = f"{about['cpu']}, {about['cores']} cores, threads: {threads} ({_waiting()})"
+    return (
+        f"`python {shlex.join(command)}`\n{where}, torch {versions['torch']}, transformers {versions['transformers']}"
+    )
+
+
+def _waiting() -> str:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+
+
+def spread(values: Sequence[float], digits: int | None = None) -> str:
+    """Median, least and most; of small numbers more digits, unless it is said how many."""
+    least, middle, most = min(values), statistics.median(values), max(values)
+    digits = (1 if middle >= 10 else 2) if digits is None else digits
+    return f"{middle:,.{digits}f} ({least:,.{digits}f}..{most:,.{digits}f})"
+
+
+def ratios(slow: Sequence[Outcome], fast: Sequence[Outcome]) -> list[float]:
+    """How many times as long the one took as the other, run by run."""
+    return [one.total_s / other.total_s for one, other in zip(slow, fast, strict=True)]
+
+
+def per_prompt_ms(outcomes: Sequence[Outcome]) -> list[float]:
+    """Milliseconds a prompt of each run."""
+    return [outcome.total_s / outcome.done * 1000 for outcome in outcomes]
+
+
+def same_tokens(one: Outcome, other: Outcome) -> int:
+    """How many outputs are identical, token for token."""
+    return sum(a == b for a, b in zip(one.tokens, other.tokens, strict=True))
+
+
+def check_prompts(outcomes: Sequence[Outcome]) -> None:
+    """Make sure that all were fed the same prompts, by their bytes and by their token ids."""
+    for outcome in outcomes:
+        if outcome.prompts_sha256 != outcomes[0].prompts_sha256:
+            raise SystemExit("the prompts differ by their bytes: nothing can be compared")
+        if outcome.ids_sha256 != outcomes[0].ids_sha256:
+            raise SystemExit("the prompts differ by their token ids: nothing can be compared")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table to paste: the first column words, the others numbers."""
+    lines = [list(head), ["---", *("---:" for _ in head[1:])], *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
