@@ -33,7 +33,7 @@ MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
-SHORT_SPAN = 192  # tokens; fewer are cheaper to attend to one by one, as in decoding
+SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
     "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
@@ -58,6 +58,7 @@ class Stream:
         self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
         self.stats, self.ending, self.watch, self.kept = stats, ending, watch, kept or Kept()
         self.kernels = native.for_heads(heads)
+        self.short_span = SHORT_SPAN if self.kernels else 1
         self.most_rows = most_rows or generation.batch_size or MOST_ROWS.get(heads.device.type, 128)
         self.budget_tokens = int(_free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
         self.waiting: deque[Row] = deque()
@@ -169,13 +170,13 @@ class Stream:
         spans = []
         for number, row in enumerate(entering):
             pending, slot, first = row.pending, len(self.active) + number, len(ids)
-            if len(pending) >= SHORT_SPAN:
+            if len(pending) >= self.short_span:
                 spans.append(Span(first, first + len(pending), slot))
             ids += pending
             positions += range(row.shared, row.shared + len(pending))
             slots += [slot] * len(pending)
             places += range(len(pending))
-            seen += [0] * len(pending) if len(pending) >= SHORT_SPAN else range(1, len(pending) + 1)
+            seen += [0] * len(pending) if len(pending) >= self.short_span else range(1, len(pending) + 1)
             of_row += [number] * len(pending)
             last.append(len(ids) - 1)
         uses = []
