@@ -37,6 +37,7 @@ _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, 
 _SIGNATURES: dict[str, list[Any]] = {
     "softmax": [_PTR, _INT, _INT, _PTR, _FLOAT, _PTR, _PTR, _THREADS],
     "store": [_PTR] * 4 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
+    "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "attend": [_PTR] * 3 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
 }
@@ -78,6 +79,17 @@ def kernels() -> Kernels | None:
         reason = getattr(error, "stderr", None) or error
         log.warning("attention.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
         return None
+
+
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the place of the largest of each row [B, V]; torch widens 16 bits in a copy first, which takes longer."""
+    compiled = kernels() if scores.device.type == "cpu" and scores.dtype in FORMATS else None
+    if compiled is None:
+        return scores.float().argmax(dim=-1)
+    scores = scores.contiguous()
+    best = torch.empty(scores.shape[0], dtype=torch.long)
+    compiled("argmax", scores.dtype, scores.data_ptr(), scores.shape[0], scores.shape[1], best.data_ptr())
+    return best
 
 
 def for_heads(heads: Heads) -> Kernels | None:

@@ -13,6 +13,7 @@ import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from runner.config import GenerationConfig
+from runner.engine import native
 
 
 class Sampler:
@@ -47,6 +48,8 @@ class Sampler:
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the next token ids [B] for logits [B, V]."""
+        if self.greedy and self.seen is None:
+            return native.argmax(logits)
         scores = logits.float()
         if self.seen is not None:
             penalized = torch.where(scores > 0, scores / self.penalty, scores * self.penalty)

@@ -273,3 +273,15 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, compiled: bool) ->
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
     kernels_or_none(compiled=True)
     assert (native.for_heads(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_of_the_largest_is_picked(dtype: torch.dtype) -> None:
+    scores = torch.randn(5, 1003, generator=torch.Generator().manual_seed(3)).to(dtype)
+    scores[1, 700] = scores[1, 20] = 9.0
+    scores[2] = -float("inf")
+    scores[2, 1002] = -5.0
+    scores[3] = 0.0
+    best = native.argmax(scores)
+    assert best[1:4].tolist() == [20, 1002, 0]
+    assert torch.equal(scores.gather(1, best[:, None])[:, 0], scores.amax(dim=1))
