@@ -17,7 +17,6 @@ from torch import nn
 from runner import machine
 from runner.engine import native
 
-DTYPES = (torch.float32, torch.bfloat16)
 MADV_PAGEOUT = 21  # of Linux: pages of a mapped file go, memory of our own stays
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
 SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
@@ -28,8 +27,7 @@ class Exchange:
     """Layers of a model whose function is exchanged, until `restore`."""
 
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
-        self.linear: list[nn.Module] = []
-        self.norms: list[nn.Module] = []
+        self.layers: list[nn.Module] = []
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB and _can_pack():
@@ -42,9 +40,9 @@ class Exchange:
 
     def restore(self) -> None:
         """Give every layer its own function back."""
-        for layer in (*self.linear, *self.norms):
+        for layer in self.layers:
             del layer.forward
-        self.linear, self.norms = [], []
+        self.layers = []
 
     def _pack(self, layer: nn.Linear) -> None:
         bias = layer.bias
@@ -56,12 +54,12 @@ class Exchange:
             return result
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
-        self.linear.append(layer)
+        self.layers.append(layer)
         _let_go(layer.weight)
 
     def _norm(self, layer: Any, kernels: native.Kernels) -> None:
         weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
-        if epsilon is None or weight is None or weight.dtype not in DTYPES or weight.device.type != "cpu":
+        if epsilon is None or weight is None or weight.dtype not in native.FORMATS or weight.device.type != "cpu":
             return
         weight, dtype, width = weight.detach().contiguous(), weight.dtype, weight.numel()
         own = layer.forward
@@ -84,14 +82,14 @@ class Exchange:
             off = (forward(trial).float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9)
         if off <= TOLERANCE[dtype]:  # some families' norms do something else with their weight
             layer.forward = forward
-            self.norms.append(layer)
+            self.layers.append(layer)
 
 
 def _is_plain(layer: nn.Linear) -> bool:
     """Whether it is torch's own layer with a plain matrix: quantized ones are subclasses or hold other tensors."""
     weight = layer.weight
     ours = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
-    return ours and weight.device.type == "cpu" and weight.dtype in DTYPES
+    return ours and weight.device.type == "cpu" and weight.dtype in native.FORMATS
 
 
 def _can_pack() -> bool:

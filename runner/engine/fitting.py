@@ -7,9 +7,13 @@ from typing import Any
 
 import torch
 
-from runner.engine import attention, native
-from runner.engine.attention import Pass, Span, Use, running
-from runner.engine.kv import Heads, OwnKv, SharedKv
+from runner.engine import attention
+from runner.engine.attention import running
+from runner.engine.base import Request
+from runner.engine.kv import Heads, OwnKv
+from runner.engine.passes import Passes
+from runner.engine.prefixes import Prefix
+from runner.engine.rows import Row
 from runner.model.load import Loaded
 
 log = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ def heads_of(loaded: Loaded) -> Heads:
                 model(input_ids=ids[None, :2], position_ids=torch.arange(2, device=ids.device)[None], use_cache=False)
             heads = seen.heads(loaded.device)
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
-            ours = _through_stream(model, heads, ids)
+            ours = _through_stream(model, heads, ids.tolist())
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
         raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
     spread = expected.std().clamp(min=1e-6)
@@ -91,28 +95,14 @@ def _trial_ids(loaded: Loaded) -> torch.Tensor:
     return ids.to(loaded.device)
 
 
-def _through_stream(model: Any, heads: Heads, ids: torch.Tensor) -> torch.Tensor:
+def _through_stream(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
-    kernels = native.for_heads(heads)
-    own, shared = OwnKv(heads, 1, SUFFIX + 1, kernels), SharedKv()
-
-    def ints(numbers: Any) -> torch.Tensor:
-        return torch.tensor(list(numbers), dtype=torch.int32, device=heads.device)
-
-    def forward(what: Pass, first: int, last: int) -> torch.Tensor:
-        positions = torch.arange(first, last, device=ids.device)[None]
-        with running(model, what):
-            logits: torch.Tensor = model(
-                input_ids=ids[None, first:last], position_ids=positions, use_cache=False
-            ).logits[0, -1]
-        return logits.float()
-
-    none = ints([0] * PREFIX)
-    forward(Pass(heads, kernels, None, none, none, none, spans=[Span(0, PREFIX)], into=shared), 0, PREFIX)
-    none = ints([0] * SUFFIX)
-    use = Use(shared, None, ints(range(SUFFIX)), SUFFIX)
-    what = Pass(heads, kernels, own, none, ints(range(SUFFIX)), none, [use], [Span(0, SUFFIX)])
-    read = forward(what, PREFIX, PREFIX + SUFFIX)
-    use = Use(shared, None, ints([0]), 1)
-    what = Pass(heads, kernels, own, ints([0]), ints([SUFFIX]), ints([SUFFIX + 1]), [use])
-    return torch.stack((read, forward(what, PREFIX + SUFFIX, PREFIX + SUFFIX + 1)))
+    passes = Passes(model, heads)
+    passes.short_span = 1  # longer prompts go as spans, and these tokens stand for them
+    prefix = Prefix(ids[:PREFIX])
+    row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
+    own = OwnKv(heads, 1, SUFFIX + 1, passes.kernels)
+    passes.read_prefix(prefix)
+    read = passes.read_prompts(own, [row], 0)
+    row.places, row.tokens = SUFFIX, ids[-1:]
+    return torch.cat((read, passes.step(own, [row], passes.uses_of([row])))).float()

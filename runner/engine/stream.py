@@ -17,13 +17,13 @@ import torch
 
 from runner import machine
 from runner.config import GenerationConfig
-from runner.engine import native
-from runner.engine.attention import Pass, Span, Use, running
+from runner.engine.attention import Use
 from runner.engine.base import MEMORY_RAN_OUT, Completion, EngineStats, Watch
 from runner.engine.ending import Ending
 from runner.engine.kept import Kept
 from runner.engine.kv import Heads, OwnKv, SharedKv
-from runner.engine.prefixes import Prefix, share
+from runner.engine.passes import Passes
+from runner.engine.prefixes import share
 from runner.engine.rows import Row, completion, tell
 from runner.engine.sampling import Sampler, row_generator
 from runner.model.load import Loaded
@@ -33,7 +33,7 @@ MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
-SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
+MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch's own are of the first kind, mmap's of the last
 OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
     "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
@@ -57,8 +57,7 @@ class Stream:
     ) -> None:
         self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
         self.stats, self.ending, self.watch, self.kept = stats, ending, watch, kept or Kept()
-        self.kernels = native.for_heads(heads)
-        self.short_span = SHORT_SPAN if self.kernels else 1
+        self.passes = Passes(loaded.model, heads)
         self.most_rows = most_rows or generation.batch_size or MOST_ROWS.get(heads.device.type, 128)
         self.budget_tokens = int(_free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
         self.waiting: deque[Row] = deque()
@@ -68,7 +67,7 @@ class Stream:
         self.prefix_tokens = 0
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
         self.ended_rows = self.ended_tokens = 0
-        self.sampler = Sampler(generation, seed, [], [], int(loaded.metrics["vocab_size"]), heads.device)
+        self.sampler = self._empty_sampler()
 
     def run(self, rows: Sequence[Row]) -> Iterator[Completion]:
         """Yield each completion as its row ends."""
@@ -82,11 +81,7 @@ class Stream:
                 try:
                     entered = self._enter()
                     ended = self._settle(entered) if entered else self._step()
-                except (
-                    RuntimeError,
-                    MemoryError,
-                    OSError,
-                ) as error:  # torch's own are RuntimeErrors, mmap's an OSError
+                except MEMORY_ERRORS as error:
                     ended = self._shrink(error)
                 passed = time.perf_counter() - started
                 self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
@@ -148,16 +143,8 @@ class Stream:
         for prefix in row.prefix.path if row.prefix else []:
             if prefix.kv is not None:
                 continue
-            count, into = len(prefix.tokens), SharedKv()
-            above = prefix.parent.path if prefix.parent else []
-            none = self._ints([0] * count)
-            what = Pass(
-                self.heads, self.kernels, None, none, none, none,
-                uses=[self._use(one, list(range(count)), count) for one in above], spans=[Span(0, count)], into=into,
-            )  # fmt: skip
-            start = prefix.length - count
-            self._forward(what, prefix.tokens, list(range(start, start + count)), [count - 1])
-            prefix.kv = into
+            self.passes.read_prefix(prefix)
+            count = len(prefix.tokens)
             self.prefix_tokens += count
             self.stats.prefill_tokens += count
 
@@ -166,28 +153,7 @@ class Stream:
         now = time.perf_counter()
         self._make_room([*self.active, *entering])
         assert self.own is not None
-        ids, positions, slots, places, seen, last, of_row = [], [], [], [], [], [], []  # type: ignore[var-annotated]
-        spans = []
-        for number, row in enumerate(entering):
-            pending, slot, first = row.pending, len(self.active) + number, len(ids)
-            if len(pending) >= self.short_span:
-                spans.append(Span(first, first + len(pending), slot))
-            ids += pending
-            positions += range(row.shared, row.shared + len(pending))
-            slots += [slot] * len(pending)
-            places += range(len(pending))
-            seen += [0] * len(pending) if len(pending) >= self.short_span else range(1, len(pending) + 1)
-            of_row += [number] * len(pending)
-            last.append(len(ids) - 1)
-        uses = []
-        for prefix in _prefixes(entering):
-            there = [row.stands_on(prefix) for row in entering]
-            uses.append(self._use(prefix, [at for at, number in enumerate(of_row) if there[number]], len(ids)))
-        what = Pass(
-            self.heads, self.kernels, self.own, self._ints(slots), self._ints(places), self._ints(seen),
-            uses=uses, spans=spans,
-        )  # fmt: skip
-        logits = self._forward(what, ids, positions, last)
+        logits = self.passes.read_prompts(self.own, entering, len(self.active))
         generators = []
         for row in entering:
             row.places = len(row.pending)
@@ -195,11 +161,9 @@ class Stream:
             if self.generation.temperature > 0:
                 row.generator = row.generator or row_generator(self.seed, row.request.index)
                 generators.append(row.generator)
-        self.stats.prefill_tokens += len(ids)
+        self.stats.prefill_tokens += sum(len(row.pending) for row in entering)
         self.stats.shared_tokens += sum(row.shared for row in entering)
-        newcomers = Sampler(
-            self.generation, self.seed, [], [], int(self.loaded.metrics["vocab_size"]), self.heads.device
-        )
+        newcomers = self._empty_sampler()
         newcomers.join([row.prompt + row.tokens for row in entering], generators)
         tokens: list[int] = newcomers.pick(logits).tolist()
         self.sampler.take(newcomers)
@@ -209,13 +173,17 @@ class Stream:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
         return tokens
 
+    def _empty_sampler(self) -> Sampler:
+        vocab_size = int(self.loaded.metrics["vocab_size"])
+        return Sampler(self.generation, self.seed, [], [], vocab_size, self.heads.device)
+
     def _make_room(self, rows: list[Row]) -> None:
         """Have a slot for each row and places for what they hold now and soon."""
         need = max(row.need for row in rows)
         now = max(len(row.pending) for row in rows)
         if self.own is None:
             slots = min(self.most_rows, len(self.waiting) + len(rows), max(self.budget_tokens // need, len(rows)))
-            self.own = OwnKv(self.heads, slots, min(need, now + ROOM_TO_GROW), self.kernels)
+            self.own = OwnKv(self.heads, slots, min(need, now + ROOM_TO_GROW), self.passes.kernels)
         if now > self.own.capacity:
             self.own.grow(min(need, now + ROOM_TO_GROW))
 
@@ -230,18 +198,8 @@ class Stream:
             need = max(row.need for row in self.active)
             self.own.grow(min(need, max(longest, int(self.own.capacity * 1.5))))
         if self.uses is None:
-            self.uses = [
-                self._use(prefix, [at for at, row in enumerate(self.active) if row.stands_on(prefix)], len(self.active))
-                for prefix in _prefixes(self.active)
-            ]
-        places = [row.places for row in self.active]
-        what = Pass(
-            self.heads, self.kernels, self.own, self._ints(range(len(places))), self._ints(places),
-            self._ints([place + 1 for place in places]), uses=self.uses,
-        )  # fmt: skip
-        ids = [row.tokens[-1] for row in self.active]
-        positions = [len(row.prompt) + len(row.tokens) - 1 for row in self.active]
-        tokens: list[int] = self.sampler.pick(self._forward(what, ids, positions, None)).tolist()
+            self.uses = self.passes.uses_of(self.active)
+        tokens: list[int] = self.sampler.pick(self.passes.step(self.own, self.active, self.uses)).tolist()
         for row in self.active:
             row.places += 1
         self.stats.decode_tokens += len(tokens)
@@ -261,7 +219,7 @@ class Stream:
         try:
             for row in ended:
                 self._leave(row)
-        except (RuntimeError, MemoryError, OSError) as error:  # nothing of those that have ended may get lost
+        except MEMORY_ERRORS as error:  # nothing of those that have ended may get lost
             problem = error
             self.active = [row for row in self.active if row not in ended]
         for row in ended:
@@ -347,32 +305,6 @@ class Stream:
         self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} at once from there on")
         return []
 
-    # ------------------------------------------------------------------------------------------- passes
-
-    def _use(self, prefix: Prefix, rows: list[int], tokens: int) -> Use:
-        everyone = len(rows) == tokens
-        row_of = [-1] * tokens
-        for number, at in enumerate(rows):
-            row_of[at] = number
-        chosen = None if everyone else torch.tensor(rows, device=self.heads.device)
-        return Use(prefix.kv, chosen, self._ints(row_of), len(rows))
-
-    def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
-
-    def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens to keep, or after all."""
-        device = self.heads.device
-        with torch.inference_mode(), running(self.loaded.model, what):
-            output = self.loaded.model(
-                input_ids=torch.tensor([ids], device=device),
-                position_ids=torch.tensor([positions], device=device),
-                use_cache=False,
-                logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
-            )
-        logits: torch.Tensor = output.logits[0]
-        return logits
-
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:
     """Find what rows share, and put those of one prefix together, the longest first."""
@@ -386,11 +318,6 @@ def _in_order(rows: Sequence[Row]) -> list[Row]:
     places = {id(row): tuple(roots.setdefault(id(one), len(roots)) for one in row.prefix.path) if row.prefix else ()
               for row in rows}  # fmt: skip
     return sorted(rows, key=lambda row: (places[id(row)], -row.need))
-
-
-def _prefixes(rows: Sequence[Row]) -> list[Prefix]:
-    """The prefixes that these rows stand on, each once."""
-    return list(dict.fromkeys(prefix for row in rows if row.prefix for prefix in row.prefix.path))
 
 
 def _free_bytes(device: torch.device) -> float:

@@ -11,7 +11,6 @@ from runner.model import footprint
 from runner.plan import Planned
 
 WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
-TYPICAL_PROMPT_TOKENS = 512
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see model/load.py)
 TYPICAL_ROWS = 64  # at once, where the engine is to choose
 
@@ -46,7 +45,7 @@ def need_of(config: RunnerConfig) -> Need:
         return Need(0.0, 1)
     new_tokens = config.generation.max_new_tokens
     rows = config.generation.batch_size or TYPICAL_ROWS
-    predicted = footprint.predict(config, rows, TYPICAL_PROMPT_TOKENS, new_tokens)
+    predicted = footprint.predict(config, rows, footprint.TYPICAL_PROMPT_TOKENS, new_tokens)
     if predicted is None:
         return Need(0.0, machine.cores())
     small = predicted.weight_mib < SMALL_WEIGHT_MIB

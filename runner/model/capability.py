@@ -40,7 +40,6 @@ from runner.model.source import for_transformers
 if TYPE_CHECKING:
     import torch
 
-TYPICAL_PROMPT_TOKENS = 512
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -105,7 +104,7 @@ def predict(config: RunnerConfig) -> Footprint | None:
         case SweepConfig():
             return footprint.predict(config, min(task.batch_sizes), min(task.prompt_tokens), task.new_tokens)
     rows = generation.batch_size or 1  # when the engine is to choose, it takes what fits
-    return footprint.predict(config, rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
+    return footprint.predict(config, rows, footprint.TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
 
 
 def judge_memory(config: RunnerConfig, predicted: Footprint, rooms_mib: Mapping[str, float]) -> list[str]:

@@ -35,6 +35,7 @@ from runner.model.checkpoint import Tensor, read_weight_file
 from runner.model.checkpoint_format import Format, read_format
 from runner.model.source import locate, locate_adapter
 
+TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}

@@ -20,12 +20,13 @@ from runner.config import Dtype, GenerationConfig, ModelConfig, RunnerConfig, Sw
 from runner.engine import open_engine, stream
 from runner.engine.attention import Pass
 from runner.engine.base import Engine
+from runner.engine.passes import Passes
 from runner.engine.sampling import Sampler
 from runner.engine.stream import Stream
 from runner.result import FinishReason
 from runner.run import run
 
-Forward = Callable[[Stream, Pass, list[int], list[int], Any], torch.Tensor]
+Forward = Callable[[Passes, Pass, list[int], list[int], Any], torch.Tensor]
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
 GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
 SAMPLING = GenerationConfig(name="sampling", max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
@@ -45,17 +46,25 @@ def engine(
 @contextmanager
 def forwards(through: Callable[[int, Stream, list[int]], None]) -> Iterator[None]:
     """Have every forward pass of a stream go through a function first, which may raise: (number, stream, its ids)."""
-    real: Forward = Stream._forward
+    real: Forward = Passes._forward
+    begin: Any = Stream.__init__
+    streams: dict[int, Stream] = {}
     count = 0
 
-    def forward(self: Stream, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def init(self: Stream, *arguments: Any) -> None:
+        begin(self, *arguments)
+        streams[id(self.passes)] = self
+
+    def forward(self: Passes, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
         nonlocal count
-        count += 1
-        through(count, self, ids)
+        if id(self) in streams:  # others are the trial of a model before its first stream
+            count += 1
+            through(count, streams[id(self)], ids)
         return real(self, what, ids, positions, keep)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stream, "_forward", forward)
+        patch.setattr(Stream, "__init__", init)
+        patch.setattr(Passes, "_forward", forward)
         yield
 
 
