@@ -147,7 +147,7 @@ class Elsewhere:
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
         log.warning("%d jobs were under way and run again one by one; %d follow", len(begun), len(left))
-        self._again |= set(begun)
+        self._again |= {*begun, *left}  # one that had not begun a moment ago may do so before the launcher is down
         return [*([number] for number in begun), *([left] if left else [])]
 
     def _collect(self, batch: list[int]) -> bool:
