@@ -175,17 +175,83 @@ INLINE void mix_bf16(const int D, const int G, float s[][ROOM], const bf16 *v, i
   }
 }
 
+/* What many rows share is read in tiles: rows by keys, the scores of a tile in the first-level cache, the sums of STRIP
+   rows in the registers. Worth writing only where the registers are wide; elsewhere torch's products do it. */
+#if defined(__AVX512F__) && defined(__AVX512BF16__)
+#define SHARED 1
+#define STRIP 6
+#define TILE 24 /* rows, a multiple of STRIP */
+#define KEYS 512
+#define MOST_VECS 4
+
+INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+  __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), x);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+  p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r), _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+INLINE void put_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh(x)); }
+INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
+
+/* c[r][v] (+)= the sum over `steps` of a[r][step] * b[v][step], for STRIP rows and N vectors of LANES; a step is one
+   number, or a pair in bfloat16 */
+INLINE void strip_bf16(const int N, const bf16 *a, int64_t a_row, const bf16 *b, int64_t b_vec, int64_t b_step,
+                       int64_t steps, float *c, int64_t c_row, const int add) {
+  vec o[STRIP][MOST_VECS];
+  for (int r = 0; r < STRIP; r++)
+    for (int v = 0; v < N; v++) o[r][v] = add ? load_f32(c + r * c_row + v * LANES) : (vec){0};
+  for (int64_t p = 0; p < steps; p++) {
+    words x[MOST_VECS];
+    for (int v = 0; v < N; v++) x[v] = load_pairs(b + v * b_vec + p * b_step);
+    for (int r = 0; r < STRIP; r++) {
+      uint32_t w;
+      memcpy(&w, a + r * a_row + 2 * p, sizeof w);
+      for (int v = 0; v < N; v++) o[r][v] = dot_pairs(o[r][v], w, x[v]);
+    }
+  }
+  for (int r = 0; r < STRIP; r++)
+    for (int v = 0; v < N; v++) memcpy(c + r * c_row + v * LANES, &o[r][v], sizeof(vec));
+}
+
+INLINE void strip_f32(const int N, const float *a, int64_t a_row, const float *b, int64_t b_vec, int64_t b_step,
+                      int64_t steps, float *c, int64_t c_row, const int add) {
+  vec o[STRIP][MOST_VECS];
+  for (int r = 0; r < STRIP; r++)
+    for (int v = 0; v < N; v++) o[r][v] = add ? load_f32(c + r * c_row + v * LANES) : (vec){0};
+  for (int64_t p = 0; p < steps; p++) {
+    vec x[MOST_VECS];
+    for (int v = 0; v < N; v++) x[v] = load_f32(b + v * b_vec + p * b_step);
+    for (int r = 0; r < STRIP; r++)
+      for (int v = 0; v < N; v++) o[r][v] += a[r * a_row + p] * x[v];
+  }
+  for (int r = 0; r < STRIP; r++)
+    for (int v = 0; v < N; v++) memcpy(c + r * c_row + v * LANES, &o[r][v], sizeof(vec));
+}
+#endif
+
 #define T bf16
+#define PER 2
 #define UP up_bf16
 #define DOWN down_bf16
 #define NAME(x) x##_bf16
 #include "attention_body.h"
 #undef T
+#undef PER
 #undef UP
 #undef DOWN
 #undef NAME
 
 #define T float
+#define PER 1
 #define UP up_f32
 #define DOWN down_f32
 #define NAME(x) x##_f32

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -52,13 +53,20 @@ class Pass:
 
     heads: Heads
     kernels: Kernels | None
-    own: OwnKv | None  # None: a prefix is being read, whose keys go to `into`
+    own: OwnKv  # where this pass puts keys and values: of rows, or of the prefix that is being read
     slot: torch.Tensor  # int32 [T]
     place: torch.Tensor  # int32 [T]
     seen: torch.Tensor  # int32 [T]: own keys that a token sees in its slot; 0 where a span provides them
     uses: list[Use] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
-    into: SharedKv | None = None
+
+    @cached_property
+    def span_rows(self) -> list[torch.Tensor]:
+        """For each span: a token's place in it, -1 = is not of it."""
+        rows = [torch.full_like(self.slot, -1) for _ in self.spans]
+        for span, row_of in zip(self.spans, rows, strict=True):
+            row_of[span.first : span.last] = torch.arange(span.last - span.first, dtype=torch.int32)
+        return rows
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -133,21 +141,51 @@ def _attend(
     what: Pass, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
 ) -> torch.Tensor:
     heads, tokens = what.heads, query.shape[1]
+    query = query if query.stride(2) == 1 else query.contiguous()
+    what.own.write(layer, key.transpose(0, 1), value.transpose(0, 1), what.slot, what.place)
+    if what.kernels is not None and what.kernels.has_shared:
+        return _join(what, layer, query, _tiled(what, layer, query, scale), scale)
     grouped = query.view(heads.kv_heads, heads.group, tokens, heads.dim)  # head h reads key-value head h // G
     parts = []
     for use in what.uses:
         chosen = grouped if use.rows is None else grouped[:, :, use.rows]
-        keys, values = use.kv.keys[layer], use.kv.values[layer]
+        keys, values = use.kv.read(layer)
         out, top, total = _part(what, _by_token(chosen), keys, values, scale, None)
         parts.append(Part(out, top, total, use.row_of, use.count))
-    if what.into is not None:
-        what.into.keys.append(key.contiguous())
-        what.into.values.append(value.contiguous())
-    elif what.own is not None:
-        what.own.write(layer, key.transpose(0, 1), value.transpose(0, 1), what.slot, what.place)
     if what.spans:
         parts.append(_spans(what, layer, grouped, key, value, scale))
-    return _join(what, layer, grouped, parts, scale)
+    return _join(what, layer, query, parts, scale)
+
+
+def _tiled(what: Pass, layer: int, query: torch.Tensor, scale: float) -> list[Part]:
+    """Attend to prefixes and within spans by the kernel that goes tile by tile, and holds no scores."""
+    parts = []
+    for use in what.uses:
+        parts.append(_tiles(what, query, use.rows, use.row_of, use.count, use.kv.store, layer, 0, use.kv.length, scale))
+    for span, row_of in zip(what.spans, what.span_rows, strict=True):
+        count, some = span.last - span.first, query[:, span.first : span.last]
+        sees = span.before + 1
+        parts.append(_tiles(what, some, None, row_of, count, what.own, layer, span.slot, sees, scale, causal=True))
+    return parts
+
+
+def _tiles(
+    what: Pass, query: torch.Tensor, chosen: torch.Tensor | None, row_of: torch.Tensor, count: int,
+    store: OwnKv, layer: int, slot: int, sees: int, scale: float, causal: bool = False,
+) -> Part:  # fmt: skip
+    """Attend [H, T, D], or the chosen of these tokens, to the first places of a slot; causal: each to one more."""
+    assert what.kernels is not None
+    heads, rows = what.heads, count * what.heads.group
+    out = torch.empty(heads.kv_heads, rows, heads.dim, dtype=heads.dtype)
+    top, total = torch.empty(heads.kv_heads, rows), torch.empty(heads.kv_heads, rows)
+    what.kernels(
+        "shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1),
+        None if chosen is None else chosen.data_ptr(), count,
+        store.keys[layer][slot].data_ptr(), store.values[layer][slot].data_ptr(),
+        heads.kv_heads, heads.group, heads.dim, store.capacity, sees, int(causal), ctypes.c_float(scale),
+        out.data_ptr(), top.data_ptr(), total.data_ptr(),
+    )  # fmt: skip
+    return Part(out, top, total, row_of, count)
 
 
 def _by_token(grouped: torch.Tensor) -> torch.Tensor:
@@ -206,7 +244,6 @@ def _spans(what: Pass, layer: int, grouped: torch.Tensor, key: torch.Tensor, val
     for span in what.spans:
         keys, values = key[:, span.first : span.last], value[:, span.first : span.last]
         if span.before:
-            assert what.own is not None
             earlier = what.own.read(layer, span.slot, span.before)
             keys, values = torch.cat((earlier[0], keys), dim=1), torch.cat((earlier[1], values), dim=1)
         step = max(SCORES // (heads.kv_heads * heads.group * keys.shape[1]), 16)
@@ -223,19 +260,16 @@ def _spans(what: Pass, layer: int, grouped: torch.Tensor, key: torch.Tensor, val
     return Part(out, top, total, row_of, tokens)
 
 
-def _join(what: Pass, layer: int, grouped: torch.Tensor, parts: list[Part], scale: float) -> torch.Tensor:
+def _join(what: Pass, layer: int, query: torch.Tensor, parts: list[Part], scale: float) -> torch.Tensor:
     """Attend to the rows' own keys, join that with the parts, and divide by the sums: [T, H, D]."""
     heads, own = what.heads, what.own
-    query = grouped.permute(2, 0, 1, 3).contiguous()  # [T, KVH, G, D]
+    query = query.transpose(0, 1).contiguous()
     tokens = query.shape[0]
     if what.kernels is not None:
         result = torch.empty_like(query)
-        pointers = (
-            (0, 0, 0) if own is None else (own.keys[layer].data_ptr(), own.values[layer].data_ptr(), own.capacity)
-        )
         what.kernels(
-            "attend", heads.dtype, query.data_ptr(), pointers[0], pointers[1],
-            heads.kv_heads, heads.group, heads.dim, pointers[2], tokens, what.slot.data_ptr(), what.seen.data_ptr(),
+            "attend", heads.dtype, query.data_ptr(), own.keys[layer].data_ptr(), own.values[layer].data_ptr(),
+            heads.kv_heads, heads.group, heads.dim, own.capacity, tokens, what.slot.data_ptr(), what.seen.data_ptr(),
             ctypes.c_float(scale), len(parts),
             _array([part.out.data_ptr() for part in parts]),
             _array([part.top.data_ptr() for part in parts]),
@@ -244,7 +278,8 @@ def _join(what: Pass, layer: int, grouped: torch.Tensor, parts: list[Part], scal
             _array([part.row_of.data_ptr() for part in parts]),
             result.data_ptr(),
         )  # fmt: skip
-        return result.view(tokens, -1, heads.dim)
+        return result
+    query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
     outs, tops, sums = [], [], []
     for part in parts:
@@ -253,8 +288,8 @@ def _join(what: Pass, layer: int, grouped: torch.Tensor, parts: list[Part], scal
         outs.append(part.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float())
         tops.append(part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, -math.inf))
         sums.append(part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, 0.0))
-    longest = int(what.seen.max()) if own is not None else 0
-    if own is not None and longest:
+    longest = int(what.seen.max())
+    if longest:
         slots = what.slot.long()
         whole = bool((slots == torch.arange(tokens, device=slots.device)).all())  # then no row need be copied
         keys = own.keys[layer][:tokens, :, :longest] if whole else own.keys[layer][slots, :, :longest]

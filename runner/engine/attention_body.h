@@ -1,4 +1,4 @@
-/* The kernels for one number format: T, with UP and DOWN to and from float, and NAME of a function. */
+/* The kernels for one number format: T, PER of them side by side, UP and DOWN to and from float, NAME of a function. */
 
 /* scores [rows, cols] become exp(scale * score - max), in place, with max and sum of each row. A row's first limit[row]
    columns count (all when there is no limit), the others become 0. */
@@ -137,3 +137,92 @@ void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, in
     best[r] = at;
   }
 }
+
+#ifdef SHARED
+/* Up to TILE rows of one key-value head over the keys of a slot: row r sees the first sees[r], at least one. */
+INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const int64_t *sees, int rows, float scale,
+                       float *acc, float *top, float *sum) {
+  float s[TILE][KEYS];
+  T weights[TILE][KEYS];
+  const int strips = (rows + STRIP - 1) / STRIP;
+  int64_t keys = 0;
+  for (int r = 0; r < rows; r++) keys = sees[r] > keys ? sees[r] : keys;
+  for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0;
+  for (int i = 0; i < strips * STRIP * D; i++) acc[i] = 0;
+  for (int64_t start = 0; start < keys; start += KEYS) {
+    const int count = keys - start < KEYS ? (int)(keys - start) : KEYS, full = (count + LANES - 1) / LANES * LANES;
+    for (int j = 0; j < full; j += MOST_VECS * LANES)
+      for (int r = 0; r < strips * STRIP; r += STRIP) {
+        const int vecs = full - j < MOST_VECS * LANES ? (full - j) / LANES : MOST_VECS;
+#define SCORES(N) \
+  NAME(strip)(N, q + r * D, D, K + (start + j) * D, LANES * D, PER * LANES, D / PER, &s[r][j], KEYS, 0)
+        if (vecs == 4) SCORES(4);
+        else if (vecs == 3) SCORES(3);
+        else if (vecs == 2) SCORES(2);
+        else SCORES(1);
+#undef SCORES
+      }
+    for (int r = 0; r < rows; r++) {
+      for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < full; j++) s[r][j] = -INFINITY;
+      __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+      for (int j = 0; j < full; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(&s[r][j]));
+      float m = _mm512_reduce_max_ps(most) * scale;
+      m = m > top[r] ? m : top[r];
+      float keep = top[r] == -INFINITY ? 0.0f : exp_fast(top[r] - m);
+      for (int j = 0; j < full; j += LANES) {
+        __m512 e = exp_16(_mm512_fmsub_ps(_mm512_loadu_ps(&s[r][j]), _mm512_set1_ps(scale), _mm512_set1_ps(m)));
+        total = _mm512_add_ps(total, e);
+        NAME(put_16)(&weights[r][j], e);
+      }
+      sum[r] = sum[r] * keep + _mm512_reduce_add_ps(total);
+      top[r] = m;
+      if (start && keep != 1.0f)
+        for (int d = 0; d < D; d++) acc[r * D + d] *= keep;
+    }
+    for (int r = rows; r < strips * STRIP; r++) memset(weights[r], 0, full * sizeof(T));
+    for (int d = 0; d < D; d += MOST_VECS * LANES)
+      for (int r = 0; r < strips * STRIP; r += STRIP) {
+        const int vecs = D - d < MOST_VECS * LANES ? (D - d) / LANES : MOST_VECS;
+#define MIX(N) \
+  NAME(strip)(N, weights[r], KEYS, V + start * D + d * PER, PER * LANES, PER * D, full / PER, acc + r * D + d, D, 1)
+        if (vecs == 4) MIX(4);
+        else if (vecs == 3) MIX(3);
+        else if (vecs == 2) MIX(2);
+        else MIX(1);
+#undef MIX
+      }
+  }
+}
+
+/* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one slot: out [kv_heads, tokens, group,
+   dim], not divided by the sums, and top and sum [kv_heads, tokens, group]. q: [heads, token, dim] with these strides.
+   Causal: the first token sees `keys`, each later one sees one more. */
+void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen, int64_t tokens, const T *K,
+                  const T *V, int64_t kv_heads, int64_t group, int64_t dim, int64_t capacity, int64_t keys,
+                  int64_t causal, float scale, T *out, float *top, float *sum, int threads) {
+  const int64_t rows = tokens * group, tiles = (rows + TILE - 1) / TILE;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t i = 0; i < kv_heads * tiles; i++) {
+    const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE, at = h * capacity * dim; /* the longest first */
+    const int some = rows - first < TILE ? (int)(rows - first) : TILE;
+    T query[TILE * MAX_DIM];
+    float acc[TILE * MAX_DIM], m[TILE], l[TILE];
+    int64_t sees[TILE];
+    memset(query, 0, TILE * dim * sizeof(T));
+    for (int r = 0; r < some; r++) {
+      int64_t t = (first + r) / group, head = h * group + (first + r) % group;
+      memcpy(query + r * dim, q + head * q_head + (chosen ? chosen[t] : t) * q_token, dim * sizeof(T));
+      sees[r] = keys + (causal ? t : 0);
+    }
+    if (dim == 64) NAME(tile)(64, query, K + at, V + at, sees, some, scale, acc, m, l);
+    else if (dim == 128) NAME(tile)(128, query, K + at, V + at, sees, some, scale, acc, m, l);
+    else NAME(tile)(dim, query, K + at, V + at, sees, some, scale, acc, m, l);
+    for (int r = 0; r < some; r++) {
+      const int64_t row = h * rows + first + r;
+      for (int64_t d = 0; d < dim; d += LANES)
+        NAME(put_16)(out + row * dim + d, _mm512_loadu_ps(acc + r * dim + d));
+      top[row] = m[r], sum[row] = l[r];
+    }
+  }
+}
+#endif

@@ -43,8 +43,7 @@ class Kept:
                 best, length = one, shared
         if best is None:
             return None
-        kv = SharedKv([k[:, :length] for k in best.kv.keys], [v[:, :length] for v in best.kv.values])
-        return Prefix(best.tokens[:length], kv=kv)
+        return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
 
     @property
     def tokens(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -26,14 +26,6 @@ class Heads:
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
-
-
-@dataclass
-class SharedKv:
-    """Keys and values [KVH, L, D] of a prefix, layer by layer."""
-
-    keys: list[torch.Tensor] = field(default_factory=list)
-    values: list[torch.Tensor] = field(default_factory=list)
 
 
 class OwnKv:
@@ -100,6 +92,31 @@ class OwnKv:
         keys = keys.view(kv_heads, blocks, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
         values = values.view(kv_heads, self.capacity // pair, dim, pair).transpose(2, 3)
         return keys.reshape(kv_heads, -1, dim), values.reshape(kv_heads, -1, dim)
+
+
+class SharedKv:
+    """Keys and values that many rows read: the first places of a store with a single slot."""
+
+    def __init__(self, store: OwnKv, length: int) -> None:
+        self.store, self.length = store, length
+
+    @classmethod
+    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
+        """Make room for a prefix, in the order in which it will be read."""
+        return cls(OwnKv(heads, 1, length, kernels if kernels and kernels.has_shared else None), length)
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put all keys and values [KVH, L, D] of a layer."""
+        place = torch.arange(self.length, dtype=torch.int32, device=keys.device)
+        self.store.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, L, D] of a layer."""
+        return self.store.read(layer, 0, self.length)
+
+    def beginning(self, length: int) -> SharedKv:
+        """Return the first so many of them, of the same store."""
+        return SharedKv(self.store, length)
 
 
 def _rounded(places: int) -> int:

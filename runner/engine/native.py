@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "attend": [_PTR] * 3 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
+    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
 }
 
 
@@ -48,8 +49,11 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype], Any] = {}
+        self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in FORMATS.items():
+                if name == "shared" and not self.has_shared:
+                    continue
                 function = getattr(library, f"{name}_{suffix}")
                 function.argtypes, function.restype = signature, None
                 self._functions[name, dtype] = function

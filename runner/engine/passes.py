@@ -25,10 +25,11 @@ class Passes:
 
     def read_prefix(self, prefix: Prefix) -> None:
         """Compute keys and values of a prefix, which stands on those above it."""
-        count, into = len(prefix.tokens), SharedKv()
+        count = len(prefix.tokens)
+        into = SharedKv.empty(self.heads, count, self.kernels)
         everyone, nobody = list(range(count)), self._ints([0] * count)
         uses = [self._use(one, everyone, count) for one in (prefix.parent.path if prefix.parent else [])]
-        what = Pass(self.heads, self.kernels, None, nobody, nobody, nobody, uses, [Span(0, count)], into)
+        what = Pass(self.heads, self.kernels, into.store, nobody, self._ints(everyone), nobody, uses, [Span(0, count)])
         start = prefix.length - count
         self._forward(what, prefix.tokens, [start + at for at in everyone], [count - 1])
         prefix.kv = into

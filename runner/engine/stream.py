@@ -258,12 +258,12 @@ class Stream:
         """Keep what was computed for a row; its last token has not been through the model."""
         assert self.own is not None
         slot, above = self.active.index(row), row.prefix.path if row.prefix else []
-        kv = SharedKv()
+        kv = SharedKv.empty(self.heads, row.shared + row.places, self.passes.kernels)
         for layer in range(self.heads.layers):
-            keys, values = self.own.read(layer, slot, row.places)
-            kv.keys.append(torch.cat([*(prefix.kv.keys[layer] for prefix in above), keys], dim=1))
-            kv.values.append(torch.cat([*(prefix.kv.values[layer] for prefix in above), values], dim=1))
-        self.kept.add((row.prompt + row.tokens)[: kv.keys[0].shape[1]], kv, self.budget_tokens)
+            parts = [*(prefix.kv.read(layer) for prefix in above), self.own.read(layer, slot, row.places)]
+            keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
+            kv.write(layer, keys, values)
+        self.kept.add((row.prompt + row.tokens)[: kv.length], kv, self.budget_tokens)
 
     def _release(self, row: Row) -> None:
         for prefix in row.prefix.path if row.prefix else []:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -50,12 +52,21 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def kernels_or_none(compiled: bool) -> native.Kernels | None:
-    if not compiled:
+WAYS = pytest.mark.parametrize("way", ["tiles", "compiled", "torch"])
+
+
+def kernels_or_none(way: str) -> native.Kernels | None:
+    """`tiles`: all that this processor can; `compiled`: what others can, too."""
+    if way == "torch":
         return None
     kernels = native.kernels()
     if kernels is None:
         pytest.skip("no C compiler is here")
+    if way == "tiles" and not kernels.has_shared:
+        pytest.skip("this processor's registers are too narrow")
+    if way == "compiled":
+        kernels = copy(kernels)
+        kernels.has_shared = False
     return kernels
 
 
@@ -65,6 +76,13 @@ def ints(numbers: list[int]) -> torch.Tensor:
 
 def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list[torch.Tensor]) -> SharedKv:
+    made = SharedKv.empty(heads, keys[0].shape[1], kernels)
+    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+        made.write(layer, key, value)
+    return made
 
 
 def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> Use:
@@ -80,13 +98,13 @@ def check(result: torch.Tensor, tokens: list[Token], heads: Heads, scale: float)
     assert float(off.max()) < TOLERANCE[heads.dtype], f"tokens {off.argmax()}: off by {off.tolist()}"
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype: torch.dtype, compiled: bool) -> None:
+def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype: torch.dtype, way: str) -> None:
     """Rows of very different lengths; two prefixes that not all of them see, one that all see."""
     heads = Heads(2, *shape, dtype, CPU)
-    kernels = kernels_or_none(compiled)
+    kernels = kernels_or_none(way)
     random_numbers = torch.Generator().manual_seed(sum(shape))
     count, layer = len(LENGTHS), 1
     own = OwnKv(heads, count + 2, max(LENGTHS), kernels)
@@ -100,9 +118,9 @@ def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype:
             ints([slots[row]] * some), ints(list(range(some))),
         )  # fmt: skip
     prefixes, seen_by = [], [list(range(count)), [0, 3, 4, 9], [1, 3]]
-    for length in (45, 7, 1):
+    for length in (1100, 7, 1):  # over more than two blocks of 512 keys
         kv = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for _ in range(4)]
-        prefixes.append(SharedKv(kv[:2], kv[2:]))
+        prefixes.append(shared_kv(heads, kernels, kv[:2], kv[2:]))
     query = random(random_numbers, heads.kv_heads * heads.group, count, heads.dim, dtype=dtype)
     what = Pass(
         heads, kernels, own, ints(slots), ints([length - 1 for length in LENGTHS]), ints(LENGTHS),
@@ -116,8 +134,8 @@ def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype:
         shared = [prefix for prefix, rows in zip(prefixes, seen_by, strict=True) if row in rows]
         tokens.append(Token(
             query[:, row],
-            torch.cat([*(one.keys[layer] for one in shared), keys[row]], dim=1),
-            torch.cat([*(one.values[layer] for one in shared), values[row]], dim=1),
+            torch.cat([*(one.read(layer)[0] for one in shared), keys[row]], dim=1),
+            torch.cat([*(one.read(layer)[1] for one in shared), values[row]], dim=1),
         ))  # fmt: skip
     check(result, tokens, heads, scale)
     for row in range(count):
@@ -126,15 +144,15 @@ def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype:
         assert torch.equal(read[1], values[row])
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("shape", [(2, 2, 16), (1, 3, 64), (2, 5, 80)], ids=lambda shape: "x".join(map(str, shape)))
 def test_reading_prompts_with_and_without_earlier_places(
-    shape: tuple[int, int, int], dtype: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int], dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spans, one of them behind places that an earlier pass filled, and a row whose tokens come one by one."""
     heads = Heads(1, *shape, dtype, CPU)
-    kernels = kernels_or_none(compiled)
+    kernels = kernels_or_none(way)
     monkeypatch.setattr(attention, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
     random_numbers = torch.Generator().manual_seed(7)
     own, prefix_tokens = OwnKv(heads, 4, 700, kernels), 33
@@ -149,7 +167,7 @@ def test_reading_prompts_with_and_without_earlier_places(
             some = [one[slot][:, :old].transpose(0, 1) for one in (all_keys, all_values)]
             own.write(0, some[0], some[1], ints([slot] * old), ints(list(range(old))))
     kv = [random(random_numbers, heads.kv_heads, prefix_tokens, heads.dim, dtype=dtype) for _ in range(2)]
-    prefix, sees_prefix = SharedKv(kv[:1], kv[1:]), [True, False, False, True]
+    prefix, sees_prefix = shared_kv(heads, kernels, kv[:1], kv[1:]), [True, False, False, True]
     slot_of = [slot for slot, new in enumerate(news) for _ in range(new)]
     places = [old + at for old, new in zip(before, news, strict=True) for at in range(new)]
     spans = [Span(0, 90, 0, 0), Span(91, 221, 2, 530)]
@@ -172,25 +190,25 @@ def test_reading_prompts_with_and_without_earlier_places(
         shared = [prefix] if sees_prefix[slot] else []
         tokens.append(Token(
             query[:, at],
-            torch.cat([*(one.keys[0] for one in shared), all_keys[slot][:, :reach]], dim=1),
-            torch.cat([*(one.values[0] for one in shared), all_values[slot][:, :reach]], dim=1),
+            torch.cat([*(one.read(0)[0] for one in shared), all_keys[slot][:, :reach]], dim=1),
+            torch.cat([*(one.read(0)[1] for one in shared), all_values[slot][:, :reach]], dim=1),
         ))  # fmt: skip
     check(result, tokens, heads, 0.2)
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_many_prefixes_in_one_pass(dtype: torch.dtype, compiled: bool) -> None:
+def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
     """Each row on a prefix of its own group: there may be more groups than anybody would have made room for."""
     torch.set_num_threads(2)  # this once: nobody steps on another's row
     heads, groups = Heads(1, 2, 2, 32, dtype, CPU), 40
-    kernels = kernels_or_none(compiled)
+    kernels = kernels_or_none(way)
     random_numbers = torch.Generator().manual_seed(3)
     own = OwnKv(heads, groups, 16, kernels)
     prefixes = []
     for group in range(groups):
         kv = [random(random_numbers, 2, 1 + group, 32, dtype=dtype) for _ in range(2)]
-        prefixes.append(SharedKv(kv[:1], kv[1:]))
+        prefixes.append(shared_kv(heads, kernels, kv[:1], kv[1:]))
     query, keys, values = (random(random_numbers, rows, groups, 32, dtype=dtype) for rows in (4, 2, 2))
     what = Pass(
         heads, kernels, own, ints(list(range(groups))), ints([0] * groups), ints([1] * groups),
@@ -200,19 +218,19 @@ def test_many_prefixes_in_one_pass(dtype: torch.dtype, compiled: bool) -> None:
     tokens = [
         Token(
             query[:, at],
-            torch.cat((prefix.keys[0], keys[:, at : at + 1]), dim=1),
-            torch.cat((prefix.values[0], values[:, at : at + 1]), dim=1),
+            torch.cat((prefix.read(0)[0], keys[:, at : at + 1]), dim=1),
+            torch.cat((prefix.read(0)[1], values[:, at : at + 1]), dim=1),
         )
         for at, prefix in enumerate(prefixes)
     ]
     check(result, tokens, heads, 0.2)
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
-def test_scores_that_leave_no_room_for_exp(compiled: bool) -> None:
+@WAYS
+def test_scores_that_leave_no_room_for_exp(way: str) -> None:
     """One key far above all others, scores in the hundreds: no infinity, no nan, and that key alone counts."""
     heads = Heads(1, 1, 3, 16, torch.float32, CPU)
-    own = OwnKv(heads, 1, 600, kernels_or_none(compiled))
+    own = OwnKv(heads, 1, 600, kernels_or_none(way))
     keys, values = torch.zeros(600, 1, 16), torch.randn(600, 1, 16, generator=torch.Generator().manual_seed(0))
     keys[:, 0, 0] = torch.linspace(-40, 40, 600)
     keys[300, 0, 0] = 100.0
@@ -226,12 +244,30 @@ def test_scores_that_leave_no_room_for_exp(compiled: bool) -> None:
     assert bool(result.isfinite().all())
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@WAYS
+def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
+    """The same where the prefix has that key, in its second block of 512, and the row's own key counts for nothing."""
+    heads, kernels = Heads(1, 1, 3, 16, torch.float32, CPU), kernels_or_none(way)
+    keys, values = torch.zeros(1, 600, 16), torch.randn(1, 600, 16, generator=torch.Generator().manual_seed(0))
+    keys[0, :, 0] = torch.linspace(-40, 40, 600)
+    keys[0, 550, 0] = 100.0
+    prefix = shared_kv(heads, kernels, [keys], [values])
+    query = torch.zeros(3, 1, 16)
+    query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
+    what = Pass(heads, kernels, OwnKv(heads, 1, 1, kernels), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)])
+    own = torch.zeros(1, 1, 16)
+    result = what.attend(0, query, own, own, 1.0)[0]
+    assert torch.allclose(result[0], values[0, 550], atol=1e-6)
+    assert torch.allclose(result[2], values[0].sum(dim=0) / 601, atol=1e-5), "no difference of scores: the mean"
+    assert bool(result.isfinite().all())
+
+
+@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, compiled: bool) -> None:
+def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     """Write, read, move to another slot, grow: bit for bit, and no neighbour is touched."""
     heads = Heads(2, 3, 2, 48, dtype, CPU)
-    own = OwnKv(heads, 3, 20, kernels_or_none(compiled))
+    own = OwnKv(heads, 3, 20, kernels_or_none(way))
     assert own.capacity == 32
     random_numbers = torch.Generator().manual_seed(1)
     lengths = [29, 1, 32]
@@ -271,7 +307,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, compiled: bool) ->
     ],
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
-    kernels_or_none(compiled=True)
+    kernels_or_none("compiled")
     assert (native.for_heads(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
 
 

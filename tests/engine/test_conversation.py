@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from runner.config import Attention, GenerationConfig, ModelConfig, RunnerConfig
+from runner.config import Attention, Dtype, GenerationConfig, ModelConfig, RunnerConfig
 from runner.engine.base import Completion, Message, Request, Watch
 from runner.engine.kept import MOST_CONVERSATIONS, Kept
-from runner.engine.kv import SharedKv
+from runner.engine.kv import Heads, SharedKv
 from runner.engine.local import LocalEngine
 from runner.result import FinishReason
 
@@ -129,15 +130,19 @@ def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: Mo
     assert new_tokens[2] < 1.5 * all_tokens[0] < all_tokens[2]
 
 
+def nothing_computed() -> SharedKv:
+    return SharedKv.empty(Heads(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
+
+
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     kept = Kept()
     for number in range(MOST_CONVERSATIONS + 3):
-        kept.add([number] * 100, SharedKv(), budget_tokens=4000)
+        kept.add([number] * 100, nothing_computed(), budget_tokens=4000)
     assert kept.tokens == 100 * MOST_CONVERSATIONS
     assert kept.find([0] * 100) is None  # it made room
-    kept.add([99] * 700, SharedKv(), budget_tokens=4000)
+    kept.add([99] * 700, nothing_computed(), budget_tokens=4000)
     assert kept.tokens == 1000
-    kept.add([98] * 1001, SharedKv(), budget_tokens=4000)
+    kept.add([98] * 1001, nothing_computed(), budget_tokens=4000)
     assert kept.find([98] * 1001) is None
     found = kept.find([*[99] * 60, 1, 2])
     assert found is not None
@@ -147,8 +152,8 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
     kept = Kept()
-    kept.add([1] * 50, SharedKv(), 10_000)
-    kept.add([*[1] * 50, 2, 3], SharedKv(), 10_000)
+    kept.add([1] * 50, nothing_computed(), 10_000)
+    kept.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
     assert kept.tokens == 52
     kept.clear()
     assert kept.tokens == 0
@@ -156,4 +161,4 @@ def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
 
 @pytest.fixture
 def embedded() -> Any:
-    return ModelConfig(name="embedded")
+    return ModelConfig(name="embedded", dtype=Dtype.float32)
