@@ -59,6 +59,7 @@ class Pass:
     seen: torch.Tensor  # int32 [T]: own keys that a token sees in its slot; 0 where a span provides them
     uses: list[Use] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    is_step: bool = False  # one token a slot, which sees all of its row
 
     @cached_property
     def span_rows(self) -> list[torch.Tensor]:
@@ -142,9 +143,11 @@ def _attend(
 ) -> torch.Tensor:
     heads, tokens = what.heads, query.shape[1]
     query = query if query.stride(2) == 1 else query.contiguous()
-    what.own.write(layer, key.transpose(0, 1), value.transpose(0, 1), what.slot, what.place)
+    new = (key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous())
+    if what.kernels is None or not what.is_step:  # else the kernel puts them in its way past
+        what.own.write(layer, *new, what.slot, what.place)
     if what.kernels is not None and what.kernels.has_shared:
-        return _join(what, layer, query, _tiled(what, layer, query, scale), scale)
+        return _join(what, layer, query, new, _tiled(what, layer, query, scale), scale)
     grouped = query.view(heads.kv_heads, heads.group, tokens, heads.dim)  # head h reads key-value head h // G
     parts = []
     for use in what.uses:
@@ -154,7 +157,7 @@ def _attend(
         parts.append(Part(out, top, total, use.row_of, use.count))
     if what.spans:
         parts.append(_spans(what, layer, grouped, key, value, scale))
-    return _join(what, layer, query, parts, scale)
+    return _join(what, layer, query, new, parts, scale)
 
 
 def _tiled(what: Pass, layer: int, query: torch.Tensor, scale: float) -> list[Part]:
@@ -260,15 +263,18 @@ def _spans(what: Pass, layer: int, grouped: torch.Tensor, key: torch.Tensor, val
     return Part(out, top, total, row_of, tokens)
 
 
-def _join(what: Pass, layer: int, query: torch.Tensor, parts: list[Part], scale: float) -> torch.Tensor:
+def _join(
+    what: Pass, layer: int, query: torch.Tensor, new: tuple[torch.Tensor, torch.Tensor], parts: list[Part], scale: float
+) -> torch.Tensor:
     """Attend to the rows' own keys, join that with the parts, and divide by the sums: [T, H, D]."""
     heads, own = what.heads, what.own
     query = query.transpose(0, 1).contiguous()
     tokens = query.shape[0]
     if what.kernels is not None:
         result = torch.empty_like(query)
+        put = [tensor.data_ptr() for tensor in new] if what.is_step else [None, None]
         what.kernels(
-            "attend", heads.dtype, query.data_ptr(), own.keys[layer].data_ptr(), own.values[layer].data_ptr(),
+            "attend", heads.dtype, query.data_ptr(), own.keys[layer].data_ptr(), own.values[layer].data_ptr(), *put,
             heads.kv_heads, heads.group, heads.dim, own.capacity, tokens, what.slot.data_ptr(), what.seen.data_ptr(),
             ctypes.c_float(scale), len(parts),
             _array([part.out.data_ptr() for part in parts]),

@@ -82,8 +82,10 @@ INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T 
 }
 
 /* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its slot, and of each part the row
-   part_row[p][t] of [kv_heads, part_rows[p], group] outputs (not yet divided by their sums), maxima and sums; -1 = none. */
-void NAME(attend)(const T *q, const T *K, const T *V, int64_t kv_heads, int64_t group, int64_t dim, int64_t capacity,
+   part_row[p][t] of [kv_heads, part_rows[p], group] outputs (not yet divided by their sums), maxima and sums; -1 = none.
+   k and v [tokens, kv_heads, dim], unless 0: put into the last place that the token sees. That is quicker than by
+   `store` before, since the lines are read here anyway, but other tokens of the same slot may not rely on it. */
+void NAME(attend)(const T *q, T *K, T *V, const T *k, const T *v, int64_t kv_heads, int64_t group, int64_t dim, int64_t capacity,
                   int64_t tokens, const int32_t *slot, const int32_t *own, float scale, int64_t parts,
                   const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows,
                   const int64_t *part_row, T *out, int threads) {
@@ -96,6 +98,7 @@ void NAME(attend)(const T *q, const T *K, const T *V, int64_t kv_heads, int64_t 
       int64_t row = ((const int32_t *)part_row[p])[t];
       rows[p] = row < 0 ? -1 : (h * part_rows[p] + row) * group;
     }
+    if (k) NAME(put)(K + at, V + at, k + i * dim, v + i * dim, dim, own[t] - 1);
 #define CASE(DD, GG)                                                                                             \
   if (dim == DD && group == GG)                                                                                  \
     NAME(one)(DD, GG, q + i * GG * DD, K + at, V + at, own[t], scale, parts, part_out, part_top, part_sum, rows, \

@@ -39,7 +39,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "store": [_PTR] * 4 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
-    "attend": [_PTR] * 3 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
+    "attend": [_PTR] * 5 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
 }
 

@@ -77,7 +77,7 @@ class Passes:
         kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         ids = [row.tokens[-1] for row in rows]
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
-        return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses), ids, positions, None)
+        return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None)
 
     def _use(self, prefix: Prefix, rows: list[int], tokens: int) -> Use:
         everyone = len(rows) == tokens

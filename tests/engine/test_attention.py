@@ -101,7 +101,10 @@ def check(result: torch.Tensor, tokens: list[Token], heads: Heads, scale: float)
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype: torch.dtype, way: str) -> None:
+@pytest.mark.parametrize("is_step", [True, False], ids=["step", "any"])
+def test_decoding_over_own_keys_and_prefixes(
+    is_step: bool, shape: tuple[int, int, int], dtype: torch.dtype, way: str
+) -> None:
     """Rows of very different lengths; two prefixes that not all of them see, one that all see."""
     heads = Heads(2, *shape, dtype, CPU)
     kernels = kernels_or_none(way)
@@ -124,7 +127,7 @@ def test_decoding_over_own_keys_and_prefixes(shape: tuple[int, int, int], dtype:
     query = random(random_numbers, heads.kv_heads * heads.group, count, heads.dim, dtype=dtype)
     what = Pass(
         heads, kernels, own, ints(slots), ints([length - 1 for length in LENGTHS]), ints(LENGTHS),
-        uses=[use_of(prefix, rows, count) for prefix, rows in zip(prefixes, seen_by, strict=True)],
+        uses=[use_of(prefix, rows, count) for prefix, rows in zip(prefixes, seen_by, strict=True)], is_step=is_step,
     )  # fmt: skip
     newest = [torch.stack([one[row][:, -1] for row in range(count)], dim=1) for one in (keys, values)]
     scale = heads.dim**-0.5
