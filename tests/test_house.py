@@ -14,10 +14,10 @@ PACKAGE = ROOT / "runner"
 
 FLOORS = [
     {"errors", "config", "result", "loaded", "stats", "progress", "machine", "embedded", "model.source", "model.random_weights", "model.disk",
-     "model.checkpoint", "model.checkpoint_format", "model.gguf_file", "model.byteio"},
+     "model.checkpoint", "model.checkpoint_format", "model.gguf_file", "model.byteio", "parts.manifest"},
     {"jobs", "tracking", "model.quantization", "model.lora", "model.lora_pth", "model.pth_file", "model.rope", "model.rope_2d", "model.footprint",
      "model.layout"},
-    {"model.load", "model.inventory", "model.capability", "model.convert_lora", "engine.base"},
+    {"model.load", "model.inventory", "model.capability", "model.convert_lora", "engine.base", "parts"},
     {"engine"},
     {"tasks"},
     {"run", "report"},
