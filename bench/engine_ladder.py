@@ -1,8 +1,8 @@
 """Where does the speed come from? One step after another: `python bench/engine_ladder.py [--questions 32]`.
 
 The first step is transformers' `generate` over left-padded batches of 16, sdpa attention, as it comes. Each step
-afterwards switches one more thing on; questions and answers' lengths stay the same. Every run is a process of its own,
-and the steps take turns over the repeats.
+afterwards switches one more thing on; questions and answers' lengths stay the same. The last line is no step: it is
+transformers' own continuous batching. Every run is a process of its own, and the steps take turns over the repeats.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from engines import (
 from gsm8k_vs_lmeval import add_options, load_prompts
 
 BATCH = 16
+BESIDE = "beside it: transformers' `generate_batch`"  # no step of ours
 
 
 def ladder(job: Job) -> dict[str, Job]:
@@ -42,6 +43,7 @@ def ladder(job: Job) -> dict[str, Job]:
         "+ packed weights": replace(bare, off=[]),
         "+ 64 rows at once": replace(bare, off=[], rows=64),
         "+ 128 rows at once": replace(bare, off=[], rows=128),
+        BESIDE: replace(job, kind="generate_batch"),
     }
 
 
@@ -82,7 +84,7 @@ def table(outcomes: dict[str, list[Outcome]]) -> str:
         rows.append([
             name,
             spread(per_prompt_ms(runs), 0),
-            spread(gains, 2) if rows else "",
+            spread(gains, 2) if rows and name != BESIDE else "",
             spread(so_far, 1) if rows else "1",
             spread([run.prefill_s for run in runs]),
             spread([run.decode_s for run in runs]),

@@ -83,8 +83,8 @@ def with_engine(job: Job) -> Outcome:
     )
 
 
-def with_generate(job: Job) -> Outcome:
-    """Left-padded batches through transformers' `generate`, as it comes, each to the longest of its rows."""
+def plain_model(job: Job) -> tuple[Any, Any, float]:
+    """Load model and tokenizer as transformers does it, with sdpa; return them and the seconds that it took."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if job.threads:
@@ -93,11 +93,17 @@ def with_generate(job: Job) -> Outcome:
     started = time.perf_counter()
     model: Any = AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, attn_implementation="sdpa").eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(job.folder)
+    return model, tokenizer, time.perf_counter() - started
+
+
+def with_generate(job: Job) -> Outcome:
+    """Left-padded batches through transformers' `generate`, as it comes, each to the longest of its rows."""
+    model, tokenizer, load_s = plain_model(job)
     end = model.generation_config.eos_token_id
     ends = set(end if isinstance(end, list) else [end]) if not job.fixed else set()
     if job.fixed:
         model.generation_config.eos_token_id = None
-    run = Run(model, job.dtype, time.perf_counter() - started)
+    run = Run(model, job.dtype, load_s)
     run.start()
     fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
     order = list(range(len(fed)))
@@ -128,6 +134,41 @@ def with_generate(job: Job) -> Outcome:
     )
 
 
+def with_generate_batch(job: Job) -> Outcome:
+    """transformers' own continuous batching, as it comes; it shares whole pages of a common beginning."""
+    from transformers import GenerationConfig as Theirs
+
+    model, tokenizer, load_s = plain_model(job)
+    [limit] = set(job.new_tokens)  # it takes one for all
+    end = None if job.fixed else model.generation_config.eos_token_id
+    pad = tokenizer.pad_token_id or 0
+    settings = Theirs(max_new_tokens=limit, do_sample=False, eos_token_id=end, pad_token_id=pad)
+    run = Run(model, job.dtype, load_s)
+    run.start()
+    fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
+    answers = list(model.generate_batch(inputs=fed, generation_config=settings).values())
+    failed = [answer.error for answer in answers if answer.error]
+    if failed or len(answers) < len(fed):
+        raise SystemExit(f"{len(answers)} of {len(fed)} prompts were answered, {len(failed)} failed: {failed[:1]}")
+    tokens = [answer.generated_tokens for answer in answers]
+    run.stop()
+    return run.outcome(
+        done=len(fed),
+        decode_s=run.total_s,  # prompts and answers share its passes
+        tokens=tokens,
+        texts=[tokenizer.decode(row, skip_special_tokens=True) for row in tokens],
+        prompts_sha256=sha256_prompts(job.prompts),
+        ids_sha256=[sha256_ids(ids) for ids in fed],
+    )
+
+
+SIDES = {
+    "stream": with_engine,
+    "plain": with_engine,
+    "generate": with_generate,
+    "generate_batch": with_generate_batch,
+}
+
 if __name__ == "__main__":
     job = read_job()
-    answer(with_generate(job) if job.kind == "generate" else with_engine(job))
+    answer(SIDES[job.kind](job))

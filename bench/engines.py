@@ -26,6 +26,7 @@ SIDES = {
     "stream": "engine_side.py",
     "plain": "engine_side.py",
     "generate": "engine_side.py",
+    "generate_batch": "engine_side.py",
     "lmeval": "lmeval_side.py",
 }
 
@@ -34,7 +35,7 @@ SIDES = {
 class Job:
     """What one fresh process does."""
 
-    kind: str  # stream: our engine; plain: our loop with a named attention; generate: transformers'; lmeval
+    kind: str  # stream: our engine; plain: our loop with a named attention; generate(_batch): transformers'; lmeval
     folder: str
     dtype: str
     prompts: list[str] | list[list[int]]
