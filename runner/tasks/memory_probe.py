@@ -51,6 +51,8 @@ class Probe:
         figures |= _cuda_mib()
         resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
         figures |= {"steady_rss_mib": machine.rss_mib(), "steady_anon_mib": machine.anonymous_mib(), **pss_mib()}
+        for kind in ("rss", "anon"):  # what was read a moment earlier may be some pages less
+            figures[f"peak_{kind}_mib"] = max(figures[f"peak_{kind}_mib"], figures[f"steady_{kind}_mib"])
         self.emit(stage=name, figures=figures, peak_since_start=not resettable)
 
 
