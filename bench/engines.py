@@ -138,8 +138,8 @@ def per_prompt_ms(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def same_tokens(one: Outcome, other: Outcome) -> int:
-    """How many outputs are identical, token for token."""
-    return sum(a == b for a, b in zip(one.tokens, other.tokens, strict=True))
+    """How many outputs are identical, token for token; the other may have had the first few prompts only."""
+    return sum(a == b for a, b in zip(one.tokens[: other.done], other.tokens, strict=True))
 
 
 def check_prompts(outcomes: Sequence[Outcome]) -> None:
