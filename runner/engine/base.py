@@ -19,6 +19,8 @@ class Message:
 
 
 MEMORY_RAN_OUT = "memory ran out"  # so begins the note of an engine that has gone on with fewer rows at once
+MEMORY_IS_SHORT = "memory has room for"  # and of one that begins with fewer than it was asked for
+FEWER_ROWS = (MEMORY_RAN_OUT, MEMORY_IS_SHORT)
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
 
 

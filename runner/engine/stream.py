@@ -18,7 +18,7 @@ import torch
 from runner import machine
 from runner.config import GenerationConfig
 from runner.engine.attention import Use
-from runner.engine.base import MEMORY_RAN_OUT, Completion, EngineStats, Watch
+from runner.engine.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Watch
 from runner.engine.ending import Ending
 from runner.engine.kept import Kept
 from runner.engine.kv import Heads, OwnKv, SharedKv
@@ -58,7 +58,8 @@ class Stream:
         self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
         self.stats, self.ending, self.watch, self.kept = stats, ending, watch, kept or Kept()
         self.passes = Passes(loaded.model, heads)
-        self.most_rows = most_rows or generation.batch_size or MOST_ROWS.get(heads.device.type, 128)
+        self.asked_rows = most_rows or generation.batch_size  # None: nobody minds how many
+        self.most_rows = self.asked_rows or MOST_ROWS.get(heads.device.type, 128)
         self.budget_tokens = int(_free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
         self.waiting: deque[Row] = deque()
         self.active: list[Row] = []
@@ -129,9 +130,17 @@ class Stream:
             if entering and tokens > PREFILL_TOKENS.get(self.heads.device.type, 1024):
                 break
             if (entering or self.active) and not self._fits(row, entering):
+                self._say_short(len(self.active) + len(entering))
                 break
             self._make_prefixes(row)
             entering.append(self.waiting.popleft())
+
+    def _say_short(self, rows: int) -> None:
+        """Note once that fewer rows than asked for go on at once."""
+        if self.asked_rows and rows < self.most_rows == self.asked_rows:
+            self.asked_rows = None
+            tokens = f"{self.budget_tokens:,} tokens of keys and values"
+            self.stats.notes.append(f"{MEMORY_IS_SHORT} {tokens}: {rows} rows at once, {self.most_rows} were asked for")
 
     def _fits(self, row: Row, entering: list[Row]) -> bool:
         """Whether the budget has room for one more row, with its prefixes."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner import machine
 from runner.config import RunnerConfig, SweepConfig
-from runner.engine.base import MEMORY_RAN_OUT, Engine, EngineReport
+from runner.engine.base import FEWER_ROWS, Engine, EngineReport
 from runner.engine.synthetic import check_room, synthetic_requests
 from runner.errors import JobFailed, cannot_write
 from runner.jobs import Recorder
@@ -98,7 +98,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     if all(cell.note for cell in cells):
         raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
     result = summarize(cells, report, load_s)
-    result.notes += [note for note in engine.stats.notes if not note.startswith(MEMORY_RAN_OUT)]  # cells say those
+    result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
     return result
 
 
@@ -128,7 +128,7 @@ def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: C
         return None
     seconds = time.perf_counter() - started
     failed = [completion.error for completion in completions if completion.error]
-    failed += [note for note in engine.stats.notes[said:] if note.startswith(MEMORY_RAN_OUT)]  # a smaller batch, then
+    failed += [note for note in engine.stats.notes[said:] if note.startswith(FEWER_ROWS)]  # a smaller batch, then
     if failed:
         cell.note = failed[0]
         cell.repeats.clear()

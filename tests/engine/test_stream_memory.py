@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from streams import NEW_TOKENS, PROMPTS, complete, requests
 from runner.config import Dtype, GenerationConfig, ModelConfig, RunnerConfig, SweepConfig
 from runner.engine import open_engine, stream
 from runner.engine.attention import Pass
-from runner.engine.base import Engine
+from runner.engine.base import FEWER_ROWS, Engine
 from runner.engine.passes import Passes
 from runner.engine.sampling import Sampler
 from runner.engine.stream import Stream
@@ -221,8 +222,20 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
     with forwards(look):
         assert complete(engine, requests()) == expected
-    assert engine.stats.notes == []
+    assert engine.stats.notes == [], "nobody had asked for more"
     assert most == 1 if tokens == 1 else most > 1
+
+
+def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = complete(engine, requests())
+    free = 400 * engine._real._heads.bytes_per_token / stream.SHARE_OF_MEMORY  # type: ignore[attr-defined]
+    monkeypatch.setattr(stream, "_free_bytes", lambda _device: free)
+    assert complete(engine, requests(), batch_size=2) == expected
+    assert engine.stats.notes == []
+    complete(engine, requests(), batch_size=12)
+    [note] = engine.stats.notes
+    assert re.fullmatch(r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note)
+    assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
 
 
 # Real memory, of a process of its own: all it may have is what it has while the first rows are on their way, and a
