@@ -104,12 +104,14 @@ def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
         "load_file + save_file": [sys.executable, "-c", NAIVE, str(source), str(target)],
     }
     runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for _ in range(repeats):
-        for name, command in commands.items():
+    names = list(commands)
+    for number in range(repeats):
+        turn = number % len(names)  # who comes first changes: the pages that a removed copy leaves are quick to get
+        for name in names[turn:] + names[:turn]:
             for folder in (target, parts_folder):
                 shutil.rmtree(folder, ignore_errors=True)
             target.mkdir()
-            runs[name].append(measure(command, scratch))
+            runs[name].append(measure(commands[name], scratch))
     stored = runs["split"][0].metrics["stored_mib"] * 2**20
     print(f"{'':24} {'seconds':>20} {'GB/s':>20} {'peak RSS MiB':>20}")
     for name, found in runs.items():

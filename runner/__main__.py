@@ -35,7 +35,7 @@ def main(composed: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from runner.run import objective, run
+    from runner.run import objective, run, serves
 
     hydra_config = HydraConfig.get()
     in_grid = hydra_config.mode is RunMode.MULTIRUN
@@ -47,6 +47,9 @@ def main(composed: DictConfig) -> Any:
         config = to_config(composed)
         if config.plan:
             _show_plan(config)
+            return None
+        if not in_grid and (code := serves(config)) is not None:
+            exit_codes.append(code)
             return None
         record = run(config, OmegaConf.to_yaml(composed))
     except Exception as error:
@@ -61,6 +64,9 @@ def main(composed: DictConfig) -> Any:
     from runner.report import show
 
     show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
+    if record.error:  # the task has done its work, and what it found is bad news
+        print(f"error: {record.error}", file=sys.stderr)
+        exit_codes.append(1)
     return None
 
 

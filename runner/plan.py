@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from runner.config import GenerateConfig, RunnerConfig, StubConfig, base_key
+from runner.config import GenerateConfig, PromptsConfig, RunnerConfig, SplitConfig, StubConfig, base_key
 from runner.errors import ConfigError, RunnerError
 from runner.jobs import Job
-from runner.model import capability
+from runner.model import capability, source
 from runner.result import Record
 from runner.run import identify, is_logged, must_start_anew, task_of
+from runner.tasks.base import Previews
 
 
 class State(StrEnum):
@@ -54,14 +55,21 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
     try:
         task = task_of(config)
         planned.measures = task.MEASURES
-        planned.job = identify(config, task)
-        last = None if must_start_anew(config, planned.job) else planned.job.recorded()
-        planned.notes = capability.check(config) if last is None else []
+        with source.only_looking(config.plan):
+            planned.job = identify(config, task)
+            last = None if must_start_anew(config, planned.job) else planned.job.recorded()
+            planned.notes = capability.check(config) if last is None else []
+        if last is None and config.plan and isinstance(task, Previews):
+            planned.notes.append(task.preview(config).replace("\n", "\n    "))
+    except source.ToDownload as absent:  # a job's id rests on what its files hold
+        planned.state, planned.notes, planned.base = State.todo, [str(absent)], base_key(config)
+        return planned
     except RunnerError as error:
         planned.problem, planned.exit_code = str(error), error.exit_code
         return planned
     planned.cost = rough_cost(config)
-    planned.base = "" if isinstance(config.model, StubConfig) else base_key(config)
+    loads = not isinstance(config.model, StubConfig) and not isinstance(config.task, SplitConfig)
+    planned.base = base_key(config) if loads else ""
     if last is not None:
         planned.state, planned.record = State.done, last
         planned.unlogged = not is_logged(config, last) or _wants_a_copy(config)
@@ -73,7 +81,7 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
 
 def refuse_stdin(config: RunnerConfig) -> None:
     """Refuse, in a grid, prompts that only this process could read: its workers have no stdin."""
-    if isinstance(config.task, GenerateConfig) and config.task.prompts == "-":
+    if isinstance(config.task, PromptsConfig) and config.task.prompts == "-":
         raise ConfigError("task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE")
 
 

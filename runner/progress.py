@@ -37,6 +37,12 @@ def report_to(sink: Callable[[Step], None] | None) -> None:
     _sink = sink
 
 
+def tell(text: str) -> None:
+    """Say something on stderr before a long step begins; a grid's worker says nothing, its grid has shown the plan."""
+    if _sink is None:
+        print(text, file=sys.stderr)
+
+
 class Progress:
     """`with Progress(total, "gsm8k") as bar: bar.advance(1, accuracy="91.0 %")`."""
 

@@ -30,6 +30,10 @@ HEADLINES: list[tuple[str, str]] = [
         "fastest cell",
         "{best_decode_tok_per_s:,.0f} tok/s decoding, batch {best_batch_size:.0f}, prompt {best_prompt_tokens:.0f}",
     ),
+    ("parts", "{num_parts:,.0f}, the largest {largest_part_mib:,.1f} MiB: {balance:.3f} of an even share"),
+    ("written", "{written_parts:,.0f} parts, {written_mib:,.1f} MiB"),
+    ("copying", "{write_gb_per_s:.2f} GB/s, hashed on the way"),
+    ("pipeline", "{stages:.0f} parts in {processes:.0f} processes · {bubble_share:.0%} of their time without work"),
     ("load_s", "{load_s:.2f}"),
     ("weight_mib", "{weight_mib:,.2f}"),
     ("peak_rss_mib", "{peak_rss_mib:,.0f}"),
@@ -47,7 +51,7 @@ GRID_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak_rss_mib": ("peak RSS MiB", lambda value: f"{value:,.0f}"),
     "seconds": ("seconds", lambda value: f"{value:,.1f}"),
 }
-WORDS = ("architecture", "device", "threads", "dtype", "attention", "rope", "source", "output_dir")
+WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention", "rope", "source", "output_dir")
 
 
 def show(record: Record, choices: dict[str, str], how: Print) -> None:

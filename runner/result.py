@@ -102,6 +102,14 @@ class Result:
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     artifacts: list[str] = field(default_factory=list)
     text: str | None = None  # the one text that was asked for; it is shown whole, above the table
+    problems: list[str] = field(default_factory=list)  # what was found to be wrong: the job has FAILED, and lists it
+
+    @property
+    def complaint(self) -> str | None:
+        """The problems as one message."""
+        count = len(self.problems)
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        return f"{count} problem{'s' * (count > 1)} found:{lines}" if count else None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,13 +14,16 @@ from pathlib import Path
 
 from runner import jobs, machine, tracking
 from runner.config import (
+    ArchiveConfig,
     GenerateConfig,
     Gsm8kConfig,
     MemoryConfig,
     MergeConfig,
+    PipelineConfig,
     RunnerConfig,
     SplitConfig,
     SweepConfig,
+    VerifyConfig,
 )
 from runner.engine import open_engine
 from runner.engine.shelf import Shelf
@@ -59,10 +63,20 @@ def run(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None,
         return execute(config, task, job, config_yaml, shelf)
 
 
+def serves(config: RunnerConfig) -> int | None:
+    """Serve the process that has the job and return the exit code; None in that one, and without torchrun."""
+    if not (isinstance(config.task, PipelineConfig) and {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
+        return None
+    from runner.engine import torchrun
+
+    return torchrun.joins(config)
+
+
 def attempt(config: RunnerConfig, config_yaml: str = "", shelf: Shelf | None = None, wait: bool = True) -> Outcome:
     """Do one job of a grid: an error ends this job and no other."""
     try:
-        return Outcome(Status.FINISHED, run(config, config_yaml, shelf, wait))
+        record = run(config, config_yaml, shelf, wait)
+        return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
     except JobHeld as error:
         return Outcome(Status.FAILED, message=str(error), exit_code=error.exit_code, held=True)
     except NotLogged as error:
@@ -83,6 +97,8 @@ def objective(record: Record) -> float:
 
 def must_start_anew(config: RunnerConfig, job: jobs.Job) -> bool:
     """Whether rerun=... asks to drop what an earlier run of this job left."""
+    if isinstance(config.task, VerifyConfig):
+        return True  # what was whole yesterday may be damaged today
     if config.rerun == "failed":
         last = job.last_record()
         return last is not None and last.status is Status.FAILED
@@ -106,7 +122,8 @@ def execute(config: RunnerConfig, task: Task, job: jobs.Job, config_yaml: str, s
         with log_file(job.folder / "log.txt"):
             jobs.write_atomically(job.folder / "config.yaml", config_yaml)
             record.result = task.execute(config, engine, recorder)
-        record.status = Status.FINISHED
+        record.status = Status.FAILED if record.result.problems else Status.FINISHED
+        record.error = record.result.complaint
     except KeyboardInterrupt:
         record.status, record.error = Status.KILLED, "interrupted"
         raise
@@ -238,6 +255,18 @@ def task_of(config: RunnerConfig) -> Task:
             from runner.tasks import merge
 
             return merge
+        case VerifyConfig():
+            from runner.tasks import verify
+
+            return verify
+        case ArchiveConfig():
+            from runner.tasks import archive
+
+            return archive
+        case PipelineConfig():
+            from runner.tasks import pipeline
+
+            return pipeline
     raise AssertionError(f"no task for {config.task}")
 
 

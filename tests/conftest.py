@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,9 @@ from runner.config import (
     StubConfig,
     TrackingConfig,
 )
+
+if TYPE_CHECKING:
+    from trips import Trip
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -52,6 +55,14 @@ def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
         return RunnerConfig(**(plain | groups))
 
     return make
+
+
+@pytest.fixture
+def trip(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Trip:
+    """Return splits, merges, verifications and archives in a folder of their own."""
+    from trips import Trip
+
+    return Trip(tmp_path, make_config)
 
 
 @pytest.fixture(scope="session")

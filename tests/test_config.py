@@ -28,6 +28,7 @@ from runner.config import (
     QuantizationConfig,
     RopeConfig,
     RunnerConfig,
+    SplitConfig,
     StubConfig,
     SweepConfig,
     TrackingConfig,
@@ -48,7 +49,10 @@ NEEDS = {
     "lora=pth": ["lora.path=./x"],
     "task=generate": ["task.prompt=x"],
     "task=split": ["task.output_dir=./x"],
+    "task=pipeline": ["task.parts=./x", "task.prompt=x"],
     "task=merge": ["task.parts=./x", "task.output_dir=./y"],
+    "task=verify": ["task.parts=./x"],
+    "task=archive": ["task.parts=./x", "task.output_dir=./y"],
 }
 CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
 
@@ -95,6 +99,7 @@ def test_menu_defaults_equal_the_schema() -> None:
     assert composed("model=stub").model == StubConfig()
     assert composed("task=sweep").task == SweepConfig()
     assert composed("task=memory").task == MemoryConfig()
+    assert composed("task=split").task == SplitConfig()
     assert composed("quantization=nf4").quantization == Nf4Config()
 
 

@@ -14,7 +14,7 @@ from runner.engine.exchange import Exchange
 from runner.engine.fitting import Unfit, check_length, heads_of
 from runner.engine.kept import Kept
 from runner.engine.kv import Heads
-from runner.engine.rows import Row, completion, encode, stop_tokens
+from runner.engine.rows import Row, completion, encode, stop_tokens, why_not
 from runner.engine.shelf import Shelf
 from runner.engine.stream import Stream
 from runner.model.load import Loaded, adapt, load_base, release
@@ -72,7 +72,7 @@ class LocalEngine:
                 continue
             row = self._row(loaded, request)
             if row.limit < 1 or not row.prompt:
-                yield completion(row, FinishReason.error, ending, 0.0, _why_not(row, loaded))
+                yield completion(row, FinishReason.error, ending, 0.0, why_not(row, loaded.metrics["max_positions"]))
             else:
                 rows.append(row)
         if not rows:
@@ -130,10 +130,3 @@ class LocalEngine:
         room = int(min(loaded.metrics["max_positions"], 1e9)) - len(ids)
         limit = min(request.max_new_tokens or self.config.generation.max_new_tokens, room)
         return Row(request, ids, prompt_sha256(text), limit)
-
-
-def _why_not(row: Row, loaded: Loaded) -> str:
-    if not row.prompt:
-        return "the prompt has no tokens, so there is nothing to go on from"
-    room = int(loaded.metrics["max_positions"])
-    return f"the prompt has {len(row.prompt)} tokens, the model has room for {room}"

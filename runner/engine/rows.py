@@ -109,3 +109,10 @@ def completion(row: Row, reason: FinishReason, ending: Ending, seconds: float, e
         seconds=seconds,
         error=error,
     )
+
+
+def why_not(row: Row, room: float) -> str:
+    """Say why a row cannot begin: it has no tokens, or too many."""
+    if not row.prompt:
+        return "the prompt has no tokens, so there is nothing to go on from"
+    return f"the prompt has {len(row.prompt)} tokens, the model has room for {int(room)}"

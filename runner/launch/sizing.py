@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner import machine
-from runner.config import RunnerConfig, StubConfig
+from runner.config import RunnerConfig, SplitConfig, StubConfig
 from runner.launch.workers import group
 from runner.model import footprint
 from runner.plan import Planned
@@ -41,7 +41,7 @@ class Need:
 
 def need_of(config: RunnerConfig) -> Need:
     """Predict memory and threads of a job from the checkpoint's headers; nothing is known of one without."""
-    if isinstance(config.model, StubConfig):
+    if isinstance(config.model, StubConfig) or isinstance(config.task, SplitConfig):  # it copies and loads nothing
         return Need(0.0, 1)
     new_tokens = config.generation.max_new_tokens
     rows = config.generation.batch_size or TYPICAL_ROWS

@@ -92,7 +92,7 @@ def show_plan(plan: list[Planned], out: TextIO) -> None:
 
 def _needs(planned: Planned, known: dict[str, str]) -> str:
     """Predict what a job takes in memory; jobs that differ in nothing that matters for it are asked once."""
-    if planned.config is None or not planned.base:
+    if planned.config is None or planned.job is None or not planned.base:
         return ""
     key = f"{planned.base} {planned.config.generation}"
     if key not in known:

@@ -24,6 +24,7 @@ from runner.config import (
     MergeConfig,
     Nf4Config,
     PeftConfig,
+    PipelineConfig,
     PthConfig,
     QuantizationConfig,
     RunnerConfig,
@@ -45,8 +46,8 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 def check(config: RunnerConfig) -> list[str]:
     """Refuse what is known to be impossible without torch and without a weight; return notes about what is close."""
-    if isinstance(config.model, StubConfig) or isinstance(config.task, SplitConfig | MergeConfig):
-        return []  # nothing is loaded
+    if isinstance(config.model, StubConfig) or isinstance(config.task, SplitConfig | MergeConfig | PipelineConfig):
+        return []  # nothing is loaded, or not what the model group names
     checkpoint_format.check(config)
     if config.model.random_weights:
         random_weights.check_disk(config.model)

@@ -1,13 +1,14 @@
 """A checkpoint on disk: which files count, and their safetensors headers, read and checked; no weights.
 
 Imports neither torch nor safetensors: planning needs headers only, and what a damaged or hostile file says is
-refused, with tensor, expected and actual, before anything is written.
+refused, with tensor, expected and actual, before anything is written. Who knows how to read a .bin hands that in.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from runner.errors import DataError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NAMES = {"safetensors": (SINGLE, INDEX), "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json")}
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 WEIGHT_SUFFIXES = (
     ".safetensors",
@@ -49,6 +51,7 @@ class Tensor:
     file: Path
     offset: int
     nbytes: int
+    strides: tuple[int, ...] | None = None  # in numbers; of a .bin only, where a tensor need not lie in one piece
 
     @property
     def params(self) -> int:
@@ -58,7 +61,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: raw header (length field included) and tensors in the order of their bytes."""
+    """One file of weights: raw header (length field included; a .bin has none), tensors in the order of their bytes."""
 
     path: Path
     size: int
@@ -76,6 +79,7 @@ class Checkpoint:
     files: list[WeightFile]
     companions: list[Path]
     left_out: list[str] = field(default_factory=list)
+    format: str = "safetensors"
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -83,38 +87,38 @@ class Checkpoint:
         return [tensor for file in self.files for tensor in file.tensors]
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read the headers of a model folder and check that they, the files and the index agree."""
-    index = folder / INDEX if not (folder / SINGLE).exists() else None
-    if index is None:
-        files = [read_weight_file(folder / SINGLE)]
-    elif index.exists():
-        files = _read_shards(index)
+def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
+    """Read the headers of a model folder and check that they, the files and the index agree.
+
+    safetensors come first, as in transformers; the older .bin only where the caller brings a reader of it.
+    """
+    readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
+    for kind, reader in readers.items():
+        single, index = (folder / name for name in NAMES[kind])
+        if single.exists():
+            files = [reader(single)]
+        elif index.exists():
+            files = _read_shards(index, reader)
+        else:
+            continue
+        break
     else:
-        raise DataError(_no_safetensors(folder))
+        found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
+        names = ", ".join(name for kind in readers for name in NAMES[kind])
+        raise DataError(f"{folder} holds none of {names} (weight files found: {found})")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    companions = [path for path in entries if path.is_file() and (path == index or not _is_weight(path.name))]
+    kept = {INDEX} if kind == "safetensors" and not single.exists() else set()  # that of a .bin describes only itself
+    companions = [path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))]
     known = {file.path.name for file in files} | {path.name for path in companions}
     left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
-    return Checkpoint(folder, load_json(folder / "config.json"), files, companions, left_out)
+    return Checkpoint(folder, load_json(folder / "config.json"), files, companions, left_out, kind)
 
 
 def _is_weight(name: str) -> bool:
     return name.endswith((*WEIGHT_SUFFIXES, ".safetensors.index.json", ".bin.index.json"))
 
 
-def _no_safetensors(folder: Path) -> str:
-    found = sorted(path.name for path in folder.iterdir() if _is_weight(path.name))
-    message = f"{folder} holds neither {SINGLE} nor {INDEX} (weight files found: {', '.join(found) or 'none'})."
-    if any(name.endswith(".bin") for name in found):
-        message += (
-            " Splitting needs safetensors: convert the .bin once with transformers, "
-            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
-        )
-    return message
-
-
-def _read_shards(index: Path) -> list[WeightFile]:
+def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[WeightFile]:
     """Read every shard that the index names; both must tell the same story, tensor by tensor."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -126,7 +130,7 @@ def _read_shards(index: Path) -> list[WeightFile]:
     for shard in sorted(set(weight_map.values())):
         if not (index.parent / shard).is_file():
             raise DataError(f"{index}: names the file {shard}, which does not exist in {index.parent}")
-        files.append(read_weight_file(index.parent / shard))
+        files.append(read(index.parent / shard))
     actual: dict[str, str] = {}
     for file in files:
         for tensor in file.tensors:
@@ -162,7 +166,7 @@ def read_weight_file(path: Path) -> WeightFile:
 
 def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     """Check a raw header against the size of its file: types, sizes, order, no overlap, no hole, no rest."""
-    entries = _parse_object(header[8:], str(path))
+    entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DataError(f"{path}: __metadata__ must map names to text, found {_short(metadata)}")
@@ -207,12 +211,14 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
 def load_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; a key that stands twice is an error."""
     try:
-        return _parse_object(path.read_bytes(), str(path))
+        return parse_object(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from error
 
 
-def _parse_object(text: bytes, where: str) -> dict[str, Any]:
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object; a key that stands twice is an error, which names where."""
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in pairs:

@@ -1,18 +1,17 @@
-"""Where the tensors of a checkpoint stand in the model, by their names on disk, and which part each goes to.
+"""Where the tensors of a checkpoint stand in the model, by their names on disk.
 
 Names on disk, not module names: some families rename at load. Everything is decided from headers alone.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import DataError
-from runner.model.checkpoint import DTYPE_BITS, Checkpoint, Tensor
+from runner.model.checkpoint import Checkpoint, Tensor
 
 LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.|^(output|score)\.")
@@ -22,26 +21,6 @@ FINAL_NORM = re.compile(r"(?!word_embed|embed_|emb_)(\w*norm\w*|ln_\w+)\.")
 NORM = re.compile(r"norm|(^|\.)ln_\w+\.")
 ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 MLP = re.compile(r"mlp|feed_?forward|ffn|experts|(^|\.)(fc\d|dense_\w+|wi|wo)\.", re.IGNORECASE)
-
-
-@dataclass
-class Part:
-    """What one part will hold; `holds` names what lies in it besides layers."""
-
-    part_id: int
-    layers: tuple[int, int]  # first and last, both included
-    tensors: list[Tensor]
-    holds: list[str]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        return _nbytes(self.tensors)
-
-    @property
-    def params(self) -> int:
-        """Numbers in its tensors."""
-        return sum(tensor.params for tensor in self.tensors)
 
 
 @dataclass
@@ -145,59 +124,6 @@ def _module(name: str) -> str:
 
 def _nbytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def plan_parts(layout: Layout, num_parts: int) -> list[Part]:
-    """Cut the layers so that the largest part, with what lies before and after, is the least possible."""
-    tied = layout.tied if num_parts > 1 else []
-    last = [*layout.norm, *layout.head, *tied]
-    costs = [_nbytes(layer) for layer in layout.layers]
-    costs[0] += _nbytes(layout.first)
-    costs[-1] += _nbytes(last)
-    cuts = balance(costs, num_parts)
-    parts = []
-    for part_id, (begin, end) in enumerate(itertools.pairwise(cuts)):
-        tensors = [tensor for layer in layout.layers[begin:end] for tensor in layer]
-        holds = []
-        if begin == 0:
-            tensors = [*layout.first, *tensors]
-            holds += ["embedding"] * bool(layout.first)
-        if end == len(costs):
-            tensors += last
-            after = {"norm": layout.norm, "head": layout.head, "tied head": layout.tied}
-            holds += [what for what, found in after.items() if found]
-        # Wide types first, as safetensors itself writes them: torch can only map aligned tensors.
-        tensors.sort(key=lambda tensor: -DTYPE_BITS[tensor.dtype])
-        parts.append(Part(part_id, (begin, end - 1), tensors, holds))
-    return parts
-
-
-def balance(costs: list[int], num_parts: int) -> list[int]:
-    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is the least possible."""
-    low, high = max(costs), sum(costs)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _fits(costs, num_parts, middle) else (middle + 1, high)
-    cuts = [0]
-    for left in range(num_parts, 1, -1):
-        # among the cuts that keep to the limit, the one nearest to an even share
-        begin = cuts[-1]
-        share = sum(costs[begin:]) / left
-        ends = [
-            (abs(sum(costs[begin:end]) - share), end)
-            for end in range(begin + 1, len(costs) - left + 2)
-            if sum(costs[begin:end]) <= low and _fits(costs[end:], left - 1, low)
-        ]
-        cuts.append(min(ends)[1])
-    return [*cuts, len(costs)]
-
-
-def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
-    """Tell whether num_parts runs or fewer suffice when none may exceed the limit (>= every single cost)."""
-    runs, total = 1, 0
-    for cost in costs:
-        runs, total = (runs, total + cost) if total + cost <= limit else (runs + 1, cost)
-    return runs <= num_parts
 
 
 def layer_type(name: str) -> str:

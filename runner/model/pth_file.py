@@ -72,7 +72,7 @@ def load_tensors(file: Path, label: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # on odd files torch warns first and fails then
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the file may be anything, and torch has an exception for each
-        if code := _code_in(file, str(error)):
+        if code := code_in(file, str(error)):
             raise ConfigError(
                 f"{label} holds code ({code}) and was refused: nothing in it was run. A LoRA file holds tensors alone: "
                 "have it saved anew with torch.save of the LoRA tensors"
@@ -87,7 +87,7 @@ def load_tensors(file: Path, label: str) -> dict[str, Any]:
     return state
 
 
-def _code_in(file: Path, message: str) -> str:
+def code_in(file: Path, message: str) -> str:
     """Name what unpickling a refused file would have called; nothing where it is no pickle at all."""
     if named := re.search(r"GLOBAL ([\w.]+)", message):
         return named[1]

@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from runner.config import AdapterConfig, LocalConfig, LoraConfig, ModelConfig, PthConfig, StubConfig
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.errors import ConfigError
-from runner.model import disk, gguf_file, random_weights
+from runner.machine import MIB
+from runner.model import gguf_file, random_weights
 from runner.model.byteio import file_sha256
 from runner.model.checkpoint import load_json
 
@@ -29,6 +33,22 @@ BESIDE_GGUF = (
     "chat_template.jinja",
     "generation_config.json",
 )
+
+_only_looking = ContextVar("only_looking", default=False)
+
+
+class ToDownload(Exception):
+    """Something has to be downloaded before more can be said, and this is the time for looking only."""
+
+
+@contextmanager
+def only_looking(wanted: bool = True) -> Iterator[None]:
+    """While a plan is made nothing is downloaded: what would be is raised as ToDownload."""
+    before = _only_looking.set(wanted)
+    try:
+        yield
+    finally:
+        _only_looking.reset(before)
 
 
 def locate(model: ModelConfig) -> Path:
@@ -175,27 +195,19 @@ def _require(folder: Path, key: str, value: str, names: tuple[str, ...]) -> None
 
 
 def _download(name: str, key: str, revision: str | None, cache_dir: str | None, only: list[str] | None = None) -> Path:
-    """Fetch a hub snapshot, or find it in the cache; the hub's many errors become one message each."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
+    """Return the folder of a hub id's files in the hub's cache, after fetching what is not there yet."""
+    from runner.model import hub  # its import takes longer than most jobs need to be identified
 
-    try:
-        patterns = only or [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS]
-        disk.check_download(key, name, revision, cache_dir, tuple(patterns))
-        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
-    except hub.GatedRepoError as error:
-        reason = "is gated: accept its licence on the hub and set HF_TOKEN"
-        raise ConfigError(f"{key}={name}: {reason}") from error
-    except hub.RevisionNotFoundError as error:
-        raise ConfigError(f"model.revision={revision}: {name} has no such branch, tag or commit") from error
-    except hub.RepositoryNotFoundError as error:
-        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
-        raise ConfigError(f"{key}={name}: no folder {Path(name).absolute()}, and {reason}") from error
-    except (hub.HFValidationError, ValueError) as error:
-        raise ConfigError(f"{key}={name}: not a hub id: {error}") from error
-    except (hub.LocalEntryNotFoundError, hub.HfHubHTTPError, hub.OfflineModeIsEnabled, OSError) as error:
-        reason = "it is not in the cache and the hub cannot be reached (no network, or HF_HUB_OFFLINE=1)"
-        raise ConfigError(f"{key}={name}: no folder {Path(name).absolute()}; {reason}") from error
+    snapshot = hub.find(key, name, revision, cache_dir, only or [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS])
+    if missing := snapshot.missing:
+        if _only_looking.get():
+            snapshot.check_room()
+            raise ToDownload(
+                f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {name} "
+                f"(commit {snapshot.commit[:12]}), into {snapshot.repo}"
+            )
+        hub.download(snapshot)
+    return snapshot.folder
 
 
 def _read_cache(cache: Path) -> dict[str, str]:

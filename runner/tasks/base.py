@@ -33,3 +33,12 @@ class Delivers(Protocol):
     def deliver(self, config: RunnerConfig, job: Job, result: Result) -> None:
         """Hand over what inert keys ask for now and did not ask for then."""
         ...
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """A task that can say what it would do with this very input, from files' headers alone."""
+
+    def preview(self, config: RunnerConfig) -> str:
+        """Return lines for a plan."""
+        ...

@@ -1,6 +1,6 @@
 """What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
 
-No task itself: a helper of `gsm8k` and `generate`.
+No task itself: a helper of `gsm8k`, `generate` and `pipeline`.
 """
 
 from __future__ import annotations
@@ -105,3 +105,16 @@ def sample_of(completion: Completion) -> Sample:
         error=completion.error,
         branches=completion.branches,
     )
+
+
+def count_completions(samples: list[Sample]) -> dict[str, float]:
+    """Count completions, tokens and how they ended; every branch is a completion."""
+    said = [one for sample in samples for one in sample.said]
+    ended = {reason: sum(one.finish_reason is reason for one in said) for reason in FinishReason}
+    return {
+        "n": len(said),
+        **token_counts(samples),
+        "stopped": ended[FinishReason.stop],
+        "cut_off": ended[FinishReason.length],
+        "errors": ended[FinishReason.error],
+    }

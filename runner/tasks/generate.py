@@ -8,18 +8,17 @@ from stdin or from the command line are the same job.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 from pathlib import Path
 
 from runner.config import Attention, GenerateConfig, Rope2dConfig, RunnerConfig
-from runner.engine.base import Engine, Message, Prompt, Request
+from runner.engine.base import Engine, Request
 from runner.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.jobs import Job, Recorder, read_samples, write_atomically
-from runner.result import FinishReason, Result, Sample
-from runner.tasks.completing import complete_missing, sample_of, token_counts
-from runner.tasks.generate_prompts import STDIN, Branched, Given, as_data, load_prompts, prompts_sha256
+from runner.result import Result, Sample
+from runner.tasks.completing import complete_missing, count_completions, sample_of
+from runner.tasks.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 
 VERSION = 1
 READS_MODEL = True
@@ -76,7 +75,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     if done.failed:
         done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
     write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
-    result = Result(metrics=counts(done.samples) | done.metrics, facts=done.facts, notes=done.notes)
+    result = Result(metrics=count_completions(done.samples) | done.metrics, facts=done.facts, notes=done.notes)
     hand_over(task, prompts, recorder.done, result)
     return result
 
@@ -95,35 +94,10 @@ def deliver(config: RunnerConfig, job: Job, result: Result) -> None:
         )
 
 
-def counts(samples: list[Sample]) -> dict[str, float]:
-    """Count completions, tokens and how they ended; every branch is a completion."""
-    said = [one for sample in samples for one in sample.said]
-    ended = {reason: sum(one.finish_reason is reason for one in said) for reason in FinishReason}
-    return {
-        "n": len(said),
-        **token_counts(samples),
-        "stopped": ended[FinishReason.stop],
-        "cut_off": ended[FinishReason.length],
-        "errors": ended[FinishReason.error],
-    }
-
-
 def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
     """Ask for how a prompt goes on, or each of its branches."""
     branches = given.branches if isinstance(given, Branched) else ()
     return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
-
-
-def build_prompt(task: GenerateConfig, given: Given) -> Prompt:
-    """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
-    if isinstance(given, Branched):  # its branches follow what stands here, as the beginnings of answers
-        return build_prompt(task, given.main)
-    if task.format.value == "raw":
-        return given
-    turns = (Message("user", given),) if isinstance(given, str) else given
-    if task.system and turns[0].role != "system":
-        return (Message("system", task.system), *turns)
-    return turns
 
 
 def log_prompt(engine: Engine, request: Request) -> None:
@@ -136,37 +110,6 @@ def log_prompt(engine: Engine, request: Request) -> None:
 
 
 # ------------------------------------------------------------------------------------------- handing over
-
-
-def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
-    """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
-    lines = []
-    for index, given in enumerate(prompts):
-        sample = samples[index]
-        values = {
-            "index": index,
-            **as_data(given),
-            **answer(given, sample),
-            **({} if sample.error is None else {"error": sample.error}),
-        }
-        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
-    return "".join(lines)
-
-
-def answer(given: Given, sample: Sample) -> dict[str, object]:
-    """Return what became of a prompt as it stands in completions.jsonl."""
-    if not isinstance(given, Branched):
-        return {
-            "text": sample.text,
-            "finish_reason": sample.finish_reason.value,
-            "prompt_tokens": sample.prompt_tokens,
-            "new_tokens": len(sample.token_ids),
-        }
-    answers = [
-        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": len(said.token_ids)}
-        for said in sample.branches or []
-    ]
-    return {"prompt_tokens": sample.prompt_tokens, "completions": answers}
 
 
 def check_output(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample]) -> None:

@@ -349,11 +349,6 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     assert disk.free_bytes(tmp_path / "not" / "yet") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
 
 
-def test_only_what_is_wanted_and_not_there_is_fetched() -> None:
-    files = [("a.safetensors", 10), ("b.safetensors", 20), ("c.onnx", 500), ("config.json", None)]
-    assert disk.missing_bytes(files, ["*.safetensors", "*.json"], lambda name: name == "a.safetensors") == 20
-
-
 class HugeHub(http.server.BaseHTTPRequestHandler):
     """A hub whose one model is larger than any disk."""
 

@@ -151,13 +151,26 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
         ckpt.read_checkpoint(folder)
 
 
-def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"holds neither model\.safetensors nor .*found: none\)\.$"):
+    with pytest.raises(
+        DataError, match=r"holds none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
+    ):
         ckpt.read_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"pytorch_model\.bin.*needs safetensors: convert .*save_pretrained"):
+    with pytest.raises(DataError, match=r"holds none of .*\(weight files found: pytorch_model\.bin\)"):
         ckpt.read_checkpoint(tmp_path)
+
+
+def test_safetensors_come_before_bin_and_a_bin_is_read_by_who_can(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    by_hand = ckpt.WeightFile(tmp_path / "pytorch_model.bin", 1, b"", {}, [])
+    found = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
+    assert (found.format, found.files) == ("bin", [by_hand])
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    found = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
+    assert (found.format, found.left_out) == ("safetensors", ["pytorch_model.bin"])
 
 
 def test_companions_are_all_that_is_not_weights(tmp_path: Path) -> None:

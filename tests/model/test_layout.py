@@ -1,46 +1,15 @@
-"""Where tensors stand by their names, and the best plan: the largest part as small as can be."""
+"""Where tensors stand by their names."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from runner.errors import DataError
 from runner.model import layout
 from runner.model.checkpoint import Checkpoint, Tensor
-
-
-def best_by_dynamic_program(costs: list[int], num_parts: int) -> int:
-    """Least possible largest run, the plain O(N·L²) way."""
-    best: list[float] = [0, *[float("inf")] * len(costs)]
-    for _ in range(num_parts):
-        best = [
-            min((max(best[begin], sum(costs[begin:end])) for begin in range(end)), default=float("inf"))
-            for end in range(len(costs) + 1)
-        ]
-    return int(best[-1])
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
-def test_the_largest_part_is_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
-    num_parts = data.draw(st.integers(1, len(costs)))
-    cuts = layout.balance(costs, num_parts)
-    runs = list(itertools.pairwise(cuts))
-    assert (cuts[0], cuts[-1], len(runs)) == (0, len(costs), num_parts)
-    assert all(begin < end for begin, end in runs)
-    assert max(sum(costs[begin:end]) for begin, end in runs) == best_by_dynamic_program(costs, num_parts)
-
-
-def test_embedding_and_head_enter_the_balance() -> None:
-    """A tied 1B model, 16 layers of 122 MB and an embedding of 525 MB, goes 0/2/8/14/16."""
-    assert layout.balance([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
-    assert layout.balance([1] * 9, 4) == [0, 2, 4, 6, 9]
 
 
 def layout_of(names: list[str], config: dict[str, Any]) -> layout.Layout:

@@ -29,7 +29,7 @@ from runner.report import show
 from runner.result import FinishReason, Record
 from runner.run import run
 from runner.tasks import generate
-from runner.tasks.generate_prompts import load_prompts
+from runner.tasks.prompts import load_prompts
 
 Make = Callable[..., RunnerConfig]
 

@@ -30,7 +30,7 @@ from runner.report import show
 from runner.result import BranchText, FinishReason, Record, Sample
 from runner.run import run
 from runner.tasks import generate
-from runner.tasks.generate_prompts import Branched, load_prompts
+from runner.tasks.prompts import Branched, load_prompts
 
 Make = Callable[..., RunnerConfig]
 Run = Callable[..., Any]

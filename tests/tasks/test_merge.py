@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import pytest
 import torch
 from families import save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from trips import Trip, contents, flip_last_byte
 
-from runner.config import MergeConfig, ModelConfig, RunnerConfig, SplitConfig
+from runner.config import Dtype
 from runner.errors import ConfigError, DataError, JobFailed
-from runner.jobs import Job, Recorder
-from runner.result import Result
-from runner.tasks import merge, split
 
 LAYERS = 3
-ENGINE: Any = object()  # neither task touches it
-
-
-@dataclass
-class Trip:
-    """One split and merge under a folder of its own."""
-
-    folder: Path
-    make_config: Callable[..., RunnerConfig]
-
-    @property
-    def parts(self) -> Path:
-        return self.folder / "parts"
-
-    @property
-    def merged(self) -> Path:
-        return self.folder / "merged"
-
-    def split(self, source: Path, num_parts: int) -> Result:
-        task = SplitConfig(num_parts=num_parts, output_dir=str(self.parts))
-        return split.execute(self.make_config(model=ModelConfig(name=str(source)), task=task), ENGINE, self.recorder())
-
-    def merge(self) -> Result:
-        config = self.make_config(task=MergeConfig(parts=str(self.parts), output_dir=str(self.merged)))
-        assert set(merge.evidence(config)) == {"manifest"}
-        return merge.execute(config, ENGINE, self.recorder())
-
-    def recorder(self) -> Recorder:
-        (self.folder / "job").mkdir(exist_ok=True)
-        return Recorder(Job("split-test", self.folder / "job"))
-
-    def edit_manifest(self, change: Callable[[dict[str, Any]], object]) -> None:
-        path = self.parts / "manifest.json"
-        values = json.loads(path.read_text())
-        change(values)
-        path.write_text(json.dumps(values))
-
-
-@pytest.fixture
-def trip(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Trip:
-    return Trip(tmp_path, make_config)
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +48,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folders["dtypes"] / "config.json").write_text(json.dumps({"n_layer": LAYERS}))
     (folders["dtypes"] / "LICENSE").write_text("free")
     save_file(tensors, folders["dtypes"] / "model.safetensors", metadata={"format": "pt", "note": "kept"})
+    folders["bin"] = checkpoints.save_bin(tmp_path_factory.mktemp("sources") / "bin", shards=2)
     return folders
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def as_bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 @pytest.mark.parametrize("num_parts", range(1, LAYERS + 1))
@@ -109,11 +62,8 @@ def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip
     assert (len(files) > 1) == (name in ("shards", "half"))
     count = 0
     for file in files:  # through safetensors itself: tensor for tensor, dtype for dtype
-        before, after = load_file(file), load_file(trip.merged / file.name)
-        assert set(before) == set(after)
-        for key, tensor in before.items():
-            assert (tensor.dtype, tensor.shape) == (after[key].dtype, after[key].shape)
-            assert as_bytes(tensor) == as_bytes(after[key])
+        before = load_file(file)
+        checkpoints.assert_same(before, load_file(trip.merged / file.name))
         count += len(before)
     assert (result.metrics["tensors"], result.metrics["files"]) == (count, len(files))
     assert result.metrics["num_parts"] == num_parts
@@ -121,7 +71,7 @@ def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip
     assert all(Path(path).is_file() for path in result.artifacts)
 
 
-@pytest.mark.parametrize("name", ["one", "shards"])
+@pytest.mark.parametrize("name", ["one", "shards", "bin"])
 def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Path], trip: Trip, name: str) -> None:
     trip.split(sources[name], 2)
     trip.merge()
@@ -135,29 +85,29 @@ def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Pa
     assert torch.equal(*logits)
 
 
-def flip_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
         (
             "part_1.safetensors",
             flip_last_byte,
-            r"part part_1\.safetensors is damaged: sha256 \w+ expected, \w+ found",
+            r"part_1\.safetensors: xxh3_128:\w+ expected, xxh3_128:\w+ found",
         ),
-        ("part_1.safetensors", lambda path: path.unlink(), r"part part_1\.safetensors is missing"),
+        ("part_1.safetensors", lambda path: path.unlink(), r"part_1\.safetensors: missing"),
         (
             "part_0.safetensors",
             lambda path: path.write_bytes(b"x"),
-            r"part part_0.* \d+ bytes expected, 1 found",
+            r"part_0\.safetensors: \d+ bytes expected, 1 found",
         ),
-        ("model_files/config.json", flip_last_byte, r"model_files/config\.json is damaged"),
-        ("model_files/config.json", lambda path: path.unlink(), r"model_files/config\.json is missing"),
-        ("source_headers/model.safetensors.header", flip_last_byte, r"source_headers/model.* is damaged"),
+        ("partition_0.json", flip_last_byte, r"partition_0\.json: sha256 \w+ expected, \w+ found"),
+        ("partition_1.json", lambda path: path.unlink(), r"partition_1\.json: missing"),
+        ("model_files/config.json", flip_last_byte, r"model_files/config\.json: sha256:\w+ expected"),
+        ("model_files/config.json", lambda path: path.unlink(), r"model_files/config\.json: missing"),
+        (
+            "source_headers/model.safetensors.header",
+            flip_last_byte,
+            r"source_headers/model.*: sha256:\w+ expected",
+        ),
     ],
 )
 def test_a_damaged_split_is_named_and_nothing_is_written(
@@ -165,94 +115,159 @@ def test_a_damaged_split_is_named_and_nothing_is_written(
 ) -> None:
     trip.split(sources["one"], 2)
     damage(trip.parts / name)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"damaged, nothing was written:\n(.|\n)*" + message):
         trip.merge()
     assert not trip.merged.exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda m: m["parts"][0].update(file="../part_0.safetensors"),
-            r"parts: a bare file name .*'\.\./part_0",
-        ),
-        (
-            lambda m: m["source"]["files"][0].update(file="/tmp/x"),
-            r"source\.files: a bare file name expected",
-        ),
-        (
-            lambda m: m["companions"][0].update(file=".."),
-            r"companions: a bare file name expected, found '\.\.'",
-        ),
-        (lambda m: m["headers"][0].update(file="a\\b"), r"headers: a bare file name expected"),
-        (lambda m: m["headers"][0].update(file="other.header"), r"headers: one for each of source\.files"),
-        (lambda m: m["companions"][0].update(file="model.safetensors"), r"name the same file twice"),
-        (lambda m: m["parts"].pop(), r"num_parts=2, but 1 parts are listed"),
-        (
-            lambda m: m["parts"][1].pop("sha256"),
-            r"parts: part_1\.safetensors needs bytes and sha256, found \d+ and None",
-        ),
-        (lambda m: m.pop("companions"), r"companions: a list of files expected"),
-        (lambda m: m.update(source="x"), r"source: a JSON object expected"),
-        (lambda m: m.update(format_version=9), r"runner-split version 1 expected, found runner-split 9"),
-    ],
-)
-def test_a_manifest_that_is_not_one_is_refused(
-    sources: dict[str, Path], trip: Trip, change: Callable[[dict[str, Any]], object], message: str
-) -> None:
-    trip.split(sources["one"], 2)
-    trip.edit_manifest(change)
-    with pytest.raises(DataError, match=message):
+def test_all_damage_is_said_at_once(sources: dict[str, Path], trip: Trip) -> None:
+    trip.split(sources["one"], 3)
+    flip_last_byte(trip.parts / "part_0.safetensors")
+    (trip.parts / "part_2.safetensors").unlink()
+    with pytest.raises(DataError) as caught:
+        trip.merge()
+    assert "part_0.safetensors: xxh3_128" in str(caught.value)
+    assert "part_2.safetensors: missing" in str(caught.value)
+
+
+def test_swapped_parts_are_found(sources: dict[str, Path], trip: Trip) -> None:
+    trip.split(sources["shards"], 2)
+    first, second = (trip.parts / f"part_{number}.safetensors" for number in range(2))
+    shutil.move(first, trip.parts / "aside")
+    shutil.move(second, first)
+    shutil.move(trip.parts / "aside", second)
+    with pytest.raises(DataError, match=r"part_0\.safetensors: tensor lm_head\.weight: not in partition_0\.json"):
         trip.merge()
     assert not trip.merged.exists()
 
 
 def test_a_missing_tensor_is_named(sources: dict[str, Path], trip: Trip) -> None:
-    """Two parts that are whole, each, but of which one stands in for the other."""
     trip.split(sources["dtypes"], 2)
-
-    def twice(manifest: dict[str, Any]) -> None:
-        manifest["parts"][1] = manifest["parts"][0]
-
-    trip.edit_manifest(twice)
-    with pytest.raises(DataError, match=r"model\.safetensors\.header: tensor h\.\d\.\w+ is in none of the parts"):
+    trip.forge(1, lambda tensors: tensors.pop("h.2.w1"))
+    with pytest.raises(DataError, match=r"model\.safetensors\.header: tensor h\.2\.w1 is in none of the parts"):
         trip.merge()
 
 
 def test_a_result_that_differs_from_the_source_is_never_kept(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["one"], 2)
-    trip.edit_manifest(lambda manifest: manifest["source"]["files"][0].update(sha256="00"))
-    with pytest.raises(JobFailed, match=r"model\.safetensors would not equal the original: sha256 00 expected"):
+    digest = "sha256:" + 64 * "0"
+    trip.edit(lambda manifest: manifest["source"]["files"][0].update(digest=digest))
+    with pytest.raises(JobFailed, match=r"model\.safetensors would not equal the original: sha256:0+ expected"):
         trip.merge()
     assert not list(trip.merged.glob("model.safetensors*"))
 
 
-def test_no_split_there_is_said(sources: dict[str, Path], trip: Trip) -> None:
-    with pytest.raises(ConfigError, match=r"task\.parts=.*: no manifest\.json there; give what task=split wrote"):
-        trip.merge()
-    trip.split(sources["one"], 2)
-    (trip.parts / "manifest.json").rename(trip.parts / "manifest.unfinished.json")
-    with pytest.raises(ConfigError, match="the split was interrupted: run the same task=split again"):
-        trip.merge()
-
-
-def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(sources: dict[str, Path], trip: Trip) -> None:
-    trip.split(sources["shards"], 2)
+@pytest.mark.parametrize("name", ["shards", "bin"])
+def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(sources: dict[str, Path], trip: Trip, name: str) -> None:
+    trip.split(sources[name], 2)
     trip.merge()
-    shards = sorted(trip.merged.glob("*.safetensors"))
+    whole, shards = contents(trip.merged), sorted(trip.merged.glob("*.safetensors"))
     kept = shards[0].stat().st_mtime_ns
     shards[1].rename(shards[1].with_name(shards[1].name + ".tmp"))
     trip.merge()
-    assert contents(trip.merged) == contents(sources["shards"])
+    assert contents(trip.merged) == whole
     assert shards[0].stat().st_mtime_ns == kept
-    assert trip.merge().notes == ["all files were there already, each with the right SHA-256: nothing was written"]
+    assert trip.merge().notes == ["all files were there already: nothing was written"]
 
 
-def test_a_folder_of_something_else_is_left_alone(sources: dict[str, Path], trip: Trip) -> None:
-    trip.split(sources["one"], 2)
-    trip.merged.mkdir()
-    (trip.merged / "config.json").write_text("another model")
-    with pytest.raises(ConfigError, match=r"task\.output_dir=.*: holds config\.json, which is not what this merge"):
+@pytest.mark.parametrize("name", ["one", "bin"])
+def test_a_folder_of_something_else_is_left_alone(sources: dict[str, Path], trip: Trip, name: str) -> None:
+    trip.split(sources[name], 2)
+    trip.merge()
+    damaged = sorted(trip.merged.glob("*.safetensors"))[0]
+    flip_last_byte(damaged)
+    there = contents(trip.merged)
+    with pytest.raises(ConfigError, match=rf"task\.output_dir=.*: holds {damaged.name}, which is not what this merge"):
         trip.merge()
-    assert contents(trip.merged) == {"config.json": b"another model"}
+    assert contents(trip.merged) == there
+    other = trip.folder / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds notes.txt, which is not what this merge writes. Nothing was changed"):
+        trip.merge(into=other)
+    assert contents(other) == {"notes.txt": b"mine"}
+
+
+def test_dtype_is_for_numbers_without_one(sources: dict[str, Path], trip: Trip) -> None:
+    trip.split(sources["one"], 2)
+    with pytest.raises(ConfigError, match=r"task\.dtype=bfloat16: only numbers in JSON .* leave task\.dtype out"):
+        trip.merge(dtype=Dtype.bfloat16)
+
+
+def test_a_bin_becomes_the_files_that_safetensors_itself_would_write(sources: dict[str, Path], trip: Trip) -> None:
+    source = checkpoints.save_bin(trip.folder / "source", "gpt2")
+    trip.split(source, 3)
+    result = trip.merge()
+    assert {path.name for path in trip.merged.iterdir()} == {"config.json", "model.safetensors"}
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    save_file({name: tensor.clone() for name, tensor in state.items()}, trip.folder / "own", metadata={"format": "pt"})
+    assert (trip.merged / "model.safetensors").read_bytes() == (trip.folder / "own").read_bytes()
+    assert "the .bin is now safetensors" in result.facts["bit_identical"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    sources: dict[str, Path], trip: Trip, small_disk: Path
+) -> None:
+    trip.split(sources["shards"], 2)
+    with pytest.raises(JobFailed, match=r"MiB needed, 0\.1 MiB free\. Nothing was written"):
+        trip.merge(into=small_disk / "merged")
+    assert os.listdir(small_disk) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    sources: dict[str, Path], trip: Trip, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trip.split(sources["shards"], 2)
+    monkeypatch.setattr("runner.model.byteio.require_space", lambda *_: None)  # somebody else takes the room meanwhile
+    with pytest.raises(JobFailed, match=r"the disk is full: .*\.safetensors could not be written"):
+        trip.merge(into=small_disk)
+    whole, there = contents(sources["shards"]), contents(small_disk)
+    assert there
+    assert set(there) < set(whole)
+    assert all(content == whole[name] for name, content in there.items()), "what is there is whole"
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    trip.merge(into=small_disk)
+    assert contents(small_disk) == whole
+
+
+def test_memory_does_not_grow_with_the_model(trip: Trip) -> None:
+    """Sixteen times the buffer in one tensor: only pieces of it are ever held."""
+    import tracemalloc
+
+    source = trip.folder / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"n_layer": 2}')
+    tensors = {f"h.{number}.w": torch.full((8 * 2**20,), number, dtype=torch.uint8) for number in range(2)}
+    save_file(tensors, source / "model.safetensors")
+    trip.split(source, 2)
+    tracemalloc.start()
+    trip.merge()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * 2**20
+    assert contents(trip.merged) == contents(source)
+
+
+def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], trip: Trip) -> None:
+    with pytest.raises(ConfigError, match=r"task\.parts=.*parts: there is no such folder; give what task=split wrote"):
+        trip.merge()
+    trip.split(sources["one"], 2)
+
+    def escape(manifest: dict[str, Any]) -> None:
+        manifest["companions"][0]["file"] = "../../evil"
+
+    trip.edit(escape)
+    with pytest.raises(DataError, match=r"companions: a bare file name expected, found '\.\./\.\./evil'"):
+        trip.merge()
+    assert not (trip.folder / "evil").exists()
+    assert not trip.merged.exists()

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
+import xxhash
 from families import save
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from runner.config import Int8Config, ModelConfig, PeftConfig, RunnerConfig, SplitConfig
+from runner.config import (
+    Checksums,
+    Compare,
+    Explain,
+    Int8Config,
+    ModelConfig,
+    PeftConfig,
+    RunnerConfig,
+    SplitConfig,
+    Strategy,
+)
 from runner.errors import ConfigError, DataError, JobFailed
 from runner.jobs import Job, Recorder
-from runner.model.layout import Part
+from runner.model import byteio
+from runner.parts import writing
+from runner.parts.strategies import Part
 from runner.result import Result
 from runner.tasks import split
 
@@ -37,12 +53,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def run_split(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Split:
-    """Return a function that splits a folder into tmp_path/parts."""
+    """Return a function that splits a folder into tmp_path/parts; keys are those of the task, and groups."""
 
-    def run(folder: Path, num_parts: int, **groups: Any) -> Result:
-        task = SplitConfig(num_parts=num_parts, output_dir=str(tmp_path / "parts"))
-        config = make_config(**({"model": ModelConfig(name=str(folder)), "task": task} | groups))
-        assert split.evidence(config) == {}
+    def run(folder: Path, num_parts: int | None, **keys: Any) -> Result:
+        groups = {name: keys.pop(name) for name in ("quantization", "lora") if name in keys}
+        task = SplitConfig(**({"num_parts": num_parts, "output_dir": str(tmp_path / "parts")} | keys))
+        config = make_config(model=ModelConfig(name=str(folder)), task=task, **groups)
+        assert set(split.evidence(config)) == {"source"}
         (tmp_path / "job").mkdir(exist_ok=True)
         return split.execute(config, Untouched(), Recorder(Job("split-test", tmp_path / "job")))  # type: ignore[arg-type]
 
@@ -58,6 +75,16 @@ class Untouched:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """What changes when a file is written anew: its inode, as each is written beside the old one."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def xxh3(content: bytes) -> str:
+    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(content)}"
 
 
 # ---------------------------------------------------------------------------------------------- output
@@ -78,7 +105,7 @@ def test_the_parts_hold_what_the_manifest_says(
     for number, listed in enumerate(manifest["parts"]):
         content = (parts / listed["file"]).read_bytes()
         assert listed["file"] == f"part_{number}.safetensors"
-        assert (listed["bytes"], listed["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        assert (listed["bytes"], listed["digest"]) == (len(content), xxh3(content))
         partition = json.loads((parts / f"partition_{number}.json").read_text())
         assert (partition["part_id"], partition["parameters_format"]) == (number, "reference")
         with safe_open(parts / listed["file"], "pt") as opened:
@@ -91,7 +118,7 @@ def test_the_parts_hold_what_the_manifest_says(
                 where = layer["parameters"]
                 there = content[where["offset"] : where["offset"] + where["nbytes"]]
                 assert there == tensor.numpy().tobytes()
-                assert where["sha256"] == hashlib.sha256(there).hexdigest()
+                assert where["digest"] == xxh3(there)
                 assert (where["file"], where["tensor"], where["dtype"]) == (
                     listed["file"],
                     layer["name"],
@@ -155,49 +182,265 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path, run_split: Split) -
 # ------------------------------------------------------------------------------- again, and somewhere else
 
 
-def test_the_same_split_again_writes_the_same_bytes(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
-    run_split(models["tied"], 2)
-    before = snapshot(tmp_path / "parts")
-    (tmp_path / "parts" / "part_1.safetensors").unlink()
-    run_split(models["tied"], 2)
-    assert snapshot(tmp_path / "parts") == before
+def test_nothing_is_touched_when_nothing_has_changed(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
+    run_split(models["untied"], 2)
+    before = states(tmp_path)
+    again = run_split(models["untied"], 2)
+    after = states(tmp_path)
+    assert {name: state for name, state in after.items() if name.startswith("parts/")} == {
+        name: state for name, state in before.items() if name.startswith("parts/")
+    }
+    assert (again.metrics["written_parts"], again.metrics["written_mib"]) == (0, 0)
+    assert "nothing was written" in again.notes[-1]
 
 
-def test_an_interrupted_split_can_be_run_again(
+def test_the_same_split_again_writes_what_is_missing(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    run_split(models["tied"], 2)
+    before, kept = snapshot(parts), states(parts)["part_0.safetensors"]
+    (parts / "part_1.safetensors").unlink()
+    (parts / "model_files" / "config.json").unlink()
+    result = run_split(models["tied"], 2)
+    assert result.metrics["written_parts"] == 1
+    assert states(parts)["part_0.safetensors"] == kept
+    after = snapshot(parts)
+    assert set(after) == set(before)
+    assert all(after[name] == before[name] for name in before if name != "manifest.json")  # which has times
+
+
+@pytest.mark.parametrize("name", ["part_1.safetensors", "partition_1.json"])
+def test_what_somebody_has_changed_is_written_anew(
+    models: dict[str, Path], run_split: Split, tmp_path: Path, name: str
+) -> None:
+    run_split(models["tied"], 2)
+    target = tmp_path / "parts" / name
+    whole = target.read_bytes()
+    target.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert run_split(models["tied"], 2).metrics["written_parts"] == 1
+    assert target.read_bytes() == whole
+
+
+def test_one_shard_changed_rewrites_only_what_it_must(run_split: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 4, "tie_word_embeddings": false}')
+    shards = {f"s{n}.safetensors": {f"h.{n}.w": torch.full((64,), float(n))} for n in range(4)}
+    for name, tensors in shards.items():
+        save_file(tensors, folder / name)
+    weight_map = {key: name for name, tensors in shards.items() for key in tensors}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert run_split(folder, 2).metrics["written_parts"] == 2
+    parts = tmp_path / "parts"
+    before = states(parts)
+    save_file({"h.3.w": torch.full((64,), 7.0)}, folder / "s3.safetensors")
+    result = run_split(folder, 2)
+    after = states(parts)
+    assert result.metrics["written_parts"] == 1
+    assert {name for name in after if after[name] != before[name]} == {
+        "part_1.safetensors",
+        "partition_1.json",
+        "manifest.json",
+    }
+    assert load_file(parts / "part_1.safetensors")["h.3.w"][0] == 7
+    manifest = json.loads((parts / "manifest.json").read_text())
+    assert manifest["parts"][1]["digest"] == xxh3((parts / "part_1.safetensors").read_bytes())
+
+
+def test_content_is_compared_for_who_does_not_trust_times(run_split: Split, tmp_path: Path, models: Any) -> None:
+    """The state cannot show damage that keeps size and time; and a file that was only touched is no other file."""
+    source = tmp_path / "model"
+    shutil.copytree(models["tied"], source)
+    run_split(source, 2)
+    target = tmp_path / "parts" / "part_0.safetensors"
+    whole, stat = target.read_bytes(), target.stat()
+    target.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run_split(source, 2).metrics["written_parts"] == 0, "that is what a state can tell"
+    assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 1
+    assert target.read_bytes() == whole
+    os.utime(source / "model.safetensors")
+    before = states(tmp_path / "parts")
+    assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 0
+    after = states(tmp_path / "parts")
+    assert {name for name in after if after[name] != before[name]} == {"manifest.json"}
+    assert run_split(source, 2).metrics["written_parts"] == 0, "the manifest knows the new time"
+
+
+def test_content_shows_a_source_that_kept_its_time(run_split: Split, tmp_path: Path, models: Any) -> None:
+    source = tmp_path / "model"
+    shutil.copytree(models["tied"], source)
+    run_split(source, 2)
+    file = source / "model.safetensors"
+    stat, content = file.stat(), file.read_bytes()
+    with file.open("r+b") as stream:
+        stream.seek(len(content) - 4)
+        stream.write(b"\0\0\0?")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run_split(source, 2).metrics["written_parts"] == 0
+    assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 1
+
+
+def test_sha256_names_the_source_as_well(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
+    run_split(models["untied"], 2)
+    run_split(models["untied"], 2, checksums=Checksums.sha256)
+    manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
+    assert manifest["checksums"] == "sha256"
+    for entry in manifest["source"]["files"]:
+        assert entry["digest"] == f"sha256:{byteio.file_sha256(models['untied'] / entry['file'])}"
+    for entry in manifest["parts"]:
+        assert entry["digest"] == f"sha256:{byteio.file_sha256(tmp_path / 'parts' / entry['file'])}"
+    before = states(tmp_path / "parts")
+    assert run_split(models["untied"], 2, checksums=Checksums.sha256).metrics["written_parts"] == 0
+    assert states(tmp_path / "parts") == before
+
+
+def test_an_interrupted_split_goes_on_from_the_parts_that_are_done(
     models: dict[str, Path], run_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_part = split._write_part
+    write_part = writing._write_part
 
     def stop_at_the_second(folder: Path, part: Part, *rest: Any) -> Any:
         if part.part_id == 1:
             raise KeyboardInterrupt
         return write_part(folder, part, *rest)
 
-    monkeypatch.setattr(split, "_write_part", stop_at_the_second)
+    monkeypatch.setattr(writing, "_write_part", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_split(models["tied"], 2)
+    parts = tmp_path / "parts"
+    assert not (parts / "manifest.json").exists()
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"holds another split \(num_parts is 2 there and 3 here\)"):
+        run_split(models["tied"], 3)
+    first = states(parts)["part_0.safetensors"]
+    assert run_split(models["tied"], 2).metrics["written_parts"] == 1
+    assert states(parts)["part_0.safetensors"] == first
+    assert (parts / "manifest.json").exists()
+    assert not (parts / "manifest.unfinished.json").exists()
+
+
+def test_an_interrupted_update_leaves_no_manifest_that_lies(
+    models: dict[str, Path], run_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_split(models["tied"], 2)
+    (tmp_path / "parts" / "part_1.safetensors").unlink()
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "_write_part", stop)
     with pytest.raises(KeyboardInterrupt):
         run_split(models["tied"], 2)
     assert not (tmp_path / "parts" / "manifest.json").exists()
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match=r"holds another split \(num_parts is 2 there and 3 here\)"):
-        run_split(models["tied"], 3)
-    run_split(models["tied"], 2)
-    assert (tmp_path / "parts" / "manifest.json").exists()
-    assert not (tmp_path / "parts" / "manifest.unfinished.json").exists()
+    assert run_split(models["tied"], 2).metrics["written_parts"] == 1
+
+
+def test_a_source_that_changes_meanwhile_is_named(
+    run_split: Split, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "model"
+    shutil.copytree(models["tied"], source)
+    write_part = writing._write_part
+
+    def touch(*arguments: Any) -> Any:
+        os.utime(source / "model.safetensors", (1, 1))
+        return write_part(*arguments)
+
+    monkeypatch.setattr(writing, "_write_part", touch)
+    with pytest.raises(DataError, match=r"model\.safetensors was changed while it was being split"):
+        run_split(source, 2)
+    assert not (tmp_path / "parts" / "manifest.json").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
     (parts / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"task\.output_dir=.* not empty \(thesis\.txt.* Nothing was changed"):
+    with pytest.raises(ConfigError, match=r"task\.output_dir=.* not empty \(thesis\.txt\) .* Nothing was changed"):
         run_split(models["tied"], 2)
     assert snapshot(parts) == {"thesis.txt": b"mine"}
     (parts / "thesis.txt").unlink()
     run_split(models["tied"], 2)
     before = snapshot(parts)
-    with pytest.raises(ConfigError, match=r"holds another split \(companions differ, source files differ\)"):
+    with pytest.raises(ConfigError, match=r"holds another split \(source is tied there and untied here\)"):
         run_split(models["untied"], 2)
+    with pytest.raises(ConfigError, match=r"\(strategy is balanced_bytes there and equal_layers here\)"):
+        run_split(models["tied"], 2, strategy=Strategy.equal_layers)
+    twin = tmp_path / "elsewhere" / "tied"
+    shutil.copytree(models["tied"], twin)
+    with pytest.raises(ConfigError, match=r"\(its source is another folder named tied\)"):
+        run_split(twin, 2)
     assert snapshot(parts) == before
+    shutil.rmtree(parts)
+    parts.write_text("mine")
+    with pytest.raises(ConfigError, match="this is a file, a folder is needed"):
+        run_split(models["tied"], 2)
+
+
+def test_a_second_process_is_kept_out(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    held = byteio.hold(tmp_path / "parts", "task.output_dir")
+    with held, pytest.raises(ConfigError, match="another process is writing there"):
+        run_split(models["tied"], 2)
+    assert not list((tmp_path / "parts").iterdir())
+
+
+# ------------------------------------------------------------------------------------- what the user sees
+
+
+def test_the_plan_is_told_before_and_drawn(
+    models: dict[str, Path], run_split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_split(models["tied"], 2)
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.splitlines()
+    assert lines[0] == "tied in 2 parts, balanced_bytes"
+    assert lines[1].split() == ["part", "layers", "also", "holds", "parameters", "MiB", "share"]
+    assert lines[2].split()[:3] == ["0", "0-1", "embedding"]
+    assert lines[3].split()[:5] == ["1", "2-3", "norm,", "tied", "head"]
+    drawn = (tmp_path / "job" / "plan.svg").read_text()
+    assert drawn.startswith("<svg ")
+    assert drawn.count("<rect ") == 1 + 4 + 5, "paper, legend of four kinds, two sections and three"
+    assert "part 1 · 2-3" in drawn
+    ElementTree.fromstring(drawn)  # well-formed, or no browser shows it
+
+
+def test_vllm_is_told_the_same_plan_and_nothing_is_written(
+    models: dict[str, Path], run_split: Split, tmp_path: Path
+) -> None:
+    result = run_split(models["untied"], 3, explain=Explain.vllm)
+    assert result.text is not None
+    command = result.text.splitlines()[0]
+    assert command == f"VLLM_PP_LAYER_PARTITION=1,2,1 vllm serve {models['untied']} --pipeline-parallel-size 3"
+    assert "Leave for vLLM when" in result.text
+    assert not (tmp_path / "parts").exists()
+    assert result.artifacts == []
+
+
+def test_a_done_split_is_looked_after_when_asked_for_again(
+    models: dict[str, Path], tmp_path: Path, runner: Callable[..., Any]
+) -> None:
+    asked = ["task=split", "model=auto", f"model.name={models['tied']}", "task.num_parts=2", "tracking=none"]
+    planned = runner(*asked, "plan=true")
+    assert planned.code == 0, planned.err
+    assert "also holds" in planned.out
+    assert not list(tmp_path.glob("outputs/parts/*"))
+    first = runner(*asked, "print=json")
+    assert first.code == 0, first.err
+    assert "also holds" in first.err
+    parts = tmp_path / "outputs" / "parts" / "tied-2"
+    before = states(parts)
+    again = runner(*asked)
+    assert again.code == 0, again.err
+    assert "is already done" in again.err
+    assert states(parts) == before
+    target = parts / "part_0.safetensors"
+    whole = target.read_bytes()
+    target.write_bytes(whole[:100])
+    assert "they are written anew" in runner(*asked).err
+    assert target.read_bytes() == whole
 
 
 # ----------------------------------------------------------------------------------------------- refusals
@@ -226,7 +469,7 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes((models["tied"] / "config.json").read_bytes())
-    with pytest.raises(DataError, match=r"holds neither model\.safetensors nor"):
+    with pytest.raises(DataError, match=r"holds none of model\.safetensors, .*pytorch_model\.bin"):
         run_split(folder, 2)
     whole = (models["tied"] / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
@@ -246,3 +489,91 @@ def test_too_little_room_is_refused_and_nothing_is_left(
     with pytest.raises(JobFailed, match=r"task\.output_dir=.*: 0\.\d MiB needed, 0\.0 MiB free"):
         run_split(models["tied"], 2)
     assert not (tmp_path / "parts").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_keeps_whole_parts_only(
+    run_split: Split, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "config.json").write_text('{"num_hidden_layers": 2}')
+    save_file({f"h.{n}.w": torch.full((16000,), float(n)) for n in range(2)}, source / "model.safetensors")
+    parts = small_disk / "parts"
+    (small_disk / "filler").write_bytes(bytes(80 * 1024))
+    with pytest.raises(JobFailed, match=r"MiB needed, 0\.1 MiB free\. Nothing was written"):
+        run_split(source, 2, output_dir=str(parts))
+    assert not parts.exists()
+    monkeypatch.setattr(byteio, "require_space", lambda *_: None)  # another program may fill the disk meanwhile
+    with pytest.raises(JobFailed, match=r"the disk is full: .*part_1\.safetensors could not be written"):
+        run_split(source, 2, output_dir=str(parts))
+    assert sorted(path.name for path in parts.iterdir() if path.is_file()) == [
+        "manifest.unfinished.json",
+        "part_0.safetensors",
+        "partition_0.json",
+    ]
+    assert load_file(parts / "part_0.safetensors")["h.0.w"].shape == (16000,)
+    (small_disk / "filler").unlink()
+    assert run_split(source, 2, output_dir=str(parts)).metrics["written_parts"] == 1
+    assert (parts / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"h.0.w": "../evil.safetensors", "h.1.w": "s1.safetensors"}, "expected a bare file name"),
+        ({"h.0.w": "s0.safetensors", "h.1.w": "s2.safetensors"}, "names the file s2.safetensors, which does not exist"),
+        ({"h.0.w": "s1.safetensors", "h.1.w": "s0.safetensors"}, "tensor h.0.w is expected in s1.safetensors, but"),
+    ],
+)
+def test_an_index_that_lies_is_refused_and_nothing_is_left(
+    run_split: Split, tmp_path: Path, index: dict[str, str], message: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 2}')
+    for number in range(2):
+        save_file({f"h.{number}.w": torch.ones(3)}, folder / f"s{number}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(DataError, match=message):
+        run_split(folder, 2)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_bin_that_would_run_is_refused_and_nothing_is_left(
+    tmp_path: Path, runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, mark = tmp_path / "model", tmp_path / "it-ran"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 2}')
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(mark),)
+
+    torch.save({"w": Evil()}, folder / "pytorch_model.bin")
+    done = runner("task=split", "model=auto", f"model.name={folder}", "task.output_dir=parts", "tracking=none")
+    assert (done.code, done.out) == (2, "")
+    assert "pytorch_model.bin holds code (posix.mkdir) and was refused: nothing in it was run" in done.err
+    assert "weights_only" not in done.err
+    assert done.err.count("\n") == 1
+    assert not mark.exists()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_random_weights_are_planned_before_they_are_made(tmp_path: Path, runner: Callable[..., Any]) -> None:
+    asked = ["task=split", "model=smollm2_135m", "model.random_weights=true", f"model.cache_dir={tmp_path / 'cache'}"]
+    planned = runner(*asked, "task.num_parts=3", "tracking=none", "plan=true")
+    assert planned.code == 0, planned.err
+    assert "norm, tied head" in planned.out
+    assert not (tmp_path / "cache").exists()

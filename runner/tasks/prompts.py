@@ -1,4 +1,7 @@
-"""The prompts of task=generate: one text, a file of texts or of JSON lines, or stdin; refused by line number."""
+"""The user's own prompts: one text, a file of texts or of JSON lines, or stdin; refused by line number.
+
+No task itself: a helper of `generate` and `pipeline`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.config import Framing, GenerateConfig
-from runner.engine.base import Message
+from runner.config import Framing, GenerateConfig, PromptsConfig
+from runner.engine.base import Message, Prompt
 from runner.errors import ConfigError, DataError
+from runner.result import Sample
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class Branched:
 Given = Plain | Branched
 
 
-def load_prompts(task: GenerateConfig) -> list[Given]:
+def load_prompts(task: PromptsConfig) -> list[Given]:
     """Return the prompts of the job, in order."""
     if task.prompt is not None:
         try:
@@ -72,6 +76,49 @@ def prompts_sha256(prompts: list[Given]) -> str:
     """Fingerprint of all prompts in order, wherever they came from."""
     text = json.dumps([as_data(prompt) for prompt in prompts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
+    """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
+    if isinstance(given, Branched):  # its branches follow what stands here, as the beginnings of answers
+        return build_prompt(task, given.main)
+    if task.format.value == "raw":
+        return given
+    turns = (Message("user", given),) if isinstance(given, str) else given
+    if task.system and turns[0].role != "system":
+        return (Message("system", task.system), *turns)
+    return turns
+
+
+def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
+    """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
+    lines = []
+    for index, given in enumerate(prompts):
+        sample = samples[index]
+        values = {
+            "index": index,
+            **as_data(given),
+            **answer(given, sample),
+            **({} if sample.error is None else {"error": sample.error}),
+        }
+        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def answer(given: Given, sample: Sample) -> dict[str, object]:
+    """Return what became of a prompt as it stands in completions.jsonl."""
+    if not isinstance(given, Branched):
+        return {
+            "text": sample.text,
+            "finish_reason": sample.finish_reason.value,
+            "prompt_tokens": sample.prompt_tokens,
+            "new_tokens": len(sample.token_ids),
+        }
+    answers = [
+        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": len(said.token_ids)}
+        for said in sample.branches or []
+    ]
+    return {"prompt_tokens": sample.prompt_tokens, "completions": answers}
 
 
 def _source(prompts: str) -> tuple[bytes, str, bool]:
@@ -119,9 +166,9 @@ def _lines(data: bytes, where: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _with_branches(prompt: Given, task: GenerateConfig) -> Given:
+def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
     """Give a prompt the branches of the job, unless it brings some of its own."""
-    if isinstance(prompt, Branched) or task.branches is None:
+    if isinstance(prompt, Branched) or not isinstance(task, GenerateConfig) or task.branches is None:
         return prompt
     try:
         return Branched(prompt, _beginnings(task.branches))

@@ -1,0 +1,114 @@
+"""task=pipeline: complete the user's prompts with the parts of a split, over several processes.
+
+The answers are those of task=generate with the whole model; the job's id rests on the manifest, which holds the digest
+of every part, and on the prompts. A process that dies ends the job by name; completions so far are kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner.config import PipelineConfig, RunnerConfig
+from runner.engine.base import Engine, Request
+from runner.errors import ConfigError
+from runner.jobs import Recorder, write_atomically
+from runner.model import byteio
+from runner.parts.family import require_runnable
+from runner.parts.manifest import MANIFEST, Manifest, read_manifest
+from runner.parts.shares import shares
+from runner.result import Result, Sample
+from runner.tasks.completing import Completed, complete_missing, count_completions, sample_of
+from runner.tasks.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
+
+VERSION = 1
+READS_MODEL = False  # only the parts, whose manifest is hashed below
+MEASURES = False
+
+
+def evidence(config: RunnerConfig) -> dict[str, str]:
+    """Name manifest and prompts by SHA-256; refuses what cannot run, as far as the manifest tells."""
+    task, manifest = _task(config), _manifest(config)
+    for key, plain in (("quantization", "none"), ("lora", "none"), ("rope", "native")):
+        if (choice := getattr(config, key).name) != plain:
+            raise ConfigError(f"{key}={choice}: task=pipeline runs the parts as they were split: use {key}={plain}")
+    if config.model.device_map is not None:
+        raise ConfigError(
+            f"model.device_map={config.model.device_map}: task=pipeline gives each process its own parts and device: "
+            "leave it out"
+        )
+    require_runnable(manifest)
+    shares(manifest, task.processes or manifest.num_parts)
+    prompts = load_prompts(task)
+    if any(isinstance(given, Branched) for given in prompts):
+        raise ConfigError("branches: task=pipeline has none, each prompt has one completion: use task=generate")
+    return {"manifest": byteio.file_sha256(manifest.folder / MANIFEST), "prompts": prompts_sha256(prompts)}
+
+
+def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001
+    """Complete what is not on disk yet; the engine is the pipeline, the job's own stays unused."""
+    from runner.engine.pipeline import PipelineEngine  # imports torch
+
+    task = _task(config)
+    prompts = load_prompts(task)
+    requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
+    pipeline = PipelineEngine(config, recorder.folder)
+    rows: list[dict[str, Any]] = []
+    try:
+        done = complete_missing("pipeline", requests, pipeline, recorder, sample_of)
+        if done.facts:  # else all was on disk, and nothing was loaded
+            rows = _account(done, *pipeline.finish(), pipeline.stats.prefill_s + pipeline.stats.decode_s)
+    except KeyboardInterrupt:
+        pipeline.blame()
+        raise
+    finally:
+        pipeline.close()
+    if done.failed:
+        done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
+    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
+    return Result(
+        metrics=count_completions(done.samples) | done.metrics,
+        rows=rows,
+        facts={"source": _manifest(config).source} | done.facts,
+        notes=done.notes,
+        text=_text(prompts, done.samples, task.show),
+    )
+
+
+def _account(
+    done: Completed, stages: list[dict[str, Any]], figures: list[dict[str, float]], seconds: float
+) -> list[dict[str, Any]]:
+    """Add to the metrics how busy the processes were and what they held; return the table of the parts."""
+    busy = [min(1.0, one["busy_s"] / seconds) if seconds else 0.0 for one in figures]
+    peaks = [one["peak_rss_mib"] for one in figures]
+    del done.metrics["shared_prompt_tokens"]  # prompts go through whole
+    done.metrics |= {
+        "bubble_share": 1 - sum(busy) / len(busy),
+        "peak_rss_mib": max(peaks),
+        "sum_peak_rss_mib": sum(peaks),
+    }
+    if all("gpu_mib" in one for one in figures):
+        done.metrics["gpu_mib"] = max(one["gpu_mib"] for one in figures)
+    rows = []
+    for stage in stages:
+        process = stage["process"]
+        rows.append(stage | {"busy_share": busy[process], "peak_rss_mib": peaks[process]})
+    return rows
+
+
+def _text(prompts: list[Given], samples: list[Sample], show: int) -> str:
+    """Return the one completion as it is, of several the first ones by number."""
+    texts = [sample.error or sample.text for sample in samples]
+    if len(prompts) == 1:
+        return texts[0]
+    shown = [f"[{index}] {text}" for index, text in enumerate(texts[:show])]
+    return "\n\n".join([*shown, *([f"... and {len(texts) - show} more"] if len(texts) > show else [])])
+
+
+def _manifest(config: RunnerConfig) -> Manifest:
+    return read_manifest(Path(_task(config).parts).expanduser().absolute())
+
+
+def _task(config: RunnerConfig) -> PipelineConfig:
+    assert isinstance(config.task, PipelineConfig)
+    return config.task
