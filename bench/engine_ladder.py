@@ -28,6 +28,7 @@ from engines import (
 from gsm8k_vs_lmeval import add_options, load_prompts
 
 BATCH = 16
+MORE_ROWS = (64, 128)
 FEW = 8  # questions for what is slower than all others
 BESIDE = f"beside it: transformers' `generate_batch`, {FEW} questions"  # no step of ours
 
@@ -42,8 +43,9 @@ def ladder(job: Job) -> dict[str, Job]:
         "+ the shared prefix once": replace(bare, off=["kernels", "packed"]),
         "+ compiled kernels: attention, norms": replace(bare, off=["packed"]),
         "+ packed weights": replace(bare, off=[]),
-        "+ 64 rows at once": replace(bare, off=[], rows=64),
-        "+ 128 rows at once": replace(bare, off=[], rows=128),
+        **{
+            f"+ {rows} rows at once": replace(bare, off=[], rows=rows) for rows in MORE_ROWS if rows <= len(job.prompts)
+        },
         BESIDE: replace(job, kind="generate_batch", prompts=job.prompts[:FEW], new_tokens=job.new_tokens[:FEW]),
     }
 
