@@ -14,7 +14,8 @@ PACKAGE = ROOT / "runner"
 
 FLOORS = [
     {"errors", "config", "result", "loaded", "stats", "progress", "machine", "embedded", "model.source", "model.random_weights", "model.disk",
-     "model.checkpoint", "model.checkpoint_format", "model.gguf_file", "model.byteio", "parts.manifest"},
+     "model.hub", "model.hub_cache",
+     "model.checkpoint", "model.checkpoint_format", "model.gguf_file", "model.byteio", "parts.manifest", "parts.typed"},
     {"jobs", "tracking", "model.quantization", "model.lora", "model.lora_pth", "model.pth_file", "model.rope", "model.rope_2d", "model.footprint",
      "model.layout"},
     {"model.load", "model.inventory", "model.capability", "model.convert_lora", "engine.base", "parts"},
@@ -92,7 +93,7 @@ def test_a_room_imports_only_from_floors_below(module: str) -> None:
 def test_tasks_never_import_each_other() -> None:
     tasks = [name for name in modules() if name.startswith("tasks.")]
     for name in tasks:
-        shared = {"tasks.base", "tasks.completing"}  # the contract, and a helper that is no task
+        shared = {"tasks.base", "tasks.completing", "tasks.prompts"}  # the contract, and helpers that are no tasks
         others = {target for target in imports(modules()[name]) if target in tasks} - shared - {name}
         assert not {target for target in others if target.count(".") == 1 and not target.startswith(f"{name}_")}
 
@@ -131,7 +132,7 @@ HEAVY = (
         "sys.argv = ['runner', '-sc', 'query=bash']; os.environ['COMP_LINE'] = 'runner quant';"
         "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
-        "import runner.run, runner.tasks.gsm8k, runner.tasks.sweep, runner.tasks.memory, runner.tasks.split",
+        "import runner.run, runner.tasks.gsm8k, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive",
     ],
     ids=["help", "cfg", "completion", "compare-help", "tasks"],
 )
