@@ -139,7 +139,7 @@ def with_generate_batch(job: Job) -> Outcome:
     from transformers import GenerationConfig as Theirs
 
     model, tokenizer, load_s = plain_model(job)
-    [limit] = set(job.new_tokens)  # it takes one for all
+    limit = max(job.new_tokens)  # it takes one for all; what is too much is cut off
     end = None if job.fixed else model.generation_config.eos_token_id
     pad = tokenizer.pad_token_id or 0
     settings = Theirs(max_new_tokens=limit, do_sample=False, eos_token_id=end, pad_token_id=pad)
@@ -150,7 +150,7 @@ def with_generate_batch(job: Job) -> Outcome:
     failed = [answer.error for answer in answers if answer.error]
     if failed or len(answers) < len(fed):
         raise SystemExit(f"{len(answers)} of {len(fed)} prompts were answered, {len(failed)} failed: {failed[:1]}")
-    tokens = [answer.generated_tokens for answer in answers]
+    tokens = [answer.generated_tokens[:most] for answer, most in zip(answers, job.new_tokens, strict=True)]
     run.stop()
     return run.outcome(
         done=len(fed),

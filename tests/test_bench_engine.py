@@ -18,13 +18,14 @@ def _bench(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_every_way_through_gives_the_same_tokens(tiny_llama: Path) -> None:
-    from engine_ladder import ladder
+    from engine_ladder import BESIDE, ladder
     from engines import Job, check_prompts, run_fresh
 
     head = list(range(20, 80))
     prompts = [[*head, *range(80 + at, 100 + at)] for at in range(5)]
     job = Job("stream", str(tiny_llama), "float32", prompts, [3, 9, 5, 12, 7], None, threads=1)
-    steps = {name: step for name, step in ladder(job).items() if "rows at once" not in name}
+    # generate_batch takes its cache by the memory of the machine, which others need, too
+    steps = {name: step for name, step in ladder(job).items() if "rows at once" not in name and name != BESIDE}
     outcomes = {name: run_fresh(step) for name, step in steps.items()}
     check_prompts(list(outcomes.values()))
     first, *others = outcomes.values()
