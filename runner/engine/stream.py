@@ -29,7 +29,7 @@ from runner.engine.sampling import Sampler, row_generator
 from runner.model.load import Loaded
 from runner.result import FinishReason
 
-CUDA_ROWS, CPU_ROWS, WIDE_CPU_ROWS = 512, 128, 64  # more make products of matrices no faster; wide: of 32 bits
+MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
@@ -59,7 +59,7 @@ class Stream:
         self.stats, self.ending, self.watch, self.kept = stats, ending, watch, kept or Kept()
         self.passes = Passes(loaded.model, heads)
         self.asked_rows = most_rows or generation.batch_size  # None: nobody minds how many
-        self.most_rows = self.asked_rows or _most_rows(heads)
+        self.most_rows = self.asked_rows or MOST_ROWS.get(heads.device.type, 128)
         self.budget_tokens = int(_free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
         self.waiting: deque[Row] = deque()
         self.active: list[Row] = []
@@ -327,12 +327,6 @@ def _in_order(rows: Sequence[Row]) -> list[Row]:
     places = {id(row): tuple(roots.setdefault(id(one), len(roots)) for one in row.prefix.path) if row.prefix else ()
               for row in rows}  # fmt: skip
     return sorted(rows, key=lambda row: (places[id(row)], -row.need))
-
-
-def _most_rows(heads: Heads) -> int:
-    if heads.device.type == "cuda":
-        return CUDA_ROWS
-    return CPU_ROWS if heads.dtype.itemsize <= 2 else WIDE_CPU_ROWS
 
 
 def _free_bytes(device: torch.device) -> float:
