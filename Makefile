@@ -33,6 +33,8 @@ check: $(STAMP) ## what CI runs: format, lint, types, tests
 
 bench: $(STAMP) ## paired measurements; each prints its own command and spread
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/compare_null.py
+	$(BIN)/python bench/compare_scale.py
 
 clean:          ## remove .venv and caches, keep outputs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

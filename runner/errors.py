@@ -15,6 +15,7 @@ import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 
 class RunnerError(Exception):
@@ -63,6 +64,24 @@ def check(ok: bool, key: str, value: object, need: str) -> None:
     """Raise ConfigError `key=value: need` unless ok."""
     if not ok:
         raise ConfigError(f"{key}={value}: {need}")
+
+
+def refuse_password(key: str, uri: str) -> None:
+    """Raise ConfigError where a store's uri holds a password: it is written down with every job and shown in errors."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigError(f"{key}={uri}: this is no uri ({error})") from error
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
+        shown = f"{parts.scheme}://***@{parts.hostname}{parts.path}"
+        raise ConfigError(f"{key}={shown}: a password would end up in configs and logs: {fix}")
+
+
+def no_driver(key: str, uri: str, missing: ModuleNotFoundError) -> ConfigError:
+    """Say which package SQLAlchemy lacks for this kind of database."""
+    extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
+    return ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

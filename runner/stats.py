@@ -1,13 +1,17 @@
 """The statistics behind a score and a comparison: intervals, paired tests, what a test could have shown.
 
 Pure Python, because scipy takes a second to import and a score needs none of it; the tests check every
-function against scipy. Proportions and differences are fractions (0.024, not 2.4 points).
+function against scipy, statsmodels or its own definition. Proportions and differences are fractions (0.024, not
+2.4 points). Tests are exact and decide; intervals are approximate and show how large a difference may be, so that
+near the border an interval can leave out 0 where the test, the stricter one, does not reject.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import combinations, pairwise
 from statistics import NormalDist
 
 
@@ -32,8 +36,53 @@ def mcnemar_exact(b: int, c: int) -> float:
     for i in range(min(b, c)):
         term = term * (n - i) // (i + 1)
         tail += term
-    p = 2 * tail / (1 << n)
-    return min(1.0, max(p, math.ulp(0.0)))  # thousands of pairs can go below what a float holds: p is never 0
+    return _p(2 * tail, 1 << n)
+
+
+def fisher_exact(k1: int, n1: int, k2: int, n2: int) -> float:
+    """Return the two-sided p of Fisher's exact test for k1 of n1 against k2 of n2 other questions.
+
+    Two-sided as everywhere: all tables with these margins that are no more likely than the one seen. Their weights
+    are whole numbers, so that equally likely tables are equal and no tolerance has to say so.
+    """
+    assert 0 <= k1 <= n1
+    assert 0 <= k2 <= n2
+    k = k1 + k2
+    first, last = max(0, k - n2), min(n1, k)
+    weight = math.comb(n1, first) * math.comb(n2, k - first)
+    weights = [weight]
+    for x in range(first, last):
+        weight = weight * (n1 - x) * (k - x) // ((x + 1) * (n2 - k + x + 1))
+        weights.append(weight)
+    seen = weights[k1 - first]
+    return _p(sum(weight for weight in weights if weight <= seen), sum(weights))
+
+
+def rank_sum_exact(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the two-sided exact p that a and b, repeats of two measurements, come from one distribution.
+
+    Counts, over all ways to deal the values to the two sides, the rank sums that lie as far from the middle (or
+    farther) as the one seen. Fewer than 4 repeats a side cannot reach 0.05: at 3 and 3 no overlap at all is 0.1.
+    """
+    if not a or not b:
+        return 1.0
+    values = sorted([*a, *b])
+    twice_rank = {value: 2 * values.index(value) + values.count(value) + 1 for value in values}  # whole, with ties
+    sums = _rank_sums(tuple(twice_rank[value] for value in values), len(a))
+    middle = len(a) * (len(values) + 1)
+    seen = abs(sum(twice_rank[value] for value in a) - middle)
+    return _p(sum(count for total, count in sums.items() if abs(total - middle) >= seen), sum(sums.values()))
+
+
+@lru_cache(maxsize=64)  # without ties the same for all measurements that were repeated as often
+def _rank_sums(ranks: tuple[int, ...], size: int) -> dict[int, int]:
+    """Return in how many ways `size` of the ranks make each sum."""
+    ways: list[dict[int, int]] = [{0: 1}, *({} for _ in range(size))]  # by how many were taken, by their sum
+    for rank in ranks:
+        for taken in range(size, 0, -1):
+            for total, count in ways[taken - 1].items():
+                ways[taken][total + rank] = ways[taken].get(total + rank, 0) + count
+    return ways[size]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -74,22 +123,121 @@ def paired_difference_interval(b: int, c: int, n: int, confidence: float = 0.95)
     return low, high
 
 
+def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Newcombe's hybrid score interval for k1 / n1 - k2 / n2 of two independent samples.
+
+    Method 10 of Newcombe (Statistics in Medicine 17, 1998), put together from the two Wilson intervals that stand
+    in the table anyway: closed form, never beyond -1 or 1, and as near to its level as Miettinen and Nurminen's,
+    which takes a cubic equation inside a search.
+    """
+    if not n1 or not n2:
+        return -1.0, 1.0
+    (low1, high1), (low2, high2) = wilson_interval(k1, n1, confidence), wilson_interval(k2, n2, confidence)
+    rate1, rate2 = k1 / n1, k2 / n2
+    down = math.hypot(rate1 - low1, high2 - rate2)
+    up = math.hypot(high1 - rate1, rate2 - low2)
+    return max(-1.0, rate1 - rate2 - down), min(1.0, rate1 - rate2 + up)
+
+
+def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the percentile bootstrap interval for median(a) / median(b), repeats of two measurements above 0.
+
+    The medians of all resamples are counted, not drawn: no seed, no noise, the same answer each time. BCa has
+    nothing to correct with: a median's jackknife takes two values. A handful of repeats shows little: with 3 or
+    fewer a side the interval is the whole range from min(a) / max(b) to max(a) / min(b), and at 3 and 3 that leaves
+    out 1 for one in ten pairs of equal measurements. Nor does it know how the next day's repeats would differ. So
+    rank_sum_exact decides what is a difference, and this says how large it may be.
+    """
+    assert min(len(a), len(b), *a, *b) > 0
+    ratios = sorted((x / y, p * q) for x, p in _medians(a) for y, q in _medians(b))
+    outside = (1 - confidence) / 2
+
+    def first_beyond(ordered: Iterable[tuple[float, float]]) -> float:
+        passed = 0.0
+        for ratio, probability in ordered:
+            passed += probability
+            if passed > outside:
+                return ratio
+        raise AssertionError("the probabilities of all resamples make 1")
+
+    return first_beyond(ratios), first_beyond(reversed(ratios))
+
+
+def _medians(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Return each median that a resample of the values can have, with its probability."""
+    ordered, n = sorted(values), len(values)
+    middle = (n + 1) // 2
+    # A resample's k-th smallest is at most the i-th value when k or more of its n draws are among the first i.
+    below = [sum(math.comb(n, k) * i**k * (n - i) ** (n - k) for k in range(middle, n + 1)) for i in range(n + 1)]
+    lower = [after - before for before, after in pairwise(below)]  # in n^n-ths: the (lower) middle draw is value i
+    found = []
+    for (i, x), (j, y) in () if n % 2 else combinations(enumerate(ordered), 2):  # the two middle draws are i < j
+        ways = math.comb(n, middle) * ((i + 1) ** middle - i**middle) * ((n - j) ** middle - (n - j - 1) ** middle)
+        lower[i] -= ways
+        found.append(((x + y) / 2, ways / n**n))
+    return found + [(x, ways / n**n) for x, ways in zip(ordered, lower, strict=True)]
+
+
 def detectable_difference(n: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """Return the smallest true paired difference that n pairs show with this power; None when n shows none.
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity as the exact test is the stricter one:
-    n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). The rate r of discordant pairs is the observed one,
-    or d itself where d is larger: a difference of d needs at least that many discordant pairs.
+    n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). A difference of d makes more pairs discordant than the rate
+    r0 of them that was observed where there was less to see: r = √(r0² + d²), which is r0 at d = 0, d where d is
+    large, and what follows from questions of normally distributed difficulty in between (bench/compare_null.py).
     """
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(power)
 
     def surplus(difference: float) -> float:
-        rate = max(discordant_rate, difference)
-        spread = z_power * math.sqrt(n * max(0.0, rate - difference * difference))
+        rate = min(1.0, math.hypot(discordant_rate, difference))
+        spread = z_power * math.sqrt(n * (rate - difference * difference))
         return n * difference - 1 - z_alpha * math.sqrt(n * rate) - spread
 
     return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
+
+
+def unpaired_detectable_difference(
+    n1: int, n2: int, rate: float, power: float = 0.8, alpha: float = 0.05
+) -> float | None:
+    """Return the smallest true difference that Fisher's test shows with this power; None when n shows none.
+
+    Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the exact test's strictness:
+    d - (1/n1 + 1/n2)/2 = z(alpha/2)·√(p·q·(1/n1 + 1/n2)) + z(power)·√(p1·q1/n1 + p2·q2/n2). One side has the given
+    rate, the other lies towards one half, where a difference is hardest to see.
+    """
+    assert 0 <= rate <= 1
+    if not n1 or not n2:
+        return None
+    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(power)
+
+    def surplus(difference: float) -> float:
+        less = max(0.0, max(rate, 1 - rate) - difference)
+        one, two = (p * (1 - p) for p in (less, min(1.0, less + difference)))
+        centre = less + difference / 2
+        pooled = z_alpha * math.sqrt(centre * (1 - centre) * (1 / n1 + 1 / n2))
+        own = z_power * math.sqrt(max(one / n1 + two / n2, two / n1 + one / n2))
+        return difference - (1 / n1 + 1 / n2) / 2 - pooled - own
+
+    return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
+
+
+def pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Return, for each point, whether none is at least as good everywhere and better somewhere; more is better.
+
+    Equal points are on the front together. Negate what is better when it is less.
+    """
+    best: list[tuple[float, ...]] = []
+    for point in sorted(map(tuple, points), reverse=True):  # whatever dominates a point comes before it
+        if not any(other != point and all(o >= p for o, p in zip(other, point, strict=True)) for other in best):
+            best.append(point)
+    front = set(best)
+    return [tuple(point) in front for point in points]
+
+
+def _p(ways: int, of: int) -> float:
+    """Return ways / of as a p-value; exact weights can go below what a float holds, and p is never 0."""
+    return min(1.0, max(ways / of, math.ulp(0.0)))
 
 
 def _two_sided_z(alpha: float) -> float:

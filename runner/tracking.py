@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from runner import machine
 from runner.config import RunnerConfig
-from runner.errors import TrackingError, cannot_write, check
+from runner.errors import TrackingError, cannot_write, check, no_driver, refuse_password
 from runner.jobs import Job
 from runner.result import Record, Result, Status
 
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
 GRIDS = ".grids"  # in output_dir: a file for each running grid
+DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 
 
@@ -87,6 +88,9 @@ class Store:
     experiment: str
     output_dir: Path
     parent_run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        refuse_password("tracking.uri", self.uri)
 
 
 def store_of(config: RunnerConfig) -> Store | None:
@@ -270,16 +274,17 @@ def _open_first(store: Store) -> tuple[Any, str]:
     except OSError as error:
         raise cannot_write(output_dir / ".mlflow.lock", error) from error
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls out of a benchmark
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _probe_sqlite(uri)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
+        import mlflow  # noqa: F401  # it sets up the loggers that are quietened next
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
         _create_sqlite(uri)
-        client = MlflowClient(uri)
+        client = _client(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             check(
@@ -289,9 +294,31 @@ def _open_first(store: Store) -> tuple[Any, str]:
                 "it was deleted in MLflow: restore it there, or use another name",
             )
             return client, experiment.experiment_id
-        folder = output_dir / "mlartifacts"
-        location = folder.as_uri() if uri.startswith("sqlite:") else None
-        return client, client.create_experiment(name, artifact_location=location)
+        # A server keeps files itself; for a database of one's own MLflow would put them where the command was given.
+        location = (output_dir / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
+        return client, _create_experiment(client, name, location)
+
+
+def _client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    try:
+        return MlflowClient(uri)
+    except ModuleNotFoundError as error:
+        raise no_driver("tracking.uri", uri, error) from error
+
+
+def _create_experiment(client: Any, name: str, location: str | None) -> str:
+    """Create the experiment, or take the one that another machine has created since it was looked for."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
 
 
 def _probe_sqlite(uri: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
-from runner.compare_table import differing_keys, telling_keys
+from runner.compare.columns import differing_keys, telling_keys
+from runner.compare.data import NotPaired, Run
+from runner.compare.pair import find_baseline
+from runner.compare.store import tracking_uri
 from runner.errors import ConfigError
 
 pytestmark = [
@@ -22,154 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
-NONE = {"quantization.name": "none"}
-INT8 = {"quantization.name": "int8", "quantization.threshold": "6.0"}
-NF4 = {"quantization.name": "nf4", "quantization.double_quant": "true"}
-CONFIG = {
-    "model.name": "embedded",
-    "model.cache_dir": "null",
-    "lora.name": "none",
-    "generation.temperature": "0.0",
-    "task.name": "gsm8k",
-    "task.split": "test",
-    "task.extractor": "strict",
-    "seed": "0",
-    "print": "table",
-    "tracking.name": "sqlite",
-}
 BASELINE = "quantization=none"
-
-
-def marks(right: int, n: int, flips: int = 0) -> list[bool]:
-    """n answers of which the first `right` are right; the first `flips` of those then go wrong."""
-    return [flips <= index < right for index in range(n)]
-
-
-class Store:
-    """An MLflow database with job folders beside it, filled by hand."""
-
-    def __init__(self, output_dir: Path) -> None:
-        from mlflow import MlflowClient
-
-        self.output_dir = output_dir
-        self.client = MlflowClient(f"sqlite:///{output_dir}/mlflow.db")
-        self.clock_ms = 1_700_000_000_000
-
-    def job(
-        self,
-        experiment: str,
-        job_id: str,
-        config: dict[str, str],
-        solved: list[bool] | None = None,
-        *,
-        status: str = "FINISHED",
-        tags: dict[str, str] | None = None,
-        metrics: dict[str, float] | None = None,
-        questions: str = "question",
-        gold: str = "42",
-    ) -> Path:
-        """Log one run the way the runner does; returns its job folder."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        found = self.client.get_experiment_by_name(experiment)
-        experiment_id = (
-            found.experiment_id
-            if found
-            else self.client.create_experiment(experiment, artifact_location=str(self.output_dir / "artifacts"))
-        )
-        folder = self.output_dir / experiment / "jobs" / job_id
-        folder.mkdir(parents=True, exist_ok=True)
-        self.clock_ms += 1000
-        run_id = self.client.create_run(experiment_id, start_time=self.clock_ms).info.run_id
-        params = {**CONFIG, "output_dir": str(folder.parent), **config}
-        numbers = {"weight_mib": 12.5, "peak_rss_mib": 900.0, "decode_tok_per_s": 321.0, **(metrics or {})}
-        if solved is not None:
-            right, n = sum(solved), len(solved)
-            numbers |= {
-                "n": n,
-                "correct": right,
-                "accuracy": right / n,
-                "wrong": n - right,
-                "no_answer": 0,
-                "cut_off": 0,
-            }
-            lines = [
-                {
-                    "index": index,
-                    "prompt_tokens": 9,
-                    "token_ids": [1, 2],
-                    "question": f"{questions} {index}",
-                    "gold": gold,
-                    "verdict": "correct" if ok else "wrong",
-                }
-                for index, ok in enumerate(solved)
-            ]
-            samples = folder / "samples.jsonl"
-            samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            self.client.log_artifact(run_id, str(samples))
-        all_tags = {
-            "job_id": job_id,
-            "task": "gsm8k",
-            "task_version": "1",
-            "output_dir": str(folder),
-            **(tags or {}),
-        }
-        self.client.log_batch(
-            run_id,
-            [Metric(key, value, self.clock_ms, 0) for key, value in numbers.items()],
-            [Param(key, value) for key, value in params.items()],
-            [RunTag(key, value) for key, value in all_tags.items()],
-        )
-        self.client.set_terminated(run_id, status, end_time=self.clock_ms + 500)
-        return folder
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One database for all tests: creating one takes seconds."""
-    return Store(tmp_path_factory.mktemp("compare"))
-
-
-@pytest.fixture(scope="session")
-def grid(store: Store) -> Store:
-    """Three quantizations × two splits: nf4 much worse on test, everything else as good as equal."""
-    for split in ("test", "train"):
-        for quantization, test_marks, train_marks in (
-            (NONE, marks(180, 200), marks(190, 200)),
-            (INT8, marks(181, 200, 3), marks(190, 200)),
-            (NF4, marks(150, 200), marks(189, 200)),
-        ):
-            name = f"{quantization['quantization.name']}-{split}"
-            solved = test_marks if split == "test" else train_marks
-            store.job("grid", name, {**quantization, "task.split": split}, solved)
-    store.job("grid", "dead", {**NF4, "seed": "7"}, marks(1, 200), status="FAILED")
-    store.job("grid", "killed", {**NF4, "seed": "8"}, marks(1, 200), status="KILLED")
-    return store
-
-
-@pytest.fixture
-def show(store: Store, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command on an experiment; returns exit code, stdout and stderr."""
-
-    def run(experiment: str, *arguments: str) -> tuple[int, str, str]:
-        output_dir = ["--output-dir", str(store.output_dir)]
-        code = compare.main([*output_dir, "--experiment", experiment, *arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def rows(show: Any) -> Any:
-    """Run the command for JSON; returns the first table's rows by job."""
-
-    def run(experiment: str, *arguments: str) -> dict[str, dict[str, Any]]:
-        code, out, err = show(experiment, "--format", "json", *arguments)
-        assert (code, err) == (0, "")
-        return {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
-
-    return run
 
 
 # ------------------------------------------------------------------------------------------ styles
@@ -316,10 +172,10 @@ def test_two_possible_baselines_are_never_guessed_between(store: Store, rows: An
 
 def test_a_key_both_have_still_has_to_agree() -> None:
     nf4, fp4 = NF4, {"quantization.name": "fp4", "quantization.double_quant": "false"}
-    runs = [compare.Run("", str(config), "gsm8k", "1", "", config, {}) for config in (nf4, fp4)]
+    runs = [Run("", str(config), "gsm8k", "1", "", config, {}) for config in (nf4, fp4)]
     keys = differing_keys([run.params for run in runs])
-    with pytest.raises(compare.NotPaired, match=r"quantization\.double_quant \(true, here false\)"):
-        compare.find_baseline(runs[1], runs[:1], {"quantization.name": "nf4"}, keys)
+    with pytest.raises(NotPaired, match=r"quantization\.double_quant \(true, here false\)"):
+        find_baseline(runs[1], runs[:1], {"quantization.name": "nf4"}, keys)
 
 
 def test_columns_follow_the_config_and_tell_something() -> None:
@@ -423,14 +279,22 @@ def test_a_file_that_is_no_database(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert message.count("\n") == 1
 
 
+def test_a_password_stays_out_of_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "http://me:secret@127.0.0.1:1"
+    assert compare.main(["--output-dir", str(tmp_path), "--tracking-uri", uri]) == 2
+    message = capsys.readouterr().err
+    assert "secret" not in message
+    assert "a password would end up in configs and logs" in message
+
+
 def test_which_store_is_read(tmp_path: Path) -> None:
     environment = {"MLFLOW_TRACKING_URI": "http://server"}
-    assert compare.tracking_uri(tmp_path, None, environment) == "http://server"
+    assert tracking_uri(tmp_path, None, environment) == "http://server"
     (tmp_path / "mlflow.db").touch()
-    assert compare.tracking_uri(tmp_path, None, environment) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert compare.tracking_uri(tmp_path, "http://given", environment) == "http://given"
+    assert tracking_uri(tmp_path, None, environment) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri(tmp_path, "http://given", environment) == "http://given"
     with pytest.raises(ConfigError, match="no such file"):
-        compare.tracking_uri(tmp_path, "sqlite:////nowhere/mlflow.db", {})
+        tracking_uri(tmp_path, "sqlite:////nowhere/mlflow.db", {})
 
 
 # ------------------------------------------------------------------------------------------- imports

@@ -1,0 +1,243 @@
+"""How often does the printed verdict cry wolf, and how often does it see what it says it would have seen?
+
+`python bench/compare_null.py [--pairs 2000] [--seed 0]`. Two runs answer the same n questions. Questions differ in how
+hard they are: each run solves a question when a common part (weight rho) and a part of its own, both normal, stay below
+a bar that the accuracy sets. Equal bars are the null: every verdict on it but "no difference shown" is false.
+Then the bars lie as far apart as the smallest difference that n questions and this much disagreement should show. The
+verdicts are runner-compare's own, from answers to finding. Rates stand with their 95 % intervals (Wilson).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runner.compare.data import Answers, Finding, Question, Row, Run
+from runner.compare.evidence import Evidence
+from runner.compare.pair import ALPHA, compare_pair, compare_unpaired, judge
+from runner.stats import (
+    bootstrap_ratio_interval,
+    detectable_difference,
+    rank_sum_exact,
+    unpaired_detectable_difference,
+    wilson_interval,
+)
+
+NORMAL = statistics.NormalDist()
+FAMILY = 5  # comparisons of one table with one baseline
+SETTINGS = [  # questions, accuracy, rho: as a quantization changes a model, as another prompt does, as strangers agree
+    (50, 0.7, 0.8),
+    (200, 0.9, 0.95),
+    (200, 0.5, 0.5),
+    (200, 0.7, 0.0),
+    (1319, 0.9, 0.95),
+    (1319, 0.6, 0.8),
+]
+GROUPS = [(50, 0.7), (200, 0.9), (1319, 0.6)]  # questions a side, accuracy
+REPEATS = [3, 4, 5, 10]
+NOISE = 0.03  # standard deviation of a repeat's logarithm: 3 %
+
+Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+
+@dataclass
+class Rate:
+    """How often something happened."""
+
+    times: int
+    of: int
+
+    @property
+    def low(self) -> float:
+        """The lower end of its interval."""
+        return wilson_interval(self.times, self.of)[0]
+
+    def __str__(self) -> str:
+        low, high = (100 * end for end in wilson_interval(self.times, self.of))
+        return f"{100 * self.times / self.of:5.2f} % [{low:5.2f}, {high:5.2f}]"
+
+
+class Drawn(Evidence):
+    """Answers that were drawn and lie in no file."""
+
+    def __init__(self, n: int) -> None:
+        self.questions: list[Question] = [(index, f"question {index}", "42") for index in range(n)]
+        self.prompts: dict[Question, str | None] = dict.fromkeys(self.questions, "the same")
+        self.answers: dict[str, Answers] = {}
+
+    def of(self, run: Run) -> Answers:
+        """Return what was drawn for the run."""
+        return self.answers[run.run_id]
+
+    def of_baseline(self, run: Run) -> Answers:
+        """The same: it is read once anyway."""
+        return self.of(run)
+
+
+def answers(generator: np.random.Generator, n: int, accuracies: Sequence[float], rho: float) -> Solved:
+    """Draw which of n questions runs of these true accuracies solve: a line a run."""
+    hard = generator.standard_normal(n)
+    own = generator.standard_normal((len(accuracies), n))
+    bars = np.array([[NORMAL.inv_cdf(accuracy)] for accuracy in accuracies])
+    solved: Solved = math.sqrt(rho) * hard + math.sqrt(1 - rho) * own < bars
+    return solved
+
+
+def drawn_run(name: str, solved: Solved) -> Run:
+    """Return a run as MLflow would have it, with the metrics that a verdict reads."""
+    return Run(name, name, "gsm8k", "1", "", {}, {"n": float(len(solved)), "correct": float(solved.sum())})
+
+
+def verdicts(solved: Solved, evidence: Drawn) -> list[Row]:
+    """Compare each run but the first with the first, as one table does."""
+    runs = [drawn_run(f"run-{number}", line) for number, line in enumerate(solved)]
+    for run, line in zip(runs, solved, strict=True):
+        evidence.answers[run.run_id] = Answers(
+            dict(zip(evidence.questions, line.tolist(), strict=True)), evidence.prompts
+        )
+    rows = [Row(run.job_id, run.run_id, "", {}, run.metrics) for run in runs[1:]]
+    for row, run in zip(rows, runs[1:], strict=True):
+        row.comparison = compare_pair(run, runs[0], evidence)
+    judge(rows)
+    return rows
+
+
+def unpaired_verdict(first: Solved, second: Solved) -> Row:
+    """Compare two runs on other questions."""
+    base, run = drawn_run("base", first), drawn_run("run", second)
+    row = Row(run.job_id, run.run_id, "", {}, run.metrics, comparison=compare_unpaired(run, base, "drawn"))
+    judge([row])
+    return row
+
+
+def found(rows: Sequence[Row]) -> bool:
+    """Whether a table claims any difference."""
+    return any(row.comparison is not None and row.comparison.finding is not Finding.open for row in rows)
+
+
+def worse(row: Row) -> bool:
+    """Whether a verdict is the true one where the second run is the worse one."""
+    return row.comparison is not None and row.comparison.finding is Finding.worse
+
+
+def disagreement(one: float, other: float, rho: float) -> float:
+    """Chance that exactly one of two runs with these accuracies solves a question: an integral over how hard it is."""
+    total = 0.0
+    for step in range(401):
+        hard = (step - 200) / 25
+        p, q = (
+            NORMAL.cdf((NORMAL.inv_cdf(accuracy) - math.sqrt(rho) * hard) / math.sqrt(1 - rho))
+            for accuracy in (one, other)
+        )
+        total += NORMAL.pdf(hard) / 25 * (p * (1 - q) + q * (1 - p))
+    return total
+
+
+def promised(tables: Iterator[list[Row]]) -> tuple[Rate, float]:
+    """Return how often tables claim something, and the median of the differences that they say they would have seen."""
+    claims, seen = [], []
+    for rows in tables:
+        claims.append(found(rows))
+        seen += [row.comparison.detectable_difference for row in rows if row.comparison is not None]
+    return Rate(sum(claims), len(claims)), statistics.median(1.0 if it is None else it for it in seen)
+
+
+def paired(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return the rates of single comparisons and of families, paired."""
+    nulls = []
+    print(f"\none comparison, paired: {pairs:,} pairs a line and side")
+    print("    n  accuracy   rho  disagree       false verdicts  says ≥ points  true points     true verdicts")
+    for n, accuracy, rho in SETTINGS:
+        evidence, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
+        null, said = promised(verdicts(answers(generator, n, [accuracy] * 2, rho), evidence) for _ in range(pairs))
+        gap = detectable_difference(n, rate) or accuracy
+        apart = (verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), evidence)[0] for _ in range(pairs))
+        power = Rate(sum(map(worse, apart)), pairs)
+        print(f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {100 * rate:6.1f} %  {null}  {100 * said:13.1f}  "
+              f"{100 * gap:11.1f}  {power}", flush=True)  # fmt: skip
+        nulls.append(null)
+    print(f"\n{FAMILY} runs against one baseline, Holm: {pairs:,} tables a line and side")
+    print("    n  accuracy   rho       any false verdict  says ≥ points  true points     true verdicts")
+    for n, accuracy, rho in SETTINGS:
+        evidence = Drawn(n)
+        level = [accuracy] * (FAMILY + 1)
+        null, said = promised(verdicts(answers(generator, n, level, rho), evidence) for _ in range(pairs))
+        gap = detectable_difference(n, disagreement(accuracy, accuracy, rho), alpha=ALPHA / FAMILY) or accuracy
+        level[1] -= gap  # one of the runs differs, the others do not
+        apart = (verdicts(answers(generator, n, level, rho), evidence)[0] for _ in range(pairs))
+        power = Rate(sum(map(worse, apart)), pairs)
+        print(
+            f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {null}    {100 * said:13.1f}  {100 * gap:11.1f}  {power}", flush=True
+        )
+        nulls.append(null)
+    return nulls
+
+
+def unpaired(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return the rates of comparisons on other questions."""
+    nulls = []
+    print(f"\none comparison, other questions (--unpaired): {pairs:,} pairs a line and side")
+    print("    n  accuracy       false verdicts  says ≥ points  true points     true verdicts")
+    for n, accuracy in GROUPS:
+
+        def draw(level: float, n: int = n) -> Solved:
+            solved: Solved = answers(generator, n, [level], 0.0)[0]
+            return solved
+
+        null, said = promised([unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs))
+        gap = unpaired_detectable_difference(n, n, accuracy) or accuracy
+        power = Rate(sum(worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)), pairs)
+        print(f"{n:5d}  {accuracy:8.2f}  {null}  {100 * said:13.1f}  {100 * gap:11.1f}  {power}", flush=True)
+        nulls.append(null)
+    return nulls
+
+
+def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return the rates for repeats of a measurement, with noise as of a quiet machine."""
+    nulls = []
+    print(f"\nrepeats of a measurement, noise {100 * NOISE:.0f} %: {pairs:,} pairs a line and side")
+    print("repeats  false verdicts (ranks)  interval without 1   true 5 % seen   true 10 % seen")
+    for repeats in REPEATS:
+
+        def draw(factor: float = 1.0, repeats: int = repeats) -> list[float]:
+            return [factor * math.exp(NOISE * generator.standard_normal()) for _ in range(repeats)]
+
+        drawn = [(draw(), draw()) for _ in range(pairs)]
+        null = Rate(sum(rank_sum_exact(a, b) < ALPHA for a, b in drawn), pairs)
+        intervals = (bootstrap_ratio_interval(a, b) for a, b in drawn)
+        outside = Rate(sum(not low <= 1 <= high for low, high in intervals), pairs)
+        seen = [
+            100 * sum(rank_sum_exact(draw(factor), draw()) < ALPHA for _ in range(pairs)) / pairs
+            for factor in (1.05, 1.1)
+        ]
+        print(f"{repeats:7d}  {null}  {outside}  {seen[0]:12.1f} %  {seen[1]:13.1f} %", flush=True)
+        nulls.append(null)
+    return nulls
+
+
+def main() -> int:
+    """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    print(f"python bench/compare_null.py --pairs {options.pairs} --seed {options.seed}")
+    nulls = paired(generator, options.pairs)
+    nulls += unpaired(generator, options.pairs)
+    nulls += repeated(generator, options.pairs)
+    high = [rate for rate in nulls if rate.low > ALPHA]
+    print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
+          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    return 1 if high else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

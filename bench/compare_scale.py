@@ -1,0 +1,197 @@
+"""How long does a comparison of very many runs take? `python bench/compare_scale.py [--runs 1000] [--samples 200]`.
+
+Writes the store that a grid would have left: each run has its job folder and its artifacts, written by the runner's own
+recorder and tracker, with answers that are drawn instead of generated. Every tenth job folder is then deleted, as if
+another machine had run it, so that its samples have to come out of MLflow. Then `runner-compare` compares all runs with
+the baselines of their seeds, as a process of its own, and once more with a clock on its parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from runner import tracking
+from runner.config import (
+    GenerationConfig,
+    Gsm8kConfig,
+    Int8Config,
+    LoraConfig,
+    ModelConfig,
+    Nf4Config,
+    QuantizationConfig,
+    RopeConfig,
+    RunnerConfig,
+    TrackingConfig,
+)
+from runner.jobs import Recorder, claim, identify
+from runner.progress import Progress
+from runner.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.tasks.gsm8k import score
+
+KINDS: list[Callable[[], QuantizationConfig]] = [
+    QuantizationConfig,
+    Int8Config,
+    Nf4Config,
+    lambda: Nf4Config(double_quant=False),
+]
+ACCURACIES = [0.80, 0.79, 0.74, 0.78]
+LIMIT_S = 10.0
+
+CLOCKED = """
+import collections, functools, json, sys, time
+begun = time.perf_counter()
+spent = collections.Counter()
+def clock(module, name, label):
+    original = getattr(module, name)
+    @functools.wraps(original)
+    def timed(*arguments, **named):
+        started = time.perf_counter()
+        try:
+            return original(*arguments, **named)
+        finally:
+            spent[label] += time.perf_counter() - started
+    setattr(module, name, timed)
+from runner.compare import command, evidence, pair, table
+spent["imports of the command"] = time.perf_counter() - begun
+for module, name, label in (
+    (command, "open_store", "importing MLflow, opening the store"),
+    (command, "load_runs", "asking the store for its runs"),
+    (evidence.Evidence, "fetch", "fetching samples out of MLflow"),
+    (evidence.Evidence, "of", "reading samples"),
+    (pair, "mcnemar_exact", "statistics"), (pair, "paired_difference_interval", "statistics"),
+    (pair, "detectable_difference", "statistics"), (pair, "holm", "statistics"),
+    (command, "tabulate", "table"), (command, "render", "printing"),
+):
+    clock(module, name, label)
+try:
+    command.entry()
+finally:
+    spent["table"] -= sum(spent[part] for part in ("fetching samples out of MLflow", "reading samples", "statistics"))
+    spent["everything"] = time.perf_counter() - begun
+    print(json.dumps(spent), file=sys.stderr)
+"""
+
+
+def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
+    """Return one job of the grid: a quantization and a seed."""
+    return RunnerConfig(
+        model=ModelConfig(name="embedded"),
+        quantization=KINDS[kind](),
+        lora=LoraConfig(),
+        rope=RopeConfig(),
+        generation=GenerationConfig(name="greedy"),
+        task=Gsm8kConfig(),
+        tracking=TrackingConfig(),
+        seed=seed,
+        output_dir=str(output_dir),
+    )
+
+
+def sample(generator: random.Random, index: int, right: bool) -> Sample:
+    """Return one answer, as long as the embedded model's are: some 250 characters and 80 tokens."""
+    question = f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
+    steps = " ".join(str(generator.randrange(10_000)) for _ in range(45))
+    return Sample(
+        index=index,
+        prompt_sha256=hashlib.sha256(question.encode()).hexdigest(),
+        prompt_tokens=96,
+        text=f"{steps}\n#### {42 if right else 41}",
+        token_ids=[generator.randrange(1000) for _ in range(80)],
+        finish_reason=FinishReason.stop,
+        seconds=generator.random(),
+        question=question,
+        gold="42",
+        extracted={"strict": "42" if right else "41", "flexible": "42" if right else "41"},
+        verdict=Verdict.correct if right else Verdict.wrong,
+    )
+
+
+def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
+    """Record and log one job with drawn answers; returns its folder."""
+    generator = random.Random(config.seed)  # one for all quantizations of a seed: they agree on most questions
+    job = identify(config, 1, {}, measures=False)
+    with claim(job):
+        recorder = Recorder(job)
+        for index in range(count):
+            recorder.sample(sample(generator, index, generator.random() < accuracy))
+        recorder.close()
+        speed = {"load_s": 0.1, "weight_mib": 8.0, "peak_rss_mib": 600.0, "decode_tok_per_s": 900.0, "seconds": 3.0}
+        record = Record(
+            job.job_id,
+            Status.FINISHED,
+            str(job.folder),
+            Result(score(list(recorder.done.values())) | speed, facts={"device": "cpu", "dtype": "bfloat16"}),
+            task=config.task.name,
+            task_version=1,
+            name=tracking.run_name(config),
+            params=dict(tracking.flatten(config)),
+        )
+        (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
+        (job.folder / "log.txt").write_text("drawn\n")
+        job.write_record(record)
+        tracking.finish(tracking.start(tracking.store_of(config), job, record), job, record)
+    return job.folder
+
+
+def fill(output_dir: Path, runs: int, count: int) -> None:
+    """Write the whole store."""
+    with Progress(runs, "writing runs") as bar:
+        for number in range(runs):
+            kind, seed = number % len(KINDS), number // len(KINDS)
+            folder = write_run(config_of(kind, seed, output_dir), ACCURACIES[kind], count)
+            if number % 10 == 9:
+                shutil.rmtree(folder)
+            bar.advance()
+
+
+def main() -> int:
+    """Write, compare, print; 1 when the comparison takes longer than it may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep the store here, and take it from here the next time")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        output_dir = (options.folder or Path(scratch)).absolute()
+        started = time.perf_counter()
+        print(f"python bench/compare_scale.py --runs {options.runs} --samples {options.samples}")
+        if not (output_dir / "mlflow.db").exists():
+            fill(output_dir, options.runs, options.samples)
+            print(f"written in {time.perf_counter() - started:.0f} s")
+        size_mib = sum(file.stat().st_size for file in output_dir.rglob("samples.jsonl")) / 2**20
+        print(f"the store: {size_mib:,.0f} MiB of samples, with MLflow's copies")
+        arguments = ["--output-dir", str(output_dir), "--baseline", "quantization=none"]
+        times = []
+        for _ in range(options.repeats):
+            started = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "runner.compare", *arguments], capture_output=True, text=True, check=True
+            )
+            times.append(time.perf_counter() - started)
+        sentences = [line for line in done.stdout.splitlines() if line.startswith("•")]
+        compared = sum("not compared" not in line for line in sentences)
+        print(f"runner-compare: {compared} comparisons, {len(sentences) - compared} runs not compared")
+        median = statistics.median(times)
+        print(f"whole process, median of {len(times)}     {median:6.2f} s   ({min(times):.2f}..{max(times):.2f})")
+        clocked = subprocess.run([sys.executable, "-c", CLOCKED, *arguments], capture_output=True, text=True)
+        assert clocked.returncode == 0, clocked.stderr
+        for label, seconds in json.loads(clocked.stderr.splitlines()[-1]).items():
+            print(f"  {label:36s}{seconds:6.2f} s", flush=True)
+    return 0 if median <= LIMIT_S and compared == sum(n % len(KINDS) != 0 for n in range(options.runs)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

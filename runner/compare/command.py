@@ -1,0 +1,212 @@
+"""The command line of `runner-compare`, and the way through: load → choose → tabulate → show, keep, log."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from runner.compare.choose import newest, parse_keys, parse_pairs, pick, select
+from runner.compare.columns import differing_keys
+from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
+from runner.compare.evidence import Evidence
+from runner.compare.files import save
+from runner.compare.flips import find_flips
+from runner.compare.grids import FOLDER, find_grid, grid_to_log_to, runs_of
+from runner.compare.show import Format, render
+from runner.compare.store import load_runs, log, open_store, tracking_uri
+from runner.compare.table import Choice, tabulate
+from runner.compare.where import where
+from runner.errors import ConfigError, RunnerError, unknown
+
+
+def entry() -> None:
+    """Console script: print the comparison and exit, 0 done, 2 when the user's input is wrong."""
+    gc.disable()  # looking for cycles among the objects of thousands of runs would take longer than to load them
+    try:
+        code = main(sys.argv[1:])
+        gc.freeze()  # nor when Python ends
+        sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `runner-compare | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            compare(options, Path(scratch))
+    except RunnerError as error:
+        print(f"runner-compare: {error}", file=sys.stderr)
+        return error.exit_code
+    except NotPaired as reason:  # what was there a moment ago is gone
+        print(f"runner-compare: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    about = "What the runs in MLflow say, side by side, and which differences are real."
+    epilog = """examples:
+  runner-compare --baseline quantization=none
+  runner-compare --grid last --baseline quantization=none --save comparison --log
+  runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
+  runner-compare --by quantization --baseline quantization=none
+  runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test"""
+    it = argparse.ArgumentParser(
+        "runner-compare",
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pairs = "KEY=VALUE[,KEY=VALUE]"
+    from_where = it.add_argument_group("where from")
+    from_where.add_argument(
+        "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
+    )
+    from_where.add_argument("--tracking-uri", help="MLflow store to read instead; or set MLFLOW_TRACKING_URI")
+    from_where.add_argument("--experiment", default="runner", help="MLflow experiment (default: %(default)s)")
+    which = it.add_argument_group("which runs (default: of every job the newest finished one)")
+    which.add_argument("--task", help="only this task, e.g. gsm8k (default: one table a task)")
+    which.add_argument(
+        "--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one"
+    )
+    which.add_argument("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
+    which.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
+        "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
+    )
+    how = it.add_argument_group("what is compared")
+    how.add_argument("--baseline", default="", metavar=pairs, help="compare with the runs that have these values")
+    how.add_argument(
+        "--by",
+        default="",
+        metavar="KEY[,KEY]",
+        help="one row for each combination of these keys; runs that agree in them (other splits) are put together",
+    )
+    how.add_argument(
+        "--unpaired",
+        action="store_true",
+        help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
+    )
+    how.add_argument(
+        "--flips",
+        nargs=2,
+        metavar=("A", "B"),
+        help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
+    )
+    result = it.add_argument_group("what comes out")
+    result.add_argument("--format", default="table", choices=list(map(str, Format)), help="default: %(default)s")
+    result.add_argument("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+    result.add_argument("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
+    return it
+
+
+def compare(options: argparse.Namespace, scratch: Path) -> None:
+    """Load, choose, tabulate; print, save and log."""
+    output_dir = Path(options.output_dir).expanduser().absolute()
+    client = open_store(tracking_uri(output_dir, options.tracking_uri, dict(os.environ)))
+    every = load_runs(client, options.experiment)
+    grid = find_grid(client, options.experiment, options.grid) if options.grid else None
+    every = runs_of(client, grid, every, scratch) if grid else every
+    runs = choose(options, every)
+    target = (grid.run_id if grid else grid_to_log_to(runs)) if options.log else None
+    evidence = Evidence(client, output_dir, scratch)
+    if options.flips:
+        tables = [tabulate_flips(options, runs, every, evidence)]
+    else:
+        tables = tabulate_tasks(options, runs, evidence)
+    render(tables, Format(options.format), sys.stdout)
+    sys.stdout.flush()
+    if options.save or target:
+        folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
+        names = save(tables, folder, evidence, said(options))
+        if options.save:
+            print(f"saved in {options.save}: {', '.join(names)}", file=sys.stderr)
+        if target:
+            log(client, target, folder, names, FOLDER)
+            print(f"logged to MLflow run {target}: {FOLDER}/", file=sys.stderr)
+
+
+def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
+    """Return the runs that --runs, --task and --where leave."""
+    runs = pick(options.runs, runs, "--runs") if options.runs else newest(runs)
+    tasks = sorted({run.task for run in runs})
+    if options.task:
+        if options.task not in tasks:
+            raise ConfigError(f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}")
+        runs = [run for run in runs if run.task == options.task]
+    for text in options.where:
+        runs = where(runs, text)
+    return runs
+
+
+def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evidence) -> list[Table]:
+    """Return one table for each task."""
+    baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
+    candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
+    by = parse_keys(options.by, runs, "--by") if options.by else []
+    base = None
+    if set(baseline) == {JOB_ID}:  # this very run, whatever the others differ in
+        if by:
+            raise ConfigError(
+                f"--baseline {options.baseline}: with --by, give the baseline by the values of those keys"
+            )
+        base, baseline = candidates[0], {}
+    found = []
+    for task in sorted({run.task for run in runs}):
+        mine = base if base is not None and base.task == task else None
+        choice = Choice(baseline, by, options.unpaired, mine)
+        found.append(tabulate([run for run in runs if run.task == task], choice, evidence))
+    return found
+
+
+def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run], evidence: Evidence) -> Table:
+    """Return the table of the two runs that --flips names, with the questions that only one of them solved."""
+    for name in ("baseline", "by", "unpaired"):
+        if getattr(options, name):
+            raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out --{name}")
+    first, second = (one_run(text, runs, every) for text in options.flips)
+    words = " ".join(options.flips)
+    if first.run_id == second.run_id:
+        raise ConfigError(f"--flips {words}: both are {first.job_id}")
+    if first.task != second.task:
+        raise ConfigError(f"--flips {words}: task {first.task} and task {second.task} have no question in common")
+    table = tabulate([first, second], Choice(base=first), evidence)
+    note = next((row.note for row in table.rows if row.note), None)
+    if note is not None or not table.scored:
+        raise ConfigError(f"--flips {words}: {note or f'task {first.task} has no verdicts'}")
+    table.flips = [find_flips(second, first, evidence)]
+    return table
+
+
+def one_run(text: str, runs: list[Run], every: list[Run]) -> Run:
+    """Return the run that has this id, be it an older one, or the only chosen one that passes this filter."""
+    found = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every, "--flips")
+    if len(found) > 1:
+        several = ", ".join(sorted(run.job_id for run in found)[:4])
+        keys = differing_keys([run.params for run in found])
+        differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
+        raise ConfigError(f"--flips {text}: {len(found)} runs match ({several}){differ}: name one")
+    return found[0]
+
+
+def said(options: argparse.Namespace) -> dict[str, str]:
+    """Return what was asked for, in the words of the command line."""
+    asked = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
+    asked |= {"flips": options.flips, "unpaired": "yes" if options.unpaired else ""}
+    return {name: value if isinstance(value, str) else " · ".join(value) for name, value in asked.items() if value}

@@ -1,0 +1,174 @@
+"""What a comparison is made of, as plain data: runs, answers, rows, tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+JOB_ID = "job_id"  # not a config key, but a way to name one run
+
+Question = tuple[int, str, str]  # index, question, gold: what has to agree for two answers to be a pair
+
+
+class NotPaired(Exception):
+    """Two runs cannot be compared in pairs; the message says why."""
+
+
+@dataclass
+class Run:
+    """One finished run as MLflow has it, or several that --by puts together."""
+
+    run_id: str
+    job_id: str
+    task: str
+    task_version: str
+    folder: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    grid: str = ""  # the run that it stands below
+    artifacts: str = ""  # where MLflow has its files
+    parts: list[Run] = field(default_factory=list)  # of a run that was put together
+
+    def value(self, key: str) -> str | None:
+        """Return a config key's value, or None where this run has no such key."""
+        return self.job_id if key == JOB_ID else self.params.get(key)
+
+
+@dataclass
+class Answers:
+    """What a run answered: which questions it solved, and the prompt of each, by its hash."""
+
+    solved: dict[Question, bool]
+    prompts: dict[Question, str | None]
+
+
+class Finding(StrEnum):
+    """What a comparison may say; equality is not among it."""
+
+    better = "better"
+    worse = "worse"
+    larger = "larger"
+    smaller = "smaller"
+    open = "no difference shown"
+
+
+class Method(StrEnum):
+    """Which test stands behind a comparison's p."""
+
+    mcnemar = "mcnemar"  # exact, paired on the same questions
+    fisher = "fisher"  # exact, for what cannot be paired
+
+
+@dataclass
+class Comparison:
+    """One run against its baseline; differences are fractions, this less baseline."""
+
+    baseline_job_id: str
+    difference: float
+    difference_low: float
+    difference_high: float
+    p: float
+    method: Method = Method.mcnemar
+    wins: int | None = None  # questions that the baseline missed and this run solved; None where nothing was paired
+    losses: int | None = None  # the reverse
+    ties: int | None = None
+    p_holm: float = 1.0
+    finding: Finding = Finding.open
+    detectable_difference: float | None = None
+    baseline_correct: int = 0
+    baseline_n: int = 0
+    remark: str | None = None  # what else a reader has to know
+
+
+@dataclass
+class Ratio:
+    """One measure of a run over its baseline's, from the repeats of both."""
+
+    measure: str
+    ratio: float  # of the medians, this over the baseline
+    ratio_low: float
+    ratio_high: float
+    repeats: int
+    baseline_repeats: int
+    p: float
+    p_holm: float = 1.0
+    comparisons: int = 1  # of this figure in the table: the family that p_holm allows for
+    finding: Finding = Finding.open
+
+
+@dataclass
+class Flip:
+    """A question that one of two runs solved and the other did not."""
+
+    index: int
+    question: str
+    gold: str
+    ours: dict[str, str]  # verdict, answer, text
+    theirs: dict[str, str]
+
+    @property
+    def won(self) -> bool:
+        """Whether this run solved it, and the baseline did not."""
+        return self.ours["verdict"] == "correct"
+
+
+@dataclass
+class Flips:
+    """The flips between a run and its baseline, and how many questions came out in each of the four ways."""
+
+    job_id: str
+    baseline_job_id: str
+    questions: list[Flip]  # of the won and lost ones as many as there is room for
+    won: int
+    lost: int
+    both_right: int
+    both_wrong: int
+
+
+@dataclass
+class Row:
+    """One run: where it is, the config keys in which the runs differ, its numbers, how it compares."""
+
+    job_id: str
+    run_id: str
+    folder: str
+    config: dict[str, str | None]
+    metrics: dict[str, float]
+    is_baseline: bool = False
+    comparison: Comparison | None = None
+    ratios: list[Ratio] = field(default_factory=list)
+    baseline_job_id: str | None = None  # what the ratios are over
+    note: str | None = None  # why there is no comparison
+    panel: tuple[str, ...] = ()  # which questions it answered, where the rows of a table differ in that
+    on_front: bool | None = None  # of accuracy, memory and speed; None where they were not all measured
+    dominated_by: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the run counted right answers."""
+        return {"n", "correct"} <= self.metrics.keys()
+
+
+@dataclass
+class Table:
+    """All runs of one task; keys are the config keys in which they differ."""
+
+    task: str
+    keys: list[str]
+    rows: list[Row]
+    baseline: dict[str, str] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+    common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
+    axes: list[str] = field(default_factory=list)  # the metrics that the front is drawn over, besides accuracy
+    flips: list[Flips] = field(default_factory=list)
+    runs: dict[str, Run] = field(default_factory=dict)  # by the job_id of their rows
+
+    @property
+    def scored(self) -> bool:
+        """Whether this is a table of accuracies."""
+        return any(row.scored for row in self.rows)
+
+
+def label(key: str) -> str:
+    """Return a config key as it is shown: quantization.name is quantization."""
+    return key.removesuffix(".name")

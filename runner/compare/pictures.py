@@ -1,0 +1,181 @@
+"""The comparison drawn: accuracies with their intervals, and the front of accuracy, memory and speed."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.compare.data import Finding, Row, Table
+from runner.compare.front import MEMORY
+from runner.compare.say import name_of
+from runner.stats import wilson_interval
+
+if TYPE_CHECKING:  # a second that only --save and --log take
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Each colour of the drawing is a variable of the page, so that one drawing serves light and dark.
+INK, MUTED, LINE, FRONT, GOOD, BAD = "#1f2328", "#656d76", "#d8dee4", "#0969da", "#1a7f37", "#cf222e"
+PAPER = "#fefefe"
+VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FRONT: "accent", GOOD: "good", BAD: "bad", PAPER: "paper"}
+MOST_ROWS, MOST_PANELS, MOST_LABELS = 60, 4, 14
+AXIS = {"peak_rss_mib": "peak RSS, MiB", "cuda_peak_mib": "peak GPU memory, MiB", "decode_tok_per_s": "decode tokens/s"}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "comparison",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+}
+
+
+@dataclass
+class Picture:
+    """One drawing, made anew for each format."""
+
+    name: str
+    title: str
+    make: Callable[[], Figure]
+
+    def png(self) -> bytes:
+        """Return it as a PNG."""
+        return self._write(format="png", dpi=150, metadata={"Software": None})
+
+    def svg(self) -> str:
+        """Return it as an SVG file."""
+        return self._write(format="svg", metadata={"Date": None, "Creator": None}).decode("utf-8")
+
+    def inline(self) -> str:
+        """Return it as an SVG element of a page, in the page's colours."""
+        text = self.svg()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'<g id="[^"]*">', "<g>", text)  # two drawings on a page must not have the same ids
+        width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
+        text = re.sub(
+            r"<svg [^>]*>", f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{self.title}">', text, count=1
+        )
+        for colour, name in VARIABLES.items():
+            text = text.replace(colour, f"var(--{name})")
+        return text
+
+    def _write(self, **how: Any) -> bytes:
+        import matplotlib
+
+        out = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.make().savefig(out, **how)
+        return out.getvalue()
+
+
+def draw(table: Table) -> list[Picture]:
+    """Return the pictures of a table: none without verdicts, no front where memory and speed were not measured."""
+    if not table.scored:
+        return []
+    pictures = [Picture("accuracy", "accuracy with 95 % intervals; hollow: the baseline", lambda: accuracy(table))]
+    if table.axes:
+        title = (
+            "filled: on the front, nothing else is as good in accuracy, memory and speed; "
+            "line: the front of the two that a pane shows"
+        )
+        pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
+    return pictures
+
+
+def accuracy(table: Table) -> Figure:
+    """Draw each row's accuracy with its interval and, next to it, the difference to its baseline."""
+    from matplotlib.figure import Figure
+
+    scored = [row for row in table.rows if row.scored and row.metrics["n"]]
+    rows = scored[:MOST_ROWS]
+    compared = any(row.comparison for row in rows)
+    figure = Figure(figsize=(8.6 if compared else 5.6, 1.1 + 0.27 * len(rows)), layout="constrained")
+    panes = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
+    cut = f" (the first {len(rows)} of {len(scored)} rows)" * (len(rows) < len(scored))
+    panes[0].set_title(f"accuracy, %{cut}", loc="left")
+    for place, row in enumerate(rows):
+        correct, n = int(row.metrics["correct"]), int(row.metrics["n"])
+        low, high = wilson_interval(correct, n)
+        _dot(panes[0], place, 100 * correct / n, 100 * low, 100 * high, INK, hollow=row.is_baseline)
+        it = row.comparison
+        if it is not None:
+            colour = {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
+            middle, low, high = (100 * value for value in (it.difference, it.difference_low, it.difference_high))
+            _dot(panes[1], place, middle, low, high, colour)
+    panes[0].set_yticks(range(len(rows)), [name_of(row, table.keys) for row in rows], color=INK)
+    panes[0].set_ylim(len(rows) - 0.4, -0.6)
+    if compared:
+        panes[1].set_title("difference to the baseline, points", loc="left")
+        panes[1].axvline(0, color=MUTED, linewidth=1)
+    for pane in panes:
+        pane.grid(axis="x", color=LINE, linewidth=0.6)
+        pane.set_axisbelow(True)
+        pane.tick_params(axis="y", length=0)
+    return figure
+
+
+def _dot(pane: Axes, y: float, middle: float, low: float, high: float, colour: str, hollow: bool = False) -> None:
+    pane.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    pane.plot([middle], [y], marker="o", markersize=5.5, color=colour, markerfacecolor=PAPER if hollow else colour)
+
+
+def pareto(table: Table) -> Figure:
+    """Draw accuracy over memory and over speed, a line of panes for each set of questions."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    rows = [row for row in table.rows if row.on_front is not None]
+    every = list(dict.fromkeys(row.panel for row in rows))
+    panels = every[:MOST_PANELS]
+    figure = Figure(
+        figsize=(4.4 * len(table.axes), 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08)
+    )
+    panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
+    for line, panel in zip(panes, panels, strict=True):
+        members = [row for row in rows if row.panel == panel]
+        for pane, axis in zip(line, table.axes, strict=True):
+            _front_pane(pane, members, axis, [key for key in table.keys if not _in_panel(key, panel)])
+            pane.set_xlabel(AXIS.get(axis, axis))
+        line[0].set_ylabel("accuracy, %")
+        line[0].set_title(", ".join(panel), loc="left")
+    if len(panels) < len(every):
+        figure.suptitle(f"the first {len(panels)} of {len(every)} sets of questions", color=MUTED, fontsize=9)
+    return figure
+
+
+def _in_panel(key: str, panel: tuple[str, ...]) -> bool:
+    return any(part.startswith(f"{key}=") for part in panel)
+
+
+def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None:
+    """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line."""
+    sign = -1 if axis in MEMORY else 1
+    points = [(row.metrics[axis], 100 * row.metrics["correct"] / row.metrics["n"], row) for row in rows]
+    for x, y, row in points:
+        colour = FRONT if row.on_front else MUTED
+        pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
+        if len(rows) <= MOST_LABELS or row.on_front or row.is_baseline:
+            pane.annotate(
+                name_of(row, keys), (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour
+            )
+    front: list[tuple[float, float]] = []
+    for x, y, _ in sorted(points, key=lambda point: (-sign * point[0], -point[1])):  # from the best x on
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
+    pane.grid(color=LINE, linewidth=0.6)
+    pane.set_axisbelow(True)
+    pane.margins(0.16, 0.2)

@@ -1,0 +1,135 @@
+"""The comparison's way into MLflow, which is imported late: which store, its finished runs, a file of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.compare.data import JOB_ID, Run
+from runner.errors import ConfigError, TrackingError, no_driver, refuse_password, unknown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    Client = MlflowClient
+
+PARENT = "mlflow.parentRunId"
+PAGE = 50_000  # runs asked for at once: the most that MLflow allows
+
+
+def tracking_uri(output_dir: Path, given: str | None, environment: dict[str, str]) -> str:
+    """Return the store to read: the one given, else the database in output_dir, else MLflow's own setting."""
+    database = output_dir / "mlflow.db"
+    uri = given or (f"sqlite:///{database}" if database.exists() else environment.get("MLFLOW_TRACKING_URI"))
+    if not uri:
+        raise ConfigError(
+            f"no MLflow database at {database}: run something first, or say where it is with --output-dir or "
+            "--tracking-uri"
+        )
+    refuse_password("--tracking-uri", uri)
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if uri.startswith("sqlite:///") and not Path(file).exists():  # MLflow would create an empty one
+        raise ConfigError(f"tracking uri {uri}: there is no such file")
+    return uri
+
+
+def open_store(uri: str) -> Client:
+    """Return a client for the store, with MLflow's own output and calls home turned off."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a wrong address must not take minutes
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return MlflowClient(uri)
+    except ModuleNotFoundError as error:
+        raise no_driver("--tracking-uri", uri, error) from error
+    except (MlflowException, SQLAlchemyError) as error:  # the latter where a file is no database at all
+        raise TrackingError(f"cannot open {uri}: {brief(error)}") from error
+
+
+def brief(error: Exception) -> str:
+    """Return an error of MLflow or SQLAlchemy on one line: theirs run to whole paragraphs."""
+    return " ".join(str(error).partition("(Background on")[0].split())[:300]
+
+
+def load_runs(client: Client, experiment: str) -> list[Run]:
+    """Return the finished runs, the newest first; a job that ran more than once stands there as often."""
+    runs = [_run(item) for item in search(client, experiment, "attributes.status = 'FINISHED'") if _is_job(item)]
+    if not runs:
+        raise ConfigError(f"--experiment {experiment}: no finished run in it yet")
+    return runs
+
+
+def search(client: Client, experiment: str, query: str) -> list[Any]:
+    """Return the runs of an experiment that MLflow finds, the newest first."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            names = [item.name for item in client.search_experiments()]
+            raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
+        runs: list[Any] = []
+        token = None
+        while True:
+            page = client.search_runs(
+                [found.experiment_id],
+                query,
+                max_results=PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+    except MlflowException as error:
+        raise TrackingError(f"cannot read the MLflow store: {brief(error)}") from error
+
+
+def _is_job(item: Any) -> bool:
+    return JOB_ID in item.data.tags  # a grid's parent run has none
+
+
+def _run(item: Any) -> Run:
+    tags = item.data.tags
+    return Run(
+        run_id=item.info.run_id,
+        job_id=tags[JOB_ID],
+        task=tags.get("task", "unknown"),
+        task_version=tags.get("task_version", ""),
+        folder=tags.get("output_dir", ""),
+        params=item.data.params,
+        metrics=item.data.metrics,
+        grid=tags.get(PARENT, ""),
+        artifacts=item.info.artifact_uri or "",
+    )
+
+
+def download(client: Client, run_id: str, name: str, target: Path) -> Path | None:
+    """Fetch one artifact of a run into a folder; None where the run has no such artifact."""
+    from mlflow.exceptions import MlflowException
+
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(client.download_artifacts(run_id, name, str(target)))
+    except (MlflowException, OSError) as error:
+        absent = isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+        if absent:
+            return None
+        raise TrackingError(f"cannot fetch {name} of run {run_id}: {brief(error)}") from error
+
+
+def log(client: Client, run_id: str, folder: Path, names: list[str], target: str) -> None:
+    """Copy files to a run's artifacts; what stood there under the same names is replaced."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        for name in names:
+            client.log_artifact(run_id, str(folder / name), target)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"cannot log the comparison to run {run_id}: {brief(error)}") from error

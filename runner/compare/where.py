@@ -1,0 +1,176 @@
+"""--where "quantization.name='nf4' and accuracy > 0.9": a filter over config keys, metrics and ids.
+
+A parser of our own rather than MLflow's filter, which knows neither `or` nor numbers in parameters.
+
+    either     = both ("or" both)*
+    both       = one ("and" one)*
+    one        = "not" one | "(" either ")" | KEY operator VALUE | KEY ["not"] "in" "(" VALUE ("," VALUE)* ")"
+    operator   = "=" | "==" | "!=" | "<" | "<=" | ">" | ">="
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.compare.choose import listed, parse_pairs, same, select
+from runner.compare.data import JOB_ID, Run, label
+from runner.errors import ConfigError, unknown
+
+TOKEN = re.compile(r"""\s*('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)""")
+EXPRESSION = re.compile(r"""['"<>]|!=|==|\s=|=\s|\s(and|or|in|not)\s|^\s*(not\b|\()""")
+ORDER: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+IDS = (JOB_ID, "run_id", "task")
+EXAMPLE = 'e.g. "quantization.name=\'nf4\' and accuracy > 0.9", "seed in (0, 1)"'
+
+Test = Callable[[Run], bool]
+
+
+def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
+    """Return the runs that one --where asks for, in either form; says what there is when none does."""
+    option = f"{flag} {text}"
+    if not EXPRESSION.search(text):
+        return select(runs, parse_pairs(text, runs, flag), option)
+    parser = _Parser(text, runs, option)
+    test = parser.whole()
+    chosen = [run for run in runs if test(run)]
+    if not chosen:
+        there = (f"{label(key)} has {listed(value_of(run, key) for run in runs)}" for key in dict.fromkeys(parser.keys))
+        raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
+    return chosen
+
+
+def value_of(run: Run, key: str) -> str | None:
+    """Return a config key's, an id's or a metric's value as text, or None where the run has none."""
+    if key in IDS:
+        return str(getattr(run, key))
+    if key in run.params:
+        return run.params[key]
+    return f"{run.metrics[key]:.17g}" if key in run.metrics else None
+
+
+@dataclass
+class _Parser:
+    text: str
+    runs: list[Run]
+    option: str
+
+    def __post_init__(self) -> None:
+        self.tokens: list[str] = []
+        self.at = 0
+        self.keys: list[str] = []
+        self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in self.runs))
+        rest = self.text.strip()
+        while rest:
+            found = TOKEN.match(rest)
+            if found is None:
+                raise ConfigError(f"{self.option}: cannot read {rest[:20]!r}; quote values, {EXAMPLE}")
+            self.tokens.append(found[1])
+            rest = rest[found.end() :].strip()
+
+    def whole(self) -> Test:
+        test = self.either()
+        if self.at < len(self.tokens):
+            raise self.expected("and, or, or the end")
+        return test
+
+    def either(self) -> Test:
+        tests = [self.both()]
+        while self.takes("or"):
+            tests.append(self.both())
+        return lambda run: any(test(run) for test in tests)
+
+    def both(self) -> Test:
+        tests = [self.one()]
+        while self.takes("and"):
+            tests.append(self.one())
+        return lambda run: all(test(run) for test in tests)
+
+    def one(self) -> Test:
+        if self.takes("not"):
+            test = self.one()
+            return lambda run: not test(run)
+        if self.takes("("):
+            test = self.either()
+            self.needs(")")
+            return test
+        return self.comparison()
+
+    def comparison(self) -> Test:
+        key = self.key()
+        if self.takes("not"):
+            self.needs("in")
+            values = self.values()
+            return lambda run: not any(same(value_of(run, key), value) for value in values)
+        if self.takes("in"):
+            values = self.values()
+            return lambda run: any(same(value_of(run, key), value) for value in values)
+        sign = self.word("an operator: = != < <= > >= in")
+        if sign in ("=", "=="):
+            wanted = self.value()
+            return lambda run: same(value_of(run, key), wanted)
+        if sign == "!=":
+            wanted = self.value()
+            return lambda run: not same(value_of(run, key), wanted)
+        if sign not in ORDER:
+            self.at -= 1
+            raise self.expected("an operator: = != < <= > >= in")
+        limit = _number(text := self.value())
+        if limit is None:
+            raise ConfigError(f"{self.option}: {key} {sign} {text}: give a number")
+        return lambda run: (mine := _number(value_of(run, key))) is not None and ORDER[sign](mine, limit)
+
+    def key(self) -> str:
+        word = self.word("a key")
+        bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)  # as MLflow's own filter writes them
+        full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
+        if full is None:
+            names = [label(key) for key in self.known if "/" not in key]
+            raise ConfigError(f"{self.option}: {unknown('config key or metric', word, names)}")
+        self.keys.append(full)
+        return full
+
+    def values(self) -> list[str]:
+        self.needs("(")
+        values = [self.value()]
+        while self.takes(","):
+            values.append(self.value())
+        self.needs(")")
+        return values
+
+    def value(self) -> str:
+        word = self.word("a value")
+        return word[1:-1] if word[0] in "'\"" else word
+
+    def word(self, what: str) -> str:
+        if self.at >= len(self.tokens) or self.tokens[self.at] in ("(", ")", ","):
+            raise self.expected(what)
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def takes(self, token: str) -> bool:
+        found = self.at < len(self.tokens) and self.tokens[self.at].lower() == token
+        self.at += found
+        return found
+
+    def needs(self, token: str) -> None:
+        if not self.takes(token):
+            raise self.expected(token)
+
+    def expected(self, what: str) -> ConfigError:
+        found = repr(self.tokens[self.at]) if self.at < len(self.tokens) else "the end"
+        return ConfigError(f"{self.option}: expected {what}, found {found}; {EXAMPLE}")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,175 @@
+"""--save and --log: the files, that they are whole and always the same, and where they end up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores import NF4, NONE, Store, marks
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+BASELINE = "quantization=none"
+NAMES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.json"}
+PICTURES = {"pareto.png", "pareto.svg", "accuracy.png", "accuracy.svg"}
+VOID = {"meta", "br", "img", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects text, tags and what the page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="session")
+def saved(grid: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from runner import compare
+
+    folder = tmp_path_factory.mktemp("saved")
+    arguments = ["--output-dir", str(grid.output_dir), "--experiment", "grid", "--baseline", BASELINE]
+    assert compare.main([*arguments, "--save", str(folder)]) == 0
+    return folder
+
+
+def test_save_writes_all_files(saved: Path) -> None:
+    assert {file.name for file in saved.iterdir()} == NAMES | PICTURES
+    for file in saved.glob("*.png"):
+        assert file.read_bytes().startswith(b"\x89PNG\r\n")
+    for file in saved.glob("*.svg"):
+        assert "</svg>" in file.read_text()
+
+
+def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
+    text = (saved / "comparison.html").read_text()
+    page = Page(text)
+    assert not [it for it in page.references if not it.startswith("#")]
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert not re.findall(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", text)
+    assert "prefers-color-scheme: dark" in text
+    assert page.tags.count("svg") == 2
+    assert not re.findall(r"#[0-9a-f]{6}", text[text.index("<svg") : text.rindex("</svg>")])  # the page's colours only
+
+
+def squeezed(text: str) -> str:
+    """Text without spaces: tags part words in other places than lines do."""
+    return "".join(text.split())
+
+
+def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: Any) -> None:
+    page = Page((saved / "comparison.html").read_text())
+    _, out, _ = show("grid", "--baseline", BASELINE)
+    sentences = [line.removeprefix("• ") for line in out.splitlines() if line.startswith("• ")]
+    assert len(sentences) == 4
+    for sentence in sentences:
+        assert squeezed(sentence) in squeezed(page.text)
+    for cell in ("90.0 % [85.1, 93.4]", "−15.0 [−20.6, −10.7]", "0/30/170", "experiment grid", "What all 6 runs share"):
+        assert cell in page.text
+    assert "Flips: nf4 vs none on task.split=test: 30 lost, 0 won, 150 right in both, 20 wrong in both" in page.text
+    assert "nf4-test thinks about question 150 #### 7" in page.text
+
+
+def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
+    saved: Path, grid: Store, show: Any, tmp_path: Path
+) -> None:
+    for style in ("csv", "json"):
+        _, out, _ = show("grid", "--baseline", BASELINE, "--format", style)
+        assert (saved / f"comparison.{style}").read_text() == out
+    _, out, _ = show("grid", "--baseline", BASELINE, "--format", "markdown")
+    assert (saved / "comparison.md").read_text() == out
+    show("grid", "--baseline", BASELINE, "--save", str(tmp_path))
+    for name in NAMES | PICTURES:
+        assert (tmp_path / name).read_bytes() == (saved / name).read_bytes(), name
+    with (saved / "comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert json.loads((saved / "comparison.json").read_text())["tables"][0]["pareto_axes"] == [
+        "accuracy",
+        "peak_rss_mib",
+        "decode_tok_per_s",
+    ]
+
+
+def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path: Path) -> None:
+    nasty = "<script>alert(1)</script> & </pre><b>| [red]bold[/red]"
+    store.job("nasty", "base", NONE, marks(3, 4), questions=nasty)
+    store.job("nasty", "nf4", {**NF4, "task.instruction": nasty}, marks(2, 4), questions=nasty)
+    arguments = ["--by", "quantization", "--baseline", BASELINE]
+    code, _, err = show("nasty", *arguments, "--save", str(tmp_path))
+    assert code == 0, err
+    page = Page((tmp_path / "comparison.html").read_text())
+    assert "script" not in page.tags
+    assert f"nf4 thinks about {nasty} 2" in page.text
+    _, out, _ = show("nasty", "--flips", "base", "nf4")
+    assert "[red]bold[/red]" in out
+
+
+def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: Any, tmp_path: Path) -> None:
+    for batch in ("1", "4"):
+        store.job("plain", f"memory-{batch}", {"task.batch_size": batch}, tags={"task": "memory"})
+    code, _, _ = show("plain", "--save", str(tmp_path))
+    assert code == 0
+    assert {file.name for file in tmp_path.iterdir()} == NAMES
+    assert "memory 2 runs" in Page((tmp_path / "comparison.html").read_text()).text
+
+
+def test_log_puts_the_files_into_the_grids_run(store: Store, show: Any) -> None:
+    grid = store.grid("logged", "l1", ["l-none", "l-nf4"])
+    store.job("logged", "l-none", NONE, marks(80, 100), grid=grid)
+    store.job("logged", "l-nf4", NF4, marks(60, 100), grid=grid)
+    code, _, err = show("logged", "--baseline", BASELINE, "--log")
+    assert code == 0
+    assert err == f"logged to MLflow run {grid}: comparison/\n"
+    assert store.artifacts(grid, "comparison") == NAMES | PICTURES
+    assert store.artifacts(grid, "") == {"comparison", "plan.json"}
+    show("logged", "--grid", "last", "--runs", "l-none", "--log")  # replaced, not added
+    logged = store.client.download_artifacts(grid, "comparison/comparison.json")
+    assert len(json.loads(Path(logged).read_text())["tables"][0]["rows"]) == 1
+
+
+def test_nothing_is_written_unasked(grid: Store, show: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    show("grid", "--baseline", BASELINE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(grid: Store, show: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = show("grid", "--save", str(tmp_path / "file"))
+    assert code == 2
+    assert f"cannot write {tmp_path / 'file'}" in err
+    assert "--save" in err

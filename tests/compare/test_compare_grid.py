@@ -1,0 +1,86 @@
+"""Real grids of the stub model, run by the runner and compared from what they logged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import compare
+
+pytestmark = [
+    pytest.mark.slow,  # grids are processes
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+NAMES = {f"comparison.{kind}" for kind in ("html", "md", "csv", "json")}
+
+
+def compared(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """The first table of the comparison as data."""
+    code = compare.main(["--output-dir", str(tmp_path / "outputs"), "--format", "json", *arguments])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    table: dict[str, Any] = json.loads(captured.out)["tables"][0]
+    return table
+
+
+def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
+    runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    # With 8 words the stub's answer is cut off; with 256 it holds the head of the question, whose numbers may be right.
+    shared = ["-m", "model=stub", "task.extractor=flexible", "task.limit=60", "print=none"]
+    done = runner(*shared, "generation.max_new_tokens=256,8")
+    assert done.code == 0, done.err
+    baseline = ["--baseline", "generation.max_new_tokens=256"]
+    table = compared(capsys, tmp_path, "--grid", "last", *baseline, "--log")
+    (row,) = (row for row in table["rows"] if not row["is_baseline"])
+    it = row["comparison"]
+    assert (it["wins"], row["metrics"]["cut_off"]) == (0, 60)
+    assert it["wins"] + it["losses"] + it["ties"] == 60
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    experiment = client.get_experiment_by_name("runner")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if "grid" in run.data.tags)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.data.tags["job_id"] for run in children} == {row["job_id"] for row in table["rows"]}
+    assert len({frozenset(run.data.metrics) for run in children}) == 1  # MLflow's own view has every metric of both
+    logged = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "comparison")}
+    assert logged >= NAMES
+    for child in children:
+        assert "samples.jsonl" in {item.path for item in client.list_artifacts(child.info.run_id)}
+
+    done = runner(*shared, "generation.max_new_tokens=256,16")  # of the two jobs one is done already
+    assert done.code == 0, done.err
+    table = compared(capsys, tmp_path, "--grid", "last", *baseline)
+    assert {row["config"]["generation.max_new_tokens"] for row in table["rows"]} == {"256", "16"}
+
+
+def test_sweeps_and_memory_are_compared_by_their_repeats(
+    runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = ["-m", "model=stub", "seed=0,1", "print=none"]
+    sweep = ["task=sweep", "task.batch_sizes=[1,2]", "task.prompt_tokens=[16]", "task.new_tokens=8", "task.repeats=4"]
+    done = runner(*shared, *sweep)
+    assert done.code == 0, done.err
+    done = runner(*shared, "task=memory", "task.batch_size=1", "task.prompt_tokens=16", "task.repeats=2")
+    assert done.code == 0, done.err
+    for task, measure, repeats in (("sweep", "decode_tok_per_s/batch_2_prompt_16", 4), ("memory", "peak_rss_mib", 2)):
+        table = compared(capsys, tmp_path, "--task", task, "--baseline", "seed=0")
+        (row,) = (row for row in table["rows"] if not row["is_baseline"])
+        assert row["note"] is None
+        found = {it["measure"]: it for it in row["ratios"]}
+        it = found[measure]
+        assert it["repeats"] == it["baseline_repeats"] == repeats
+        assert 0 < it["ratio_low"] <= it["ratio"] <= it["ratio_high"]
+        assert 0 < it["p"] <= it["p_holm"] <= 1
+        ours = row["metrics"][measure]
+        theirs = next(row["metrics"][measure] for row in table["rows"] if row["is_baseline"])
+        assert it["ratio"] == pytest.approx(ours / theirs)  # the medians that the jobs themselves reported

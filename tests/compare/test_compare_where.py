@@ -1,0 +1,110 @@
+"""--where as an expression: what it picks, and what it says about mistakes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.compare.data import Run
+from runner.compare.where import EXPRESSION, where
+from runner.errors import ConfigError
+
+
+def run(job: str, quantization: str, seed: int, accuracy: float, **params: str) -> Run:
+    every = {"quantization.name": quantization, "seed": str(seed), "task.name": "gsm8k", **params}
+    return Run(f"id-{job}", job, "gsm8k", "1", "", every, {"accuracy": accuracy, "n": 200})
+
+
+RUNS = [
+    run("a", "none", 0, 0.9),
+    run("b", "nf4", 0, 0.8, **{"quantization.double_quant": "true"}),
+    run("c", "nf4", 10, 0.7, **{"quantization.double_quant": "false"}),
+    run("d", "int8", 2, 0.85, **{"lora.path": "/a b/c (1)"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "jobs"),
+    [
+        ("quantization.name='nf4'", "bc"),
+        ('quantization="nf4"', "bc"),
+        ("params.quantization.name = 'nf4'", "bc"),
+        ("quantization='nf4' and seed=0", "b"),
+        ("quantization='none' or quantization='nf4' and seed=0", "ab"),  # and binds closer
+        ("(quantization='none' or quantization='nf4') and seed=0", "ab"),
+        ("not quantization='nf4'", "ad"),
+        ("not (quantization='nf4' or seed=2)", "a"),
+        ("quantization != 'nf4'", "ad"),
+        ("quantization.double_quant != 'true'", "acd"),  # a run without the key has not that value
+        ("quantization.double_quant = 'true'", "b"),
+        ("quantization in ('nf4', \"int8\")", "bcd"),
+        ("quantization not in (nf4, int8)", "a"),
+        ("seed < 10", "abd"),  # as numbers: as texts, 10 would come before 2
+        ("seed >= 2", "cd"),
+        ("seed = 0.0", "ab"),
+        ("accuracy > 0.8", "ad"),
+        ("metrics.accuracy <= .8 and n = 200", "bc"),
+        ("job_id in ('a', 'c')", "ac"),
+        ("run_id = 'id-d'", "d"),
+        ("task = 'gsm8k' AND seed == 10", "c"),
+        ("lora.path = '/a b/c (1)'", "d"),
+        ("quantization=nf4,seed=0", "b"),  # the other form
+        ("quantization=nf4", "bc"),
+        ("lora.path=/a b/c (1)", "d"),
+    ],
+)
+def test_it_picks(text: str, jobs: str) -> None:
+    assert "".join(run.job_id for run in where(RUNS, text)) == jobs
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("quantisation = 'nf4'", "Did you mean quantization?"),
+        ("acuracy > 0.8", "Did you mean accuracy?"),
+        ("quantization = 'fp4'", "no finished run matches; quantization has int8, nf4, none"),
+        ("accuracy > 0.95 and quantization='nf4'", "accuracy has 0.69999999999999996, 0.8"),
+        ("seed < many", "seed < many: give a number"),
+        ("seed ~ 3 and n=1", "expected an operator: = != < <= > >= in, found '~'"),
+        ("seed = 0 quantization = 'nf4'", "expected and, or, or the end, found 'quantization'"),
+        ("(seed = 0", "expected ), found the end"),
+        ("seed in 0, 1", "expected (, found '0'"),
+        ("quantization = 'nf4", 'cannot read "\'nf4"'),
+        ("seed = ", "expected a value, found the end"),
+        ("nf4", "give KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_named(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as failure:
+        where(RUNS, text)
+    assert said in str(failure.value)
+    assert f"--where {text}" in str(failure.value)
+
+
+leaves = st.builds(
+    "{} {} {}".format, st.just("seed"), st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.integers(0, 3)
+)
+
+
+@given(
+    st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.builds("({} and {})".format, inner, inner),
+            st.builds("{} or {}".format, inner, inner),
+            st.builds("{} and {}".format, inner, inner),
+            st.builds("not ({})".format, inner),
+        ),
+        max_leaves=6,
+    )
+)
+def test_it_means_what_python_means(text: str) -> None:
+    runs = [run(str(seed), "none", seed, 0.5) for seed in range(4)]
+    expected = [one.job_id for one in runs if eval(text.replace(" = ", " == "), {"seed": int(one.params["seed"])})]
+    assert EXPRESSION.search(text)
+    if expected:
+        assert [one.job_id for one in where(runs, text)] == expected
+    else:
+        with pytest.raises(ConfigError, match="no finished run matches"):
+            where(runs, text)

@@ -1,0 +1,124 @@
+"""Runs that other machines have logged: a real MLflow server has their samples, and no folder here does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port, mlflow_server
+from stores import INT8, NF4, NONE, Store, marks
+
+from runner import compare
+from runner.compare import evidence, store
+
+RUNS = 12
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server with some runs of other machines: its uri, its process."""
+    from mlflow import MlflowClient
+
+    folder, port = tmp_path_factory.mktemp("remote"), free_port()
+    with mlflow_server(folder / "server", port) as process:
+        uri = f"http://127.0.0.1:{port}"
+        there = Store(folder)
+        there.client = MlflowClient(uri)
+        for name in ("many", "lost"):
+            there.client.create_experiment(name)  # with no place of its own: the server keeps the files
+        for number in range(RUNS // 3):
+            seed = {"seed": str(number)}
+            there.job("many", f"none-{number}", NONE | seed, marks(50 + number, 100))
+            there.job("many", f"int8-{number}", INT8 | seed, marks(50, 100))
+            there.job("many", f"nf4-{number}", NF4 | seed, marks(40, 100))
+        there.job("lost", "none", NONE, marks(50, 100))
+        there.job("lost", "nf4", NF4, metrics={"n": 100, "correct": 50})  # whose samples never came
+        for experiment in ("many", "lost"):
+            shutil.rmtree(folder / experiment)
+        yield uri, process
+
+
+@pytest.fixture
+def remote(server: tuple[str, subprocess.Popen[bytes]]) -> str:
+    """The uri of the server."""
+    return server[0]
+
+
+def rows_of(uri: str, folder: Path, experiment: str, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    chosen = ["--tracking-uri", uri, "--output-dir", str(folder), "--experiment", experiment]
+    code = compare.main([*chosen, "--baseline", "quantization=none", "--format", "json"])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    return {row["job_id"]: row for row in json.loads(captured.out)["tables"][0]["rows"]}
+
+
+def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
+    remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = threading.Barrier(2, timeout=60)  # one after another, nobody would ever be the second
+    lock, now, most = threading.Lock(), 0, 0
+
+    def download(*arguments: Any) -> Path | None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        two.wait()
+        try:
+            return real(*arguments)
+        finally:
+            with lock:
+                now -= 1
+
+    real = store.download
+    monkeypatch.setattr(store, "download", download)
+    rows = rows_of(remote, tmp_path, "many", capsys)
+    assert len(rows) == RUNS
+    for number in range(RUNS // 3):
+        comparisons = [rows[f"{name}-{number}"]["comparison"] for name in ("int8", "nf4")]
+        assert [(it["wins"], it["losses"]) for it in comparisons] == [(0, number), (0, 10 + number)]
+    assert 2 <= most <= evidence.FETCHED_AT_ONCE < RUNS
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_that_never_reached_the_server_are_named(
+    remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = rows_of(remote, tmp_path, "lost", capsys)["nf4"]["note"]
+    assert note == "no evidence: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+
+
+def test_a_server_that_goes_away_is_not_taken_for_runs_without_samples(
+    server: tuple[str, subprocess.Popen[bytes]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, process = server
+
+    def gone(*arguments: Any) -> Path | None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return real(*arguments)
+
+    real = store.download
+    monkeypatch.setattr(store, "download", gone)
+    code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("runner-compare: cannot fetch samples.jsonl of run ")
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,120 @@
+"""Real servers on this machine's loopback: MLflow's, and PostgreSQL where Debian's package is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a server that has just been started; its log is the message when it ends or takes too long."""
+    end = time.monotonic() + 90
+    while not ready():
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int, backend: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A real MLflow server that keeps its runs in a backend (sqlite in the folder) and files in the folder."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", backend or f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "a")]
+
+    def healthy() -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    path = folder / "server.log"
+    with path.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until(healthy, process, path)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def postgres_binaries() -> Path | None:
+    """Where initdb and postgres are: where Debian puts them, which is not on the path, or else on the path."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders += [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
+    return next((folder for folder in folders if {"initdb", "postgres"} <= {it.name for it in folder.iterdir()}), None)
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[str]:
+    """A real PostgreSQL of one's own on a socket in a new folder; its URI. Skips where there is none."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
+    psycopg = pytest.importorskip("psycopg")
+    # PostgreSQL refuses to run as root; Debian's package brings a user for it.
+    user = next((entry for entry in pwd.getpwall() if entry.pw_name == "postgres"), None)
+    if os.geteuid() == 0 and user is None:
+        pytest.skip("PostgreSQL does not run as root, and there is no user named postgres")
+    as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 and user else {}
+    # Below /tmp: a socket's path may have 107 characters, and pytest's folders are closed to other users.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
+    try:
+        if as_user:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        data, path = folder / "data", folder / "server.log"
+        quick = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
+        made = subprocess.run(
+            [binaries / "initdb", "-D", data, "-U", "runner", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            **as_user,
+        )
+        assert made.returncode == 0, made.stderr
+        with path.open("ab") as log:
+            process = subprocess.Popen(
+                [binaries / "postgres", "-D", data, *quick], cwd=folder, stdout=log, stderr=log, **as_user
+            )
+
+        def accepts() -> bool:
+            try:
+                psycopg.connect(dbname="postgres", user="runner", host=str(folder)).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        try:
+            until(accepts, process, path)
+            yield f"postgresql://runner@/postgres?host={folder}"
+        finally:
+            process.send_signal(signal.SIGQUIT)  # immediate shutdown, with all its children
+            process.wait(timeout=60)
+    finally:
+        shutil.rmtree(folder)
