@@ -70,8 +70,10 @@ def refuse_password(key: str, uri: str) -> None:
     """Raise ConfigError where a store's uri holds a password: it is written down with every job and shown in errors."""
     try:
         parts = urlsplit(uri)
-    except ValueError as error:
-        raise ConfigError(f"{key}={uri}: this is no uri ({error})") from error
+    except ValueError:  # its text may quote the password, as the uri itself does
+        shown = f"{uri.partition('://')[0]}://***"
+        need = "this is no uri; signs such as [ ] @ : / in a name must be percent-encoded"
+        raise ConfigError(f"{key}={shown}: {need}") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
         shown = f"{parts.scheme}://***@{parts.hostname}{parts.path}"

@@ -134,7 +134,15 @@ def test_a_password_is_refused_before_it_is_written_anywhere(runner: Run, tmp_pa
     assert not [path for path in written if b"s3cret" in path.read_bytes()]
 
 
-@pytest.mark.parametrize("uri", ["postgresql://host/runs?user=ann&password=s3cret", "http://[nowhere"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://host/runs?user=ann&password=s3cret",
+        "http://[nowhere",
+        "postgresql://ann:s3cret[@host/runs",
+        "postgresql://ann:s3cret\u2100@host/runs",  # urllib's own message quotes this one
+    ],
+)
 def test_other_uris_that_cannot_be_taken(uri: str) -> None:
     with pytest.raises(ConfigError, match="--tracking-uri=") as refused:
         refuse_password("--tracking-uri", uri)
