@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,11 +29,19 @@ class Exchange:
 
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
         self.layers: list[nn.Module] = []
+        self.notes: list[str] = []
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
-        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB and _can_pack():
+        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
+            problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
             for layer in plain:
-                self._pack(layer)
+                if not problems[layer.weight.dtype]:
+                    self._pack(layer)
+            self.notes += [
+                f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
+                for dtype, problem in problems.items()
+                if problem
+            ]
         if kernels is not None:
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
@@ -92,14 +101,19 @@ def _is_plain(layer: nn.Linear) -> bool:
     return ours and weight.device.type == "cpu" and weight.dtype in native.FORMATS
 
 
-def _can_pack() -> bool:
-    """Whether this torch has the kernels, which are no public interface: they are tried before they are used."""
+@cache
+def why_no_packing(dtype: torch.dtype) -> str:
+    """Say why weights of a dtype cannot be packed here, empty where they can.
+
+    The kernels are no public interface of torch and depend on the processor's instructions, so each dtype is tried.
+    """
     try:
-        probe, weight = torch.ones(2, 32), torch.eye(32)
+        probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
-        return bool((torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all())
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False
+        same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
+        return "" if same else "this processor's packed product is wrong"
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:160]
 
 
 def _let_go(weight: torch.Tensor) -> None:

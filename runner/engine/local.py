@@ -84,6 +84,7 @@ class LocalEngine:
         else:
             if self._exchange is None and heads.device.type == "cpu":
                 self._exchange = Exchange(loaded.model, native.for_heads(heads))
+                self.stats.notes += self._exchange.notes
             generation, seed = self.config.generation, self.config.seed
             yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, watch, self._kept).run(rows)
 
