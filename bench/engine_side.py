@@ -10,28 +10,23 @@ import torch
 from engines import Job, Outcome
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
-from runner.config import (
-    Attention,
-    Dtype,
-    GenerationConfig,
-    Gsm8kConfig,
-    LoraConfig,
-    ModelConfig,
-    QuantizationConfig,
-    RopeConfig,
-    RunnerConfig,
-    TrackingConfig,
-)
-from runner.engine import exchange, stream
-from runner.engine.base import Request
-from runner.engine.local import LocalEngine
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.quantization import QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.tracking import TrackingConfig
+from runner.engines.base import Request
+from runner.engines.local.engine import LocalEngine
 
 
 def switch_off(parts: Sequence[str]) -> None:
     """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
     left_out: dict[str, tuple[Any, str, Any]] = {
-        "share": (stream, "share", lambda prompts: [None] * len(prompts)),
-        "packed": (exchange, "_can_pack", lambda: False),
+        "share": (scheduler, "share", lambda prompts: [None] * len(prompts)),
+        "packed": (fast_layers, "why_no_packing", lambda dtype: "switched off"),
     }
     for part in set(parts) - {"kernels"}:
         module, name, instead = left_out[part]

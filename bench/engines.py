@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from runner import machine
-from runner.config import ModelConfig
+from runner.checkpoints import random_weights
+from runner.config.model import ModelConfig
+from runner.core import machine
 from runner.embedded import MODEL_DIR
-from runner.model import random_weights
 
 HERE = Path(__file__).parent
 SIDES = {

@@ -33,8 +33,8 @@ from engines import (
     spread,
 )
 
-from runner.config import Gsm8kConfig, PromptStyle
-from runner.engine.base import Message
+from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.engines.base import Message
 from runner.tasks.gsm8k import build_prompt, load_items, load_shots
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ import torch
 from engines import Job, Outcome
 from torch import nn
 
-from runner import machine
+from runner.core import machine
 
 PROBE_ROWS = 1024
 PROBE_REPEATS = 8

@@ -76,7 +76,7 @@ def spread(values: list[float], form: str) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama32_1b", help="of runner/model/shapes (default: %(default)s)")
+    parser.add_argument("--shape", default="llama32_1b", help="of runner/checkpoints/shapes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--folder", help="where to write, on the disk to be measured (default: a temporary folder)")

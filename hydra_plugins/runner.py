@@ -3,9 +3,9 @@
 No __init__.py here: it would hide the plugins of other packages.
 """
 
-from runner.launch import extras, launcher, sweeper
+from runner.grid import launcher, plugin_defaults, sweeper
 
-extras.adapt()
+plugin_defaults.adapt()
 
 
 class GridSweeper(sweeper.GridSweeper):

@@ -13,7 +13,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 def __getattr__(name: str) -> Any:
     """`runner.load_part`, imported when it is asked for: with it comes torch."""
     if name == "load_part":
-        from runner.parts.loading import load_part
+        from runner.sharding.load_part import load_part
 
         return load_part
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 
-from runner.config import GROUPS, register, to_config
-from runner.errors import ConfigError, RunnerError
-from runner.hydra_errors import explain
+from runner.config.groups import GROUPS
+from runner.config.hydra import register, to_config
+from runner.config.hydra_errors import explain
+from runner.core.errors import ConfigError, RunnerError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.config import RunnerConfig
+    from runner.config.root import RunnerConfig
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
 HERE = Path(__file__).resolve().parent
@@ -40,7 +41,7 @@ def main(composed: DictConfig) -> Any:
     hydra_config = HydraConfig.get()
     in_grid = hydra_config.mode is RunMode.MULTIRUN
     if in_grid and "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
-        from runner.launch.elsewhere import serve
+        from runner.grid.other_launchers import serve
 
         return serve(composed, hydra_config)
     try:
@@ -96,8 +97,8 @@ def plain_texts(arguments: list[str]) -> list[str]:
 def _show_plan(config: RunnerConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
-    from runner.launch.table import show_plan
-    from runner.plan import plan_job
+    from runner.grid.plan import plan_job
+    from runner.grid.table import show_plan
 
     show_plan([plan_job(list(HydraConfig.get().overrides.task), config)], sys.stdout)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.config import Print
-from runner.loaded import SHOWN, lines
-from runner.result import Record
+from runner.config.root import Print
+from runner.core.loaded import SHOWN, lines
+from runner.core.result import Record
 
 if TYPE_CHECKING:
     from rich.console import Console

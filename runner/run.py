@@ -12,24 +12,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner import jobs, machine, tracking
-from runner.config import (
+from runner.checkpoints import resolve
+from runner.config.root import RunnerConfig
+from runner.config.task import (
     ArchiveConfig,
     GenerateConfig,
     Gsm8kConfig,
     MemoryConfig,
     MergeConfig,
     PipelineConfig,
-    RunnerConfig,
     SplitConfig,
     SweepConfig,
     VerifyConfig,
 )
-from runner.engine import open_engine
-from runner.engine.shelf import Shelf
-from runner.errors import ConfigError, JobHeld, RunnerError, TrackingError, cannot_write
-from runner.model import capability, source
-from runner.result import Record, Result, Status
+from runner.core import machine
+from runner.core.errors import ConfigError, JobHeld, RunnerError, TrackingError, cannot_write
+from runner.core.result import Record, Result, Status
+from runner.engines import open_engine
+from runner.engines.local.base_cache import Shelf
+from runner.models import capability
+from runner.store import jobs, tracking
 from runner.tasks.base import Delivers, Task
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def serves(config: RunnerConfig) -> int | None:
     """Serve the process that has the job and return the exit code; None in that one, and without torchrun."""
     if not (isinstance(config.task, PipelineConfig) and {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
         return None
-    from runner.engine import torchrun
+    from runner.engines.pipeline import torchrun
 
     return torchrun.joins(config)
 
@@ -108,7 +110,7 @@ def must_start_anew(config: RunnerConfig, job: jobs.Job) -> bool:
 def identify(config: RunnerConfig, task: Task) -> jobs.Job:
     """Name the job by content; every file it reads is checked and hashed here, before anything is loaded."""
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    read = source.evidence(config.model, config.lora, hashes) if task.READS_MODEL else {}
+    read = resolve.evidence(config.model, config.lora, hashes) if task.READS_MODEL else {}
     return jobs.identify(config, task.VERSION, read | task.evidence(config), task.MEASURES)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import mount_tmpfs
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 STUB = ("model=stub", "task.limit=5")
@@ -112,12 +113,6 @@ def test_output_folder_that_cannot_be_written(runner: Run, tmp_path: Path) -> No
     assert "error: cannot write " in done.err
     assert "output_dir=" in done.err
     assert "Traceback" not in done.err
-
-
-def mount_tmpfs(folder: Path, options: str) -> None:
-    folder.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small file system")
 
 
 @pytest.fixture

@@ -12,50 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
 
+# Each folder (or file) below runner/ is a floor: it imports only from those before it.
 FLOORS = [
-    {"errors", "config", "result", "loaded", "stats", "progress", "machine", "embedded", "model.source", "model.random_weights", "model.disk",
-     "model.hub", "model.hub_cache",
-     "model.checkpoint", "model.checkpoint_format", "model.gguf_file", "model.byteio", "parts.manifest", "parts.typed"},
-    {"jobs", "tracking", "model.quantization", "model.lora", "model.lora_pth", "model.pth_file", "model.rope", "model.rope_2d", "model.footprint",
-     "model.layout"},
-    {"model.load", "model.inventory", "model.capability", "model.convert_lora", "engine.base", "parts"},
-    {"engine"},
-    {"tasks"},
-    {"run", "report"},
-    {"plan", "sync"},
-    {"launch"},
-    {"__main__", "hydra_errors"},
+    "core", "config", "embedded", "checkpoints", "models", "sharding", "engines", "datasets", "store",
+    "report", "compare", "tasks", "run", "grid", "__main__",
 ]  # fmt: skip
-SIDE_DOORS = {"compare": 1}  # may import from floor 0 only, and is imported by nobody
-# rooms of one floor that lean on each other, each pair with its reason
-ALLOWED = {
-    ("model.rope", "model.rope_2d"): "rope_2d is one of the choices of rope",
-    ("tracking", "jobs"): "tracking logs a job and its folder",
-    ("__main__", "hydra_errors"): "the entry explains errors",
-    ("model.lora_pth", "model.lora"): "both report an adapter alike",
-    ("model.lora_pth", "model.pth_file"): "the one applies what the other reads",
-    ("model.load", "model.inventory"): "what was loaded is read off the model",
-    ("model.load", "model.capability"): "what cannot work is said before the load",
-}
 
 
 def modules() -> dict[str, Path]:
     files = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
     return {name.removesuffix(".__init__"): path for name, path in files.items() if name != "__init__"}
-
-
-def room(module: str) -> str | None:
-    """The most specific room that holds a module."""
-    names = {name for floor in FLOORS for name in floor} | set(SIDE_DOORS)
-    parts = module.split(".")
-    for end in range(len(parts), 0, -1):
-        if ".".join(parts[:end]) in names:
-            return ".".join(parts[:end])
-    return None
-
-
-def floor(name: str) -> int:
-    return SIDE_DOORS.get(name) or next(number for number, rooms in enumerate(FLOORS) if name in rooms)
 
 
 def imports(path: Path) -> set[str]:
@@ -74,25 +40,18 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_a_room_imports_only_from_floors_below(module: str) -> None:
-    if module in ("model", "tasks"):
-        assert not imports(modules()[module])
-        return
-    here = room(module)
-    assert here is not None, f"runner/{module} stands on no floor: give it one in tests/test_house.py"
+def test_a_folder_imports_only_from_folders_below(module: str) -> None:
+    here = module.split(".")[0]
+    assert here in FLOORS, f"runner/{here} stands on no floor: give it one in tests/test_house.py"
     for target in imports(modules()[module]):
-        there = room(target)
-        if there is None or there == here or (here, there) in ALLOWED:
-            continue
-        if floor(here) == floor(there) == 0:
-            continue  # the ground: plain data and helpers
-        assert floor(there) < floor(here), f"runner/{module} ({floor(here)}) imports {target} ({floor(there)})"
+        there = target.split(".")[0]
+        assert FLOORS.index(there) <= FLOORS.index(here), f"runner/{module} imports {target}, from a floor above"
 
 
 def test_tasks_never_import_each_other() -> None:
     tasks = [name for name in modules() if name.startswith("tasks.")]
     for name in tasks:
-        shared = {"tasks.base", "tasks.completing", "tasks.prompts"}  # the contract, and helpers that are no tasks
+        shared = {"tasks.base", "tasks.completing"}  # the contract, and helpers that are no tasks
         others = {target for target in imports(modules()[name]) if target in tasks} - shared - {name}
         assert not {target for target in others if target.count(".") == 1 and not target.startswith(f"{name}_")}
 
@@ -105,7 +64,7 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(used.split(".")[0] == "mlflow" for used in names):
                 users.add(name)
-    assert users <= {"tracking", "compare.store"}
+    assert users <= {"store.tracking", "compare.store"}
 
 
 HEAVY = (
@@ -153,7 +112,7 @@ def test_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes() -> None:
 import sys
 for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "peft", "datasets"):
     sys.modules[name] = None  # an import of it fails
-import runner.engine.local
+import runner.engines.local.engine
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

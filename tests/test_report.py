@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from runner.config import Print
-from runner.loaded import lines
+from runner.config.root import Print
+from runner.core.loaded import lines
+from runner.core.result import Record, Result, Status
 from runner.report import GridLine, brief, headline, number, show, show_grid
-from runner.result import Record, Result, Status
 
 METRICS = {
     "accuracy": 0.925,

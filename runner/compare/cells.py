@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runner.compare.data import Method, Row, Table, label
 from runner.compare.say import ABSENT, assignments, at_least, number, p_value, points, ratio_text
-from runner.stats import wilson_interval
+from runner.core.stats import wilson_interval
 
 TELLING = (  # what a task is run for stands first, where it measures that
     "best_decode_tok_per_s",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from runner.compare.data import JOB_ID, Run, label
-from runner.errors import ConfigError, unknown
+from runner.core.errors import ConfigError, unknown
 
 
 def newest(runs: list[Run]) -> list[Run]:

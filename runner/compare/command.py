@@ -21,7 +21,7 @@ from runner.compare.show import Format, render
 from runner.compare.store import load_runs, log, open_store, tracking_uri
 from runner.compare.table import Choice, tabulate
 from runner.compare.where import where
-from runner.errors import ConfigError, RunnerError, unknown
+from runner.core.errors import ConfigError, RunnerError, unknown
 
 
 def entry() -> None:

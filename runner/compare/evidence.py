@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from runner.compare import store
 from runner.compare.data import Answers, NotPaired, Question, Run
-from runner.progress import Progress
+from runner.core.progress import Progress
 
 if TYPE_CHECKING:
     from runner.compare.store import Client

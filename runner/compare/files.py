@@ -11,8 +11,8 @@ from runner.compare.flips import find_flips
 from runner.compare.page import write_page
 from runner.compare.records import write_csv, write_json
 from runner.compare.show import write_markdown
-from runner.errors import cannot_write
-from runner.progress import Progress
+from runner.core.errors import cannot_write
+from runner.core.progress import Progress
 
 FLIPS_A_PAIR, PAIRS = 50, 20  # lost ones and won ones that the page shows at most: more is no reading matter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 
 from runner.compare.data import Row, Table
-from runner.stats import pareto_front
+from runner.core.stats import pareto_front
 
 MEMORY = ("cuda_peak_mib", "peak_rss_mib")  # the first one that all rows have
 SPEED = ("decode_tok_per_s",)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from runner.compare import store
 from runner.compare.data import Run
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.compare.store import Client

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from runner.compare.columns import group
 from runner.compare.data import JOB_ID, Answers, Comparison, Finding, Method, NotPaired, Row, Run, label
 from runner.compare.evidence import Evidence
-from runner.stats import (
+from runner.core.stats import (
     detectable_difference,
     fisher_exact,
     holm,

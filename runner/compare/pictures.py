@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runner.compare.data import Finding, Row, Table
 from runner.compare.front import MEMORY
 from runner.compare.say import name_of
-from runner.stats import wilson_interval
+from runner.core.stats import wilson_interval
 
 if TYPE_CHECKING:  # a second that only --save and --log take
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from runner.compare.columns import differing_keys
 from runner.compare.data import NotPaired, Run, label
 from runner.compare.evidence import Evidence
 from runner.compare.pair import scoring
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 COUNTS = ("n", "correct", "wrong", "no_answer", "cut_off", "prompt_tokens", "new_tokens", "seconds")
 RATES = {"decode_tok_per_s": "new_tokens", "prefill_tok_per_s": "prompt_tokens"}  # of how many tokens

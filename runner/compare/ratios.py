@@ -12,7 +12,7 @@ from typing import Any
 from runner.compare.data import Finding, NotPaired, Ratio, Row, Run
 from runner.compare.evidence import REPEATS, Evidence
 from runner.compare.pair import ALPHA
-from runner.stats import bootstrap_ratio_interval, holm, rank_sum_exact
+from runner.core.stats import bootstrap_ratio_interval, holm, rank_sum_exact
 
 Measures = dict[str, list[float]]  # what was measured -> its repeats
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from runner.compare.data import Comparison, Flips, Row, Table
-from runner.stats import wilson_interval
+from runner.core.stats import wilson_interval
 
 
 def record(table: Table, row: Row) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import JOB_ID, Run
-from runner.errors import ConfigError, TrackingError, no_driver, refuse_password, unknown
+from runner.core.errors import ConfigError, TrackingError, no_driver, refuse_password, unknown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

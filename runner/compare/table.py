@@ -13,7 +13,7 @@ from runner.compare.pair import compare_pair, compare_unpaired, find_baseline, j
 from runner.compare.pool import pool
 from runner.compare.ratios import compare_repeats, judge_ratios
 from runner.compare.say import natural, sentence
-from runner.progress import Progress
+from runner.core.progress import Progress
 
 QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # what says which questions were asked
 

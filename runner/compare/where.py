@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from runner.compare.choose import listed, parse_pairs, same, select
 from runner.compare.data import JOB_ID, Run, label
-from runner.errors import ConfigError, unknown
+from runner.core.errors import ConfigError, unknown
 
 TOKEN = re.compile(r"""\s*('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)""")
 EXPRESSION = re.compile(r"""['"<>]|!=|==|\s=|=\s|\s(and|or|in|not)\s|^\s*(not\b|\()""")

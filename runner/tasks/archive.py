@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner import machine
-from runner.config import Archive, ArchiveConfig, RunnerConfig
-from runner.engine.base import Engine
-from runner.errors import ConfigError
-from runner.jobs import Recorder
-from runner.model import byteio
-from runner.model.checkpoint import load_json
-from runner.parts.archive import codec, compress, open_part
-from runner.parts.manifest import (
+from runner.checkpoints import byteio
+from runner.checkpoints.weight_files import load_json
+from runner.config.root import RunnerConfig
+from runner.config.task import Archive, ArchiveConfig
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.sharding.archive import codec, compress, open_part
+from runner.sharding.completeness import require_whole
+from runner.sharding.manifest import (
     ARCHIVES,
     MANIFEST,
     MODEL_FILES,
@@ -30,9 +32,8 @@ from runner.parts.manifest import (
     part_file,
     read_manifest,
 )
-from runner.parts.whole import require_whole
-from runner.parts.writing import Meter
-from runner.result import Result
+from runner.sharding.write import Meter
+from runner.store.jobs import Recorder
 
 VERSION = 1
 READS_MODEL = False  # only the parts; their manifest is hashed below

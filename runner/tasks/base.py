@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from runner.config import RunnerConfig
-from runner.engine.base import Engine
-from runner.jobs import Job, Recorder
-from runner.result import Result
+from runner.config.root import RunnerConfig
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.store.jobs import Job, Recorder
 
 
 class Task(Protocol):

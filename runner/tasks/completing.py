@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runner.engine.base import Completion, Engine, Request, Watch
-from runner.errors import JobFailed
-from runner.jobs import Recorder
-from runner.machine import peak_rss_mib, reset_peak
-from runner.result import FinishReason, Sample
+from runner.core.errors import JobFailed
+from runner.core.machine import peak_rss_mib, reset_peak
+from runner.core.result import FinishReason, Sample
+from runner.engines.base import Completion, Engine, Request, Watch
+from runner.store.jobs import Recorder
 
 
 @dataclass

@@ -12,13 +12,16 @@ import logging
 import os
 from pathlib import Path
 
-from runner.config import Attention, GenerateConfig, Rope2dConfig, RunnerConfig
-from runner.engine.base import Engine, Request
-from runner.errors import ConfigError, EvidenceError, cannot_write, check
-from runner.jobs import Job, Recorder, read_samples, write_atomically
-from runner.result import Result, Sample
+from runner.config.model import Attention
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.config.task import GenerateConfig
+from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
+from runner.core.result import Result, Sample
+from runner.datasets.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
+from runner.engines.base import Engine, Request
+from runner.store.jobs import Job, Recorder, read_samples, write_atomically
 from runner.tasks.completing import complete_missing, count_completions, sample_of
-from runner.tasks.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 
 VERSION = 1
 READS_MODEL = True

@@ -15,13 +15,14 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
 
-from runner.config import Extractor, Gsm8kConfig, PromptStyle, RunnerConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Extractor, Gsm8kConfig, PromptStyle
+from runner.core.errors import ConfigError, DataError, check, unknown
+from runner.core.result import FinishReason, Result, Sample, Verdict
+from runner.core.stats import wilson_interval
 from runner.embedded.problems import Split, problems
-from runner.engine.base import Completion, Engine, Message, Prompt, Request
-from runner.errors import ConfigError, DataError, check, unknown
-from runner.jobs import Recorder
-from runner.result import FinishReason, Result, Sample, Verdict
-from runner.stats import wilson_interval
+from runner.engines.base import Completion, Engine, Message, Prompt, Request
+from runner.store.jobs import Recorder
 from runner.tasks.completing import complete_missing, sample_of, token_counts
 
 VERSION = 1

@@ -16,15 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner import errors
-from runner.config import MemoryConfig, RunnerConfig
-from runner.engine.base import Engine
-from runner.errors import JobFailed
-from runner.jobs import Recorder, write_atomically
-from runner.model import footprint
-from runner.model.footprint import Footprint
-from runner.progress import Progress
-from runner.result import Result
+from runner.checkpoints import footprint
+from runner.checkpoints.footprint import Footprint
+from runner.config.root import RunnerConfig
+from runner.config.task import MemoryConfig
+from runner.core import errors
+from runner.core.errors import JobFailed
+from runner.core.progress import Progress
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.store.jobs import Recorder, write_atomically
 
 VERSION = 1
 MEASURES = True

@@ -18,15 +18,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner import machine
-from runner.config import MemoryConfig, PeftConfig, RunnerConfig, StubConfig
-from runner.engine import open_engine
-from runner.engine.base import Engine, EngineReport
-from runner.engine.synthetic import check_room, synthetic_requests
-from runner.errors import JobFailed, RunnerError
-from runner.model.checkpoint_format import BACKENDS, read_format
-from runner.model.quantization import quiet_torchao
-from runner.model.source import locate, read_settings
+from runner.checkpoints.formats import BACKENDS, read_format
+from runner.checkpoints.resolve import locate, read_settings
+from runner.config.lora import PeftConfig
+from runner.config.model import StubConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import MemoryConfig
+from runner.core import machine
+from runner.core.errors import JobFailed, RunnerError
+from runner.engines import open_engine
+from runner.engines.base import Engine, EngineReport
+from runner.engines.synthetic import check_room, synthetic_requests
+from runner.models.quantization import quiet_torchao
 
 
 @dataclass

@@ -12,18 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import machine
-from runner.config import Dtype, MergeConfig, RunnerConfig
-from runner.engine.base import Engine
-from runner.errors import ConfigError
-from runner.jobs import Recorder
-from runner.model import byteio
-from runner.parts import legacy, numbers, restore
-from runner.parts.manifest import MANIFEST, Manifest, read_manifest
-from runner.parts.restore import Copied, Target, Weights
-from runner.parts.whole import require_whole
-from runner.parts.writing import Meter
-from runner.result import Result
+from runner.checkpoints import byteio
+from runner.config.model import Dtype
+from runner.config.root import RunnerConfig
+from runner.config.task import MergeConfig
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.sharding import inline_partition, json_numbers, restore
+from runner.sharding.completeness import require_whole
+from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
+from runner.sharding.restore import Copied, Target, Weights
+from runner.sharding.write import Meter
+from runner.store.jobs import Recorder
 
 VERSION = 2
 READS_MODEL = False  # only the parts, which are named below
@@ -35,8 +37,8 @@ MIB = machine.MIB
 def evidence(config: RunnerConfig) -> dict[str, str]:
     """Check the manifest and name it by its SHA-256: it holds the digest of everything else."""
     folder, task = _parts_dir(config), _task(config)
-    if legacy.is_legacy(folder):
-        partitions = legacy.read_legacy(folder)
+    if inline_partition.is_legacy(folder):
+        partitions = inline_partition.read_legacy(folder)
         return {one.path.name: byteio.file_sha256(one.path) for one in partitions}
     read_manifest(folder)
     if task.dtype is not Dtype.float32:
@@ -52,7 +54,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     machine.reset_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     parts_dir, folder = _parts_dir(config), Path(_task(config).output_dir).expanduser().absolute()
-    manifest = None if legacy.is_legacy(parts_dir) else read_manifest(parts_dir)
+    manifest = None if inline_partition.is_legacy(parts_dir) else read_manifest(parts_dir)
     targets = _from_json(parts_dir, _task(config).dtype) if manifest is None else _from_parts(manifest, recorder)
     missing = _missing(folder, targets)
     byteio.require_space(folder, sum(target.nbytes for target in missing))
@@ -68,7 +70,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
             algorithm = "xxh3_128" if target.digest is None else byteio.algorithm_of(target.digest)
             byteio.write_digested(folder / target.name, target.pieces(meter), algorithm, target.digest)
     now = time.perf_counter()
-    weights = [target for target in targets if isinstance(target, Weights | legacy.Restored)]
+    weights = [target for target in targets if isinstance(target, Weights | inline_partition.Restored)]
     written_mib = sum(target.nbytes for target in missing) / MIB
     return Result(
         metrics={
@@ -112,12 +114,12 @@ def _from_parts(manifest: Manifest, recorder: Recorder) -> list[Target]:
 
 def _from_json(folder: Path, dtype: Dtype) -> list[Target]:
     """List the files to write from partitions that hold their numbers."""
-    kind = None if dtype is Dtype.auto else numbers.spelled(dtype.value)
+    kind = None if dtype is Dtype.auto else json_numbers.spelled(dtype.value)
     copied = [
         Copied(path.name, byteio.file_size(path), path, f"sha256:{byteio.file_sha256(path)}")
-        for path in legacy.companions(folder)
+        for path in inline_partition.companions(folder)
     ]
-    return [*copied, legacy.Restored(legacy.read_legacy(folder), kind)]
+    return [*copied, inline_partition.Restored(inline_partition.read_legacy(folder), kind)]
 
 
 def _missing(folder: Path, targets: Sequence[Target]) -> list[Target]:
@@ -144,5 +146,5 @@ def _proof(manifest: Manifest) -> str:
 
 
 def _notes(weights: Sequence[Target]) -> list[str]:
-    rounded = sum(file.rounded for file in weights if isinstance(file, legacy.Restored))
+    rounded = sum(file.rounded for file in weights if isinstance(file, inline_partition.Restored))
     return [f"{rounded} numbers had to be rounded to their dtype"] if rounded else []

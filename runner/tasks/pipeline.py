@@ -9,17 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.config import PipelineConfig, RunnerConfig
-from runner.engine.base import Engine, Request
-from runner.errors import ConfigError
-from runner.jobs import Recorder, write_atomically
-from runner.model import byteio
-from runner.parts.family import require_runnable
-from runner.parts.manifest import MANIFEST, Manifest, read_manifest
-from runner.parts.shares import shares
-from runner.result import Result, Sample
+from runner.checkpoints import byteio
+from runner.config.root import RunnerConfig
+from runner.config.task import PipelineConfig
+from runner.core.errors import ConfigError
+from runner.core.result import Result, Sample
+from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
+from runner.engines.base import Engine, Request
+from runner.sharding.family import require_runnable
+from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
+from runner.sharding.placement import shares
+from runner.store.jobs import Recorder, write_atomically
 from runner.tasks.completing import Completed, complete_missing, count_completions, sample_of
-from runner.tasks.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 
 VERSION = 1
 READS_MODEL = False  # only the parts, whose manifest is hashed below
@@ -47,7 +48,7 @@ def evidence(config: RunnerConfig) -> dict[str, str]:
 
 def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001
     """Complete what is not on disk yet; the engine is the pipeline, the job's own stays unused."""
-    from runner.engine.pipeline import PipelineEngine  # imports torch
+    from runner.engines.pipeline.engine import PipelineEngine  # imports torch
 
     task = _task(config)
     prompts = load_prompts(task)

@@ -18,21 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner import machine
-from runner.config import Explain, Print, RunnerConfig, SplitConfig, Strategy, StubConfig
-from runner.engine.base import Engine
-from runner.errors import ConfigError
-from runner.jobs import Job, Recorder, write_atomically
-from runner.model import random_weights, source
-from runner.model.checkpoint import Checkpoint, WeightFile, read_checkpoint
-from runner.model.layout import find_layers
-from runner.parts import explain, legacy, picture, writing
-from runner.parts.manifest import MANIFEST
-from runner.parts.pickled import read_bin
-from runner.parts.standing import Plan, file_state, sha256_of
-from runner.parts.strategies import plan_parts
-from runner.progress import Progress, tell
-from runner.result import Result
+from runner.checkpoints import random_weights, resolve
+from runner.checkpoints.layout import find_layers
+from runner.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
+from runner.config.model import StubConfig
+from runner.config.root import Print, RunnerConfig
+from runner.config.task import Explain, SplitConfig, Strategy
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.core.progress import Progress, tell
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.sharding import inline_partition, plan_picture, vllm_command, write
+from runner.sharding.bin_file import read_bin
+from runner.sharding.manifest import MANIFEST
+from runner.sharding.strategies import plan_parts
+from runner.sharding.unchanged import Plan, file_state, sha256_of
+from runner.store.jobs import Job, Recorder, write_atomically
 
 VERSION = 2
 READS_MODEL = False  # its files are named by their state below: hashing them would take longer than the split
@@ -54,7 +56,7 @@ def evidence(config: RunnerConfig) -> dict[str, str]:
 
 def preview(config: RunnerConfig) -> str:
     """Say what would go where."""
-    return "\n".join(picture.lines(_plan(config, may_write=False).parts))
+    return "\n".join(plan_picture.lines(_plan(config, may_write=False).parts))
 
 
 def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001 - needs no model
@@ -76,19 +78,19 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     }
     result = Result(
         metrics=metrics,
-        rows=picture.rows(plan.parts),
+        rows=plan_picture.rows(plan.parts),
         facts={"source": plan.name, "source_format": plan.checkpoint.format, "layers": plan.layout.stack},
         notes=_notes(plan),
     )
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
-    write_atomically(recorder.folder / PICTURE, picture.svg(plan.parts, title))
+    write_atomically(recorder.folder / PICTURE, plan_picture.svg(plan.parts, title))
     if task.explain is Explain.vllm:
-        result.text = explain.vllm(_served_name(config, plan), plan.revision, plan.parts, plan.checkpoint.config)
+        result.text = vllm_command.vllm(_served_name(config, plan), plan.revision, plan.parts, plan.checkpoint.config)
         return result
     if config.print is not Print.none:
-        tell("\n".join([title, *picture.lines(plan.parts)]))
+        tell("\n".join([title, *plan_picture.lines(plan.parts)]))
     folder = _output_dir(config, plan)
-    written = writing.update(folder, plan, task.compare, recorder.progress, task.durable)
+    written = write.update(folder, plan, task.compare, recorder.progress, task.durable)
     metrics |= {
         "written_parts": len(written.parts),
         "written_mib": written.nbytes / MIB,
@@ -112,7 +114,7 @@ def deliver(config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: AR
     if task.explain is not None:
         return
     plan = _plan(config)
-    written = writing.update(_output_dir(config, plan), plan, task.compare, Progress, task.durable)
+    written = write.update(_output_dir(config, plan), plan, task.compare, Progress, task.durable)
     if written.parts:
         log.warning("parts %s were not as they had been written: they are written anew", written.parts)
 
@@ -136,7 +138,7 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     checkpoint = _noise(config) if config.model.random_weights and not may_write else _read(config)
     layout = find_layers(checkpoint)
     if task.inline_parameters:
-        legacy.refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
+        inline_partition.refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
     told = {"ratios": task.ratios} if task.ratios else {"ranges": task.ranges} if task.ranges else {}
     name = Path(config.model.name)
     is_hub_id = not name.expanduser().exists() and config.model.name != "embedded"
@@ -155,7 +157,7 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
 
 
 def _read(config: RunnerConfig) -> Checkpoint:
-    folder = source.locate(config.model)
+    folder = resolve.locate(config.model)
     if folder.is_file():
         raise ConfigError(f"model.name={config.model.name}: task=split cuts safetensors and .bin, this is a .gguf file")
     return read_checkpoint(folder, read_bin)

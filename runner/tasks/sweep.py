@@ -14,13 +14,14 @@ from itertools import product
 from statistics import median
 from typing import Any
 
-from runner import machine
-from runner.config import RunnerConfig, SweepConfig
-from runner.engine.base import FEWER_ROWS, Engine, EngineReport
-from runner.engine.synthetic import check_room, synthetic_requests
-from runner.errors import JobFailed, cannot_write
-from runner.jobs import Recorder
-from runner.result import Result
+from runner.config.root import RunnerConfig
+from runner.config.task import SweepConfig
+from runner.core import machine
+from runner.core.errors import JobFailed, cannot_write
+from runner.core.result import Result
+from runner.engines.base import FEWER_ROWS, Engine, EngineReport
+from runner.engines.synthetic import check_room, synthetic_requests
+from runner.store.jobs import Recorder
 
 VERSION = 1
 MEASURES = True

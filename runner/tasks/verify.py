@@ -10,19 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner import machine
-from runner.config import ModelConfig, RunnerConfig, VerifyConfig, VerifyLevel
-from runner.engine.base import Engine
-from runner.errors import ConfigError
-from runner.jobs import Recorder
-from runner.model import byteio, source
-from runner.model.checkpoint import Checkpoint, read_checkpoint
-from runner.parts.check import Checked, check_files, check_part
-from runner.parts.manifest import MANIFEST, SOURCE_HEADERS, PartEntry, read_manifest
-from runner.parts.pickled import read_bin
-from runner.parts.whole import coverage_problems, source_bytes, source_problems
-from runner.parts.writing import Meter
-from runner.result import Result
+from runner.checkpoints import byteio, resolve
+from runner.checkpoints.weight_files import Checkpoint, read_checkpoint
+from runner.config.model import ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import VerifyConfig, VerifyLevel
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.sharding.bin_file import read_bin
+from runner.sharding.check import Checked, check_files, check_part
+from runner.sharding.completeness import coverage_problems, source_bytes, source_problems
+from runner.sharding.manifest import MANIFEST, SOURCE_HEADERS, PartEntry, read_manifest
+from runner.sharding.write import Meter
+from runner.store.jobs import Recorder
 
 VERSION = 1
 READS_MODEL = False  # the source, where there is one, is compared and not trusted
@@ -105,7 +107,9 @@ def _source(config: RunnerConfig) -> Checkpoint | None:
     if name is None:
         return None
     try:
-        folder = source.locate(ModelConfig(name=name, revision=config.model.revision, cache_dir=config.model.cache_dir))
+        folder = resolve.locate(
+            ModelConfig(name=name, revision=config.model.revision, cache_dir=config.model.cache_dir)
+        )
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
     if folder.is_file():

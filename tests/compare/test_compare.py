@@ -18,7 +18,7 @@ from runner.compare.columns import differing_keys, telling_keys
 from runner.compare.data import NotPaired, Run
 from runner.compare.pair import find_baseline
 from runner.compare.store import tracking_uri
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls it.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runner.compare.data import Run
 from runner.compare.where import EXPRESSION, where
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 
 def run(job: str, quantization: str, seed: int, accuracy: float, **params: str) -> Run:

@@ -13,10 +13,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
-from runner.embedded.data import TASK_WRAPPER
-from runner.embedded.evaluate import FINAL_NUMBER, Score, complete, score
-from runner.embedded.lora import load_square_lora
 from runner.embedded.problems import Problem, Split, problems
+from tools.embedded_model.data import TASK_WRAPPER
+from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
+from tools.embedded_model.lora import load_square_lora
 
 CARD = json.loads((MODEL_DIR.parent / "card.json").read_text())
 README = (MODEL_DIR.parent / "README.md").read_text()

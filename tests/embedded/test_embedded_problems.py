@@ -10,16 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.embedded.problems import (
-    ITEMS,
-    MAX_VALUE,
-    NAMES,
-    Problem,
-    Split,
-    practice_problem,
-    problem,
-    problems,
-)
+from runner.embedded.problems import ITEMS, MAX_VALUE, NAMES, Problem, Split, practice_problem, problem, problems
 
 EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)")
 HELD_OUT = (Split.VALID, Split.TEST, Split.HARD, Split.HARD5)

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from trips import Trip, contents, flip_last_byte
 
-from runner.config import VerifyLevel
-from runner.errors import ConfigError, DataError
-from runner.parts import archive
-from runner.parts.manifest import read_manifest
+from runner.config.task import VerifyLevel
+from runner.core.errors import ConfigError, DataError
+from runner.sharding import archive
+from runner.sharding.manifest import read_manifest
 
 
 @pytest.fixture(autouse=True)

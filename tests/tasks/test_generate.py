@@ -8,28 +8,23 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from runner import jobs
 from runner.__main__ import CONF
-from runner.config import (
-    Framing,
-    GenerateConfig,
-    GenerationConfig,
-    ModelConfig,
-    PeftConfig,
-    Print,
-    RunnerConfig,
-    register,
-    semantic_keys,
-    to_config,
-)
-from runner.engine.base import Completion, EngineReport, EngineStats, Message, Request
-from runner.errors import ConfigError, DataError, EvidenceError, JobFailed
-from runner.plan import State, plan_job
+from runner.config.generation import GenerationConfig
+from runner.config.hydra import register, to_config
+from runner.config.identity import semantic_keys
+from runner.config.lora import PeftConfig
+from runner.config.model import ModelConfig
+from runner.config.root import Print, RunnerConfig
+from runner.config.task import Framing, GenerateConfig
+from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
+from runner.core.result import FinishReason, Record
+from runner.datasets.prompts import load_prompts
+from runner.engines.base import Completion, EngineReport, EngineStats, Message, Request
+from runner.grid.plan import State, plan_job
 from runner.report import show
-from runner.result import FinishReason, Record
 from runner.run import run
+from runner.store import jobs
 from runner.tasks import generate
-from runner.tasks.prompts import load_prompts
 
 Make = Callable[..., RunnerConfig]
 
@@ -383,7 +378,7 @@ def test_stop_raw_and_debug(
 def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     import shutil
 
-    from runner.config import Dtype
+    from runner.config.model import Dtype
 
     plain = tmp_path / "plain"
     shutil.copytree(tiny_llama, plain)

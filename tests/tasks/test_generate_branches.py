@@ -14,23 +14,18 @@ from typing import Any
 
 import pytest
 
-from runner.config import (
-    Attention,
-    Framing,
-    GenerateConfig,
-    GenerationConfig,
-    ModelConfig,
-    Rope2dConfig,
-    RunnerConfig,
-    StubConfig,
-)
-from runner.engine.base import Message
-from runner.errors import ConfigError, DataError
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, ModelConfig, StubConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.config.task import Framing, GenerateConfig
+from runner.core.errors import ConfigError, DataError
+from runner.core.result import BranchText, FinishReason, Record, Sample
+from runner.datasets.prompts import Branched, load_prompts
+from runner.engines.base import Message
 from runner.report import show
-from runner.result import BranchText, FinishReason, Record, Sample
 from runner.run import run
 from runner.tasks import generate
-from runner.tasks.prompts import Branched, load_prompts
 
 Make = Callable[..., RunnerConfig]
 Run = Callable[..., Any]

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.config import Extractor, Gsm8kConfig, PromptStyle, RunnerConfig
-from runner.engine.base import Completion, EngineReport, EngineStats, Message, Request
-from runner.errors import ConfigError, DataError, JobFailed
-from runner.jobs import Job, Recorder
-from runner.result import FinishReason, Verdict
+from runner.config.root import RunnerConfig
+from runner.config.task import Extractor, Gsm8kConfig, PromptStyle
+from runner.core.errors import ConfigError, DataError, JobFailed
+from runner.core.result import FinishReason, Verdict
+from runner.engines.base import Completion, EngineReport, EngineStats, Message, Request
+from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
 
 Make = Callable[..., RunnerConfig]

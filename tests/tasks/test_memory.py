@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from runner.config import MemoryConfig, ModelConfig, Nf4Config, RunnerConfig
-from runner.engine import LazyEngine
-from runner.engine.base import Engine
-from runner.errors import ConfigError, JobFailed
-from runner.jobs import Job, Recorder
-from runner.result import Result
+from runner.config.model import ModelConfig
+from runner.config.quantization import Nf4Config
+from runner.config.root import RunnerConfig
+from runner.config.task import MemoryConfig
+from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import Result
+from runner.engines import LazyEngine
+from runner.engines.base import Engine
+from runner.store.jobs import Job, Recorder
 from runner.tasks import memory, memory_probe
 
 MakeConfig = Callable[..., RunnerConfig]

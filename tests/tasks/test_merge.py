@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trips import Trip, contents, flip_last_byte
 
-from runner.config import Dtype
-from runner.errors import ConfigError, DataError, JobFailed
+from runner.config.model import Dtype
+from runner.core.errors import ConfigError, DataError, JobFailed
 
 LAYERS = 3
 
@@ -228,7 +228,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     sources: dict[str, Path], trip: Trip, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trip.split(sources["shards"], 2)
-    monkeypatch.setattr("runner.model.byteio.require_space", lambda *_: None)  # somebody else takes the room meanwhile
+    monkeypatch.setattr(
+        "runner.checkpoints.byteio.require_space", lambda *_: None
+    )  # somebody else takes the room meanwhile
     with pytest.raises(JobFailed, match=r"the disk is full: .*\.safetensors could not be written"):
         trip.merge(into=small_disk)
     whole, there = contents(sources["shards"]), contents(small_disk)

@@ -17,23 +17,18 @@ from typing import Any
 import pytest
 from stages import split_into
 
-from runner.config import (
-    Dtype,
-    Framing,
-    GenerateConfig,
-    GenerationConfig,
-    LoraConfig,
-    ModelConfig,
-    Nf4Config,
-    PipelineConfig,
-    RunnerConfig,
-)
-from runner.engine.base import Request
-from runner.engine.pipeline import PipelineEngine
-from runner.errors import ConfigError, DataError, JobFailed
-from runner.jobs import read_samples
-from runner.result import FinishReason, Record, Sample
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import Dtype, ModelConfig
+from runner.config.quantization import Nf4Config
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing, GenerateConfig, PipelineConfig
+from runner.core.errors import ConfigError, DataError, JobFailed
+from runner.core.result import FinishReason, Record, Sample
+from runner.engines.base import Request
+from runner.engines.pipeline.engine import PipelineEngine
 from runner.run import identify, run, task_of
+from runner.store.jobs import read_samples
 
 Make = Callable[..., RunnerConfig]
 LAYERS = 4

@@ -19,23 +19,17 @@ from families import save
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from runner.config import (
-    Checksums,
-    Compare,
-    Explain,
-    Int8Config,
-    ModelConfig,
-    PeftConfig,
-    RunnerConfig,
-    SplitConfig,
-    Strategy,
-)
-from runner.errors import ConfigError, DataError, JobFailed
-from runner.jobs import Job, Recorder
-from runner.model import byteio
-from runner.parts import writing
-from runner.parts.strategies import Part
-from runner.result import Result
+from runner.checkpoints import byteio
+from runner.config.lora import PeftConfig
+from runner.config.model import ModelConfig
+from runner.config.quantization import Int8Config
+from runner.config.root import RunnerConfig
+from runner.config.task import Checksums, Compare, Explain, SplitConfig, Strategy
+from runner.core.errors import ConfigError, DataError, JobFailed
+from runner.core.result import Result
+from runner.sharding import write
+from runner.sharding.strategies import Part
+from runner.store.jobs import Job, Recorder
 from runner.tasks import split
 
 LAYERS = 4
@@ -297,14 +291,14 @@ def test_sha256_names_the_source_as_well(models: dict[str, Path], run_split: Spl
 def test_an_interrupted_split_goes_on_from_the_parts_that_are_done(
     models: dict[str, Path], run_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_part = writing._write_part
+    write_part = write._write_part
 
     def stop_at_the_second(folder: Path, part: Part, *rest: Any) -> Any:
         if part.part_id == 1:
             raise KeyboardInterrupt
         return write_part(folder, part, *rest)
 
-    monkeypatch.setattr(writing, "_write_part", stop_at_the_second)
+    monkeypatch.setattr(write, "_write_part", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_split(models["tied"], 2)
     parts = tmp_path / "parts"
@@ -328,7 +322,7 @@ def test_an_interrupted_update_leaves_no_manifest_that_lies(
     def stop(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "_write_part", stop)
+    monkeypatch.setattr(write, "_write_part", stop)
     with pytest.raises(KeyboardInterrupt):
         run_split(models["tied"], 2)
     assert not (tmp_path / "parts" / "manifest.json").exists()
@@ -341,13 +335,13 @@ def test_a_source_that_changes_meanwhile_is_named(
 ) -> None:
     source = tmp_path / "model"
     shutil.copytree(models["tied"], source)
-    write_part = writing._write_part
+    write_part = write._write_part
 
     def touch(*arguments: Any) -> Any:
         os.utime(source / "model.safetensors", (1, 1))
         return write_part(*arguments)
 
-    monkeypatch.setattr(writing, "_write_part", touch)
+    monkeypatch.setattr(write, "_write_part", touch)
     with pytest.raises(DataError, match=r"model\.safetensors was changed while it was being split"):
         run_split(source, 2)
     assert not (tmp_path / "parts" / "manifest.json").exists()

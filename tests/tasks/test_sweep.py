@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from runner.config import ModelConfig, RunnerConfig, SweepConfig
-from runner.engine import open_engine
-from runner.engine.base import Completion, EngineReport, Request
-from runner.engine.stub import StubEngine
-from runner.engine.synthetic import synthetic_requests
-from runner.errors import ConfigError, JobFailed
-from runner.jobs import Job, Recorder
+from runner.config.model import ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import SweepConfig
+from runner.core.errors import ConfigError, JobFailed
+from runner.engines import open_engine
+from runner.engines.base import Completion, EngineReport, Request
+from runner.engines.stub import StubEngine
+from runner.engines.synthetic import synthetic_requests
+from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep
 
 MakeConfig = Callable[..., RunnerConfig]

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from trips import Trip, flip_last_byte
 
-from runner.config import Checksums, Strategy, VerifyLevel
-from runner.errors import ConfigError, DataError
+from runner.config.task import Checksums, Strategy, VerifyLevel
+from runner.core.errors import ConfigError, DataError
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -1,0 +1,269 @@
+"""Copy and write files in pieces: ranges read, safetensors files put together, all hashed, each in one step.
+
+A piece is read into a buffer that stays in the processor's cache, hashed there and written from there: memory holds
+one piece, whatever the size of the model. That is quicker than to let the kernel copy (copy_file_range, sendfile)
+and to hash in another thread, as the bytes would come from memory twice. torch and safetensors are not imported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
+from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write
+
+CHUNK_BYTES = 256 * 1024  # reading, hashing and writing it touch the same cache
+ALGORITHMS = ("xxh3_128", "sha256")
+SLOW_BYTES = 64 * 1024  # sha256 of more than this is worth a thread
+
+
+def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
+    """Yield the bytes of a range piece by piece; each piece is valid until the next one."""
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes))) if buffer is None else buffer
+    try:
+        with path.open("rb", buffering=0) as stream:
+            stream.seek(offset)
+            while nbytes > 0:
+                count = stream.readinto(buffer[:nbytes])
+                if not count:
+                    raise DataError(f"{path}: ended while it was being read, {nbytes} bytes short")
+                nbytes -= count
+                yield buffer[:count]
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def tensor_pieces(tensor: Tensor, buffer: memoryview | None = None) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor in row-major order, as safetensors holds them."""
+    if tensor.strides is None:
+        yield from read_range(tensor.file, tensor.offset, tensor.nbytes, buffer)
+        return
+    import numpy as np
+
+    size = DTYPE_BITS[tensor.dtype] // 8
+    try:
+        mapped = np.memmap(tensor.file, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {tensor.file} ({error})") from error
+    strides = tuple(size * stride for stride in tensor.strides)
+    view: Any = np.ndarray(tensor.shape, f"u{size}", mapped, tensor.offset, strides)
+    flags: Any = {"flags": ["external_loop", "buffered"], "op_flags": [["readonly", "contig"]]}
+    pieces: Any = np.nditer(view, **flags, order="C", buffersize=CHUNK_BYTES // size)
+    for piece in pieces:
+        yield memoryview(piece).cast("B")
+
+
+class Digest:
+    """A hash over pieces. A slow one is computed in a thread of its own, so that the piece is written meanwhile."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.algorithm = algorithm
+        self._hash = _new_hash(algorithm)
+        self._pool = ThreadPoolExecutor(1) if algorithm == "sha256" else None  # its thread begins with the first task
+        self._pending: Future[None] | None = None
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Begin to take a piece in; it must stay as it is until `wait`."""
+        self.wait()
+        if self._pool is not None and len(piece) > SLOW_BYTES:
+            self._pending = self._pool.submit(self._hash.update, piece)
+        else:
+            self._hash.update(piece)
+
+    def wait(self) -> None:
+        """Return when the last piece is taken in."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def text(self) -> str:
+        """Return ALGORITHM:HEX."""
+        self.wait()
+        if self._pool is not None:
+            self._pool.shutdown()
+        return f"{self.algorithm}:{self._hash.hexdigest()}"
+
+
+def _new_hash(algorithm: str) -> Any:
+    if algorithm == "sha256":
+        return hashlib.sha256()
+    import xxhash
+
+    return xxhash.xxh3_128()
+
+
+def algorithm_of(digest: str) -> str:
+    """Return what a digest ALGORITHM:HEX was computed with; another text is an error."""
+    algorithm, _, rest = digest.partition(":")
+    if algorithm not in ALGORITHMS or not rest:
+        names = " or ".join(f"{name}:…" for name in ALGORITHMS)
+        raise DataError(f"a digest such as {names} expected, found {digest!r}")
+    return algorithm
+
+
+def digest_of(
+    pieces: Iterable[bytes | memoryview], algorithm: str, advance: Callable[[int], None] | None = None
+) -> str:
+    """Return the digest of what the pieces make up."""
+    digest = Digest(algorithm)
+    for piece in pieces:
+        digest.update(piece)
+        digest.wait()  # the piece changes with the next one
+        if advance is not None:
+            advance(len(piece))
+    return digest.text()
+
+
+def file_digest(path: Path, algorithm: str, advance: Callable[[int], None] | None = None) -> str:
+    """Return the digest of a file, read in pieces."""
+    return digest_of(read_range(path, 0, file_size(path)), algorithm, advance)
+
+
+def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file in hex, read in pieces."""
+    return file_digest(path, "sha256", advance).partition(":")[2]
+
+
+def file_size(path: Path) -> int:
+    """Size of a file; one that cannot be read is an error that names it."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
+    """Return the header of a file that holds these tensors one after the other, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    for tensor in tensors:
+        offsets = [position, position := position + tensor.nbytes]
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def tensor_bytes(
+    header: bytes,
+    tensors: Iterable[Tensor],
+    advance: Callable[[int], None],
+    hashes: dict[str, str] | None = None,
+    algorithm: str = "xxh3_128",
+) -> Iterator[bytes | memoryview]:
+    """Yield a whole safetensors file, header first; fills `hashes` with the digest of each tensor."""
+    yield header
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    for tensor in tensors:
+        digest = None if hashes is None else Digest(algorithm)
+        for piece in tensor_pieces(tensor, buffer):
+            if digest is not None:
+                digest.update(piece)
+            yield piece
+            if digest is not None:
+                digest.wait()
+            advance(len(piece))
+        if hashes is not None and digest is not None:
+            hashes[tensor.name] = digest.text()
+
+
+def write_digested(
+    target: Path,
+    pieces: Iterable[bytes | memoryview],
+    algorithm: str,
+    expected: str | None = None,
+    key: str = "task.output_dir",
+    durable: bool = False,
+) -> str:
+    """Write a file in one step as its readers see it, and return its digest, which must be the expected one.
+
+    `durable` waits until the disk has it; otherwise it may be too short after a power cut.
+    """
+    partial = target.with_name(target.name + ".tmp")
+    digest = Digest(algorithm)
+    try:
+        with partial.open("wb", buffering=0) as stream:
+            for piece in pieces:
+                digest.update(piece)
+                _write_all(stream.fileno(), piece)
+                digest.wait()
+            if durable:
+                os.fsync(stream.fileno())
+        text = digest.text()
+        if expected not in (None, text):
+            raise JobFailed(f"{target} would not equal the original: {expected} expected, {text} found")
+        partial.replace(target)
+    except OSError as error:
+        raise cannot_write(target, error, key) from error
+    finally:
+        partial.unlink(missing_ok=True)  # no longer there after a success
+    return text
+
+
+def _write_all(target: int, piece: bytes | memoryview) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(target, rest) :]
+
+
+def write_file(
+    target: Path, pieces: Iterable[bytes | memoryview], expected_sha256: str | None = None, durable: bool = True
+) -> str:
+    """Write a file in one step as its readers see it, and return its SHA-256 in hex."""
+    expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
+    return write_digested(target, pieces, "sha256", expected, durable=durable).partition(":")[2]
+
+
+def write_json(target: Path, values: object, durable: bool = True) -> str:
+    """Write values as indented JSON in one step, and return the SHA-256."""
+    return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"], durable=durable)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error, "task.output_dir") from error
+
+
+def require_space(folder: Path, needed_bytes: int, key: str = "task.output_dir") -> None:
+    """Raise JobFailed unless the disk that folder is or will be on has room for that many bytes."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free_bytes = shutil.disk_usage(there).free
+    if free_bytes < needed_bytes:
+        need, free = needed_bytes / 2**20, free_bytes / 2**20
+        raise JobFailed(f"{key}={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written")
+
+
+def list_folder(folder: Path, key: str) -> list[str]:
+    """Names in a folder, none when it does not exist; a file in its place is an error."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
+    try:
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise ConfigError(f"{key}={folder}: cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def hold(folder: Path, key: str) -> Iterator[None]:
+    """Keep other processes from writing into a folder at the same time; the lock dies with this process."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{key}={folder}: another process is writing there; wait, or give another") from error
+        yield
+    finally:
+        os.close(place)

@@ -1,0 +1,204 @@
+"""A .gguf file's header, read and checked: what the model is and where its tensors lie; no weights.
+
+Imports neither torch nor the gguf package: what a damaged file says is refused while a job is planned.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.weight_files import Tensor
+from runner.core.errors import DataError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)  # the first one counted in 32 bits, and no tool writes it any more
+ALIGNMENT = 32  # of the tensors, where the file names no other
+LONG_ARRAY = 1024  # longer ones are a vocabulary, of which only the length matters here
+STRING, ARRAY = 8, 9
+SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+# the format's own table: number → name, numbers a block, bytes a block
+BLOCKS = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a .gguf file says of itself; a long array in `metadata` is its length."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: tuple[Tensor, ...]  # their dtype as GGUF spells it: F32, Q8_0
+
+    @property
+    def architecture(self) -> str:
+        """What the model is, in llama.cpp's words."""
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def types(self) -> str:
+        """How the tensors are stored, e.g. `Q8_0 ×15, F32 ×6`."""
+        counts = Counter(tensor.dtype for tensor in self.tensors)
+        return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is a .gguf file, or is at least named like one."""
+    if path.suffix.lower() == ".gguf":
+        return path.is_file()
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == MAGIC
+    except (OSError, ValueError):  # a folder, nothing at all, or no name that a file can have
+        return False
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a .gguf file against the file's size; once for each state of the file."""
+    try:
+        stat = path.stat()
+        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def read_settings(header: Header) -> dict[str, Any]:
+    """Return what a config.json would say of the sizes, and the dtype that the weights unpack to.
+
+    Blocks hold products of a float16 and a small integer, which only float32 keeps exactly.
+    """
+    of = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
+    names = {tensor.name for tensor in header.tensors}
+    kinds = {tensor.dtype for tensor in header.tensors}
+    halves = [FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds]  # their norms stay F32
+    settings = {
+        "num_hidden_layers": of.get("block_count"),
+        "hidden_size": of.get("embedding_length"),
+        "intermediate_size": _largest(of.get("feed_forward_length")),
+        "num_attention_heads": _largest(of.get("attention.head_count")),
+        "num_key_value_heads": _largest(of.get("attention.head_count_kv")),
+        "head_dim": of.get("attention.key_length") or of.get("rope.dimension_count"),
+        "vocab_size": of.get("vocab_size") or of.get("tokenizer.ggml.tokens"),
+        "tie_word_embeddings": "output.weight" not in names,
+        "dtype": halves[0] if halves and kinds <= set(FLOATS) else "float32",
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def unpacked_tensors(header: Header) -> list[Tensor]:
+    """List the tensors as numbers, as transformers holds them: nothing stays in blocks."""
+    return [
+        Tensor(tensor.name, "F32", tensor.shape, tensor.file, tensor.offset, 4 * tensor.params)
+        for tensor in header.tensors
+        if tensor.name not in NOT_WEIGHTS
+    ]
+
+
+def _largest(value: Any) -> Any:
+    return max(value) if isinstance(value, list) else value  # some models have one number a layer
+
+
+@lru_cache(maxsize=64)
+def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+        if start != MAGIC:
+            raise DataError(f"{path}: no GGUF file: it begins with {start!r}, and they begin with {MAGIC!r}")
+        blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    with blob:
+        try:
+            return _parse(_Reader(blob), path, size)
+        except (struct.error, IndexError, OverflowError) as error:
+            raise DataError(f"{path}: truncated: its {size} bytes end within the header") from error
+        except (UnicodeDecodeError, RecursionError, TypeError) as error:
+            raise DataError(f"{path}: damaged header ({error})") from error
+
+
+class _Reader:
+    """A place in the header that moves on with each value read."""
+
+    def __init__(self, blob: mmap.mmap) -> None:
+        self.blob, self.at = blob, 4
+
+    def scalar(self, kind: str) -> Any:
+        (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
+        self.at += struct.calcsize(f"<{kind}")
+        return value
+
+    def string(self, wanted: bool = True) -> str:
+        length = self.scalar("Q")
+        if length > len(self.blob) - self.at:
+            raise IndexError("the string ends beyond the file")
+        self.at += length
+        return self.blob[self.at - length : self.at].decode() if wanted else ""
+
+    def value(self, kind: int, path: Path) -> Any:
+        if kind == STRING:
+            return self.string()
+        if kind == ARRAY:
+            inner, count = self.scalar("I"), self.scalar("Q")
+            return self._array(inner, count, path)
+        if kind not in SCALARS:
+            raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
+        return self.scalar(SCALARS[kind])
+
+    def _array(self, kind: int, count: int, path: Path) -> Any:
+        if count <= LONG_ARRAY:
+            return [self.value(kind, path) for _ in range(count)]
+        if kind == STRING:
+            for _ in range(count):
+                self.string(wanted=False)
+        elif kind in SCALARS:
+            self.at += count * struct.calcsize(f"<{SCALARS[kind]}")
+        else:
+            raise DataError(f"{path}: damaged header: a long array of the type {kind} at byte {self.at}")
+        return count
+
+
+def _parse(reader: _Reader, path: Path, size: int) -> Header:
+    version = reader.scalar("I")
+    if version not in VERSIONS:
+        raise DataError(f"{path}: GGUF version {version}, and versions {' and '.join(map(str, VERSIONS))} can be read")
+    tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(pairs):
+        key = reader.string()
+        value = reader.value(reader.scalar("I"), path)
+        metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
+    if "general.architecture" not in metadata:
+        raise DataError(f"{path}: names no general.architecture, so it holds no model")
+    found = []
+    for _ in range(tensor_count):
+        name = reader.string()
+        shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[::-1]  # the fastest one stands first
+        kind, offset = reader.scalar("I"), reader.scalar("Q")
+        if kind not in BLOCKS:
+            raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
+        type_name, numbers, block_bytes = BLOCKS[kind]
+        found.append((name, type_name, shape, offset, math.prod(shape) // numbers * block_bytes))
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    start = math.ceil(reader.at / max(alignment, 1)) * alignment
+    tensors = tuple(Tensor(name, kind, shape, path, start + at, nbytes) for name, kind, shape, at, nbytes in found)
+    for tensor in tensors:
+        if tensor.offset + tensor.nbytes > size:
+            raise DataError(
+                f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
+                f"the file at {size}"
+            )
+    return Header(path, metadata, tensors)

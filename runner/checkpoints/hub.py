@@ -1,0 +1,295 @@
+"""Models from the hub, in the hub's own cache: an interrupted file goes on from its byte, a finished one is checked.
+
+huggingface_hub's `snapshot_download` begins a broken file anew and looks at nothing but its size. Here a file grows in
+`blobs/<checksum>.part`, goes on there in the next process, and becomes `blobs/<checksum>` only when its content has
+that checksum. What results is an ordinary cache, for `from_pretrained` and every other tool. The token is
+huggingface_hub's business (HF_TOKEN or its stored login): it is sent as a header and stands nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
+from huggingface_hub import errors as hub
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # lazily exported
+
+from runner.checkpoints import hub_cache
+from runner.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
+from runner.core.errors import ConfigError
+from runner.core.progress import Progress
+
+log = logging.getLogger(__name__)
+
+TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]  # the HTTP client's own error, whichever client it is
+UNREADABLE = (ValueError, KeyError, TypeError)  # an answer that is not a hub's
+CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
+RANGE_REFUSED = 416
+READ_BYTES = 4 * 2**20
+
+
+def find(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]) -> Snapshot:
+    """Ask the hub what a model is made of; where it cannot be asked, a complete cache is as good."""
+    patterns, asked = tuple(patterns), revision or constants.DEFAULT_REVISION
+    try:
+        folder_name = repo_folder_name(repo_id=name, repo_type="model")
+    except hub.HFValidationError as error:
+        raise ConfigError(f"{key}={name}: not a hub id: {error}") from error
+    repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
+    commit = hub_cache.cached_commit(repo, asked)
+    tree = hub_cache.read_tree(repo, commit)
+    cached = Snapshot(key, name, asked, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+    gaps = hub_cache.gaps(cached, patterns) if commit else []
+    if commit == asked and tree and not gaps:
+        return cached  # a commit never changes: nothing is to be asked
+    try:
+        if is_offline_mode():
+            raise hub.OfflineModeIsEnabled()
+        commit, tree = _ask(name, revision)
+    except (TRANSPORT, OSError, *UNREADABLE) as error:
+        usable = commit and cached.folder.is_dir() and not gaps
+        if usable and not isinstance(error, hub.RevisionNotFoundError):
+            if not is_offline_mode():
+                log.warning("%s=%s: %s: the files in the cache are used", key, name, _why(error))
+            return Snapshot(key, name, asked, commit, repo, ())
+        raise _refused(cached, error) or _not_here(cached, gaps, error) from error
+    return Snapshot(key, name, asked, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+
+
+def download(snapshot: Snapshot) -> None:
+    """Fetch what is missing; what is there stays, finished or begun, whatever happens."""
+    missing = snapshot.missing
+    snapshot.check_room()
+    _check_token()
+    try:
+        with Progress(sum(file.size for file in missing), f"download {snapshot.name}", "bytes") as bar:
+            meter = _Meter(bar)
+            for file in missing:
+                _fetch(snapshot, file, meter)
+                meter.finished += file.size
+        hub_cache.write_ref(snapshot)
+    except (TRANSPORT, OSError) as error:
+        raise _refused(snapshot, error) or _broken_off(snapshot, error) from error
+
+
+@lru_cache(maxsize=64)  # a job asks more than once where its model is, and goes on with what it was told first
+def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
+    """Return the commit that a revision stands for, and its files."""
+    _check_token()
+    seconds = constants.HF_HUB_ETAG_TIMEOUT
+    info = HfApi(library_name="runner").model_info(name, revision=revision, files_metadata=True, timeout=seconds)
+    if not COMMIT.fullmatch(info.sha or ""):
+        raise ValueError("the hub names no commit")
+    tree: Tree = {}
+    for sibling in info.siblings or []:
+        entry: dict[str, Any] = {"size": sibling.size, "blob_id": sibling.blob_id}
+        if sibling.lfs is not None:
+            entry |= {"lfs_sha256": sibling.lfs.sha256, "lfs_size": sibling.lfs.size}
+        tree[sibling.rfilename] = entry
+    return str(info.sha), tree
+
+
+# ------------------------------------------------------------------------------------------- one file
+
+
+@dataclass
+class _Meter:
+    """How far a download is, and how fast."""
+
+    bar: Progress
+    finished: int = 0  # bytes of the files that are done
+    received: int = 0  # bytes that came over the line
+    started: float = field(default_factory=time.perf_counter)
+
+    def hear(self, position: int, fresh: int) -> None:
+        self.received += fresh
+        rate = self.received / max(time.perf_counter() - self.started, 1e-9)
+        self.bar.show(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
+
+
+class _Part(FileIO):
+    """The beginning of a file, hashed as it grows; opened again, it goes on where it ended."""
+
+    def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
+        super().__init__(path, "a+")
+        self._meter = meter
+        self._git_head = None if len(checksum) == 64 else b"blob %d\0" % size
+        self.digest = self._new()
+        if self.tell() > size:
+            self.truncate(0)
+        self.seek(0)
+        while piece := self.read(READ_BYTES):
+            self.digest.update(piece)
+        meter.hear(self.tell(), 0)
+
+    def write(self, data: Any) -> int:
+        """Write all of it; what a full disk cuts short is the beginning of the next attempt."""
+        rest = memoryview(data)
+        while rest:
+            count = super().write(rest) or 0
+            self.digest.update(rest[:count])
+            rest = rest[count:]
+        self._meter.hear(self.tell(), len(data))
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Begin anew: the server did not go on where it was asked to."""
+        kept = super().truncate(size)
+        assert kept == 0, "a file is hashed from its first byte"
+        self.seek(0)
+        self.digest = self._new()
+        return kept
+
+    def _new(self) -> Any:
+        return hashlib.sha256() if self._git_head is None else hashlib.sha1(self._git_head)
+
+
+class _NoBar:
+    """In place of huggingface_hub's bar for each file: there is one for the whole download."""
+
+    def __init__(self, **_: Any) -> None: ...
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def update(self, count: float = 1) -> None: ...
+
+
+def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
+    """Bring one file into the cache; who holds its lock does it, who waited for the lock finds it done."""
+    url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
+    about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
+    checksum, size = file.checksum or about.etag or "", file.size if about.size is None else about.size
+    if not CHECKSUM.fullmatch(checksum):
+        raise ConfigError(
+            f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so nothing could tell "
+            "whether it arrives whole: use the hub itself, or a mirror that passes its ETags on"
+        )
+    hub_cache.begin(snapshot)
+    lock = snapshot.lock(checksum)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if not snapshot.blob(checksum).exists():
+            _grow(snapshot, file.name, url, checksum, size, meter)
+            snapshot.part(checksum).replace(snapshot.blob(checksum))
+        hub_cache.link(snapshot, file, checksum)
+
+
+def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
+    """Fetch the rest of a file, and hold the whole against its checksum."""
+    at, part = f"{snapshot.key}={snapshot.name}", snapshot.part(checksum)
+    if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        raise ConfigError(
+            f"{at}: {name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
+            f"`hf download {snapshot.name}` fetches it another way, into the same cache"
+        )
+    with _Part(part, checksum, size, meter) as stream:
+        begun = stream.tell()
+        try:
+            _get(url, stream, size)
+        except hub.HfHubHTTPError as error:
+            if error.response.status_code != RANGE_REFUSED or not begun:
+                raise
+            stream.truncate(0)
+            _get(url, stream, size)
+        os.fsync(stream.fileno())
+    if (found := stream.digest.hexdigest()) != checksum:
+        part.unlink()
+        before = f", {begun:,} of its bytes by an earlier run" if begun else ""
+        raise ConfigError(
+            f"{at}: {name} arrived damaged{before}: its checksum is {found[:12]}..., the hub says {checksum[:12]}.... "
+            "It is deleted and did not get into the cache; the same command fetches it anew"
+        )
+
+
+def _get(url: str, stream: _Part, size: int) -> None:
+    # compressed on the way, a file would have no byte to go on from
+    headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
+    target, no_bar = cast(BinaryIO, stream), cast(Any, _NoBar)
+    http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
+
+
+# --------------------------------------------------------------------------------------------- errors
+
+
+def _check_token() -> None:
+    """Refuse a token that no header can carry: the HTTP client's own message would show it."""
+    if not re.fullmatch(r"[!-~]*", get_token() or ""):
+        raise ConfigError("HF_TOKEN (or the hub's stored login) holds characters that no token has: set it anew")
+
+
+def _refused(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
+    """Say what the hub refuses, and how to mend it; None when it refuses nothing."""
+    at = f"{snapshot.key}={snapshot.name}"
+    if isinstance(error, hub.GatedRepoError):
+        return ConfigError(f"{at}: is gated: accept its licence on the hub and set HF_TOKEN")
+    if isinstance(error, hub.RevisionNotFoundError):
+        where = f"model.revision={snapshot.revision}" if snapshot.key == "model.name" else at
+        return ConfigError(f"{where}: {snapshot.name} has no such branch, tag or commit")
+    if isinstance(error, hub.RepositoryNotFoundError):
+        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
+        return ConfigError(f"{at}: no folder {Path(snapshot.name).absolute()}, and {reason}")
+    if _status(error) == 401:
+        return ConfigError(f"{at}: the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it")
+    return None
+
+
+def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
+    """Say that a model is neither in the cache nor to be had: not at all, or which files of it."""
+    at = f"{cached.key}={cached.name}"
+    if not gaps:
+        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {_why(error)}")
+    few = ", ".join(gaps[:5]) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
+    return ConfigError(
+        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few}, and {_why(error)}. "
+        "With the hub in reach, the same command fetches what is missing"
+    )
+
+
+def _broken_off(snapshot: Snapshot, error: BaseException) -> ConfigError:
+    """Say why a download ended before its end."""
+    at, code = f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return ConfigError(
+            f"{at}: the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
+            "run the same command, or name a larger disk with model.cache_dir=FOLDER or HF_HOME"
+        )
+    if code is not None and isinstance(error, OSError):
+        where = error.filename or snapshot.repo
+        return ConfigError(f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER")
+    return ConfigError(f"{at}: the download broke off: {_why(error)}. The same command goes on from where it was")
+
+
+def _why(error: BaseException) -> str:
+    """Say in a few words why the hub does not give what it is asked for; never what was sent to it."""
+    status = _status(error)
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return "the hub cannot be reached (HF_HUB_OFFLINE=1)"
+    if status is not None:
+        return f"the hub ({_host()}) answers with status {status}"
+    if isinstance(error, UNREADABLE):
+        return f"what answers at {_host()} is no hub"
+    if type(error) is OSError:  # http_get's own
+        return f"the hub ({_host()}) sent another number of bytes than it said"
+    return f"the hub ({_host()}) cannot be reached ({type(error).__name__})"
+
+
+def _status(error: BaseException) -> int | None:
+    return error.response.status_code if isinstance(error, hub.HfHubHTTPError) else None
+
+
+def _host() -> str:
+    return urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]

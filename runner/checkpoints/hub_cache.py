@@ -1,0 +1,177 @@
+"""The hub's cache on disk, as huggingface_hub lays it out: what a snapshot should hold, what is there, what is missing.
+
+CACHE/models--OWNER--NAME/blobs/<checksum>           contents; <checksum>.part while one is being fetched
+                          snapshots/<commit>/FILE    links to them: the folder that a model is read from
+                          refs/<revision>            the commit that a branch or tag was when it was last asked for
+                          trees/<commit>.json        what the repository holds at a commit, with sizes and checksums
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints import disk
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TREE_FORMAT = 1
+WEIGHTS = (".safetensors", ".bin")
+MAIN = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
+SPARE = re.compile(r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors")  # the same weights again
+SUBFOLDER = "additional_chat_templates/"  # the one that transformers reads
+
+Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file lfs_size, lfs_sha256
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a repository; its checksum names its blob, too, and is empty where the listing has none."""
+
+    name: str
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a hub id at a revision is made of, and where in the cache it belongs."""
+
+    key: str
+    name: str
+    revision: str
+    commit: str
+    repo: Path
+    files: tuple[File, ...]
+    tree: Tree = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that a model is read from."""
+        return self.repo / "snapshots" / self.commit
+
+    @property
+    def missing(self) -> list[File]:
+        """The files that have to be fetched, small ones first."""
+        absent = [file for file in self.files if not (self.folder / file.name).exists()]
+        return sorted(absent, key=lambda file: (file.name.endswith(WEIGHTS), file.name))
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much has to be fetched; what an interrupted download left is there already."""
+        return sum(max(0, file.size - self._there(file)) for file in self.missing)
+
+    def check_room(self) -> None:
+        """Refuse a download that does not fit on the disk."""
+        disk.check_download(self.key, self.name, self.missing_bytes, self.repo.parent)
+
+    def blob(self, checksum: str) -> Path:
+        """Where a file's content belongs."""
+        return self.repo / "blobs" / checksum
+
+    def part(self, checksum: str) -> Path:
+        """Where a file's content grows."""
+        return self.repo / "blobs" / f"{checksum}.part"
+
+    def lock(self, checksum: str) -> Path:
+        """What is held while a file is fetched, by huggingface_hub, too."""
+        return self.repo.parent / ".locks" / self.repo.name / f"{checksum}.lock"
+
+    def _there(self, file: File) -> int:
+        places = (self.blob(file.checksum), self.part(file.checksum)) if file.checksum else ()
+        return next((place.stat().st_size for place in places if place.exists()), 0)
+
+
+def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
+    """Pick what a model needs of a repository: what lies at its top and matches, and no weights twice."""
+    top = [name for name in tree if not set("/\\") & set(name.removeprefix(SUBFOLDER))]
+    twice = any(MAIN.fullmatch(name) for name in top)
+    names = [name for name in top if any(fnmatchcase(name, one) for one in patterns)]
+    return tuple(_file(name, tree[name]) for name in names if not (twice and SPARE.fullmatch(name)))
+
+
+def _file(name: str, entry: dict[str, Any]) -> File:
+    size, checksum = entry.get("lfs_size") or entry.get("size"), entry.get("lfs_sha256") or entry.get("blob_id")
+    return File(name, int(size or 0), str(checksum or ""))
+
+
+def begin(snapshot: Snapshot) -> None:
+    """Write down what the snapshot should hold, so that a half of it is known for one later."""
+    for folder in (snapshot.repo / "blobs", snapshot.folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
+    _replace(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
+    if not (snapshot.repo / "refs" / snapshot.revision).exists():
+        write_ref(snapshot)  # at once; but one that leads to a complete snapshot leads there until this one is
+
+
+def write_ref(snapshot: Snapshot) -> None:
+    """Note which commit the branch or tag is."""
+    if snapshot.revision != snapshot.commit:
+        _replace(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
+
+
+def link(snapshot: Snapshot, file: File, checksum: str) -> None:
+    """Put a file whose content is there into the snapshot."""
+    blob = snapshot.blob(checksum)
+    _replace(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
+
+
+def _replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or a link beside its place and put it there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.unlink(missing_ok=True)
+    try:
+        make(fresh)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def cached_commit(repo: Path, revision: str) -> str:
+    """Return the commit that a revision was when it was last asked for; empty where the cache does not know."""
+    if COMMIT.fullmatch(revision):
+        return revision
+    try:
+        commit = (repo / "refs" / revision).read_text().strip()
+    except (OSError, ValueError):
+        return ""
+    return commit if COMMIT.fullmatch(commit) else ""
+
+
+def read_tree(repo: Path, commit: str) -> Tree:
+    """Return what a repository holds at a commit; nothing where nobody wrote it down."""
+    try:
+        stored = json.loads(_tree_path(repo, commit).read_text())
+        return dict(stored["files"]) if stored["format_version"] == TREE_FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
+    """Name what a cached snapshot lacks: by its listing, by an index of shards, or because it has no weights at all."""
+    if cached.tree or not cached.folder.is_dir():
+        return [file.name for file in cached.missing]
+    if not any(one.endswith(WEIGHTS) for one in patterns):
+        return []
+    there = {path.name for path in cached.folder.iterdir() if path.exists()}
+    shards: set[str] = set()
+    for index in cached.folder.glob("*.index.json"):
+        try:
+            shards |= set(map(str, json.loads(index.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # who reads a damaged index says so
+    if shards:
+        return sorted(shards - there)
+    return [] if any(name.endswith(WEIGHTS) for name in there) else ["the weights (*.safetensors or *.bin)"]
+
+
+def _tree_path(repo: Path, commit: str) -> Path:
+    return repo / "trees" / f"{commit}.json"

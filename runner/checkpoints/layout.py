@@ -1,0 +1,135 @@
+"""Where the tensors of a checkpoint stand in the model, by their names on disk.
+
+Names on disk, not module names: some families rename at load. Everything is decided from headers alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.checkpoints.weight_files import Checkpoint, Tensor
+from runner.core.errors import DataError
+
+LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.|^(output|score)\.")
+TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)\.[^.]+$")
+EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe)\.|project_in")
+FINAL_NORM = re.compile(r"(?!word_embed|embed_|emb_)(\w*norm\w*|ln_\w+)\.")
+NORM = re.compile(r"norm|(^|\.)ln_\w+\.")
+ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
+MLP = re.compile(r"mlp|feed_?forward|ffn|experts|(^|\.)(fc\d|dense_\w+|wi|wo)\.", re.IGNORECASE)
+
+
+@dataclass
+class Layout:
+    """The tensors of a checkpoint by their place in the model."""
+
+    stack: str  # what stands before the layer number, e.g. model.layers
+    layers: list[list[Tensor]]
+    first: list[Tensor] = field(default_factory=list)  # embeddings and all else that comes before the layers
+    norm: list[Tensor] = field(default_factory=list)
+    head: list[Tensor] = field(default_factory=list)
+    tied: list[Tensor] = field(default_factory=list)  # the embedding that is also the head
+
+
+def find_layers(checkpoint: Checkpoint) -> Layout:
+    """Sort the tensors by place, from their names and config.json."""
+    count, key = _num_layers(checkpoint)
+    groups: dict[str, dict[int, list[Tensor]]] = {}
+    for tensor in checkpoint.tensors:
+        for prefix, index in _numbered(tensor.name):
+            groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
+    covering = {prefix: found for prefix, found in groups.items() if all(index in found for index in range(count))}
+    if not covering:
+        found = ", ".join(f"{prefix}.{min(have)}..{max(have)}" for prefix, have in list(groups.items())[:5])
+        raise DataError(
+            f"{checkpoint.folder}: config.json says {key}={count}, but no tensor names are numbered "
+            f"0..{count - 1} (found {found or 'no numbers'})"
+        )
+    outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
+
+    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another depth or is smaller
+        found = covering[prefix]
+        return len(found) == count, sum(map(_nbytes, found.values()))
+
+    stack = max(outermost, key=weight)
+    numbered = covering[stack]
+    layout = Layout(stack, [numbered[index] for index in range(count)])
+    for index in sorted(numbered.keys() - range(count)):
+        layout.layers[-1].extend(numbered[index])  # multi-token prediction is numbered on
+    inside = {tensor.name for layer in layout.layers for tensor in layer}
+    parent = _module(stack)
+    for tensor in checkpoint.tensors:
+        if tensor.name not in inside:
+            _place(tensor, parent, layout)
+    if not layout.head and _setting(checkpoint.config, "tie_word_embeddings", True):
+        layout.tied = _token_embedding(layout.first, parent)
+    return layout
+
+
+def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
+    for key in LAYER_COUNT_KEYS:
+        count = _setting(checkpoint.config, key, None)
+        if type(count) is int and count >= 1:
+            return count, key
+    raise DataError(f"{checkpoint.folder / 'config.json'}: names no number of layers ({', '.join(LAYER_COUNT_KEYS)})")
+
+
+def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
+    """Look a key up in config.json, or in the text half of a multimodal one."""
+    text = config.get("text_config")
+    return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
+
+
+def _numbered(name: str) -> Iterator[tuple[str, int]]:
+    """Yield (what stands before it, number) for every number among a tensor name's components."""
+    words = name.split(".")
+    for position, word in enumerate(words):
+        if word.isascii() and word.isdigit():
+            yield ".".join(words[:position]), int(word)
+
+
+def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
+    """Put a tensor that is in no layer to the head, the final norm, or before the layers."""
+    local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
+    beside_stack = not parent or local != tensor.name
+    if HEAD.search(tensor.name):
+        layout.head.append(tensor)
+    elif beside_stack and (FINAL_NORM.match(local) or local.startswith("project_out.")):
+        layout.norm.append(tensor)
+    else:
+        layout.first.append(tensor)
+
+
+def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
+    """Find the token embedding, all tensors of it: beside the layers, else the largest one anywhere."""
+    found = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
+    modules = list(dict.fromkeys(_module(tensor.name) for tensor in found))
+    beside = [module for module in modules if _module(module) == parent]
+
+    def size(module: str) -> int:
+        return _nbytes(tensor for tensor in found if _module(tensor.name) == module)
+
+    chosen = max(beside or modules, key=size, default=None)
+    return [tensor for tensor in found if _module(tensor.name) == chosen]
+
+
+def _module(name: str) -> str:
+    """What a name stands in: all but its last component."""
+    return name.rpartition(".")[0]
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def layer_type(name: str) -> str:
+    """Say what kind of layer a tensor belongs to, by its name."""
+    module = ".".join(name.split(".")[-2:])
+    if NORM.search(module):
+        return "norm"
+    kinds = (("head", HEAD), ("embedding", EMBEDDING), ("attention", ATTENTION), ("mlp", MLP))
+    return next((kind for kind, pattern in kinds if pattern.search(name)), "other")

@@ -1,0 +1,229 @@
+"""Where a model's files are, and what is in them: local folder, hub cache or download; SHA-256 for identity.
+
+Imports no torch and no transformers: a job is identified, and refused, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints import gguf_file, random_weights
+from runner.checkpoints.byteio import file_sha256
+from runner.checkpoints.weight_files import load_json
+from runner.config.lora import AdapterConfig, LoraConfig, PthConfig
+from runner.config.model import LocalConfig, ModelConfig, StubConfig
+from runner.core.errors import ConfigError
+from runner.core.machine import MIB
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
+OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
+# what transformers takes from the folder of a .gguf file, before what the file itself says
+BESIDE_GGUF = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+_only_looking = ContextVar("only_looking", default=False)
+
+
+class ToDownload(Exception):
+    """Something has to be downloaded before more can be said, and this is the time for looking only."""
+
+
+@contextmanager
+def only_looking(wanted: bool = True) -> Iterator[None]:
+    """While a plan is made nothing is downloaded: what would be is raised as ToDownload."""
+    before = _only_looking.set(wanted)
+    try:
+        yield
+    finally:
+        _only_looking.reset(before)
+
+
+def locate(model: ModelConfig) -> Path:
+    """Return the local folder of a model's files, or its .gguf file; only a hub id is downloaded."""
+    if model.random_weights:
+        return random_weights.make(model)
+    path = Path(model.name).expanduser().absolute()
+    if isinstance(model, LocalConfig) and not path.exists():
+        raise ConfigError(
+            f"model.name={model.name}: there is no folder and no .gguf file {path}, and model=local never asks the "
+            "hub: give a path that exists, or use model=auto for a hub id"
+        )
+    if model.name == "embedded" and not isinstance(model, LocalConfig):
+        return MODEL_DIR
+    if gguf_file.is_gguf(path):
+        return path
+    folder = _folder(model.name, "model.name", "model")
+    if folder is None:
+        folder = _download(model.name, "model.name", model.revision, model.cache_dir)
+    elif not (folder / "config.json").exists() and (files := sorted(file.name for file in folder.glob("*.gguf"))):
+        raise ConfigError(
+            f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
+            + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
+        )
+    _require(folder, "model.name", model.name, ("config.json",))
+    return folder
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the config.json of a model's folder, or what the header of a .gguf file says in its words."""
+    if path.is_dir():
+        return load_json(path / "config.json")
+    return gguf_file.read_settings(gguf_file.read_header(path))
+
+
+def for_transformers(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and the further arguments with which transformers finds a model: it wants .gguf files apart."""
+    here = {"local_files_only": True}
+    return (path, here) if path.is_dir() else (path.parent, here | {"gguf_file": path.name})
+
+
+def locate_config(name: str) -> Path:
+    """Return a folder with a model's config.json; of a hub id, nothing else is fetched."""
+    if name == "embedded":
+        return MODEL_DIR
+    folder = _folder(name, "--base", "model") or _download(name, "--base", None, None, ["config.json"])
+    _require(folder, "--base", name, ("config.json",))
+    return folder
+
+
+def locate_adapter(lora: LoraConfig, model: ModelConfig) -> Path | None:
+    """Return the adapter's local folder (peft) or file (pth), or None when the job has none."""
+    if not isinstance(lora, AdapterConfig):
+        return None
+    is_file = isinstance(lora, PthConfig)
+    if lora.path == "embedded":
+        if model.name != "embedded":
+            raise ConfigError(
+                f"lora.path=embedded fits only model=embedded, not model.name={model.name}: "
+                f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
+            )
+        return LORA_PTH_PATH if is_file else LORA_PEFT_DIR
+    if is_file:
+        return _adapter_file(lora.path)
+    folder = _folder(lora.path, "lora.path", "adapter") or _download(lora.path, "lora.path", None, model.cache_dir)
+    _require(folder, "lora.path", lora.path, ("adapter_config.json",))
+    return folder
+
+
+def evidence(model: ModelConfig, lora: LoraConfig, cache: Path) -> dict[str, str]:
+    """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
+    if isinstance(model, StubConfig):
+        return {"model": "stub"}
+    hashes = {"model": random_weights.sha256(model) if model.random_weights else model_sha256(locate(model), cache)}
+    adapter = locate_adapter(lora, model)
+    if adapter is not None:
+        hashes["lora"] = folder_sha256(adapter, cache) if adapter.is_dir() else file_sha256(adapter)
+    return hashes
+
+
+def model_sha256(path: Path, cache: Path) -> str:
+    """Hash a model's folder, or a .gguf file with what transformers would take from beside it."""
+    if path.is_dir():
+        return folder_sha256(path, cache)
+    beside = [path.with_name(name) for name in BESIDE_GGUF if path.with_name(name).is_file()]
+    return _sha256({"model.gguf": path} | {file.name: file for file in beside}, cache)
+
+
+def folder_sha256(folder: Path, cache: Path) -> str:
+    """Hash names and contents of the files that decide what a model says."""
+    files = sorted({file for pattern in WEIGHT_PATTERNS + OTHER_PATTERNS for file in folder.glob(pattern)})
+    return _sha256({file.name: file for file in files}, cache)
+
+
+def _sha256(files: dict[str, Path], cache: Path) -> str:
+    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime and inode."""
+    known = _read_cache(cache)
+    fresh: dict[str, str] = {}
+    total = hashlib.sha256()
+    for name, file in files.items():
+        stat = file.stat()
+        key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+        digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
+        total.update(f"{name} {digest}\n".encode())
+    if fresh:
+        _write_cache(cache, known | fresh)
+    return total.hexdigest()
+
+
+def _folder(name: str, key: str, what: str) -> Path | None:
+    """Return the folder that name means, None when it is a hub id; an absent folder is an error."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if path.exists():
+        also = " or a .gguf file" if what == "model" else ""
+        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
+    looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
+    looks_local |= name.endswith(".gguf")  # no hub id, although OWNER/FILE.gguf reads like one
+    if looks_local:
+        raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}")
+    if "/" not in name:
+        raise ConfigError(
+            f"{key}={name}: no folder {path.absolute()}, and no hub id (those read OWNER/NAME). "
+            "Give a folder, a hub id, or model=embedded"
+        )
+    return None
+
+
+def _adapter_file(name: str) -> Path:
+    """Return the `.pth` file that name means; a folder or nothing at all is an error."""
+    path = Path(name).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigError(f"lora.path={name}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft")
+    if not path.is_file():
+        raise ConfigError(f"lora.path={name}: there is no file {path}")
+    return path
+
+
+def _require(folder: Path, key: str, value: str, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(f"{key}={value}: {folder} holds no {' or '.join(missing)}, so it is not what {key} needs")
+
+
+def _download(name: str, key: str, revision: str | None, cache_dir: str | None, only: list[str] | None = None) -> Path:
+    """Return the folder of a hub id's files in the hub's cache, after fetching what is not there yet."""
+    from runner.checkpoints import hub  # its import takes longer than most jobs need to be identified
+
+    snapshot = hub.find(key, name, revision, cache_dir, only or [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS])
+    if missing := snapshot.missing:
+        if _only_looking.get():
+            snapshot.check_room()
+            raise ToDownload(
+                f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {name} "
+                f"(commit {snapshot.commit[:12]}), into {snapshot.repo}"
+            )
+        hub.download(snapshot)
+    return snapshot.folder
+
+
+def _read_cache(cache: Path) -> dict[str, str]:
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}  # no cache yet, or a torn one: it is rebuilt
+    return known if isinstance(known, dict) else {}
+
+
+def _write_cache(cache: Path, known: dict[str, str]) -> None:
+    partial = cache.with_name(f"{cache.name}.{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(known, indent=0))
+        partial.replace(cache)
+    except OSError:
+        return  # a cache that cannot be kept costs time, not correctness; the output folder's own check speaks up

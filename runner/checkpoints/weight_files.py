@@ -1,0 +1,246 @@
+"""A checkpoint on disk: which files count, and their safetensors headers, read and checked; no weights.
+
+Imports neither torch nor safetensors: planning needs headers only, and what a damaged or hostile file says is
+refused, with tensor, expected and actual, before anything is written. Who knows how to read a .bin hands that in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.core.errors import DataError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+NAMES = {"safetensors": (SINGLE, INDEX), "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json")}
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".npz",
+)
+DTYPE_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: `offset` counts bytes from the start of its file."""
+
+    name: str
+    dtype: str  # as safetensors spells it: BF16, F8_E4M3, I8
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+    strides: tuple[int, ...] | None = None  # in numbers; of a .bin only, where a tensor need not lie in one piece
+
+    @property
+    def params(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights: raw header (length field included; a .bin has none), tensors in the order of their bytes."""
+
+    path: Path
+    size: int
+    header: bytes
+    metadata: dict[str, str]
+    tensors: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder: the weight files that count, the files around them, and what is not taken along."""
+
+    folder: Path
+    config: dict[str, Any]
+    files: list[WeightFile]
+    companions: list[Path]
+    left_out: list[str] = field(default_factory=list)
+    format: str = "safetensors"
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, file by file."""
+        return [tensor for file in self.files for tensor in file.tensors]
+
+
+def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
+    """Read the headers of a model folder and check that they, the files and the index agree.
+
+    safetensors come first, as in transformers; the older .bin only where the caller brings a reader of it.
+    """
+    readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
+    for kind, reader in readers.items():
+        single, index = (folder / name for name in NAMES[kind])
+        if single.exists():
+            files = [reader(single)]
+        elif index.exists():
+            files = _read_shards(index, reader)
+        else:
+            continue
+        break
+    else:
+        found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
+        names = ", ".join(name for kind in readers for name in NAMES[kind])
+        raise DataError(f"{folder} holds none of {names} (weight files found: {found})")
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    kept = {INDEX} if kind == "safetensors" and not single.exists() else set()  # that of a .bin describes only itself
+    companions = [path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))]
+    known = {file.path.name for file in files} | {path.name for path in companions}
+    left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
+    return Checkpoint(folder, load_json(folder / "config.json"), files, companions, left_out, kind)
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith((*WEIGHT_SUFFIXES, ".safetensors.index.json", ".bin.index.json"))
+
+
+def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[WeightFile]:
+    """Read every shard that the index names; both must tell the same story, tensor by tensor."""
+    weight_map = load_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DataError(f"{index}: weight_map must map tensor names to file names, found {_short(weight_map)}")
+    for name, shard in weight_map.items():
+        if not is_bare_name(shard):
+            raise DataError(f"{index}: tensor {name} is said to lie in {shard!r}; expected a bare file name")
+    files = []
+    for shard in sorted(set(weight_map.values())):
+        if not (index.parent / shard).is_file():
+            raise DataError(f"{index}: names the file {shard}, which does not exist in {index.parent}")
+        files.append(read(index.parent / shard))
+    actual: dict[str, str] = {}
+    for file in files:
+        for tensor in file.tensors:
+            if tensor.name in actual:
+                raise DataError(f"tensor {tensor.name} lies in two files: {actual[tensor.name]} and {file.path.name}")
+            actual[tensor.name] = file.path.name
+    for name, shard in weight_map.items():
+        if actual.get(name) != shard:
+            where = f"it lies in {actual[name]}" if name in actual else "no file holds it"
+            raise DataError(f"{index}: tensor {name} is expected in {shard}, but {where}")
+    for name, shard in actual.items():
+        if name not in weight_map:
+            raise DataError(f"{index}: says nothing of tensor {name}, which lies in {shard}")
+    return files
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Read and check one safetensors header; no weights are read."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+                raise DataError(
+                    f"{path}: truncated or no safetensors file: its header should be {length} bytes long, "
+                    f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})"
+                )
+            return parse_header(start + stream.read(length), path, size)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
+    """Check a raw header against the size of its file: types, sizes, order, no overlap, no hole, no rest."""
+    entries = parse_object(header[8:], str(path))
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise DataError(f"{path}: __metadata__ must map names to text, found {_short(metadata)}")
+    tensors = sorted(
+        (_tensor(name, entry, path, len(header)) for name, entry in entries.items()),
+        key=lambda tensor: (tensor.offset, tensor.nbytes),
+    )
+    position = len(header)
+    for tensor in tensors:
+        if tensor.offset != position:
+            what = "overlaps the one before it" if tensor.offset < position else "leaves a hole before it"
+            raise DataError(f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found")
+        position += tensor.nbytes
+        if position > size:
+            raise DataError(
+                f"{path}: truncated: tensor {tensor.name} should end at byte {position}, the file at {size}"
+            )
+    if position != size:
+        raise DataError(f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found")
+    return WeightFile(path, size, header, metadata, tensors)
+
+
+def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        sound = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {_short(entry)}")
+    if dtype not in DTYPE_BITS:
+        raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if (end - begin) * 8 != bits:
+        raise DataError(
+            f"{path}: tensor {name}: {dtype} of shape {_short(shape)} needs {bits / 8:.10g} bytes, "
+            f"its data_offsets {begin}..{end} hold {end - begin}"
+        )
+    return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a key that stands twice is an error."""
+    try:
+        return parse_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object; a key that stands twice is an error, which names where."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise DataError(f"{where}: the key {key!r} stands twice in one JSON object")
+            values[key] = value
+        return values
+
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON object expected, found {_short(value)}")
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def is_bare_name(name: object) -> bool:
+    """Tell whether name is a plain file name: no folder, no way out of one."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

@@ -1,0 +1,16 @@
+"""What fields of the schema are made of: the marker of a missing value, and fields outside a job's identity."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
+
+
+def inert(default: Any, why: str) -> Any:
+    """A field that stays out of the job's identity, and the reason why."""
+    return field(default=default, metadata={"inert": why})
+
+
+HASHED = "a place; the SHA-256 of what lies there counts instead"

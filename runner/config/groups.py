@@ -1,0 +1,75 @@
+"""Every group of the menu, and the schema behind each of its choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig, PeftConfig, PthConfig
+from runner.config.model import LocalConfig, ModelConfig, StubConfig
+from runner.config.quantization import (
+    AwqConfig,
+    Fp4Config,
+    GgufConfig,
+    GptqConfig,
+    Int8Config,
+    Nf4Config,
+    QuantizationConfig,
+    TorchaoInt8Config,
+)
+from runner.config.rope import (
+    Rope2dConfig,
+    RopeConfig,
+    RopeDynamicConfig,
+    RopeLinearConfig,
+    RopeLlama3Config,
+    RopeYarnConfig,
+)
+from runner.config.task import (
+    ArchiveConfig,
+    GenerateConfig,
+    Gsm8kConfig,
+    MemoryConfig,
+    MergeConfig,
+    PipelineConfig,
+    SplitConfig,
+    SweepConfig,
+    VerifyConfig,
+)
+from runner.config.tracking import TrackingConfig
+
+GROUPS: dict[str, dict[str, type[Any]]] = {
+    "model": {"model": ModelConfig, "local": LocalConfig, "stub": StubConfig},
+    "quantization": {
+        "none": QuantizationConfig,
+        "int8": Int8Config,
+        "nf4": Nf4Config,
+        "fp4": Fp4Config,
+        "torchao_int8": TorchaoInt8Config,
+        "gptq": GptqConfig,
+        "awq": AwqConfig,
+        "gguf": GgufConfig,
+    },
+    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
+    "rope": {
+        "native": RopeConfig,
+        "rope_2d": Rope2dConfig,
+        "linear": RopeLinearConfig,
+        "dynamic": RopeDynamicConfig,
+        "yarn": RopeYarnConfig,
+        "llama3": RopeLlama3Config,
+    },
+    "generation": {"generation": GenerationConfig},
+    "task": {
+        "gsm8k": Gsm8kConfig,
+        "generate": GenerateConfig,
+        "sweep": SweepConfig,
+        "memory": MemoryConfig,
+        "split": SplitConfig,
+        "merge": MergeConfig,
+        "verify": VerifyConfig,
+        "archive": ArchiveConfig,
+        "pipeline": PipelineConfig,
+    },
+    "tracking": {"tracking": TrackingConfig},
+}

@@ -1,0 +1,46 @@
+"""lora – no adapter, a PEFT adapter, or a square-only one in a .pth file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.config.fields import HASHED, MISSING, inert
+from runner.core.errors import check
+
+
+@dataclass
+class LoraConfig:
+    """No adapter."""
+
+    name: str = "none"
+
+
+@dataclass
+class AdapterConfig(LoraConfig):
+    """Shared keys of the adapters: where it is, and whether it is folded into the weights."""
+
+    name: str = MISSING
+    path: str = inert(MISSING, HASHED)
+    merge: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.path.strip()), "lora.path", repr(self.path), "give the adapter's folder, hub id or .pth file")
+
+
+@dataclass
+class PeftConfig(AdapterConfig):
+    """A PEFT adapter: a local folder, a hub id, or `embedded` for the one that ships with the runner."""
+
+    name: str = "peft"
+
+
+@dataclass
+class PthConfig(AdapterConfig):
+    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null = as the file has it."""
+
+    name: str = "pth"
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.rank is None or self.rank >= 1, "lora.rank", self.rank, "must be 1 or more, or null")

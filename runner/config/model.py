@@ -1,0 +1,98 @@
+"""model – which model, and how it is held: device, dtype, attention."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from runner.config.fields import HASHED, MISSING, inert
+from runner.core.errors import ConfigError, check
+
+
+class Dtype(StrEnum):
+    """Number format of the weights and activations; auto = as the checkpoint says."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(StrEnum):
+    """Attention implementation; auto = what transformers picks."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    eager = "eager"
+    flash_attention_2 = "flash_attention_2"
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: the embedded one, a local folder or a hub id."""
+
+    name: str = inert(MISSING, HASHED)
+    revision: str | None = inert(None, HASHED)
+    cache_dir: str | None = inert(None, HASHED)
+    device: str = "auto"
+    dtype: Dtype = Dtype.auto
+    attention: Attention = Attention.auto
+    device_map: str | None = None
+    max_memory: Any = None  # {place: size}; OmegaConf has no type for keys that are numbers or words
+    threads: int | None = None
+    shape: str | None = inert(None, HASHED)
+    random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
+    trust_remote_code: bool = False
+    check_memory: bool = inert(True, "refuses what would not fit, and changes nothing in what does")
+
+    def __post_init__(self) -> None:
+        check(self.threads is None or self.threads >= 1, "model.threads", self.threads, "must be 1 or more, or null")
+        kind, _, index = self.device.partition(":")
+        known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
+        check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
+        check(bool(self.name.strip()), "model.name", repr(self.name), "give a folder or a hub id")
+        check(
+            self.device_map in (None, "auto"), "model.device_map", self.device_map, "use auto, or null for one device"
+        )
+        check(
+            self.max_memory is None or isinstance(self.max_memory, dict),
+            "model.max_memory",
+            self.max_memory,
+            "give {0: 3GB, cpu: 8GB}",
+        )
+        self.max_memory = {str(place): str(size) for place, size in (self.max_memory or {}).items()} or None
+        for place, size in (self.max_memory or {}).items():
+            key = f"model.max_memory.{place}"
+            check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
+            check(
+                re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None, key, size, "give a size such as 3GB or 800MiB"
+            )
+        if self.max_memory and self.device_map is None:
+            raise ConfigError("model.max_memory needs model.device_map=auto, which spreads the model over devices")
+        if self.device_map == "auto" and self.device != "auto":
+            raise ConfigError(f"model.device_map=auto with model.device={self.device}: give one of the two")
+
+
+@dataclass
+class LocalConfig(ModelConfig):
+    """A folder or a .gguf file on this machine: never taken for a hub id, never looked for in the network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need = "only a hub has revisions: leave it out, or use model=auto"
+        check(self.revision is None, "model.revision", self.revision, need)
+        check(not self.random_weights, "model.random_weights", self.random_weights, "a local model has its own weights")
+
+
+@dataclass
+class StubConfig(ModelConfig):
+    """No weights: echoes the head of the prompt, to wire up whole grids in seconds."""
+
+    name: str = inert("stub", HASHED)
+    delay_s: float = inert(0.0, "only slows the stub down")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")

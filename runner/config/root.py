@@ -1,0 +1,57 @@
+"""One job, whole: a choice from every group and the keys that stand above them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runner.config.fields import MISSING, inert
+from runner.config.generation import GenerationConfig
+from runner.config.lora import AdapterConfig, LoraConfig
+from runner.config.model import ModelConfig
+from runner.config.quantization import QuantizationConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import TaskConfig
+from runner.config.tracking import TrackingConfig
+from runner.core.errors import ConfigError, check
+
+
+class Print(StrEnum):
+    """What goes to stdout when a job ends."""
+
+    table = "table"
+    json = "json"
+    none = "none"
+
+
+@dataclass
+class RunnerConfig:
+    """One job, whole: a choice from every group and the keys that stand above them."""
+
+    model: ModelConfig = MISSING
+    quantization: QuantizationConfig = MISSING
+    lora: LoraConfig = MISSING
+    rope: RopeConfig = MISSING
+    generation: GenerationConfig = MISSING
+    task: TaskConfig = MISSING
+    tracking: TrackingConfig = inert(MISSING, "where results are logged, not what they are")
+    seed: int = 0
+    output_dir: str = inert("outputs", "where results lie, not what they are")
+    print: Print = inert(Print.table, "what is shown, not what is computed")
+    plan: bool = inert(False, "shows what would be done and does nothing")
+    rerun: bool | str = inert(False, "asks for the same job again")
+    workers: str = inert("auto", "how many processes share a grid's jobs")
+    job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
+        check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
+        workers_ok = self.workers == "auto" or (self.workers.isdigit() and int(self.workers) >= 1)
+        check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
+        timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
+        check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
+        if isinstance(self.lora, AdapterConfig) and self.lora.merge and self.quantization.name not in ("none", "gguf"):
+            raise ConfigError(
+                f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
+                "loses precision; use lora.merge=false, or quantization=none"
+            )

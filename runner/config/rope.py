@@ -1,0 +1,99 @@
+"""rope – how positions are encoded: the model's own way, two coordinates, or a scaling for longer contexts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.config.fields import MISSING
+from runner.core.errors import check
+
+
+@dataclass
+class RopeConfig:
+    """The model's own rotary embedding, untouched."""
+
+    name: str = "native"
+
+
+@dataclass
+class Rope2dConfig(RopeConfig):
+    """Two coordinates a token: the last pairs turn with branch and time in turns, the rest with the position."""
+
+    name: str = "rope_2d"
+    ratio: float = 0.5
+    stride: int = 128
+
+    def __post_init__(self) -> None:
+        check(0 <= self.ratio <= 1, "rope.ratio", self.ratio, "must lie in 0..1")
+        check(self.stride >= 1, "rope.stride", self.stride, "must be 1 or more")
+
+
+@dataclass
+class RopeScalingConfig(RopeConfig):
+    """Shared key of transformers' own scalings: how many times longer the context becomes."""
+
+    name: str = MISSING
+    factor: float = MISSING
+
+    def __post_init__(self) -> None:
+        check(1 <= self.factor < float("inf"), "rope.factor", self.factor, "must be 1 or more")
+
+
+@dataclass
+class RopeLinearConfig(RopeScalingConfig):
+    """Linear scaling: every angle is divided by the factor."""
+
+    name: str = "linear"
+
+
+@dataclass
+class RopeDynamicConfig(RopeScalingConfig):
+    """Dynamic NTK scaling: the base grows with the sequence, once it is longer than the model's own positions."""
+
+    name: str = "dynamic"
+
+
+@dataclass
+class RopeLengthScalingConfig(RopeScalingConfig):
+    """Shared key of the scalings that look at the length of pretraining; null = as the model says."""
+
+    original_max_position_embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length = self.original_max_position_embeddings
+        need = "must be 1 or more, or null for the model's own"
+        check(length is None or length >= 1, "rope.original_max_position_embeddings", length, need)
+
+
+@dataclass
+class RopeYarnConfig(RopeLengthScalingConfig):
+    """YaRN: low frequencies are stretched, high ones kept; null = as the paper says."""
+
+    name: str = "yarn"
+    attention_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("attention_factor", "beta_fast", "beta_slow"):
+            value = getattr(self, key)
+            check(value is None or value > 0, f"rope.{key}", value, "must be more than 0, or null")
+        fast, slow = self.beta_fast or 32, self.beta_slow or 1
+        check(fast > slow, "rope.beta_fast", fast, f"must be more than rope.beta_slow={slow}")
+
+
+@dataclass
+class RopeLlama3Config(RopeLengthScalingConfig):
+    """Llama 3.1's scaling: wavelengths are stretched, kept or blended by two bounds."""
+
+    name: str = "llama3"
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.low_freq_factor > 0, "rope.low_freq_factor", self.low_freq_factor, "must be more than 0")
+        need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
+        check(self.high_freq_factor > self.low_freq_factor, "rope.high_freq_factor", self.high_freq_factor, need)

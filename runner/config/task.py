@@ -1,0 +1,309 @@
+"""task – what each task can be asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from runner.config.fields import HASHED, MISSING, inert
+from runner.config.model import Dtype
+from runner.core.errors import ConfigError, check
+
+
+class PromptStyle(StrEnum):
+    """How a question is put: chat template, or plain `Question: … Answer:` text."""
+
+    chat = "chat"
+    text = "text"
+
+
+class Extractor(StrEnum):
+    """Which number counts as the answer: only one after ####, or else the last number of the text."""
+
+    strict = "strict"
+    flexible = "flexible"
+
+
+@dataclass
+class TaskConfig:
+    """What every task has."""
+
+    name: str = MISSING
+
+
+@dataclass
+class Gsm8kConfig(TaskConfig):
+    """Grade-school word problems: generate, extract the number, compare."""
+
+    name: str = "gsm8k"
+    data: str = inert("embedded", HASHED)
+    split: str = "test"
+    limit: int | None = 200
+    prompt: PromptStyle = PromptStyle.chat
+    shots: int = 0
+    shots_data: str | None = inert(None, HASHED)
+    extractor: Extractor = Extractor.strict
+    system: str | None = None
+    instruction: str = "Solve it step by step. End with '#### ' and the number."
+
+    def __post_init__(self) -> None:
+        check(
+            self.limit is None or self.limit >= 1,
+            "task.limit",
+            self.limit,
+            "must be 1 or more, or null for all",
+        )
+        check(self.shots >= 0, "task.shots", self.shots, "must be 0 or more")
+        check(
+            bool(self.data.strip()),
+            "task.data",
+            repr(self.data),
+            "give embedded, a JSONL file or a dataset id",
+        )
+        if self.prompt is PromptStyle.text and self.system:
+            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+
+
+class Framing(StrEnum):
+    """How a prompt reaches the model: as a user's turn in its chat template, or as the text that it is."""
+
+    chat = "chat"
+    raw = "raw"
+
+
+@dataclass
+class PromptsConfig(TaskConfig):
+    """Shared keys of the tasks that complete the user's own prompts."""
+
+    prompt: str | None = inert(None, "the SHA-256 of the prompts counts, however they were given")
+    prompts: str | None = inert(None, HASHED)
+    format: Framing = Framing.chat
+    system: str | None = None
+    stop: list[str] = field(default_factory=list)
+    show: int = inert(20, "how many completions are printed")
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.prompts is None):
+            given = "neither is given" if self.prompt is None else "both are given"
+            raise ConfigError(
+                f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): "
+                f"{given}"
+            )
+        check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
+        check(
+            self.prompts is None or bool(self.prompts.strip()), "task.prompts", repr(self.prompts), "give a file, or -"
+        )
+        check(all(self.stop), "task.stop", self.stop, "an empty text would stop everything at once")
+        check(self.show >= 0, "task.show", self.show, "must be 0 or more")
+        if self.format is Framing.raw and self.system:
+            raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
+
+
+@dataclass
+class GenerateConfig(PromptsConfig):
+    """Completions of the user's own prompts."""
+
+    name: str = "generate"
+    branches: list[str] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
+    output: str | None = inert(None, "where the completions lie, not what they are")
+    overwrite: bool = inert(False, "whether another file may be replaced")
+    debug: bool = inert(False, "says more about the first prompt")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            self.output is None or bool(self.output.strip()), "task.output", repr(self.output), "give a file, or null"
+        )
+        need = "give the text that each branch begins with, or null for no branches"
+        check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
+
+
+@dataclass
+class SweepConfig(TaskConfig):
+    """Speed over batch sizes × prompt lengths."""
+
+    name: str = "sweep"
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
+    prompt_tokens: list[int] = field(default_factory=lambda: [64, 256])
+    new_tokens: int = 32
+    repeats: int = 3
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        for key, values in (("batch_sizes", self.batch_sizes), ("prompt_tokens", self.prompt_tokens)):
+            check(bool(values), f"task.{key}", values, "give at least one number, e.g. [1,4,16]")
+            check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
+            check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
+        check(
+            self.new_tokens >= 2,
+            "task.new_tokens",
+            self.new_tokens,
+            "must be 2 or more: decoding starts at the 2nd",
+        )
+        check(self.repeats >= 1, "task.repeats", self.repeats, "must be 1 or more")
+        check(self.warmup >= 0, "task.warmup", self.warmup, "must be 0 or more")
+
+
+@dataclass
+class MemoryConfig(TaskConfig):
+    """Memory of import, load, prefill and decode in a fresh process, predicted next to measured."""
+
+    name: str = "memory"
+    batch_size: int = 8
+    prompt_tokens: int = 256
+    new_tokens: int = 32
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "prompt_tokens", "repeats"):
+            check(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be 1 or more")
+        check(
+            self.new_tokens >= 2,
+            "task.new_tokens",
+            self.new_tokens,
+            "must be 2 or more: decoding starts at the 2nd",
+        )
+
+
+class Strategy(StrEnum):
+    """How the layers go to the parts: all but by_type keep them in contiguous runs."""
+
+    equal_layers = "equal_layers"
+    balanced_params = "balanced_params"
+    balanced_bytes = "balanced_bytes"
+    ratios = "ratios"
+    ranges = "ranges"
+    by_type = "by_type"
+
+
+class Checksums(StrEnum):
+    """What every tensor and part is hashed with: xxh3_128 finds damage, sha256 also a forger; it is slower."""
+
+    xxh3_128 = "xxh3_128"
+    sha256 = "sha256"
+
+
+class Compare(StrEnum):
+    """How a part is known to be unchanged: by the state of its files (size, times, headers), or by reading them."""
+
+    state = "state"
+    content = "content"
+
+
+class Explain(StrEnum):
+    """What to say instead of splitting: the command line of another program that serves the same plan."""
+
+    vllm = "vllm"
+
+
+@dataclass
+class SplitConfig(TaskConfig):
+    """Cut a checkpoint into N parts by layer."""
+
+    name: str = "split"
+    num_parts: int | None = None
+    strategy: Strategy = Strategy.balanced_bytes
+    ratios: list[float] | None = None
+    ranges: list[str] | None = None
+    output_dir: str | None = None
+    checksums: Checksums = Checksums.xxh3_128
+    compare: Compare = inert(Compare.state, "decides which parts are written anew, not what is in them")
+    durable: bool = inert(False, "whether the disk is waited for, not what is written")
+    inline_parameters: bool = False
+    explain: Explain | None = None
+
+    def __post_init__(self) -> None:
+        count = self.num_parts
+        check(count is None or count >= 1, "task.num_parts", count, "must be 1 or more, or null")
+        if self.output_dir is not None:
+            check(bool(self.output_dir.strip()), "task.output_dir", repr(self.output_dir), "give a folder, or null")
+        for strategy in (Strategy.ratios, Strategy.ranges):
+            given = getattr(self, strategy.value)
+            key = f"task.{strategy.value}"
+            if self.strategy is not strategy:
+                need = f"task.strategy={self.strategy.value} does not read it: use task.strategy={strategy.value}"
+                check(given is None, key, given, f"{need}, or leave it out")
+                continue
+            example = "[0.3,0.7]" if strategy is Strategy.ratios else "[0-7,8-15]"
+            check(bool(given), key, given, f"task.strategy={strategy.value} needs it, e.g. {key}={example}")
+            need = f"{key} has {len(given)} entries: leave task.num_parts out, or let them agree"
+            check(count in (None, len(given)), "task.num_parts", count, need)
+        if self.strategy is Strategy.by_type:
+            check(count is None, "task.num_parts", count, "task.strategy=by_type makes a part a kind: leave it out")
+            need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
+            check(self.explain is None, "task.explain", self.explain, need)
+        if self.ratios is not None:
+            check(all(0 < ratio <= 1 for ratio in self.ratios), "task.ratios", self.ratios, "each must lie in (0, 1]")
+            total = sum(self.ratios)
+            check(abs(total - 1) <= 1e-6, "task.ratios", self.ratios, f"they must add up to 1, not to {total:.6g}")
+        for given in self.ranges or []:
+            need = "give first-last, both included, or one number: task.ranges=[0-7,8-15]"
+            check(re.fullmatch(r"[0-9]+(-[0-9]+)?", given) is not None, "task.ranges", given, need)
+
+
+@dataclass
+class MergeConfig(TaskConfig):
+    """Put the parts of a split back together, bit for bit; dtype is only for numbers in JSON, which have none."""
+
+    name: str = "merge"
+    parts: str = inert(MISSING, HASHED)
+    output_dir: str = MISSING
+    dtype: Dtype = Dtype.float32
+
+
+class VerifyLevel(StrEnum):
+    """How much is read: sizes, headers and JSON only, or every byte against its digests."""
+
+    quick = "quick"
+    full = "full"
+
+
+@dataclass
+class VerifyConfig(TaskConfig):
+    """Check every part against the manifest, and against the source where one is given."""
+
+    name: str = "verify"
+    parts: str = inert(MISSING, HASHED)
+    source: str | None = None
+    level: VerifyLevel = VerifyLevel.full
+
+    def __post_init__(self) -> None:
+        given = self.source is None or bool(self.source.strip())
+        check(given, "task.source", repr(self.source), "give the folder or hub id that was split, or null")
+
+
+class Archive(StrEnum):
+    """How the parts lie in their folder: compressed, or as they are loaded."""
+
+    zstd = "zstd"
+    none = "none"
+
+
+@dataclass
+class ArchiveConfig(TaskConfig):
+    """Pack the parts of a split for keeping, or unpack them for use."""
+
+    name: str = "archive"
+    parts: str = inert(MISSING, HASHED)
+    output_dir: str = MISSING
+    archive: Archive = Archive.zstd
+
+
+@dataclass
+class PipelineConfig(PromptsConfig):
+    """Completions from the parts of a split, over several processes."""
+
+    name: str = "pipeline"
+    parts: str = inert(MISSING, HASHED)
+    processes: int | None = inert(None, "the same stages in more or fewer processes compute the same")
+    micro_batch: int | None = None
+    timeout_s: float = inert(600.0, "ends a pipeline in which a process hangs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(bool(self.parts.strip()), "task.parts", repr(self.parts), "give the folder that task=split wrote")
+        for key in ("processes", "micro_batch"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"task.{key}", value, "must be 1 or more, or null")
+        check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")

@@ -1,0 +1,110 @@
+"""A progress bar on stderr for anything a user waits for; silent when stderr is not a terminal.
+
+In a worker of a grid there is no bar: `report_to` sends each step to whoever draws the whole grid.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from runner.core import machine
+
+REPORT_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far something is."""
+
+    what: str
+    done: float
+    total: float | None
+    news: dict[str, str] = field(default_factory=dict)
+    rss_mib: float = 0.0  # of the process that is doing it
+
+
+_sink: Callable[[Step], None] | None = None
+
+
+def report_to(sink: Callable[[Step], None] | None) -> None:
+    """Send the steps of every progress bar to sink instead of drawing them."""
+    global _sink
+    _sink = sink
+
+
+def tell(text: str) -> None:
+    """Say something on stderr before a long step begins; a grid's worker says nothing, its grid has shown the plan."""
+    if _sink is None:
+        print(text, file=sys.stderr)
+
+
+class Progress:
+    """`with Progress(total, "gsm8k") as bar: bar.advance(1, accuracy="91.0 %")`."""
+
+    def __init__(self, total: float | None, what: str, unit: str = "") -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self._bar: Any = None
+        self._id: Any = None
+        self._done = 0.0
+        self._reported_at = 0.0
+
+    def __enter__(self) -> Progress:
+        self._report({}, at_once=True)
+        if _sink is None and sys.stderr.isatty():
+            from rich import progress as rich_progress
+            from rich.console import Console
+
+            self._bar = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}"),
+                rich_progress.BarColumn(bar_width=28),
+                rich_progress.MofNCompleteColumn() if not self.unit else rich_progress.TaskProgressColumn(),
+                rich_progress.TimeElapsedColumn(),
+                rich_progress.TextColumn("left"),
+                rich_progress.TimeRemainingColumn(),
+                rich_progress.TextColumn("{task.fields[news]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._id = self._bar.add_task(self.what, total=self.total, news="")
+        return self
+
+    def advance(self, step: float = 1, **news: str) -> None:
+        """Move on by step; news are shown as `name value` at the end of the line."""
+        self._done += step
+        self._report(news)
+        if self._bar is not None:
+            line = "  ".join(f"{key} {value}" for key, value in news.items())
+            self._bar.update(self._id, advance=step, **({"news": line} if news else {}))
+
+    def show(self, done: float, **news: str) -> None:
+        """Show how far it is, parts of a step included, without counting a step."""
+        self._done = done
+        self._report(news)
+        if self._bar is not None:
+            line = "  ".join(f"{key} {value}" for key, value in news.items())
+            self._bar.update(self._id, completed=done, news=line)
+
+    def say(self, what: str) -> None:
+        """Change what the bar says is going on."""
+        self.what = what
+        self._report({}, at_once=True)
+        if self._bar is not None:
+            self._bar.update(self._id, description=what)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _report(self, news: dict[str, str], at_once: bool = False) -> None:
+        now = time.monotonic()
+        if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
+            self._reported_at = now
+            _sink(Step(self.what, self._done, self.total, news, machine.rss_mib()))

@@ -1,0 +1,1 @@
+"""Questions and prompts, wherever they come from."""

@@ -1,0 +1,222 @@
+"""The user's own prompts: one text, a file of texts or of JSON lines, or stdin; refused by line number.
+
+No task itself: a helper of `generate` and `pipeline`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.config.task import Framing, GenerateConfig, PromptsConfig
+from runner.core.errors import ConfigError, DataError
+from runner.core.result import Sample
+from runner.engines.base import Message, Prompt
+
+log = logging.getLogger(__name__)
+
+STDIN = "-"
+ROLES = ("system", "user", "assistant")
+NEEDED = 'each line is an object with `prompt` (a text) or `messages` ([{"role": "user", "content": "..."}])'
+
+Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a conversation
+
+
+@dataclass(frozen=True)
+class Branched:
+    """A prompt with the texts that its branches begin with."""
+
+    main: Plain
+    branches: tuple[str, ...]
+
+
+Given = Plain | Branched
+
+
+def load_prompts(task: PromptsConfig) -> list[Given]:
+    """Return the prompts of the job, in order."""
+    if task.prompt is not None:
+        try:
+            text = _text(task.prompt)
+        except ValueError as error:
+            raise ConfigError(f"task.prompt: {error}") from error
+        return [_with_branches(text, task)]
+    assert task.prompts is not None
+    data, where, as_json = _source(task.prompts)
+    prompts: list[Given] = []
+    for number, line in _lines(data, where):
+        try:
+            prompt = _from_json(line, task.format) if as_json else _text(line)
+        except ValueError as error:
+            raise DataError(f"{where}, line {number}: {error}") from error
+        prompts.append(_with_branches(prompt, task))
+    if not prompts:
+        raise DataError(f"task.prompts={task.prompts}: {where} holds no prompts")
+    return prompts
+
+
+def as_data(prompt: Given) -> dict[str, Any]:
+    """Return a prompt as it stands in a JSON line."""
+    if isinstance(prompt, Branched):
+        return as_data(prompt.main) | {"branches": list(prompt.branches)}
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    return {"messages": [{"role": message.role, "content": message.content} for message in prompt]}
+
+
+def prompts_sha256(prompts: list[Given]) -> str:
+    """Fingerprint of all prompts in order, wherever they came from."""
+    text = json.dumps([as_data(prompt) for prompt in prompts], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
+    """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
+    if isinstance(given, Branched):  # its branches follow what stands here, as the beginnings of answers
+        return build_prompt(task, given.main)
+    if task.format.value == "raw":
+        return given
+    turns = (Message("user", given),) if isinstance(given, str) else given
+    if task.system and turns[0].role != "system":
+        return (Message("system", task.system), *turns)
+    return turns
+
+
+def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
+    """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
+    lines = []
+    for index, given in enumerate(prompts):
+        sample = samples[index]
+        values = {
+            "index": index,
+            **as_data(given),
+            **answer(given, sample),
+            **({} if sample.error is None else {"error": sample.error}),
+        }
+        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def answer(given: Given, sample: Sample) -> dict[str, object]:
+    """Return what became of a prompt as it stands in completions.jsonl."""
+    if not isinstance(given, Branched):
+        return {
+            "text": sample.text,
+            "finish_reason": sample.finish_reason.value,
+            "prompt_tokens": sample.prompt_tokens,
+            "new_tokens": len(sample.token_ids),
+        }
+    answers = [
+        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": len(said.token_ids)}
+        for said in sample.branches or []
+    ]
+    return {"prompt_tokens": sample.prompt_tokens, "completions": answers}
+
+
+def _source(prompts: str) -> tuple[bytes, str, bool]:
+    """Return what task.prompts holds, its name in messages, and whether its lines are JSON."""
+    if prompts == STDIN:
+        data = read_stdin()
+        return data, "stdin", _begins_with_json(data)
+    path = Path(prompts).expanduser()
+    if path.suffix not in (".txt", ".jsonl"):
+        raise ConfigError(f"task.prompts={prompts}: give FILE.txt (one a line), FILE.jsonl ({NEEDED}), or - for stdin")
+    try:
+        return path.read_bytes(), str(path), path.suffix == ".jsonl"
+    except FileNotFoundError as error:
+        raise DataError(f"task.prompts={prompts}: prompt file does not exist: {path.absolute()}") from error
+    except OSError as error:
+        raise DataError(f"task.prompts={prompts}: {path} cannot be read ({error.strerror})") from error
+
+
+@cache  # a job is identified more than once in a process, and stdin gives what it has only once
+def read_stdin() -> bytes:
+    """Return all that stdin holds, however often it is asked for."""
+    if sys.stdin.isatty():
+        log.info("reading prompts from the terminal, one a line; Ctrl-D ends")
+    return sys.stdin.buffer.read()
+
+
+def _begins_with_json(data: bytes) -> bool:
+    """Whether the first line that is not blank is an object with prompt or messages."""
+    first = next((line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b"")
+    try:
+        values = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and ("prompt" in values or "messages" in values)
+
+
+def _lines(data: bytes, where: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of every line that is not blank."""
+    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}, line {number}: not UTF-8 text ({error.reason})") from error
+        if line.strip():
+            yield number, line
+
+
+def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
+    """Give a prompt the branches of the job, unless it brings some of its own."""
+    if isinstance(prompt, Branched) or not isinstance(task, GenerateConfig) or task.branches is None:
+        return prompt
+    try:
+        return Branched(prompt, _beginnings(task.branches))
+    except ValueError as error:
+        raise ConfigError(f"task.branches: {error}") from error
+
+
+def _from_json(line: str, framing: Framing) -> Given:
+    """Read one line of JSON; raises ValueError with the reason when it is not a prompt."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
+        both = isinstance(values, dict) and "prompt" in values
+        raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
+    prompt = _text(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
+    return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
+
+
+def _beginnings(branches: Any) -> tuple[str, ...]:
+    """Check the texts that branches begin with; an empty one goes on from where the prompt ends."""
+    if not isinstance(branches, list) or not branches:
+        raise ValueError(f"branches is a list of one text or more, not {json.dumps(branches)[:80]}")
+    return tuple("" if text == "" else _text(text) for text in branches)
+
+
+def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
+    if framing is Framing.raw:
+        raise ValueError("messages need task.format=chat: a raw prompt is one text")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"messages is no list of messages, or an empty one: {NEEDED}")
+    return tuple(_message(message) for message in messages)
+
+
+def _message(message: Any) -> Message:
+    if not isinstance(message, dict) or set(message) != {"role", "content"}:
+        raise ValueError(f"a message holds role and content and nothing else, not {json.dumps(message)[:80]}")
+    if message["role"] not in ROLES:
+        raise ValueError(f"role {message['role']!r} is none of {', '.join(ROLES)}")
+    return Message(message["role"], _text(message["content"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else json.dumps(value)[:80]}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason})") from error
+    return value

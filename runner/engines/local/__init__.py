@@ -1,0 +1,1 @@
+"""The local engine: a transformers model on this machine."""

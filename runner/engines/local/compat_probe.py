@@ -1,0 +1,108 @@
+"""Whether the stream can serve a model: found out by trying it on a few tokens, next to the model's own attention."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from runner.engines.base import Request
+from runner.engines.local import attention
+from runner.engines.local.attention import running
+from runner.engines.local.forward import Passes
+from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.prefix_tree import Prefix
+from runner.engines.rows import Row
+from runner.models.load import Loaded
+
+log = logging.getLogger(__name__)
+
+PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
+TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lost key differs by about 1
+COARSE = 0.15  # in 16 bits and over quantized layers
+
+
+class Unfit(Exception):
+    """Why a model cannot be served by the stream."""
+
+
+def check_length(loaded: Loaded, longest: int) -> None:
+    """Raise Unfit when a row may become so long that the model would no longer see its beginning."""
+    settings = loaded.model.config.get_text_config()
+    window = getattr(settings, "sliding_window", None) if getattr(settings, "use_sliding_window", True) else None
+    if window is not None and longest > window:
+        raise Unfit(f"its attention slides over {window} tokens, and {longest} are asked for")
+
+
+def heads_of(loaded: Loaded) -> Heads:
+    """Return the shape of the model's attention; Unfit when the stream would not give the model's own answers."""
+    model = loaded.model
+    settings = model.config.get_text_config()
+    rope = getattr(settings, "rope_parameters", None) or {}
+    if "dynamic" in str(rope) or "longrope" in str(rope):
+        raise Unfit("its rotary embedding depends on the longest row of a batch")
+    if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
+        raise Unfit("it is spread over several devices")
+    attention.register()
+    seen = _Shapes()
+    ids = _trial_ids(loaded)
+    try:
+        with torch.inference_mode():
+            with running(model, seen):
+                model(input_ids=ids[None, :2], position_ids=torch.arange(2, device=ids.device)[None], use_cache=False)
+            heads = seen.heads(loaded.device)
+            expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
+            ours = _through_stream(model, heads, ids.tolist())
+    except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
+        raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+    spread = expected.std().clamp(min=1e-6)
+    off = float(((ours - expected).abs().mean() / spread).item())
+    allowed = COARSE if int(loaded.metrics.get("quantized_modules", 0)) else TOLERANCE.get(heads.dtype, COARSE)
+    if not off <= allowed:
+        raise Unfit(f"its logits would be off by {off:.2g} of their spread")
+    log.debug("stream: logits off by %.2g of their spread, %s", off, heads)
+    return heads
+
+
+class _Shapes:
+    """Takes down the shapes that reach the attention of each layer, and attends plainly."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, tuple[int, int, int, torch.dtype, torch.device]] = {}
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        shape = (key.shape[0], query.shape[0] // key.shape[0], key.shape[2], key.dtype, key.device)
+        self.found[layer] = shape
+        if value.shape != key.shape:
+            raise NotImplementedError("keys and values differ in size")
+        return query.transpose(0, 1)
+
+    def heads(self, device: torch.device) -> Heads:
+        if set(self.found) != set(range(len(self.found))) or len(set(self.found.values())) != 1:
+            raise NotImplementedError(
+                f"{len(set(self.found.values()))} shapes of attention in {len(self.found)} layers"
+            )
+        kv_heads, group, dim, dtype, _ = self.found[0]
+        return Heads(len(self.found), kv_heads, group, dim, dtype, device)
+
+
+def _trial_ids(loaded: Loaded) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
+    return ids.to(loaded.device)
+
+
+def _through_stream(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
+    """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
+    passes = Passes(model, heads)
+    passes.short_span = 1  # longer prompts go as spans, and these tokens stand for them
+    prefix = Prefix(ids[:PREFIX])
+    row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
+    own = OwnKv(heads, 1, SUFFIX + 1, passes.kernels)
+    passes.read_prefix(prefix)
+    read = passes.read_prompts(own, [row], 0)
+    row.places, row.tokens = SUFFIX, ids[-1:]
+    return torch.cat((read, passes.step(own, [row], passes.uses_of([row])))).float()

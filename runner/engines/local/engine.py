@@ -1,0 +1,135 @@
+"""The local engine: a transformers model on this machine, decoded in a stream, or plainly where it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from runner.config.model import Attention
+from runner.config.root import RunnerConfig
+from runner.core.result import FinishReason
+from runner.engines.base import Completion, EngineReport, EngineStats, Request, Watch, prompt_sha256
+from runner.engines.local import batch, branches
+from runner.engines.local.base_cache import Shelf
+from runner.engines.local.compat_probe import Unfit, check_length, heads_of
+from runner.engines.local.conversation_cache import Kept
+from runner.engines.local.fast_layers import Exchange
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.scheduler import Stream
+from runner.engines.rows import Row, completion, encode, stop_tokens, why_not
+from runner.engines.stopping import Ending
+from runner.models.load import Loaded, adapt, load_base, release
+
+PLAIN_BATCH = 16  # where the batch is ours to choose
+
+
+class LocalEngine:
+    """Runs the model that the groups model, quantization, lora and rope describe."""
+
+    def __init__(self, config: RunnerConfig, shelf: Shelf | None = None) -> None:
+        self.config = config
+        self.stats = EngineStats()
+        self._own_shelf = shelf is None
+        self._shelf = shelf or Shelf()
+        self._loaded: Loaded | None = None
+        self._ending: Ending | None = None
+        self._heads: Heads | None = None
+        self._exchange: Exchange | None = None
+        self._kept = Kept()
+
+    def load(self) -> EngineReport:
+        """Load the model if that has not happened, and report what is there."""
+        loaded = self._model()
+        facts = loaded.facts | {"decoding": self._decoding(loaded)}
+        return EngineReport(dict(loaded.metrics), facts, list(loaded.notes))
+
+    def close(self) -> None:
+        """Take the adapter off; let go of the base, unless it was put on a shelf for the next job."""
+        if self._exchange is not None:
+            self._exchange.restore()
+        self._kept.clear()
+        if self._loaded is not None and not (release(self._loaded, self.config) and not self._own_shelf):
+            self._shelf.clear()
+        self._loaded = self._heads = self._ending = self._exchange = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        return encode(self._model().tokenizer, request, self.config.model.name)
+
+    def complete(
+        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
+    ) -> Iterator[Completion]:
+        """Yield each completion as its row ends."""
+        loaded = self._model()
+        ending = self._ending = self._ending or Ending(loaded.tokenizer)
+        ending.stops = stop_tokens(loaded)
+        rows = []
+        for request in requests:
+            if request.branches:
+                yield branches.complete(loaded, request, self.config, self.stats, self.encode, ending)
+                continue
+            row = self._row(loaded, request)
+            if row.limit < 1 or not row.prompt:
+                yield completion(row, FinishReason.error, ending, 0.0, why_not(row, loaded.metrics["max_positions"]))
+            else:
+                rows.append(row)
+        if not rows:
+            return
+        size = batch_size or self.config.generation.batch_size
+        heads = self._stream_for(loaded, max(len(row.prompt) + row.limit for row in rows))
+        if heads is None:
+            yield from batch.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending, watch)
+        else:
+            if self._exchange is None and heads.device.type == "cpu":
+                self._exchange = Exchange(loaded.model, native.for_heads(heads))
+                self.stats.notes += self._exchange.notes
+            generation, seed = self.config.generation, self.config.seed
+            yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, watch, self._kept).run(rows)
+
+    def _stream_for(self, loaded: Loaded, longest: int) -> Heads | None:
+        """Return the heads that a stream needs; None when decoding must be plain, which a note says."""
+        wanted = self.config.model.attention
+        if wanted is not Attention.auto:
+            self._note_plain(f"model.attention={wanted.value} is asked for")
+            return None
+        try:
+            check_length(loaded, longest)
+            self._heads = self._heads or heads_of(loaded)
+        except Unfit as reason:
+            self._note_plain(str(reason))
+            return None
+        return self._heads
+
+    def _decoding(self, loaded: Loaded) -> str:
+        """Say in a few words how this model is decoded."""
+        heads = self._stream_for(loaded, 1)
+        if heads is None:
+            return "batch by batch"
+        return "in a stream" if native.for_heads(heads) or heads.device.type != "cpu" else "in a stream, by torch alone"
+
+    def _note_plain(self, reason: str) -> None:
+        note = f"decoding goes batch by batch, which is slower: {reason}"
+        if note not in self.stats.notes:
+            self.stats.notes.append(note)
+
+    def _model(self) -> Loaded:
+        if self._loaded is None:
+            base, reused = self._shelf.get(self.config, load_base)
+            try:
+                self._loaded = adapt(base, self.config)
+            except BaseException:
+                self._shelf.clear()  # half an adapter may be on it
+                raise
+            self._loaded.metrics["base_loads"] = 0 if reused else 1
+            self.stats.load_s += self._loaded.metrics["load_s"]
+        return self._loaded
+
+    def _row(self, loaded: Loaded, request: Request) -> Row:
+        text, ids = self.encode(request)
+        room = int(min(loaded.metrics["max_positions"], 1e9)) - len(ids)
+        limit = min(request.max_new_tokens or self.config.generation.max_new_tokens, room)
+        return Row(request, ids, prompt_sha256(text), limit)

@@ -1,0 +1,125 @@
+"""Quicker functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
+
+oneDNN rearranges a plain weight matrix at each product, and float32 products go to a library that is slow on some
+processors; a norm out of seven torch operations reads its rows seven times. The layers stay the model's own: only the
+function that an instance calls is exchanged, after it has been tried, and put back when the job ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.core import machine
+from runner.engines.local.kernels import native
+
+MADV_PAGEOUT = 21  # of Linux: pages of a mapped file go, memory of our own stays
+ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
+SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+class Exchange:
+    """Layers of a model whose function is exchanged, until `restore`."""
+
+    def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
+        self.layers: list[nn.Module] = []
+        self.notes: list[str] = []
+        plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _is_plain(layer)]
+        size = sum(layer.weight.nbytes for layer in plain)
+        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
+            problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
+            for layer in plain:
+                if not problems[layer.weight.dtype]:
+                    self._pack(layer)
+            self.notes += [
+                f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
+                for dtype, problem in problems.items()
+                if problem
+            ]
+        if kernels is not None:
+            for module in model.modules():
+                if type(module).__name__.endswith("RMSNorm"):
+                    self._norm(module, kernels)
+
+    def restore(self) -> None:
+        """Give every layer its own function back."""
+        for layer in self.layers:
+            del layer.forward
+        self.layers = []
+
+    def _pack(self, layer: nn.Linear) -> None:
+        bias = layer.bias
+        with torch.no_grad():
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+            return result
+
+        layer.forward = forward  # type: ignore[method-assign,assignment]
+        self.layers.append(layer)
+        _let_go(layer.weight)
+
+    def _norm(self, layer: Any, kernels: native.Kernels) -> None:
+        weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
+        if epsilon is None or weight is None or weight.dtype not in native.FORMATS or weight.device.type != "cpu":
+            return
+        weight, dtype, width = weight.detach().contiguous(), weight.dtype, weight.numel()
+        own = layer.forward
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if rows.dtype != dtype:
+                other: torch.Tensor = own(rows)
+                return other
+            rows = rows.contiguous()
+            result = torch.empty_like(rows)
+            kernels(
+                "norm", dtype, rows.data_ptr(), weight.data_ptr(), rows.numel() // width, width,
+                ctypes.c_float(epsilon), result.data_ptr(),
+            )  # fmt: skip
+            return result
+
+        with torch.no_grad():
+            trial = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+            expected = own(trial)
+            off = (forward(trial).float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9)
+        if off <= TOLERANCE[dtype]:  # some families' norms do something else with their weight
+            layer.forward = forward
+            self.layers.append(layer)
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether it is torch's own layer with a plain matrix: quantized ones are subclasses or hold other tensors."""
+    weight = layer.weight
+    ours = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
+    return ours and weight.device.type == "cpu" and weight.dtype in native.FORMATS
+
+
+@cache
+def why_no_packing(dtype: torch.dtype) -> str:
+    """Say why weights of a dtype cannot be packed here, empty where they can.
+
+    The kernels are no public interface of torch and depend on the processor's instructions, so each dtype is tried.
+    """
+    try:
+        probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
+        same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
+        return "" if same else "this processor's packed product is wrong"
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:160]
+
+
+def _let_go(weight: torch.Tensor) -> None:
+    """Tell the system that the pages of a mapped checkpoint are not needed for now: it reads them again if they are."""
+    page = mmap.PAGESIZE
+    first = -(-weight.data_ptr() // page) * page
+    size = weight.data_ptr() + weight.nbytes - first
+    if size > page and hasattr(mmap, "MADV_DONTNEED"):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size // page * page), MADV_PAGEOUT)

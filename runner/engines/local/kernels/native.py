@@ -1,0 +1,136 @@
+"""The compiled half of the engine's attention: `attention.c`, built once by the machine's C compiler.
+
+Where there is no compiler, or the build or its check fails, `kernels()` is None and plain torch does the same work.
+RUNNER_NATIVE=0 turns it off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from runner.engines.local.kv_cache import Heads
+
+log = logging.getLogger(__name__)
+
+LANES = 16  # keys lie in blocks of this many places
+MAX_GROUP = 16
+MAX_DIM = 256
+SOURCES = ("attention.c", "attention_body.h")
+MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
+FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
+FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
+
+_PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_SIGNATURES: dict[str, list[Any]] = {
+    "softmax": [_PTR, _INT, _INT, _PTR, _FLOAT, _PTR, _PTR, _THREADS],
+    "store": [_PTR] * 4 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
+    "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
+    "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
+    "attend": [_PTR] * 5 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
+    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
+}
+
+
+class Kernels:
+    """The functions of the library, for both number formats."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._functions: dict[tuple[str, torch.dtype], Any] = {}
+        self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
+        for name, signature in _SIGNATURES.items():
+            for dtype, suffix in FORMATS.items():
+                if name == "shared" and not self.has_shared:
+                    continue
+                function = getattr(library, f"{name}_{suffix}")
+                function.argtypes, function.restype = signature, None
+                self._functions[name, dtype] = function
+
+    def __call__(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
+        """Call one on as many threads as torch uses."""
+        self._functions[name, dtype](*arguments, torch.get_num_threads())
+
+
+@cache
+def kernels() -> Kernels | None:
+    """Return the kernels, built if need be; None where they cannot be had, and the log says why."""
+    if os.environ.get("RUNNER_NATIVE") == "0":
+        return None
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        log.info("no C compiler is here: attention is computed by torch alone, which is slower")
+        return None
+    try:
+        library = _build(compiler)
+        try:
+            return Kernels(ctypes.CDLL(str(library)))
+        except (OSError, AttributeError):  # damaged: once more, from the source
+            library.unlink(missing_ok=True)
+            return Kernels(ctypes.CDLL(str(_build(compiler))))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        log.warning("attention.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
+        return None
+
+
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the place of the largest of each row [B, V]; torch widens 16 bits in a copy first, which takes longer."""
+    compiled = kernels() if scores.device.type == "cpu" and scores.dtype in FORMATS else None
+    if compiled is None:
+        return scores.float().argmax(dim=-1)
+    scores = scores.contiguous()
+    best = torch.empty(scores.shape[0], dtype=torch.long)
+    compiled("argmax", scores.dtype, scores.data_ptr(), scores.shape[0], scores.shape[1], best.data_ptr())
+    return best
+
+
+def for_heads(heads: Heads) -> Kernels | None:
+    """Return the kernels where they are made for such heads on such a device, and can be had."""
+    made = heads.dtype in FORMATS and heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
+    return kernels() if made and heads.device.type == "cpu" else None
+
+
+def _build(compiler: str) -> Path:
+    """Compile into the cache, unless this source on this processor is there already."""
+    here = Path(__file__).parent
+    text = "".join((here / name).read_text() for name in SOURCES)
+    key = hashlib.sha256(f"{text}{compiler}{FLAGS}{_processor()}".encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runner"
+    library = folder / f"attention-{key}.so"
+    if library.exists():
+        return library
+    target = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        target = Path(tempfile.mkdtemp(prefix="runner-"))  # no cache: built anew by each process, in a few seconds
+        library = target / library.name
+    partial = target / f"{library.name}.{os.getpid()}"
+    command = [compiler, *FLAGS.split(), str(here / SOURCES[0]), "-o", str(partial), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    partial.replace(library)  # several processes may build at once: the last one wins, all are the same
+    return library
+
+
+def _processor() -> str:
+    """Name the instruction set: a cache on a shared disk may serve machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    except OSError:
+        return platform.machine() + platform.processor()

@@ -1,0 +1,123 @@
+"""Keys and values of a stream: what several rows share, once, and what each row has of its own, in slots."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass
+
+import torch
+
+from runner.engines.local.kernels import native
+
+
+@dataclass
+class Heads:
+    """The shape of attention: the same in all layers."""
+
+    layers: int
+    kv_heads: int
+    group: int  # query heads for each key-value head
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
+
+
+class OwnKv:
+    """A slot a row, a place a token. With kernels, keys lie in their blocks; else as [slot, KVH, place, D]."""
+
+    def __init__(self, heads: Heads, slots: int, capacity: int, kernels: native.Kernels | None) -> None:
+        self.heads, self.slots, self.capacity, self.kernels = heads, slots, _rounded(capacity), kernels
+        self.keys = [self._empty(self.capacity) for _ in range(heads.layers)]
+        self.values = [self._empty(self.capacity) for _ in range(heads.layers)]
+
+    def _empty(self, capacity: int) -> torch.Tensor:
+        heads = self.heads
+        shape = (self.slots, heads.kv_heads, capacity, heads.dim)
+        # zeros, because a masked key must still be a number
+        if heads.device.type != "cpu":
+            return torch.zeros(shape, dtype=heads.dtype, device=heads.device)
+        # pages of its own, which cost nothing until they are written, and go back when the store does
+        size = math.prod(shape) * heads.dtype.itemsize
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(pages, dtype=heads.dtype).view(shape)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more places a slot, a layer at a time."""
+        capacity = _rounded(capacity)
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                new = self._empty(capacity)
+                new[:, :, : self.capacity] = old  # blocks of places follow one another, so this holds for both layouts
+                tensors[layer] = new
+        self.capacity = capacity
+
+    def move(self, source: int, target: int, places: int) -> None:
+        """Copy a row into another slot."""
+        places = min(_rounded(places), self.capacity)
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :places] = tensor[source, :, :places]
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+    ) -> None:
+        """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32 [T])."""
+        if self.kernels is None:
+            self.keys[layer][slot.long(), :, place.long()] = keys
+            self.values[layer][slot.long(), :, place.long()] = values
+            return
+        keys, values, heads = keys.contiguous(), values.contiguous(), self.heads
+        self.kernels(
+            "store", heads.dtype, keys.data_ptr(), values.data_ptr(),
+            self.keys[layer].data_ptr(), self.values[layer].data_ptr(),
+            heads.kv_heads, heads.dim, self.capacity, slot.shape[0], slot.data_ptr(), place.data_ptr(),
+        )  # fmt: skip
+
+    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, D] of a row."""
+        keys, values = self.keys[layer][slot], self.values[layer][slot]
+        if self.kernels is not None:
+            keys, values = self._unpack(keys, values)
+        return keys[:, :places], values[:, :places]
+
+    def _unpack(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a slot [KVH, place, D] from the order of the kernels, which attention.c describes."""
+        kv_heads, dim, blocks = self.heads.kv_heads, self.heads.dim, self.capacity // native.LANES
+        pair = 2 if self.heads.dtype == torch.bfloat16 else 1
+        keys = keys.view(kv_heads, blocks, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
+        values = values.view(kv_heads, self.capacity // pair, dim, pair).transpose(2, 3)
+        return keys.reshape(kv_heads, -1, dim), values.reshape(kv_heads, -1, dim)
+
+
+class SharedKv:
+    """Keys and values that many rows read: the first places of a store with a single slot."""
+
+    def __init__(self, store: OwnKv, length: int) -> None:
+        self.store, self.length = store, length
+
+    @classmethod
+    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
+        """Make room for a prefix, in the order in which it will be read."""
+        return cls(OwnKv(heads, 1, length, kernels if kernels and kernels.has_shared else None), length)
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put all keys and values [KVH, L, D] of a layer."""
+        place = torch.arange(self.length, dtype=torch.int32, device=keys.device)
+        self.store.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, L, D] of a layer."""
+        return self.store.read(layer, 0, self.length)
+
+    def beginning(self, length: int) -> SharedKv:
+        """Return the first so many of them, of the same store."""
+        return SharedKv(self.store, length)
+
+
+def _rounded(places: int) -> int:
+    return -(-places // native.LANES) * native.LANES

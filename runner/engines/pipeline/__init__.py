@@ -1,0 +1,1 @@
+"""The pipeline engine: the parts of a split over several processes."""

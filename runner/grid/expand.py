@@ -1,0 +1,215 @@
+"""A grid, spread out: every job as the list of Hydra overrides that composes it, and which jobs are left out.
+
+`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance together. The
+whole override grammar is Hydra's own parser, so a value means here what it means everywhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from itertools import chain, product
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
+from hydra.errors import HydraException
+
+from runner.core.errors import ConfigError, unknown
+
+MOST_JOBS = 1_000_000  # beyond this a grid is a typing error, and listing it would fill the memory
+PARAMS = "hydra.sweeper.params"
+ZIP = "hydra.sweeper.zip"
+EXCLUDE = "hydra.sweeper.exclude"
+
+Values = Callable[[str], str | None]  # a job's value for a key as text (null as "null"); None: it has no such key
+
+
+def expand(
+    arguments: Sequence[str],
+    params: Mapping[str, str] | None,
+    zips: Sequence[Mapping[str, str]] | None,
+    config_loader: ConfigLoader | None,
+) -> list[list[str]]:
+    """Return every job's overrides: params, then zips, then the command line; the last one varies fastest."""
+    parser = OverridesParser.create(config_loader=config_loader)
+    asked = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
+    swept: dict[str, Override] = {}
+    for key, value in (params or {}).items():
+        override = _parse(parser, PARAMS, key, value)
+        swept[override.get_key_element()] = override
+    zipped = _parse_zips(parser, zips or ())
+    _refuse_two_places(asked, swept, zipped)
+
+    # the command line replaces an entry of params where that stands; what it adds comes last
+    axes = [_spread_one(asked.pop(key, override)) for key, override in swept.items()]
+    axes += [_spread_zip(place, overrides) for place, overrides in zipped.items() if overrides]
+    axes += [_spread_one(override) for override in asked.values()]
+    if math.prod(map(len, axes)) > MOST_JOBS:
+        sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
+        raise ConfigError(f"this grid has more than {MOST_JOBS:,} jobs: {sizes}; give fewer values")
+    return [list(chain.from_iterable(job)) for job in product(*axes)]
+
+
+def excluded(exclude: Sequence[Mapping[str, str]], values: Values) -> bool:
+    """Return whether a job matches every key of at least one of the dicts; a sweep string means any of its values."""
+    return any(rule and all(_matches(key, rule[key], values(key)) for key in rule) for rule in exclude)
+
+
+def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], known: Iterable[str]) -> None:
+    """Raise ConfigError for an exclude key that no job knows, naming the nearest known one."""
+    lookups = list(jobs)
+    for number, rule in enumerate(exclude):
+        for key, wanted in rule.items():
+            _wanted(key, wanted)  # a value that cannot be read is said here, before the first job
+            if lookups and all(values(key) is None for values in lookups):
+                raise ConfigError(f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}")
+
+
+# ------------------------------------------------------------------------------------------------ spreading
+
+
+def _parse(parser: OverridesParser, place: str, key: str, value: str) -> Override:
+    try:
+        return parser.parse_overrides([f"{key}={value}"])[0]
+    except HydraException as error:
+        why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
+        raise ConfigError(
+            f"{place}: {key}={value} cannot be read ({why}); text with special characters needs quotes of its own"
+        ) from error
+
+
+def _parse_zips(parser: OverridesParser, zips: Sequence[Mapping[str, str]]) -> dict[str, list[Override]]:
+    places = {f"{ZIP}[{number}]": together for number, together in enumerate(zips)}
+    return {
+        place: [_parse(parser, place, key, value) for key, value in together.items()]
+        for place, together in places.items()
+    }
+
+
+def _name(override: Override) -> str:
+    """The key without + or ~: what an override is about, whatever it does there."""
+    return override.get_key_element().lstrip("+~")
+
+
+def _refuse_two_places(
+    asked: Mapping[str, Override], swept: Mapping[str, Override], zipped: Mapping[str, list[Override]]
+) -> None:
+    """A key of a zip stands nowhere else: which of its values would go with the other keys of the zip?"""
+    seen: dict[str, str] = {}
+    for place, overrides in zipped.items():
+        for override in overrides:
+            name = _name(override)
+            if name in seen:
+                where = f"twice in {place}" if seen[name] == place else f"in {seen[name]} and in {place}"
+                raise ConfigError(f"{name} stands {where}: keep it in one place")
+            seen[name] = place
+    for override in asked.values():
+        if (found := seen.get(_name(override))) is not None:
+            others = [_name(other) for other in zipped[found] if _name(other) != _name(override)]
+            together = f", where it advances together with {', '.join(others)}" if others else ""
+            raise ConfigError(
+                f"{override.input_line} on the command line collides with {_name(override)} in {found}{together}: "
+                f"leave it off the command line, or take it out of {found}"
+            )
+    for override in swept.values():
+        if (found := seen.get(_name(override))) is not None:
+            raise ConfigError(f"{_name(override)} stands in {PARAMS} and in {found}: keep it in one place")
+
+
+def _spread_one(override: Override) -> list[tuple[str, ...]]:
+    return [(line,) for line in _spread(override)]
+
+
+def _spread_zip(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+    columns = [_spread(override) for override in overrides]
+    if len({len(column) for column in columns}) > 1:
+        lengths = ", ".join(
+            f"{_name(override)} has {len(column)}" for override, column in zip(overrides, columns, strict=True)
+        )
+        raise ConfigError(f"{place}: its keys advance together, so each needs the same number of values: {lengths}")
+    return list(zip(*columns, strict=True))
+
+
+def _spread(override: Override) -> list[str]:
+    """What the basic sweeper makes of one override: `key=value` for each of its values."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    _refuse_endless(override)
+    lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not lines:
+        raise ConfigError(f"{override.input_line}: {_why_empty(override)}")
+    return lines
+
+
+def _refuse_endless(override: Override) -> None:
+    value: Any = override.value()
+    if override.is_interval_sweep():
+        raise ConfigError(
+            f"{override.input_line}: an interval has no list of values, so it makes no grid: "
+            f"use {override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna"
+        )
+    if isinstance(value, RangeSweep):
+        numbers = (value.start, value.stop, value.step)
+        if not all(number is not None and math.isfinite(number) for number in numbers):
+            raise ConfigError(f"{override.input_line}: start, stop and step of a range must be finite numbers")
+        start, stop, step = (Decimal(number or 0) for number in numbers)
+        if step == 0:
+            raise ConfigError(f"{override.input_line}: the step of a range must not be 0")
+        if (stop - start) / step > MOST_JOBS:
+            raise ConfigError(f"{override.input_line}: this range has more than {MOST_JOBS:,} values")
+
+
+def _why_empty(override: Override) -> str:
+    if not isinstance(override.value(), Glob):
+        return "there is no value in it; a range goes from start up to, not including, stop"
+    assert override.config_loader is not None  # or the glob could not have been listed
+    choices = override.config_loader.get_group_options(override.key_or_group)
+    if not choices:
+        return f"glob lists the choices of a group, and {override.key_or_group} is none; use choice(...)"
+    return f"matches no choice for {override.key_or_group}. Choices: {', '.join(choices)}"
+
+
+def _keys(axis: list[tuple[str, ...]]) -> str:
+    return ", ".join(line.partition("=")[0] for line in axis[0])
+
+
+# ---------------------------------------------------------------------------------------------- leaving out
+
+
+def _matches(key: str, wanted: str, value: str | None) -> bool:
+    if value is None:
+        return False
+    meant = _wanted(key, wanted)
+    if isinstance(meant, Glob):
+        return bool(meant.filter([value]))
+    return _comparable(value) in meant or ("str", value) in meant
+
+
+@lru_cache(maxsize=4096)
+def _wanted(key: str, wanted: str) -> Glob | frozenset[tuple[str, str]]:
+    """The values that a sweep string stands for, or the pattern that they match."""
+    override = _parse(OverridesParser.create(), EXCLUDE, key, wanted)
+    value: Any = override.value()
+    if isinstance(value, Glob):
+        return value
+    return frozenset(_comparable(line.partition("=")[2]) for line in _spread(override))
+
+
+@lru_cache(maxsize=4096)
+def _comparable(text: str) -> tuple[str, str]:
+    """A value's kind and text, so that 1e-1 equals 0.1, True equals true, and 1 is not true."""
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+    except HydraException:
+        return "str", text  # free text need not be an override
+    if override.is_sweep_override():
+        return "str", text
+    value: Any = override.value()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number", str(int(value) if value == value // 1 else value)  # 4.0 is 4
+    return type(value).__name__, str(value)

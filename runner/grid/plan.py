@@ -1,0 +1,116 @@
+"""What would run, what is done and what cannot work: known before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from runner.checkpoints import resolve
+from runner.config.identity import base_key
+from runner.config.model import StubConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import GenerateConfig, PromptsConfig, SplitConfig
+from runner.core.errors import ConfigError, RunnerError
+from runner.core.result import Record
+from runner.models import capability
+from runner.run import identify, is_logged, must_start_anew, task_of
+from runner.store.jobs import Job
+from runner.tasks.base import Previews
+
+
+class State(StrEnum):
+    """Where a job stands before the grid starts."""
+
+    todo = "to do"
+    go_on = "go on"  # samples of an interrupted run are there
+    done = "done"
+    impossible = "impossible"
+
+
+@dataclass
+class Planned:
+    """One job of a grid, as it is known beforehand."""
+
+    overrides: list[str]
+    config: RunnerConfig | None = None
+    config_yaml: str = ""
+    job: Job | None = None
+    state: State = State.impossible
+    problem: str = ""  # why it cannot work
+    notes: list[str] = field(default_factory=list)  # why it may not work well
+    exit_code: int = 0
+    record: Record | None = None  # of a job that is done
+    unlogged: bool = False  # done, but MLflow does not have it yet, or task.output asks for a copy
+    base: str = ""  # jobs with the same base share one load; empty: nothing to load
+    measures: bool = False  # its numbers suffer when something runs beside it
+    cost: float = 1.0  # a rough size of the work, to start long jobs first
+    same_as: int | None = None  # an earlier job of the grid that is this very job
+
+    @property
+    def name(self) -> str:
+        """What tells this job from the others, for people."""
+        return " ".join(self.overrides) or "(no overrides)"
+
+
+def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") -> Planned:
+    """Identify a job and look it up; an input that cannot work is its state, not an exception."""
+    planned = Planned(overrides, config, config_yaml)
+    try:
+        task = task_of(config)
+        planned.measures = task.MEASURES
+        with resolve.only_looking(config.plan):
+            planned.job = identify(config, task)
+            last = None if must_start_anew(config, planned.job) else planned.job.recorded()
+            planned.notes = capability.check(config) if last is None else []
+        if last is None and config.plan and isinstance(task, Previews):
+            planned.notes.append(task.preview(config).replace("\n", "\n    "))
+    except resolve.ToDownload as absent:  # a job's id rests on what its files hold
+        planned.state, planned.notes, planned.base = State.todo, [str(absent)], base_key(config)
+        return planned
+    except RunnerError as error:
+        planned.problem, planned.exit_code = str(error), error.exit_code
+        return planned
+    planned.cost = rough_cost(config)
+    loads = not isinstance(config.model, StubConfig) and not isinstance(config.task, SplitConfig)
+    planned.base = base_key(config) if loads else ""
+    if last is not None:
+        planned.state, planned.record = State.done, last
+        planned.unlogged = not is_logged(config, last) or _wants_a_copy(config)
+    else:
+        started = planned.job.samples_path.exists() and not must_start_anew(config, planned.job)
+        planned.state = State.go_on if started else State.todo
+    return planned
+
+
+def refuse_stdin(config: RunnerConfig) -> None:
+    """Refuse, in a grid, prompts that only this process could read: its workers have no stdin."""
+    if isinstance(config.task, PromptsConfig) and config.task.prompts == "-":
+        raise ConfigError("task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE")
+
+
+def _wants_a_copy(config: RunnerConfig) -> bool:
+    return isinstance(config.task, GenerateConfig) and config.task.output is not None
+
+
+def rough_cost(config: RunnerConfig) -> float:
+    """Guess how long a job takes next to the others: questions × tokens; only the order matters."""
+    questions = getattr(config.task, "limit", None) or 100
+    return float(questions * config.generation.max_new_tokens)
+
+
+def mark_twins(plan: list[Planned]) -> None:
+    """Find jobs that stand in the grid twice under different names: each is done once."""
+    first: dict[str, int] = {}
+    for number, planned in enumerate(plan):
+        if planned.job is not None:
+            earlier = first.setdefault(planned.job.job_id, number)
+            planned.same_as = earlier if earlier != number else None
+
+
+def counts(plan: Iterable[Planned]) -> dict[State, int]:
+    """Count the jobs in each state."""
+    totals = dict.fromkeys(State, 0)
+    for planned in plan:
+        totals[planned.state] += 1
+    return totals

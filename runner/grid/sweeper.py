@@ -1,0 +1,236 @@
+"""The grid: expand the overrides, plan every job, run what is not done, show all, exit with the truth.
+
+Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This one is Hydra's
+default here; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|ray|…` still take its place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config.hydra import to_config
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError, RunnerError
+from runner.core.progress import Progress
+from runner.core.result import Status
+from runner.grid.compose import Composer
+from runner.grid.expand import check_exclude, excluded, expand
+from runner.grid.launcher import WorkerLauncher, without_hydra
+from runner.grid.other_launchers import Elsewhere, check_settings
+from runner.grid.plan import Planned, State, mark_twins, plan_job, refuse_stdin
+from runner.grid.table import show_failures, show_plan, table_lines
+from runner.grid.view import summary
+from runner.report import near_uri, show_grid
+from runner.run import Outcome
+from runner.store import tracking
+
+
+class GridFailed(RunnerError):
+    """Some jobs of a grid are not finished; which ones has been said."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+@dataclass
+class Grid:
+    """A planned grid with the composed configs of its jobs."""
+
+    plan: list[Planned]
+    composed: list[DictConfig]
+    overrides: list[str]  # as the user gave them
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> RunnerConfig:
+        """The config that speaks for the whole grid: output folder, tracking, print, workers."""
+        config = next((planned.config for planned in self.plan if planned.config is not None), None)
+        if config is None:  # not one job of the grid can work
+            raise ConfigError(self.plan[0].problem)
+        return config
+
+    def to_do(self) -> list[int]:
+        """Return the jobs that have to run, each once."""
+        return [
+            number
+            for number, planned in enumerate(self.plan)
+            if planned.same_as is None and (planned.state in (State.todo, State.go_on) or planned.unlogged)
+        ]
+
+
+class GridSweeper(Sweeper):
+    """Hydra's sweeper for grids that survive."""
+
+    def __init__(
+        self,
+        params: dict[str, str] | None = None,
+        zip: list[dict[str, str]] | None = None,
+        exclude: list[dict[str, str]] | None = None,
+    ) -> None:
+        self.params, self.zip, self.exclude = params or {}, zip or [], exclude or []
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over."""
+        self.master, self.context = config, hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Do the grid."""
+        grid = self.plan(arguments)
+        if grid.settings.plan:
+            show_plan(grid.plan, sys.stdout)
+            return
+        print(summary(grid.plan), file=sys.stderr)
+        numbers, interrupted = grid.to_do(), False
+        if numbers:
+            interrupted = self.run(grid, numbers)
+        else:
+            tracking.end_dead_grids(grid.settings)  # of one that was killed when its last job was done
+        finish(grid, interrupted)
+
+    # ------------------------------------------------------------------------------------- plan
+
+    def plan(self, arguments: list[str]) -> Grid:
+        """Compose and identify every job; what cannot work is known before anything runs."""
+        loader = self.context.config_loader
+        lists = expand(arguments, self.params, self.zip, loader)
+        composer = Composer(loader, self.master)
+        grid = Grid([], [], arguments)
+        values: list[Callable[[str], str | None]] = []
+        with Progress(len(lists), "planning") as bar:
+            for overrides in lists:
+                composed, choices = without_hydra(composer.compose(overrides))
+                bar.advance()
+                values.append(_values_of(composed, choices))
+                if not excluded(self.exclude, values[-1]):
+                    grid.plan.append(_plan_one(overrides, composed))
+                    grid.composed.append(composed)
+        check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
+        if not grid.plan:
+            raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
+        mark_twins(grid.plan)
+        return grid
+
+    # -------------------------------------------------------------------------------------- run
+
+    def run(self, grid: Grid, numbers: list[int]) -> bool:
+        """Hand the jobs to the launcher below one MLflow run; returns whether the user stopped it."""
+        name = str(self.master.hydra.runtime.choices["hydra/launcher"])
+        if not isinstance(self.launcher, WorkerLauncher):
+            check_settings(name, grid.settings)
+        parent = tracking.start_grid(grid.settings, grid.overrides, describe(grid))
+        for number in numbers:
+            planned = grid.plan[number]
+            assert planned.config is not None
+            planned.config.tracking.parent_run_id = parent.run_id
+            planned.config_yaml = OmegaConf.to_yaml(grid.composed[number])
+        interrupted = False
+        try:
+            if isinstance(self.launcher, WorkerLauncher):
+                grid.outcomes, interrupted = self.launcher.run_plan(grid.plan, numbers)
+            else:
+                elsewhere = Elsewhere(self.launcher, name, grid.plan, parent.run_id, grid.outcomes)
+                elsewhere.run(numbers)
+                interrupted = elsewhere.interrupted
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            failed = any(outcome.status is not Status.FINISHED for outcome in grid.outcomes.values())
+            finished = len(grid.outcomes) == len(numbers) and not failed
+            status = Status.KILLED if interrupted else Status.FINISHED if finished else Status.FAILED
+            tracking.finish_grid(parent, status, describe(grid))
+        return interrupted
+
+
+def finish(grid: Grid, interrupted: bool) -> None:
+    """Show all jobs and the failures, and leave with the exit code that fits."""
+    lines = table_lines(grid.plan, grid.outcomes, interrupted)
+    show_grid(lines, grid.settings.print)
+    problems = show_failures(grid.plan, grid.outcomes, sys.stderr)
+    uri = _mlflow_hint(grid.settings)
+    if uri and grid.settings.print.value == "table":
+        print(f"See all: mlflow ui --backend-store-uri {uri}    Compare: {_compare_hint(grid.settings)}")
+    unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
+    if unlogged:
+        print(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them", file=sys.stderr)
+    if interrupted:
+        raise KeyboardInterrupt
+    if problems:
+        codes = [o.exit_code for o in grid.outcomes.values()] + [planned.exit_code for planned in grid.plan]
+        raise GridFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above", max(codes))
+
+
+def describe(grid: Grid) -> list[dict[str, Any]]:
+    """Return the plan as plain data for MLflow: every job with its id, what differs, and how it stands."""
+    rows = []
+    for number, planned in enumerate(grid.plan):
+        outcome = grid.outcomes.get(number)
+        rows.append(
+            {
+                "job_id": planned.job.job_id if planned.job else None,
+                "overrides": planned.overrides,
+                "planned": planned.state.value,
+                "status": outcome.status.value if outcome else None,
+                "problem": planned.problem or (outcome.message if outcome else ""),
+            }
+        )
+    return rows
+
+
+def _plan_one(overrides: list[str], composed: DictConfig) -> Planned:
+    try:
+        config = to_config(composed)
+        refuse_stdin(config)
+    except RunnerError as error:
+        return Planned(overrides, problem=str(error), exit_code=error.exit_code)
+    return plan_job(overrides, config)
+
+
+def _values_of(composed: DictConfig, choices: dict[str, str]) -> Callable[[str], str | None]:
+    """Look up what a job has for a key: a group's choice, or a value as text."""
+
+    def value(key: str) -> str | None:
+        if key in choices:
+            return str(choices[key])
+        found: object = OmegaConf.select(composed, key, default=_ABSENT)
+        if found is _ABSENT:
+            return None
+        return "null" if found is None else str(found)
+
+    return value
+
+
+_ABSENT = object()
+
+
+def _known_keys(config: DictConfig) -> set[str]:
+    keys = {str(key) for key in config.hydra.runtime.choices if not str(key).startswith("hydra")}
+    for group in map(str, config):
+        if group != "hydra":
+            node = config[group]
+            keys |= {f"{group}.{key!s}" for key in node} if isinstance(node, DictConfig) else {group}
+    return keys
+
+
+def _mlflow_hint(config: RunnerConfig) -> str | None:
+    store = tracking.store_of(config)
+    return near_uri(store.uri) if store else None
+
+
+def _compare_hint(config: RunnerConfig) -> str:
+    folder = os.path.relpath(Path(config.output_dir).expanduser())
+    return "runner-compare" if folder == "outputs" else f"runner-compare --output-dir {folder}"

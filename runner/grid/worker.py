@@ -1,0 +1,95 @@
+"""A worker process: does one job after another for a grid, and keeps the loaded base between them.
+
+Started by `runner/grid/workers.py`. It never outlives its parent, and what happens to it (a crash, a kill, a hang)
+ends one job and not the grid.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from runner.config.root import RunnerConfig
+from runner.core import machine, progress
+from runner.core.progress import Step
+from runner.core.result import Status
+from runner.engines.local.base_cache import Shelf
+from runner.run import Outcome, attempt
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One job for a worker."""
+
+    number: int
+    config: RunnerConfig
+    config_yaml: str
+    wait: bool  # for another process that is doing the same job
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A step of the job that the worker is doing."""
+
+    number: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The job is over."""
+
+    number: int
+    outcome: Outcome
+
+
+def main() -> None:
+    """Serve the parent at the other end of the connection until it says None or goes away."""
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    die_with(parent)
+    # Ctrl-C of the terminal reaches the parent only; it passes the wish on with SIGINT when a job is to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("runner").setLevel(logging.INFO)
+    shelf = Shelf()
+    with Connection(descriptor) as connection:
+        try:
+            while (assignment := connection.recv()) is not None:
+                serve(assignment, connection, shelf)
+        except (EOFError, OSError, KeyboardInterrupt):
+            return  # the parent is gone, or wants us to go
+
+
+def serve(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
+    """Do one job and send how it went; a wish to stop ends the job as KILLED and then the worker."""
+    number = assignment.number
+
+    def report(step: Step) -> None:
+        try:
+            connection.send(Progressed(number, step))
+        except OSError:  # the parent is gone: that is no failure of this job
+            raise KeyboardInterrupt from None
+
+    progress.report_to(report)
+    try:
+        outcome = attempt(assignment.config, assignment.config_yaml, shelf, assignment.wait)
+    except KeyboardInterrupt:
+        connection.send(Ended(number, Outcome(Status.KILLED, message="interrupted", exit_code=130)))
+        raise
+    except SystemExit as error:
+        message = f"the job called sys.exit({error.code!r})"
+        outcome = Outcome(Status.FAILED, message=message, exit_code=1)
+    finally:
+        progress.report_to(None)
+    connection.send(Ended(number, outcome))
+
+
+def die_with(parent: int) -> None:
+    """End with the parent, also when it dies in the middle of a job."""
+    machine.die_with_parent()
+    if os.getppid() != parent:  # it died before the kernel was asked
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""From files to a loaded model: weights, quantization, adapters, rotary embeddings."""

@@ -1,0 +1,248 @@
+"""From config to a loaded model: locate, quantize, adapt – and a report of what is really there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from runner.checkpoints import formats
+from runner.checkpoints.gguf_file import read_header
+from runner.checkpoints.resolve import for_transformers, locate, locate_adapter, read_settings
+from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
+from runner.config.model import Attention, Dtype
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.core.loaded import text
+from runner.models import capability, inventory
+from runner.models import quantization as quantization_room
+from runner.models.lora import peft as lora_room
+from runner.models.lora import pth as pth_room
+from runner.models.rope import choices as rope_room
+
+log = logging.getLogger(__name__)
+
+# Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
+# thread waits for the other at every layer, it costs a hundred times more.
+ONE_THREAD_BELOW_PARAMETERS = 50_000_000
+
+
+@dataclass
+class Loaded:
+    """A model with its tokenizer, and what was found on the way."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    bytes_by_dtype: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def load_base(config: RunnerConfig) -> Loaded:
+    """Load what the groups model, quantization and rope describe: the part that several jobs can share."""
+    # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quantization_room.quiet_torchao()
+    folder = locate(config.model)
+    stored = formats.check(config)
+    adapter = locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
+    started = time.perf_counter()
+    unreset = inventory.start_memory()
+    device = pick_device(config.model.device)
+    capability.require_usable(config.quantization if stored is None else stored.config, device.type)
+    capability.check_adapter(config, folder, adapter)
+    dtype, notes = pick_dtype(config.model.dtype, folder, device)
+    model_class = capability.class_of(folder, config.model.trust_remote_code)
+    attention, fallback = capability.pick_attention(config.model.attention, device.type, model_class)
+    notes += unreset + fallback + capability.check_memory(config, capability.rooms(config, device))
+    quantization = quantization_room.transformers_config(config.quantization, stored)
+    notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
+
+    model = _from_pretrained(config, folder, device, dtype, quantization, attention)
+    if config.model.device_map is not None:
+        device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
+    base = Loaded(model, _tokenizer(config, folder), device, notes=notes)
+    base.metrics["load_s"] = time.perf_counter() - started
+    _describe_base(base, config)
+    if stored is not None:
+        if not base.metrics["quantized_modules"]:
+            raise ConfigError(f"model.name={config.model.name} says that it is quantized, {stored}: no layer of it is")
+        _note(base, inventory.describe_quantization(model, stored.config))  # whatever was asked for, this is it
+        base.facts["checkpoint"] = f"quantized already: {stored}"
+    elif folder.is_file():
+        base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
+        base.facts["quantized"] = f"none, unpacked from {read_header(folder).types}"
+    return base
+
+
+def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
+    """Put the job's adapter and thread count on a base, and report the two together."""
+    started = time.perf_counter()
+    loaded = replace(
+        base,
+        bytes_by_dtype=dict(base.bytes_by_dtype),
+        metrics=dict(base.metrics),
+        facts=dict(base.facts),
+        notes=list(base.notes),
+    )
+    adapter = locate_adapter(config.lora, config.model)
+    report = None
+    if isinstance(config.lora, AdapterConfig):
+        assert adapter is not None
+        if isinstance(config.lora, PthConfig):
+            report = pth_room.apply(base.model, config.lora, adapter, config.model.name)
+        else:
+            assert isinstance(config.lora, PeftConfig)
+            with quantization_room.left_packed(base.model):
+                loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
+        loaded.notes += report.notes
+        for dtype, size in lora_room.weight_bytes(loaded.model).items():
+            loaded.bytes_by_dtype[dtype] = loaded.bytes_by_dtype.get(dtype, 0) + size
+    threads = config.model.threads or default_threads(loaded.model.num_parameters())
+    torch.set_num_threads(threads)
+    loaded.facts["threads"] = str(threads)
+    loaded.metrics["load_s"] += time.perf_counter() - started
+    _note(loaded, inventory.describe_lora(config.lora, report))
+    _note(loaded, inventory.describe_weights(loaded.bytes_by_dtype))
+    loaded.metrics |= inventory.held(loaded.metrics)
+    log.info("what is on:\n%s", text(loaded.metrics, loaded.facts))
+    return loaded
+
+
+def release(loaded: Loaded, config: RunnerConfig) -> bool:
+    """Take the job's adapter off again; False when the base cannot be had back as it was."""
+    if not isinstance(config.lora, AdapterConfig):
+        return True
+    if config.lora.merge:
+        return False
+    if isinstance(config.lora, PthConfig):
+        pth_room.detach(loaded.model)
+    else:
+        loaded.model.unload()  # puts the base's own modules back where they were
+    return True
+
+
+def default_threads(parameters: int) -> int:
+    """Return how many CPU threads suit a model of this size; a rule, not a race, so that answers stay the same."""
+    return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else machine.cores()
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Turn model.device into a device that is there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
+            raise ConfigError(f"model.device={wanted}: {have}; use model.device=auto or cpu")
+    return device
+
+
+def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch.dtype, list[str]]:
+    """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
+    if wanted is not Dtype.auto:
+        return getattr(torch, wanted.value), []
+    settings = read_settings(folder)
+    name = settings.get("dtype") or settings.get("torch_dtype") or "float32"
+    if name == "float16" and device.type == "cpu":
+        return torch.bfloat16, ["the checkpoint is float16, several times slower on a CPU: bfloat16 is used"]
+    return getattr(torch, name), []
+
+
+def _from_pretrained(
+    config: RunnerConfig,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Any,
+    attention: Attention,
+) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    place, settings = for_transformers(folder)
+    settings |= {"dtype": dtype, "device_map": {"": device}}
+    if config.model.device_map is not None:
+        settings["device_map"] = config.model.device_map
+        sizes = config.model.max_memory or {}
+        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
+    settings["trust_remote_code"] = config.model.trust_remote_code
+    if quantization is not None:
+        settings["quantization_config"] = quantization
+    if attention is not Attention.auto:
+        settings["attn_implementation"] = attention.value
+    try:
+        scaled = rope_room.prepare(config.rope, folder, config.model.trust_remote_code)
+        if scaled is not None:
+            settings["config"] = scaled
+        model = AutoModelForCausalLM.from_pretrained(place, **settings).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        first_lines = " ".join(str(error).split())[:400]
+        if folder.is_file():
+            what = read_header(folder).architecture
+            first_lines += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
+        raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
+    quantization_room.check_kernels(model, config.quantization.name)
+    rope_room.apply(model, config.rope)
+    return model
+
+
+def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    place, settings = for_transformers(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            place,
+            **settings,
+            trust_remote_code=config.model.trust_remote_code,
+            padding_side="left",
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first_lines = " ".join(str(error).split())[:300]
+        raise ConfigError(f"model.name={config.model.name}: no usable tokenizer in {folder}: {first_lines}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
+    return tokenizer
+
+
+def _describe_base(base: Loaded, config: RunnerConfig) -> None:
+    model = base.model
+    settings = model.config.get_text_config()
+    _note(base, inventory.describe_quantization(model, config.quantization))
+    if config.quantization.name not in ("none", "gguf") and not base.metrics["quantized_modules"]:
+        raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
+    # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
+    base.bytes_by_dtype = quantization_room.weight_bytes(model)
+    base.metrics |= {
+        "parameters": model.num_parameters(),
+        "vocab_size": settings.vocab_size,
+        **rope_room.measure(model, config.rope),
+        **inventory.peaks(),
+    }
+    base.notes += rope_room.notes(settings, config.rope)
+    base.facts |= {
+        "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
+        "device": inventory.places(model, base.device),
+        "attention": str(getattr(settings, "_attn_implementation", "unknown")),
+        "rope": rope_room.describe(model),
+    }
+    for note in base.notes:
+        log.warning("note: %s", note)
+
+
+def _note(loaded: Loaded, described: tuple[dict[str, float], dict[str, str]]) -> None:
+    metrics, facts = described
+    loaded.metrics |= metrics
+    loaded.facts |= facts

@@ -1,0 +1,1 @@
+"""lora – adapters put on a loaded base, and converted between their formats."""

@@ -1,0 +1,259 @@
+"""`runner-convert-lora`: turn a `.pth` adapter into a PEFT folder, or a PEFT folder into a `.pth` file, bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.checkpoints.resolve import locate_config
+from runner.core.errors import ConfigError, OutputError, RunnerError
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
+from runner.models.quantization import quiet_torchao
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from runner.models.lora.pth_file import Adapter
+
+    Matrices = dict[tuple[str, str], Tensor]  # by module path and side, A or B
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
+# What an adapter_config.json may say without being more than y = W x + scaling * B(A(x)) on the layers it names.
+HARMLESS = {
+    *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
+    *(
+        "runtime_config",
+        "megatron_core",
+        "qalora_group_size",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+    ),
+}
+PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own weights, too
+
+
+def entry() -> None:
+    """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it, and it warns
+    quiet_torchao()
+    try:
+        print(convert(parser().parse_args()))
+    except RunnerError as error:
+        print(f"runner-convert-lora: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    it = argparse.ArgumentParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
+    it.add_argument("source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped")
+    it.add_argument("target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist")
+    it.add_argument("--base", required=True, help="the model it is for: FOLDER, HUB_ID or embedded; its config is read")
+    it.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="write the tensors in this format and say how many numbers it rounds (default: as they are)",
+    )
+    return it
+
+
+def convert(options: argparse.Namespace) -> str:
+    """Convert in the direction that IN decides; returns what was written, in words."""
+    source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
+    target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
+    if target.exists() or target.is_symlink():
+        raise ConfigError(f"OUT={options.target} exists already, and nothing is overwritten: give another name")
+    if not source.exists():
+        raise ConfigError(f"{label}: there is no file or folder {source}")
+    from runner.models.lora import pth, pth_file
+
+    base = _skeleton(options.base)
+    to_pth = source.is_dir()
+    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth_file.read(source, label), {})
+    pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
+    norm = pth.delta(_scaled(adapter, scalings), label, options.base)
+    tensors, how = _cast(adapter, scalings, options.dtype, label)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if to_pth:
+            _write_pth(target, tensors)
+        else:
+            _write_peft(target, adapter, tensors, options.base)
+    except OSError as error:
+        raise OutputError(f"cannot write OUT={options.target} ({error.strerror}): give another place") from error
+    count = sum(tensor.numel() for tensor in tensors.values())
+    sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
+    return f"{target}: {sizes}\n{how}"
+
+
+def _skeleton(base: str) -> nn.Module:
+    from runner.models.lora import pth
+
+    folder = locate_config(base)
+    try:
+        return pth.skeleton(folder)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {reason}") from error
+
+
+# ------------------------------------------------------------------------------------------- PEFT folder
+
+
+def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
+    """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
+    from runner.models.lora.pth_file import Adapter, Pair, few, one_rank
+
+    tensors = _peft_tensors(folder, label)
+    scalings = _peft_scalings(folder, base, label)
+    names = {path: [f"base_model.model.{path}.lora_{side}.weight" for side in ("A", "B")] for path in scalings}
+    expected = {name for pair in names.values() for name in pair}
+    if strange := sorted(set(tensors) - expected):
+        raise ConfigError(f"{label}: {len(strange)} tensors are no A or B of a targeted linear layer: {few(strange)}")
+    if missing := sorted(expected - set(tensors)):
+        raise ConfigError(f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}")
+    if not names:
+        raise ConfigError(f"{label} holds no LoRA tensor")
+    pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
+    return Adapter(pairs, one_rank(pairs, label)), scalings
+
+
+def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from runner.models.lora.pth_file import load_tensors
+
+    if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
+        return load_tensors(folder / "adapter_model.bin", label)
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{label}: {folder / WEIGHTS} cannot be read: {error}") from error
+
+
+def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
+    """Let PEFT itself say which layers of the base the adapter is on, and with what scaling."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    try:
+        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{label}: {folder / CONFIG} cannot be read: {error}") from error
+    more = [key for key, value in settings.items() if value and key not in HARMLESS]
+    more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
+    if settings.get("peft_type") != "LORA":
+        raise ConfigError(f"{label}: its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only")
+    if settings.get("init_lora_weights") not in PLAIN_INITS:
+        more.append("init_lora_weights")
+    if more:
+        said = ", ".join(f"{key}={settings[key]}" for key in more)
+        raise ConfigError(f"{label} is more than y = W x + B(A(x)): {said}. It works as it is, with lora=peft")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft speaks to those who train here
+            inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"{label} does not fit the base: {' '.join(str(error).split())[:300]}") from error
+    layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
+    return {path: layer.scaling["default"] for path, layer in layers.items()}
+
+
+def _write_peft(folder: Path, adapter: Adapter, tensors: Matrices, base: str) -> None:
+    from safetensors.torch import save_file
+
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": adapter.rank,
+        "lora_alpha": adapter.rank,  # so that the scaling, alpha / r, is 1
+        "target_modules": sorted(adapter.pairs),  # whole paths: no other layer that ends alike is meant
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    named = {
+        f"base_model.model.{path}.lora_{side}.weight": tensor.contiguous() for (path, side), tensor in tensors.items()
+    }
+    folder.mkdir()
+    try:
+        save_file(named, folder / WEIGHTS, {"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    except BaseException:
+        shutil.rmtree(folder)  # half a folder would look like an adapter
+        raise
+
+
+# ---------------------------------------------------------------------------------------------- .pth file
+
+
+def _write_pth(file: Path, tensors: Matrices) -> None:
+    import torch
+
+    named = {f"{path}.lora.{side}.weight": tensor.contiguous() for (path, side), tensor in tensors.items()}
+    with file.open("xb") as stream:
+        try:
+            torch.save(named, stream)
+        except BaseException:
+            file.unlink()
+            raise
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def _scaled(adapter: Adapter, scalings: dict[str, float]) -> Adapter:
+    """Return the adapter with its scaling in B, in float64: for the norm, not for the file."""
+    from runner.models.lora.pth_file import Adapter, Pair
+
+    pairs = {path: Pair(a, b.double() * scalings.get(path, 1.0)) for path, (a, b) in adapter.pairs.items()}
+    return Adapter(pairs, adapter.rank)
+
+
+def _cast(adapter: Adapter, scalings: dict[str, float], dtype: str | None, label: str) -> tuple[Matrices, str]:
+    """Return the tensors to write by (path, side) and how exact they are; rounding happens only when asked for."""
+    import torch
+
+    tensors: Matrices = {}
+    rounded = numbers = 0
+    for path, pair in adapter.pairs.items():
+        for side, tensor, scaling in (("A", pair.a, 1.0), ("B", pair.b, scalings.get(path, 1.0))):
+            wanted = getattr(torch, dtype) if dtype else tensor.dtype
+            if scaling == 1 and wanted == tensor.dtype:
+                tensors[path, side] = tensor
+            else:
+                exact = tensor.double() * scaling
+                tensors[path, side] = exact.to(wanted)
+                rounded += int((tensors[path, side].double() != exact).sum())
+            numbers += tensor.numel()
+    factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
+    folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""
+    kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    if rounded and dtype is None:
+        raise ConfigError(
+            f"{label}: a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
+            f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft"
+        )
+    exactness = f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
+    if not rounded and not factors and dtype is None:
+        exactness = "bit for bit"
+    return tensors, " · ".join(part for part in (kinds, folded, exactness) if part)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,135 @@
+"""lora: none, peft – put an adapter on a loaded base and prove that it is on."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.weight_files import Tensor
+from runner.config.lora import PeftConfig
+from runner.core.errors import ConfigError
+
+KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What was matched: an adapter that changes nothing is an error, not a report."""
+
+    modules: int
+    rank: int
+    parameters: int
+    delta_norm: float  # Frobenius norm of all scaling * B @ A together
+    notes: tuple[str, ...]
+
+
+def check(lora: PeftConfig, folder: Path, bare: Any, tensors: Sequence[Tensor], base_name: str) -> None:
+    """Hold an adapter's settings and the headers of its file against a model without weights."""
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    if settings.get("peft_type") != "LORA":
+        return  # another method of PEFT's: its own checks are the ones that know it
+    label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for tensor in tensors:
+        if match := KEY.fullmatch(tensor.name):
+            shapes.setdefault(match["path"], {})[match["side"]] = tensor.shape
+    found = [path for path in shapes if path in modules]
+    if shapes and not found and not any(targets(settings, path) for path in modules):
+        first = ", ".join([*shapes][:3])
+        raise ConfigError(
+            f"{label}: none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
+            f"{settings.get('target_modules')} name none either: use the base that it was made for"
+        )
+    for path in found:
+        inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
+        a, b = shapes[path].get("A"), shapes[path].get("B")
+        if a is None or b is None or not isinstance(inputs, int):
+            continue  # half of it, or no linear layer: left to PEFT
+        if (a[1], b[0]) != (inputs, outputs) or a[0] != b[1]:
+            raise ConfigError(
+                f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
+                f"the one of {base_name} is {[outputs, inputs]}"
+            )
+        if not settings.get("rank_pattern") and a[0] != settings.get("r"):
+            raise ConfigError(
+                f"{label}: adapter_config.json says r={settings.get('r')}, and A of {path} is {list(a)}: rank {a[0]}"
+            )
+
+
+def targets(settings: dict[str, Any], path: str) -> bool:
+    """Whether PEFT would put the adapter on the module at path."""
+    wanted = settings.get("target_modules")
+    if wanted is None or wanted == "all-linear":
+        return True  # PEFT knows what these mean for each kind of model
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in wanted)
+
+
+def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
+    """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
+    from peft import PeftModel
+
+    notes = base_mismatch(folder, base_name)
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 by an old name; it is theirs to mend
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            model = PeftModel.from_pretrained(base, str(folder))
+    except (RuntimeError, ValueError, KeyError) as error:
+        first_lines = " ".join(str(error).split())[:300]
+        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {first_lines}") from error
+    report = _report(model, notes)
+    if report.modules == 0 or report.delta_norm == 0:
+        raise ConfigError(
+            f"lora.path={lora.path} changes nothing in {base_name}: {report.modules} modules matched, "
+            f"norm of the delta {report.delta_norm:g}"
+        )
+    if lora.merge:
+        model = model.merge_and_unload()
+    return model.eval(), report
+
+
+def weight_bytes(model: Any) -> dict[str, int]:
+    """Bytes of the adapter's own tensors by dtype; none once it is merged."""
+    by_dtype: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/models/lora/pth.py does
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            by_dtype[dtype] = by_dtype.get(dtype, 0) + parameter.numel() * parameter.element_size()
+    return by_dtype
+
+
+def base_mismatch(folder: Path, base_name: str) -> tuple[str, ...]:
+    """Return a note naming both when the adapter says that it was made for another base."""
+    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    if not made_for or Path(made_for).name == Path(base_name).name:
+        return ()
+    return (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
+
+
+def delta_norm(pairs: Iterable[tuple[Any, Any, float]]) -> float:
+    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r], scaling)."""
+    squares = 0.0
+    for a, b, scaling in pairs:
+        # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
+        a, b = a.detach().float(), b.detach().float()
+        squares += float(((b.T @ b) * (a @ a.T).T).sum()) * scaling**2
+    return float(max(squares, 0.0) ** 0.5)
+
+
+def _report(model: Any, notes: tuple[str, ...]) -> AdapterReport:
+    layers = [module for module in model.modules() if getattr(module, "lora_A", None)]
+    pairs = [
+        (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+        for layer in layers
+        for name in layer.lora_A
+    ]
+    rank = max((a.shape[0] for a, _, _ in pairs), default=0)
+    parameters = sum(a.numel() + b.numel() for a, b, _ in pairs)
+    return AdapterReport(len(layers), rank, parameters, delta_norm(pairs), notes)

@@ -1,0 +1,1 @@
+"""rope – positions: scalings that transformers has, and two coordinates for each token."""

@@ -1,0 +1,144 @@
+"""rope: native, rope_2d, linear, dynamic, yarn, llama3 – how positions are encoded, read off the loaded model.
+
+The scalings are transformers' own: they go into the model's config before the weights load. rope_2d is ours and
+is patched over the loaded model (`runner/models/rope/rope_2d.py`).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.resolve import for_transformers
+from runner.config.rope import (
+    Rope2dConfig,
+    RopeConfig,
+    RopeDynamicConfig,
+    RopeLengthScalingConfig,
+    RopeLlama3Config,
+    RopeScalingConfig,
+    RopeYarnConfig,
+)
+from runner.core.errors import ConfigError
+
+NO_LIMIT = 1e9  # positions of a model that names no maximum
+
+
+def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
+    """Return the config to load the model with, None = its own; refuses before any weight is read."""
+    if type(rope) is RopeConfig:
+        return None
+    from transformers import AutoConfig
+
+    place, found = for_transformers(folder)
+    settings = AutoConfig.from_pretrained(place, **found, trust_remote_code=trust_remote_code)
+    put_on(settings, rope, trust_remote_code)
+    return settings
+
+
+def put_on(settings: Any, rope: RopeConfig, trust_remote_code: bool = False) -> None:
+    """Write what a rope choice needs into a transformers config, or refuse the model."""
+    if isinstance(rope, RopeScalingConfig):
+        scale(settings, rope)
+    elif isinstance(rope, Rope2dConfig):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from runner.models.rope import rope_2d
+
+        with torch.device("meta"):  # the model without its weights; from_config writes into what it gets
+            rope_2d.find(AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code))
+
+
+def scale(settings: Any, rope: RopeScalingConfig) -> None:
+    """Write a scaling into a transformers config, in the place of the one that stands there."""
+    text = settings.get_text_config()
+    native = getattr(text, "rope_parameters", None)
+    model_class = (settings.architectures or [type(settings).__name__])[0]
+    if not native:
+        raise ConfigError(
+            f"rope={rope.name}: {model_class} has no rope_parameters in its config, so there is nothing to scale: "
+            "use rope=native"
+        )
+    if "rope_theta" not in native:  # one set of parameters a layer type
+        raise ConfigError(
+            f"rope={rope.name}: {model_class} has other rope_parameters for each type of layer "
+            f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native"
+        )
+    kept = {key: native[key] for key in ("rope_theta", "partial_rotary_factor") if native.get(key) is not None}
+    scaling: dict[str, Any] = {"rope_type": rope.name, "factor": float(rope.factor), **kept}
+    if isinstance(rope, RopeLengthScalingConfig):
+        scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
+        if hasattr(text, "original_max_position_embeddings"):  # Phi-3 keeps it here, and here it would win
+            text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
+    if isinstance(rope, RopeYarnConfig):
+        optional = {key: getattr(rope, key) for key in ("attention_factor", "beta_fast", "beta_slow")}
+        scaling |= {key: float(value) for key, value in optional.items() if value is not None}
+    if isinstance(rope, RopeLlama3Config):
+        scaling |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
+    text.rope_parameters = scaling
+
+
+def apply(model: Any, rope: RopeConfig) -> None:
+    """Patch what is patched on the loaded model."""
+    if isinstance(rope, Rope2dConfig):
+        from runner.models.rope import rope_2d
+
+        rope_2d.apply(model, rope)
+
+
+def describe(model: Any) -> str:
+    """Name the rotary embedding of a loaded model: what is patched, its type and base, or that it has none."""
+    from runner.models.rope import rope_2d
+
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None)
+    patch = rope_2d.patch_of(model)
+    if not parameters:
+        return "none" if patch is None else patch.describe()
+    kind = parameters.get("rope_type", "default") if patch is None else patch.describe()
+    factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
+    return f"{kind}{factor}, theta {parameters.get('rope_theta', '?')}"
+
+
+def measure(model: Any, rope: RopeConfig) -> dict[str, float]:
+    """Count the patched pairs and the positions there is room for."""
+    from runner.models.rope import rope_2d
+
+    patch = rope_2d.patch_of(model)
+    return {
+        "rope_pairs": rope_2d.pairs_of(model),
+        "rope_pairs_patched": 0 if patch is None else len(patch.patched),
+        "max_positions": max_positions(model.config.get_text_config(), rope),
+    }
+
+
+def max_positions(text: Any, rope: RopeConfig) -> float:
+    """Return how many positions a loaded model has room for, under a scaling that was put on it.
+
+    As transformers has it, max_position_embeddings is the length after scaling where the config also names a
+    shorter original one; where both are the same, and for scalings that know no original, the factor counts.
+    """
+    maximum = getattr(text, "max_position_embeddings", None)
+    if maximum is None:
+        return NO_LIMIT
+    if not isinstance(rope, RopeScalingConfig):
+        return float(maximum)
+    original = maximum
+    if isinstance(rope, RopeLengthScalingConfig):
+        original = text.rope_parameters["original_max_position_embeddings"]
+    return float(maximum if original < maximum else int(original * rope.factor))
+
+
+def notes(text: Any, rope: RopeConfig) -> list[str]:
+    """Say what a reader of the numbers has to know."""
+    if isinstance(rope, RopeDynamicConfig):
+        length = getattr(text, "max_position_embeddings", "?")
+        return [f"rope=dynamic: beyond {length} positions a row's angles depend on the longest row of its batch"]
+    return []
+
+
+def _trained_on(text: Any) -> int:
+    """Return the length of the pretraining, as far as the config tells."""
+    native: int | None = text.rope_parameters.get("original_max_position_embeddings")
+    return native or getattr(text, "original_max_position_embeddings", None) or int(text.max_position_embeddings)

@@ -1,0 +1,1 @@
+"""A model in parts: planned, written, checked, restored, loaded."""

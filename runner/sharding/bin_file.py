@@ -1,0 +1,157 @@
+"""A legacy .bin: where its tensors lie in the file, so that they can be copied like those of safetensors.
+
+Such a file is a zip archive with a pickle, which says what the tensors are, and one uncompressed entry a storage.
+torch unpickles it with tensors alone allowed (`weights_only`) and onto the meta device: no weight is read, nothing in
+the file is run, and every storage says at which byte of the file it begins. What torch says is held against the
+archive's own directory.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.byteio import file_size
+from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile
+from runner.core.errors import DataError
+
+ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began files with before 1.6
+LOCAL_HEADER_BYTES = 30
+DTYPES = {
+    "bool": "BOOL",
+    **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    "bfloat16": "BF16",
+    "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}
+
+
+def read_bin(path: Path) -> WeightFile:
+    """Read which tensors a .bin holds and where; a file with anything that would run is refused."""
+    size = file_size(path)
+    _require_zip(path, size)
+    storages = _read_directory(path, size)
+    state = _unpickle(path)
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}")
+    tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
+    return WeightFile(path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)))
+
+
+def _require_zip(path: Path, size: int) -> None:
+    """Refuse what is no zip archive, and say what it is where that can be told."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(LFS))
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+    if start.startswith(ZIP):
+        return
+    if start.startswith(LFS):
+        raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
+    from runner.models.lora import pth_file
+
+    if code := pth_file.code_in(path, ""):
+        raise _holds_code(path, [code])
+    if start.startswith(OLD_FORMAT):
+        raise DataError(
+            f"{path}: written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
+            f"once, which takes {size / 2**20:,.0f} MiB of memory: "
+            "torch.save(torch.load(OLD, weights_only=True), NEW)"
+        )
+    raise DataError(f"{path} is no .bin file that torch has written: empty, cut short or another format")
+
+
+def _read_directory(path: Path, size: int) -> dict[int, int]:
+    """Return where each uncompressed entry of the archive begins, and how long it is."""
+    found: dict[int, int] = {}
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
+            for entry in archive.infolist():
+                if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
+                    raise DataError(f"{path}: its numbers are stored in big-endian order, which is not supported")
+                stream.seek(entry.header_offset)
+                header = stream.read(LOCAL_HEADER_BYTES)
+                name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+                begin = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+                if begin + entry.compress_size > size:
+                    end = begin + entry.compress_size
+                    raise DataError(f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}")
+                if entry.compress_type == zipfile.ZIP_STORED:
+                    found[begin] = entry.file_size
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: truncated or damaged: not readable as the zip archive that it begins as") from error
+    return found
+
+
+def _unpickle(path: Path) -> Any:
+    """Have torch read the pickle alone: tensors on the meta device, their storages knowing where they lie."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd files torch warns first and fails then
+            return torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # the file may be anything, and torch has an exception for each
+        if culprits := _code_in(path, str(error)):
+            raise _holds_code(path, culprits) from None  # torch's own text suggests to run it all the same
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
+        raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
+
+
+def _code_in(path: Path, message: str) -> list[str]:
+    """Name what unpickling the file would have called; nothing where that is not why it was refused."""
+    import torch
+
+    from runner.models.lora import pth_file
+
+    try:
+        culprits = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # noqa: BLE001  # TorchScript, or odd all the way: the other look at it says more
+        culprits = []
+    return culprits or [code for code in [pth_file.code_in(path, message)] if code]
+
+
+def _holds_code(path: Path, names: list[str]) -> DataError:
+    return DataError(
+        f"{path} holds code ({', '.join(names[:5])}) and was refused: nothing in it was run. Weights are tensors "
+        "alone: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
+    )
+
+
+def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:
+    """Say where a tensor lies in the file; what is no plain tensor, or lies outside of its entry, is refused."""
+    import torch
+
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        kind = type(value).__name__
+        inside = ": the weights may be in it, save that alone" if isinstance(value, dict) else ""
+        raise DataError(f"{path}: {name} is a {kind}, a tensor is expected{inside}")
+    dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
+    if dtype is None or value.layout is not torch.strided or value.is_quantized:
+        raise DataError(f"{path}: tensor {name}: {value.dtype} ({value.layout}) has no place in safetensors")
+    size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
+    nbytes = size * math.prod(shape)
+    if nbytes == 0:
+        return Tensor(name, dtype, shape, path, 0, 0)
+    begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
+    if begin is None:
+        raise DataError(f"{path}: torch {torch.__version__} does not say where in the file tensor {name} lies")
+    first = value.storage_offset() * size
+    reach = size * (1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True)))
+    room = storages.get(begin, -1)
+    if room < first + reach:
+        found = f"{room} bytes are" if room >= 0 else "no uncompressed entry is"
+        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {found} there")
+    strides = None if value.is_contiguous() else tuple(value.stride())
+    return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

@@ -1,0 +1,231 @@
+"""Whether the parts are what the manifest says: files, headers, partitions, tensors. Finds everything, raises nothing.
+
+Three depths: `quick` reads sizes, headers and JSON; `files` every byte once, against the digests of files; `full`
+also against the digest of each tensor, in the same pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.checkpoints import byteio
+from runner.checkpoints.json_fields import Listed
+from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
+from runner.core.errors import ConfigError, DataError
+from runner.sharding import json_numbers
+from runner.sharding.archive import Read, open_part, read_header
+from runner.sharding.manifest import MODEL_FILES, SOURCE_HEADERS, Manifest, PartEntry
+from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, read_partition
+
+Advance = Callable[[int], None]
+
+
+@dataclass
+class Checked:
+    """A part, and what was found in it."""
+
+    entry: PartEntry
+    problems: list[str] = field(default_factory=list)
+    tensors: dict[str, Tensor] | None = None  # None: neither header nor partition can be read
+    digests: dict[str, str] = field(default_factory=dict)  # of each tensor: computed by `full`, else as listed
+    read: Read | None = None  # None: the header cannot be read
+    nbytes: int = 0  # how many were read
+    seconds: float = 0.0
+
+
+def check_parts(manifest: Manifest, level: str, advance: Advance) -> list[Checked]:
+    """Check every part on its own."""
+    return [check_part(manifest, entry, level, advance) for entry in manifest.parts]
+
+
+def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> Checked:
+    """Check a part's file, header and partition against each other and the manifest."""
+    started, done, folder = time.perf_counter(), Checked(entry), manifest.folder
+    path = folder / entry.stored.file
+    partition = _partition(folder, entry, done.problems)
+    if partition is not None:
+        layers = [layer for layer in partition.layers if layer.dtype in DTYPE_BITS]
+        done.tensors = {layer.name: _as_listed(layer, path) for layer in layers}
+        references = [layer for layer in partition.layers if not isinstance(layer.parameters, Inline)]
+        done.digests = {one.name: one.parameters.digest for one in references if not isinstance(one.parameters, Inline)}
+    found = list(_size(path, entry.stored))
+    done.problems += found
+    if not path.is_file():
+        return done
+    try:
+        header = read_header(folder, entry)
+    except DataError as error:
+        done.problems.append(str(error))
+    else:
+        done.tensors = {tensor.name: tensor for tensor in header.tensors}
+        done.problems += _header_problems(entry, header, partition)
+        if not found:  # of a file of another size, the header has said what is wrong
+            done.read = open_part(folder, entry)
+            if level != "quick":
+                _read_all(manifest, done, header, partition, level, advance)
+    done.seconds = time.perf_counter() - started
+    return done
+
+
+def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
+    """Read partition_N.json where it is what the manifest lists; everything else is a problem."""
+    path = folder / entry.partition
+    if not path.is_file():
+        problems.append(f"{entry.partition}: missing")
+        return None
+    digest = byteio.file_sha256(path)
+    if digest != entry.partition_sha256:
+        problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
+    try:
+        partition = read_partition(path)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+    if partition.part_id != entry.part_id:
+        problems.append(f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found")
+    return partition
+
+
+def _as_listed(layer: Layer, path: Path) -> Tensor:
+    """A tensor as the partition describes it."""
+    dtype, place = str(layer.dtype), layer.parameters
+    offset, nbytes = (0, 0) if isinstance(place, Inline) else (place.offset, place.nbytes)
+    return Tensor(layer.name, dtype, layer.shape, path, offset, nbytes or layer.params * DTYPE_BITS[dtype] // 8)
+
+
+def _size(path: Path, listed: Listed) -> Iterator[str]:
+    if not path.is_file():
+        yield f"{path.name}: missing"
+    elif (size := byteio.file_size(path)) != listed.nbytes:
+        yield f"{path.name}: {listed.nbytes} bytes expected, {size} found"
+
+
+def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition | None) -> Iterator[str]:
+    """Compare the header with partition and manifest."""
+    file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
+    params = sum(tensor.params for tensor in header.tensors)
+    if (entry.tensors, entry.params) != (len(held), params):
+        yield (
+            f"{file}: {entry.tensors} tensors with {entry.params} parameters expected by the manifest, "
+            f"{len(held)} with {params} found"
+        )
+    if partition is None:
+        return
+    layers = {layer.name: layer for layer in partition.layers}
+    for name in held.keys() - layers.keys():
+        yield f"{file}: tensor {name}: not in {entry.partition}"
+    for name, layer in layers.items():
+        if name not in held:
+            yield f"{file}: tensor {name}: missing, although {entry.partition} lists it"
+            continue
+        tensor, where = held[name], f"{file}: tensor {name}"
+        pairs: list[tuple[str, object, object]] = [
+            ("dtype", layer.dtype, tensor.dtype),
+            ("shape", list(layer.shape), list(tensor.shape)),
+        ]
+        if not isinstance(layer.parameters, Inline):
+            said = layer.parameters
+            pairs += [("file", said.file, entry.raw.file), ("tensor", said.tensor, name)]
+            pairs += [(key, getattr(said, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
+        for what, expected, found in dict.fromkeys((what, str(one), str(other)) for what, one, other in pairs):
+            if expected != found:
+                yield f"{where}: {what} {expected} expected by {entry.partition}, {found} found"
+
+
+def _read_all(
+    manifest: Manifest, done: Checked, header: WeightFile, partition: Partition | None, level: str, advance: Advance
+) -> None:
+    """Read every byte of a part and compare digests."""
+    entry, read = done.entry, done.read
+    assert read is not None
+    path, inline = manifest.folder / entry.stored.file, partition is not None and partition.form == INLINE
+    tensors_too = level == "full" or inline  # numbers in JSON come without digests
+    if entry.frames or not tensors_too:
+        algorithm = byteio.algorithm_of(str(entry.stored.digest))
+        found = byteio.file_digest(path, algorithm, advance)
+        done.nbytes += entry.stored.nbytes
+        if found != entry.stored.digest:
+            done.problems.append(f"{entry.stored.file}: {entry.stored.digest} expected, {found} found")
+            if entry.frames:
+                return  # unpacking damaged pieces says nothing more
+    if not tensors_too:
+        return
+    try:
+        whole, digests = _digests(read, header, byteio.algorithm_of(str(entry.raw.digest)), advance)
+        problems = _inline_problems(done, partition, header) if inline and partition else []
+    except ConfigError as error:
+        done.problems.append(str(error))
+        return
+    done.nbytes += entry.raw.nbytes
+    if whole != entry.raw.digest:
+        done.problems.append(f"{entry.stored.file}: {entry.raw.digest} expected, {whole} found")
+    for name, listed in done.digests.items():
+        if name in digests and digests[name] != listed:
+            done.problems.append(f"{entry.stored.file}: tensor {name}: {listed} expected, {digests[name]} found")
+    done.problems += problems
+    done.digests = digests
+
+
+def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -> tuple[str, dict[str, str]]:
+    """Return the digests of the file and of each tensor, from one pass."""
+    whole, digests = byteio.Digest(algorithm), {}
+    whole.update(header.header)
+    for tensor in header.tensors:
+        one = byteio.Digest(algorithm)
+        for piece in read(tensor.offset, tensor.nbytes):
+            whole.update(piece)
+            one.update(piece)
+            whole.wait()
+            one.wait()
+            advance(len(piece))
+        digests[tensor.name] = one.text()
+    return whole.text(), digests
+
+
+def _inline_problems(done: Checked, partition: Partition, header: WeightFile) -> list[str]:
+    """Compare the numbers of the JSON with those of the tensors; there are few, or they would not be inline."""
+    import numpy as np
+
+    problems, held = [], {tensor.name: tensor for tensor in header.tensors}
+    assert done.read is not None
+    for layer in partition.layers:
+        if layer.name in held and isinstance(layer.parameters, Inline):
+            tensor = held[layer.name]
+            there = [*json_numbers.read_numbers(tensor, done.read(tensor.offset, tensor.nbytes)), np.zeros(0)]
+            listed = np.concatenate([*json_numbers.from_json(partition, layer), np.zeros(0)])
+            differ = np.flatnonzero(listed != np.concatenate(there).astype("<f8"))
+            if len(differ):
+                where = f"{partition.path.name}: tensor {layer.name}"
+                problems.append(f"{where}: {len(differ)} of {layer.params} numbers are not those of the part")
+    return problems
+
+
+# ------------------------------------------------------------------------------------------ files around
+
+
+def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:
+    """Check the files around the parts; return what is wrong in each of their folders."""
+    problems: dict[str, list[str]] = {}
+    for sub, group in ((MODEL_FILES, manifest.companions), (SOURCE_HEADERS, manifest.headers)):
+        problems[sub] = []
+        for listed in group:
+            path = manifest.folder / sub / listed.file
+            found = [f"{sub}/{problem}" for problem in _size(path, listed)]
+            if not found and (level != "quick" or sub == SOURCE_HEADERS):
+                digest = byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))
+                if digest != listed.digest:
+                    found = [f"{sub}/{listed.file}: {listed.digest} expected, {digest} found"]
+            problems[sub] += found
+    return problems
+
+
+def source_headers(manifest: Manifest) -> list[WeightFile]:
+    """The original headers, one for each file of a safetensors source."""
+    files = []
+    for listed, header in zip(manifest.files, manifest.headers, strict=False):
+        path = manifest.folder / SOURCE_HEADERS / header.file
+        files.append(parse_header(path.read_bytes(), path, listed.nbytes))
+    return files

@@ -1,0 +1,262 @@
+"""The folder of a split: how its files are called, and what its manifest says, read and checked.
+
+Imports neither torch nor safetensors. What is read here is typed and bound to the folder: bare file names, known
+version, parts in order, layers that join up. Whether the files hold what is said here is for `runner.sharding.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.byteio import ALGORITHMS
+from runner.checkpoints.json_fields import Fields, Listed
+from runner.checkpoints.weight_files import is_bare_name, load_json
+from runner.core.errors import ConfigError, DataError
+
+FORMAT, FORMAT_VERSION = "runner-split", 2
+MANIFEST = "manifest.json"
+UNFINISHED = "manifest.unfinished.json"  # says whose split this is while there is no manifest yet
+MODEL_FILES = "model_files"
+SOURCE_HEADERS = "source_headers"
+ARCHIVES = {"zstd": ".zst"}  # how an archived part is stored, and what its name ends in
+SOURCE_FORMATS = ("safetensors", "bin")
+
+
+def part_file(part_id: int) -> str:
+    """Name of a part's tensors."""
+    return f"part_{part_id}.safetensors"
+
+
+def partition_file(part_id: int) -> str:
+    """Name of what describes a part."""
+    return f"partition_{part_id}.json"
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """A part as the manifest lists it."""
+
+    part_id: int
+    stored: Listed  # the file in the folder
+    raw: Listed  # the safetensors file: the same one, except in an archive
+    frames: tuple[int, ...]  # in an archive: bytes of each compressed piece, one after the other
+    partition: str
+    partition_sha256: str
+    layers: tuple[int, int] | None  # first and last, both included; None for a part without layers
+    holds: tuple[str, ...]
+    tensors: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Tied:
+    """A tensor that stands in several parts on purpose."""
+
+    tensor: str
+    parts: tuple[int, ...]
+    stands_for: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the parts; a tied tensor counts once as unique, and in each part as stored."""
+
+    tensors: int
+    unique_params: int
+    stored_params: int
+    unique_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest, checked; files, headers, companions and parts lie in different folders."""
+
+    folder: Path
+    strategy: dict[str, Any]
+    source: str
+    revision: str | None
+    source_format: str  # safetensors | bin
+    checksums: str  # what parts and tensors are hashed with
+    files: tuple[Listed, ...]  # of the source
+    headers: tuple[Listed, ...]  # one for each of them, none for bin
+    companions: tuple[Listed, ...]
+    prefix: str  # what stands before a layer's number
+    num_layers: int
+    contiguous: bool
+    embedding: tuple[int, ...]  # part ids
+    norm: tuple[int, ...]
+    head: tuple[int, ...]
+    tied: tuple[Tied, ...]
+    parts: tuple[PartEntry, ...]
+    totals: Totals
+    archive: str | None
+
+    @property
+    def num_parts(self) -> int:
+        """How many parts there are."""
+        return len(self.parts)
+
+    def refuse_archive(self, key: str = "task.parts") -> None:
+        """Raise ConfigError where parts have to be read in place and are compressed."""
+        if self.archive is not None:
+            raise ConfigError(
+                f"{key}={self.folder}: these parts are an archive ({self.archive}), which can be merged and verified, "
+                f"but not loaded: unpack it once, runner task=archive task.archive=none task.parts={self.folder} "
+                "task.output_dir=NEW_FOLDER"
+            )
+
+
+def read_manifest(folder: Path, key: str = "task.parts") -> Manifest:
+    """Read manifest.json and refuse what is not one, or what points out of its folder."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ConfigError(f"{key}={folder}: {_why_none(folder)}")
+    values = load_json(path)
+    found = values.get("format"), values.get("format_version")
+    if found != (FORMAT, FORMAT_VERSION):
+        raise DataError(f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}")
+    manifest = _Reader(path).manifest(values)
+    _require_consistent(path, manifest, values.get("num_parts"))
+    return manifest
+
+
+def _why_none(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder; give what task=split wrote"
+    if (folder / UNFINISHED).exists():
+        return f"no {MANIFEST} there: the split was interrupted, run the same task=split again"
+    return f"no {MANIFEST} there; give what task=split wrote"
+
+
+def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:
+    """Raise DataError where the manifest contradicts itself."""
+    if manifest.num_parts != num_parts:
+        raise DataError(f"{path}: num_parts={num_parts}, but {manifest.num_parts} parts are listed")
+    wanted = [f"{listed.file}.header" for listed in manifest.files] if manifest.source_format == "safetensors" else []
+    if wanted != [listed.file for listed in manifest.headers]:
+        raise DataError(f"{path}: headers: one for each of source.files expected, in the same order (none for .bin)")
+    if manifest.source_format == "bin":
+        _require_listed(path, manifest)
+    targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
+    if len(set(targets)) < len(targets):
+        raise DataError(f"{path}: source.files and companions name the same file twice")
+    suffix = ARCHIVES.get(manifest.archive or "", "")
+    for number, part in enumerate(manifest.parts):
+        names = number, part_file(number) + suffix, partition_file(number)
+        if (part.part_id, part.stored.file, part.partition) != names:
+            raise DataError(
+                f"{path}: parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
+                f"found part {part.part_id} with {part.stored.file} and {part.partition}"
+            )
+    if manifest.contiguous:
+        _require_joined(path, manifest)
+    for what, ids in (
+        *((key, getattr(manifest, key)) for key in ("embedding", "norm", "head")),
+        *((f"tied: {tied.tensor}", tied.parts) for tied in manifest.tied),
+    ):
+        if any(part_id >= manifest.num_parts for part_id in ids):
+            raise DataError(f"{path}: {what}: part ids below {manifest.num_parts} expected, found {list(ids)}")
+
+
+def _require_listed(path: Path, manifest: Manifest) -> None:
+    """Raise DataError unless each .bin of the source lists its tensors, each of them once: it has no header kept."""
+    homes: dict[str, str] = {}
+    for listed in manifest.files:
+        if listed.tensors is None:
+            raise DataError(f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none")
+        for name in listed.tensors:
+            if name in homes:
+                raise DataError(f"{path}: source.files: tensor {name} stands in {homes[name]} and in {listed.file}")
+            homes[name] = listed.file
+
+
+def _require_joined(path: Path, manifest: Manifest) -> None:
+    """Raise DataError unless the parts' layers follow each other from the first to the last."""
+    expected = 0
+    for part in manifest.parts:
+        if part.layers is None:
+            continue
+        first, last = part.layers
+        if first != expected or last < first or last >= manifest.num_layers:
+            raise DataError(
+                f"{path}: parts[{part.part_id}].layers: a range from {expected} to {manifest.num_layers - 1} at most "
+                f"expected, found [{first}, {last}]"
+            )
+        expected = last + 1
+    if expected != manifest.num_layers:
+        raise DataError(f"{path}: parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only")
+
+
+class _Reader(Fields):
+    """Takes a manifest out of its JSON."""
+
+    def manifest(self, values: dict[str, Any]) -> Manifest:
+        source = self.table("source", values.get("source"))
+        layers = self.table("layers", values.get("layers"))
+        archive = self.one_of("archive", values.get("archive"), (None, *ARCHIVES))
+        strategy = self.table("strategy", values.get("strategy"))
+        self.text("strategy.name", strategy.get("name"))
+        revision = source.get("revision")
+        return Manifest(
+            folder=self.path.parent,
+            strategy=strategy,
+            source=self.text("source.name", source.get("name")),
+            revision=None if revision is None else self.text("source.revision", revision),
+            source_format=str(self.one_of("source.format", source.get("format"), SOURCE_FORMATS)),
+            checksums=str(self.one_of("checksums", values.get("checksums"), ALGORITHMS)),
+            files=self.files("source.files", source.get("files"), may_lack_digest=True),
+            headers=self.files("headers", values.get("headers")),
+            companions=self.files("companions", values.get("companions")),
+            prefix=self.text("layers.prefix", layers.get("prefix")),
+            num_layers=self.count("layers.count", layers.get("count")),
+            contiguous=self.one_of("contiguous", values.get("contiguous"), (True, False)) is True,
+            embedding=self.ids("embedding", values.get("embedding")),
+            norm=self.ids("norm", values.get("norm")),
+            head=self.ids("head", values.get("head")),
+            tied=tuple(self.tied(n, entry) for n, entry in enumerate(self.many("tied", values.get("tied")))),
+            parts=tuple(
+                self.part(f"parts[{number}]", entry, archive is not None)
+                for number, entry in enumerate(self.many("parts", values.get("parts")))
+            ),
+            totals=self.totals(self.table("totals", values.get("totals"))),
+            archive=None if archive is None else str(archive),
+        )
+
+    def part(self, key: str, entry: object, archived: bool) -> PartEntry:
+        values = self.table(key, entry)
+        stored = raw = self.listed(key, values)
+        frames: tuple[int, ...] = ()
+        partition = values.get("partition")
+        if not is_bare_name(partition):
+            self.fail(f"{key}.partition", "a bare file name", partition)
+        if archived:
+            nbytes = self.count(f"{key}.raw_bytes", values.get("raw_bytes"))
+            digest = self.digest(f"{key}.raw_digest", values.get("raw_digest"))
+            raw = Listed(stored.file.removesuffix(".zst"), nbytes, digest)
+            frames = self.ids(f"{key}.frames", values.get("frames"))
+        return PartEntry(
+            part_id=self.count(f"{key}.part_id", values.get("part_id")),
+            stored=stored,
+            raw=raw,
+            frames=frames,
+            partition=str(partition),
+            partition_sha256=self.text(f"{key}.partition_sha256", values.get("partition_sha256")),
+            layers=self.range(f"{key}.layers", values.get("layers")),
+            holds=tuple(self.text(f"{key}.holds", held) for held in self.many(f"{key}.holds", values.get("holds"))),
+            tensors=self.count(f"{key}.tensors", values.get("tensors")),
+            params=self.count(f"{key}.params", values.get("params")),
+        )
+
+    def tied(self, number: int, entry: object) -> Tied:
+        values = self.table(f"tied[{number}]", entry)
+        return Tied(
+            tensor=self.text(f"tied[{number}].tensor", values.get("tensor")),
+            parts=self.ids(f"tied[{number}].parts", values.get("parts")),
+            stands_for=self.text(f"tied[{number}].as", values.get("as")),
+        )
+
+    def totals(self, values: dict[str, Any]) -> Totals:
+        return Totals(**{key: self.count(f"totals.{key}", values.get(key)) for key in Totals.__dataclass_fields__})

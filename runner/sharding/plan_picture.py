@@ -1,0 +1,88 @@
+"""A plan of parts to look at: rows for tables, lines of text, and a picture with one bar a part.
+
+The picture is SVG, written by hand: every browser and MLflow's page show it, and no plotting library has to be loaded
+into a process that otherwise needs a few MiB.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from runner.core.machine import MIB
+from runner.sharding.strategies import Part
+
+COLOURS = {
+    "embedding": "#4e79a7",
+    "layers": "#a0cbe8",
+    "norm": "#59a14f",
+    "head": "#f28e2b",
+    "tied head": "#ffbe7d",
+    "attention": "#b07aa1",
+    "mlp": "#76b7b2",
+    "other": "#bab0ac",
+}
+LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
+
+
+def rows(parts: list[Part]) -> list[dict[str, Any]]:
+    """One row a part: layers, what else it holds, parameters, bytes, share."""
+    stored = sum(part.nbytes for part in parts)
+    return [
+        {
+            "part": part.part_id,
+            "layers": "-" if part.layers is None else f"{part.layers[0]}-{part.layers[1]}",
+            "also_holds": ", ".join(part.holds) or "-",
+            "params": part.params,
+            "mib": part.nbytes / MIB,
+            "share": part.nbytes / stored if stored else 0.0,
+        }
+        for part in parts
+    ]
+
+
+def lines(parts: list[Part]) -> list[str]:
+    """The rows as aligned text."""
+    table = [("part", "layers", "also holds", "parameters", "MiB", "share")]
+    for row in rows(parts):
+        numbers = f"{row['params']:,}", f"{row['mib']:,.1f}", f"{row['share']:.1%}"
+        table.append((str(row["part"]), row["layers"], row["also_holds"], *numbers))
+    widths = [max(len(line[column]) for line in table) for column in range(6)]
+    aligned = [
+        [cell.ljust(width) if column in (1, 2) else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
+        for pairs in (list(zip(line, widths, strict=True)) for line in table)
+    ]
+    return ["  ".join(cells).rstrip() for cells in aligned]
+
+
+def svg(parts: list[Part], title: str) -> str:
+    """Draw the parts as stacked bars, as long as they have bytes."""
+    largest = max(1, *(part.nbytes for part in parts))
+    kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
+    height = TOP + STEP * len(parts) + 10
+    drawn = [_text(LEFT, 20, title, "bold")]
+    x = float(LEFT)
+    for kind in kinds:
+        drawn += [_box(x, 32, 12, 12, COLOURS[kind], kind), _text(x + 18, 43, kind)]
+        x += 34 + 7.5 * len(kind)
+    for number, part in enumerate(parts):
+        y, x = TOP + STEP * number, float(LEFT)
+        layers = "" if part.layers is None else f" · {part.layers[0]}-{part.layers[1]}"
+        drawn.append(_text(8, y + 18, f"part {part.part_id}{layers}"))
+        for kind, nbytes in part.sections.items():
+            width = WIDTH * nbytes / largest
+            drawn.append(_box(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB"))
+            x += width
+        drawn.append(_text(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
+    size = f'width="{LEFT + WIDTH + 130}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *drawn, "</svg>"]) + "\n"
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect {place} fill="{colour}"><title>{escape(title)}</title></rect>'
+
+
+def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}">{escape(text)}</text>'

@@ -1,0 +1,135 @@
+"""A part of a model at work: the layers that it has, between what came before and what comes after.
+
+A stage is the family's own class with fewer layers, so that masks, cache and rotary embedding stay the model's own.
+What it lacks (the embedding in all stages but the first, the final norm and the head in all but the last) is replaced
+by a placeholder. The family's code still runs from end to end, but two hooks decide what counts: the hidden states of
+the stage before go straight into the first layer, past whatever the family does to embeddings, and what the last layer
+gives leaves past the final norm. A placeholder that would be on the way between the two raises.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+
+from runner.core.errors import DataError
+
+
+class Where(StrEnum):
+    """How far a forward pass of a stage has come."""
+
+    before = "before its layers"
+    inside = "inside its layers"
+    after = "after its layers"
+
+
+@dataclass
+class Passing:
+    """What goes into the first layer, what came out of the last one, and how far the pass is."""
+
+    where: Where = Where.before
+    received: torch.Tensor | None = None
+    sent: torch.Tensor | None = None
+
+    def begin(self, received: torch.Tensor | None) -> None:
+        """Start a pass."""
+        self.where, self.received, self.sent = Where.before, received, None
+
+
+class Absent(torch.nn.Module):
+    """Stands for a module whose weights are in another part; lets pass what nobody will look at."""
+
+    def __init__(self, name: str, part_id: int, allowed: frozenset[Where], passing: Passing) -> None:
+        super().__init__()
+        self.name, self.part_id = name, part_id
+        self.allowed, self.passing = allowed, passing
+
+    def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """Return the value, or nothing to add where token ids or positions are looked up."""
+        if self.passing.where not in self.allowed:
+            raise DataError(f"part {self.part_id} needs {self.name} {self.passing.where.value}, and does not hold it")
+        return value if value.is_floating_point() else torch.zeros((), device=value.device)
+
+
+@dataclass(eq=False)
+class Stage:
+    """A loaded part. Call it with token ids (the first) or hidden states (the others).
+
+    It returns hidden states [B, T, H], the last one logits [B, T, V].
+    """
+
+    model: Any  # the family's causal language model, with this part's layers only
+    layers: torch.nn.ModuleList
+    part_id: int
+    span: tuple[int, int]  # first and last layer in the whole model, both included
+    is_first: bool
+    is_last: bool
+    nbytes: int
+    dtype: torch.dtype
+    device: torch.device
+    passing: Passing = field(default_factory=Passing)
+    load_s: float = 0.0
+    _takes: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        target = self.model if self.is_last else self.model.base_model
+        self._takes = frozenset(inspect.signature(target.forward).parameters)
+        self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
+        self.layers[-1].register_forward_hook(self._leave)
+
+    def new_cache(self) -> Any:
+        """Return an empty key-value cache for this part's layers."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    def __call__(
+        self,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        cache: Any = None,
+        last_only: bool = False,
+    ) -> torch.Tensor:
+        """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of the last place."""
+        self.passing.begin(None if self.is_first else values)
+        arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+        arguments |= {"past_key_values": cache, "use_cache": cache is not None}
+        arguments["input_ids" if self.is_first else "inputs_embeds"] = values
+        if self.is_last and last_only and "logits_to_keep" in self._takes:
+            arguments["logits_to_keep"] = 1
+        if "position_ids" not in self._takes:  # families that count places by the mask
+            del arguments["position_ids"]
+        try:
+            with torch.inference_mode():
+                if self.is_last:
+                    logits: torch.Tensor = self.model(**arguments).logits
+                    return logits[:, -1:] if last_only else logits
+                self.model.base_model(**arguments)
+                assert self.passing.sent is not None, "the last layer was not run"
+                return self.passing.sent
+        finally:
+            self.passing.begin(None)  # let go of the tensors
+
+    def _enter(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Put what came from the stage before in place of what the family made of it."""
+        self.passing.where = Where.inside
+        if self.passing.received is None:
+            return given, named
+        if given:
+            return (self.passing.received, *given[1:]), named
+        return given, named | {"hidden_states": self.passing.received}
+
+    def _leave(self, _: Any, __: Any, output: Any) -> None:
+        """Keep what the last layer gives."""
+        self.passing.where = Where.after
+        self.passing.sent = output[0] if isinstance(output, tuple) else output
+
+
+def allowed_absence(is_first: bool, is_last: bool) -> frozenset[Where]:
+    """Say where in a pass a module of another part may be met, because its value is thrown away there."""
+    return frozenset(([] if is_first else [Where.before]) + ([] if is_last else [Where.after]))

@@ -1,0 +1,179 @@
+"""What stands in the folder of a split already, and what of it is still as it would be written.
+
+A part is made from its header and from ranges of the source's files. Both are cheap to name: sizes, times, inodes and
+headers. A part whose `key` is the one that it was written with, and whose file is as it was then, is left alone. Who
+does not trust times has everything read instead (task.compare=content).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints import byteio
+from runner.checkpoints.layout import Layout
+from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
+from runner.config.task import Compare
+from runner.core.errors import ConfigError, DataError
+from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_file
+from runner.sharding.strategies import Part
+
+KEY = "task.output_dir"
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A split that is decided and not yet written."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    parts: list[Part]
+    strategy: dict[str, Any]  # its name and what it was told
+    checksums: str
+    name: str  # of the source, for people
+    revision: str | None
+    place: str | None  # names the folder of a local source, so that two models of one name are two
+    inline: bool = False  # numbers in the JSON instead of references
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the source is: the model by its tensors, the files by what changes when somebody writes them."""
+        shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
+        files = {file.path.name: file_state(file.path) | {"layout": _layout(file)} for file in self.checkpoint.files}
+        return {"place": self.place, "tensors": sha256_of(sorted(shapes)), "files": files}
+
+    def header(self, part: Part) -> bytes:
+        """The header of a part's file; it carries on what the source's headers say besides tensors."""
+        found = [file.metadata for file in self.checkpoint.files]
+        metadata = {"format": "pt"} | {key: text for one in found for key, text in one.items()}
+        return byteio.build_header(part.tensors, metadata)
+
+    def key(self, part: Part, state: dict[str, Any]) -> str:
+        """Name what a part is made from."""
+        ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
+        files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
+        form = [self.checksums, self.inline, hashlib.sha256(self.header(part)).hexdigest()]
+        return sha256_of([form, ranges, files])
+
+
+def file_state(path: Path) -> dict[str, int]:
+    """What changes when a file is written."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
+
+
+def _layout(file: WeightFile) -> str:
+    tensors = [[one.name, one.dtype, one.shape, one.offset, one.strides] for one in file.tensors]
+    return sha256_of([hashlib.sha256(file.header).hexdigest(), tensors])
+
+
+def sha256_of(values: object) -> str:
+    """Name plain values by their content."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_earlier(folder: Path) -> dict[str, Any]:
+    """Return what an earlier split wrote about itself, nothing for an empty or absent folder; others are refused."""
+    # that one is what a split leaves that was killed in its first moment
+    names = [name for name in byteio.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
+    if not names:
+        return {}
+    for name in (MANIFEST, UNFINISHED):
+        if name in names and (earlier := load_json(folder / name)).get("format") == FORMAT:
+            return earlier
+    raise ConfigError(
+        f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{', ...' * (len(names) > 3)}) and holds no "
+        "split of this model. Nothing was changed: give an empty or new folder"
+    )
+
+
+def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any]) -> None:
+    """Allow writing over an earlier split only where it is one of the same model into the same parts."""
+    if not earlier:
+        return
+    source = earlier.get("source")
+    source = source if isinstance(source, dict) else {}
+    there_state = source.get("state")
+    there_state = there_state if isinstance(there_state, dict) else {}
+    pairs: dict[str, tuple[Any, Any]] = {
+        "format_version": (earlier.get("format_version"), FORMAT_VERSION),
+        "num_parts": (earlier.get("num_parts"), len(plan.parts)),
+        "strategy": (_words(earlier.get("strategy")), _words(plan.strategy)),
+        "source": (source.get("name"), plan.name),
+        "revision": (source.get("revision"), plan.revision),
+        "archive": (earlier.get("archive"), None),
+    }
+    differ = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
+    if not differ and there_state.get("place") != state["place"]:
+        differ = [f"its source is another folder named {plan.name}"]
+    if not differ and there_state.get("tensors") != state["tensors"]:
+        differ = ["its source had other tensors"]
+    if differ:
+        raise ConfigError(
+            f"{KEY}={folder}: holds another split ({', '.join(differ)}). Nothing was changed: "
+            "give an empty or new folder"
+        )
+
+
+def _words(strategy: object) -> str:
+    """A strategy in one line."""
+    if not isinstance(strategy, dict):
+        return str(strategy)
+    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items())
+
+
+def find_unchanged(
+    folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any], compare: Compare, advance: Advance
+) -> dict[int, dict[str, Any]]:
+    """Return the entries of the parts that need not be written, by part id."""
+    listed = earlier.get("parts")
+    entries = {entry.get("part_id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
+    found = {}
+    for part in plan.parts:
+        entry, key = entries.get(part.part_id), plan.key(part, state)
+        path, partition = folder / part_file(part.part_id), folder / partition_file(part.part_id)
+        if entry is None or not path.is_file() or not partition.is_file():
+            continue
+        there = file_state(path)
+        if there["bytes"] != entry.get("bytes") or byteio.file_sha256(partition) != entry.get("partition_sha256"):
+            continue
+        if compare is Compare.state:
+            same = (entry.get("key"), entry.get("mtime_ns")) == (key, there["mtime_ns"])
+        else:
+            same = entry.get("inline") is plan.inline and _same_content(path, entry, part, plan, advance)
+        if same:
+            found[part.part_id] = entry | {"key": key, "mtime_ns": there["mtime_ns"]}
+    return found
+
+
+def _same_content(path: Path, entry: dict[str, Any], part: Part, plan: Plan, advance: Advance) -> bool:
+    """Read a part and its source, and tell whether the one holds what the other does."""
+    header = plan.header(part)
+    start = b"".join(bytes(piece) for piece in byteio.read_range(path, 0, min(len(header), byteio.file_size(path))))
+    if start != header or byteio.file_size(path) != len(header) + part.nbytes:
+        return False
+    if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
+        return False
+    offset = len(header)
+    for tensor in part.tensors:
+        there = byteio.digest_of(byteio.read_range(path, offset, tensor.nbytes), plan.checksums, advance)
+        if there != byteio.digest_of(byteio.tensor_pieces(tensor), plan.checksums, advance):
+            return False
+        offset += tensor.nbytes
+    return True
+
+
+def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
+    """Raise DataError when a file of the source is no longer what it was when the split began."""
+    for file in files:
+        known = state["files"][file.path.name]
+        if any(known[key] != value for key, value in file_state(file.path).items()):
+            raise DataError(f"{file.path} was changed while it was being split: run the same command again")

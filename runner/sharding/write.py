@@ -1,0 +1,282 @@
+"""Write the parts of a split that are not there yet, each in one step, and the manifest last.
+
+While parts are being written there is no manifest.json: manifest.unfinished.json lists the parts that are done, so an
+interrupted split goes on from them. Parts do not wait for the disk unless that is asked for (task.durable=true): after
+a power cut one may be too short, which its size in the manifest tells.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints import byteio
+from runner.checkpoints.layout import layer_type
+from runner.config.task import Compare
+from runner.core.progress import Progress
+from runner.sharding import inline_partition, unchanged
+from runner.sharding.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL_FILES,
+    SOURCE_HEADERS,
+    UNFINISHED,
+    part_file,
+    partition_file,
+)
+from runner.sharding.partition_file import REFERENCE
+from runner.sharding.strategies import Part
+from runner.sharding.unchanged import KEY, Plan
+
+SHOW_EVERY_S = 0.1
+Open = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit
+
+
+@dataclass
+class Written:
+    """What came of it: the manifest, and what had to be written for it."""
+
+    manifest: dict[str, Any]
+    parts: list[int] = field(default_factory=list)
+    nbytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Small:
+    """A file that goes along as it is: config, tokenizer, an original header."""
+
+    place: str  # below the folder
+    nbytes: int
+    sha256: str
+    content: Path | bytes
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {"file": Path(self.place).name, "bytes": self.nbytes, "sha256": self.sha256}
+
+
+class Meter:
+    """Counts bytes for a bar: how far, and how fast; shown now and then, as pieces come thousands a second."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._done, self._waiting = 0, 0
+        self._began = self._shown = time.perf_counter()
+
+    def __call__(self, nbytes: int) -> None:
+        """Count bytes."""
+        self._waiting += nbytes
+        now = time.perf_counter()
+        if now - self._shown >= SHOW_EVERY_S:
+            self._done += self._waiting
+            self._bar.advance(self._waiting, speed=f"{self._done / 1e9 / (now - self._began):.2f} GB/s")
+            self._waiting, self._shown = 0, now
+
+
+def update(folder: Path, plan: Plan, compare: Compare, progress: Open, durable: bool = False) -> Written:
+    """Bring a folder to what the plan says; what is there already and right is not touched."""
+    state = plan.state
+    earlier = unchanged.read_earlier(folder)
+    unchanged.refuse_other(folder, earlier, plan, state)
+    stored = sum(part.nbytes for part in plan.parts)
+    with progress(2 * stored if compare is Compare.content else None, "compare", "bytes") as bar:
+        kept = unchanged.find_unchanged(folder, earlier, plan, state, compare, Meter(bar))
+    companions = [_companion(path) for path in plan.checkpoint.companions]
+    headers = [_header(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
+    missing = [small for small in (*companions, *headers) if not _is_there(folder, small)]
+    todo = [part for part in plan.parts if part.part_id not in kept]
+    _require_space(folder, todo, missing)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "strategy": plan.strategy,
+        "checksums": plan.checksums,
+        "num_parts": len(plan.parts),
+        "source": {
+            "name": plan.name,
+            "revision": plan.revision,
+            "format": plan.checkpoint.format,
+            "files": _source_files(plan, earlier, state, progress),
+            "state": state,
+        },
+        "companions": [small.entry for small in companions],
+        "headers": [small.entry for small in headers],
+        **_standing_of(plan),
+        "archive": None,
+        "parts": [kept[part_id] for part_id in sorted(kept)],
+    }
+    done = Written(manifest)
+    if todo or missing or earlier != manifest or not (folder / MANIFEST).exists():
+        _write(folder, plan, done, todo, missing, progress, durable)
+        unchanged.require_unmoved(plan.checkpoint.files, state)
+        byteio.write_json(folder / MANIFEST, manifest, durable)
+        (folder / UNFINISHED).unlink(missing_ok=True)
+    return done
+
+
+def _write(
+    folder: Path,
+    plan: Plan,
+    done: Written,
+    todo: list[Part],
+    missing: list[Small],
+    progress: Open,
+    durable: bool,
+) -> None:
+    """Write what is missing; the entries of new parts go into the manifest one by one."""
+    byteio.make_folder(folder)
+    manifest = done.manifest
+    with byteio.hold(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
+        byteio.write_json(folder / UNFINISHED, manifest, durable)
+        (folder / MANIFEST).unlink(missing_ok=True)  # from here on it would not be true
+        for small in missing:
+            byteio.make_folder((folder / small.place).parent)
+            content = small.content
+            pieces = [content] if isinstance(content, bytes) else byteio.read_range(content, 0, small.nbytes)
+            byteio.write_file(folder / small.place, pieces, small.sha256, durable)
+        began, meter, state = time.perf_counter(), Meter(bar), manifest["source"]["state"]
+        for part in todo:
+            bar.say(f"part {part.part_id} of {len(plan.parts)}")
+            entry = _write_part(folder, part, plan, plan.key(part, state), durable, meter)
+            manifest["parts"] = sorted([*manifest["parts"], entry], key=lambda one: int(one["part_id"]))
+            if part is not todo[-1]:
+                byteio.write_json(folder / UNFINISHED, manifest, durable)
+            done.parts.append(part.part_id)
+            done.nbytes += entry["bytes"]
+        done.seconds = time.perf_counter() - began
+
+
+def _write_part(
+    folder: Path, part: Part, plan: Plan, key: str, durable: bool, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """Write part_N.safetensors and partition_N.json, and return the part's entry in the manifest."""
+    name, partition = part_file(part.part_id), partition_file(part.part_id)
+    header, digests = plan.header(part), dict[str, str]()
+    pieces = byteio.tensor_bytes(header, part.tensors, advance, digests, plan.checksums)
+    digest = byteio.write_digested(folder / name, pieces, plan.checksums, durable=durable)
+    layers, offset = [], len(header)
+    for tensor in part.tensors:
+        reference = {"file": name, "tensor": tensor.name, "dtype": tensor.dtype, "offset": offset}
+        reference |= {"nbytes": tensor.nbytes, "digest": digests[tensor.name]}
+        offset += tensor.nbytes
+        layers.append(
+            {
+                "name": tensor.name,
+                "layer_type": layer_type(tensor.name),
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "parameters": reference,
+            }
+        )
+    content = {
+        "part_id": part.part_id,
+        "layers": layers,
+        "parameters_format": REFERENCE,
+        "total_params": part.params,
+    }
+    if plan.inline:
+        partition_sha256 = inline_partition.write_inline(folder / partition, content, part.tensors)
+    else:
+        partition_sha256 = byteio.write_file(folder / partition, [_a_line_each(content)], durable=durable)
+    return {
+        "part_id": part.part_id,
+        "file": name,
+        "bytes": offset,
+        "digest": digest,
+        "partition": partition,
+        "partition_sha256": partition_sha256,
+        "inline": plan.inline,
+        "layers": None if part.layers is None else list(part.layers),
+        "holds": part.holds,
+        "tensors": len(part.tensors),
+        "params": part.params,
+        "key": key,
+        "mtime_ns": (folder / name).stat().st_mtime_ns,
+    }
+
+
+def _a_line_each(partition: dict[str, Any]) -> bytes:
+    """Write a partition as JSON with one line a tensor: json is slow where it indents."""
+    layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
+    rest = json.dumps({key: value for key, value in partition.items() if key not in ("part_id", "layers")})
+    return f'{{"part_id": {partition["part_id"]},\n "layers": [\n  {layers}\n ],\n {rest[1:]}\n'.encode()
+
+
+def _companion(path: Path) -> Small:
+    return Small(f"{MODEL_FILES}/{path.name}", byteio.file_size(path), byteio.file_sha256(path), path)
+
+
+def _header(file: str, header: bytes) -> Small:
+    sha256 = byteio.digest_of([header], "sha256").partition(":")[2]
+    return Small(f"{SOURCE_HEADERS}/{file}.header", len(header), sha256, header)
+
+
+def _is_there(folder: Path, small: Small) -> bool:
+    path = folder / small.place
+    return path.is_file() and byteio.file_size(path) == small.nbytes and byteio.file_sha256(path) == small.sha256
+
+
+def _source_files(plan: Plan, earlier: dict[str, Any], state: dict[str, Any], progress: Open) -> list[dict[str, Any]]:
+    """List the source's files; their own SHA-256 only where it was asked for, as that reads all of them once more."""
+    files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
+    digests: dict[str, Any] = {file.path.name: None for file in files}
+    if plan.checksums == "sha256":
+        there = earlier.get("source", {})
+        states = there.get("state", {}).get("files", {})
+        known = {one.get("file"): one.get("digest") for one in there.get("files", [])}
+        same = {name for name in digests if states.get(name) == state["files"][name] and known.get(name)}
+        digests |= {name: known[name] for name in same}
+        with progress(sum(file.size for file in files if file.path.name not in same), "hash", "bytes") as bar:
+            for file in files:
+                if file.path.name not in same:
+                    digests[file.path.name] = byteio.file_digest(file.path, "sha256", Meter(bar))
+    entries = [{"file": file.path.name, "bytes": file.size, "digest": digests[file.path.name]} for file in files]
+    if plan.checkpoint.format == "bin":  # it keeps no header, and merge makes shards of the same tensors
+        for entry, file in zip(entries, files, strict=True):
+            entry["tensors"] = [tensor.name for tensor in file.tensors]
+    return entries
+
+
+def _standing_of(plan: Plan) -> dict[str, Any]:
+    """What stands where, and how much it is, once and as stored."""
+    parts, tensors = plan.parts, plan.checkpoint.tensors
+
+    def holders(*what: str) -> list[int]:
+        return [part.part_id for part in parts if {*what} & {*part.holds}]
+
+    def parts_with(name: str) -> list[int]:
+        return [part.part_id for part in parts if any(tensor.name == name for tensor in part.tensors)]
+
+    return {
+        "layers": {"prefix": plan.layout.stack, "count": len(plan.layout.layers)},
+        "contiguous": all(part.layers is not None for part in parts),
+        "embedding": holders("embedding"),
+        "norm": holders("norm"),
+        "head": holders("head", "tied head"),
+        "tied": [{"tensor": one.name, "parts": parts_with(one.name), "as": "head"} for one in plan.layout.tied],
+        "totals": {
+            "tensors": len(tensors),
+            "unique_params": sum(tensor.params for tensor in tensors),
+            "stored_params": sum(part.params for part in parts),
+            "unique_bytes": sum(tensor.nbytes for tensor in tensors),
+            "stored_bytes": sum(part.nbytes for part in parts),
+        },
+    }
+
+
+def _require_space(folder: Path, todo: list[Part], missing: list[Small]) -> None:
+    """Ask for room for what is to be written; a part is written beside the old one, which goes then."""
+    needed = held = sum(small.nbytes for small in missing)
+    for part in todo:
+        needed = max(needed, held + part.nbytes)
+        old = folder / part_file(part.part_id)
+        held += part.nbytes - (old.stat().st_size if old.exists() else 0)
+    if todo or missing:
+        byteio.require_space(folder, needed)

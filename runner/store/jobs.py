@@ -1,0 +1,168 @@
+"""Job identity and the ledger: what makes two jobs the same, and what is already done.
+
+A job's id is a hash of everything that can change its answer. Its folder `OUTPUT_DIR/jobs/<job_id>/` is the
+ledger: `config.yaml`, `samples.jsonl` (append-only), `log.txt` and, once the job has ended, `result.json`.
+Whoever asks for the same job again gets the recorded result; whoever was interrupted goes on from the samples.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from runner.config.identity import semantic_keys
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.errors import EvidenceError, JobHeld, cannot_write
+from runner.core.progress import Progress
+from runner.core.result import Record, Sample, Status
+
+IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its id and its folder."""
+
+    job_id: str
+    folder: Path
+
+    @property
+    def samples_path(self) -> Path:
+        """Where the samples are, one a line."""
+        return self.folder / "samples.jsonl"
+
+    def recorded(self) -> Record | None:
+        """Return the finished record, or None when the job has to run (again)."""
+        record = self.last_record()
+        if record is None or record.status is not Status.FINISHED:
+            return None
+        return record if all(Path(path).exists() for path in record.result.artifacts) else None
+
+    def last_record(self) -> Record | None:
+        """Return what result.json says, however the job ended."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        try:
+            return Record.from_dict(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(
+                f"{path} is not a readable result ({error}). Move it away, or run with rerun=true to replace it"
+            ) from error
+
+    def write_record(self, record: Record) -> None:
+        """Replace result.json in one step, so that a crash leaves the old one or the new one."""
+        write_atomically(self.folder / "result.json", json.dumps(record.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+    def forget(self) -> None:
+        """Drop what an earlier run of this job left (rerun=true)."""
+        for name in ("samples.jsonl", "completions.jsonl", "result.json", "log.txt"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], measures: bool) -> Job:
+    """Name the job by what can change its answer: config, hashes of what it reads, scoring, machine."""
+    identity: dict[str, Any] = {
+        "identity": IDENTITY_VERSION,
+        "task_version": task_version,
+        "config": dict(semantic_keys(config)),
+        "evidence": evidence,
+    }
+    if measures:
+        identity |= {"machine": machine.describe(), "versions": machine.versions()}
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    job_id = f"{config.task.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id)
+
+
+@contextmanager
+def claim(job: Job, wait: bool = True) -> Iterator[None]:
+    """Hold the job against other processes; while another one has it, wait for it or raise JobHeld."""
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        lock = (job.folder / ".lock").open("w")
+    except OSError as error:
+        raise cannot_write(job.folder, error) from error
+    with lock:  # closing the file frees the lock, also when the process dies
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise JobHeld(f"{job.job_id} is being done by another process") from error
+        yield
+
+
+class Recorder:
+    """What a task writes through: samples on disk line by line, files in the job folder, a progress bar."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.done: dict[int, Sample] = read_samples(job.samples_path, repair=True)
+        self._file: FileIO | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The job's folder, for a task's own files."""
+        return self.job.folder
+
+    def sample(self, sample: Sample) -> None:
+        """Append one sample at once, so that a kill loses at most the line being written."""
+        line = (sample.to_json() + "\n").encode()
+        try:
+            if self._file is None:
+                self._file = self.job.samples_path.open("ab", buffering=0)
+            while line:  # unbuffered: a write that a full disk cuts short says how far it got
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise cannot_write(self.job.samples_path, error) from error
+        self.done[sample.index] = sample
+
+    def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
+        """Return a progress bar to use in a `with`."""
+        return Progress(total, what, unit)
+
+    def close(self) -> None:
+        """Close the samples file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
+    """Read samples.jsonl by index; with repair, cut off a last line that a crash left torn."""
+    if not path.exists():
+        return {}
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if repair and len(whole) < len(data):
+        os.truncate(path, len(whole))
+    samples: dict[int, Sample] = {}
+    for number, line in enumerate(whole.decode("utf-8", errors="replace").split("\n")[:-1], start=1):
+        try:
+            sample = Sample.from_json(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(
+                f"{path}, line {number} is not a sample ({error}). Nothing was changed: mend or delete that line, "
+                "or run with rerun=true to generate all samples again"
+            ) from error
+        samples[sample.index] = sample
+    return samples
+
+
+def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
+    """Write a file so that a reader sees the old text or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot_write(path, error, key) from error

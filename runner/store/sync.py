@@ -1,0 +1,80 @@
+"""`runner-sync`: log to MLflow what is recorded on disk and not there yet. Running it twice changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner import run
+from runner.core.errors import ConfigError, RunnerError
+from runner.core.progress import Progress
+from runner.core.result import Record, Status
+from runner.store import tracking
+from runner.store.jobs import Job, claim
+
+
+def entry() -> None:
+    """Console script: exit 0 when everything is logged, 1 or 2 with a message when not."""
+    try:
+        print(sync(parser().parse_args()))
+    except RunnerError as error:
+        print(f"runner-sync: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    it = argparse.ArgumentParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
+    it.add_argument("--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)")
+    it.add_argument(
+        "--tracking-uri", help="MLflow store to log to (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)"
+    )
+    it.add_argument("--experiment", default="runner", help="MLflow experiment (default: %(default)s)")
+    return it
+
+
+def sync(options: argparse.Namespace) -> str:
+    """Log every finished job of a folder that the store does not have; returns what was done, in words."""
+    output_dir = Path(options.output_dir).expanduser().absolute()
+    if not (output_dir / "jobs").is_dir():
+        raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(output_dir)
+    store = tracking.Store(uri, options.experiment, output_dir)
+    missing = list(unlogged(output_dir, uri))
+    logged = 0
+    with Progress(len(missing), "logging") as bar:
+        for job in missing:
+            with claim(job):  # a run of this job that is going on logs itself, and so does another runner-sync
+                record = job.last_record()
+                if record is not None and is_missing(record, uri):
+                    run.log_late(store, job, record)
+                    logged += 1
+            bar.advance()
+    return f"{logged} results logged to {uri}" if logged else f"nothing to do: {uri} has every finished job"
+
+
+def is_missing(record: Record, uri: str) -> bool:
+    """Whether a result is final and does not say that it stands in the store."""
+    return record.status is Status.FINISHED and record.mlflow_uri != uri
+
+
+def unlogged(output_dir: Path, uri: str) -> Iterator[Job]:
+    """Yield the finished jobs that the store does not have."""
+    for file in sorted(output_dir.glob("jobs/*/result.json")):
+        job = Job(file.parent.name, file.parent)
+        try:
+            record = job.last_record()
+        except RunnerError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        if record is not None and is_missing(record, uri):
+            yield job
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,127 @@
+"""Files written in pieces: whole and hashed, or not there at all, and every failure is named."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import xxhash
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from runner.checkpoints import byteio
+from runner.checkpoints.weight_files import read_weight_file
+from runner.core.errors import ConfigError, DataError, JobFailed, OutputError
+
+TENSORS = {
+    "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "b.weight": torch.ones(5, dtype=torch.bfloat16),
+    "c.weight": torch.ones(3, 1, dtype=torch.int8),
+    "d.weight": torch.ones(4, dtype=torch.float8_e4m3fn),
+    "e.scalar": torch.tensor(2, dtype=torch.int64),
+    "f.empty": torch.zeros(0, 7, dtype=torch.float16),
+}
+
+
+HASHES: dict[str, Any] = {"sha256": hashlib.sha256, "xxh3_128": xxhash.xxh3_128}
+
+
+@pytest.mark.parametrize("algorithm", byteio.ALGORITHMS)
+def test_a_written_file_opens_with_safetensors(tmp_path: Path, algorithm: str) -> None:
+    save_file(TENSORS, tmp_path / "x.safetensors")
+    tensors = read_weight_file(tmp_path / "x.safetensors").tensors
+    header = byteio.build_header(tensors, {"format": "pt"})
+    hashes: dict[str, str] = {}
+    pieces = byteio.tensor_bytes(header, tensors, lambda _: None, hashes, algorithm)
+    digest = byteio.write_digested(tmp_path / "y.safetensors", pieces, algorithm)
+    assert len(header) % 8 == 0
+    assert digest == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"
+    assert hashes["a.weight"] == f"{algorithm}:{HASHES[algorithm](TENSORS['a.weight'].numpy().tobytes()).hexdigest()}"
+    with safe_open(tmp_path / "y.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt"}
+        for name, tensor in TENSORS.items():
+            found = opened.get_tensor(name)
+            assert found.dtype == tensor.dtype
+            assert torch.equal(found.view(torch.uint8) if found.ndim else found, as_bytes(tensor))
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.uint8) if tensor.ndim else tensor
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+
+    def broken() -> Any:
+        yield b"new"
+        raise DataError("the source ended")
+
+    with pytest.raises(DataError, match="the source ended"):
+        byteio.write_file(target, broken())
+    with pytest.raises(JobFailed, match=r"would not equal the original: sha256:00 expected, sha256:11507a0"):
+        byteio.write_file(target, [b"new"], "00")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tmp").symlink_to("/dev/full")
+    with pytest.raises(JobFailed, match=r"the disk is full: .*x could not be written"):
+        byteio.write_file(tmp_path / "x", [b"new"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*task\.output_dir"):
+        byteio.make_folder(tmp_path / "file" / "sub")
+    with pytest.raises(OutputError, match=r"cannot write .*gone/x"):
+        byteio.write_file(tmp_path / "gone" / "x", [b"new"])
+    with pytest.raises(ConfigError, match=r"task\.output_dir=.*: this is a file"):
+        byteio.list_folder(tmp_path / "file", "task.output_dir")
+
+
+def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3 * 2**20))
+    byteio.require_space(tmp_path / "not" / "yet", 3 * 2**20)
+    with pytest.raises(JobFailed, match=r"4\.0 MiB needed, 3\.0 MiB free"):
+        byteio.require_space(tmp_path / "not" / "yet", 4 * 2**20)
+
+
+@pytest.mark.parametrize("algorithm", byteio.ALGORITHMS)
+def test_digests_of_large_files_are_right_in_their_thread_too(tmp_path: Path, algorithm: str) -> None:
+    threads = threading.active_count()
+    content = bytes(range(256)) * 9000 + b"rest"  # several pieces, the last one small
+    (tmp_path / "x").write_bytes(content)
+    seen: list[int] = []
+    digest = byteio.file_digest(tmp_path / "x", algorithm, seen.append)
+    assert digest == f"{algorithm}:{HASHES[algorithm](content).hexdigest()}"
+    assert (sum(seen), byteio.algorithm_of(digest)) == (len(content), algorithm)
+    pieces = byteio.read_range(tmp_path / "x", 0, len(content))
+    assert byteio.write_digested(tmp_path / "y", pieces, algorithm, digest) == digest
+    assert (tmp_path / "y").read_bytes() == content
+    assert byteio.file_sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+    assert threading.active_count() == threads, "none stays"
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:", "md5:00", "00"])
+def test_what_is_no_digest_is_refused(digest: str) -> None:
+    with pytest.raises(DataError, match="a digest such as xxh3_128:… or sha256:… expected, found"):
+        byteio.algorithm_of(digest)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*gone \(No such file"):
+        byteio.file_sha256(tmp_path / "gone")
+    (tmp_path / "short").write_bytes(b"123")
+    with pytest.raises(DataError, match=r"short: ended while it was being read, 2 bytes short"):
+        list(byteio.read_range(tmp_path / "short", 0, 5))

@@ -1,0 +1,141 @@
+"""The prediction against what transformers and bitsandbytes really hold."""
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.checkpoints import footprint
+from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.weight_files import Tensor
+from runner.config.model import Dtype, ModelConfig
+from runner.config.quantization import Fp4Config, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import DataError
+
+Saved = Callable[..., Path]  # the fixture `saved_family`
+
+
+def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: Any) -> Footprint:
+    model = ModelConfig(name=str(folder), dtype=groups.pop("dtype", Dtype.auto))
+    predicted = footprint.predict(make_config(model=model, **groups), 4, 16, 8)
+    assert predicted is not None
+    return predicted
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, tied: bool, dtype: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = saved_family(tied=tied, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    held = sum(p.numel() * p.element_size() for p in model.parameters())  # tied ones come once
+    assert sum(predict(make_config, folder).weights.values()) == held
+
+
+def test_model_dtype_overrides_the_checkpoint(make_config: Any, saved_family: Saved) -> None:
+    folder = saved_family()
+    whole, half = (predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16))
+    assert half.weight_mib == whole.weight_mib / 2
+    assert half.kv_cache_mib == whole.kv_cache_mib / 2
+
+
+QUANTIZED = [Int8Config(), Nf4Config(), Nf4Config(double_quant=False), Fp4Config()]
+
+
+@pytest.mark.parametrize("quantization", QUANTIZED, ids=["int8", "nf4", "nf4-single", "fp4"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_quantized_weights_within_two_percent(
+    make_config: Any, saved_family: Saved, quantization: QuantizationConfig, tied: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from runner.models.quantization import transformers_config, weight_bytes
+
+    folder = saved_family(tied=tied)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        quantization_config=transformers_config(quantization),
+        dtype="auto",
+        device_map={"": "cpu"},
+    )
+    held = sum(weight_bytes(model).values())
+    predicted = sum(predict(make_config, folder, quantization=quantization).weights.values())
+    assert predicted == pytest.approx(held, rel=0.02)
+
+
+def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = saved_family()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    cache = model(torch.zeros(4, 24, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    predicted = predict(make_config, folder)  # 4 rows of 16 + 8 tokens
+    assert predicted.decode_kv_bytes == held
+    assert predicted.prefill_kv_bytes == held * 16 // 24
+
+
+def test_total_is_the_larger_stage() -> None:
+    sizes = Footprint({"linear": 10}, 1, 3, prefill_activation_bytes=7, decode_activation_bytes=2)
+    assert sizes.total_mib == sizes.prefill_mib == 18 / 2**20
+    assert sizes.decode_mib == 15 / 2**20
+
+
+def test_a_head_that_is_stored_although_tied_counts_once() -> None:
+    tensors = [
+        Tensor("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
+        Tensor("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
+    ]
+    none = QuantizationConfig()
+    tied = footprint.weight_bytes(tensors, {"tie_word_embeddings": True}, none, 4)
+    untied = footprint.weight_bytes(tensors, {"tie_word_embeddings": False}, none, 4)
+    assert (sum(tied.values()), sum(untied.values())) == (128, 256)
+
+
+def test_weights_that_were_quantized_before_stay_as_stored() -> None:
+    packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
+    parts = footprint.weight_bytes([packed], {"quantization_config": {}}, QuantizationConfig(), 4)
+    assert parts["linear"] == 64
+
+
+def test_a_stub_needs_nothing(make_config: Any) -> None:
+    predicted = footprint.predict(make_config(), 4, 16, 8)
+    assert predicted is not None
+    assert predicted.total_mib == 0
+
+
+def test_no_safetensors_no_prediction(make_config: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert footprint.predict(make_config(model=ModelConfig(name=str(tmp_path))), 1, 1, 2) is None
+
+
+def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path: Path) -> None:
+    def write(name: str, tensor: str) -> None:
+        header = json.dumps({tensor: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+        (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+
+    for name, tensor in [("a.safetensors", "a"), ("b.safetensors", "b"), ("stray.safetensors", "c")]:
+        write(name, tensor)
+    index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert [tensor.name for tensor in footprint.read_tensors(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, struct.pack("<Q", 4) + b"{\xff\xfe}"])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        footprint.read_tensors(tmp_path)
+
+
+def test_predicting_imports_no_torch() -> None:
+    code = "import sys, runner.checkpoints.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,312 @@
+"""A real .gguf file, written with the gguf package from a real tiny Llama, equals the model that it was made from."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from families import save_pth
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from runner.checkpoints import footprint, formats, gguf_file, resolve
+from runner.config.lora import PthConfig
+from runner.config.model import Dtype, LocalConfig, ModelConfig
+from runner.config.quantization import GgufConfig, Nf4Config, QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig, RopeLinearConfig
+from runner.core.errors import ConfigError
+from runner.models.load import Loaded, adapt, load_base
+
+Make = Callable[..., RunnerConfig]
+IDS = torch.arange(3, 40)[None]
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+MERGES = [("h", "e"), ("l", "l"), ("he", "ll")]
+TOKENS = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+HEADS, KV_HEADS = 4, 2
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+WHOLE = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm", "lm_head.weight": "output"}
+
+
+def gguf_name(name: str) -> str:
+    if name in WHOLE:
+        return f"{WHOLE[name]}.weight"
+    _, _, layer, rest = name.removesuffix(".weight").split(".", 3)
+    return f"blk.{layer}.{NAMES[rest]}.weight"
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of q and k as llama.cpp has them: the halves of each head's rotary pairs side by side."""
+    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(path: Path, model: LlamaForCausalLM, kind: str, architecture: str = "llama") -> Path:
+    writer, settings = gguf.GGUFWriter(path, architecture), model.config
+    writer.add_context_length(settings.max_position_embeddings)
+    writer.add_block_count(settings.num_hidden_layers)
+    writer.add_embedding_length(settings.hidden_size)
+    writer.add_feed_forward_length(settings.intermediate_size)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(settings.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(settings.head_dim)
+    writer.add_vocab_size(settings.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)))
+    writer.add_token_merges([" ".join(pair) for pair in MERGES])
+    writer.add_pad_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    for name, tensor in model.state_dict().items():
+        weight = tensor.numpy()
+        if "q_proj" in name or "k_proj" in name:
+            weight = interleaved(weight, HEADS if "q_proj" in name else KV_HEADS)
+        if kind == "F32" or weight.ndim == 1:
+            writer.add_tensor(gguf_name(name), weight)
+        else:
+            packed = gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(weight, packed), raw_dtype=packed)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untied Llama with grouped heads and a byte-level tokenizer with merges, as transformers saves them."""
+    folder = tmp_path_factory.mktemp("original")
+    raw = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(TOKENS)}, merges=MERGES))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    extra = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", "extra_special_tokens": ["<|im_start|>"]}
+    PreTrainedTokenizerFast(tokenizer_object=raw, **extra).save_pretrained(folder)
+    torch.manual_seed(0)
+    settings = LlamaConfig(
+        vocab_size=len(TOKENS), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS, max_position_embeddings=512, rms_norm_eps=2.0**-20, initializer_range=0.2,
+        bos_token_id=None, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same model as .gguf files, whole and in blocks."""
+    folder, model = tmp_path_factory.mktemp("gguf"), LlamaForCausalLM.from_pretrained(original)
+    return {kind: write(folder / f"{kind}.gguf", model, kind) for kind in ("F32", "Q8_0")}
+
+
+def configure(make_config: Make, path: Path, dtype: Dtype = Dtype.auto, **groups: Any) -> RunnerConfig:
+    quantization = GgufConfig() if path.suffix == ".gguf" else QuantizationConfig()
+    model = LocalConfig(name=str(path), device="cpu", dtype=dtype)
+    return make_config(**{"model": model, "quantization": quantization} | groups)
+
+
+def load(make_config: Make, path: Path, dtype: Dtype = Dtype.auto, **groups: Any) -> Loaded:
+    config = configure(make_config, path, dtype, **groups)
+    return adapt(load_base(config), config)
+
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.model(IDS).logits.float()
+
+
+def test_whole_numbers_are_the_original_bit_for_bit(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+    plain, loaded = load(make_config, original), load(make_config, files["F32"])
+    assert torch.equal(logits(loaded), logits(plain))
+    assert loaded.metrics["quantized_modules"] == 0
+    assert loaded.metrics["weight_mib"] == plain.metrics["weight_mib"]
+    assert loaded.facts["checkpoint"] == "gguf: F32 ×21"
+    assert "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32" in loaded.notes[0]
+
+
+def test_blocks_are_close_to_it_and_unpacked(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+    plain, loaded = load(make_config, original), load(make_config, files["Q8_0"])
+    for name, weight in plain.model.state_dict().items():
+        blocks = weight.reshape(-1, 32)
+        step = blocks.abs().amax(dim=1, keepdim=True) / 127 * (weight.ndim == 2)  # norms are not packed
+        # half a step of 8 bits, and what float16 rounds off the step itself
+        assert (
+            (loaded.model.state_dict()[name].reshape(-1, 32) - blocks).abs() <= step * 0.5 + step * 127 / 2**11
+        ).all()
+    assert 0 < (logits(loaded) - logits(plain)).norm() / logits(plain).norm() < 0.06, "within 6 % in a random model"
+    assert loaded.bytes_by_dtype.keys() == {"float32"}, "nothing stays in blocks"
+    assert loaded.facts["checkpoint"] == "gguf: Q8_0 ×16, F32 ×5"
+    assert loaded.facts["quantized"] == "none, unpacked from Q8_0 ×16, F32 ×5"
+    half = load(make_config, files["Q8_0"], Dtype.bfloat16)
+    assert half.metrics["weight_mib"] == pytest.approx(loaded.metrics["weight_mib"] / 2, rel=0.001)
+    assert "in memory its weights are bfloat16" in half.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("dtype", [Dtype.auto, Dtype.bfloat16])
+def test_its_size_is_known_from_its_header(
+    make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype
+) -> None:
+    loaded = load(make_config, files[kind], dtype)
+    predicted = footprint.predict(configure(make_config, files[kind], dtype), 2, 8, 8)
+    assert predicted is not None
+    buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
+    assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
+    like = footprint.predict(configure(make_config, original, dtype), 2, 8, 8)
+    assert like is not None
+    assert predicted.decode_kv_bytes == like.decode_kv_bytes
+    assert predicted.activation_mib == like.activation_mib
+
+
+def test_the_tokenizer_comes_from_the_file(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+    ours, theirs = load(make_config, files["F32"]).tokenizer, AutoTokenizer.from_pretrained(original)
+    text = "<|im_start|>hello, world! äöü 1234\n  all<|im_end|>"
+    assert ours(text).input_ids == theirs(text).input_ids
+    assert ours.decode(ours(text).input_ids) == text
+    assert (ours.pad_token_id, ours.eos_token_id, ours.padding_side) == (0, 2, "left")
+    assert ours.chat_template == TEMPLATE
+
+
+@pytest.mark.parametrize("rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"])
+def test_rope_and_lora_work_on_it(
+    make_config: Make, original: Path, files: dict[str, Path], tmp_path: Path, rope: Any
+) -> None:
+    plain = load(make_config, original)
+    lora = PthConfig(path=str(save_pth(tmp_path / "lora.pth", plain.model.config)))
+    one, two = (load(make_config, path, rope=rope, lora=lora) for path in (original, files["F32"]))
+    assert one.metrics["lora_modules"] == two.metrics["lora_modules"] == 4
+    assert torch.equal(logits(one), logits(two))
+    assert not torch.equal(logits(one), logits(plain))
+
+
+def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, Path]) -> None:
+    name = f"model.name={files['Q8_0']}"
+    common = ("quantization=gguf", "task=generate", "task.prompt=hello", "generation.max_new_tokens=4")
+    done = runner("model=local", name, *common, "tracking=none", "print=json")
+    assert done.code == 0, done.err
+    assert "is unpacked while loading" in done.err
+    assert done.json()["metrics"]["quantized_modules"] == 0
+
+
+# -------------------------------------------------------------------------------------------------- refusals
+
+
+def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
+    whole = files["Q8_0"].read_bytes()
+    sizes = [3, 4, 20, 200, len(whole) // 8, len(whole) - 300]
+    broken = {f"cut{size}.gguf": (whole[:size], "truncated|no GGUF file") for size in sizes}
+    broken |= {
+        "magic.gguf": (b"GGML" + whole[4:], "no GGUF file: it begins with b'GGML'"),
+        "empty.gguf": (b"", "no GGUF file: it begins with b''"),
+        "version.gguf": (whole[:4] + struct.pack("<I", 1) + whole[8:], "GGUF version 1, and versions 2 and 3"),
+        "count.gguf": (whole[:8] + struct.pack("<Q", 2**60) + whole[16:], "damaged header|truncated|type"),
+        "end.gguf": (whole[:-300], r"truncated: tensor \S+ should end at byte \d+, the file at \d+"),
+    }
+    for name, (content, message) in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=message):
+            formats.check(configure(make_config, tmp_path / name))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(TOKENS),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
+    strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
+    with pytest.raises(
+        ConfigError, match=r"architecture mystery is not supported yet. .*use from its original checkpoint"
+    ):
+        load(make_config, strange)
+
+
+def test_what_does_not_go_together(
+    make_config: Make, files: dict[str, Path], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = files["F32"]
+    for config, message in (
+        (configure(make_config, file, quantization=Nf4Config()), "is a .gguf file, and quantization=nf4 cannot read it: use quantization=gguf"),
+        (configure(make_config, file, quantization=QuantizationConfig()), "quantization=none cannot read it: use quantization=gguf"),
+        (configure(make_config, original, quantization=GgufConfig()), "quantization=gguf reads a .gguf file, and model.name=.* is none: use model=local"),
+        (configure(make_config, file.parent), r"a folder with .gguf files; name one, with quantization=gguf: model.name=\S+/F32.gguf, model.name=\S+/Q8_0.gguf"),
+        (configure(make_config, tmp_path / "no.gguf"), "there is no folder and no .gguf file"),
+        (make_config(model=ModelConfig(name="some/no.gguf"), quantization=GgufConfig()), "model path does not exist"),
+        (make_config(model=ModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is none"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            formats.check(config)
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
+    with pytest.raises(
+        ConfigError, match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner\[gguf\]'"
+    ):
+        load(make_config, file)
+
+
+def test_splitting_it_is_refused(runner: Callable[..., Any], files: dict[str, Path]) -> None:
+    done = runner("model=local", f"model.name={files['F32']}", "task=split", "task.output_dir=parts", "tracking=none")
+    assert done.code == 2
+    assert "task=split cuts safetensors and .bin, this is a .gguf file" in done.err
+
+
+# -------------------------------------------------------------------------------------------------- identity
+
+
+def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "hashes.json"
+    copies = [tmp_path / folder / name for folder, name in (("a", "one.gguf"), ("b", "two.gguf"))]
+    for copy in copies:
+        copy.parent.mkdir()
+        shutil.copy(files["F32"], copy)
+    first, second = (resolve.model_sha256(copy, cache) for copy in copies)
+    assert first == second, "the name does not count"
+    (copies[0].parent / "notes.txt").write_text("not the model's")
+    shutil.copy(files["Q8_0"], copies[0].parent)
+    assert resolve.model_sha256(copies[0], cache) == first, "nor do other files"
+    shutil.copy(original / "tokenizer.json", copies[0].parent)
+    assert resolve.model_sha256(copies[0], cache) != first, "transformers prefers this tokenizer to the file's own"
+    content = bytearray(copies[1].read_bytes())
+    content[-1] ^= 1
+    copies[1].write_bytes(content)
+    assert resolve.model_sha256(copies[1], cache) != second
+
+
+def test_the_table_of_blocks_is_the_formats_own() -> None:
+    known = {kind.value: (kind.name, *size) for kind, size in gguf.constants.GGML_QUANT_SIZES.items()}
+    assert gguf_file.BLOCKS.items() <= known.items()
+    assert len(gguf_file.BLOCKS) >= 30
+
+
+def test_long_lists_and_lists_by_layer(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "lfm2")
+    writer.add_token_list([f"token {number}" for number in range(5000)])
+    writer.add_token_scores([0.5] * 5000)
+    writer.add_array("lfm2.attention.head_count_kv", [0, 0, 8, 0])
+    writer.add_tensor("token_embd.weight", np.zeros((4, 8), dtype=np.float16))
+    writer.add_tensor("output_norm.weight", np.zeros(8, dtype=np.float32))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    header = gguf_file.read_header(tmp_path / "x.gguf")
+    settings = gguf_file.read_settings(header)
+    assert (settings["vocab_size"], settings["num_key_value_heads"], settings["dtype"]) == (5000, 8, "float16")
+    assert [(tensor.name, tensor.shape) for tensor in header.tensors] == [
+        ("token_embd.weight", (4, 8)),
+        ("output_norm.weight", (8,)),
+    ]

@@ -1,0 +1,183 @@
+"""Every YAML composes, every check speaks with its full key, every key is either semantic or inert with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from runner.__main__ import CONF
+from runner.config.generation import GenerationConfig
+from runner.config.groups import GROUPS
+from runner.config.hydra import register, to_config
+from runner.config.identity import semantic_keys
+from runner.config.lora import LoraConfig, PeftConfig, PthConfig
+from runner.config.model import Dtype, ModelConfig, StubConfig
+from runner.config.quantization import FourBitConfig, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig, MemoryConfig, PromptStyle, SplitConfig, SweepConfig
+from runner.config.tracking import TrackingConfig
+from runner.core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+register()
+
+# what a choice leaves to the user, so that it can be composed in a test
+NEEDS = {
+    "model=auto": ["model.name=./x"],
+    "model=local": ["model.name=./x"],
+    "lora=peft": ["lora.path=./x"],
+    "lora=pth": ["lora.path=./x"],
+    "task=generate": ["task.prompt=x"],
+    "task=split": ["task.output_dir=./x"],
+    "task=pipeline": ["task.parts=./x", "task.prompt=x"],
+    "task=merge": ["task.parts=./x", "task.output_dir=./y"],
+    "task=verify": ["task.parts=./x"],
+    "task=archive": ["task.parts=./x", "task.output_dir=./y"],
+}
+CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
+
+
+def composed(*overrides: str, folder: Path = CONF, name: str = "config") -> RunnerConfig:
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return to_config(compose(name, list(overrides)))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes(choice: str) -> None:
+    group = choice.partition("=")[0]
+    config = composed(choice, *NEEDS.get(choice, []))
+    assert isinstance(getattr(config, group), tuple(GROUPS[group].values()))
+    assert getattr(config, group).name
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_study_composes(file: Path) -> None:
+    search = f"hydra.searchpath=[file://{CONF}]"
+    with initialize_config_dir(str(file.parent), version_base="1.3"):
+        study = compose(file.stem, [search], return_hydra_config=True)
+    assert study.hydra.mode.name == "MULTIRUN", "a study runs as a grid without -m"
+    assert study.hydra.sweeper.params
+    text = file.read_text()
+    assert text.startswith("#"), "a study says on top what it asks"
+    assert f"runner -cd experiments -cn {file.stem}" in text
+
+
+def test_every_group_of_the_menu_has_a_folder_and_a_schema() -> None:
+    menu = OmegaConf.load(CONF / "config.yaml")
+    groups = [next(iter(line)) for line in menu.defaults if not isinstance(line, str)]
+    chosen = [group for group in groups if not group.startswith("override")]
+    assert chosen == list(GROUPS)
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "hydra"}
+
+
+def test_menu_defaults_equal_the_schema() -> None:
+    """A key that the YAML leaves out and one that it names agree, so that reading either is enough."""
+    config = composed()
+    assert config.generation == GenerationConfig(name="greedy")
+    assert config.task == Gsm8kConfig()
+    assert config.model == ModelConfig(name="embedded")
+    assert composed("model=stub").model == StubConfig()
+    assert composed("task=sweep").task == SweepConfig()
+    assert composed("task=memory").task == MemoryConfig()
+    assert composed("task=split").task == SplitConfig()
+    assert composed("quantization=nf4").quantization == Nf4Config()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ModelConfig(name="x", device="gpu"), "model.device=gpu: use auto, cpu, cuda or cuda:N"),
+        (lambda: ModelConfig(name="x", device="cpu:1"), "model.device=cpu:1"),
+        (lambda: ModelConfig(name=" "), "model.name=' '"),
+        (lambda: ModelConfig(name="x", device_map="balanced"), "model.device_map=balanced: use auto"),
+        (lambda: ModelConfig(name="x", max_memory={"cpu": "8GB"}), "model.max_memory needs model.device_map=auto"),
+        (
+            lambda: ModelConfig(name="x", device_map="auto", max_memory={"gpu": "8GB"}),
+            "model.max_memory.gpu=8GB: name a place",
+        ),
+        (lambda: ModelConfig(name="x", device_map="auto", max_memory={"0": "8"}), "model.max_memory.0=8: give a size"),
+        (lambda: ModelConfig(name="x", device_map="auto", device="cpu"), "model.device_map=auto with model.device=cpu"),
+        (lambda: StubConfig(delay_s=-1), "model.delay_s=-1"),
+        (lambda: Int8Config(threshold=-1), "quantization.threshold=-1"),
+        (lambda: FourBitConfig(name="nf4", compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
+        (lambda: PeftConfig(path=""), "lora.path=''"),
+        (lambda: PthConfig(path=" "), "lora.path=' ': give the adapter's folder, hub id or .pth file"),
+        (lambda: PthConfig(path="x", rank=0), "lora.rank=0: must be 1 or more, or null"),
+        (lambda: GenerationConfig(name="x", max_new_tokens=0), "generation.max_new_tokens=0"),
+        (lambda: GenerationConfig(name="x", temperature=-0.1), "generation.temperature=-0.1"),
+        (
+            lambda: GenerationConfig(name="x", temperature=1, top_p=0),
+            r"generation.top_p=0: must lie in \(0, 1\]",
+        ),
+        (lambda: GenerationConfig(name="x", temperature=1, top_k=-1), "generation.top_k=-1"),
+        (lambda: GenerationConfig(name="x", repetition_penalty=0), "generation.repetition_penalty=0"),
+        (lambda: GenerationConfig(name="x", batch_size=0), "generation.batch_size=0"),
+        (lambda: GenerationConfig(name="x", top_k=5), "generation.temperature=0 is greedy.*top_k=5"),
+        (lambda: Gsm8kConfig(limit=0), "task.limit=0: must be 1 or more, or null for all"),
+        (lambda: Gsm8kConfig(shots=-1), "task.shots=-1"),
+        (lambda: Gsm8kConfig(data=""), "task.data=''"),
+        (lambda: Gsm8kConfig(prompt=PromptStyle.text, system="x"), "task.system needs task.prompt=chat"),
+        (lambda: SweepConfig(batch_sizes=[]), "task.batch_sizes="),
+        (lambda: SweepConfig(prompt_tokens=[0]), "task.prompt_tokens="),
+        (lambda: SweepConfig(batch_sizes=[2, 2]), "each number may stand only once"),
+        (lambda: SweepConfig(new_tokens=1), "task.new_tokens=1"),
+        (lambda: MemoryConfig(repeats=0), "task.repeats=0"),
+        (lambda: TrackingConfig(experiment=""), "tracking.experiment=''"),
+    ],
+)
+def test_checks_name_the_key(build: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_merge_into_quantized_weights_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lora.merge=true with quantization=nf4"):
+        composed("quantization=nf4", "lora=embedded", "lora.merge=true")
+
+
+def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
+    config = make_config(model=ModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
+    counted = dict(semantic_keys(config))
+    everything, reasons = _keys(config, "", {})
+    assert set(counted) == everything - set(reasons)
+    assert all(len(why) > 10 for why in reasons.values())
+    inert = {
+        "model.name",
+        "model.shape",
+        "model.random_weights",
+        "model.check_memory",
+        "model.revision",
+        "model.cache_dir",
+        "lora.path",
+        "task.data",
+        "task.shots_data",
+    }
+    inert |= {"output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
+    assert set(reasons) == inert
+
+
+def _keys(config: Any, prefix: str, reasons: dict[str, str]) -> tuple[set[str], dict[str, str]]:
+    names = set()
+    for item in fields(config):
+        key, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if "inert" in item.metadata:
+            reasons[key] = item.metadata["inert"]
+            names.add(key)
+        elif is_dataclass(value):
+            names |= _keys(value, f"{key}.", reasons)[0]
+        else:
+            names.add(key)
+    return names, reasons
+
+
+def test_none_choices_are_plain_base_classes() -> None:
+    config = composed()
+    assert type(config.quantization) is QuantizationConfig
+    assert type(config.lora) is LoraConfig
+    assert type(config.rope) is RopeConfig

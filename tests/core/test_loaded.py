@@ -1,0 +1,81 @@
+"""Every task that loads a model reports all of what is on, under the same names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.config.lora import PeftConfig, PthConfig
+from runner.config.model import ModelConfig
+from runner.config.quantization import Int8Config, QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.config.task import GenerateConfig, Gsm8kConfig, MemoryConfig, SweepConfig, TaskConfig
+from runner.core.loaded import FACTS, METRICS, lines
+from runner.run import run
+
+Make = Callable[..., RunnerConfig]
+KEYS = {*METRICS, "base_loads", "lora_rank", "lora_parameters", "lora_delta_norm", "vocab_size", "max_positions"}
+TASKS: dict[str, TaskConfig] = {
+    "gsm8k": Gsm8kConfig(limit=1),
+    "generate": GenerateConfig(prompt="2+3=?"),
+    "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=2, repeats=1, warmup=0),
+    "memory": MemoryConfig(batch_size=1, prompt_tokens=4, new_tokens=2, repeats=1),
+}
+EMBEDDED = ModelConfig(name="embedded", device="cpu")
+
+
+@pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.slow] * (name == "memory")) for name in TASKS])
+def test_the_same_report_from_every_task(make_config: Make, task: str) -> None:
+    lora = PthConfig(path="embedded")
+    config = make_config(model=EMBEDDED, quantization=Int8Config(), lora=lora, rope=Rope2dConfig(), task=TASKS[task])
+    record = run(config)
+    kept = json.loads((Path(record.output_dir) / "result.json").read_text())["result"]
+    metrics, facts = kept["metrics"], kept["facts"]
+    assert set(metrics) >= KEYS
+    assert set(facts) >= {*FACTS}
+    assert (metrics["quantized_modules"], metrics["unquantized_linears"]) == (28, 1)
+    assert facts["quantized"] == "int8: 28 of 29 linear layers (28 Linear8bitLt)"
+    assert facts["left_alone"] == "lm_head"
+    by_dtype = {key: value for key, value in metrics.items() if key.startswith("weight_mib/")}
+    assert set(by_dtype) == {"weight_mib/int8", "weight_mib/bfloat16", "weight_mib/float32"}
+    assert sum(by_dtype.values()) == pytest.approx(metrics["weight_mib"])
+    # square layers are q_proj and o_proj of 4 blocks, with A [16, 256] and B [256, 16] each
+    assert (metrics["lora_modules"], metrics["lora_rank"], metrics["lora_parameters"]) == (8, 16, 8 * 2 * 16 * 256)
+    assert metrics["lora_delta_norm"] == pytest.approx(6.149, abs=0.001)
+    assert facts["lora"] == "pth embedded: 8 modules · rank 16 · norm of the delta 6.15 · 65,536 parameters"
+    assert (metrics["rope_pairs"], metrics["rope_pairs_patched"]) == (32, 16)
+    assert "pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128" in facts["rope"]
+    assert (facts["attention"], facts["device"], facts["threads"]) == ("sdpa", "cpu", "1")
+    assert metrics["load_peak_rss_mib"] >= metrics["load_rss_mib"] > 100
+    assert metrics["load_s"] > 0
+    assert metrics["base_loads"] == 1
+    assert len(lines(metrics, facts)) == 6
+
+
+def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="runner"):
+        record = run(make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?")))
+    metrics, facts = record.result.metrics, record.result.facts
+    assert (facts["quantized"], facts["left_alone"], facts["lora"]) == ("none", "all 29 linear layers", "none")
+    assert metrics["quantized_modules"] == metrics["rope_pairs_patched"] == metrics["lora_modules"] == 0
+    assert metrics["lora_delta_norm"] == metrics["lora_parameters"] == metrics["lora_rank"] == 0
+    assert (metrics["unquantized_linears"], metrics["rope_pairs"]) == (29, 32)
+    (said,) = [entry.message for entry in caplog.records if entry.name == "runner.models.load"]
+    assert said.splitlines()[1].split()[:2] == ["loaded", "LlamaForCausalLM"]
+    assert len(said.splitlines()) == 1 + 6
+    log = (Path(record.output_dir) / "log.txt").read_text()
+    assert said in log, "the log of the job holds it, too"
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_peft_adapter_proves_itself(make_config: Make, merge: bool) -> None:
+    lora, plain = PeftConfig(path="embedded", merge=merge), QuantizationConfig()
+    config = make_config(model=EMBEDDED, quantization=plain, lora=lora, task=GenerateConfig(prompt="2+3=?"))
+    result = run(config).result
+    assert (result.metrics["lora_modules"], result.metrics["lora_rank"]) == (28, 8)
+    assert result.facts["lora"].startswith("peft embedded: 28 modules · rank 8 · norm of the delta 9.11 · ")
+    assert result.facts["lora"].endswith(" · merged into the weights") is merge

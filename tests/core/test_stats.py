@@ -1,0 +1,435 @@
+"""Every statistic against scipy, statsmodels, its own definition, or simulated data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+from runner.core.stats import (
+    bootstrap_ratio_interval,
+    detectable_difference,
+    fisher_exact,
+    holm,
+    mcnemar_exact,
+    paired_difference_interval,
+    pareto_front,
+    rank_sum_exact,
+    unpaired_detectable_difference,
+    unpaired_difference_interval,
+    wilson_interval,
+)
+
+counts = st.integers(0, 300)
+repeats = st.lists(st.integers(1, 9), min_size=1, max_size=7)  # small whole numbers: ties are common
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[int, int, int]:
+    b, c, concordant = draw(counts), draw(counts), draw(counts)
+    return b, c, b + c + concordant
+
+
+@st.composite
+def two_groups(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    k1, rest1, k2, rest2 = (draw(counts) for _ in range(4))
+    return k1, k1 + rest1, k2, k2 + rest2
+
+
+# ------------------------------------------------------------------------------------------ wilson
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 200), (200, 200), (7, 13), (185, 200), (1219, 1319)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilson_is_scipys(k: int, n: int, confidence: float) -> None:
+    expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(counts, counts)
+def test_wilson_is_statsmodels_on_random_tables(k: int, rest: int) -> None:
+    if k + rest:
+        expected = proportion_confint(k, k + rest, method="wilson")
+        assert wilson_interval(k, k + rest) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_without_data_says_nothing() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@given(counts, counts)
+def test_wilson_holds_the_estimate_and_is_symmetric(k: int, rest: int) -> None:
+    n = k + rest
+    low, high = wilson_interval(k, n)
+    assert 0 <= low <= high <= 1
+    if n:
+        assert low <= k / n <= high
+        assert (1 - high, 1 - low) == pytest.approx(wilson_interval(rest, n), abs=1e-12)
+
+
+# ----------------------------------------------------------------------------------------- mcnemar
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 6), (5, 5), (10, 3), (40, 20), (1500, 1400), (700, 500)])
+def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
+    expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
+    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+@given(counts, counts, counts)
+def test_mcnemar_is_statsmodels_on_random_tables(b: int, c: int, concordant: int) -> None:
+    expected = mcnemar([[concordant, b], [c, 7]], exact=True).pvalue if b + c else 1.0
+    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_stays_above_zero_for_thousands_of_pairs() -> None:
+    assert 0 < mcnemar_exact(0, 5000) < 1e-300
+    assert mcnemar_exact(10_000, 10_000) == 1.0
+
+
+@given(counts, counts)
+def test_mcnemar_is_symmetric_and_a_probability(b: int, c: int) -> None:
+    assert mcnemar_exact(b, c) == mcnemar_exact(c, b)
+    assert 0 < mcnemar_exact(b, c) <= 1
+
+
+def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
+    generator = random.Random(0)
+    trials, n = 2000, 100
+    false_alarms = 0
+    for _ in range(trials):
+        discordant = sum(generator.random() < 0.3 for _ in range(n))
+        b = sum(generator.random() < 0.5 for _ in range(discordant))
+        false_alarms += mcnemar_exact(b, discordant - b) < 0.05
+    noise = 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert 0 < false_alarms / trials <= 0.05 + noise
+
+
+# -------------------------------------------------------------------------------------------- holm
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    for p, q in zip(ps, adjusted, strict=True):
+        assert p <= q <= min(1.0, p * len(ps))
+    ranked = [q for _, q in sorted(zip(ps, adjusted, strict=True))]
+    assert ranked == sorted(ranked)
+
+
+@settings(max_examples=25, deadline=None)  # theirs takes a tenth of a second
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
+    assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.data())
+def test_holm_is_monotonic_and_knows_no_order(ps: list[float], data: st.DataObject) -> None:
+    """A larger p makes no adjusted p smaller, and the order in which comparisons stand changes nothing."""
+    position = data.draw(st.integers(0, len(ps) - 1))
+    raised = [*ps]
+    raised[position] = data.draw(st.floats(ps[position], 1))
+    assert all(after >= before for before, after in zip(holm(ps), holm(raised), strict=True))
+    order = data.draw(st.permutations(range(len(ps))))
+    assert holm([ps[i] for i in order]) == [holm(ps)[i] for i in order]
+
+
+# ------------------------------------------------------------------------- interval of a difference
+
+
+def log_likelihood(only_second: float, difference: float, b: int, c: int, n: int) -> float:
+    """Multinomial log-likelihood of a paired table with a given true difference."""
+    only_first, rest = only_second + difference, 1 - 2 * only_second - difference
+    return float(sum(k * math.log(p) for k, p in ((b, only_first), (c, only_second), (n - b - c, rest)) if k))
+
+
+def random_tables() -> list[tuple[int, int, int]]:
+    """Tables whose intervals end inside -1..1, where the likelihood has no corner."""
+    generator = random.Random(2)
+    return [
+        (b, c, b + c + generator.randint(5, 900))
+        for b, c in ((generator.randint(1, 90), generator.randint(1, 90)) for _ in range(20))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "n"), [(40, 20, 160), (12, 3, 200), (3, 12, 200), (7, 7, 50), (30, 1, 60), *random_tables()]
+)
+def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) -> None:
+    """The textbook definition, with scipy's optimizer in place of the closed form."""
+    for end in paired_difference_interval(b, c, n):
+        bounds = (max(0.0, -end) + 1e-9, (1 - end) / 2 - 1e-9)
+        best = optimize.minimize_scalar(
+            lambda q, end=end: -log_likelihood(q, end, b, c, n),
+            bounds=bounds,
+            method="bounded",
+            options={"xatol": 1e-10},
+        )
+        variance = (2 * best.x + end - end * end) / n
+        z = ((b - c) / n - end) / math.sqrt(variance)
+        assert abs(z) == pytest.approx(stats.norm.ppf(0.975), abs=1e-3)
+
+
+def test_tangos_published_example() -> None:
+    # Soft contact lenses, 44 pairs, one discordant: Tango 1998.
+    assert paired_difference_interval(0, 1, 44) == pytest.approx((-0.118, 0.059), abs=5e-4)
+
+
+def test_difference_at_the_edges() -> None:
+    assert paired_difference_interval(0, 0, 0) == (-1.0, 1.0)
+    low, high = paired_difference_interval(0, 0, 100)  # no discordant pair is not certainty
+    assert -low == pytest.approx(high)
+    assert 0.03 < high < 0.04
+    assert paired_difference_interval(5, 0, 5)[1] == 1.0
+    assert paired_difference_interval(0, 5, 5)[0] == -1.0
+
+
+@given(pairs())
+def test_difference_interval_holds_the_estimate_and_is_antisymmetric(table: tuple[int, int, int]) -> None:
+    b, c, n = table
+    low, high = paired_difference_interval(b, c, n)
+    assert -1 <= low <= high <= 1
+    if n:
+        assert low - 1e-12 <= (b - c) / n <= high + 1e-12
+    assert paired_difference_interval(c, b, n) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_difference_interval_covers_19_times_in_20() -> None:
+    generator = random.Random(1)
+    trials, n, truth = 1500, 60, 0.06
+    covered = 0
+    for _ in range(trials):
+        draws = [generator.random() for _ in range(n)]
+        b, c = sum(draw < 0.10 for draw in draws), sum(0.10 <= draw < 0.14 for draw in draws)
+        low, high = paired_difference_interval(b, c, n)
+        covered += low <= truth <= high
+    assert covered / trials == pytest.approx(0.95, abs=0.025)
+
+
+# --------------------------------------------------------------------------- what could have been seen
+
+
+def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
+    """Probability that the exact test rejects, summed over the number of discordant pairs."""
+    rate = math.hypot(rate, difference)
+    loses = (rate - difference) / (2 * rate)  # chance that a discordant pair goes against the true difference
+    power = 0.0
+    for discordant in range(n + 1):
+        rejected = [k for k in range(discordant // 2 + 1) if mcnemar_exact(discordant - k, k) < alpha]
+        chance = stats.binom.pmf(discordant, n, rate)
+        power += chance * stats.binom.cdf(max(rejected, default=-1), discordant, loses)
+    return float(power)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(60, 0.0), (60, 0.3), (200, 0.1), (200, 0.4)])
+def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: float) -> None:
+    difference = detectable_difference(n, rate)
+    assert difference is not None
+    assert 0.8 <= exact_power(n, rate, difference, 0.05) <= 0.93  # few pairs: the exact test comes in steps
+
+
+def test_detectable_difference_shrinks_with_n_and_grows_with_disagreement_and_strictness() -> None:
+    base = detectable_difference(500, 0.1)
+    more, noisier, stricter = (
+        detectable_difference(1000, 0.1),
+        detectable_difference(500, 0.2),
+        detectable_difference(500, 0.1, alpha=0.01),
+    )
+    assert None not in (base, more, noisier, stricter)
+    assert more < base < noisier  # type: ignore[operator]
+    assert base < stricter  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_too_few_pairs_show_nothing(n: int) -> None:
+    assert detectable_difference(n, 0.1) is None
+
+
+# ------------------------------------------------------------------------- two groups, other questions
+
+
+@given(two_groups())
+def test_fisher_is_scipys_on_random_tables(table: tuple[int, int, int, int]) -> None:
+    k1, n1, k2, n2 = table
+    expected = stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue
+    assert fisher_exact(*table) == pytest.approx(expected, rel=1e-7)
+
+
+@given(two_groups())
+def test_fisher_is_symmetric_and_a_probability(table: tuple[int, int, int, int]) -> None:
+    k1, n1, k2, n2 = table
+    p = fisher_exact(k1, n1, k2, n2)
+    assert 0 < p <= 1
+    assert p == fisher_exact(k2, n2, k1, n1) == fisher_exact(n1 - k1, n1, n2 - k2, n2)
+
+
+def test_fisher_by_hand_and_with_thousands() -> None:
+    assert fisher_exact(3, 4, 1, 4) == 34 / 70  # the lady who tastes tea, both sides
+    assert fisher_exact(0, 0, 3, 5) == 1.0
+    assert 0 < fisher_exact(5000, 5000, 0, 5000) < 1e-300
+
+
+@given(two_groups())
+def test_newcombes_interval_is_statsmodels_on_random_tables(table: tuple[int, int, int, int]) -> None:
+    k1, n1, k2, n2 = table
+    interval = unpaired_difference_interval(*table)
+    if n1 and n2:
+        expected = confint_proportions_2indep(k1, n1, k2, n2, method="newcomb", compare="diff")
+        assert interval == pytest.approx(expected, abs=1e-9)
+    else:
+        assert interval == (-1.0, 1.0)
+
+
+@given(two_groups())
+def test_newcombes_interval_holds_the_estimate_and_is_antisymmetric(table: tuple[int, int, int, int]) -> None:
+    k1, n1, k2, n2 = table
+    low, high = unpaired_difference_interval(*table)
+    assert -1 <= low <= high <= 1
+    if n1 and n2:
+        assert low - 1e-12 <= k1 / n1 - k2 / n2 <= high + 1e-12
+    assert unpaired_difference_interval(k2, n2, k1, n1) == pytest.approx((-high, -low), abs=1e-12)
+    assert unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx((-high, -low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("n1", "rate1", "n2", "rate2"), [(40, 0.9, 60, 0.9), (50, 0.7, 50, 0.5), (30, 0.98, 80, 0.9)])
+def test_newcombes_interval_covers_19_times_in_20(n1: int, rate1: float, n2: int, rate2: float) -> None:
+    """Summed over all tables, so without noise."""
+    first, second = stats.binom.pmf(range(n1 + 1), n1, rate1), stats.binom.pmf(range(n2 + 1), n2, rate2)
+    covered = 0.0
+    for k1, k2 in itertools.product(range(n1 + 1), range(n2 + 1)):
+        low, high = unpaired_difference_interval(k1, n1, k2, n2)
+        covered += first[k1] * second[k2] * (low <= rate1 - rate2 <= high)
+    assert 0.94 <= covered <= 0.98
+
+
+def fishers_power(n1: int, rate1: float, n2: int, rate2: float) -> float:
+    """Probability that Fisher's test rejects at 5 %, summed over all tables."""
+    first, second = stats.binom.pmf(range(n1 + 1), n1, rate1), stats.binom.pmf(range(n2 + 1), n2, rate2)
+    tables = itertools.product(range(n1 + 1), range(n2 + 1))
+    return float(sum(first[k1] * second[k2] for k1, k2 in tables if fisher_exact(k1, n1, k2, n2) < 0.05))
+
+
+@pytest.mark.parametrize(
+    ("n1", "n2", "rate", "most"),
+    [
+        (20, 20, 0.5, 0.9),
+        (50, 50, 0.5, 0.9),
+        (60, 40, 0.8, 0.9),
+        (30, 90, 0.3, 0.9),
+        (80, 80, 0.95, 1.0),
+        (30, 90, 0.0, 1.0),
+    ],
+)
+def test_the_unpaired_detectable_difference_is_seen_four_times_in_five(
+    n1: int, n2: int, rate: float, most: float
+) -> None:
+    """Whichever side is the better one, and whether the other is better or worse; near 0 and 1, where Fisher's test is far from its 5 %, it promises less than it keeps."""
+    difference = unpaired_detectable_difference(n1, n2, rate)
+    assert difference is not None
+    others = [other for other in (rate - difference, rate + difference) if 0 <= other <= 1]
+    powers = [fishers_power(*sides) for other in others for sides in ((n1, rate, n2, other), (n1, other, n2, rate))]
+    assert 0.78 <= min(powers) <= most
+
+
+def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_nothing() -> None:
+    few, many = unpaired_detectable_difference(100, 100, 0.7), unpaired_detectable_difference(1000, 1000, 0.7)
+    assert few is not None
+    assert many is not None
+    assert detectable_difference(1000, 0.2) < many < few  # type: ignore[operator]
+    assert unpaired_detectable_difference(2, 2, 0.5) is None
+    assert unpaired_detectable_difference(0, 9, 0.5) is None
+
+
+# ----------------------------------------------------------------------------- repeats of a measurement
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=2, max_size=16, unique=True), st.data())
+def test_rank_sum_is_scipys_exact_mann_whitney(values: list[int], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(1, len(values) - 1))
+    expected = stats.mannwhitneyu(values[:cut], values[cut:], method="exact").pvalue
+    assert rank_sum_exact(values[:cut], values[cut:]) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(repeats, repeats)
+def test_rank_sum_with_ties_is_its_definition(a: list[int], b: list[int]) -> None:
+    ranks = stats.rankdata([*a, *b])
+    sums = [sum(chosen) for chosen in itertools.combinations(ranks, len(a))]
+    middle = len(a) * (len(ranks) + 1) / 2
+    far = sum(abs(total - middle) >= abs(sum(ranks[: len(a)]) - middle) for total in sums)  # halves: exact in floats
+    assert rank_sum_exact(a, b) == pytest.approx(far / len(sums), rel=1e-12)
+    assert rank_sum_exact(a, b) == rank_sum_exact(b, a) <= 1
+
+
+def test_rank_sum_says_what_few_repeats_can_show() -> None:
+    assert rank_sum_exact([1, 2, 3], [4, 5, 6]) == 0.1
+    assert rank_sum_exact([1, 2, 3, 4], [5, 6, 7, 8]) == 2 / 70
+    assert rank_sum_exact([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == 2 / 252
+    assert rank_sum_exact([], [1, 2]) == 1.0
+    assert rank_sum_exact([5, 5], [5, 5]) == 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_the_bootstrap_is_all_its_resamples(a: list[int], b: list[int]) -> None:
+    """Against the definition: every resample there is, drawn with equal chances."""
+
+    def medians(values: list[int]) -> list[float]:
+        return [statistics.median(drawn) for drawn in itertools.product(values, repeat=len(values))]
+
+    ratios = np.sort(np.divide.outer(medians(a), medians(b)).ravel())
+    cut = int(0.025 * len(ratios) + 1e-9)  # so many may lie outside on a side
+    low, high = bootstrap_ratio_interval(a, b)
+    assert (low, high) == pytest.approx((ratios[cut], ratios[-1 - cut]), rel=1e-12)
+
+
+def test_the_bootstrap_is_scipys() -> None:
+    generator = random.Random(5)
+    a, b = ([generator.gauss(100, 10) for _ in range(n)] for n in (11, 14))
+
+    def ratio(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+        return np.median(first, axis=axis) / np.median(second, axis=axis)
+
+    drawn = stats.bootstrap((a, b), ratio, n_resamples=40_000, method="percentile", rng=np.random.default_rng(0))
+    expected = drawn.confidence_interval
+    assert bootstrap_ratio_interval(a, b) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+@given(repeats, repeats)
+def test_the_bootstrap_holds_the_estimate_and_turns_with_its_sides(a: list[int], b: list[int]) -> None:
+    low, high = bootstrap_ratio_interval(a, b)
+    assert low <= statistics.median(a) / statistics.median(b) <= high
+    assert bootstrap_ratio_interval(b, a) == pytest.approx((1 / high, 1 / low), rel=1e-12)
+    assert bootstrap_ratio_interval([4 * x for x in a], b) == pytest.approx((4 * low, 4 * high), rel=1e-12)
+
+
+def test_three_repeats_have_nothing_but_their_range() -> None:
+    assert bootstrap_ratio_interval([10, 12, 11], [5, 4, 8]) == (10 / 8, 12 / 4)
+    assert bootstrap_ratio_interval([7], [7]) == (1.0, 1.0)
+
+
+# ------------------------------------------------------------------------------------------ pareto
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), max_size=30))
+def test_the_front_is_what_nothing_dominates(points: list[tuple[int, int, int]]) -> None:
+    def dominated(point: tuple[int, int, int]) -> bool:
+        return any(other != point and all(map(int.__ge__, other, point)) for other in points)
+
+    assert pareto_front(points) == [not dominated(point) for point in points]

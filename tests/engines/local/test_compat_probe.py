@@ -1,0 +1,235 @@
+"""Where the stream cannot serve a model, decoding is plain, says so, and answers alike; and machines without this or that."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+)
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, SweepConfig
+from runner.engines import open_engine
+from runner.engines.local.kernels import native
+from runner.run import run
+
+Make = Callable[..., RunnerConfig]
+Saved = Callable[..., Path]
+GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
+PLAIN = "decoding goes batch by batch, which is slower"
+NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
+OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go batch by batch, if they do
+    "learned positions": (
+        GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3, **NO_BEAMS),
+        None,
+    ),
+    "softcapped scores": (
+        Gemma2Config(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+            intermediate_size=96, max_position_embeddings=512, sliding_window=512, initializer_range=0.3, **NO_BEAMS,
+        ),
+        "softcap",
+    ),
+    "alibi": (BloomConfig(hidden_size=64, n_layer=2, n_head=4, initializer_range=0.3, **NO_BEAMS), "0 shapes"),
+    "half of each head turned": (
+        GPTNeoXConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, initializer_range=0.3,
+            max_position_embeddings=512, **NO_BEAMS,
+        ),
+        None,
+    ),
+}  # fmt: skip
+
+
+def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
+    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    return make_config(**({"model": model, "generation": GREEDY} | groups))
+
+
+def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[int]]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    return generated(model, AutoTokenizer.from_pretrained(folder), prompts)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_architectures_answer_as_generate(make_config: Make, tiny_llama: Path, tmp_path: Path, what: str) -> None:
+    settings, reason = OTHERS[what]
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "model")
+    engine = open_engine(configure(make_config, tmp_path / "model"))
+    assert complete(engine, requests()) == by_generate(tmp_path / "model")
+    assert complete(engine, requests(), 3) == by_generate(tmp_path / "model")
+    if reason is None:
+        assert engine.stats.notes == []
+        assert engine.stats.shared_tokens > 0
+    else:
+        assert len(engine.stats.notes) == 1, "said once"
+        assert PLAIN in engine.stats.notes[0]
+        assert reason in engine.stats.notes[0]
+        assert engine.stats.shared_tokens == 0
+    engine.close()
+
+
+def test_a_sliding_window_is_minded_as_soon_as_it_slides(make_config: Make, saved_family: Saved) -> None:
+    folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
+    prompts = ["x", "Ann has 3 apples.", "How many pens are left?"]
+    engine = open_engine(configure(make_config, folder))
+    assert complete(engine, requests(prompts)) == by_generate(folder, prompts)
+    assert engine.stats.notes == [], "all within the window"
+    assert complete(engine, requests()) == by_generate(folder)
+    longest = max(map(len, PROMPTS)) + NEW_TOKENS
+    assert engine.stats.notes == [f"{PLAIN}: its attention slides over 64 tokens, and {longest} are asked for"]
+    wide = saved_family("mistral", max_position_embeddings=512, sliding_window=None)
+    assert by_generate(wide) != by_generate(folder), "the window matters"
+    engine.close()
+
+
+def test_a_rope_that_depends_on_the_longest_row(make_config: Make, saved_family: Saved) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    folder = saved_family("llama", max_position_embeddings=512, rope_parameters=rope)
+    engine = open_engine(configure(make_config, folder))
+    assert complete(engine, requests()) == by_generate(folder)
+    assert len(engine.stats.notes) == 1
+    assert "rotary embedding depends on the longest row" in engine.stats.notes[0]
+    engine.close()
+
+
+@pytest.mark.parametrize("attention", [Attention.eager, Attention.sdpa])
+def test_an_attention_that_is_named_is_the_one_that_runs(
+    make_config: Make, saved_family: Saved, attention: Attention
+) -> None:
+    folder = saved_family("llama", max_position_embeddings=512)
+    engine = open_engine(configure(make_config, folder, attention))
+    for batch_size in (64, 3, 1):
+        assert complete(engine, requests(), batch_size) == by_generate(folder)
+    assert engine.stats.notes == [f"{PLAIN}: model.attention={attention.value} is asked for"]
+    assert engine.stats.shared_tokens == 0
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        GenerateConfig(prompt=SYSTEM + AGENTS[0], format=Framing.raw),
+        Gsm8kConfig(limit=2, shots=1),
+        SweepConfig(batch_sizes=[2], prompt_tokens=[20], new_tokens=3, warmup=0, repeats=1),
+    ],
+    ids=lambda task: task.name,
+)
+def test_the_result_of_a_job_says_that_decoding_was_plain(make_config: Make, saved_family: Saved, task: Any) -> None:
+    folder = saved_family("llama", max_position_embeddings=4096)
+    plain = run(configure(make_config, folder, Attention.sdpa, task=task))
+    assert plain.result is not None
+    assert [note for note in plain.result.notes if PLAIN in note] == [f"{PLAIN}: model.attention=sdpa is asked for"]
+    streamed = run(configure(make_config, folder, task=task))
+    assert streamed.result is not None
+    assert not any(PLAIN in note for note in streamed.result.notes)
+
+
+# --------------------------------------------------------------------------------- no compiler, a broken cache
+
+
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    """Forget the kernels before and after."""
+    native.kernels.cache_clear()
+    yield
+    native.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+@pytest.mark.parametrize("environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str)
+def test_without_a_compiler_answers_are_the_same(
+    make_config: Make, saved_family: Saved, environment: dict[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    for name, value in (environment | {"XDG_CACHE_HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    folder = saved_family("llama", max_position_embeddings=512)
+    with caplog.at_level(logging.INFO, logger="runner.engines.local.kernels.native"):
+        assert native.kernels() is None
+        engine = open_engine(configure(make_config, folder))
+        assert complete(engine, requests()) == by_generate(folder)
+    assert engine.stats.notes == []
+    assert engine.stats.shared_tokens > 0, "it is the stream, without compiled kernels"
+    engine.close()
+    if "CC" in environment:
+        assert "torch" in caplog.text
+        assert "slower" in caplog.text or "more slowly" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_kernels")
+def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.kernels() is None:
+        pytest.skip("no C compiler is here")
+    whole = native._build(str(shutil.which(os.environ.get("CC", "cc"))))
+    (tmp_path / "runner").mkdir()
+    (tmp_path / "runner" / whole.name).write_bytes(whole.read_bytes()[:100])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.kernels.cache_clear()
+    kernels = native.kernels()
+    assert kernels is not None
+    scores, top, total = torch.tensor([[0.0, 1.0, -1.0]]), torch.empty(1), torch.empty(1)
+    kernels("softmax", scores.dtype, scores.data_ptr(), 1, 3, None, 1.0, top.data_ptr(), total.data_ptr())
+    assert torch.allclose(scores / total, torch.tensor([[0.0, 1.0, -1.0]]).softmax(dim=-1))
+    assert [path.name for path in (tmp_path / "runner").iterdir()] == [whole.name]
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
+    script = "import sys; from runner.engines import native; sys.exit(native.kernels() is None)"
+    if native.kernels() is None:
+        pytest.skip("no C compiler is here")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    several = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in several] == [0, 0]
+    assert [path.suffix for path in (tmp_path / "runner").iterdir()] == [".so"], "one library, and nothing half done"
+
+
+# -------------------------------------------------------------------------------------------- bare machines
+
+BARE = """
+import json, sys
+for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
+    sys.modules[name] = None  # an import of it fails
+from runner.config import *
+from runner.engines.base import Request
+from runner.engines.local.engine import LocalEngine
+
+config = RunnerConfig(model=ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
+    quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
+    generation=GenerationConfig(name="greedy", max_new_tokens=int(sys.argv[3])), tracking=TrackingConfig(name="none"))
+engine = LocalEngine(config)
+asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
+print(json.dumps({done.index: done.token_ids for done in engine.complete(asked)}))
+"""
+
+
+def test_the_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes(saved_family: Saved) -> None:
+    folder = saved_family("llama", max_position_embeddings=512)
+    command = [sys.executable, "-W", "error", "-c", BARE, str(folder), json.dumps(PROMPTS), str(NEW_TOKENS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tokens = {int(index): ids for index, ids in json.loads(done.stdout).items()}
+    assert tokens == by_generate(folder)

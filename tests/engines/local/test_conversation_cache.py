@@ -1,0 +1,166 @@
+"""Hearing text as it comes, having enough of it, and going on from what was said before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.result import FinishReason
+from runner.engines.base import Completion, Message, Request, Watch
+from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, Kept
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kv_cache import Heads, SharedKv
+
+Make = Callable[..., RunnerConfig]
+PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
+
+
+@pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
+def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
+    model = ModelConfig(name=str(tiny_llama), attention=request.param)
+    one = LocalEngine(make_config(model=model, generation=GenerationConfig(name="greedy", max_new_tokens=40)))
+    yield one
+    one.close()
+
+
+def listen(
+    engine: LocalEngine, requests: list[Request], enough: int = 10**9
+) -> tuple[dict[int, str], list[Completion]]:
+    heard: dict[int, str] = {request.index: "" for request in requests}
+
+    def text(index: int, new: str) -> bool:
+        assert new
+        heard[index] += new
+        return len(heard[index]) < enough
+
+    return heard, list(engine.complete(requests, watch=Watch(text=text)))
+
+
+def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
+    heard, done = listen(engine, [Request(index, PROMPT[index:], ignore_eos=True) for index in range(3)])
+    assert len(done) == 3
+    for completion in done:
+        assert heard[completion.index] == completion.text
+        assert len(completion.text) > 10
+
+
+def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
+    (whole,) = engine.complete([Request(0, PROMPT, ignore_eos=True)])
+    stop = whole.text[6:9]
+    heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
+    assert done.finish_reason is FinishReason.stop
+    assert heard[0] == done.text == whole.text[: whole.text.index(stop)]
+
+
+def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
+    list(engine.complete([Request(0, "a", max_new_tokens=1)]))
+    tokens = engine._model().tokenizer("né", add_special_tokens=False)["input_ids"]
+    assert engine._ending is not None
+    assert engine._ending.fresh(tokens[:-1], Request(0, ""), "") == "n"
+    assert engine._ending.fresh(tokens, Request(0, ""), "n") == "é"
+
+
+def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
+    requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
+    alone = {done.index: done for done in engine.complete(requests)}
+    heard = ""
+
+    def text(index: int, new: str) -> bool:
+        nonlocal heard
+        heard += new if index == 0 else ""
+        return index == 1 or len(heard) < 5
+
+    done = {completion.index: completion for completion in engine.complete(requests, watch=Watch(text=text))}
+    assert done[0].finish_reason is FinishReason.cancelled
+    assert done[0].text == heard
+    assert alone[0].text.startswith(heard)
+    assert len(done[0].token_ids) < len(alone[0].token_ids)
+    assert done[1].token_ids == alone[1].token_ids
+
+
+def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
+    requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
+    whole = {done.index: done.token_ids for done in engine.complete(requests)}
+    under_way = engine.complete(requests)
+    next(under_way)
+    under_way.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in fact
+    assert engine.stats.rows_alive == 0
+    assert {done.index: done.token_ids for done in engine.complete(requests)} == whole
+
+
+def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
+    seen: list[float] = []
+    requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
+    list(engine.complete(requests, watch=Watch(step=lambda: seen.append(engine.stats.under_way))))
+    assert len(seen) >= 10
+    assert engine.stats.under_way == 0
+
+
+def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
+    """Three turns of a chat; the tokens of each answer, and how many prompt tokens each turn computed."""
+    said: list[Message] = []
+    answers, computed = [], []
+    for turn in range(3):
+        said.append(Message("user", f"{PROMPT}This is turn {turn}."))
+        before = engine.stats.prefill_tokens
+        (done,) = engine.complete([Request(turn, tuple(said), keep=keep, ignore_eos=True)])
+        computed.append(engine.stats.prefill_tokens - before)
+        answers.append(done.token_ids)
+        said.append(Message("assistant", done.text))
+    return answers, computed
+
+
+def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: ModelConfig) -> None:
+    def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
+        engine = LocalEngine(make_config(model=embedded, generation=GenerationConfig(name="greedy", max_new_tokens=12)))
+        try:
+            return turns(engine, keep)
+        finally:
+            engine.close()
+
+    anew, all_tokens = chat(False)
+    kept, new_tokens = chat(True)
+    assert kept == anew
+    assert new_tokens[0] == all_tokens[0]
+    assert new_tokens[2] < 1.5 * all_tokens[0] < all_tokens[2]
+
+
+def nothing_computed() -> SharedKv:
+    return SharedKv.empty(Heads(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
+
+
+def test_no_more_is_kept_than_there_is_room_for() -> None:
+    kept = Kept()
+    for number in range(MOST_CONVERSATIONS + 3):
+        kept.add([number] * 100, nothing_computed(), budget_tokens=4000)
+    assert kept.tokens == 100 * MOST_CONVERSATIONS
+    assert kept.find([0] * 100) is None  # it made room
+    kept.add([99] * 700, nothing_computed(), budget_tokens=4000)
+    assert kept.tokens == 1000
+    kept.add([98] * 1001, nothing_computed(), budget_tokens=4000)
+    assert kept.find([98] * 1001) is None
+    found = kept.find([*[99] * 60, 1, 2])
+    assert found is not None
+    assert found.tokens == [99] * 60
+    assert kept.find([99] * 20) is None  # too little to be worth it
+
+
+def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
+    kept = Kept()
+    kept.add([1] * 50, nothing_computed(), 10_000)
+    kept.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
+    assert kept.tokens == 52
+    kept.clear()
+    assert kept.tokens == 0
+
+
+@pytest.fixture
+def embedded() -> Any:
+    return ModelConfig(name="embedded", dtype=Dtype.float32)

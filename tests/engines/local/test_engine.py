@@ -1,0 +1,175 @@
+"""The local engine against transformers' own generate, and against itself in other batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Dtype, ModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason
+from runner.engines import open_engine
+from runner.engines.base import Completion, Engine, Message, Request
+from runner.engines.local.base_cache import Shelf
+
+PROMPTS = [
+    "Ann has 3 apples.",
+    "x",
+    "Bob buys 12 pens and gives 5 away. How many are left?",
+    "Hello there",
+    "1+1=",
+]
+Make = Callable[..., RunnerConfig]
+
+
+def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[int, Completion]:
+    return {done.index: done for done in engine.complete(requests, batch_size)}
+
+
+def requests(**keys: Any) -> list[Request]:
+    return [Request(index, prompt, **keys) for index, prompt in enumerate(PROMPTS)]
+
+
+@pytest.fixture
+def engine(make_config: Make, tiny_model: ModelConfig) -> Engine:
+    return open_engine(make_config(model=tiny_model))
+
+
+def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    done = complete(engine, requests())
+    for index, prompt in enumerate(PROMPTS):
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        plain = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert done[index].token_ids == plain.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_outputs_do_not_depend_on_the_batch(
+    make_config: Make, tiny_model: ModelConfig, batch_size: int, temperature: float
+) -> None:
+    top_k = 20 if temperature else 0
+    generation = GenerationConfig(
+        name="x", max_new_tokens=24, temperature=temperature, top_k=top_k, repetition_penalty=1.2
+    )
+    engine = open_engine(make_config(model=tiny_model, generation=generation))
+    whole = complete(engine, requests(), 5)
+    parts = complete(engine, list(reversed(requests())), batch_size)
+    assert {i: c.token_ids for i, c in whole.items()} == {i: c.token_ids for i, c in parts.items()}
+
+
+def test_sampling_follows_the_seed(make_config: Make, tiny_model: ModelConfig) -> None:
+    generation = GenerationConfig(name="sampling", max_new_tokens=24, temperature=1.0)
+    texts = [
+        {
+            i: c.text
+            for i, c in complete(
+                open_engine(make_config(model=tiny_model, generation=generation, seed=s)), requests()
+            ).items()
+        }
+        for s in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_stop_string_ends_and_is_cut(engine: Engine) -> None:
+    free = complete(engine, requests())
+    text = free[0].text
+    stop = text[5:7]
+    done = complete(engine, requests(stop=(stop,)))[0]
+    assert done.finish_reason is FinishReason.stop
+    assert done.text == text[: text.index(stop)]
+    assert len(done.token_ids) < len(free[0].token_ids)
+
+
+def test_limit_and_ignore_eos(engine: Engine) -> None:
+    done = complete(engine, requests(max_new_tokens=7, ignore_eos=True))
+    assert [len(done[i].token_ids) for i in range(5)] == [7] * 5
+    assert {c.finish_reason for c in done.values()} == {FinishReason.length}
+
+
+def test_eos_ends_a_row(make_config: Make, tiny_model: ModelConfig, tiny_llama: Path) -> None:
+    engine = open_engine(make_config(model=tiny_model))
+    free = complete(engine, requests(ignore_eos=True))
+    engine.load()
+    loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
+    at = next(i for i in range(1, 24) if free[0].token_ids[i] not in free[0].token_ids[:i])
+    loaded.model.generation_config.eos_token_id = [free[0].token_ids[at]]
+    done = complete(engine, requests())[0]
+    assert done.finish_reason is FinishReason.stop
+    assert done.token_ids == free[0].token_ids[: at + 1]
+    assert len(done.text) <= len(free[0].text)
+
+
+def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
+    done = complete(engine, [Request(0, (5, 6, 7), ignore_eos=True), Request(1, (8, 9), ignore_eos=True)])
+    assert [done[0].prompt_tokens, done[1].prompt_tokens] == [3, 2]
+    assert engine.stats.prefill_tokens == 5
+    assert engine.stats.decode_tokens == 2 * 23
+    before = dataclasses.replace(engine.stats)
+    complete(engine, [Request(0, (5, 6, 7), ignore_eos=True, max_new_tokens=4)])
+    step = engine.stats - before
+    assert (step.prefill_tokens, step.decode_tokens, step.load_s) == (3, 3, 0)
+    assert step.prefill_s > 0
+    assert step.decode_tok_per_s > 0
+
+
+def test_chat_goes_through_the_template(engine: Engine) -> None:
+    chat = (Message("system", "Be brief."), Message("user", "x"))
+    text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+    done = complete(engine, [Request(0, chat), Request(1, text)])
+    assert done[0].token_ids == done[1].token_ids
+    assert done[0].prompt_sha256 == done[1].prompt_sha256
+
+
+def test_no_chat_template_is_an_error(make_config: Make, tiny_model: ModelConfig) -> None:
+    engine = open_engine(make_config(model=tiny_model))
+    engine.load()
+    engine._real._loaded.tokenizer.chat_template = None  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="has no chat template.*task.prompt=text"):
+        complete(engine, [Request(0, (Message("user", "x"),))])
+
+
+def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine) -> None:
+    done = complete(engine, [Request(0, tuple([5] * 600)), Request(1, (5, 6)), Request(2, tuple([5] * 505))])
+    assert done[0].finish_reason is FinishReason.error
+    assert "600 tokens" in str(done[0].error)
+    assert done[1].finish_reason is not FinishReason.error
+    assert len(done[2].token_ids) <= 7  # room is what is left of 512
+
+
+def test_jobs_on_one_shelf_share_a_base(make_config: Make, tiny_model: ModelConfig) -> None:
+    shelf = Shelf()
+    other = GenerationConfig(name="greedy", max_new_tokens=3)
+    configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
+    configs.append(make_config(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
+    loads = []
+    for config in configs:
+        engine = open_engine(config, shelf)
+        loads.append(engine.load().metrics["base_loads"])
+        engine.close()
+    assert loads == [1, 0, 1]
+    alone = open_engine(configs[2])
+    assert alone.load().metrics["base_loads"] == 1, "without a shelf each engine has its own"
+
+
+def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: ModelConfig) -> None:
+    engine = open_engine(make_config(model=ModelConfig(name=tiny_model.name)))
+    assert engine.stats.load_s == 0
+    report = engine.load()
+    assert report.facts["architecture"] == "LlamaForCausalLM"
+    assert report.metrics["parameters"] > 10_000
+    assert engine.stats.load_s > 0
+    engine.close()

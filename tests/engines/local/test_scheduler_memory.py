@@ -1,0 +1,315 @@
+"""Memory that runs out: said, split, gone on with, and nothing that was asked for is lost or answered otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streams import NEW_TOKENS, PROMPTS, complete, requests
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Dtype, ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import SweepConfig
+from runner.core.result import FinishReason
+from runner.engines import open_engine
+from runner.engines.base import FEWER_ROWS, Engine
+from runner.engines.local import scheduler
+from runner.engines.local.attention import Pass
+from runner.engines.local.forward import Passes
+from runner.engines.local.scheduler import Stream
+from runner.engines.sampling import Sampler
+from runner.run import run
+
+Forward = Callable[[Passes, Pass, list[int], list[int], Any], torch.Tensor]
+CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
+GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
+SAMPLING = GenerationConfig(name="sampling", max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
+
+
+@pytest.fixture(params=[GREEDY, SAMPLING], ids=lambda generation: generation.name)
+def engine(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], request: pytest.FixtureRequest
+) -> Iterator[Engine]:
+    folder = saved_family("llama", max_position_embeddings=512)
+    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    engine = open_engine(make_config(model=model, generation=request.param))
+    yield engine
+    engine.close()
+
+
+@contextmanager
+def forwards(through: Callable[[int, Stream, list[int]], None]) -> Iterator[None]:
+    """Have every forward pass of a stream go through a function first, which may raise: (number, stream, its ids)."""
+    real: Forward = Passes._forward
+    begin: Any = Stream.__init__
+    streams: dict[int, Stream] = {}
+    count = 0
+
+    def init(self: Stream, *arguments: Any) -> None:
+        begin(self, *arguments)
+        streams[id(self.passes)] = self
+
+    def forward(self: Passes, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+        nonlocal count
+        if id(self) in streams:  # others are the trial of a model before its first stream
+            count += 1
+            through(count, streams[id(self)], ids)
+        return real(self, what, ids, positions, keep)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stream, "__init__", init)
+        patch.setattr(Passes, "_forward", forward)
+        yield
+
+
+@pytest.mark.parametrize("failing", [{1}, {2}, {3}, {4}, {5, 6}, {9}, {12, 13, 14}, {5, 15, 25}], ids=str)
+def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: set[int]) -> None:
+    """Passes 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
+    expected = complete(engine, requests())
+    assert engine.stats.notes == []
+    alive = []
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        if number in failing:
+            alive.append(len(running.active))
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+
+    with forwards(fail):
+        assert complete(engine, requests()) == expected
+    assert len(alive) == len(failing) == len(engine.stats.notes)
+    for note, rows in zip(engine.stats.notes, alive, strict=True):
+        assert "memory ran out" in note
+        if rows > 1:
+            assert f"with {rows} rows at once: {rows // 2} at once" in note
+    assert complete(engine, requests()) == expected, "and the next time it begins with all again"
+
+
+def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> None:
+    """The first prompts come in together, before any row is on its way: half of these go on, and not one."""
+    expected = complete(engine, requests())
+    failed = 0
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        nonlocal failed
+        if running.own is not None and not running.active and failed < 2:
+            failed += 1
+            raise MemoryError
+
+    with forwards(fail):
+        assert complete(engine, requests()) == expected
+    count = len(PROMPTS)
+    assert engine.stats.notes == [
+        f"memory ran out with {before} rows at once: {before // 2} at once from there on"
+        for before in (count, count // 2)
+    ]
+
+
+def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
+    expected = complete(engine, requests())
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        if number <= 3:
+            raise MemoryError
+
+    with forwards(fail):
+        assert complete(engine, requests(), 64) == expected
+    assert engine.stats.notes == [
+        f"memory ran out while a beginning that prompts share was read: {rows} at once from there on"
+        for rows in (32, 16, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("room", "error"),
+    [
+        (1, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")),
+        (2, RuntimeError("could not create a primitive")),  # oneDNN
+        (3, OSError(12, "Cannot allocate memory")),
+        (5, RuntimeError("std::bad_alloc")),
+    ],
+    ids=str,
+)
+def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int, error: Exception) -> None:
+    expected = complete(engine, requests())
+    seen = []
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        if len(running.active) > room:
+            raise error
+        seen.append(len(running.active))
+
+    with forwards(fail):
+        assert complete(engine, requests()) == expected
+    assert max(seen) <= room
+    assert engine.stats.notes
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 6])
+def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows end and leave, tensors are made, too: whatever ended by then is answered once, and as it was."""
+    expected = complete(engine, requests())
+    real, calls = Sampler.keep, []
+
+    def keep(self: Sampler, rows: torch.Tensor) -> None:
+        calls.append(len(rows))
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+        real(self, rows)
+
+    limits = [replace(request, max_new_tokens=2 + request.index // 2) for request in requests()]
+    monkeypatch.setattr(Sampler, "keep", keep)
+    assert complete(engine, limits) == {
+        index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
+    }
+    assert len(engine.stats.notes) == 1
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) -> None:
+    expected = complete(engine, requests())
+    poison = engine.encode(requests(["y"])[0])[1][0]
+    alone = PROMPTS.index("y")
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        if ids[-1] == poison and running.own is not None and 1 <= len(ids) <= 2 and not running.active:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+        if len(running.active) > 0 and any(row.request.index == alone for row in running.active):
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+
+    with forwards(fail):
+        done = {completion.index: completion for completion in engine.complete(requests())}
+    assert sorted(done) == sorted(expected)
+    assert done[alone].finish_reason is FinishReason.error
+    assert "out of memory with its 1 tokens alone" in str(done[alone].error)
+    assert all(done[index].token_ids == tokens for index, tokens in expected.items() if index != alone)
+
+
+def test_other_errors_go_on_their_way(engine: Engine) -> None:
+    expected = complete(engine, requests())
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        if number == 7:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with forwards(fail), pytest.raises(RuntimeError, match="mat1 and mat2"):
+        complete(engine, requests())
+    assert engine.stats.notes == []
+    assert (engine.stats.rows_alive, engine.stats.rows_waiting) == (0, 0)
+    assert complete(engine, requests()) == expected, "the engine is whole"
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 400, 900])
+def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
+    expected = complete(engine, requests())
+    free = tokens * engine._real._heads.bytes_per_token / scheduler.SHARE_OF_MEMORY  # type: ignore[attr-defined]
+    monkeypatch.setattr(scheduler, "_free_bytes", lambda _device: free)
+    most = 0
+
+    def look(number: int, running: Stream, ids: list[int]) -> None:
+        nonlocal most
+        rows = running.active
+        most = max(most, len(rows))
+        held = {id(one): len(one.tokens) for row in rows for one in (row.prefix.path if row.prefix else [])}
+        assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
+        assert len(rows) <= 1 or running.own is None or running.own.slots * max(row.need for row in rows) <= tokens
+
+    with forwards(look):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes == [], "nobody had asked for more"
+    assert most == 1 if tokens == 1 else most > 1
+
+
+def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = complete(engine, requests())
+    free = 400 * engine._real._heads.bytes_per_token / scheduler.SHARE_OF_MEMORY  # type: ignore[attr-defined]
+    monkeypatch.setattr(scheduler, "_free_bytes", lambda _device: free)
+    assert complete(engine, requests(), batch_size=2) == expected
+    assert engine.stats.notes == []
+    complete(engine, requests(), batch_size=12)
+    [note] = engine.stats.notes
+    assert re.fullmatch(r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note)
+    assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
+
+
+# Real memory, of a process of its own: all it may have is what it has while the first rows are on their way, and a
+# little more. Its store of keys and values then cannot grow, as it has to.
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from runner.config import *
+from runner.engines import open_engine, stream
+from runner.engines.base import Request
+
+scheduler.ROOM_TO_GROW = 32
+model = ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
+config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
+    generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
+    tracking=TrackingConfig(name="none"))
+asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n == 0 else None, ignore_eos=True) for n in range(48)]
+
+def run(extra_mib):
+    engine, tokens = open_engine(config), {}
+    list(engine.complete(asked[:2]))  # threads and buffers of the libraries are there
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    for done in engine.complete(asked):
+        if not tokens and extra_mib is not None:
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + extra_mib * 2**20, unlimited[1]))
+        assert done.error is None, done.error
+        tokens[done.index] = done.token_ids
+    resource.setrlimit(resource.RLIMIT_AS, unlimited)
+    notes, _ = engine.stats.notes, engine.close()
+    return {"tokens": tokens, "notes": notes}
+
+print(json.dumps([run(None), run(8)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
+def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
+    folder = saved_family("llama", head_dim=128, num_key_value_heads=2, num_hidden_layers=4)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(folder)],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},  # freed is free at once
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    free, limited = json.loads(done.stdout.strip().splitlines()[-1])
+    assert free["notes"] == []
+    assert "memory ran out with 47 rows at once: 23 at once from there on" in limited["notes"][0]
+    assert limited["tokens"] == free["tokens"]
+    assert len(limited["tokens"]) == 48
+
+
+def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    model = ModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
+    task = SweepConfig(batch_sizes=[2, 6], prompt_tokens=[20], new_tokens=4, warmup=0, repeats=2)
+
+    def fail(number: int, running: Stream, ids: list[int]) -> None:
+        if len(running.active) > 4:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+
+    with forwards(fail):
+        record = run(make_config(model=model, generation=GREEDY, task=task))
+    assert record.result is not None
+    small, large = record.result.rows
+    assert not small["note"]
+    assert large["decode_tok_per_s"] is None
+    assert "memory ran out with 6 rows at once" in large["note"]

@@ -1,0 +1,64 @@
+"""Where a completion ends, found token by token, against the definition: the text so far, looked at anew each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.core.result import FinishReason
+from runner.engines.base import Request
+from runner.engines.stopping import Ending
+
+EOS = 2
+texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token
+stops = st.lists(st.text(alphabet="ab \n#é€😀", min_size=1, max_size=4), max_size=3).map(tuple)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts, stops, st.integers(1, 40), st.booleans(), st.booleans())
+def test_it_ends_at_the_first_token_that_completes_a_stop_text(
+    tokenizer: Any, text: str, stop: tuple[str, ...], limit: int, ignore_eos: bool, says_eos: bool
+) -> None:
+    ending = Ending(tokenizer, frozenset([EOS]))
+    request = Request(0, "x", stop, limit, ignore_eos)
+    tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
+    for count in range(1, len(tokens) + 1):
+        so_far = tokens[:count]
+        said = tokenizer.decode(so_far, skip_special_tokens=True)
+        found = [said.index(one) for one in stop if one in said and not ignore_eos]
+        ended = so_far[-1] == EOS and not ignore_eos
+        due = FinishReason.stop if found or ended else FinishReason.length if count >= limit else None
+        assert ending.reason(so_far, limit, request) is due
+        if due is not None:
+            every = [said.index(one) for one in stop if one in said]
+            assert ending.said(so_far, request) == said[: min(every, default=None)]
+            return
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts, stops, st.booleans())
+def test_what_is_told_while_it_comes_is_never_taken_back(
+    tokenizer: Any, text: str, stop: tuple[str, ...], says_eos: bool
+) -> None:
+    ending, request = Ending(tokenizer, frozenset([EOS])), Request(0, "x", stop)
+    tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
+    told = ""
+    for count in range(1, len(tokens) + 1):
+        told += ending.fresh(tokens[:count], request, told)
+        said = ending.said(tokens[:count], request)
+        assert said.startswith(told)
+        if ending.reason(tokens[:count], 100, request) is FinishReason.stop:
+            return
+        held = max([0, *map(len, stop)]) + len(said) - len(said.rstrip("\ufffd"))
+        assert len(said) - len(told) <= held, "no more is held back than a stop text that may be on its way"

@@ -1,0 +1,297 @@
+"""A grid's jobs: as Hydra's basic sweeper makes them, plus zips and exclusions, and what is refused and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from runner.__main__ import CONF
+from runner.config.hydra import register
+from runner.core.errors import ConfigError
+from runner.grid.expand import MOST_JOBS, check_exclude, excluded, expand
+
+register()
+
+KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
+VALUES = [
+    "1", "-2.5", "null", "true", "", "word", "'quoted, text'", '"it\'s"', r"'a\'b'", r"a\,b", r"a\=b", "a b", "${seed}/x",
+    "[1,4]", "[[1],[x,'y z']]", "{a:1,b:[2,{c:d}]}", "1,2,3", "nf4,fp4", "a,'b,c',null", "[1,4],[2,8]", "{a:1},{b:2}",
+    "choice(a)", "choice(1,[2],{c:3},'d,e')", "range(3)", "range(1,7,2)", "range(5,1,-2)", "range(0,1,0.25)",
+    "sort(3,1,2)", "sort(range(3),reverse=true)", "sort([3,1,2])", "tag(t,choice(a,b))", "int(4.0,2.0)", "str([1,2])",
+    "${a:1,2},${b}", "1e-3,1e3", "/a/b:c,d.e", "inf,nan",
+]  # fmt: skip
+lines = st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)) | st.sampled_from(["~seed", "~task"])
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[ConfigLoader]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def basic(arguments: list[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """What Hydra's own sweeper makes of the same words."""
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+
+
+def refused(
+    arguments: list[str], params: dict[str, str] | None = None, zips: list[dict[str, str]] | None = None
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        expand(arguments, params, zips, None)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------------------ as Hydra does
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(lines, max_size=4), st.lists(lines, max_size=3))
+def test_params_and_command_line_multiply_as_in_the_basic_sweeper(params: list[str], arguments: list[str]) -> None:
+    pairs = dict(line.split("=", 1) for line in params if "=" in line)
+    assert expand(arguments, pairs, None, None) == basic([f"{k}={v}" for k, v in pairs.items()] + arguments)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(lines, max_size=4))
+def test_a_job_is_itself_again_when_expanded(arguments: list[str]) -> None:
+    for job in expand(arguments, None, None, None)[:20]:
+        assert expand(job, None, None, None) == [job]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="ab1 ,='\"\\[]{}$:()~+", max_size=12))
+def test_any_quoted_text_arrives_unchanged(text: str) -> None:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if text.endswith("\\") or "'" in text else text
+    line = f"task.system='{escaped}'"
+    try:
+        wanted = basic([line])
+    except OverrideParseException:
+        return  # not a string to Hydra either
+    assert expand([line], None, None, None) == wanted
+
+
+@pytest.mark.parametrize("value", ["glob(*)", "glob(*4)", "glob([n*,f*],exclude=none)"])
+def test_glob_lists_the_choices_of_a_group(value: str, loader: ConfigLoader) -> None:
+    line = f"quantization={value}"
+    assert expand([line], None, None, loader) == basic([line], loader) != []
+    assert ["quantization=nf4"] in expand([], {"quantization": value}, None, loader)
+
+
+def test_the_last_one_varies_fastest() -> None:
+    jobs = expand(["c=5,6"], {"a": "1,2"}, [{"b": "3,4", "x": "p,q"}], None)
+    assert jobs == [
+        ["a=1", "b=3", "x=p", "c=5"],
+        ["a=1", "b=3", "x=p", "c=6"],
+        ["a=1", "b=4", "x=q", "c=5"],
+        ["a=1", "b=4", "x=q", "c=6"],
+        ["a=2", "b=3", "x=p", "c=5"],
+        ["a=2", "b=3", "x=p", "c=6"],
+        ["a=2", "b=4", "x=q", "c=5"],
+        ["a=2", "b=4", "x=q", "c=6"],
+    ]
+
+
+def test_nothing_to_vary_is_one_job() -> None:
+    assert expand([], None, None, None) == [[]] == expand([], {}, [], None) == expand([], {}, [{}], None)
+
+
+def test_the_command_line_wins_over_params_in_their_place() -> None:
+    assert expand(["a=9"], {"a": "1,2", "b": "3"}, None, None) == [["a=9", "b=3"]]
+    assert expand(["a=9"], {"a": "interval(0,1)", "b": "3"}, None, None) == [["a=9", "b=3"]]
+
+
+def test_the_last_of_two_equal_keys_wins_in_the_place_of_the_first() -> None:
+    assert expand(["a=1,2", "b=3", "a=4"], None, None, None) == [["a=4", "b=3"]]
+
+
+def test_shuffled_values_are_all_there() -> None:
+    assert sorted(expand(["a=shuffle(range(20))"], None, None, None)) == sorted(basic(["a=range(20)"]))
+    assert sorted(expand(["a=shuffle(x,y,z)"], None, None, None)) == [["a=x"], ["a=y"], ["a=z"]]
+
+
+def test_params_may_come_from_a_config() -> None:
+    node = OmegaConf.create({"n": 2, "params": {"a": "1,${..n}"}, "zip": [{"b": "3,4", "c": "5,6"}]})
+    assert len(expand([], node.params, node.zip, None)) == 4
+    assert expand([], node.params, node.zip, None)[2] == ["a=2", "b=3", "c=5"]
+
+
+# --------------------------------------------------------------------------------------------------- zips
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
+def test_the_keys_of_a_zip_advance_together(length: int, keys: int, factor: int) -> None:
+    values = [f"v{number}" for number in range(length)]
+    together = {f"k{key}": f"choice({','.join(values)})" for key in range(keys)}
+    jobs = expand([f"f=range({factor})"], None, [together, {"other": "x"}], None)
+    assert len(jobs) == length * factor
+    for number, job in enumerate(jobs):
+        step = values[number // factor]
+        assert job == [*(f"{key}={step}" for key in together), "other=x", f"f={number % factor}"]
+
+
+def test_a_zip_takes_every_kind_of_sweep(loader: ConfigLoader) -> None:
+    together = {
+        "quantization": "glob([int8,nf4])",
+        "seed": "range(2)",
+        "task.batch_sizes": "[1,4],[2,8]",
+        "+x": "'a,b',c",
+    }
+    assert expand([], None, [together], loader) == [
+        ["quantization=int8", "seed=0", "task.batch_sizes=[1,4]", "+x='a,b'"],
+        ["quantization=nf4", "seed=1", "task.batch_sizes=[2,8]", "+x=c"],
+    ]
+
+
+def test_a_zip_of_unequal_lengths_names_keys_and_lengths() -> None:
+    message = refused([], None, [{"z": "1"}, {"model": "a,b", "task.limit": "1,2,3", "seed": "5"}])
+    assert message.startswith("hydra.sweeper.zip[1]: ")
+    assert message.endswith("model has 2, task.limit has 3, seed has 1")
+
+
+@pytest.mark.parametrize("argument", ["seed=3", "+seed=3", "++seed=3,4", "~seed"])
+def test_a_command_line_key_in_a_zip_is_refused(argument: str) -> None:
+    message = refused([argument], {"seed": "1"}, [{"seed": "1,2", "task.limit": "3,4"}])
+    assert message == (
+        f"{argument} on the command line collides with seed in hydra.sweeper.zip[0], where it advances together with "
+        "task.limit: leave it off the command line, or take it out of hydra.sweeper.zip[0]"
+    )
+
+
+def test_a_key_stands_in_one_place_only() -> None:
+    assert refused([], {"seed": "1"}, [{"seed": "1,2"}]) == (
+        "seed stands in hydra.sweeper.params and in hydra.sweeper.zip[0]: keep it in one place"
+    )
+    assert "in hydra.sweeper.zip[0] and in hydra.sweeper.zip[1]" in refused([], None, [{"a": "1"}, {"a": "1"}])
+    assert "a stands twice in hydra.sweeper.zip[0]" in refused([], None, [{"a": "1", "+a": "1"}])
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("seed=interval(0,1)", ["seed=interval(0,1)", "seed=range(start,stop,step)", "hydra/sweeper=optuna"]),
+        ("seed=tag(t,interval(0,1))", ["hydra/sweeper=optuna"]),
+        ("seed=range(1,5,0)", ["seed=range(1,5,0)", "must not be 0"]),
+        ("seed=range(1.5,5,0.0)", ["must not be 0"]),
+        ("seed=range(5,5)", ["seed=range(5,5)", "no value"]),
+        ("seed=range(0,inf)", ["finite"]),
+        ("seed=range(nan,1)", ["finite"]),
+        ("seed=range(0,1000000000000)", ["more than 1,000,000 values"]),
+        ("seed=shuffle(range(0,1,1e-12))", ["more than 1,000,000 values"]),
+    ],
+)
+def test_what_has_no_finite_list_is_refused_wherever_it_stands(line: str, words: list[str]) -> None:
+    key, _, value = line.partition("=")
+    for message in (refused([line]), refused([], {key: value}), refused([], None, [{key: value}])):
+        assert all(word in message for word in words), message
+
+
+def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"quantization=glob\(q\*\): matches no choice .* fp4, gguf, gptq, int8, nf4, none, torchao_int8",
+    ):
+        expand(["quantization=glob(q*)"], None, None, loader)
+    with pytest.raises(ConfigError, match=r"glob lists the choices of a group, and task\.limit is none"):
+        expand(["task.limit=glob(*)"], None, None, loader)
+
+
+def test_a_grid_beyond_all_measure_names_its_sizes() -> None:
+    message = refused(["a=range(1000)", "b=range(2000)", "c=1"])
+    assert f"{MOST_JOBS:,}" in message
+    assert "1000 (a) x 2000 (b)" in message
+
+
+def test_unreadable_params_say_where_they_stand() -> None:
+    assert refused([], {"seed": "1,,2"}).startswith("hydra.sweeper.params: seed=1,,2 cannot be read")
+    assert refused([], None, [{"seed": "'x"}]).startswith("hydra.sweeper.zip[0]: seed='x cannot be read")
+
+
+# ---------------------------------------------------------------------------------------------- leaving out
+
+JOB = {
+    "quantization": "nf4",
+    "model": "stub",
+    "seed": "3",
+    "task.system": "null",
+    "rerun": "True",
+    "x": "0.1",
+    "t": "a, b",
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "out"),
+    [
+        ({"quantization": "nf4"}, True),
+        ({"quantization": "nf4,fp4"}, True),
+        ({"quantization": "int8,fp4"}, False),
+        ({"quantization": "nf4", "model": "stub"}, True),
+        ({"quantization": "nf4", "model": "auto"}, False),
+        ({"quantization": "glob(*4)"}, True),
+        ({"quantization": "glob(*,exclude=nf4)"}, False),
+        ({"quantization": "choice(nf4)"}, True),
+        ({"seed": "range(0,4)"}, True),
+        ({"seed": "range(0,3)"}, False),
+        ({"seed": "3.0"}, True),
+        ({"seed": "'3'"}, True),
+        ({"seed": "true"}, False),
+        ({"rerun": "true"}, True),
+        ({"rerun": "1"}, False),
+        ({"x": "1e-1"}, True),
+        ({"x": "range(0.1,0.2,0.1)"}, True),
+        ({"t": "'a, b'"}, True),
+        ({"t": "a,b"}, False),
+        ({"task.system": "null"}, True),
+        ({"unheard": "null"}, False),
+        ({"unheard": "1", "seed": "3"}, False),
+        ({}, False),
+    ],
+)
+def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str], out: bool) -> None:
+    assert excluded([rule], JOB.get) is out
+    assert excluded([{"model": "auto"}, rule], JOB.get) is out
+    assert excluded([], JOB.get) is False
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from("abcd"), min_size=1, unique=True), st.lists(st.integers(0, 9), min_size=1, unique=True))
+def test_what_is_excluded_are_the_combinations_of_the_sweep_strings(words: list[str], numbers: list[int]) -> None:
+    rule = {"w": f"choice({','.join(words)})", "n": f"choice({','.join(map(str, numbers))})"}
+    for job in expand(["w=a,b,c,d", "n=range(10)"], None, None, None):
+        values = dict(line.split("=") for line in job)
+        assert excluded([rule], values.get) is (values["w"] in words and int(values["n"]) in numbers)
+
+
+def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:
+    jobs = [JOB.get, {"only_here": "1"}.get]
+    check_exclude([{"quantization": "nf4"}, {"only_here": "1", "seed": "99"}], jobs, JOB)
+    check_exclude([{"quantisation": "nf4"}], [], JOB)
+    with pytest.raises(ConfigError) as caught:
+        check_exclude([{"seed": "1"}, {"quantisation": "nf4"}], jobs, ["quantization", "model"])
+    assert str(caught.value) == (
+        "hydra.sweeper.exclude[1].quantisation: no group or key 'quantisation'. Did you mean quantization? "
+        "Choices: model, quantization"
+    )
+
+
+@pytest.mark.parametrize("value", ["interval(0,1)", "'x", "range(0,inf)", "range(3,3)"])
+def test_an_exclude_value_that_cannot_be_listed_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="seed="):
+        check_exclude([{"seed": value}], [JOB.get], JOB)

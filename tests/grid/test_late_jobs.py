@@ -1,0 +1,47 @@
+"""Launchers that break half way: whose work a job is that ends while the launcher goes down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.grid.other_launchers import Elsewhere
+from runner.grid.plan import plan_job
+from runner.grid.table import table_lines
+from runner.run import attempt
+
+
+class GoesDownSlowly:
+    """Does its first job and breaks; the second one begins and ends before it is quite gone."""
+
+    def __init__(self, configs: list[RunnerConfig]) -> None:
+        self.configs, self.is_broken = configs, False
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+        if not self.is_broken:
+            attempt(self.configs[0])
+            self.is_broken = True
+            raise RuntimeError("the actor died")
+        assert (len(overrides), initial_job_idx) == (1, 1)
+        attempt(self.configs[1])
+        returned = JobReturn()
+        returned.return_value, returned.status = attempt(self.configs[1]), JobStatus.COMPLETED
+        assert returned.return_value.record.from_ledger, "this answer was there already"
+        return [returned]
+
+
+def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
+    make_config: Callable[..., RunnerConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    configs = [make_config(seed=seed, task=Gsm8kConfig(limit=2)) for seed in (1, 2)]
+    plan = [plan_job([f"seed={config.seed}"], config) for config in configs]
+    launcher: Any = GoesDownSlowly(configs)
+    elsewhere = Elsewhere(launcher, "ray", plan, None)
+    elsewhere.run([0, 1])
+    assert "hydra/launcher=ray broke: the actor died" in caplog.text
+    assert [line.status for line in table_lines(plan, elsewhere.outcomes)] == ["finished", "finished"]

@@ -1,0 +1,372 @@
+"""What cannot work is said before a weight is read: the weights here are garbage or absent, so reading would show."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.checkpoints import disk, random_weights
+from runner.config.generation import GenerationConfig
+from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
+from runner.config.model import Attention, Dtype, ModelConfig, StubConfig
+from runner.config.quantization import Int8Config
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.config.task import MemoryConfig, SplitConfig, SweepConfig
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.models import capability
+from runner.models.load import load_base
+
+Make = Callable[..., RunnerConfig]
+MAIN = "main memory"
+SHAPE = ModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
+
+
+def spoil(folder: Path, to: Path, size: int = 300_000) -> Path:
+    """Copy a model's folder, with garbage in the place of its weights."""
+    shutil.copytree(folder, to)
+    for file in to.glob("*.safetensors"):
+        file.write_bytes(b"\xff" * size)
+    return to
+
+
+@pytest.fixture(scope="module")
+def spoilt(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return spoil(tiny_llama, tmp_path_factory.mktemp("spoilt") / "llama")
+
+
+@pytest.fixture(scope="module")
+def bloom(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Bloom without weights: transformers has no sdpa and no flash attention for it, and it has no rotary pairs."""
+    from transformers import BloomConfig
+
+    folder = tmp_path_factory.mktemp("bloom")
+    config = BloomConfig(vocab_size=259, hidden_size=32, n_layer=1, n_head=2, architectures=["BloomForCausalLM"])
+    config.save_pretrained(folder)
+    for file in tiny_llama.glob("*token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def on_cpu(folder: Path, **keys: Any) -> ModelConfig:
+    return ModelConfig(name=str(folder), device="cpu", **keys)
+
+
+# ------------------------------------------------------------------------------------------------- the shape
+
+
+def test_the_garbage_would_show(make_config: Make, spoilt: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be loaded from"):
+        load_base(make_config(model=on_cpu(spoilt)))
+
+
+def test_rope_2d_without_rotary_pairs(make_config: Make, bloom: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rope=rope_2d: Bloom\w+ has no rotary embedding with an inv_freq.*native"):
+        load_base(make_config(model=on_cpu(bloom), rope=Rope2dConfig()))
+
+
+def test_attention_that_the_architecture_does_not_have(make_config: Make, bloom: Path) -> None:
+    for wanted in (Attention.sdpa, Attention.flash_attention_2):
+        model = on_cpu(bloom, attention=wanted)
+        message = f"model.attention={wanted.value}: BloomForCausalLM does not support it: use model.attention=eager, or"
+        with pytest.raises(ConfigError, match=message):
+            load_base(make_config(model=model))
+
+
+def test_flash_attention_falls_back_to_what_the_model_has() -> None:
+    from transformers import GPTJForCausalLM, LlamaForCausalLM
+
+    wanted = Attention.flash_attention_2
+    assert capability.pick_attention(wanted, "cpu", LlamaForCausalLM)[0] is Attention.sdpa
+    assert capability.pick_attention(wanted, "cpu", GPTJForCausalLM) == (
+        Attention.eager,
+        ["model.attention=flash_attention_2: there is no CUDA GPU, so eager is used"],
+    )
+    assert "flash_attn is not installed" in capability.pick_attention(wanted, "cuda", LlamaForCausalLM)[1][0]
+    assert capability.pick_attention(Attention.auto, "cuda", None) == (Attention.auto, [])
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # peft's own
+    settings = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    folder = tmp_path_factory.mktemp("adapter")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), settings).save_pretrained(folder)
+    return folder
+
+
+def changed(adapter: Path, to: Path, tensors: Callable[[str, Any], tuple[str, Any]], **settings: Any) -> Path:
+    """Copy an adapter with other tensors and settings."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapter, to)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(dict(tensors(key, weight) for key, weight in weights.items()), to / "adapter_model.safetensors")
+    known = json.loads((adapter / "adapter_config.json").read_text())
+    (to / "adapter_config.json").write_text(json.dumps(known | settings))
+    return to
+
+
+CHANGES: dict[str, tuple[Callable[[str, Any], tuple[str, Any]], dict[str, Any], str]] = {
+    "size": (
+        lambda key, w: (key, w[:, :-1].contiguous() if "lora_A" in key else w),
+        {},
+        r"size mismatch for model\.layers\.0\.\S+: A \[4, \d+\] and B .* are for a layer of",
+    ),
+    "rank": (lambda key, w: (key, w), {"r": 8}, r"adapter_config.json says r=8, and A of \S+ is \[4, \d+\]: rank 4"),
+    "modules": (
+        lambda key, w: (key.replace("layers", "blocks"), w),
+        {"target_modules": ["query", "out"]},
+        r"none of its 4 modules is there .*blocks.*target_modules \['query', 'out'\] name none either",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_peft_adapter_that_does_not_fit(
+    make_config: Make, spoilt: Path, adapter: Path, tmp_path: Path, what: str
+) -> None:
+    tensors, settings, message = CHANGES[what]
+    folder = changed(adapter, tmp_path / what, tensors, **settings)
+    with pytest.raises(ConfigError, match=rf"lora.path=\S+ does not fit model.name=\S+: {message}"):
+        load_base(make_config(model=on_cpu(spoilt), lora=PeftConfig(path=str(folder))))
+
+
+def test_a_peft_adapter_that_fits_is_not_what_stops_the_load(make_config: Make, spoilt: Path, adapter: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be loaded from"):
+        load_base(make_config(model=on_cpu(spoilt), lora=PeftConfig(path=str(adapter))))
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "message"),
+    [
+        ("model.layers.0.self_attn.q_proj", 32, "size mismatch for .*q_proj"),
+        ("model.layers.9.self_attn.q_proj", 64, "1 of 1 modules are no linear layers of"),
+    ],
+)
+def test_a_pth_adapter_that_does_not_fit(
+    make_config: Make, spoilt: Path, tmp_path: Path, path: str, size: int, message: str
+) -> None:
+    file = tmp_path / "adapter.pth"
+    torch.save({f"{path}.lora.A.weight": torch.ones(4, size), f"{path}.lora.B.weight": torch.ones(size, 4)}, file)
+    with pytest.raises(ConfigError, match=message):
+        load_base(make_config(model=on_cpu(spoilt), lora=PthConfig(path=str(file))))
+
+
+def test_merging_into_a_checkpoint_that_is_quantized_already(
+    make_config: Make, spoilt: Path, adapter: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "quantized"
+    shutil.copytree(spoilt, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    stored = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (folder / "config.json").write_text(json.dumps(settings | {"quantization_config": stored}))
+    kinds: list[AdapterConfig] = [PeftConfig(path=str(adapter), merge=True), PthConfig(path="./x.pth", merge=True)]
+    for lora in kinds:
+        with pytest.raises(ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"):
+            capability.check(make_config(model=on_cpu(folder), lora=lora))
+
+
+@pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
+def test_one_message_and_exit_code_2(runner: Callable[..., Any], bloom: Path, arguments: list[str]) -> None:
+    (bloom / "model.safetensors").write_bytes(b"\xff" * 100_000)
+    plain = ["model=auto", f"model.name={bloom}", "model.device=cpu", "tracking=none", "task.limit=1"]
+    done = runner(*plain, *arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert [line for line in done.err.splitlines() if line.startswith("error: ")] == [done.err.splitlines()[-1]]
+    assert arguments[0] in done.err
+    assert "Traceback" not in done.err
+
+
+# ----------------------------------------------------------------------------------------------- bitsandbytes
+
+
+def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
+    """Put a bitsandbytes in the way that is installed and does not run; returns the environment that finds it."""
+    (folder / "bitsandbytes").mkdir()
+    (folder / "bitsandbytes" / "__init__.py").write_text("")
+    (folder / "bitsandbytes" / "cextension.py").write_text(cextension)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_path: Path) -> None:
+    environment = broken_bitsandbytes(tmp_path, "raise OSError('libbitsandbytes.so: wrong ELF class')")
+    done = runner("quantization=int8", "tracking=none", "task.limit=1", "model.device=cpu", **environment)
+    assert done.code == 2
+    message = (
+        "quantization=int8: bitsandbytes is installed but does not run on this platform (libbitsandbytes.so: wrong"
+    )
+    assert message in done.err
+
+
+def test_bitsandbytes_without_a_library_for_this_gpu(tmp_path: Path) -> None:
+    library = "class lib: error_msg = 'CUDA version mismatch'"
+    program = """
+from runner.config import Int8Config
+from runner.models.capability import require_usable
+require_usable(Int8Config(), "cpu")
+require_usable(Int8Config(), "cuda")
+"""
+    env = os.environ | broken_bitsandbytes(tmp_path, library)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert "line 5" in done.stderr
+    assert "does not run on this platform (CUDA version mismatch): install a version" in done.stderr
+
+
+def test_bitsandbytes_here_is_usable() -> None:
+    capability.require_usable(Int8Config(), "cpu")
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+def test_weights_that_do_not_fit(make_config: Make) -> None:
+    config = make_config(model=SHAPE)
+    message = (
+        r"model.name=org/shape with quantization=none: the weights need 14,526 MiB, and 9,000 MiB of main memory are "
+        r"free: use quantization=nf4 \(5,290 MiB\), a smaller model, or model.check_memory=false"
+    )
+    with pytest.raises(ConfigError, match=message):
+        capability.check_memory(config, {MAIN: 9000})
+    with pytest.raises(ConfigError) as caught:  # 4 bit would not help, another place would
+        capability.check_memory(config, {"GPU 0": 4000})
+    assert "quantization=nf4" not in str(caught.value)
+    assert "4,000 MiB of GPU 0 are free: use a smaller model, model.device=auto model.device_map=auto" in str(
+        caught.value
+    )
+    assert capability.check_memory(config, {"GPU 0": 10_000, MAIN: 20_000}) == []
+
+
+def test_memory_that_gets_short_is_a_note(make_config: Make) -> None:
+    config = make_config(model=SHAPE, generation=GenerationConfig(name="x", batch_size=64, max_new_tokens=512))
+    (note,) = capability.check_memory(config, {MAIN: 15_000})
+    # 28 layers, 4 key-value heads of 128, keys and values, 2 bytes, 64 rows of 512 + 512 positions
+    assert f"{28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20:,.0f} MiB of KV cache" in note
+    assert "15,000 MiB of main memory are free: a smaller generation.batch_size" in note
+    assert capability.check_memory(config, {MAIN: 30_000}) == []
+
+
+def test_the_check_can_be_switched_off(make_config: Make) -> None:
+    config = make_config(model=dataclasses.replace(SHAPE, check_memory=False))
+    assert capability.check_memory(config, {MAIN: 1}) == []
+
+
+def test_the_work_of_the_task_counts(make_config: Make) -> None:
+    sizes = {}
+    for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
+        predicted = capability.predict(make_config(model=SHAPE, task=task))
+        assert predicted is not None
+        sizes[str(task)] = predicted.total_mib
+    two, smallest_cell, many = sizes.values()
+    assert smallest_cell < two < many
+
+
+def test_what_loads_nothing_needs_nothing(make_config: Make) -> None:
+    config = make_config(model=dataclasses.replace(SHAPE, dtype=Dtype.float32), task=SplitConfig(output_dir="x"))
+    assert capability.check(config) == []
+    assert capability.check(make_config(model=StubConfig())) == []
+
+
+def test_rooms_are_cut_to_max_memory(make_config: Make) -> None:
+    free = {"0": 40_000.0, "1": 2_000.0, "cpu": 64_000.0}
+    assert capability.limited(free, None) == {"GPU 0": 40_000, "GPU 1": 2_000, MAIN: 64_000}
+    cut = capability.limited(free, {"0": "1.5GiB", "cpu": "3GB"})
+    assert cut == {"GPU 0": 1536, "GPU 1": 0, MAIN: pytest.approx(3e9 / 2**20)}
+    assert capability.size_mib("800MB") == pytest.approx(8e8 / 2**20)
+    assert capability.gpu_room_mib(free=2 * 2**20, reserved=5 * 2**20, allocated=2**20) == 6
+    if not torch.cuda.is_available():
+        (only,) = capability.rooms(make_config(model=SHAPE), torch.device("cpu")).items()
+        assert only == (MAIN, pytest.approx(machine.available_mib(), rel=0.5))
+
+
+def group(folder: Path, limit: str, used: int, cached: int, names: tuple[str, str], prefix: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(names, (limit, str(used)), strict=True):
+        (folder / name).write_text(f"{text}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{prefix}active_file {cached}\n{prefix}inactive_file {cached}\n")
+
+
+def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
+    mib, own = 2**20, tmp_path / "cgroup"
+    two, one = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    group(tmp_path / "v2" / "a", str(100 * mib), 70 * mib, 5 * mib, two)
+    group(tmp_path / "v2" / "a" / "b", "max", 70 * mib, 5 * mib, two)
+    own.write_text("0::/a/b\n")
+    assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [40]
+    group(tmp_path / "v1" / "memory", str(10 * mib), 20 * mib, 1 * mib, one, "total_")
+    own.write_text("5:cpu,cpuacct:/x\n4:memory:/gone\n")
+    assert machine.cgroup_rooms_mib(own, tmp_path / "v1") == [0]
+    assert machine.cgroup_rooms_mib(tmp_path / "nothing", tmp_path) == []
+    assert 0 < machine.available_mib() < 1e9
+
+
+def test_a_plan_says_what_does_not_fit(runner: Callable[..., Any], tmp_path: Path) -> None:
+    if machine.available_mib() > 31_000:
+        pytest.skip("this machine has room for the model")
+    arguments = ("model=qwen3_8b", "model.random_weights=true", "model.dtype=float32", "model.device=cpu", "plan=true")
+    done = runner(*arguments, f"model.cache_dir={tmp_path}")
+    assert "impossible" in done.out
+    assert "the weights need 31,2" in done.out or "needs 15,6" in done.out  # the memory, or the disk before it
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+# ------------------------------------------------------------------------------------------------------- disk
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    model = dataclasses.replace(SHAPE, cache_dir=str(tmp_path / "not" / "yet"))
+    message = r"needs 14,52\d\.\d MiB in \S+, 100\.0 MiB are free: make room, name a larger disk with model.cache_dir="
+    with pytest.raises(ConfigError, match=message):
+        random_weights.check_disk(model, free=100 * 2**20)
+    random_weights.check_disk(model, free=2**40)
+    assert disk.free_bytes(tmp_path / "not" / "yet") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+
+
+class HugeHub(http.server.BaseHTTPRequestHandler):
+    """A hub whose one model is larger than any disk."""
+
+    def do_GET(self) -> None:
+        known = "/api/models/org/huge" in self.path
+        siblings = [{"rfilename": "config.json", "size": 7}, {"rfilename": "model.safetensors", "size": 10**18}]
+        data = json.dumps({"id": "org/huge", "sha": "a" * 40, "siblings": siblings if "blobs" in self.path else []})
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        self.wfile.write(data.encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_download_that_is_too_large(runner: Callable[..., Any], tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HugeHub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    online = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    try:
+        done = runner("model=auto", "model.name=org/huge", "tracking=none", **online)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert done.code == 2
+    (message,) = done.err.strip().splitlines()
+    assert message.startswith("error: model.name=org/huge: the download needs 953,674,316,406.2 MiB in ")
+    assert message.endswith("name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model")

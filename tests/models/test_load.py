@@ -1,0 +1,212 @@
+"""Real tiny models, real bitsandbytes kernels on the CPU, a real PEFT adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.config.lora import PeftConfig
+from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.quantization import Fp4Config, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.models.load import Loaded, adapt, load_base, pick_device, pick_dtype, release
+
+Make = Callable[..., RunnerConfig]
+IDS = torch.arange(3, 40)[None]
+
+
+def load(config: RunnerConfig) -> Loaded:
+    return adapt(load_base(config), config)
+
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.model(IDS).logits.float()
+
+
+def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: ModelConfig) -> None:
+    loaded = load(make_config(model=tiny_model))
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
+    assert loaded.metrics["parameters"] == parameters
+    assert loaded.metrics["weight_mib"] == pytest.approx((parameters * 4 + buffers) / 2**20)
+    assert loaded.metrics["quantized_modules"] == 0
+    assert loaded.facts["architecture"] == "LlamaForCausalLM"
+    assert loaded.facts["device"] == "cpu"
+    assert loaded.facts["rope"].startswith("default")
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize(
+    ("quantization", "bits", "tolerance"),
+    [
+        (Int8Config(), 8, 0.02),
+        (Nf4Config(), 4, 0.11),
+        (Fp4Config(), 4, 0.15),
+        (Nf4Config(double_quant=False), 4, 0.11),
+    ],
+    ids=["int8", "nf4", "fp4", "nf4-single"],
+)
+def test_quantization_is_really_on(
+    make_config: Make, tiny_model: ModelConfig, quantization: QuantizationConfig, bits: int, tolerance: float
+) -> None:
+    model = dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)
+    plain = load(make_config(model=model))
+    loaded = load(make_config(model=model, quantization=quantization))
+    linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    assert loaded.metrics["quantized_modules"] == len(linears) == 14
+    saved = sum(m.weight.numel() for m in linears) * (16 - bits) / 8 / 2**20
+    kept = loaded.metrics["weight_mib"] - (plain.metrics["weight_mib"] - saved)
+    assert 0 < kept < 0.02, "the scales, and nothing else, come on top"
+    # one layer, not the logits: a random model multiplies a small error from layer to layer
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        exact, rough = (m.model.model.layers[0].mlp.gate_proj(x).float() for m in (plain, loaded))
+    assert 0 < (rough - exact).norm() / exact.norm() < tolerance
+    assert torch.isfinite(logits(loaded)).all()
+
+
+def test_layer_sizes_that_the_4_bit_kernels_cannot_do(make_config: Make, tmp_path: Path, tiny_llama: Path) -> None:
+    from bitsandbytes.functional import has_avx512bf16
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    if not has_avx512bf16():
+        pytest.skip("this CPU has no AVX512-BF16, so bitsandbytes packs nothing")
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=96, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"quantization=nf4: .* is 96 x 96, and bitsandbytes' 4-bit kernels"):
+        load(make_config(model=ModelConfig(name=str(tmp_path)), quantization=Nf4Config()))
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # peft's own
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("adapter")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_peft_is_really_on_and_merging_changes_nothing_more(
+    make_config: Make, tiny_model: ModelConfig, adapter: Path
+) -> None:
+    plain = load(make_config(model=tiny_model))
+    adapted = load(make_config(model=tiny_model, lora=PeftConfig(path=str(adapter))))
+    merged = load(make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True)))
+    assert adapted.metrics["lora_modules"] == 4
+    assert adapted.metrics["lora_rank"] == 4
+    deltas = [
+        (layer.lora_B["default"].weight @ layer.lora_A["default"].weight * 2).square().sum()
+        for layer in adapted.model.modules()
+        if hasattr(layer, "lora_A")
+    ]
+    assert adapted.metrics["lora_delta_norm"] == pytest.approx(float(sum(deltas).sqrt()), rel=1e-4)
+    assert (logits(adapted) - logits(plain)).abs().max() > 0.01
+    assert (logits(adapted) - logits(merged)).abs().max() < 1e-4
+    assert "lora_modules" in merged.metrics
+
+
+def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: ModelConfig, adapter: Path) -> None:
+    plain, adapted = make_config(model=tiny_model), make_config(model=tiny_model, lora=PeftConfig(path=str(adapter)))
+    merged = make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True))
+    base = load_base(plain)
+    before = logits(adapt(base, plain))
+    for _ in range(2):
+        loaded = adapt(base, adapted)
+        assert not torch.equal(logits(loaded), before)
+        assert release(loaded, adapted)
+        assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
+    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
+
+
+def test_peft_over_4_bit(make_config: Make, tiny_model: ModelConfig, adapter: Path) -> None:
+    loaded = load(make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter))))
+    assert loaded.metrics["quantized_modules"] == 14
+    assert loaded.metrics["lora_modules"] == 4
+    assert torch.isfinite(logits(loaded)).all()
+
+
+def test_an_adapter_for_another_base_is_named(
+    make_config: Make, tiny_model: ModelConfig, adapter: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    settings = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "org/other"}))
+    loaded = load(make_config(model=tiny_model, lora=PeftConfig(path=str(other))))
+    assert any("made for org/other, the loaded base is" in note for note in loaded.notes)
+
+
+def test_an_adapter_that_does_not_fit_or_does_nothing(
+    make_config: Make, tiny_model: ModelConfig, adapter: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(adapter / "adapter_model.safetensors")
+    for name, change in {
+        "zero": lambda key, w: torch.zeros_like(w) if "lora_B" in key else w,
+        "size": lambda key, w: w[:, :-1].contiguous() if "lora_A" in key else w,
+    }.items():
+        folder = tmp_path / name
+        shutil.copytree(adapter, folder)
+        changed = {key: change(key, weight) for key, weight in weights.items()}
+        save_file(changed, folder / "adapter_model.safetensors")
+        message = "changes nothing" if name == "zero" else "does not fit"
+        with pytest.raises(ConfigError, match=message):
+            load(make_config(model=tiny_model, lora=PeftConfig(path=str(folder))))
+
+
+def test_device_dtype_and_attention(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="model.device=cuda:3: no CUDA GPU is visible"):
+            pick_device("cuda:3")
+    (tmp_path / "config.json").write_text('{"dtype": "float16"}')
+    dtype, notes = pick_dtype(Dtype.auto, tmp_path, torch.device("cpu"))
+    assert dtype is torch.bfloat16
+    assert "float16" in notes[0]
+    assert pick_dtype(Dtype.float16, tmp_path, torch.device("cpu")) == (torch.float16, [])
+    eager = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
+    assert eager.facts["attention"] == "eager"
+
+
+def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: ModelConfig) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("flash attention may run here")
+    loaded = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
+    assert loaded.facts["attention"] == "sdpa"
+    assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
+
+
+def test_device_map_auto(make_config: Make, tiny_model: ModelConfig) -> None:
+    model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"})
+    spread, plain = load(make_config(model=model)), load(make_config(model=tiny_model))
+    if not torch.cuda.is_available():
+        assert spread.facts["device"] == "cpu"
+        assert torch.equal(logits(spread), logits(plain))
+
+
+def test_weights_that_are_no_weights(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "model.safetensors").write_bytes(b"\0" * 50)
+    with pytest.raises(ConfigError, match="cannot be loaded from .*broken"):
+        load(make_config(model=ModelConfig(name=str(folder))))

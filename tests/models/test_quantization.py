@@ -1,0 +1,382 @@
+"""torchao's real int8, checkpoints that are quantized already (real ones by bitsandbytes and torchao), and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import save_peft, save_pth
+from families import settings as family_settings
+
+from runner.checkpoints import footprint, formats
+from runner.config.lora import PeftConfig, PthConfig
+from runner.config.model import Dtype, LocalConfig, ModelConfig
+from runner.config.quantization import (
+    AwqConfig,
+    Fp4Config,
+    GgufConfig,
+    GptqConfig,
+    Int8Config,
+    Nf4Config,
+    QuantizationConfig,
+    TorchaoInt8Config,
+)
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.models.load import Loaded, adapt, load_base
+from runner.models.quantization import transformers_config, weight_bytes
+
+Make = Callable[..., RunnerConfig]
+Saved = Callable[..., Path]
+IDS = torch.arange(3, 40)[None]
+NONE = QuantizationConfig()
+
+
+def configure(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> RunnerConfig:
+    model = LocalConfig(name=str(folder), device="cpu", dtype=groups.pop("dtype", Dtype.bfloat16))
+    return make_config(model=model, quantization=quantization, **groups)
+
+
+def load(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> Loaded:
+    config = configure(make_config, folder, quantization, **groups)
+    return adapt(load_base(config), config)
+
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.model(IDS).logits.float()
+
+
+def held_bytes(loaded: Loaded) -> int:
+    return sum(loaded.bytes_by_dtype.values())
+
+
+def predicted_bytes(config: RunnerConfig) -> int:
+    predicted = footprint.predict(config, 1, 8, 8)
+    assert predicted is not None
+    return sum(predicted.weights.values())
+
+
+# ------------------------------------------------------------------------------------------------- torchao
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_torchao_int8_is_really_on(make_config: Make, saved_family: Saved, tied: bool, dtype: Dtype) -> None:
+    folder = saved_family(tied=tied)
+    exact = logits(load(make_config, folder, dtype=Dtype.float32))
+    plain = load(make_config, folder, dtype=dtype)
+    rough = load(make_config, folder, TorchaoInt8Config(), dtype=dtype)
+    linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    assert rough.metrics["quantized_modules"] == len(linears) == 14
+    assert "14 Int8Tensor" in rough.facts["quantized"]
+    size = linears[0].weight.element_size()
+    # an int8 a number instead of the dtype; a float32 scale and an int8 zero point a row come on top
+    less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * 5 for m in linears)
+    buffers = sum(b.numel() * b.element_size() for b in plain.model.buffers())
+    assert held_bytes(plain) - held_bytes(rough) == less
+    config = configure(make_config, folder, TorchaoInt8Config(), dtype=dtype)
+    assert predicted_bytes(config) == held_bytes(rough) - buffers
+    # one layer within 1 %, and the logits within 4 % of float32: a random model multiplies errors from layer to layer
+    x = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(linears[0].weight.dtype)
+    with torch.inference_mode():
+        before, after = (m.model.model.layers[0].mlp.gate_proj(x).float() for m in (plain, rough))
+    assert 0 < (after - before).norm() / before.norm() < 0.01
+    assert 0 < (logits(rough) - exact).norm() / exact.norm() < 0.04
+
+
+def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    one, two = torch.nn.Linear(64, 32, bias=False), torch.nn.Linear(64, 32, bias=False)
+    quantize_(one, Int8WeightOnlyConfig())
+    apart = weight_bytes(torch.nn.ModuleList([one]))
+    assert apart == {"int8": 64 * 32 + 32, "float32": 32 * 4}
+    two.weight = one.weight
+    assert weight_bytes(torch.nn.ModuleList([one, two])) == apart
+
+
+@pytest.mark.parametrize("kind", ["peft", "pth"])
+def test_adapters_over_torchao_int8(make_config: Make, saved_family: Saved, tmp_path: Path, kind: str) -> None:
+    folder = saved_family()
+    if kind == "peft":
+        lora: Any = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
+    else:
+        lora = PthConfig(path=str(save_pth(tmp_path / "adapter.pth", family_settings("llama"))))
+    base = load(make_config, folder, TorchaoInt8Config(), dtype=Dtype.float32)
+    plain = load(make_config, folder, dtype=Dtype.float32, lora=lora)
+    loaded = load(make_config, folder, TorchaoInt8Config(), dtype=Dtype.float32, lora=lora)
+    assert (loaded.metrics["quantized_modules"], loaded.metrics["lora_modules"]) == (14, 4)
+    assert (logits(loaded) - logits(base)).norm() > 10 * (logits(loaded) - logits(plain)).norm()
+
+
+def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> None:
+    program = f"""
+import logging
+logging.basicConfig(level=logging.WARNING)
+from runner.config import *
+from runner.models.load import load_base
+groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig("greedy"), task=Gsm8kConfig())
+model = LocalConfig(name={str(saved_family())!r}, device="cpu")
+load_base(RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+# --------------------------------------------------------------------------------- quantized already, for real
+
+
+REAL = {
+    "nf4": Nf4Config(compute_dtype=Dtype.float32),
+    "nf4-single": Nf4Config(double_quant=False),
+    "int8": Int8Config(),
+    "torchao_int8": TorchaoInt8Config(),
+}
+
+
+@pytest.fixture(scope="module")
+def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that saves a model as its library does, quantized."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    done: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in done:
+            done[kind] = tmp_path_factory.mktemp(kind)
+            model = AutoModelForCausalLM.from_pretrained(
+                saved_family(),
+                dtype=torch.bfloat16,
+                device_map={"": torch.device("cpu")},
+                quantization_config=transformers_config(REAL[kind]),
+            )
+            model.save_pretrained(done[kind])
+            AutoTokenizer.from_pretrained(saved_family()).save_pretrained(done[kind])
+        return done[kind]
+
+    return folder
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_a_quantized_checkpoint_loads_as_it_is(
+    make_config: Make, saved_family: Saved, quantized: Callable[[str], Path], kind: str
+) -> None:
+    at_load = load(make_config, saved_family(), REAL[kind])
+    as_it_is = load(make_config, quantized(kind))
+    insisted = load(make_config, quantized(kind), REAL[kind])
+    assert as_it_is.metrics["quantized_modules"] == insisted.metrics["quantized_modules"] == 14
+    assert held_bytes(as_it_is) == held_bytes(insisted) == held_bytes(at_load)
+    method = "torchao" if "torchao" in kind else "bitsandbytes"
+    assert as_it_is.facts["checkpoint"].startswith(f"quantized already: {REAL[kind].name} by {method}")
+    assert any("the checkpoint itself is quantized" in note for note in as_it_is.notes)
+    assert "checkpoint" not in at_load.facts
+    assert torch.equal(logits(as_it_is), logits(at_load))
+    assert torch.equal(logits(insisted), logits(at_load))
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callable[[str], Path], kind: str) -> None:
+    folder = quantized(kind)
+    loaded = load(make_config, folder)
+    buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
+    held = held_bytes(loaded) - buffers
+    # bitsandbytes shares one table of codes among layers in memory, and writes it for each
+    assert held <= predicted_bytes(configure(make_config, folder)) <= held * 1.2
+    at_load, stored = (footprint.predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
+    assert at_load == stored
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "message"),
+    [
+        ("nf4", Int8Config(), r"quantization=int8: model.name=\S+ is quantized already, nf4 by bitsandbytes \(double_quant=True, compute_dtype=float32\): use quantization=none or quantization=nf4"),
+        ("nf4", Fp4Config(), "quantization=fp4: .* quantized already, nf4 by bitsandbytes"),
+        ("nf4", Nf4Config(double_quant=False), r"other settings: quantization.double_quant=False \(the checkpoint has True\), quantization.compute_dtype=bfloat16 \(the checkpoint has float32\)"),
+        ("int8", Int8Config(threshold=5.0), r"quantization.threshold=5.0 \(the checkpoint has 6.0\)"),
+        ("int8", TorchaoInt8Config(), "quantization=torchao_int8: .* quantized already, int8 by bitsandbytes"),
+        ("torchao_int8", Nf4Config(), "quantization=nf4: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
+        ("int8", GptqConfig(), "quantization=gptq: .* quantized already, int8 by bitsandbytes"),
+        ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is none"),
+    ],
+)  # fmt: skip
+def test_it_is_not_quantized_again(
+    make_config: Make, quantized: Callable[[str], Path], kind: str, asked: QuantizationConfig, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        formats.check(configure(make_config, quantized(kind), asked))
+
+
+def test_nothing_is_merged_into_it(make_config: Make, quantized: Callable[[str], Path], tmp_path: Path) -> None:
+    lora = PeftConfig(path=str(tmp_path), merge=True)
+    with pytest.raises(ConfigError, match=r"lora.merge=true: model.name=\S+ is quantized already, int8 by bitsandb"):
+        formats.check(configure(make_config, quantized("int8"), lora=lora))
+
+
+# --------------------------------------------------------------------------- GPTQ, AWQ: shape and refusals
+
+GPTQ = {"bits": 4, "group_size": 128, "desc_act": False, "sym": True, "quant_method": "gptq"}
+AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm", "quant_method": "awq"}
+
+
+def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
+    """Save what GPTQ and AWQ save of a Llama: its config, and packed layers of the right sizes, filled with noise."""
+    from safetensors.torch import save_file
+
+    settings = family_settings("llama", dtype="float16")
+    settings.quantization_config = stored
+    settings.save_pretrained(folder)
+    tensors = {
+        "model.embed_tokens.weight": torch.randn(259, 128).half(),
+        "lm_head.weight": torch.randn(259, 128).half(),
+    }
+    for layer in range(2):
+        for name, (rows, columns) in {"mlp.up_proj": (128, 192), "mlp.down_proj": (192, 128)}.items():
+            path, groups = f"model.layers.{layer}.{name}", 2
+            packed = (rows // 8, columns) if stored["quant_method"] == "gptq" else (rows, columns // 8)
+            tensors[f"{path}.qweight"] = torch.randint(-(2**31), 2**31 - 1, packed, dtype=torch.int32)
+            tensors[f"{path}.qzeros"] = torch.randint(-(2**31), 2**31 - 1, (groups, columns // 8), dtype=torch.int32)
+            tensors[f"{path}.scales"] = torch.randn(groups, columns).half()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "needs"),
+    [
+        (GPTQ, GptqConfig(), "gptqmodel and optimum, which are not installed: pip install gptqmodel optimum"),
+        (GPTQ, NONE, "gptqmodel and optimum, which are not installed: pip install gptqmodel optimum"),
+        (AWQ, AwqConfig(), "gptqmodel, which is not installed: pip install gptqmodel"),
+        (AWQ, NONE, "gptqmodel, which is not installed: pip install gptqmodel"),
+    ],
+    ids=["gptq", "gptq as it is", "awq", "awq as it is"],
+)
+def test_a_missing_backend_is_named_before_weights(
+    make_config: Make, tmp_path: Path, stored: dict[str, Any], asked: QuantizationConfig, needs: str
+) -> None:
+    folder = save_packed(tmp_path / "packed", stored)
+    (folder / "model.safetensors").write_bytes(b"not a weight: reading it would be another error")
+    with pytest.raises(
+        ConfigError, match=f"is {stored['quant_method']} by {stored['quant_method']}, which needs {needs}"
+    ):
+        load(make_config, folder, asked)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "message"),
+    [
+        (None, GptqConfig(), r"quantization=gptq loads checkpoints that are already quantized with it, and model.name=\S+ is not quantized .* use quantization=nf4 or int8"),
+        (None, AwqConfig(), "quantization=awq loads checkpoints that are already quantized with it"),
+        (AWQ, GptqConfig(), "quantization=gptq: .* quantized already, awq by awq: use quantization=none or quantization=awq"),
+        (GPTQ, Nf4Config(), "quantization=nf4: .* quantized already, gptq by gptq"),
+        ({"quant_method": "fp8"}, NONE, r"quant_method=fp8, which the runner cannot check \(it can bitsandbytes, gptq, awq, torchao\)"),
+        ({"bits": 4}, NONE, r"quant_method=\(none named\)"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together(
+    make_config: Make, tmp_path: Path, stored: dict[str, Any] | None, asked: QuantizationConfig, message: str
+) -> None:
+    settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=message):
+        formats.check(configure(make_config, tmp_path, asked))
+
+
+@pytest.mark.parametrize("stored", [GPTQ, AWQ], ids=["gptq", "awq"])
+def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: Path, stored: dict[str, Any]) -> None:
+    from safetensors.torch import load_file
+
+    folder = save_packed(tmp_path / "packed", stored)
+    tensors = load_file(folder / "model.safetensors")
+    config = configure(make_config, folder, dtype=Dtype.float16)
+    assert predicted_bytes(config) == sum(tensor.nbytes for tensor in tensors.values())
+    layers = [tensor for tensor in footprint.read_tensors(folder) if tensor.name.endswith("qweight")]
+    stored_as = formats.read_format(footprint.read_settings(folder))
+    assert {footprint.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
+
+
+@pytest.mark.parametrize(
+    ("package", "quantization", "fix"),
+    [
+        ("bitsandbytes", Nf4Config(), "pip install bitsandbytes, or use quantization=none"),
+        ("torchao", TorchaoInt8Config(), r"pip install 'runner\[torchao\]', or use quantization=none"),
+    ],
+)
+def test_a_missing_library_is_named(
+    make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch, package: str, quantization: Any, fix: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    name = quantization.name
+    with pytest.raises(ConfigError, match=f"quantization={name} needs {package}, which is not installed: {fix}"):
+        load(make_config, saved_family(), quantization)
+
+
+def test_a_plan_refuses_without_torch(
+    runner: Callable[..., Any], saved_family: Saved, quantized: Callable[[str], Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(quantized("nf4"), broken)
+    (broken / "model.safetensors").write_bytes(b"")
+    program = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\nfrom runner.__main__ import entry"
+    arguments = ["plan=true", "model=local", f"model.name={broken}", "quantization=int8", "tracking=none"]
+    program += f"\nsys.argv = ['runner', *{arguments!r}]\nentry()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "is quantized already, nf4 by bitsandbytes" in done.stdout
+    assert "1 jobs: 1 impossible" in done.stdout
+    real = runner("model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none")
+    assert real.code == 2
+    assert "quantization=awq loads checkpoints that are already quantized with it" in real.err
+
+
+# ------------------------------------------------------------------------------------------------ model=local
+
+
+def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:
+    program = """
+import socket, sys
+def refuse(*_): raise AssertionError("the network was touched")
+socket.socket.connect = refuse
+from runner.config import LocalConfig
+from runner.core.errors import ConfigError
+from runner.checkpoints.resolve import locate
+try:
+    locate(LocalConfig(name="org/model"))
+except ConfigError as error:
+    print(error, "huggingface_hub" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "model.name=org/model: there is no folder and no .gguf file" in done.stdout
+    assert "model=local never asks the hub" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_family: Saved, tmp_path: Path) -> None:
+    from runner.run import identify, task_of
+
+    folder = str(saved_family())
+    ids = set()
+    for model in (LocalConfig(name=folder), ModelConfig(name=folder)):
+        config = make_config(model=model)
+        ids.add(identify(config, task_of(config)).job_id)
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"revision": "main"}, "model.revision=main: only a hub has revisions"),
+        ({"random_weights": True}, "model.random_weights=True: a local model has its own weights"),
+    ],
+)
+def test_keys_that_a_local_model_has_no_use_for(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LocalConfig(name="x", **keys)

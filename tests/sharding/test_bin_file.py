@@ -1,0 +1,193 @@
+"""Legacy .bin files: every tensor found where it lies, and what would run refused without having run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.checkpoints import byteio
+from runner.checkpoints.weight_files import Tensor
+from runner.core.errors import DataError
+from runner.sharding import bin_file
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """All that a storage can look like: many dtypes, views, transposed, expanded, shared, empty, without dimensions."""
+    torch.manual_seed(0)
+    base = torch.randn(6, 10)
+    kinds = [*(getattr(torch, name) for name in bin_file.DTYPES)]
+    found = {f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds}
+    return found | {
+        "base": base,
+        "same": base,
+        "row": base[2],
+        "column": base[:, 3],
+        "block": base[1:4, 2:7],
+        "transposed": base.t(),
+        "turned": torch.randn(1, 40, 50).transpose(1, 2),
+        "expanded": torch.randn(3, 1).expand(3, 5),
+        "parameter": torch.nn.Parameter(torch.randn(4)),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def as_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def copied(tensor: Tensor) -> bytes:
+    return b"".join(bytes(piece) for piece in byteio.tensor_pieces(tensor))
+
+
+def test_every_tensor_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byteio, "CHUNK_BYTES", 256)  # so that small tensors come in several pieces, too
+    written = tensors()
+    torch.save(written, tmp_path / "x.bin")
+    file = bin_file.read_bin(tmp_path / "x.bin")
+    assert (file.header, file.metadata, file.size) == (b"", {}, (tmp_path / "x.bin").stat().st_size)
+    found = {tensor.name: tensor for tensor in file.tensors}
+    assert set(found) == set(written)
+    for name, tensor in written.items():
+        assert found[name].shape == tuple(tensor.shape)
+        assert found[name].dtype == bin_file.DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        assert found[name].nbytes == tensor.numel() * tensor.element_size()
+        assert (found[name].strides is None) == tensor.is_contiguous(), name
+        assert copied(found[name]) == as_bytes(tensor), name
+
+
+def test_torch_says_where_a_storage_lies() -> None:
+    """The one private attribute that this rests on."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.arange(5), "b": torch.arange(7.0)}, buffer)
+    buffer.seek(0)
+    for name, tensor in torch.load(buffer, map_location="meta", weights_only=True).items():
+        begin = tensor.untyped_storage()._checkpoint_offset
+        there = buffer.getvalue()[begin : begin + tensor.nbytes]
+        assert there == {"a": torch.arange(5), "b": torch.arange(7.0)}[name].numpy().tobytes()
+
+
+class Evil:
+    """Unpickled as it wants to be, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("form", ["zip", "plain pickle", "old torch"])
+def test_code_is_refused_by_name_and_has_not_run(tmp_path: Path, form: str) -> None:
+    file, mark = tmp_path / "pytorch_model.bin", tmp_path / "it-ran"
+    if form == "plain pickle":
+        file.write_bytes(pickle.dumps(Evil(mark)))
+    else:
+        torch.save({"w": Evil(mark)}, file, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(DataError) as refused:
+        bin_file.read_bin(file)
+    message = str(refused.value)
+    if form == "old torch":  # it is not even looked into
+        assert "written by torch before 1.6" in message
+    else:
+        assert "holds code (posix.mkdir) and was refused: nothing in it was run" in message
+    assert "weights_only=False" not in message
+    assert "weights_only" not in message or "weights_only=True" in message
+    assert not mark.exists()
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-300])
+
+
+def cut_in_the_middle(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("damage", [truncated, cut_in_the_middle])
+def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
+    torch.save(tensors(), tmp_path / "x.bin")
+    damage(tmp_path / "x.bin")
+    with pytest.raises(DataError, match=r"x\.bin: truncated or damaged: not readable as the zip archive"):
+        bin_file.read_bin(tmp_path / "x.bin")
+
+
+def rewritten(file: Path, change: Any) -> Path:
+    """Write the same archive anew, entry by entry; change gets (name, content) and returns content, compression."""
+    with zipfile.ZipFile(file) as old:
+        entries = [(entry.filename, old.read(entry)) for entry in old.infolist()]
+    with zipfile.ZipFile(file, "w") as new:
+        for name, content in entries:
+            content, compression = change(name, content)
+            new.writestr(zipfile.ZipInfo(name), content, compression)
+    return file
+
+
+def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+
+    def shorter(name: str, content: bytes) -> Any:
+        return (content[:-8] if "/data/" in name else content), zipfile.ZIP_STORED
+
+    def packed(name: str, content: bytes) -> Any:
+        return content, zipfile.ZIP_DEFLATED if "/data/" in name else zipfile.ZIP_STORED
+
+    def turned(name: str, content: bytes) -> Any:
+        return (b"big" if name.endswith("byteorder") else content), zipfile.ZIP_STORED
+
+    for change, message in (
+        (shorter, r"x\.bin: tensor w needs 400 bytes at byte \d+, (392 bytes are|no uncompressed entry is) there"),
+        (packed, r"x\.bin: tensor w needs 400 bytes at byte \d+, no uncompressed entry is there"),
+        (turned, r"x\.bin: its numbers are stored in big-endian order"),
+    ):
+        torch.save({"w": torch.arange(100.0)}, file)
+        with pytest.raises(DataError, match=message):
+            bin_file.read_bin(rewritten(file, change))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(2)], "a dictionary from name to tensor is expected, found a list"),
+        ({"step": 3}, "step is a int, a tensor is expected"),
+        ({"model": {"w": torch.ones(2)}}, "model is a dict, a tensor is expected: the weights may be in it"),
+        ({3: torch.ones(2)}, "3 is a Tensor, a tensor is expected|3 is a"),
+        ({"w": torch.ones(2, dtype=torch.complex128)}, "tensor w: torch.complex128 .* has no place in safetensors"),
+        ({"w": torch.eye(3).to_sparse()}, "has no place in safetensors|torch cannot read it"),
+    ],
+)
+def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "x.bin")
+    with pytest.raises(DataError, match=message):
+        bin_file.read_bin(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no .bin file that torch has written: empty, cut short or another format"),
+        (b"nonsense", "no .bin file that torch has written"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a Git LFS pointer and not the weights"),
+        (b"PK\x03\x04 and then nothing", "truncated or damaged"),
+    ],
+)
+def test_what_is_no_bin_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.bin").write_bytes(content)
+    with pytest.raises(DataError, match=rf"x\.bin.*{message}"):
+        bin_file.read_bin(tmp_path / "x.bin")
+    with pytest.raises(DataError, match=r"cannot read .*gone\.bin"):
+        bin_file.read_bin(tmp_path / "gone.bin")
+
+
+def test_the_old_format_says_what_it_costs(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2**18)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\("):
+        bin_file.read_bin(tmp_path / "x.bin")

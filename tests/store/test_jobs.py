@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import ModelConfig
+from runner.config.root import Print, RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.tracking import TrackingConfig
+from runner.core.errors import EvidenceError, OutputError
+from runner.core.result import FinishReason, Record, Result, Sample, Status
+from runner.store.jobs import Job, Recorder, claim, identify, read_samples
+
+Make = Callable[..., RunnerConfig]
+
+
+def sample(index: int, text: str = "ok") -> Sample:
+    return Sample(index, "sha", 3, text, [1, 2], FinishReason.stop, 0.1)
+
+
+def job_id(config: RunnerConfig, version: int = 1, evidence: str = "a", measures: bool = False) -> str:
+    return identify(config, version, {"model": evidence}, measures).job_id
+
+
+def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make) -> None:
+    plain = job_id(make_config())
+    for other in (
+        make_config(output_dir="elsewhere"),
+        make_config(print=Print.json),
+        make_config(rerun=True),
+        make_config(tracking=TrackingConfig(name="sqlite", experiment="x")),
+        make_config(task=Gsm8kConfig(limit=4, data="a copy of the same data")),
+    ):
+        assert job_id(other) == plain
+    one, two = make_config(model=ModelConfig(name="a")), make_config(model=ModelConfig(name="b"))
+    assert job_id(one) == job_id(two), "two names of the same weights are one job"
+
+
+def test_what_can_change_the_answer_changes_the_id(make_config: Make) -> None:
+    config = make_config()
+    ids = {
+        job_id(config),
+        job_id(config, version=2),
+        job_id(config, evidence="b"),
+        job_id(config, measures=True),
+        job_id(make_config(seed=1)),
+        job_id(make_config(task=Gsm8kConfig(limit=5))),
+        job_id(make_config(generation=GenerationConfig(name="greedy", max_new_tokens=25))),
+    }
+    assert len(ids) == 7
+
+
+def test_samples_survive_a_torn_last_line(tmp_path: Path) -> None:
+    job = Job("x", tmp_path)
+    recorder = Recorder(job)
+    recorder.sample(sample(0))
+    recorder.sample(sample(1, "zwei \N{WHITE SMILING FACE}\u2028 lines"))
+    recorder.close()
+    with job.samples_path.open("ab") as file:
+        file.write(b'{"index": 2, "prompt_sh')
+    again = Recorder(job)
+    assert set(again.done) == {0, 1}
+    again.sample(sample(2))
+    again.close()
+    assert read_samples(job.samples_path) == {0: sample(0), 1: again.done[1], 2: sample(2)}
+
+
+@pytest.mark.parametrize(
+    "bad", ["not json", "[]", '{"index": 1}', '{"index": "x"}', '{"index": 1, "verdict": "great"}', ""]
+)
+def test_a_corrupt_line_is_named_and_nothing_is_changed(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "samples.jsonl"
+    text = f"{sample(0).to_json()}\n{bad}\n{sample(2).to_json()}\n"
+    path.write_text(text)
+    with pytest.raises(EvidenceError, match=r"samples.jsonl, line 2 is not a sample .*rerun=true"):
+        Recorder(Job("x", tmp_path))
+    assert path.read_text() == text
+
+
+def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
+    part = tmp_path / "part.safetensors"
+    part.write_text("x")
+    job = Job("x", tmp_path)
+    assert job.recorded() is None
+    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=[str(part)]))
+    job.write_record(record)
+    assert job.recorded() == record
+    part.unlink()
+    assert job.recorded() is None, "what it promised is gone"
+    job.write_record(replace(record, status=Status.KILLED))
+    assert job.recorded() is None
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(EvidenceError, match=r"result.json is not a readable result"):
+        job.recorded()
+    job.forget()
+    assert job.recorded() is None
+
+
+def _hold(folder: str, ready: object, seconds: float) -> None:
+    with claim(Job("x", Path(folder))):
+        ready.set()  # type: ignore[attr-defined]
+        time.sleep(seconds)
+
+
+def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), ready, 1.0))
+    other.start()
+    assert ready.wait(60)
+    started = time.perf_counter()
+    with claim(Job("x", tmp_path)):
+        assert time.perf_counter() - started > 0.5
+    other.join()
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_text("")
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*output_dir="),
+        claim(Job("x", tmp_path / "jobs" / "x")),
+    ):
+        pass

@@ -1,0 +1,91 @@
+"""Results that MLflow does not have yet: after tracking=none, and after a server that went away in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port, mlflow_server
+
+Run = Callable[..., Any]
+
+
+def finished(database: Path) -> list[str]:
+    """The job ids of the FINISHED runs, read straight from the database."""
+    query = "select t.value from tags t join runs r using (run_uuid) where t.key = 'job_id' and r.status = 'FINISHED'"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return sorted(row[0] for row in connection.execute(query))
+
+
+def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) -> None:
+    plain = runner("-m", "model=stub", "task.limit=2", "seed=1,2", "tracking=none", "print=json")
+    ids = sorted(json.loads(line)["job_id"] for line in plain.out.splitlines())
+    broken = tmp_path / "outputs" / "jobs" / "gsm8k-broken"
+    broken.mkdir()
+    (broken / "result.json").write_text("{")
+    first = runner(module="runner.store.sync")
+    assert (first.code, first.out.startswith("2 results logged to sqlite:///")) == (0, True), first.err
+    assert "left out: " in first.err
+    database = tmp_path / "outputs" / "mlflow.db"
+    assert finished(database) == ids
+    assert "nothing to do" in runner(module="runner.store.sync").out
+    assert finished(database) == ids
+    again = runner("-m", "model=stub", "task.limit=2", "seed=1,2", "print=none")
+    assert "2 jobs: 2 done" in again.err
+    assert finished(database) == ids
+
+
+def test_sync_without_a_folder_or_a_server(runner: Run, tmp_path: Path) -> None:
+    nothing = runner("--output-dir", "nope", module="runner.store.sync")
+    assert nothing.code == 2
+    assert "there is no" in nothing.err
+    assert runner("model=stub", "task.limit=2", "tracking=none").code == 0
+    away = runner(
+        "--tracking-uri", "http://127.0.0.1:9", module="runner.store.sync", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+    )  # fmt: skip
+    assert away.code == 2
+    assert "cannot be reached or written" in away.err
+    assert "Traceback" not in away.err
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_in_the_middle_costs_nothing(runner: Run, tmp_path: Path) -> None:
+    port, store = free_port(), tmp_path / "server"
+    uri = f"http://127.0.0.1:{port}"
+    grid = ["-m", "model=stub", "model.delay_s=0.5", "task.limit=4", "seed=1,2,3,4", "workers=1", f"tracking.uri={uri}"]
+    with mlflow_server(store, port):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", *grid, "print=json"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
+        )
+        jobs = tmp_path / "outputs" / "jobs"
+        end = time.monotonic() + 120
+        while not list(jobs.glob("*/result.json")):  # one job is through, the next one is going on
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    results = [json.loads(line) for line in out.splitlines()]
+    assert [line["status"] for line in results] == ["FINISHED"] * 4
+    assert "runner-sync" in err
+    with mlflow_server(store, port):
+        synced = runner("--tracking-uri", uri, module="runner.store.sync")
+        assert synced.code == 0, synced.err
+        assert "results logged to" in synced.out
+        assert "nothing to do" in runner("--tracking-uri", uri, module="runner.store.sync").out
+    ids = finished(store / "server.db")
+    assert sorted(set(ids)) == sorted(line["job_id"] for line in results)
+    assert len(ids) == 4, "each once"

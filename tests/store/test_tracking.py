@@ -1,0 +1,184 @@
+"""A real MLflow store on sqlite, read back through MLflow's own client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.identity import semantic_keys
+from runner.config.quantization import Nf4Config
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.tracking import TrackingConfig
+from runner.core.errors import ConfigError, TrackingError
+from runner.core.result import Record, Result, Status
+from runner.run import run
+from runner.store import tracking
+from runner.store.jobs import Job
+
+Make = Callable[..., RunnerConfig]
+# mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One output folder for the module: to create a database takes MLflow seconds."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
+    return lambda **groups: make_config(output_dir=str(shared), tracking=TrackingConfig(), **groups)
+
+
+def start(config: RunnerConfig, job: Job) -> tracking.Tracker:
+    params = dict(tracking.flatten(config))
+    return tracking.start(
+        tracking.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
+    )
+
+
+def mlflow_run(record: Record) -> Any:
+    from mlflow import MlflowClient
+
+    assert record.mlflow_run_id is not None
+    return MlflowClient(record.mlflow_uri).get_run(record.mlflow_run_id)
+
+
+def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    config = logged(task=Gsm8kConfig(limit=3), quantization=Nf4Config(), seed=7)
+    record = run(config, "seed: 7\n")
+    found = mlflow_run(record)
+    assert found.info.status == "FINISHED"
+    params = found.data.params
+    assert set(params) == {key for key, _ in tracking.flatten(config)}
+    assert {key for key, _ in semantic_keys(config)} <= set(params)
+    assert params["quantization.name"] == "nf4"
+    assert params["quantization.double_quant"] == "true"
+    assert params["quantization.compute_dtype"] == "bfloat16"
+    assert params["task.system"] == "null"
+    assert params["seed"] == "7"
+    assert found.data.metrics == pytest.approx(record.result.metrics)
+    tags = found.data.tags
+    assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "1")
+    assert tags["output_dir"] == record.output_dir
+    assert tags["mlflow.runName"] == "gsm8k stub nf4 test"
+    client = MlflowClient(record.mlflow_uri)
+    files = {item.path for item in client.list_artifacts(record.mlflow_run_id)}
+    assert files == {"config.yaml", "result.json", "samples.jsonl", "log.txt"}
+    local = client.download_artifacts(record.mlflow_run_id, "samples.jsonl", str(tmp_path))
+    assert len([json.loads(line) for line in Path(local).read_text().splitlines()]) == 3
+    assert (
+        Path(client.download_artifacts(record.mlflow_run_id, "config.yaml", str(tmp_path))).read_text() == "seed: 7\n"
+    )
+
+
+def test_the_same_job_twice_is_one_run(logged: Make) -> None:
+    config = logged(seed=8)
+    first, second = run(config), run(config)
+    assert not first.from_ledger
+    assert second.from_ledger
+    assert first.mlflow_run_id == second.mlflow_run_id
+    assert first.result == second.result
+
+
+def test_a_result_recorded_without_mlflow_is_logged_later(make_config: Make, logged: Make, shared: Path) -> None:
+    plain = run(make_config(output_dir=str(shared), seed=9))
+    assert plain.mlflow_run_id is None
+    later = run(logged(seed=9))
+    assert later.from_ledger
+    assert mlflow_run(later).data.metrics == pytest.approx(plain.result.metrics)
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_the_status_is_true_when_the_task_breaks(
+    logged: Make, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: str
+) -> None:
+    from mlflow import MlflowClient
+
+    from runner.tasks import gsm8k
+
+    def broken(*_: object) -> Result:
+        raise error
+
+    monkeypatch.setattr(gsm8k, "execute", broken)
+    config = logged(seed=100 if status == "FAILED" else 101)
+    with pytest.raises(type(error)):
+        run(config)
+    (folder,) = Path(config.output_dir).glob(f"jobs/{_job_id(config)}")
+    assert json.loads((folder / "result.json").read_text())["status"] == status
+    client = MlflowClient(tracking.store_of(config).uri)
+    experiment = client.get_experiment_by_name("runner")
+    found = client.search_runs([experiment.experiment_id], f"tags.job_id = '{_job_id(config)}'")
+    assert [item.info.status for item in found] == [status]
+    monkeypatch.undo()
+    assert run(config).status is Status.FINISHED, "a failed job is done again"
+
+
+def _job_id(config: RunnerConfig) -> str:
+    from runner.run import identify, task_of
+
+    return identify(config, task_of(config)).job_id
+
+
+def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:
+    job = Job("x", tmp_path)
+    config = logged(task=Gsm8kConfig(limit=2, instruction="long " * 3000))
+    tracker = start(config, job)
+    result = Result(
+        {"decode_tok_per_s/batch_1": 1.0, "odd @key=[1]": 2.0, "nan": float("nan")},
+        notes=["n"],
+        facts={"device": "cpu"},
+    )
+    record = Record("x", Status.FINISHED, str(tmp_path), result)
+    tracking.finish(tracker, job, record)
+    record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
+    found = mlflow_run(record)
+    assert found.data.metrics == {"decode_tok_per_s/batch_1": 1.0, "odd _key__1_": 2.0}
+    assert len(found.data.params["task.instruction"]) == 6000
+    assert found.data.tags["fact.device"] == "cpu"
+    assert found.data.tags["notes"] == "n"
+
+
+def test_more_params_and_metrics_than_one_call_takes(logged: Make, tmp_path: Path) -> None:
+    job = Job("many", tmp_path)
+    tracker = start(logged(), job)
+    metrics = {f"m/{number}": float(number) for number in range(2500)}
+    record = Record("many", Status.FINISHED, str(tmp_path), Result(metrics))
+    tracking.finish(tracker, job, record)
+    record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
+    assert mlflow_run(record).data.metrics == metrics
+
+
+def test_none_writes_nothing(make_config: Make, tmp_path: Path) -> None:
+    record = run(make_config())
+    assert record.mlflow_run_id is None
+    assert not list(tmp_path.rglob("mlflow.db"))
+
+
+def test_a_deleted_experiment_is_named(logged: Make) -> None:
+    from mlflow import MlflowClient
+
+    config = logged(seed=200)
+    config.tracking.experiment = "gone"
+    run(config)
+    client = MlflowClient(tracking.store_of(config).uri)
+    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    config.rerun = True
+    tracking._opened.clear()  # as in a new process
+    with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):
+        run(config)
+
+
+def test_a_server_that_is_not_there(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
+    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):
+        run(config)

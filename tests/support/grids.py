@@ -1,0 +1,178 @@
+"""Grids as processes: started, watched, killed; faults brought into workers from outside; MLflow read from its file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Python imports a module of this name in every process that finds it, so the product needs no hook for tests.
+# FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with seed 2 hang, after one sample.
+FAULTS = """
+import os
+import signal
+import sys
+import time
+
+if os.environ.get("FAULTS"):
+    from runner.engines import stub
+
+    faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))
+    begin, complete = stub.StubEngine.__init__, stub.StubEngine.complete
+
+    def remember(self, config):
+        begin(self, config)
+        self.fault = faults.get(str(config.seed))
+
+    def break_down(self, requests, batch_size=None, watch=None):
+        for done, completion in enumerate(complete(self, requests, batch_size, watch)):
+            if done == 1 and self.fault:
+                print(f"last words before {self.fault}", file=sys.stderr, flush=True)
+                match self.fault:
+                    case "raise":
+                        raise RuntimeError("out of luck")
+                    case "sys.exit":
+                        sys.exit(7)
+                    case "kill":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    case "interrupt":
+                        os.kill(os.getpid(), signal.SIGINT)
+                    case "exit":
+                        os._exit(3)
+                    case "segfault":
+                        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+                        os.kill(os.getpid(), signal.SIGSEGV)
+                    case "hang":
+                        time.sleep(3600)
+                    case "deaf":
+                        signal.signal(signal.SIGINT, signal.SIG_IGN)
+                        time.sleep(3600)
+            yield completion
+
+    stub.StubEngine.__init__, stub.StubEngine.complete = remember, break_down
+"""
+
+
+@dataclass
+class Ended:
+    """How a grid went."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Grid:
+    """A grid as a process of its own, in an empty folder."""
+
+    folder: Path
+    arguments: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.out, self.err = self.folder / "stdout", self.folder / "stderr"
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runner", *self.arguments],
+                cwd=self.folder,
+                env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    def wait(self, seconds: float = 200) -> Ended:
+        """Wait for the end."""
+        code = self.process.wait(timeout=seconds)
+        return Ended(code, self.out.read_text(), self.err.read_text())
+
+    def workers(self) -> list[int]:
+        """The ids of its living worker processes."""
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            return [int(pid) for pid in children if b"runner.grid.worker" in command(int(pid))]
+        except OSError:
+            return []  # it has just ended
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def command(pid: int) -> bytes:
+    """The command line of a process; nothing when it is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+    """Wait until something has happened."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.03)
+
+
+@dataclass
+class Run:
+    """A run as MLflow's database has it."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+
+    @property
+    def job_id(self) -> str | None:
+        return self.tags.get("job_id")
+
+    @property
+    def is_grid(self) -> bool:
+        return "grid" in self.tags
+
+
+def mlflow_runs(folder: Path) -> list[Run]:
+    """Read all runs straight from the database: the truth, and quicker than through MLflow."""
+    path = folder / "outputs" / "mlflow.db"
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        try:
+            tags: dict[str, dict[str, str]] = {}
+            for run_id, key, value in database.execute("select run_uuid, key, value from tags"):
+                tags.setdefault(run_id, {})[key] = value
+            rows = database.execute("select run_uuid, status from runs order by start_time").fetchall()
+        except sqlite3.OperationalError:
+            return []  # the tables are being made
+    return [Run(run_id, status, tags.get(run_id, {})) for run_id, status in rows]
+
+
+def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every job's samples as they stand in its file."""
+    files = folder.glob("outputs/jobs/*/samples.jsonl")
+    return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every job's result.json."""
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}
+
+
+def end_at(pid: int, number: signal.Signals) -> None:
+    """Send a signal; a process that is gone already is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,63 @@
+"""One process of a pipeline that compares logits: MODEL PARTS [MODEL PARTS ...], one part a process; rank 0 prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from stages import STEPS, greedy, left_padded, whole
+
+import runner
+from runner.engines.pipeline.processes import loopback, temporarily
+from runner.engines.pipeline.stage_worker import Place
+from runner.engines.pipeline.transport import Kind, Message, Ring
+
+
+def compare(model: Path, parts: Path, rank: int, processes: int, ring: Ring) -> None:
+    stage = runner.load_part(parts, rank, dtype="float32")
+    cache = stage.new_cache()
+
+    def first(values: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        output = stage(values, mask, positions, cache)
+        if processes == 1:
+            return output
+        ring.send(Message(Kind.decode, 0, positions, output))
+        answer = ring.receive().hidden
+        assert answer is not None
+        return answer
+
+    if rank == 0:
+        logits, tokens = greedy(first)
+        expected, same = whole(model)
+        delta = float((logits - expected).abs().max())
+        line = {"model": model.name, "processes": processes, "delta": delta, "same_tokens": torch.equal(tokens, same)}
+        print(json.dumps(line), flush=True)
+        return
+    _, mask, _ = left_padded()
+    for _ in range(STEPS):
+        message = ring.receive()
+        assert message.hidden is not None
+        output = stage(message.hidden, mask, message.numbers, cache)
+        ring.send(Message(Kind.decode, 0, message.numbers, output))
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    ring.flush()
+
+
+def main() -> None:
+    store, rank, processes = next(dist.rendezvous("env://"))
+    with temporarily(loopback(Place(rank, processes, rank, processes))):
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    ring = Ring(rank, processes, torch.device("cpu"), direct=False)
+    torch.set_num_threads(1)
+    paths = [Path(name) for name in sys.argv[1:]]
+    for model, parts in zip(paths[::2], paths[1::2], strict=True):
+        compare(model, parts, rank, processes, ring)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

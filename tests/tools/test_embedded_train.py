@@ -1,0 +1,101 @@
+"""A short training: it runs from one command, learns, and repeats bit for bit."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tools.embedded_model.data import HINTS, base_example, five_step_example
+from tools.embedded_model.evaluate import Score
+from tools.embedded_model.lora import attach_square_lora, load_square_lora, save_square_lora
+
+
+def train(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.embedded_model.train", "--output", str(output), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_short_training_learns_saves_and_repeats(tmp_path: Path) -> None:
+    options = ("--steps", "30", "--lora-steps", "4", "--card-problems", "8")
+    done = train(tmp_path / "one", *options)
+    again = train(tmp_path / "two", "--steps", "30", "--skip-lora", "--card-problems", "8")
+
+    card = json.loads((tmp_path / "one" / "card.json").read_text())
+    assert card["trainings"]["base"]["last_loss"] < 0.75 * card["trainings"]["base"]["first_loss"]
+    assert set(card["scores"]) == {"base", "lora_peft", "lora_pth"}
+    weights = "model/model.safetensors"
+    assert sha256(tmp_path / "one" / weights) == sha256(tmp_path / "two" / weights) == card["weights_sha256"]
+    assert card["weights_sha256"] in done.stdout
+    assert "tok_per_s" in done.stderr
+    assert "tok_per_s" not in done.stdout
+    assert card["weights_sha256"] in again.stdout
+    assert not (tmp_path / "two" / "lora.pth").exists()
+
+    folder = tmp_path / "one"
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / "model"))
+    model = AutoModelForCausalLM.from_pretrained(str(folder / "model"), dtype=torch.float32)
+    ids = tokenizer("Ana has 3 apples.", return_tensors="pt")
+    with torch.inference_mode():
+        bare = model(**ids).logits
+        load_square_lora(model, folder / "lora.pth")
+        assert not torch.equal(model(**ids).logits, bare)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(str(folder / "model")), str(folder / "lora_peft")
+        )
+
+
+def test_mix_is_deterministic_and_marks_answers() -> None:
+    for make in (base_example, five_step_example):
+        for index in range(200):
+            example = make(index, 3)
+            assert example == make(index, 3)
+            assert any(piece.is_answer for piece in example)
+            assert not example[0].is_answer
+
+
+def test_hints_are_right_about_half_the_time() -> None:
+    right = wrong = 0
+    for index in range(4000):
+        example = base_example(index, 0)
+        asked, answer = example[0].text, example[-2].text if len(example) > 1 else ""
+        for hint in HINTS[:2]:
+            start = hint.split("{")[0]
+            if start in asked:
+                guess = asked.split(start)[1].split(".")[0]
+                right, wrong = (right + 1, wrong) if f"#### {guess}<" in answer else (right, wrong + 1)
+    assert min(right, wrong) >= 0.25 * (right + wrong) > 0
+
+
+def test_square_lora_starts_at_zero_and_survives_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Linear(6, 4))
+    x = torch.randn(3, 6)
+    bare = model(x)
+    parameters = attach_square_lora(model, rank=2)
+    assert [tuple(p.shape) for p in parameters] == [(2, 6), (6, 2)]  # the 6→4 layer is not square
+    assert torch.equal(model(x), bare)
+    torch.nn.init.ones_(parameters[1])
+    save_square_lora(model, tmp_path / "lora.pth")
+    fresh = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Linear(6, 4))
+    fresh.load_state_dict({k: v for k, v in model.state_dict().items() if ".lora." not in k})
+    load_square_lora(fresh, tmp_path / "lora.pth")
+    torch.testing.assert_close(fresh(x), model(x), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("correct", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (81, 263, 0.2553, 0.3662)])
+def test_wilson_interval(correct: int, n: int, low: float, high: float) -> None:
+    assert Score(correct, n).interval() == pytest.approx((low, high), abs=5e-5)
