@@ -23,7 +23,7 @@ from runner.config.rope import Rope2dConfig
 from runner.core.result import FinishReason
 from runner.engines import open_engine
 from runner.engines.base import Engine, Request
-from runner.engines.local import prefix_tree
+from runner.engines.local import prefix_tree, scheduler
 from runner.models.load import adapt, load_base
 
 Make = Callable[..., RunnerConfig]
