@@ -36,7 +36,7 @@ def main(composed: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from runner.run import objective, run, serves
+    from runner.run import joins, run
 
     hydra_config = HydraConfig.get()
     in_grid = hydra_config.mode is RunMode.MULTIRUN
@@ -49,7 +49,7 @@ def main(composed: DictConfig) -> Any:
         if config.plan:
             _show_plan(config)
             return None
-        if not in_grid and (code := serves(config)) is not None:
+        if not in_grid and (code := joins(config)) is not None:
             exit_codes.append(code)
             return None
         record = run(config, OmegaConf.to_yaml(composed))
@@ -61,6 +61,8 @@ def main(composed: DictConfig) -> Any:
         exit_codes.append(exit_code(error))
         return None
     if in_grid:
+        from runner.grid.outcome import objective
+
         return objective(record)
     from runner.report import show
 

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "runner"
 
 # Each folder (or file) below runner/ is a floor: it imports only from those before it.
 FLOORS = [
-    "core", "config", "embedded", "checkpoints", "models", "sharding", "engines", "datasets", "store",
-    "report", "compare", "tasks", "run", "grid", "__main__",
+    "core", "config", "embedded", "checkpoints", "models", "sharding", "engines", "scorers", "datasets",
+    "store", "report", "compare", "tasks", "run", "grid", "__main__",
 ]  # fmt: skip
 
 
