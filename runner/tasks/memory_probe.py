@@ -24,7 +24,7 @@ from runner.config.lora import PeftConfig
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
-from runner.core import machine
+from runner.core import child, machine
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine
 from runner.engines.base import Engine, EngineReport
@@ -170,7 +170,7 @@ def _cuda_mib() -> dict[str, float]:
 
 def main() -> int:
     """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
-    machine.die_with_parent()  # nobody else would read its answer
+    child.end_with_parent()  # nobody else would read its answer
     config = pickle.load(sys.stdin.buffer)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print to stdout must not garble the events
