@@ -65,7 +65,7 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
         return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
 
     def judged(completion: Completion) -> Sample:
-        return judge(task, items[completion.index], completion)
+        return judge(task, items[int(completion.id)], completion)
 
     done = complete_missing("gsm8k", requests, engine, recorder, judged, accuracy)
     if done.failed:
