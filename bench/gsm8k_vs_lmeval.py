@@ -34,8 +34,9 @@ from engines import (
 )
 
 from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.datasets.gsm8k import load_examples, load_questions
 from runner.engines.base import Message
-from runner.tasks.gsm8k import build_prompt, load_items, load_shots
+from runner.tasks.gsm8k import build_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 HARNESS = "lm-eval==0.4.13"
@@ -80,8 +81,8 @@ def load_prompts(folder: Path, data: str, limit: int, shots: int, chat: bool) ->
     """Return the prompts as text: worked examples and the question, or the question in the model's chat template."""
     style = PromptStyle.chat if chat else PromptStyle.text
     task = Gsm8kConfig(data=data, limit=limit, prompt=style, shots=0 if chat else shots)
-    examples = load_shots(task)
-    prompts = [build_prompt(task, item, examples) for item in load_items(task)]
+    examples = load_examples(task.data, task.shots_data, task.split, task.shots)
+    prompts = [build_prompt(task, item, examples) for item in load_questions(task.data, task.split, task.limit)]
     if not chat:
         return [prompt for prompt in prompts if isinstance(prompt, str)]
     from transformers import AutoTokenizer

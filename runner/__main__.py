@@ -67,13 +67,13 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     from omegaconf import OmegaConf
 
     from runner.report import show
-    from runner.run import run, serves
+    from runner.run import joins, run
 
     config = to_config(composed)
     if config.plan:
         _print_plan(config, hydra_config)
         return 0
-    if (code := serves(config)) is not None:  # this process serves another one, which has the job
+    if (code := joins(config)) is not None:  # this process serves another one, which has the job
         return code
     record = run(config, OmegaConf.to_yaml(composed))
     show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
@@ -87,7 +87,8 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
     """Run one job of a sweeper that is not ours; return the one number that it searches with."""
     from omegaconf import OmegaConf
 
-    from runner.run import objective, run
+    from runner.grid.outcome import objective
+    from runner.run import run
 
     config = to_config(composed)
     if config.plan:

@@ -32,7 +32,6 @@ from runner.config.quantization import (
 from runner.config.root import RunnerConfig
 from runner.core.machine import MIB
 
-TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}

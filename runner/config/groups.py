@@ -25,17 +25,7 @@ from runner.config.rope import (
     RopeLlama3Config,
     RopeYarnConfig,
 )
-from runner.config.task import (
-    ArchiveConfig,
-    GenerateConfig,
-    Gsm8kConfig,
-    MemoryConfig,
-    MergeConfig,
-    PipelineConfig,
-    SplitConfig,
-    SweepConfig,
-    VerifyConfig,
-)
+from runner.config.task import TASKS
 from runner.config.tracking import TrackingConfig
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
@@ -60,16 +50,6 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
         "llama3": RopeLlama3Config,
     },
     "generation": {"generation": GenerationConfig},
-    "task": {
-        "gsm8k": Gsm8kConfig,
-        "generate": GenerateConfig,
-        "sweep": SweepConfig,
-        "memory": MemoryConfig,
-        "split": SplitConfig,
-        "merge": MergeConfig,
-        "verify": VerifyConfig,
-        "archive": ArchiveConfig,
-        "pipeline": PipelineConfig,
-    },
+    "task": {**TASKS},
     "tracking": {"tracking": TrackingConfig},
 }

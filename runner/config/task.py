@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar, NamedTuple
 
 from runner.config.fields import HASHED, MISSING, inert
+from runner.config.generation import GenerationConfig
 from runner.config.model import Dtype
 from runner.core.errors import ConfigError, check
 
@@ -25,17 +27,54 @@ class Extractor(StrEnum):
     flexible = "flexible"
 
 
+TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
+
+
+class Workload(NamedTuple):
+    """What a job holds in memory at once."""
+
+    rows: int
+    prompt_tokens: int
+    new_tokens: int
+
+
 @dataclass
 class TaskConfig:
     """What every task has."""
 
+    module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: str = MISSING
+
+    @property
+    def subject(self) -> str:
+        """Return what the name of a run adds about the task, for people."""
+        return ""
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether the input comes from stdin, which the workers of a grid do not have."""
+        return False
+
+    @property
+    def questions(self) -> int:
+        """Roughly how many completions are asked for: a grid starts long jobs first."""
+        return 100
+
+    @property
+    def wants_delivery(self) -> bool:
+        """Whether something is handed over outside the job's folder, even when the job is done already."""
+        return False
+
+    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
+        """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
+        return Workload(generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
 
 
 @dataclass
 class Gsm8kConfig(TaskConfig):
     """Grade-school word problems: generate, extract the number, compare."""
 
+    module: ClassVar[str] = "runner.tasks.gsm8k"
     name: str = "gsm8k"
     data: str = inert("embedded", HASHED)
     split: str = "test"
@@ -63,6 +102,16 @@ class Gsm8kConfig(TaskConfig):
         )
         if self.prompt is PromptStyle.text and self.system:
             raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+
+    @property
+    def subject(self) -> str:
+        """Return the split: which questions."""
+        return self.split
+
+    @property
+    def questions(self) -> int:
+        """As many as the limit allows."""
+        return self.limit or super().questions
 
 
 class Framing(StrEnum):
@@ -99,11 +148,17 @@ class PromptsConfig(TaskConfig):
         if self.format is Framing.raw and self.system:
             raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
 
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether the prompts come from stdin."""
+        return self.prompts == "-"
+
 
 @dataclass
 class GenerateConfig(PromptsConfig):
     """Completions of the user's own prompts."""
 
+    module: ClassVar[str] = "runner.tasks.generate"
     name: str = "generate"
     branches: list[str] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
     output: str | None = inert(None, "where the completions lie, not what they are")
@@ -118,11 +173,17 @@ class GenerateConfig(PromptsConfig):
         need = "give the text that each branch begins with, or null for no branches"
         check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
+    @property
+    def wants_delivery(self) -> bool:
+        """Whether the completions go to a file of the user's."""
+        return self.output is not None
+
 
 @dataclass
 class SweepConfig(TaskConfig):
     """Speed over batch sizes × prompt lengths."""
 
+    module: ClassVar[str] = "runner.tasks.sweep"
     name: str = "sweep"
     batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
     prompt_tokens: list[int] = field(default_factory=lambda: [64, 256])
@@ -144,11 +205,16 @@ class SweepConfig(TaskConfig):
         check(self.repeats >= 1, "task.repeats", self.repeats, "must be 1 or more")
         check(self.warmup >= 0, "task.warmup", self.warmup, "must be 0 or more")
 
+    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
+        """Return the smallest cell: the others may fail, and become a note."""
+        return Workload(min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens)
+
 
 @dataclass
 class MemoryConfig(TaskConfig):
     """Memory of import, load, prefill and decode in a fresh process, predicted next to measured."""
 
+    module: ClassVar[str] = "runner.tasks.memory"
     name: str = "memory"
     batch_size: int = 8
     prompt_tokens: int = 256
@@ -164,6 +230,10 @@ class MemoryConfig(TaskConfig):
             self.new_tokens,
             "must be 2 or more: decoding starts at the 2nd",
         )
+
+    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
+        """Return what is measured."""
+        return Workload(self.batch_size, self.prompt_tokens, self.new_tokens)
 
 
 class Strategy(StrEnum):
@@ -201,6 +271,7 @@ class Explain(StrEnum):
 class SplitConfig(TaskConfig):
     """Cut a checkpoint into N parts by layer."""
 
+    module: ClassVar[str] = "runner.tasks.split"
     name: str = "split"
     num_parts: int | None = None
     strategy: Strategy = Strategy.balanced_bytes
@@ -246,6 +317,7 @@ class SplitConfig(TaskConfig):
 class MergeConfig(TaskConfig):
     """Put the parts of a split back together, bit for bit; dtype is only for numbers in JSON, which have none."""
 
+    module: ClassVar[str] = "runner.tasks.merge"
     name: str = "merge"
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
@@ -263,6 +335,7 @@ class VerifyLevel(StrEnum):
 class VerifyConfig(TaskConfig):
     """Check every part against the manifest, and against the source where one is given."""
 
+    module: ClassVar[str] = "runner.tasks.verify"
     name: str = "verify"
     parts: str = inert(MISSING, HASHED)
     source: str | None = None
@@ -284,6 +357,7 @@ class Archive(StrEnum):
 class ArchiveConfig(TaskConfig):
     """Pack the parts of a split for keeping, or unpack them for use."""
 
+    module: ClassVar[str] = "runner.tasks.archive"
     name: str = "archive"
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
@@ -294,6 +368,7 @@ class ArchiveConfig(TaskConfig):
 class PipelineConfig(PromptsConfig):
     """Completions from the parts of a split, over several processes."""
 
+    module: ClassVar[str] = "runner.tasks.pipeline"
     name: str = "pipeline"
     parts: str = inert(MISSING, HASHED)
     processes: int | None = inert(None, "the same stages in more or fewer processes compute the same")
@@ -307,3 +382,16 @@ class PipelineConfig(PromptsConfig):
             value = getattr(self, key)
             check(value is None or value >= 1, f"task.{key}", value, "must be 1 or more, or null")
         check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
+
+
+TASKS: dict[str, type[TaskConfig]] = {
+    "gsm8k": Gsm8kConfig,
+    "generate": GenerateConfig,
+    "sweep": SweepConfig,
+    "memory": MemoryConfig,
+    "split": SplitConfig,
+    "merge": MergeConfig,
+    "verify": VerifyConfig,
+    "archive": ArchiveConfig,
+    "pipeline": PipelineConfig,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 
 class FinishReason(StrEnum):
@@ -44,8 +44,25 @@ class BranchText:
 
 
 @dataclass
+class Call:
+    """One of several completions behind a sample: who was asked, and what came back."""
+
+    who: str
+    prompt_sha256: str
+    prompt_tokens: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    seconds: float
+
+
+@dataclass
 class Sample:
-    """One line of samples.jsonl: a completion and, for scored tasks, how it was judged."""
+    """One line of samples.jsonl: a completion and, for scored tasks, how it was judged.
+
+    Where one question took several calls of a model, they stand in `calls`, and above them the answer of the whole: its
+    text, the prompt tokens and the seconds of all calls.
+    """
 
     index: int
     prompt_sha256: str
@@ -60,15 +77,17 @@ class Sample:
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
     branches: list[BranchText] | None = None  # of a prompt with branches: what it says stands here and not above
+    calls: list[Call] | None = None  # of a question that took more than one
 
     @property
     def said(self) -> list[BranchText]:
-        """Every completion in it: one a branch, or the one that it is."""
-        return self.branches or [BranchText(self.text, self.token_ids, self.finish_reason)]
+        """Return every completion in it: one per branch, one per call, or the one that it is."""
+        calls = [BranchText(call.text, call.token_ids, call.finish_reason) for call in self.calls or []]
+        return self.branches or calls or [BranchText(self.text, self.token_ids, self.finish_reason)]
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON, keys that do not apply left out."""
-        optional = ("error", "question", "gold", "extracted", "verdict", "branches")
+        optional = ("error", "question", "gold", "extracted", "verdict", "branches", "calls")
         values = {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
         return json.dumps(values, ensure_ascii=False)
 
@@ -82,9 +101,18 @@ class Sample:
         if values.get("verdict") is not None:
             values["verdict"] = Verdict(values["verdict"])
         if values.get("branches") is not None:
-            branches = [BranchText(**branch) for branch in values["branches"]]
-            values["branches"] = [replace(one, finish_reason=FinishReason(one.finish_reason)) for one in branches]
+            values["branches"] = [_with_reason(BranchText(**branch)) for branch in values["branches"]]
+        if values.get("calls") is not None:
+            values["calls"] = [_with_reason(Call(**call)) for call in values["calls"]]
         return cls(**values)
+
+
+Said = TypeVar("Said", BranchText, Call)
+
+
+def _with_reason(said: Said) -> Said:
+    """Turn the finish reason that was read as text into the enum's member."""
+    return replace(said, finish_reason=FinishReason(said.finish_reason))
 
 
 @dataclass

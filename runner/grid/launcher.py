@@ -16,12 +16,12 @@ from runner.core import machine
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Status
 from runner.grid.compose import Composer
+from runner.grid.outcome import Outcome, objective
 from runner.grid.plan import Planned, plan_job, refuse_stdin
 from runner.grid.sizing import how_many
 from runner.grid.table import labels
 from runner.grid.view import View
 from runner.grid.workers import Crew
-from runner.run import Outcome, objective
 
 
 class WorkerLauncher(Launcher):

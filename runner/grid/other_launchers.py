@@ -19,16 +19,17 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from runner import run as story
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core import progress
 from runner.core.errors import ConfigError, EvidenceError, JobHeld, RunnerError
 from runner.core.result import Record, Status
+from runner.grid.outcome import Outcome, attempt
 from runner.grid.plan import Planned
 from runner.report import brief
-from runner.run import Outcome, attempt
+from runner.store import ledger
 from runner.store.jobs import Job, claim
+from runner.tasks.base import task_of
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class Elsewhere:
     def _bury(self, number: int, status: Status, message: str) -> None:
         config = self.plan[number].config
         assert config is not None
-        story.bury(config, self._job(number), status, message)
+        ledger.write_death(config, self._job(number), task_of(config).VERSION, status, message)
         self.outcomes[number] = Outcome(status, message=message, exit_code=130 if status is Status.KILLED else 1)
 
     def _job(self, number: int) -> Job:

@@ -10,13 +10,12 @@ from runner.checkpoints import resolve
 from runner.config.identity import base_key
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import GenerateConfig, PromptsConfig, SplitConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.result import Record
-from runner.models import capability
-from runner.run import identify, is_logged, must_start_anew, task_of
+from runner.run import check, identify, must_start_anew
 from runner.store.jobs import Job
-from runner.tasks.base import Previews
+from runner.store.ledger import is_logged
+from runner.tasks.base import Previews, Uses, task_of
 
 
 class State(StrEnum):
@@ -56,47 +55,43 @@ class Planned:
 def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") -> Planned:
     """Identify a job and look it up; an input that cannot work is its state, not an exception."""
     planned = Planned(overrides, config, config_yaml)
+    planned.cost = rough_cost(config)
     try:
         task = task_of(config)
-        planned.measures = task.MEASURES
+        planned.measures = Uses.machine in task.USES
+        loads = Uses.weights in task.USES and not isinstance(config.model, StubConfig)
+        planned.base = base_key(config) if loads else ""
         with resolve.only_looking(config.plan):
-            planned.job = identify(config, task)
-            last = None if must_start_anew(config, planned.job) else planned.job.recorded()
-            planned.notes = capability.check(config) if last is None else []
-        if last is None and config.plan and isinstance(task, Previews):
-            planned.notes.append(task.preview(config).replace("\n", "\n    "))
+            inputs, planned.job = identify(config, task)
+            anew = must_start_anew(config, task, planned.job)
+            planned.record = None if anew else planned.job.recorded()
+            if planned.record is None:
+                planned.notes = check(config, task)
+                if config.plan and isinstance(task, Previews):
+                    planned.notes.append(task.preview(inputs).replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id rests on what its files hold
-        planned.state, planned.notes, planned.base = State.todo, [str(absent)], base_key(config)
-        return planned
+        planned.state, planned.notes = State.todo, [str(absent)]
     except RunnerError as error:
         planned.problem, planned.exit_code = str(error), error.exit_code
-        return planned
-    planned.cost = rough_cost(config)
-    loads = not isinstance(config.model, StubConfig) and not isinstance(config.task, SplitConfig)
-    planned.base = base_key(config) if loads else ""
-    if last is not None:
-        planned.state, planned.record = State.done, last
-        planned.unlogged = not is_logged(config, last) or _wants_a_copy(config)
     else:
-        started = planned.job.samples_path.exists() and not must_start_anew(config, planned.job)
-        planned.state = State.go_on if started else State.todo
+        if planned.record is not None:
+            planned.state = State.done
+            planned.unlogged = not is_logged(config, planned.record) or config.task.wants_delivery
+        else:
+            started = planned.job.samples_path.exists() and not anew
+            planned.state = State.go_on if started else State.todo
     return planned
 
 
 def refuse_stdin(config: RunnerConfig) -> None:
     """Refuse, in a grid, prompts that only this process could read: its workers have no stdin."""
-    if isinstance(config.task, PromptsConfig) and config.task.prompts == "-":
+    if config.task.reads_stdin:
         raise ConfigError("task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE")
-
-
-def _wants_a_copy(config: RunnerConfig) -> bool:
-    return isinstance(config.task, GenerateConfig) and config.task.output is not None
 
 
 def rough_cost(config: RunnerConfig) -> float:
     """Guess how long a job takes next to the others: questions × tokens; only the order matters."""
-    questions = getattr(config.task, "limit", None) or 100
-    return float(questions * config.generation.max_new_tokens)
+    return float(config.task.questions * config.generation.max_new_tokens)
 
 
 def mark_twins(plan: list[Planned]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from runner.checkpoints import footprint
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import SplitConfig
 from runner.core import machine
 from runner.grid.plan import Planned
 from runner.grid.workers import group
+from runner.tasks.base import Predicts, Uses, task_of
 
 WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see model/load.py)
@@ -43,11 +43,12 @@ class Need:
 
 def need_of(config: RunnerConfig) -> Need:
     """Predict memory and threads of a job from the checkpoint's headers; nothing is known of one without."""
-    if isinstance(config.model, StubConfig) or isinstance(config.task, SplitConfig):  # it copies and loads nothing
+    task = task_of(config)
+    if isinstance(task, Predicts):
+        return Need(task.predict_mib(config), machine.cores())
+    if isinstance(config.model, StubConfig) or Uses.weights not in task.USES:
         return Need(0.0, 1)
-    new_tokens = config.generation.max_new_tokens
-    rows = config.generation.batch_size or TYPICAL_ROWS
-    predicted = footprint.predict(config, rows, footprint.TYPICAL_PROMPT_TOKENS, new_tokens)
+    predicted = footprint.predict(config, *config.task.workload(config.generation, TYPICAL_ROWS))
     if predicted is None:
         return Need(0.0, machine.cores())
     small = predicted.weight_mib < SMALL_WEIGHT_MIB

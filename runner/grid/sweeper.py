@@ -28,11 +28,11 @@ from runner.grid.compose import Composer
 from runner.grid.expand import check_exclude, excluded, expand
 from runner.grid.launcher import WorkerLauncher, without_hydra
 from runner.grid.other_launchers import Elsewhere, check_settings
+from runner.grid.outcome import Outcome
 from runner.grid.plan import Planned, State, mark_twins, plan_job, refuse_stdin
 from runner.grid.table import show_failures, show_plan, table_lines
 from runner.grid.view import summary
 from runner.report import near_uri, show_grid
-from runner.run import Outcome
 from runner.store import tracking
 
 

@@ -7,10 +7,10 @@ from typing import TextIO
 
 from runner.core import machine
 from runner.core.result import Status
+from runner.grid.outcome import Outcome
 from runner.grid.plan import Planned, State
 from runner.grid.sizing import need_of
 from runner.report import GridLine, console
-from runner.run import Outcome
 
 
 def job_names(plan: list[Planned]) -> list[dict[str, str]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from runner.core.progress import Step
 from runner.core.result import Status
+from runner.grid.outcome import Outcome
 from runner.grid.plan import Planned, State, counts
 from runner.report import brief
-from runner.run import Outcome
 
 REDRAW_EVERY_S = 0.25
 

@@ -17,7 +17,7 @@ from runner.core import child, progress
 from runner.core.progress import Step
 from runner.core.result import Status
 from runner.engines.local.base_cache import Shelf
-from runner.run import Outcome, attempt
+from runner.grid.outcome import Outcome, attempt
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
 
-from runner import run as story
 from runner.core import child
 from runner.core.progress import Step
 from runner.core.result import Status
+from runner.grid.outcome import Outcome
 from runner.grid.plan import Planned
 from runner.grid.worker import Assignment, Ended, Progressed
-from runner.run import Outcome
+from runner.store import ledger
+from runner.tasks.base import task_of
 
 START = "from runner.grid.worker import main; main()"  # by import: what it sends is named by its module
 POLL_S = 0.2
@@ -193,7 +194,7 @@ class Crew:
         planned = self.plan[number]
         assert planned.config is not None
         assert planned.job is not None
-        story.bury(planned.config, planned.job, status, message)
+        ledger.write_death(planned.config, planned.job, task_of(planned.config).VERSION, status, message)
 
     # ------------------------------------------------------------------------ start, stop, die
 

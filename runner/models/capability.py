@@ -21,7 +21,6 @@ from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
 from runner.config.model import Attention, StubConfig
 from runner.config.quantization import FourBitConfig, Int8Config, Nf4Config, QuantizationConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import MemoryConfig, MergeConfig, PipelineConfig, SplitConfig, SweepConfig
 from runner.core import machine
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
@@ -34,8 +33,8 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 def check(config: RunnerConfig) -> list[str]:
     """Refuse what is known to be impossible without torch and without a weight; return notes about what is close."""
-    if isinstance(config.model, StubConfig) or isinstance(config.task, SplitConfig | MergeConfig | PipelineConfig):
-        return []  # nothing is loaded, or not what the model group names
+    if isinstance(config.model, StubConfig):
+        return []  # nothing is loaded
     formats.check(config)
     if config.model.random_weights:
         random_weights.check_disk(config.model)
@@ -86,14 +85,7 @@ def check_memory(config: RunnerConfig, rooms_mib: Mapping[str, float]) -> list[s
 
 def predict(config: RunnerConfig) -> Footprint | None:
     """Predict what the job will hold at its largest; of a sweep, in its smallest cell, as the others may fail."""
-    task, generation = config.task, config.generation
-    match task:
-        case MemoryConfig():
-            return footprint.predict(config, task.batch_size, task.prompt_tokens, task.new_tokens)
-        case SweepConfig():
-            return footprint.predict(config, min(task.batch_sizes), min(task.prompt_tokens), task.new_tokens)
-    rows = generation.batch_size or 1  # when the engine is to choose, it takes what fits
-    return footprint.predict(config, rows, footprint.TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
+    return footprint.predict(config, *config.task.workload(config.generation))
 
 
 def judge_memory(config: RunnerConfig, predicted: Footprint, rooms_mib: Mapping[str, float]) -> list[str]:

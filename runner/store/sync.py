@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from runner import run
 from runner.core import console
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
-from runner.store import tracking
+from runner.store import ledger, tracking
 from runner.store.jobs import Job, claim
 
 
@@ -48,7 +47,7 @@ def sync(options: argparse.Namespace) -> str:
             with claim(job):  # a run of this job that is going on logs itself, and so does another runner-sync
                 record = job.last_record()
                 if record is not None and is_missing(record, uri):
-                    run.log_late(store, job, record)
+                    ledger.log_late(store, job, record)
                     logged += 1
             bar.advance()
     return f"{logged} results logged to {uri}" if logged else f"nothing to do: {uri} has every finished job"

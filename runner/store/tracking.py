@@ -115,7 +115,7 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         client, experiment_id = _open(store)
         begun = job.folder / ".begun"
         if begun.exists():  # and whoever began it is gone, perhaps before it wrote anything else
-            _bury(client, experiment_id, job, Status.KILLED)
+            _end_dead_runs(client, experiment_id, job, Status.KILLED)
         begun.touch()
         tags = {
             "job_id": job.job_id,
@@ -211,7 +211,7 @@ def run_name(config: RunnerConfig) -> str:
     names = [config.task.name, Path(config.model.name).name]
     groups = (config.quantization, config.lora, config.rope, config.generation)
     names += [group.name for group in groups if group.name not in plain]
-    return " ".join([*names, getattr(config.task, "split", "")]).strip()
+    return " ".join([*names, config.task.subject]).strip()
 
 
 def has(store: Store, run_id: str | None) -> bool:
@@ -382,17 +382,17 @@ def _failed(uri: str | None, error: Exception, kept: Path | None) -> TrackingErr
     return TrackingError(f"MLflow at {uri} cannot be reached or written: {text}.{safe}")
 
 
-def bury(config: RunnerConfig, job: Job, status: Status) -> None:
+def end_dead_runs(config: RunnerConfig, job: Job, status: Status) -> None:
     """End the runs of this job that a dead process left RUNNING; the caller holds the job, so nobody is running it."""
     store = store_of(config)
     if store is None:
         return
     with _clear_errors(store.uri):
         client, experiment_id = _open(store)
-        _bury(client, experiment_id, job, status)
+        _end_dead_runs(client, experiment_id, job, status)
 
 
-def _bury(client: Any, experiment_id: str, job: Job, status: Status) -> None:
+def _end_dead_runs(client: Any, experiment_id: str, job: Job, status: Status) -> None:
     query = f"tags.job_id = '{job.job_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], query):
         if run.data.tags.get("output_dir") == str(job.folder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from runner.config.task import Archive, ArchiveConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Result
-from runner.engines.base import Engine
 from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_whole
 from runner.sharding.manifest import (
@@ -33,31 +33,41 @@ from runner.sharding.manifest import (
     read_manifest,
 )
 from runner.sharding.write import Meter
-from runner.store.jobs import Recorder
+from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
-READS_MODEL = False  # only the parts; their manifest is hashed below
-MEASURES = False
+USES = frozenset({Uses.own_location})
+FROM_LEDGER = True
 
 MIB = machine.MIB
 KEY = "task.output_dir"
 MADE_FROM = "archived_from"  # SHA-256 of the manifest that a run began with
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:
-    """Check the manifest and name it by its SHA-256: it holds the digest of everything else."""
-    manifest = _manifest(config)
-    return {"manifest": byteio.file_sha256(manifest.folder / MANIFEST)}
+@dataclass
+class Parts(Inputs):
+    """The manifest of the parts."""
+
+    task: ArchiveConfig
+    manifest: Manifest
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001 - needs no model
+def prepare(config: RunnerConfig) -> Parts:
+    """Read the manifest and hash it: it holds the digest of everything else."""
+    task = config.task
+    assert isinstance(task, ArchiveConfig)
+    manifest = _manifest(task)
+    return Parts({"manifest": byteio.file_sha256(manifest.folder / MANIFEST)}, task, manifest)
+
+
+def run(inputs: Parts, context: Context) -> Result:
     """Write the parts in their other form, and the files around them as they are."""
     machine.reset_peak()
-    started, manifest = time.perf_counter(), _manifest(config)
-    folder = Path(_task(config).output_dir).expanduser().absolute()
+    started, manifest, recorder = time.perf_counter(), inputs.manifest, context.recorder
+    folder = Path(inputs.task.output_dir).expanduser().absolute()
     values = load_json(manifest.folder / MANIFEST)
-    values["archive"] = None if manifest.archive else _task(config).archive.value
-    made_from = byteio.file_sha256(manifest.folder / MANIFEST)
+    values["archive"] = None if manifest.archive else inputs.task.archive.value
+    made_from = inputs.hashes["manifest"]
     done = _earlier(folder, made_from)
     with recorder.progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
         require_whole(manifest, Meter(bar))
@@ -101,14 +111,8 @@ def _row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
     return {"part": part.part_id, "file": entry["file"], "mib": nbytes / MIB, "share_of_raw": nbytes / part.raw.nbytes}
 
 
-def _task(config: RunnerConfig) -> ArchiveConfig:
-    assert isinstance(config.task, ArchiveConfig)
-    return config.task
-
-
-def _manifest(config: RunnerConfig) -> Manifest:
+def _manifest(task: ArchiveConfig) -> Manifest:
     """Read the manifest; parts that are in the wanted form already are an error."""
-    task = _task(config)
     manifest = read_manifest(Path(task.parts).expanduser().absolute())
     if (manifest.archive is None) == (task.archive is Archive.none):
         what = (

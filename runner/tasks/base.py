@@ -1,8 +1,17 @@
-"""The contract of a task: a module with three constants and two functions. Tasks never import each other."""
+"""The contract of a task. A task is a module; tasks never import each other.
+
+What a task works on stands in `USES`: plans, checks before a load, the job's identity and the number of workers follow
+from that alone, so nobody outside asks which task it is.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
 
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
@@ -10,28 +19,72 @@ from runner.engines.base import Engine
 from runner.store.jobs import Job, Recorder
 
 
+class Uses(StrEnum):
+    """What a task works on."""
+
+    weights = "weights"  # loads what the model group names: its hashes count, and memory is checked before
+    model_files = "model_files"  # reads files of the model group without loading them
+    own_location = "own_location"  # reads what a key of its own names (task.parts), and not the model group
+    engine = "engine"  # asks an engine for completions
+    machine = "machine"  # measures: machine and versions are part of the job's identity, and it runs alone
+    fresh_process = "fresh_process"  # measures in child processes of its own
+
+
+@dataclass
+class Inputs:
+    """What a task has read before it runs; a task adds what it needs in a subclass."""
+
+    hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
+
+
+@dataclass
+class Context:
+    """What a task gets from the outside while it runs."""
+
+    config: RunnerConfig
+    recorder: Recorder
+    open_engine: Callable[[], Engine]
+    _engine: Engine | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The job's folder, for a task's own files."""
+        return self.recorder.folder
+
+    def engine(self) -> Engine:
+        """Return the job's engine, opened at the first call: a job that never asks never imports torch."""
+        if self._engine is None:
+            self._engine = self.open_engine()
+        return self._engine
+
+    def close(self) -> None:
+        """Close the engine, if one was opened."""
+        if self._engine is not None:
+            self._engine.close()
+
+
 class Task(Protocol):
-    """What `runner/run.py` needs of a task module."""
+    """What every task module has."""
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
-    READS_MODEL: bool  # its answer depends on the model's and the adapter's files: their hashes count
-    MEASURES: bool  # its numbers depend on the machine, so the machine is part of the job's identity
+    USES: frozenset[Uses]
+    FROM_LEDGER: bool  # False: what was true yesterday is done again today
 
-    def evidence(self, config: RunnerConfig) -> dict[str, str]:
-        """Name and SHA-256 of the data it will read; also the place to refuse a bad input before any load."""
+    def prepare(self, config: RunnerConfig) -> Inputs:
+        """Read and hash the inputs, once; refuse bad ones before anything is loaded."""
         ...
 
-    def execute(self, config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
-        """Do the work. The engine loads on its first use; a task that needs none never touches it."""
+    def run(self, inputs: Any, context: Context) -> Result:
+        """Do the work on what `prepare` returned."""
         ...
 
 
 @runtime_checkable
 class Delivers(Protocol):
-    """A task with something to hand over besides its record: asked again when the record is there already."""
+    """A task that hands something over besides its record, also when the record is there already."""
 
-    def deliver(self, config: RunnerConfig, job: Job, result: Result) -> None:
-        """Hand over what inert keys ask for now and did not ask for then."""
+    def deliver(self, inputs: Any, config: RunnerConfig, job: Job, result: Result) -> None:
+        """Hand over what keys outside the identity ask for now and did not ask for then."""
         ...
 
 
@@ -39,6 +92,29 @@ class Delivers(Protocol):
 class Previews(Protocol):
     """A task that can say what it would do with this very input, from files' headers alone."""
 
-    def preview(self, config: RunnerConfig) -> str:
+    def preview(self, inputs: Any) -> str:
         """Return lines for a plan."""
         ...
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A task that loads from a location of its own, and knows how much memory that takes."""
+
+    def predict_mib(self, config: RunnerConfig) -> float:
+        """Return the memory that the job needs."""
+        ...
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A task whose job may be shared by processes that torchrun has started."""
+
+    def joins(self, config: RunnerConfig) -> int | None:
+        """Serve the process that has the job and return the exit code; None in the process that has it."""
+        ...
+
+
+def task_of(config: RunnerConfig) -> Task:
+    """Import the module that does the work: a job pays for its own task only."""
+    return cast(Task, importlib.import_module(config.task.module))

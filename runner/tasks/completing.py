@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from runner.core.errors import JobFailed
 from runner.core.machine import peak_rss_mib, reset_peak
 from runner.core.result import FinishReason, Sample
-from runner.engines.base import Completion, Engine, Request, complete
-from runner.store.jobs import Recorder
+from runner.engines.base import Completion, Request, complete
+from runner.tasks.base import Context
 
 
 @dataclass
@@ -33,8 +33,7 @@ class Completed:
 def complete_missing(
     what: str,
     requests: list[Request],
-    engine: Engine,
-    recorder: Recorder,
+    context: Context,
     to_sample: Callable[[Completion], Sample],
     news: Callable[[Sample], dict[str, str]] = lambda _: {},
 ) -> Completed:
@@ -43,6 +42,7 @@ def complete_missing(
     `news` is asked about each new sample for what the progress bar shows besides the speed. A job in which
     every sample ended in an error has failed.
     """
+    recorder = context.recorder
     todo = [request for request in requests if request.id not in recorder.done]
     reused = len(requests) - len(todo)
     done = Completed([])
@@ -50,6 +50,7 @@ def complete_missing(
         done.notes.append(f"{reused} of {len(requests)} samples were on disk from an earlier, interrupted run")
     if todo:
         reset_peak()
+        engine = context.engine()
         with recorder.progress(len(requests), "loading") as bar:
             report = engine.load()
             bar.say(what)

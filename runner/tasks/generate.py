@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.model import Attention
@@ -20,20 +21,30 @@ from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.core.result import Result, Sample
 from runner.datasets.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 from runner.engines.base import Engine, Request
-from runner.store.jobs import Job, Recorder, read_samples, write_atomically
+from runner.store.jobs import Job, read_samples, write_atomically
+from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import complete_missing, count_completions, sample_of
 
 VERSION = 1
-READS_MODEL = True
-MEASURES = False
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
 
 HEAD_CHARACTERS = 60  # of a prompt, in the table
 log = logging.getLogger(__name__)
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:
-    """SHA-256 of the prompts."""
-    task = _task(config)
+@dataclass
+class Prompts(Inputs):
+    """The prompts of the job, in order."""
+
+    task: GenerateConfig
+    prompts: list[Given]
+
+
+def prepare(config: RunnerConfig) -> Prompts:
+    """Read and hash the prompts."""
+    task = config.task
+    assert isinstance(task, GenerateConfig)
     path = output_path(task)
     if path is not None:
         usable = path.is_file() or not path.exists()
@@ -44,7 +55,7 @@ def evidence(config: RunnerConfig) -> dict[str, str]:
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
-    return {"prompts": prompts_sha256(prompts)}
+    return Prompts({"prompts": prompts_sha256(prompts)}, task, prompts)
 
 
 def check_branches(config: RunnerConfig) -> None:
@@ -60,16 +71,15 @@ def check_branches(config: RunnerConfig) -> None:
         )
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
+def run(inputs: Prompts, context: Context) -> Result:
     """Complete what is not on disk yet, then write the completions in order."""
-    task = _task(config)
-    prompts = load_prompts(task)
+    task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     check_output(task, prompts, recorder.done)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     looked_at = next((request for request in requests if request.id not in recorder.done), None)
     if task.debug and looked_at is not None:
-        log_prompt(engine, looked_at)
-    done = complete_missing("generate", requests, engine, recorder, sample_of)
+        log_prompt(context.engine(), looked_at)
+    done = complete_missing("generate", requests, context, sample_of)
     if task.debug and looked_at is not None:
         answer = recorder.done[int(looked_at.id)]
         for said in answer.said:
@@ -83,10 +93,9 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     return result
 
 
-def deliver(config: RunnerConfig, job: Job, result: Result) -> None:
+def deliver(inputs: Prompts, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Hand over what was recorded earlier: as many completions as are to be shown now, the file that is asked for."""
-    task = _task(config)
-    prompts, samples = load_prompts(task), read_samples(job.samples_path)
+    task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
         check_output(task, prompts, samples)
         hand_over(task, prompts, samples, result)
@@ -184,8 +193,3 @@ def head(given: Given, branch: int = 0) -> str:
 def output_path(task: GenerateConfig) -> Path | None:
     """Return where task.output points, links followed: what a link points to is replaced, not the link."""
     return None if task.output is None else Path(task.output).expanduser().resolve()
-
-
-def _task(config: RunnerConfig) -> GenerateConfig:
-    assert isinstance(config.task, GenerateConfig)
-    return config.task

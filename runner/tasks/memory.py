@@ -1,6 +1,6 @@
 """Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
 
-The parent never touches its engine, so it never imports torch: what the probe measures starts from nothing.
+The parent never asks for an engine, so it never imports torch: what the probe measures starts from nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress
 from runner.core.result import Result
-from runner.engines.base import Engine
-from runner.store.jobs import Recorder, write_atomically
+from runner.store.jobs import write_atomically
+from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
-MEASURES = True
-READS_MODEL = True
+USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
+FROM_LEDGER = True
 
 PROBE = "runner.tasks.memory_probe"
 STAGES = ("import", "load", "prefill", "decode")
@@ -40,13 +40,14 @@ SPREAD = (
 Run = dict[str, Any]  # one fresh process: stage -> figures, and metrics, facts, notes
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:  # noqa: ARG001
-    """Nothing is read but the model, which the job's identity holds already."""
-    return {}
+def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
+    """Read nothing but the model, which the job's identity holds already."""
+    return Inputs({})
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001
-    """Predict, then measure in `repeats` fresh processes; this process's engine stays unused."""
+def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
+    """Predict, then measure in `repeats` fresh processes."""
+    config, recorder = context.config, context.recorder
     task = config.task
     assert isinstance(task, MemoryConfig)
     predicted = footprint.predict(config, task.batch_size, task.prompt_tokens, task.new_tokens)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoints import byteio
@@ -19,43 +20,54 @@ from runner.config.task import MergeConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Result
-from runner.engines.base import Engine
 from runner.sharding import inline_partition, json_numbers, restore
 from runner.sharding.completeness import require_whole
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.restore import Copied, Target, Weights
 from runner.sharding.write import Meter
 from runner.store.jobs import Recorder
+from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 2
-READS_MODEL = False  # only the parts, which are named below
-MEASURES = False
+USES = frozenset({Uses.own_location})
+FROM_LEDGER = True
 
 MIB = machine.MIB
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:
-    """Check the manifest and name it by its SHA-256: it holds the digest of everything else."""
-    folder, task = _parts_dir(config), _task(config)
+@dataclass
+class Parts(Inputs):
+    """The folder of the parts, and its manifest where it has one."""
+
+    task: MergeConfig
+    folder: Path
+    manifest: Manifest | None
+
+
+def prepare(config: RunnerConfig) -> Parts:
+    """Read the manifest and hash it: it holds the digest of everything else."""
+    task = config.task
+    assert isinstance(task, MergeConfig)
+    folder = Path(task.parts).expanduser().absolute()
     if inline_partition.is_legacy(folder):
         partitions = inline_partition.read_legacy(folder)
-        return {one.path.name: byteio.file_sha256(one.path) for one in partitions}
-    read_manifest(folder)
+        return Parts({one.path.name: byteio.file_sha256(one.path) for one in partitions}, task, folder, None)
+    manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
         raise ConfigError(
             f"task.dtype={task.dtype}: only numbers in JSON without a {MANIFEST} have no dtype of their own; these "
             "parts keep theirs: leave task.dtype out"
         )
-    return {"manifest": byteio.file_sha256(folder / MANIFEST)}
+    return Parts({"manifest": byteio.file_sha256(folder / MANIFEST)}, task, folder, manifest)
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001 - needs no model
+def run(inputs: Parts, context: Context) -> Result:
     """Check the parts, restore the files, and say how many bytes that were."""
     machine.reset_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
-    parts_dir, folder = _parts_dir(config), Path(_task(config).output_dir).expanduser().absolute()
-    manifest = None if inline_partition.is_legacy(parts_dir) else read_manifest(parts_dir)
-    targets = _from_json(parts_dir, _task(config).dtype) if manifest is None else _from_parts(manifest, recorder)
+    parts_dir, manifest, recorder = inputs.folder, inputs.manifest, context.recorder
+    folder = Path(inputs.task.output_dir).expanduser().absolute()
+    targets = _from_json(parts_dir, inputs.task.dtype) if manifest is None else _from_parts(manifest, recorder)
     missing = _missing(folder, targets)
     byteio.require_space(folder, sum(target.nbytes for target in missing))
     byteio.make_folder(folder)
@@ -94,15 +106,6 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
         notes=[*_notes(weights), *(["all files were there already: nothing was written"] if not missing else [])],
         artifacts=[str(folder / target.name) for target in targets],
     )
-
-
-def _task(config: RunnerConfig) -> MergeConfig:
-    assert isinstance(config.task, MergeConfig)
-    return config.task
-
-
-def _parts_dir(config: RunnerConfig) -> Path:
-    return Path(_task(config).parts).expanduser().absolute()
 
 
 def _from_parts(manifest: Manifest, recorder: Recorder) -> list[Target]:

@@ -6,6 +6,7 @@ of every part, and on the prompts. A process that dies ends the job by name; com
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,33 @@ from runner.checkpoints import byteio
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core.errors import ConfigError
+from runner.core.machine import MIB
 from runner.core.result import Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
-from runner.engines.base import Engine, Request
+from runner.engines.base import Request
 from runner.sharding.family import require_runnable
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.placement import shares
-from runner.store.jobs import Recorder, write_atomically
+from runner.store.jobs import write_atomically
+from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import Completed, complete_missing, count_completions, sample_of
 
 VERSION = 1
-READS_MODEL = False  # only the parts, whose manifest is hashed below
-MEASURES = False
+USES = frozenset({Uses.own_location, Uses.engine})  # the parts, whose manifest is hashed below
+FROM_LEDGER = True
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:
-    """Name manifest and prompts by SHA-256; refuses what cannot run, as far as the manifest tells."""
+@dataclass
+class PartsAndPrompts(Inputs):
+    """What the parts are, and the prompts of the job in order."""
+
+    task: PipelineConfig
+    manifest: Manifest
+    prompts: list[Given]
+
+
+def prepare(config: RunnerConfig) -> PartsAndPrompts:
+    """Read and hash manifest and prompts; refuse what cannot run, as far as the manifest tells."""
     task, manifest = _task(config), _manifest(config)
     for key, plain in (("quantization", "none"), ("lora", "none"), ("rope", "native")):
         if (choice := getattr(config, key).name) != plain:
@@ -43,37 +55,50 @@ def evidence(config: RunnerConfig) -> dict[str, str]:
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         raise ConfigError("branches: task=pipeline has none, each prompt has one completion: use task=generate")
-    return {"manifest": byteio.file_sha256(manifest.folder / MANIFEST), "prompts": prompts_sha256(prompts)}
+    hashes = {"manifest": byteio.file_sha256(manifest.folder / MANIFEST), "prompts": prompts_sha256(prompts)}
+    return PartsAndPrompts(hashes, task, manifest, prompts)
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001
-    """Complete what is not on disk yet; the engine is the pipeline, the job's own stays unused."""
+def run(inputs: PartsAndPrompts, context: Context) -> Result:
+    """Complete what is not on disk yet."""
     from runner.engines.pipeline.engine import PipelineEngine  # imports torch
 
-    task = _task(config)
-    prompts = load_prompts(task)
+    task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
-    pipeline = PipelineEngine(config, recorder.folder)
+    pipeline = PipelineEngine(context.config, recorder.folder)
+    context.open_engine = lambda: pipeline
     rows: list[dict[str, Any]] = []
     try:
-        done = complete_missing("pipeline", requests, pipeline, recorder, sample_of)
+        done = complete_missing("pipeline", requests, context, sample_of)
         if done.facts:  # else all was on disk, and nothing was loaded
             rows = _account(done, *pipeline.finish(), pipeline.stats.prefill_s + pipeline.stats.decode_s)
     except KeyboardInterrupt:
         pipeline.blame()
         raise
     finally:
-        pipeline.close()
+        context.close()
     if done.failed:
         done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
     write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
     return Result(
         metrics=count_completions(done.samples) | done.metrics,
         rows=rows,
-        facts={"source": _manifest(config).source} | done.facts,
+        facts={"source": inputs.manifest.source} | done.facts,
         notes=done.notes,
         text=_text(prompts, done.samples, task.show),
     )
+
+
+def joins(config: RunnerConfig) -> int | None:
+    """Serve the process of torchrun's that has the job; None in that one."""
+    from runner.engines.pipeline import torchrun
+
+    return torchrun.joins(config)
+
+
+def predict_mib(config: RunnerConfig) -> float:
+    """Return the size of the parts: each is loaded by one process."""
+    return sum(part.raw.nbytes for part in _manifest(config).parts) / MIB
 
 
 def _account(

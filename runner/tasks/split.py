@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,43 +29,50 @@ from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.progress import Progress, tell
 from runner.core.result import Result
-from runner.engines.base import Engine
 from runner.sharding import inline_partition, plan_picture, vllm_command, write
 from runner.sharding.bin_file import read_bin
 from runner.sharding.manifest import MANIFEST
 from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
-from runner.store.jobs import Job, Recorder, write_atomically
+from runner.store.jobs import Job, write_atomically
+from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 2
-READS_MODEL = False  # its files are named by their state below: hashing them would take longer than the split
-MEASURES = False
+USES = frozenset({Uses.model_files})  # named by their state below: hashing them would take longer than the split
+FROM_LEDGER = True
 
 PICTURE = "plan.svg"
 MIB = machine.MIB
 log = logging.getLogger(__name__)
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:
+@dataclass
+class Planned(Inputs):
+    """Which tensors go to which part; of random weights, before they are made."""
+
+    plan: Plan
+
+
+def prepare(config: RunnerConfig) -> Planned:
     """Plan the split, so that what cannot work is refused at once; name the source by the state of its files."""
     plan = _plan(config, may_write=False)
     if config.model.random_weights:
-        return {"source": random_weights.sha256(config.model)}
+        return Planned({"source": random_weights.sha256(config.model)}, plan)
     companions = {path.name: file_state(path) for path in plan.checkpoint.companions}
-    return {"source": sha256_of([plan.state["files"], companions])}
+    return Planned({"source": sha256_of([plan.state["files"], companions])}, plan)
 
 
-def preview(config: RunnerConfig) -> str:
+def preview(inputs: Planned) -> str:
     """Say what would go where."""
-    return "\n".join(plan_picture.lines(_plan(config, may_write=False).parts))
+    return "\n".join(plan_picture.lines(inputs.plan.parts))
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001 - needs no model
+def run(inputs: Planned, context: Context) -> Result:
     """Show the plan, then write the parts and their manifest."""
     machine.restart_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
-    task = _task(config)
-    plan = _plan(config)
+    config, recorder = context.config, context.recorder
+    task, plan = _task(config), _made(config, inputs.plan)
     stored = sum(part.nbytes for part in plan.parts)
     sizes = [part.nbytes for part in plan.parts]
     metrics: dict[str, float] = {
@@ -108,12 +116,12 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     return result
 
 
-def deliver(config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001 - the folder is what counts
+def deliver(inputs: Planned, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001 - the folder counts
     """Look at the folder of a split that is done, and write anew what somebody has changed since."""
     task = _task(config)
     if task.explain is not None:
         return
-    plan = _plan(config)
+    plan = _made(config, inputs.plan)
     written = write.update(_output_dir(config, plan), plan, task.compare, Progress, task.durable)
     if written.parts:
         log.warning("parts %s were not as they had been written: they are written anew", written.parts)
@@ -125,6 +133,11 @@ def deliver(config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: AR
 def _task(config: RunnerConfig) -> SplitConfig:
     assert isinstance(config.task, SplitConfig)
     return config.task
+
+
+def _made(config: RunnerConfig, plan: Plan) -> Plan:
+    """Return the plan of a checkpoint that is on disk: random weights are made now."""
+    return _plan(config) if config.model.random_weights else plan
 
 
 def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:

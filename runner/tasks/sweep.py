@@ -21,11 +21,11 @@ from runner.core.errors import JobFailed, cannot_write
 from runner.core.result import Result
 from runner.engines.base import FEWER_ROWS, Engine, EngineReport, complete
 from runner.engines.synthetic import check_room, synthetic_requests
-from runner.store.jobs import Recorder
+from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
-MEASURES = True
-READS_MODEL = True
+USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
+FROM_LEDGER = True
 
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # by name: the stub's machine may have no torch
 
@@ -67,13 +67,14 @@ class Cell:
 FIGURES = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:  # noqa: ARG001
-    """Nothing is read: the prompts are made up."""
-    return {}
+def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
+    """Read nothing: the prompts are made up."""
+    return Inputs({})
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
+def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     """Measure every cell `repeats` times."""
+    config, engine, recorder = context.config, context.engine(), context.recorder
     task = config.task
     assert isinstance(task, SweepConfig)
     with recorder.progress(None, "sweep: loading") as bar:

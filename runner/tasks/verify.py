@@ -7,6 +7,7 @@ verification is never answered from the ledger: what was whole yesterday may be 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,42 @@ from runner.config.task import VerifyConfig, VerifyLevel
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Result
-from runner.engines.base import Engine
 from runner.sharding.bin_file import read_bin
 from runner.sharding.check import Checked, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_bytes, source_problems
-from runner.sharding.manifest import MANIFEST, SOURCE_HEADERS, PartEntry, read_manifest
+from runner.sharding.manifest import MANIFEST, SOURCE_HEADERS, Manifest, PartEntry, read_manifest
 from runner.sharding.write import Meter
-from runner.store.jobs import Recorder
+from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
-READS_MODEL = False  # the source, where there is one, is compared and not trusted
-MEASURES = False
+USES = frozenset({Uses.own_location})  # the source, where there is one, is compared and not trusted
+FROM_LEDGER = False  # what was whole yesterday may be damaged today
 
 MIB = machine.MIB
 
 
-def evidence(config: RunnerConfig) -> dict[str, str]:
+@dataclass
+class Parts(Inputs):
+    """The manifest of the parts."""
+
+    task: VerifyConfig
+    manifest: Manifest
+
+
+def prepare(config: RunnerConfig) -> Parts:
     """Refuse what is no parts folder; the rest is what this task is there to find out."""
-    folder = _parts_dir(config)
-    read_manifest(folder)
-    return {"manifest": byteio.file_sha256(folder / MANIFEST)}
+    task = config.task
+    assert isinstance(task, VerifyConfig)
+    folder = Path(task.parts).expanduser().absolute()
+    manifest = read_manifest(folder)
+    return Parts({"manifest": byteio.file_sha256(folder / MANIFEST)}, task, manifest)
 
 
-def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:  # noqa: ARG001 - needs no model
+def run(inputs: Parts, context: Context) -> Result:
     """Check everything, and return a table with a line for each part and all problems."""
     machine.reset_peak()
-    started, task = time.perf_counter(), _task(config)
-    manifest, checkpoint = read_manifest(_parts_dir(config)), _source(config)
+    started, task, manifest, recorder = time.perf_counter(), inputs.task, inputs.manifest, context.recorder
+    checkpoint = _source(task, context.config.model)
     deep = task.level is VerifyLevel.full
     total = sum(_to_read(part) for part in manifest.parts) + (source_bytes(checkpoint) if checkpoint else 0)
     checked, rows, problems = list[Checked](), list[dict[str, Any]](), list[str]()
@@ -92,24 +102,13 @@ def execute(config: RunnerConfig, engine: Engine, recorder: Recorder) -> Result:
     )
 
 
-def _task(config: RunnerConfig) -> VerifyConfig:
-    assert isinstance(config.task, VerifyConfig)
-    return config.task
-
-
-def _parts_dir(config: RunnerConfig) -> Path:
-    return Path(_task(config).parts).expanduser().absolute()
-
-
-def _source(config: RunnerConfig) -> Checkpoint | None:
-    """Read the headers of the source, where one is named."""
-    name = _task(config).source
+def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
+    """Read the headers of the source, where one is named; revision and cache are the model group's."""
+    name = task.source
     if name is None:
         return None
     try:
-        folder = resolve.locate(
-            ModelConfig(name=name, revision=config.model.revision, cache_dir=config.model.cache_dir)
-        )
+        folder = resolve.locate(ModelConfig(name=name, revision=model.revision, cache_dir=model.cache_dir))
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
     if folder.is_file():

@@ -11,9 +11,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.grid.other_launchers import Elsewhere
+from runner.grid.outcome import attempt
 from runner.grid.plan import plan_job
 from runner.grid.table import table_lines
-from runner.run import attempt
 
 
 class GoesDownSlowly:

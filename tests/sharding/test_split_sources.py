@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkpoints import FAMILIES, LAYERS, assert_same, load_all
 from safetensors import safe_open
+from tasking import work
 
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
@@ -32,7 +33,7 @@ def run_split(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Split
         task = SplitConfig(output_dir=str(tmp_path / "parts"), **keys)
         config = make_config(model=ModelConfig(name=str(folder)), task=task)
         (tmp_path / "job").mkdir(exist_ok=True)
-        return split.execute(config, object(), Recorder(Job("split-test", tmp_path / "job")))  # type: ignore[arg-type]
+        return work(split, config, Recorder(Job("split-test", tmp_path / "job")))
 
     return run
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tasking import work
 
 from runner.checkpoints import byteio
 from runner.checkpoints.weight_files import read_weight_file
@@ -20,8 +21,6 @@ from runner.config.task import Archive, ArchiveConfig, MergeConfig, SplitConfig,
 from runner.core.result import Result
 from runner.store.jobs import Job, Recorder
 from runner.tasks import archive, merge, split, verify
-
-ENGINE: Any = object()  # none of these tasks touches it
 
 
 @dataclass
@@ -65,10 +64,8 @@ class Trip:
 
     def _run(self, task: Any, config: Any, **groups: Any) -> Result:
         whole = self.make_config(task=config, **groups)
-        assert task.evidence(whole), "a job is named by what it reads"
         (self.folder / "job").mkdir(exist_ok=True)
-        result: Result = task.execute(whole, ENGINE, Recorder(Job("parts-test", self.folder / "job")))
-        return result
+        return work(task, whole, Recorder(Job("parts-test", self.folder / "job")))
 
     def edit(self, change: Callable[[dict[str, Any]], object], name: str = "manifest.json") -> None:
         """Change a JSON file of the parts."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from tasking import work
 
 from runner.__main__ import CONF
 from runner.config.generation import GenerationConfig
@@ -138,7 +139,7 @@ def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, 
     text = write_prompts(tmp_path / "a.txt", ["one"])
     other = write_prompts(tmp_path / "b.jsonl", ['{"prompt": "one"}'])
     evidence = [
-        generate.evidence(make_config(task=task))
+        generate.prepare(make_config(task=task)).hashes
         for task in (
             GenerateConfig(prompt="one"),
             GenerateConfig(prompts=text),
@@ -146,7 +147,7 @@ def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, 
         )
     ]
     assert evidence[0] == evidence[1] == evidence[2]
-    assert generate.evidence(make_config(task=GenerateConfig(prompt="two"))) != evidence[0]
+    assert generate.prepare(make_config(task=GenerateConfig(prompt="two"))).hashes != evidence[0]
 
 
 # ------------------------------------------------------------------------------------------- whole jobs
@@ -264,7 +265,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     folder = tmp_path / "job"
     folder.mkdir()
     first = jobs.Recorder(jobs.Job("generate-x", folder))
-    whole = generate.execute(config, Counting(), first)
+    whole = work(generate, config, first, Counting())
     first.close()
     kept = (folder / "completions.jsonl").read_text()
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
@@ -275,7 +276,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
     engine = Counting()
     second = jobs.Recorder(jobs.Job("generate-x", folder))
-    again = generate.execute(config, engine, second)
+    again = work(generate, config, second, engine)
     second.close()
     assert engine.asked == [1, 0], "3 and 2 had been answered before the crash"
     assert "2 of 4 samples were on disk from an earlier, interrupted run" in again.notes
@@ -288,7 +289,7 @@ def test_nothing_but_errors_fails_the_job(make_config: Make) -> None:
     folder.mkdir()
     recorder = jobs.Recorder(jobs.Job("generate-x", folder))
     with pytest.raises(JobFailed, match="nothing could be completed; the first reason: boom"):
-        generate.execute(config, Counting(), recorder)
+        work(generate, config, recorder, Counting())
     recorder.close()
 
 

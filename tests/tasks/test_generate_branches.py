@@ -97,7 +97,7 @@ def test_what_is_refused_before_anything_loads(make_config: Make, tmp_path: Path
 def test_branches_count_as_a_part_of_the_prompts(make_config: Make, tmp_path: Path) -> None:
     file = write(tmp_path / "p.jsonl", {"prompt": "a", "branches": ["b"]})
     evidence = [
-        generate.evidence(make_config(rope=Rope2dConfig(), task=task))["prompts"]
+        generate.prepare(make_config(rope=Rope2dConfig(), task=task)).hashes["prompts"]
         for task in (
             GenerateConfig(prompt="a", branches=["b"]),
             GenerateConfig(prompts=file),

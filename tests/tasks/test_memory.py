@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tasking import work
 
 from runner.config.model import ModelConfig
 from runner.config.quantization import Nf4Config
@@ -15,7 +16,6 @@ from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Result
-from runner.engines import LazyEngine
 from runner.engines.base import Engine
 from runner.store.jobs import Job, Recorder
 from runner.tasks import memory, memory_probe
@@ -36,7 +36,7 @@ def untouched() -> Engine:
 
 
 def measure(config: RunnerConfig, recorder: Recorder) -> Result:
-    return memory.execute(config, LazyEngine(untouched), recorder)
+    return work(memory, config, recorder)
 
 
 def small(**keys: Any) -> MemoryConfig:

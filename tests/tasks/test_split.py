@@ -18,6 +18,7 @@ import xxhash
 from families import save
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tasking import work
 
 from runner.checkpoints import byteio
 from runner.config.lora import PeftConfig
@@ -53,9 +54,9 @@ def run_split(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Split
         groups = {name: keys.pop(name) for name in ("quantization", "lora") if name in keys}
         task = SplitConfig(**({"num_parts": num_parts, "output_dir": str(tmp_path / "parts")} | keys))
         config = make_config(model=ModelConfig(name=str(folder)), task=task, **groups)
-        assert set(split.evidence(config)) == {"source"}
+        assert set(split.prepare(config).hashes) == {"source"}
         (tmp_path / "job").mkdir(exist_ok=True)
-        return split.execute(config, Untouched(), Recorder(Job("split-test", tmp_path / "job")))  # type: ignore[arg-type]
+        return work(split, config, Recorder(Job("split-test", tmp_path / "job")))
 
     return run
 
@@ -454,7 +455,7 @@ def test_choices_that_would_do_nothing_are_refused(
     with pytest.raises(ConfigError, match="lora=peft: task=split copies"):
         run_split(models["tied"], 2, lora=PeftConfig(path="x"))
     with pytest.raises(ConfigError, match="model=stub has none"):
-        split.evidence(make_config(task=SplitConfig(output_dir="x")))
+        split.prepare(make_config(task=SplitConfig(output_dir="x")))
 
 
 def test_a_damaged_source_is_refused_and_nothing_is_left(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tasking import work
 
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
@@ -84,7 +85,7 @@ def small(**keys: Any) -> SweepConfig:
 
 def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
-    result = sweep.execute(config, open_engine(config), recorder)
+    result = work(sweep, config, recorder, open_engine(config))
     assert [list(row) for row in result.rows] == [COLUMNS] * 4
     assert [(row["batch_size"], row["prompt_tokens"]) for row in result.rows] == [
         (1, 4),
@@ -105,15 +106,15 @@ def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorde
 def test_repeats_are_interleaved_over_the_cells(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     engine = Spy(config)
-    sweep.execute(config, engine, recorder)
+    work(sweep, config, recorder, engine)
     assert engine.calls == [(1, 4), (1, 8), (2, 4), (2, 8)] * 3
 
 
 def test_prompts_differ_by_row_and_repeat_but_not_by_run(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small(batch_sizes=[8], prompt_tokens=[4]))
     engine, again = Spy(config), Spy(config)
-    sweep.execute(config, engine, recorder)
-    sweep.execute(config, again, recorder)
+    work(sweep, config, recorder, engine)
+    work(sweep, config, recorder, again)
     assert engine.requests == again.requests
     assert len({request.prompt for call in engine.requests for request in call}) == 3 * 8
     assert all(len({request.prompt[0] for request in call}) == 8 for call in engine.requests)
@@ -136,7 +137,7 @@ class OutOfMemoryError(RuntimeError):
 def test_a_cell_out_of_memory_becomes_a_note(make_config: MakeConfig, recorder: Recorder, error: Exception) -> None:
     config = make_config(task=small())
     engine = Spy(config, fail_at=(2,), error=error)
-    result = sweep.execute(config, engine, recorder)
+    result = work(sweep, config, recorder, engine)
     assert [row["note"] for row in result.rows[:2]] == ["", ""]
     assert all("no room" in row["note"] and row["seconds"] is None for row in result.rows[2:])
     assert not any("batch_2" in key for key in result.metrics)
@@ -147,27 +148,27 @@ def test_a_cell_out_of_memory_becomes_a_note(make_config: MakeConfig, recorder: 
 def test_every_cell_out_of_memory_fails_the_job(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     with pytest.raises(JobFailed, match="no room"):
-        sweep.execute(config, Spy(config, fail_at=(1, 2), error=MemoryError("no room")), recorder)
+        work(sweep, config, recorder, Spy(config, fail_at=(1, 2), error=MemoryError("no room")))
 
 
 def test_other_errors_end_the_sweep(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     with pytest.raises(ValueError, match="a bug"):
-        sweep.execute(config, Spy(config, fail_at=(2,), error=ValueError("a bug")), recorder)
+        work(sweep, config, recorder, Spy(config, fail_at=(2,), error=ValueError("a bug")))
 
 
 def test_a_prompt_too_long_is_refused_before_the_first_run(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small(prompt_tokens=[4, 99]))
     engine = Spy(config)
     with pytest.raises(ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"):
-        sweep.execute(config, engine, recorder)
+        work(sweep, config, recorder, engine)
     assert engine.calls == []
 
 
 def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
     config = make_config(model=ModelConfig(name=str(tiny_llama), device="cpu"), task=small())
     engine = open_engine(config)
-    result = sweep.execute(config, engine, recorder)
+    result = work(sweep, config, recorder, engine)
     assert len(result.rows) == 4
     assert all(row["ttft_s"] > 0 and row["decode_tok_per_s"] > 0 for row in result.rows)
     assert all(row["ttft_s"] <= row["seconds"] for row in result.rows)

@@ -1,0 +1,1 @@
+"""Verdicts on completions, for every task that asks questions with known answers."""

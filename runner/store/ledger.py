@@ -1,0 +1,137 @@
+"""A job's record from its first line to MLflow: on disk first, so that a store that fails costs nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.errors import RunnerError, TrackingError, cannot_write
+from runner.core.result import Record, Result, Status
+from runner.store import jobs, tracking
+
+log = logging.getLogger(__name__)
+
+
+class NotLogged(TrackingError):
+    """The job is done and on disk, but MLflow could not be written."""
+
+    def __init__(self, error: TrackingError, record: Record) -> None:
+        super().__init__(str(error))
+        self.record = record
+
+
+def new_record(config: RunnerConfig, job: jobs.Job, task_version: int) -> Record:
+    """Begin a job's record: FAILED until it has ended otherwise."""
+    return Record(
+        job.job_id,
+        Status.FAILED,
+        str(job.folder),
+        Result(metrics={}),
+        task=config.task.name,
+        task_version=task_version,
+        name=tracking.run_name(config),
+        params=dict(tracking.flatten(config)),
+        versions=machine.versions(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> tracking.Tracker:
+    """Start the job's run in MLflow; a grid whose store has gone away meanwhile goes on and is logged later."""
+    try:
+        return tracking.start(tracking.store_of(config), job, record)
+    except TrackingError as error:
+        if config.tracking.parent_run_id is None:
+            raise
+        return tracking.Tracker(None, problem=error)
+
+
+def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
+    """Put the record on disk first, then into MLflow: a store that fails costs nothing that was computed."""
+    record.mlflow_run_id = tracker.run_id  # on disk before it is true, for who finds the run and not its mark
+    try:
+        job.write_record(record)
+        tracking.finish(tracker, job, record)
+    except RunnerError as error:
+        record.mlflow_run_id = None
+        if record.status is Status.FINISHED:
+            raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
+        log.error("%s", error)  # what ended the job is on its way to the user and matters more
+        return
+    record.mlflow_uri = tracker.uri
+    if record.status is Status.FINISHED:
+        job.write_record(record)
+
+
+def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str) -> None:
+    """Write down how a job ended whose process died before it could."""
+    try:
+        with jobs.claim(job, wait=False):
+            record = job.last_record()
+            if record is None or record.status is not Status.FINISHED:
+                dead = new_record(config, job, task_version)
+                job.write_record(replace(dead, status=status, error=message))
+            tracking.end_dead_runs(config, job, status)
+    except RunnerError as error:
+        log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
+
+
+def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
+    """Return a recorded result, after logging it where it is not logged yet."""
+    log.info("%s is already done: this is the recorded result (rerun=true does it again)", job.job_id)
+    store = tracking.store_of(config)
+    if store is not None and record.mlflow_uri != store.uri:
+        log_late(store, job, record)
+    record.from_ledger = True
+    return record
+
+
+def log_late(store: tracking.Store, job: jobs.Job, record: Record) -> None:
+    """Log a recorded result; one whose process died between the store's yes and its own note stands there already."""
+    if tracking.has(store, record.mlflow_run_id):
+        record.mlflow_uri = store.uri
+        job.write_record(record)
+    else:
+        close(tracking.start(store, job, record), job, record)
+
+
+def is_logged(config: RunnerConfig, record: Record) -> bool:
+    """Whether a recorded result stands in the store that the config names."""
+    store = tracking.store_of(config)
+    return store is None or record.mlflow_uri == store.uri
+
+
+class LogFile(logging.FileHandler):
+    """A log is a help, not the evidence: on a full disk it falls silent, and the job says what is wrong."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
+        """Say nothing."""
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Keep what is logged during the job in its folder, too."""
+    try:
+        handler = LogFile(path, mode="a", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    root = logging.getLogger()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        about = {"name": __name__, "levelname": "ERROR", "msg": "the job failed", "exc_info": sys.exc_info()}
+        handler.handle(logging.makeLogRecord(about))  # the trace goes to the file only: stderr gets one message
+        raise
+    finally:
+        root.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()

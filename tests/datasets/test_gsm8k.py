@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.config.task import Extractor, Gsm8kConfig
+from runner.core.errors import ConfigError, DataError
+from runner.datasets.gsm8k import Item, load_examples, load_questions
+from runner.scorers.numbers import extract
+
+
+def questions(task: Gsm8kConfig) -> list[Item]:
+    return load_questions(task.data, task.split, task.limit)
+
+
+def examples(task: Gsm8kConfig) -> list[Item]:
+    return load_examples(task.data, task.shots_data, task.split, task.shots)
+
+
+def write_jsonl(path: Path, count: int, answer: str = "1+1=2\n#### {}") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"question": f"{path.stem} {i}?", "answer": answer.format(f"{i},000")} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_local_jsonl_file_and_folder(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "data" / "test.jsonl", 5)
+    write_jsonl(tmp_path / "data" / "train.jsonl", 3)
+    items = questions(Gsm8kConfig(data=str(file), limit=None))
+    assert [item.gold for item in items] == ["0", "1000", "2000", "3000", "4000"]
+    folder = Gsm8kConfig(data=str(file.parent), limit=2, shots=3)
+    assert len(questions(folder)) == 2
+    assert [shot.question for shot in examples(folder)] == ["train 0?", "train 1?", "train 2?"]
+
+
+def test_shots_come_from_train_of_the_embedded_data() -> None:
+    shots = examples(Gsm8kConfig(shots=3))
+    asked = {item.question for item in questions(Gsm8kConfig(limit=500))}
+    assert len(shots) == 3
+    assert not asked & {shot.question for shot in shots}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"data": "./nope.jsonl"}, r"task.data=./nope.jsonl: data path does not exist: .*nope.jsonl"),
+        ({"data": "nope"}, "task.data=nope: data path does not exist"),
+        ({"split": "tset"}, r"task.split=tset: no split .*'tset'. Did you mean test\? Choices: hard, hard5"),
+        ({"limit": None}, "task.limit=null: the embedded generator has no end"),
+        ({"split": "train", "shots": 2}, "the examples would be questions too"),
+    ],
+)
+def test_bad_data_keys(keys: dict[str, object], message: str) -> None:
+    task = Gsm8kConfig(**keys)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        (questions(task), examples(task))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "Q?"', "line 2: not JSON"),
+        ('{"question": "Q?"}', "line 2: no key 'answer'"),
+        ('{"question": "Q?", "answer": "12"}', "line 2: the answer has no '#### NUMBER'"),
+        ("[1]", "line 2: "),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"question": "Q?", "answer": "#### 1"}\n' + line + "\n")
+    with pytest.raises(DataError, match=f"bad.jsonl, {message}"):
+        questions(Gsm8kConfig(data=str(file)))
+
+
+def test_missing_split_and_missing_shots(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", 5)
+    with pytest.raises(ConfigError, match="task.split=train: no file for split 'train'. Choices: test"):
+        questions(Gsm8kConfig(data=str(tmp_path), split="train"))
+    with pytest.raises(ConfigError, match="give task.shots_data=FILE.jsonl"):
+        examples(Gsm8kConfig(data=str(file), shots=2))
+    few = write_jsonl(tmp_path / "few.jsonl", 1)
+    with pytest.raises(ConfigError, match="has only 1 examples"):
+        examples(Gsm8kConfig(data=str(file), shots=2, shots_data=str(few)))
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(ConfigError, match="holds no questions"):
+        questions(Gsm8kConfig(data=str(empty)))
+
+
+def test_real_gsm8k_when_it_is_at_hand() -> None:
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
+    if not folder.is_dir():
+        pytest.skip("GSM8K itself is not beside this checkout")
+    items = questions(Gsm8kConfig(data=str(folder), limit=None))
+    assert len(items) == 1319
+    assert items[0].gold == "18"
+    shots = examples(Gsm8kConfig(data=str(folder), shots=5))
+    assert all(extract(shot.answer, Extractor.strict) == shot.gold for shot in shots)

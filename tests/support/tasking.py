@@ -1,0 +1,22 @@
+"""Run a task's own functions in this process, without a job around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.config.root import RunnerConfig
+from runner.core.result import Result
+from runner.engines.base import Engine
+from runner.store.jobs import Recorder
+from runner.tasks.base import Context
+
+
+def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:
+    """Prepare and run; a task that is given no engine must not ask for one."""
+
+    def open_engine() -> Engine:
+        assert engine is not None, "this task asked for an engine"
+        return engine  # type: ignore[no-any-return]
+
+    result: Result = task.run(task.prepare(config), Context(config, recorder, open_engine))
+    return result

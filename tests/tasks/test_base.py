@@ -1,0 +1,73 @@
+"""The contract of a task, held against every task there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.config.model import ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import TASKS, ArchiveConfig, GenerateConfig, VerifyConfig
+from runner.run import check
+from runner.tasks.base import Context, Task, Uses, task_of
+
+Make = Callable[..., RunnerConfig]
+KEYS = {
+    "generate": {"prompt": "Hi"},
+    "merge": {"parts": "p", "output_dir": "m"},
+    "verify": {"parts": "p"},
+    "archive": {"parts": "p", "output_dir": "a"},
+    "pipeline": {"parts": "p", "prompt": "Hi"},
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_keeps_the_contract(name: str, make_config: Make) -> None:
+    config = make_config(task=TASKS[name](**KEYS.get(name, {})))
+    assert config.task.name == name
+    task: Task = task_of(config)
+    assert task.__name__ == f"runner.tasks.{name}"  # type: ignore[attr-defined]
+    assert isinstance(task.VERSION, int)
+    assert isinstance(task.FROM_LEDGER, bool)
+    assert task.USES
+    assert all(isinstance(one, Uses) for one in task.USES)
+    assert callable(task.prepare)
+    assert callable(task.run)
+    one_source = {Uses.weights, Uses.model_files, Uses.own_location} & task.USES
+    assert len(one_source) == 1, "a task works on one model, from one place"
+
+
+def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Make) -> None:
+    absent = ModelConfig(name="nobody/no-such-model")  # looking for it would need the network, which no test has
+    for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
+        config = make_config(model=absent, task=task)
+        assert check(config, task_of(config)) == []
+
+
+def test_an_engine_is_opened_once_and_only_when_it_is_asked_for(make_config: Make) -> None:
+    opened: list[str] = []
+
+    class Engine:
+        def close(self) -> None:
+            opened.append("closed")
+
+    def open_engine() -> Engine:
+        opened.append("opened")
+        return Engine()
+
+    unused = Context(make_config(), None, open_engine)  # type: ignore[arg-type]
+    unused.close()
+    assert opened == []
+    used = Context(make_config(), None, open_engine)  # type: ignore[arg-type]
+    assert used.engine() is used.engine()
+    used.close()
+    assert opened == ["opened", "closed"]
+
+
+def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:
+    assert GenerateConfig(prompts="-").reads_stdin
+    assert not GenerateConfig(prompt="-").reads_stdin
+    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).wants_delivery
+    assert not GenerateConfig(prompt="Hi").wants_delivery
