@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
-from runner.engines.base import Request
+from runner.engines.base import Request, complete
 from runner.engines.local import fast_layers, scheduler
 from runner.engines.local.engine import LocalEngine
 
@@ -60,7 +60,7 @@ def with_engine(job: Job) -> Outcome:
         for at, (prompt, limit) in enumerate(zip(prompts, job.new_tokens, strict=True))
     ]
     run.start()
-    completions = {completion.index: completion for completion in engine.complete(requests, job.rows)}
+    completions = {completion.id: completion for completion in complete(engine, requests, job.rows)}
     run.stop()
     failed = [completion.error for completion in completions.values() if completion.error]
     if failed:

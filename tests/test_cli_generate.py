@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.__main__ import plain_texts
+from runner.config.plain_text import quote_plain_texts
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 STUB = ("task=generate", "model=stub", "tracking=none")
@@ -95,7 +95,7 @@ def test_a_prompt_needs_no_quotes_of_hydras(runner: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_plain_texts_reach_hydra_as_they_are(text: str) -> None:
-    (argument,) = plain_texts([f"task.prompt={text}"])
+    (argument,) = quote_plain_texts([f"task.prompt={text}"])
     value = OverridesParser.create().parse_override(argument).value()
     assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace("\\${", "${")
 
@@ -109,7 +109,7 @@ def test_what_has_a_meaning_for_hydra_is_left_alone() -> None:
         ["task.data=a b"],
         ["-m", "task.prompt=choice(chat, text)"],
     ):
-        assert plain_texts(same) == same
+        assert quote_plain_texts(same) == same
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])

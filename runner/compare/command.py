@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from runner.compare.choose import newest, parse_keys, parse_pairs, pick, select
 from runner.compare.columns import differing_keys
@@ -21,36 +23,31 @@ from runner.compare.show import Format, render
 from runner.compare.store import load_runs, log, open_store, tracking_uri
 from runner.compare.table import Choice, tabulate
 from runner.compare.where import where
-from runner.core.errors import ConfigError, RunnerError, unknown
+from runner.core import console
+from runner.core.errors import ConfigError, JobFailed, unknown
 
 
-def entry() -> None:
+def entry() -> NoReturn:
     """Console script: print the comparison and exit, 0 done, 2 when the user's input is wrong."""
     gc.disable()  # looking for cycles among the objects of thousands of runs would take longer than to load them
-    try:
-        code = main(sys.argv[1:])
-        gc.freeze()  # nor when Python ends
-        sys.exit(code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # `runner-compare | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    atexit.register(gc.freeze)  # nor when Python ends
+    console.run_entry("runner-compare", lambda: main(sys.argv[1:]))
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = parser().parse_args(arguments)
+    return console.exit_code_of("runner-compare", lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> None:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             compare(options, Path(scratch))
-    except RunnerError as error:
-        print(f"runner-compare: {error}", file=sys.stderr)
-        return error.exit_code
+    except BrokenPipeError:  # `runner-compare | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except NotPaired as reason:  # what was there a moment ago is gone
-        print(f"runner-compare: {reason}", file=sys.stderr)
-        return 1
-    return 0
+        raise JobFailed(str(reason)) from reason
 
 
 def parser() -> argparse.ArgumentParser:

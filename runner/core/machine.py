@@ -6,14 +6,11 @@ import ctypes
 import gc
 import os
 import platform
-import signal
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 MIB = 1024 * 1024
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
@@ -77,12 +74,6 @@ def describe() -> dict[str, str]:
         "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
         "gpus": ", ".join(gpu_models()) or "none",
     }
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies; without Linux it ends a little later by itself."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def git_state() -> dict[str, str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.engines.base import Completion, Engine, EngineReport, EngineStats, Request, Watch
+from runner.engines import local, stub
+from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request, Session
 from runner.engines.local.base_cache import Shelf
 
 
 class LazyEngine:
     """An engine that is built on first use: a job that needs no model never imports torch."""
 
-    def __init__(self, build: Callable[[], Engine]) -> None:
-        self._build = build
+    def __init__(self, build: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
+        self._build, self.capabilities = build, capabilities
         self._engine: Engine | None = None
 
     @property
@@ -36,11 +37,9 @@ class LazyEngine:
         """Pass the question on."""
         return self._real.encode(request)
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
-    ) -> Iterator[Completion]:
-        """Pass the requests on."""
-        return self._real.complete(requests, batch_size, watch)
+    def open(self, batch_size: int | None = None) -> Session:
+        """Open a session of the real one."""
+        return self._real.open(batch_size)
 
     def close(self) -> None:
         """Let go of the weights, if there are any."""
@@ -52,13 +51,12 @@ class LazyEngine:
 def open_engine(config: RunnerConfig, shelf: Shelf | None = None) -> Engine:
     """Return the engine that the config asks for, not loaded yet; a shelf keeps the base for the next job."""
 
-    def build() -> Engine:
-        if isinstance(config.model, StubConfig):
-            from runner.engines.stub import StubEngine
+    if isinstance(config.model, StubConfig):
+        return LazyEngine(lambda: stub.StubEngine(config), stub.CAPABILITIES)
 
-            return StubEngine(config)
+    def build() -> Engine:
         from runner.engines.local.engine import LocalEngine  # imports torch
 
         return LocalEngine(config, shelf)
 
-    return LazyEngine(build)
+    return LazyEngine(build, local.capabilities(config))

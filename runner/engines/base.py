@@ -1,13 +1,31 @@
-"""The one protocol that every task is written against: requests in, completions out, in any order."""
+"""The contract that every task is written against: open a session, submit requests, step, read the events.
+
+`complete` is the helper for who has a list of requests and wants their completions.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Protocol, Self
 
+from runner.config.generation import GenerationConfig
+from runner.core.errors import ConfigError, check
 from runner.core.result import BranchText, FinishReason
+
+
+class Capability(StrEnum):
+    """What an engine may be able to do, beyond completing a text."""
+
+    token_ids = "prompts of token ids"
+    chat = "chat prompts"
+    branches = "branches"
+    deltas = "text as it comes"
+    logprobs = "log-probabilities of a continuation"
+    several = "several completions of one prompt"
+    sampling = "sampling per request"
 
 
 @dataclass(frozen=True)
@@ -31,38 +49,88 @@ def prompt_sha256(prompt: str | Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the tokens of one request are drawn; None = as the generation group says, for the seed config.seed."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {key: value for key, value in given.items() if value is not None}
+        for key, (ok, need) in {
+            "temperature": (0 <= values.get("temperature", 0) <= 10, "must lie in 0..10"),
+            "top_p": (0 < values.get("top_p", 1) <= 1, "must lie in (0, 1]"),
+            "top_k": (values.get("top_k", 0) >= 0, "must be 0 (off) or more"),
+            "repetition_penalty": (0.1 <= values.get("repetition_penalty", 1) <= 10, "must lie in 0.1..10 (1 = off)"),
+        }.items():
+            check(ok, f"sampling.{key}", given[key], need)
+
+    def over(self, generation: GenerationConfig, seed: int) -> Sampling:
+        """Return it with nothing left open."""
+        return Sampling(
+            generation.temperature if self.temperature is None else self.temperature,
+            generation.top_p if self.top_p is None else self.top_p,
+            generation.top_k if self.top_k is None else self.top_k,
+            generation.repetition_penalty if self.repetition_penalty is None else self.repetition_penalty,
+            seed if self.seed is None else self.seed,
+        )
+
+
+RequestId = int | str
+
+
+@dataclass(frozen=True)
 class Request:
-    """One prompt to complete. `index` names it in the answer and, with the seed, decides its random numbers.
+    """One prompt to complete. `id` names it in the answer and, with the seed, decides its random numbers.
 
     With branches, each of these texts follows the prompt in a branch of its own, and what is asked for is how each
-    goes on: the limit and the stop strings count for each. An engine that has no branches raises ConfigError.
+    goes on: the limit and the stop strings count for each. With a continuation, nothing is generated: the completion
+    says how probable each token of the continuation is. An engine that cannot do what is asked raises ConfigError.
     """
 
-    index: int
+    id: RequestId
     prompt: Prompt
     stop: tuple[str, ...] = ()  # the text is cut before the first of these
     max_new_tokens: int | None = None  # None: the generation group's
     ignore_eos: bool = False  # benchmarks: go on to max_new_tokens whatever comes
     branches: tuple[str, ...] = ()
     keep: bool = False  # a later prompt will go on from this one and its answer: what was computed is kept for it
+    sampling: Sampling = Sampling()
+    n: int = 1  # completions of the prompt, each with random numbers of its own
+    deltas: bool = False  # text is wanted as it comes, not only at the end
+    continuation: str | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check(self.n >= 1, "request.n", self.n, "must be 1 or more")
+        asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
+        several = [name for name, is_asked in asked.items() if is_asked]
+        if len(several) > 1:
+            raise ConfigError(f"request {self.id}: {' and '.join(several)} cannot be asked for together")
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What a caller wants to hear while completions are on their way."""
+class Delta:
+    """New text of a completion that is under way; all of them together are the completion's text."""
 
-    text: Callable[[int, str], bool] | None = None  # index and new text; the answer False ends that completion
-    step: Callable[[], None] | None = None  # after each pass; the engine's stats say how far it is
+    id: RequestId
+    choice: int
+    text: str
 
 
 @dataclass
 class Completion:
-    """What became of a request; `text` holds neither the stop string nor special tokens.
+    """What became of a request, or of one of its n choices; `text` holds neither the stop string nor special tokens.
 
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
+    Where a continuation was to be scored, `token_ids` are its tokens, with one number for each in `logprobs`
+    (natural logarithms) and `greedy` (whether it is the most probable one).
     """
 
-    index: int
+    id: RequestId
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
@@ -72,6 +140,12 @@ class Completion:
     seconds: float  # from the start of its batch to its last token
     error: str | None = None
     branches: list[BranchText] | None = None
+    choice: int = 0  # 0 … n-1
+    logprobs: list[float] | None = None
+    greedy: list[bool] | None = None
+
+
+Event = Delta | Completion
 
 
 @dataclass
@@ -113,8 +187,46 @@ class EngineReport:
     notes: list[str] = field(default_factory=list)
 
 
+class Session(Protocol):
+    """Requests on their way through an engine: any thread submits and cancels, one thread steps."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
+        ...
+
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Do one unit of work, such as a forward pass, in the calling thread; return what came of it."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until something is under way, or the session is closed; return whether something is."""
+        ...
+
+    def close(self) -> None:
+        """Drop what is under way, without events; no request is let in from here on."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class Engine(Protocol):
-    """A model that completes prompts. It loads on the first request, or when `load` is called."""
+    """A model that completes prompts. It loads when a session is opened, or when `load` is called."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do; known before anything is loaded."""
+        ...
 
     @property
     def stats(self) -> EngineStats:
@@ -129,15 +241,45 @@ class Engine(Protocol):
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         ...
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
-    ) -> Iterator[Completion]:
-        """Yield one completion a request as each is ready; batch_size None = the generation group's.
-
-        Who closes the iterator early cancels what is on its way.
-        """
+    def open(self, batch_size: int | None = None) -> Session:
+        """Open a session for requests; batch_size = the most rows at once, None = the generation group's."""
         ...
 
     def close(self) -> None:
         """Let go of the weights."""
         ...
+
+
+def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:
+    """Raise ConfigError unless the engine can do what is needed; tasks ask before anything is loaded."""
+    missing = sorted(set(capabilities) - engine.capabilities)
+    if missing:
+        there = ", ".join(sorted(engine.capabilities)) or "nothing of the kind"
+        raise ConfigError(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {there}")
+
+
+def complete(
+    engine: Engine,
+    requests: Iterable[Request],
+    batch_size: int | None = None,
+    on_step: Callable[[], None] | None = None,
+    on_delta: Callable[[Delta], bool | None] | None = None,
+) -> Iterator[Completion]:
+    """Yield each completion as it ends, in a session of its own; closing the iterator cancels what is on its way.
+
+    on_step is called after each step, when the engine's stats say how far it is. on_delta hears the text of all
+    requests as it comes; the answer False ends that request.
+    """
+    with engine.open(batch_size) as session:
+        for request in requests:
+            session.submit(request if on_delta is None else replace(request, deltas=True))
+        while not session.idle:
+            ended = []
+            for event in session.step():
+                if isinstance(event, Completion):
+                    ended.append(event)
+                elif on_delta is not None and on_delta(event) is False:
+                    session.cancel(event.id)
+            if on_step is not None:
+                on_step()
+            yield from ended

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Message, Request, Watch
+from runner.engines.base import Completion, Delta, Event, Message, Request
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.stopping import Ending
 from runner.models.load import Loaded
@@ -82,24 +82,23 @@ def stop_tokens(loaded: Loaded) -> frozenset[int]:
     return frozenset(token for token in [loaded.tokenizer.eos_token_id, *several] if token is not None)
 
 
-def tell(row: Row, ending: Ending, watch: Watch | None, reason: FinishReason | None) -> FinishReason | None:
-    """Let who asked hear the new text of a row; return why the row ends, which may now be that they had enough."""
-    if watch is None or watch.text is None:
-        return reason
-    if reason is None:
-        text = ending.fresh(row.tokens, row.request, row.sent)
-    else:
+def tell(row: Row, ending: Ending, events: list[Event], is_over: bool) -> None:
+    """Put the new text of a row among the events, if it is wanted as it comes."""
+    if not row.request.deltas:
+        return
+    if is_over:
         text = ending.said(row.tokens, row.request)[len(row.sent) :]
+    else:
+        text = ending.fresh(row.tokens, row.request, row.sent)
     row.sent += text
-    if text and not watch.text(row.request.index, text) and reason is None:
-        return FinishReason.cancelled
-    return reason
+    if text:
+        events.append(Delta(row.request.id, 0, text))
 
 
 def completion(row: Row, reason: FinishReason, ending: Ending, seconds: float, error: str | None = None) -> Completion:
     """Return what became of a row."""
     return Completion(
-        index=row.request.index,
+        id=row.request.id,
         text=ending.said(row.tokens, row.request),
         token_ids=row.tokens,
         finish_reason=reason,

@@ -31,7 +31,7 @@ def synthetic_requests(
     firsts = _distinct(batch_size, low, high, random_ids)
     return [
         Request(
-            index=row,
+            id=row,
             prompt=(first, *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1))),
             max_new_tokens=new_tokens,
             ignore_eos=True,

@@ -37,8 +37,8 @@ GRACE_S = 2.0  # for jobs to end after Ctrl-C
 FOR_US = "tracking.parent_run_id="  # the override that we add to each job
 
 
-def serve(composed: DictConfig, hydra: HydraConf) -> Outcome:
-    """Do one job where the launcher has put it, and say its end at once: the launcher tells all at its own end."""
+def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
+    """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one has the terminal to itself
         progress.report_to(lambda _: None)
     try:

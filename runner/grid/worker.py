@@ -7,14 +7,13 @@ ends one job and not the grid.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
-from runner.core import machine, progress
+from runner.core import child, progress
 from runner.core.progress import Step
 from runner.core.result import Status
 from runner.engines.local.base_cache import Shelf
@@ -50,7 +49,7 @@ class Ended:
 def main() -> None:
     """Serve the parent at the other end of the connection until it says None or goes away."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    die_with(parent)
+    child.end_with_parent(parent)
     # Ctrl-C of the terminal reaches the parent only; it passes the wish on with SIGINT when a job is to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -86,10 +85,3 @@ def serve(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
     finally:
         progress.report_to(None)
     connection.send(Ended(number, outcome))
-
-
-def die_with(parent: int) -> None:
-    """End with the parent, also when it dies in the middle of a job."""
-    machine.die_with_parent()
-    if os.getppid() != parent:  # it died before the kernel was asked
-        sys.exit(1)

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
 
+from runner.core import child
 from runner.core.progress import Step
 from runner.core.result import Status
 from runner.grid.outcome import Outcome
@@ -201,19 +201,16 @@ class Crew:
     def _start(self, numbers: deque[int]) -> None:
         ours, theirs = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
         gpu = self._free_gpu()
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = _gpu(gpu)
         self._started += 1
         with theirs, log.open("ab") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", START, str(theirs.fileno()), str(os.getpid())],
+            process = child.start(
+                *("-c", START, str(theirs.fileno()), str(os.getpid())),
+                environment={"CUDA_VISIBLE_DEVICES": _gpu(gpu)} if self.gpus else None,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 pass_fds=[theirs.fileno()],
-                env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
             )
         worker = Worker(process, Connection(ours.detach()), log, numbers, gpu)
@@ -265,7 +262,7 @@ class Crew:
         if number is not None:
             killed = self._wishes > 0
             status = Status.KILLED if killed else Status.FAILED
-            message = "killed" if killed else f"{why or _cause(code)}{_last_lines(worker)}"
+            message = "killed" if killed else f"{why or f'the worker {child.describe_exit(code)}'}{_last_lines(worker)}"
             self._bury(number, status, message)
             self._end(number, Outcome(status, message=message, exit_code=130 if killed else 1))
         self._hand_back(worker)
@@ -307,19 +304,9 @@ def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
     return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
 
 
-def _cause(code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = ", likely for lack of memory" if name == "SIGKILL" else ""
-        return f"the worker was killed by {name}{hint}"
-    return f"the worker ended with exit code {code}"
-
-
 def _last_lines(worker: Worker) -> str:
     """Return the end of what the worker printed during this job."""
-    with worker.log.open("rb") as stream:
-        stream.seek(worker.log_from)
-        lines = stream.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+    lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)
     return "".join(f"\n    | {line}" for line in lines)
 
 

@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+from runner.core import console
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
@@ -15,15 +17,9 @@ from runner.store import ledger, tracking
 from runner.store.jobs import Job, claim
 
 
-def entry() -> None:
+def entry() -> NoReturn:
     """Console script: exit 0 when everything is logged, 1 or 2 with a message when not."""
-    try:
-        print(sync(parser().parse_args()))
-    except RunnerError as error:
-        print(f"runner-sync: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    console.run_entry("runner-sync", lambda: print(sync(parser().parse_args())))
 
 
 def parser() -> argparse.ArgumentParser:

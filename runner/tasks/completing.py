@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from runner.core.errors import JobFailed
 from runner.core.machine import peak_rss_mib, reset_peak
 from runner.core.result import FinishReason, Sample
-from runner.engines.base import Completion, Request, Watch
+from runner.engines.base import Completion, Request, complete
 from runner.tasks.base import Context
 
 
@@ -43,7 +43,7 @@ def complete_missing(
     every sample ended in an error has failed.
     """
     recorder = context.recorder
-    todo = [request for request in requests if request.index not in recorder.done]
+    todo = [request for request in requests if request.id not in recorder.done]
     reused = len(requests) - len(todo)
     done = Completed([])
     if reused:
@@ -65,7 +65,7 @@ def complete_missing(
                 bar.show(ended + stats.under_way, **last_news, **live)
 
             show()
-            for completion in engine.complete(todo, watch=Watch(step=show)):
+            for completion in complete(engine, todo, on_step=show):
                 sample = to_sample(completion)
                 recorder.sample(sample)
                 ended += 1
@@ -79,7 +79,7 @@ def complete_missing(
             "shared_prompt_tokens": engine.stats.shared_tokens,
             "peak_rss_mib": peak_rss_mib(),
         }
-    done.samples = [recorder.done[request.index] for request in requests]
+    done.samples = [recorder.done[int(request.id)] for request in requests]
     if len(done.failed) == len(done.samples):
         raise JobFailed(f"{what}: nothing could be completed; the first reason: {done.failed[0].error}")
     return done
@@ -96,7 +96,7 @@ def token_counts(samples: list[Sample]) -> dict[str, float]:
 def sample_of(completion: Completion) -> Sample:
     """Return a completion as a sample that nobody has judged."""
     return Sample(
-        index=completion.index,
+        index=int(completion.id),
         prompt_sha256=completion.prompt_sha256,
         prompt_tokens=completion.prompt_tokens,
         text=completion.text,

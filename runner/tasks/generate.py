@@ -76,12 +76,12 @@ def run(inputs: Prompts, context: Context) -> Result:
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     check_output(task, prompts, recorder.done)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
-    looked_at = next((request for request in requests if request.index not in recorder.done), None)
+    looked_at = next((request for request in requests if request.id not in recorder.done), None)
     if task.debug and looked_at is not None:
         log_prompt(context.engine(), looked_at)
     done = complete_missing("generate", requests, context, sample_of)
     if task.debug and looked_at is not None:
-        answer = recorder.done[looked_at.index]
+        answer = recorder.done[int(looked_at.id)]
         for said in answer.said:
             log.info("completion %d, token ids: %s", answer.index, said.token_ids)
             log.info("completion %d, text: %r (%s)", answer.index, said.text, said.finish_reason.value)
@@ -115,10 +115,10 @@ def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
 def log_prompt(engine: Engine, request: Request) -> None:
     """Log a prompt as the model sees it, special tokens and all."""
     seen, ids = engine.encode(request)
-    log.info("prompt %d as the model sees it: %r", request.index, seen)
-    log.info("prompt %d, %d token ids: %s", request.index, len(ids), ids)
+    log.info("prompt %s as the model sees it: %r", request.id, seen)
+    log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, text in enumerate(request.branches, start=1):
-        log.info("prompt %d, branch %d begins with %r", request.index, number, text)
+        log.info("prompt %s, branch %d begins with %r", request.id, number, text)
 
 
 # ------------------------------------------------------------------------------------------- handing over

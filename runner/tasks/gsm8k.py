@@ -52,7 +52,7 @@ def run(inputs: Problems, context: Context) -> Result:
         return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
 
     def to_sample(completion: Completion) -> Sample:
-        return judged(task, items[completion.index], completion)
+        return judged(task, items[int(completion.id)], completion)
 
     done = complete_missing("gsm8k", requests, context, to_sample, accuracy)
     if done.failed:

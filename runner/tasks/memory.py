@@ -5,13 +5,8 @@ The parent never asks for an engine, so it never imports torch: what the probe m
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pickle
-import signal
 import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +15,7 @@ from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
-from runner.core import errors
+from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress
 from runner.core.result import Result
@@ -70,19 +65,12 @@ def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run
     """Measure once in a fresh process; what it prints goes to log."""
     run: Run = {"figures": {}}
     stage = "start"
-    # the child looks for modules where this process does, whatever the working directory
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
-    command = [sys.executable, "-P", "-m", PROBE]
     with log.open("a", encoding="utf-8") as stderr:
         offset = stderr.tell()
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, env=environment)
+        process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
     try:
-        assert process.stdin is not None
         assert process.stdout is not None
-        # a probe that is dead already says why by its exit code
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-            stdin.write(pickle.dumps(config))
+        child.send_input(process, config)
         for line in process.stdout:
             event = json.loads(line)
             if "begin" in event:
@@ -103,7 +91,8 @@ def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run
         if process.stdout is not None:
             process.stdout.close()
     if code != 0 or "metrics" not in run:
-        raise JobFailed(f"the memory probe, {which}, {_cause(code)} in stage {stage}. {_last_words(log, offset)}")
+        how = child.describe_exit(code)
+        raise JobFailed(f"the memory probe, {which}, {how}, in stage {stage}. {_last_words(log, offset)}")
     return run
 
 
@@ -212,17 +201,7 @@ def _baseline_mib(run: Run) -> float:
     return baseline
 
 
-def _cause(code: int) -> str:
-    """Say how a process ended; negative codes are signals."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}{': likely out of memory,' if name == 'SIGKILL' else ''}"
-
-
 def _last_words(log: Path, offset: int) -> str:
     """Quote the end of what the probe wrote since offset."""
-    with log.open("rb") as stream:
-        stream.seek(offset)
-        lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
-    return f"It said nothing; log: {log}" if not lines else f"Its last lines, in {log}:\n" + "\n".join(lines[-8:])
+    lines = child.last_lines(log, 8, offset)
+    return f"It said nothing; log: {log}" if not lines else f"Its last lines, in {log}:\n" + "\n".join(lines)

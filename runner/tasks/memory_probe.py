@@ -24,10 +24,10 @@ from runner.config.lora import PeftConfig
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
-from runner.core import machine
+from runner.core import child, machine
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine
-from runner.engines.base import Engine, EngineReport
+from runner.engines.base import Engine, EngineReport, complete
 from runner.engines.synthetic import check_room, synthetic_requests
 from runner.models.quantization import quiet_torchao
 
@@ -147,9 +147,9 @@ def _complete(engine: Engine, config: RunnerConfig, report: EngineReport, new_to
     requests = synthetic_requests(
         task.batch_size, task.prompt_tokens, new_tokens, vocab_size, config.seed, draw=new_tokens
     )
-    for completion in engine.complete(requests, batch_size=task.batch_size):
+    for completion in complete(engine, requests, batch_size=task.batch_size):
         if completion.error:
-            raise JobFailed(f"the engine could not complete row {completion.index}: {completion.error}")
+            raise JobFailed(f"the engine could not complete row {completion.id}: {completion.error}")
 
 
 def _cuda_mib() -> dict[str, float]:
@@ -170,7 +170,7 @@ def _cuda_mib() -> dict[str, float]:
 
 def main() -> int:
     """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
-    machine.die_with_parent()  # nobody else would read its answer
+    child.end_with_parent()  # nobody else would read its answer
     config = pickle.load(sys.stdin.buffer)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print to stdout must not garble the events

@@ -19,7 +19,7 @@ from runner.config.task import SweepConfig
 from runner.core import machine
 from runner.core.errors import JobFailed, cannot_write
 from runner.core.result import Result
-from runner.engines.base import FEWER_ROWS, Engine, EngineReport
+from runner.engines.base import FEWER_ROWS, Engine, EngineReport, complete
 from runner.engines.synthetic import check_room, synthetic_requests
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -121,7 +121,7 @@ def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: C
     before, said = replace(engine.stats), len(engine.stats.notes)
     started = time.perf_counter()
     try:
-        completions = list(engine.complete(requests, batch_size=cell.batch_size))
+        completions = list(complete(engine, requests, batch_size=cell.batch_size))
     except Exception as error:
         if not is_out_of_memory(error):
             raise

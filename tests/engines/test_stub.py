@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.engines import open_engine
+from runner.engines import base, open_engine
 from runner.engines.base import Message, Request
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = "p" * 200
-    first, second = engine.complete([Request(3, prompt), Request(4, (Message("user", "How many?"),))])
-    assert first.index == 3
+    first, second = base.complete(engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))])
+    assert first.id == 3
     assert first.text == "[STUB_GENERATION]\n" + "p" * 120 + "..."
     assert second.text == "[STUB_GENERATION]\nHow many?..."
     assert engine.stats.prefill_tokens == 3
@@ -21,7 +21,7 @@ def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerCon
 def test_stub_keeps_to_the_limit(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = " ".join("word" for _ in range(20))
-    (cut,) = engine.complete([Request(0, prompt, max_new_tokens=3)])
-    (long,) = engine.complete([Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
+    (cut,) = base.complete(engine, [Request(0, prompt, max_new_tokens=3)])
+    (long,) = base.complete(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
     assert (len(cut.token_ids), cut.finish_reason) == (3, "length")
     assert len(long.token_ids) == 500

@@ -44,6 +44,7 @@ from runner.config.rope import (
 )
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
+from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.local.base_cache import Shelf
 from runner.engines.local.engine import LocalEngine
@@ -216,7 +217,7 @@ def lora_parameters(config: Any, lora: str) -> int:
 def ask(config: RunnerConfig, shelf: Shelf) -> tuple[Loaded, torch.Tensor, list[int]]:
     """Load, complete and close as a job does; return what was there, logits and tokens."""
     engine = LocalEngine(config, shelf)
-    (done,) = engine.complete([Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
+    (done,) = base.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.finish_reason is FinishReason.length
     loaded = engine._model()
     with torch.inference_mode():

@@ -27,38 +27,39 @@ if os.environ.get("FAULTS"):
     from runner.engines import stub
 
     faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))
-    begin, complete = stub.StubEngine.__init__, stub.StubEngine.complete
+    begin, answer = stub.StubEngine.__init__, stub.StubSession._answer
 
     def remember(self, config):
         begin(self, config)
-        self.fault = faults.get(str(config.seed))
+        self.fault, self.done = faults.get(str(config.seed)), 0
 
-    def break_down(self, requests, batch_size=None, watch=None):
-        for done, completion in enumerate(complete(self, requests, batch_size, watch)):
-            if done == 1 and self.fault:
-                print(f"last words before {self.fault}", file=sys.stderr, flush=True)
-                match self.fault:
-                    case "raise":
-                        raise RuntimeError("out of luck")
-                    case "sys.exit":
-                        sys.exit(7)
-                    case "kill":
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    case "interrupt":
-                        os.kill(os.getpid(), signal.SIGINT)
-                    case "exit":
-                        os._exit(3)
-                    case "segfault":
-                        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-                        os.kill(os.getpid(), signal.SIGSEGV)
-                    case "hang":
-                        time.sleep(3600)
-                    case "deaf":
-                        signal.signal(signal.SIGINT, signal.SIG_IGN)
-                        time.sleep(3600)
-            yield completion
+    def break_down(self, request):
+        engine, events = self.engine, answer(self, request)
+        if engine.done == 1 and engine.fault:
+            print(f"last words before {engine.fault}", file=sys.stderr, flush=True)
+            match engine.fault:
+                case "raise":
+                    raise RuntimeError("out of luck")
+                case "sys.exit":
+                    sys.exit(7)
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "interrupt":
+                    os.kill(os.getpid(), signal.SIGINT)
+                case "exit":
+                    os._exit(3)
+                case "segfault":
+                    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                case "hang":
+                    time.sleep(3600)
+                case "deaf":
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                    time.sleep(3600)
+        engine.done += 1
+        return events
 
-    stub.StubEngine.__init__, stub.StubEngine.complete = remember, break_down
+    stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
 """
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from runner.engines import base
 from runner.engines.base import Completion, Engine, Request
 
 SYSTEM = "You are one of several agents who work on a task together; answer in few words, and think before you do. "
@@ -35,15 +36,15 @@ def tokens_of(completions: Iterable[Completion]) -> dict[int, list[int]]:
     done = {}
     for completion in completions:
         assert completion.error is None, completion.error
-        assert completion.index not in done, f"request {completion.index} was answered twice"
-        done[completion.index] = completion.token_ids
+        assert completion.id not in done, f"request {completion.id} was answered twice"
+        done[completion.id] = completion.token_ids
     return done
 
 
 def complete(engine: Engine, asked: Sequence[Request], batch_size: int | None = None) -> dict[int, list[int]]:
     """The tokens that an engine answers with."""
-    done = tokens_of(engine.complete(asked, batch_size))
-    assert sorted(done) == sorted(request.index for request in asked)
+    done = tokens_of(base.complete(engine, asked, batch_size))
+    assert sorted(done) == sorted(request.id for request in asked)
     return done
 
 

@@ -20,7 +20,8 @@ from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import load_prompts
-from runner.engines.base import Completion, EngineReport, EngineStats, Message, Request
+from runner.engines.base import Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.session import ListSession
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run
@@ -244,15 +245,16 @@ class Counting:
     def load(self) -> EngineReport:
         return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: object = None
-    ) -> Iterator[Completion]:
+    def open(self, batch_size: int | None = None) -> ListSession:
+        return ListSession(self.answer)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):
-            self.asked.append(request.index)
+            self.asked.append(request.id)
             bad = request.prompt == "fail"
             reason = FinishReason.error if bad else FinishReason.length
             error = "boom" if bad else None
-            yield Completion(request.index, f"to {request.prompt}", [5], reason, "sha", 2, 0.1, 0.2, error)
+            yield [Completion(request.id, f"to {request.prompt}", [5], reason, "sha", 2, 0.1, 0.2, error)]
 
     def close(self) -> None: ...
 

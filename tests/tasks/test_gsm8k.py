@@ -11,7 +11,8 @@ from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.errors import JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import Item
-from runner.engines.base import Completion, EngineReport, EngineStats, Message, Request
+from runner.engines.base import Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.session import ListSession
 from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
 
@@ -27,24 +28,27 @@ class Scripted:
     def load(self) -> EngineReport:
         return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: object = None
-    ) -> Iterator[Completion]:
+    def open(self, batch_size: int | None = None) -> ListSession:
+        return ListSession(self.answer)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):
             self.asked.append(request)
-            text, reason = self.answers[request.index]
+            text, reason = self.answers[int(request.id)]
             ids = list(range(3))
-            yield Completion(
-                request.index,
-                text,
-                ids,
-                reason,
-                "sha",
-                10,
-                0.1,
-                0.2,
-                error="boom" if reason == "error" else None,
-            )
+            yield [
+                Completion(
+                    request.id,
+                    text,
+                    ids,
+                    reason,
+                    "sha",
+                    10,
+                    0.1,
+                    0.2,
+                    error="boom" if reason == "error" else None,
+                )
+            ]
 
     def close(self) -> None: ...
 
@@ -109,7 +113,7 @@ def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Calla
     recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:20])  # torn while it was written
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)
-    assert sorted(request.index for request in engine.asked) == [0, 1]  # 3 and 2 had been answered first
+    assert sorted(request.id for request in engine.asked) == [0, 1]  # 3 and 2 had been answered first
     assert again.metrics["accuracy"] == whole.metrics["accuracy"]
     assert again.notes == ["2 of 4 samples were on disk from an earlier, interrupted run"]
     assert len(recorder().done) == 4

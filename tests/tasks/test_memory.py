@@ -109,7 +109,7 @@ def test_a_killed_probe_is_named(
     with pytest.raises(JobFailed) as failed:
         measure(make_config(task=small()), recorder)
     message = str(failed.value)
-    assert "killed by SIGKILL: likely out of memory, in stage load" in message
+    assert "killed by SIGKILL, likely for lack of memory, in stage load" in message
     assert "repeat 1 of 1" in message
     assert "last words" in message
     assert (recorder.folder / "memory_probe.log").read_text() == "last words\n"
@@ -119,7 +119,7 @@ def test_a_crashed_probe_quotes_its_log(
     make_config: MakeConfig, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, tmp_path, "raise ValueError('a bug')\n")
-    with pytest.raises(JobFailed, match=r"(?s)exit code 1 in stage start.*ValueError: a bug"):
+    with pytest.raises(JobFailed, match=r"(?s)exit code 1, in stage start.*ValueError: a bug"):
         measure(make_config(task=small()), recorder)
 
 
@@ -127,7 +127,7 @@ def test_a_probe_that_ends_early_is_not_a_result(
     make_config: MakeConfig, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, tmp_path, "sys.exit(0)\n")
-    with pytest.raises(JobFailed, match="exit code 0 in stage start"):
+    with pytest.raises(JobFailed, match="exit code 0, in stage start"):
         measure(make_config(task=small()), recorder)
 
 

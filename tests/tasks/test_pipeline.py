@@ -25,6 +25,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, PipelineConfig
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.result import FinishReason, Record, Sample
+from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
 from runner.run import identify, run, task_of
@@ -329,7 +330,7 @@ def test_a_process_that_hangs_is_noticed(pipeline: Callable[..., RunnerConfig], 
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
-            list(engine.complete([Request(0, "one")]))
+            list(base.complete(engine, [Request(0, "one")]))
     finally:
         engine.close()
     assert gone(pid)

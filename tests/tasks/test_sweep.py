@@ -1,8 +1,10 @@
 """The sweep on the stub, on engines that fail, and on a real tiny model."""
 
+from __future__ import annotations
+
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.engines import open_engine
-from runner.engines.base import Completion, EngineReport, Request
-from runner.engines.stub import StubEngine
+from runner.engines.base import EngineReport, Event, Request, RequestId
+from runner.engines.stub import StubEngine, StubSession
 from runner.engines.synthetic import synthetic_requests
 from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep
@@ -54,16 +56,26 @@ class Spy(StubEngine):
         report.metrics["max_positions"] = 100.0
         return report
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: object = None
-    ) -> Iterator[Completion]:
-        assert batch_size == len(requests)
-        assert all(isinstance(request.prompt, tuple) for request in requests)
-        self.calls.append((batch_size, len(requests[0].prompt)))
-        self.requests.append(requests)
-        if batch_size in self.fail_at and self.error is not None:
-            raise self.error
-        yield from super().complete(requests, batch_size)
+    def open(self, batch_size: int | None = None) -> StubSession:
+        return SpySession(self, batch_size)
+
+
+class SpySession(StubSession):
+    """Tells its engine what a whole list of requests was."""
+
+    def __init__(self, engine: Spy, batch_size: int | None) -> None:
+        super().__init__(engine)
+        self.spy, self.batch_size = engine, batch_size
+
+    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        if arrived:
+            assert self.batch_size == len(arrived)
+            assert all(isinstance(request.prompt, tuple) for request in arrived)
+            self.spy.calls.append((self.batch_size, len(arrived[0].prompt)))
+            self.spy.requests.append(arrived)
+            if self.batch_size in self.spy.fail_at and self.spy.error is not None:
+                raise self.spy.error
+        return super()._advance(arrived, cancelled)
 
 
 def small(**keys: Any) -> SweepConfig:

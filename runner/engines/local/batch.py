@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from runner.config.root import RunnerConfig
-from runner.engines.base import Completion, EngineStats, Watch
+from runner.engines.base import EngineStats, Event
 from runner.engines.rows import Row, completion, tell
 from runner.engines.sampling import Sampler
 from runner.engines.stopping import Ending
@@ -27,17 +27,16 @@ def decode(
     size: int,
     stats: EngineStats,
     ending: Ending,
-    watch: Watch | None = None,
-) -> Iterator[Completion]:
-    """Yield each completion as its row ends; rows go through in batches of a size, the longest prompts first."""
+) -> Iterator[list[Event]]:
+    """Yield what came of each pass; rows go through in batches of a size, the longest prompts first."""
     rows = sorted(rows, key=lambda row: len(row.prompt), reverse=True)
     for start in range(0, len(rows), size):
-        yield from _batch(loaded, config, rows[start : start + size], stats, ending, watch)
+        yield from _batch(loaded, config, rows[start : start + size], stats, ending)
 
 
 def _batch(
-    loaded: Loaded, config: RunnerConfig, rows: list[Row], stats: EngineStats, ending: Ending, watch: Watch | None
-) -> Iterator[Completion]:
+    loaded: Loaded, config: RunnerConfig, rows: list[Row], stats: EngineStats, ending: Ending
+) -> Iterator[list[Event]]:
     from transformers import DynamicCache
 
     device = loaded.device
@@ -46,7 +45,7 @@ def _batch(
     positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)  # [B, P]: padding does not count
     cache = DynamicCache(config=loaded.model.config)
     vocab_size = int(loaded.metrics["vocab_size"])
-    indices, prompts = [row.request.index for row in rows], [row.prompt for row in rows]
+    indices, prompts = [row.request.id for row in rows], [row.prompt for row in rows]
     sampler = Sampler(config.generation, config.seed, indices, prompts, vocab_size, device)
 
     tokens = sampler.pick(_forward(loaded, input_ids, mask, positions, cache))  # [B]
@@ -60,18 +59,18 @@ def _batch(
     alive = list(range(len(rows)))  # places in the batch of the rows that still want tokens
     while True:
         started = time.perf_counter()
-        completions = []
+        events: list[Event] = []
+        ended = set()
         for at in alive:
             rows[at].tokens.append(chosen[at])
             row = rows[at]
-            reason = tell(row, ending, watch, ending.reason(row.tokens, row.limit, row.request))
+            reason = ending.reason(row.tokens, row.limit, row.request)
+            tell(row, ending, events, reason is not None)
             if reason is not None:
-                completions.append((at, completion(row, reason, ending, busy_s)))
+                events.append(completion(row, reason, ending, busy_s))
+                ended.add(at)
         stats.decode_s += time.perf_counter() - started
-        if watch is not None and watch.step is not None:
-            watch.step()
-        yield from (completion for _, completion in completions)
-        ended = {at for at, _ in completions}
+        yield events
         alive = [at for at in alive if at not in ended]
         if not alive:
             return

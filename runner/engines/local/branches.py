@@ -228,7 +228,7 @@ def complete(
     window = getattr(decoder.settings, "sliding_window", None)
     room = int(min(loaded.metrics["max_positions"], window or 1e9, 1e9))
     completion = Completion(
-        index=request.index,
+        id=request.id,
         text="",
         token_ids=[],
         finish_reason=FinishReason.error,
@@ -243,7 +243,7 @@ def complete(
         return completion
     wanted = request.max_new_tokens or config.generation.max_new_tokens
     limits = [min(wanted, room - len(prompt)) for prompt in prompts]
-    names = [f"{request.index}:{number}" for number in range(1, len(begun) + 1)]
+    names = [f"{request.id}:{number}" for number in range(1, len(begun) + 1)]
     vocab_size = int(loaded.metrics["vocab_size"])
     sampler = Sampler(config.generation, config.seed, names, prompts, vocab_size, loaded.device)
 

@@ -9,8 +9,8 @@ import torch
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, EngineReport, EngineStats, Request, Watch, prompt_sha256
-from runner.engines.local import batch, branches
+from runner.engines.base import EngineReport, EngineStats, Event, Request, prompt_sha256
+from runner.engines.local import batch, branches, capabilities
 from runner.engines.local.base_cache import Shelf
 from runner.engines.local.compat_probe import Unfit, check_length, heads_of
 from runner.engines.local.conversation_cache import Kept
@@ -19,6 +19,7 @@ from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.scheduler import Stream
 from runner.engines.rows import Row, completion, encode, stop_tokens, why_not
+from runner.engines.session import ListSession
 from runner.engines.stopping import Ending
 from runner.models.load import Loaded, adapt, load_base, release
 
@@ -29,7 +30,7 @@ class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
     def __init__(self, config: RunnerConfig, shelf: Shelf | None = None) -> None:
-        self.config = config
+        self.config, self.capabilities = config, capabilities(config)
         self.stats = EngineStats()
         self._own_shelf = shelf is None
         self._shelf = shelf or Shelf()
@@ -60,21 +61,22 @@ class LocalEngine:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         return encode(self._model().tokenizer, request, self.config.model.name)
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
-    ) -> Iterator[Completion]:
-        """Yield each completion as its row ends."""
+    def open(self, batch_size: int | None = None) -> ListSession:
+        """Open a session for requests."""
+        return ListSession(lambda requests: self._run(requests, batch_size))
+
+    def _run(self, requests: Sequence[Request], batch_size: int | None) -> Iterator[list[Event]]:
         loaded = self._model()
         ending = self._ending = self._ending or Ending(loaded.tokenizer)
         ending.stops = stop_tokens(loaded)
         rows = []
         for request in requests:
             if request.branches:
-                yield branches.complete(loaded, request, self.config, self.stats, self.encode, ending)
+                yield [branches.complete(loaded, request, self.config, self.stats, self.encode, ending)]
                 continue
             row = self._row(loaded, request)
             if row.limit < 1 or not row.prompt:
-                yield completion(row, FinishReason.error, ending, 0.0, why_not(row, loaded.metrics["max_positions"]))
+                yield [completion(row, FinishReason.error, ending, 0.0, why_not(row, loaded.metrics["max_positions"]))]
             else:
                 rows.append(row)
         if not rows:
@@ -82,13 +84,13 @@ class LocalEngine:
         size = batch_size or self.config.generation.batch_size
         heads = self._stream_for(loaded, max(len(row.prompt) + row.limit for row in rows))
         if heads is None:
-            yield from batch.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending, watch)
+            yield from batch.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending)
         else:
             if self._exchange is None and heads.device.type == "cpu":
                 self._exchange = Exchange(loaded.model, native.for_heads(heads))
                 self.stats.notes += self._exchange.notes
             generation, seed = self.config.generation, self.config.seed
-            yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, watch, self._kept).run(rows)
+            yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, self._kept).run(rows)
 
     def _stream_for(self, loaded: Loaded, longest: int) -> Heads | None:
         """Return the heads that a stream needs; None when decoding must be plain, which a note says."""

@@ -18,7 +18,7 @@ import torch
 from runner.config.generation import GenerationConfig
 from runner.core import machine
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Watch
+from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event
 from runner.engines.local.attention import Use
 from runner.engines.local.conversation_cache import Kept
 from runner.engines.local.forward import Passes
@@ -52,11 +52,10 @@ class Stream:
         stats: EngineStats,
         ending: Ending,
         most_rows: int | None = None,
-        watch: Watch | None = None,
         kept: Kept | None = None,
     ) -> None:
         self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
-        self.stats, self.ending, self.watch, self.kept = stats, ending, watch, kept or Kept()
+        self.stats, self.ending, self.kept = stats, ending, kept or Kept()
         self.passes = Passes(loaded.model, heads)
         self.asked_rows = most_rows or generation.batch_size  # None: nobody minds how many
         self.most_rows = self.asked_rows or MOST_ROWS.get(heads.device.type, 128)
@@ -70,8 +69,8 @@ class Stream:
         self.ended_rows = self.ended_tokens = 0
         self.sampler = self._empty_sampler()
 
-    def run(self, rows: Sequence[Row]) -> Iterator[Completion]:
-        """Yield each completion as its row ends."""
+    def run(self, rows: Sequence[Row]) -> Iterator[list[Event]]:
+        """Yield what came of each pass."""
         for row in rows:
             row.prefix = self.kept.find(row.prompt)
             self.prefix_tokens += row.shared
@@ -86,8 +85,8 @@ class Stream:
                     ended = self._shrink(error)
                 passed = time.perf_counter() - started
                 self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
-                self._tell_progress(ended)
-                yield from ended
+                self._tell_progress([one for one in ended if isinstance(one, Completion)])
+                yield ended
         finally:
             for row in (*self.active, *self.waiting):
                 self._release(row)
@@ -168,7 +167,7 @@ class Stream:
             row.places = len(row.pending)
             row.entered_s = row.entered_s or now
             if self.generation.temperature > 0:
-                row.generator = row.generator or row_generator(self.seed, row.request.index)
+                row.generator = row.generator or row_generator(self.seed, row.request.id)
                 generators.append(row.generator)
         self.stats.prefill_tokens += sum(len(row.pending) for row in entering)
         self.stats.shared_tokens += sum(row.shared for row in entering)
@@ -198,7 +197,7 @@ class Stream:
 
     # ---------------------------------------------------------------------------------------- decoding
 
-    def _step(self) -> list[Completion]:
+    def _step(self) -> list[Event]:
         """Give every active row one more token."""
         self.at_once = len(self.active)
         assert self.own is not None
@@ -214,14 +213,15 @@ class Stream:
         self.stats.decode_tokens += len(tokens)
         return self._settle(list(zip(self.active, tokens, strict=True)))
 
-    def _settle(self, new: list[tuple[Row, int]]) -> list[Completion]:
+    def _settle(self, new: list[tuple[Row, int]]) -> list[Event]:
         """Note the new tokens, and let go of the rows that end with them."""
-        completions = []
+        completions: list[Event] = []
         ended: list[Row] = []
         problem = None
         for row, token in new:
             row.tokens.append(token)
-            reason = tell(row, self.ending, self.watch, self.ending.reason(row.tokens, row.limit, row.request))
+            reason = self.ending.reason(row.tokens, row.limit, row.request)
+            tell(row, self.ending, completions, reason is not None)
             if reason is not None:
                 completions.append(self._completion(row, reason))
                 ended.append(row)
@@ -245,8 +245,6 @@ class Stream:
         stats = self.stats
         stats.rows_alive, stats.rows_waiting = len(self.active), len(self.waiting)
         stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
-        if self.watch is not None and self.watch.step is not None:
-            self.watch.step()
 
     def _leave(self, row: Row) -> None:
         """Take a row out; the last one moves into its slot."""
@@ -287,7 +285,7 @@ class Stream:
 
     # ------------------------------------------------------------------------------------- out of memory
 
-    def _shrink(self, error: BaseException) -> list[Completion]:
+    def _shrink(self, error: BaseException) -> list[Event]:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise error

@@ -22,13 +22,14 @@ from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, EngineReport, EngineStats, Request, Watch, prompt_sha256
+from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, prompt_sha256
 from runner.engines.pipeline import torchrun
 from runner.engines.pipeline.microbatches import Rounds
 from runner.engines.pipeline.processes import POLL_S, Crew, open_ring, spawn
 from runner.engines.pipeline.stage_worker import Member, manifest_of
 from runner.engines.pipeline.transport import Kind, Message, PeerGone, Ring
 from runner.engines.rows import Row, completion, encode, stop_tokens, why_not
+from runner.engines.session import ListSession
 from runner.engines.stopping import Ending
 from runner.models.load import Loaded
 from runner.models.rope.choices import max_positions
@@ -37,6 +38,8 @@ from runner.sharding.load_part import load_tokenizer
 
 class PipelineEngine:
     """Runs the parts in task.parts over processes that it starts, or that torchrun has started."""
+
+    capabilities = frozenset({Capability.token_ids, Capability.chat, Capability.deltas})
 
     def __init__(self, config: RunnerConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -86,10 +89,11 @@ class PipelineEngine:
         self.load()
         return encode(self._tokenizer, request, self._task.parts)
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int | None = None, watch: Watch | None = None
-    ) -> Iterator[Completion]:
-        """Yield each completion as its row ends."""
+    def open(self, batch_size: int | None = None) -> ListSession:
+        """Open a session for requests."""
+        return ListSession(lambda requests: self._run(requests, batch_size))
+
+    def _run(self, requests: Sequence[Request], batch_size: int | None) -> Iterator[list[Event]]:
         self.load()
         member = self._member
         assert member is not None
@@ -101,11 +105,11 @@ class PipelineEngine:
             limit = min(request.max_new_tokens or self.config.generation.max_new_tokens, most - len(ids))
             row = Row(request, ids, prompt_sha256(text), limit)
             if limit < 1 or not ids:
-                yield completion(row, FinishReason.error, ending, 0.0, why_not(row, most))
+                yield [completion(row, FinishReason.error, ending, 0.0, why_not(row, most))]
             else:
                 rows.append(row)
         pad = self._tokenizer.pad_token_id or 0
-        rounds = Rounds(self, self.config, self.stats, ending, pad, watch, self._batches)
+        rounds = Rounds(self, self.config, self.stats, ending, pad, self._batches)
         yield from rounds.run(rows, batch_size)
         self._batches = rounds.first_number
 

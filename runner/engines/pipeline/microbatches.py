@@ -17,7 +17,7 @@ import torch
 
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
-from runner.engines.base import Completion, EngineStats, Watch
+from runner.engines.base import EngineStats, Event
 from runner.engines.pipeline.transport import Kind, Message
 from runner.engines.rows import Row, completion, tell
 from runner.engines.stopping import Ending
@@ -64,11 +64,10 @@ class Rounds:
     stats: EngineStats
     ending: Ending
     pad: int
-    watch: Watch | None = None
     first_number: int = 0  # batches of one line are never called the same
 
-    def run(self, rows: list[Row], batch_size: int | None) -> Iterator[Completion]:
-        """Yield each completion as its row ends; long prompts go first, and so do not pad short ones."""
+    def run(self, rows: list[Row], batch_size: int | None) -> Iterator[list[Event]]:
+        """Yield what came of each answer; long prompts go first, and so do not pad short ones."""
         rows = sorted(rows, key=lambda row: len(row.prompt), reverse=True)
         size = self._batch_rows(len(rows), batch_size)
         waiting = deque(rows[start : start + size] for start in range(0, len(rows), size))
@@ -90,9 +89,7 @@ class Rounds:
                 self.line.end(batch.number)
                 del flying[batch.number]
             self.stats.rows_alive = sum(len(one.rows) for one in flying.values())
-            if self.watch is not None and self.watch.step is not None:
-                self.watch.step()
-            yield from ended
+            yield ended
 
     def _batch_rows(self, rows: int, batch_size: int | None) -> int:
         """Choose how many rows go together: few enough that there is a batch for every stage."""
@@ -115,16 +112,18 @@ class Rounds:
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
         return now
 
-    def _take(self, batch: Batch, answer: Message) -> tuple[list[Completion], list[int]]:
-        """Give each row its token; return the completions of rows that have ended, and the places of the others."""
+    def _take(self, batch: Batch, answer: Message) -> tuple[list[Event], list[int]]:
+        """Give each row its token; return what came of that, and the places of the others."""
         assert answer.numbers is not None
         seconds = time.perf_counter() - batch.started
-        ended, kept = [], []
+        ended: list[Event] = []
+        kept = []
         for place, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
             row.tokens.append(token)
             if len(row.tokens) == 1:
                 row.first_token_s = seconds
-            reason = tell(row, self.ending, self.watch, self.ending.reason(row.tokens, row.limit, row.request))
+            reason = self.ending.reason(row.tokens, row.limit, row.request)
+            tell(row, self.ending, ended, reason is not None)
             if reason is None:
                 kept.append(place)
             else:
@@ -136,7 +135,7 @@ class Rounds:
         width = max(len(row.prompt) for row in batch.rows)
         numbers = torch.tensor(
             [
-                [row.request.index, len(row.prompt), *[self.pad] * (width - len(row.prompt)), *row.prompt]
+                [int(row.request.id), len(row.prompt), *[self.pad] * (width - len(row.prompt)), *row.prompt]
                 for row in batch.rows
             ]
         )

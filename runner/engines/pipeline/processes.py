@@ -9,11 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +25,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
-from runner.core import errors
+from runner.core import child, errors
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines.pipeline.stage_worker import Member, Place, direct, manifest_of
 from runner.engines.pipeline.transport import Kind, PeerGone, Ring
@@ -154,7 +151,7 @@ class Crew:
 
     def watch(self) -> None:
         """Raise what has gone wrong, if anything has."""
-        noticed = any(child.poll() is not None for child in self.children.values())
+        noticed = any(process.poll() is not None for process in self.children.values())
         noticed |= any(
             self.meeting.store.check([f"{word}/{rank}"]) for word in ("error", "lost") for rank in self.others
         )
@@ -183,16 +180,11 @@ class Crew:
                 if isinstance(known, type) and issubclass(known, RunnerError):
                     return known(f"{self.name(rank)}: {message}")
                 return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}")
-        for rank, child in self.children.items():
-            code = child.poll()
-            if code is not None and code < 0:
-                name = signal.Signals(-code).name
-                hint = ", likely for lack of memory" if name == "SIGKILL" else ""
-                return JobFailed(f"{self.name(rank)} was killed by {name}{hint}. {KEPT}{self._last_words(rank)}")
-        for rank, child in self.children.items():
-            code = child.poll()
-            if code is not None and self.meeting.hear(f"lost/{rank}") is None:
-                return JobFailed(f"{self.name(rank)} ended with exit code {code}. {KEPT}{self._last_words(rank)}")
+        codes = {rank: code for rank, process in self.children.items() if (code := process.poll()) is not None}
+        for rank, code in sorted(codes.items(), key=lambda item: item[1] >= 0):  # those killed by a signal first
+            if code < 0 or self.meeting.hear(f"lost/{rank}") is None:
+                last = "".join(f"\n    | {line}" for line in child.last_lines(self.logs[rank], 5))
+                return JobFailed(f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}")
         return None
 
     def name(self, rank: int) -> str:
@@ -203,49 +195,39 @@ class Crew:
     def dismiss(self) -> None:
         """See the others off when all is done."""
         deadline = time.monotonic() + LEAVE_S
-        for child in self.children.values():
+        for process in self.children.values():
             with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=max(0.0, deadline - time.monotonic()))
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
         self.kill()
 
     def kill(self) -> None:
         """End what was started here, at once."""
-        for child in self.children.values():
-            child.kill()
-        for child in self.children.values():
-            child.wait()
+        for process in self.children.values():
+            process.kill()
+        for process in self.children.values():
+            process.wait()
         for path in self.logs.values():
             if path.exists() and not path.stat().st_size:
                 path.unlink()
-
-    def _last_words(self, rank: int) -> str:
-        lines = self.logs[rank].read_text(errors="replace").strip().splitlines()[-5:]
-        return "".join(f"\n    | {line}" for line in lines)
 
 
 def spawn(config: RunnerConfig, processes: int, folder: Path) -> Crew:
     """Start the other processes on this machine; they end with this one."""
     store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)  # 0: a port that is free
     crew = Crew(config, Place(0, processes, 0, processes), Meeting(store))
-    # they look for modules where this process does, whatever the working directory
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
     try:
         for rank in crew.others:
             crew.logs[rank] = folder / f"process_{rank}.log"
             place = Place(rank, processes, rank, processes)
             with crew.logs[rank].open("wb") as output:
-                child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", START],
+                crew.children[rank] = child.start(
+                    *("-m", START),
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
-                    env=environment,
                     start_new_session=True,  # Ctrl-C of the terminal is for this process, which ends the others
                 )
-            crew.children[rank] = child
-            assert child.stdin is not None
-            with suppress(BrokenPipeError), child.stdin as stdin:  # one that is dead says so by its exit code
-                stdin.write(pickle.dumps((config, place, store.port, os.getpid())))
+            child.send_input(crew.children[rank], (config, place, store.port, os.getpid()))
     except BaseException:
         crew.kill()
         raise

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import signal
 import sys
 
-from runner.core import machine
+from runner.core import child
 
 
 def main() -> int:
     """Serve the parent, and never outlive it."""
     config, place, port, parent = pickle.load(sys.stdin.buffer)
-    machine.die_with_parent()
-    if os.getppid() != parent:  # it died before the kernel was asked
-        return 1
+    child.end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from runner.engines.pipeline.processes import meet, serve  # imports torch

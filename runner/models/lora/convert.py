@@ -6,13 +6,13 @@ import argparse
 import json
 import logging
 import shutil
-import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
-from runner.core.errors import ConfigError, OutputError, RunnerError
+from runner.core import console
+from runner.core.errors import ConfigError, OutputError
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.models.quantization import quiet_torchao
 
@@ -43,17 +43,11 @@ HARMLESS = {
 PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own weights, too
 
 
-def entry() -> None:
+def entry() -> NoReturn:
     """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it, and it warns
     quiet_torchao()
-    try:
-        print(convert(parser().parse_args()))
-    except RunnerError as error:
-        print(f"runner-convert-lora: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    console.run_entry("runner-convert-lora", lambda: print(convert(parser().parse_args())))
 
 
 def parser() -> argparse.ArgumentParser:

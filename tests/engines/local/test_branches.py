@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import open_engine
+from runner.engines import base, open_engine
 from runner.engines.base import Request
 from runner.engines.local.branches import BranchDecoder, columnar, decode, may_attend
 from runner.models.rope import rope_2d
@@ -147,7 +147,7 @@ def test_the_engine_answers_as_each_branch_alone(
         generation=GenerationConfig(name="greedy", max_new_tokens=steps),
     )
     engine, texts = open_engine(config), ("one, ", "", "two")
-    (done,) = engine.complete([Request(7, "Main", branches=texts, ignore_eos=True)])
+    (done,) = base.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
     model = build(family, attn_implementation=attention.value)
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -168,7 +168,7 @@ def test_the_engine_answers_as_each_branch_alone(
         placed += column
     assert done.branches is not None
     assert [one.token_ids for one in done.branches] == alone
-    assert (done.index, done.text, done.token_ids, done.finish_reason) == (7, "", [], FinishReason.length)
+    assert (done.id, done.text, done.token_ids, done.finish_reason) == (7, "", [], FinishReason.length)
     assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, begun))
     assert engine.stats.decode_tokens == 3 * (steps - 1)
     assert engine.stats.decode_s > 0
@@ -179,13 +179,13 @@ def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: 
     model = ModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
-    (free,) = engine.complete([dataclasses.replace(request, ignore_eos=True)])
+    (free,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
     end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
     loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
-    (done,) = engine.complete([request])
-    (ignored,) = engine.complete([dataclasses.replace(request, ignore_eos=True)])
+    (done,) = base.complete(engine, [request])
+    (ignored,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert done.branches is not None
     ended, went_on = done.branches[1], done.branches[0]
     cut = free.branches[1].token_ids.index(end)

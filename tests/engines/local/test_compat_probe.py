@@ -198,7 +198,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
-    script = "import sys; from runner.engines import native; sys.exit(native.kernels() is None)"
+    script = "import sys; from runner.engines.local.kernels import native; sys.exit(native.kernels() is None)"
     if native.kernels() is None:
         pytest.skip("no C compiler is here")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
@@ -213,8 +213,15 @@ BARE = """
 import json, sys
 for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
     sys.modules[name] = None  # an import of it fails
-from runner.config import *
-from runner.engines.base import Request
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import Dtype, ModelConfig
+from runner.config.quantization import QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.tracking import TrackingConfig
+from runner.engines.base import Request, complete
 from runner.engines.local.engine import LocalEngine
 
 config = RunnerConfig(model=ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
@@ -222,7 +229,7 @@ config = RunnerConfig(model=ModelConfig(name=sys.argv[1], device="cpu", dtype=Dt
     generation=GenerationConfig(name="greedy", max_new_tokens=int(sys.argv[3])), tracking=TrackingConfig(name="none"))
 engine = LocalEngine(config)
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
-print(json.dumps({done.index: done.token_ids for done in engine.complete(asked)}))
+print(json.dumps({done.id: done.token_ids for done in complete(engine, asked)}))
 """
 
 

@@ -13,7 +13,8 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, Dtype, ModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Message, Request, Watch
+from runner.engines import base
+from runner.engines.base import Completion, Delta, Message, Request
 from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, Kept
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads, SharedKv
@@ -33,26 +34,26 @@ def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) 
 def listen(
     engine: LocalEngine, requests: list[Request], enough: int = 10**9
 ) -> tuple[dict[int, str], list[Completion]]:
-    heard: dict[int, str] = {request.index: "" for request in requests}
+    heard: dict[int, str] = {request.id: "" for request in requests}
 
-    def text(index: int, new: str) -> bool:
-        assert new
-        heard[index] += new
-        return len(heard[index]) < enough
+    def text(delta: Delta) -> bool:
+        assert delta.text
+        heard[int(delta.id)] += delta.text
+        return len(heard[int(delta.id)]) < enough
 
-    return heard, list(engine.complete(requests, watch=Watch(text=text)))
+    return heard, list(base.complete(engine, requests, on_delta=text))
 
 
 def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
     heard, done = listen(engine, [Request(index, PROMPT[index:], ignore_eos=True) for index in range(3)])
     assert len(done) == 3
     for completion in done:
-        assert heard[completion.index] == completion.text
+        assert heard[completion.id] == completion.text
         assert len(completion.text) > 10
 
 
 def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
-    (whole,) = engine.complete([Request(0, PROMPT, ignore_eos=True)])
+    (whole,) = base.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
     stop = whole.text[6:9]
     heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
     assert done.finish_reason is FinishReason.stop
@@ -60,7 +61,7 @@ def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
 
 
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
-    list(engine.complete([Request(0, "a", max_new_tokens=1)]))
+    list(base.complete(engine, [Request(0, "a", max_new_tokens=1)]))
     tokens = engine._model().tokenizer("né", add_special_tokens=False)["input_ids"]
     assert engine._ending is not None
     assert engine._ending.fresh(tokens[:-1], Request(0, ""), "") == "n"
@@ -69,15 +70,15 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
-    alone = {done.index: done for done in engine.complete(requests)}
+    alone = {done.id: done for done in base.complete(engine, requests)}
     heard = ""
 
-    def text(index: int, new: str) -> bool:
+    def text(delta: Delta) -> bool:
         nonlocal heard
-        heard += new if index == 0 else ""
-        return index == 1 or len(heard) < 5
+        heard += delta.text if delta.id == 0 else ""
+        return delta.id == 1 or len(heard) < 5
 
-    done = {completion.index: completion for completion in engine.complete(requests, watch=Watch(text=text))}
+    done = {completion.id: completion for completion in base.complete(engine, requests, on_delta=text)}
     assert done[0].finish_reason is FinishReason.cancelled
     assert done[0].text == heard
     assert alone[0].text.startswith(heard)
@@ -87,18 +88,18 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
 
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
-    whole = {done.index: done.token_ids for done in engine.complete(requests)}
-    under_way = engine.complete(requests)
+    whole = {done.id: done.token_ids for done in base.complete(engine, requests)}
+    under_way = base.complete(engine, requests)
     next(under_way)
     under_way.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in fact
     assert engine.stats.rows_alive == 0
-    assert {done.index: done.token_ids for done in engine.complete(requests)} == whole
+    assert {done.id: done.token_ids for done in base.complete(engine, requests)} == whole
 
 
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
     seen: list[float] = []
     requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
-    list(engine.complete(requests, watch=Watch(step=lambda: seen.append(engine.stats.under_way))))
+    list(base.complete(engine, requests, on_step=lambda: seen.append(engine.stats.under_way)))
     assert len(seen) >= 10
     assert engine.stats.under_way == 0
 
@@ -110,7 +111,7 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     for turn in range(3):
         said.append(Message("user", f"{PROMPT}This is turn {turn}."))
         before = engine.stats.prefill_tokens
-        (done,) = engine.complete([Request(turn, tuple(said), keep=keep, ignore_eos=True)])
+        (done,) = base.complete(engine, [Request(turn, tuple(said), keep=keep, ignore_eos=True)])
         computed.append(engine.stats.prefill_tokens - before)
         answers.append(done.token_ids)
         said.append(Message("assistant", done.text))

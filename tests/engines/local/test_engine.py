@@ -15,7 +15,7 @@ from runner.config.model import Dtype, ModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import open_engine
+from runner.engines import base, open_engine
 from runner.engines.base import Completion, Engine, Message, Request
 from runner.engines.local.base_cache import Shelf
 
@@ -30,7 +30,7 @@ Make = Callable[..., RunnerConfig]
 
 
 def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[int, Completion]:
-    return {done.index: done for done in engine.complete(requests, batch_size)}
+    return {done.id: done for done in base.complete(engine, requests, batch_size)}
 
 
 def requests(**keys: Any) -> list[Request]:

@@ -21,7 +21,7 @@ from runner.config.quantization import Int8Config, Nf4Config
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.result import FinishReason
-from runner.engines import open_engine
+from runner.engines import base, open_engine
 from runner.engines.base import Engine, Request
 from runner.engines.local import prefix_tree, scheduler
 from runner.models.load import adapt, load_base
@@ -53,12 +53,12 @@ def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypat
     random.Random(1).shuffle(shuffled)
     assert complete(engine, shuffled, 5) == expected
 
-    interrupted = engine.complete(shuffled, 4)
+    interrupted = base.complete(engine, shuffled, 4)
     first = tokens_of(next(interrupted) for _ in range(5))
     interrupted.close()  # type: ignore[attr-defined]
     engine.close()
     engine = open_engine(config)
-    rest = [request for request in requests() if request.index not in first]
+    rest = [request for request in requests() if request.id not in first]
     assert first | complete(engine, rest) == expected, "resumed half way"
 
     shared = engine.stats.shared_tokens
@@ -143,10 +143,10 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     engine.load()
     engine._real._loaded.model.generation_config.eos_token_id = eos  # type: ignore[attr-defined]
     for batch_size in (64, 1, 4):
-        done = {completion.index: completion for completion in engine.complete(asked, batch_size)}
+        done = {completion.id: completion for completion in base.complete(engine, asked, batch_size)}
         for request in asked:
-            tokens, text, reason = _expected(request, free[request.index], eos, tokenizer)
-            got = done[request.index]
+            tokens, text, reason = _expected(request, free[request.id], eos, tokenizer)
+            got = done[request.id]
             assert (got.token_ids, got.text, got.finish_reason) == (tokens, text, reason), request
     reasons = {completion.finish_reason for completion in done.values()}
     assert reasons == {FinishReason.stop, FinishReason.length}
@@ -189,7 +189,7 @@ def test_a_sample_depends_on_its_seed_and_index_only(
         expected |= complete(plain, [request])
     plain.close()
     engine = in_every_way(config, expected, monkeypatch)
-    renumbered = [replace(request, index=request.index + 100) for request in requests()]
+    renumbered = [replace(request, id=request.id + 100) for request in requests()]
     other = complete(engine, renumbered)
     assert all(other[index + 100] != tokens for index, tokens in expected.items()), "another index, another sample"
     engine.close()
@@ -214,7 +214,7 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, s
     config = of_family(make_config, saved_family)
     engine = open_engine(config)
     expected = complete(engine, requests())
-    done = {one.index: one for one in engine.complete([*requests(), Request(99, "")])}
+    done = {one.id: one for one in base.complete(engine, [*requests(), Request(99, "")])}
     assert {index: done[index].token_ids for index in expected} == expected
     assert done[99].finish_reason is FinishReason.error
     assert "no tokens" in str(done[99].error)
@@ -236,7 +236,7 @@ def test_prefixes_are_let_go_with_their_last_row(
 
     monkeypatch.setattr(scheduler, "share", share)
     complete(engine, requests())
-    going = engine.complete(requests(), 3)
+    going = base.complete(engine, requests(), 3)
     next(going)
     assert any(prefix.kv is not None for prefix in made)
     going.close()  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from runner.config.model import Dtype, ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core.result import FinishReason
-from runner.engines import open_engine
+from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
 from runner.engines.local import scheduler
 from runner.engines.local.attention import Pass
@@ -167,7 +167,7 @@ def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, mon
             raise torch.OutOfMemoryError(CUDA_SAYS)
         real(self, rows)
 
-    limits = [replace(request, max_new_tokens=2 + request.index // 2) for request in requests()]
+    limits = [replace(request, max_new_tokens=2 + request.id // 2) for request in requests()]
     monkeypatch.setattr(Sampler, "keep", keep)
     assert complete(engine, limits) == {
         index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
@@ -183,11 +183,11 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     def fail(number: int, running: Stream, ids: list[int]) -> None:
         if ids[-1] == poison and running.own is not None and 1 <= len(ids) <= 2 and not running.active:
             raise torch.OutOfMemoryError(CUDA_SAYS)
-        if len(running.active) > 0 and any(row.request.index == alone for row in running.active):
+        if len(running.active) > 0 and any(row.request.id == alone for row in running.active):
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
-        done = {completion.index: completion for completion in engine.complete(requests())}
+        done = {completion.id: completion for completion in base.complete(engine, requests())}
     assert sorted(done) == sorted(expected)
     assert done[alone].finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)
@@ -248,9 +248,17 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from runner.config import *
-from runner.engines import open_engine, stream
-from runner.engines.base import Request
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import Dtype, ModelConfig
+from runner.config.quantization import QuantizationConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.tracking import TrackingConfig
+from runner.engines import open_engine
+from runner.engines.base import Request, complete
+from runner.engines.local import scheduler
 
 scheduler.ROOM_TO_GROW = 32
 model = ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
@@ -261,14 +269,14 @@ asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n == 0 else None, 
 
 def run(extra_mib):
     engine, tokens = open_engine(config), {}
-    list(engine.complete(asked[:2]))  # threads and buffers of the libraries are there
+    list(complete(engine, asked[:2]))  # threads and buffers of the libraries are there
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
-    for done in engine.complete(asked):
+    for done in complete(engine, asked):
         if not tokens and extra_mib is not None:
             size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (size + extra_mib * 2**20, unlimited[1]))
         assert done.error is None, done.error
-        tokens[done.index] = done.token_ids
+        tokens[done.id] = done.token_ids
     resource.setrlimit(resource.RLIMIT_AS, unlimited)
     notes, _ = engine.stats.notes, engine.close()
     return {"tokens": tokens, "notes": notes}

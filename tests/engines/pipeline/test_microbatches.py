@@ -61,7 +61,7 @@ def test_as_many_batches_as_stages_are_under_way(
     line, stats = Line(member), EngineStats()
     rows = [Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)]
     rounds = Rounds(line, config, stats, Ending(load_tokenizer(parts)), pad=0)
-    done = sorted((one.index, len(one.token_ids)) for one in rounds.run(rows, None))
+    done = sorted((one.id, len(one.token_ids)) for events in rounds.run(rows, None) for one in events)
     assert done == [(index, 2 + index % 3) for index in range(7)]
     assert len({batch for _, batch, _ in line.asked}) == batches
     assert line.asked[: min(batches, DEPTH)] == [

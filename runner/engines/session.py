@@ -1,0 +1,149 @@
+"""What the sessions of all engines share: any thread submits and cancels, one thread steps."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Generic, Self, TypeVar
+
+from runner.core.errors import ConfigError
+from runner.engines.base import Completion, Event, Request, RequestId
+
+Admitted = TypeVar("Admitted")
+
+
+class BaseSession(ABC, Generic[Admitted]):
+    """Keeps what was submitted until the next step takes it, and knows which ids are under way.
+
+    An engine says how a request is admitted (in the thread that submits it, so that its errors reach who asked), what
+    a step does, and what is to be dropped in the end.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._driving = threading.RLock()  # held during a step, so that closing waits for its end
+        self._admitting: set[RequestId] = set()
+        self._left: dict[RequestId, int] = {}  # completions that are still to come
+        self._arrived: list[Admitted] = []
+        self._cancelled: set[RequestId] = set()
+        self._closed = False
+
+    @abstractmethod
+    def _admit(self, request: Request) -> Admitted:
+        """Check and prepare a request; runs in the thread that submits it, at the same time as a step."""
+
+    @abstractmethod
+    def _advance(self, arrived: list[Admitted], cancelled: set[RequestId]) -> list[Event]:
+        """Take in what has arrived, end what was cancelled, and do one unit of work."""
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """Let go of all that is under way."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._left
+
+    def submit(self, request: Request) -> None:
+        """Let a request in; ConfigError where it cannot be served, or its id is under way already."""
+        with self._changed:
+            self._check_open()
+            if request.id in self._left or request.id in self._admitting:
+                raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
+            self._admitting.add(request.id)
+        try:
+            admitted = self._admit(request)
+            with self._changed:
+                self._check_open()
+                self._left[request.id] = request.n
+                self._arrived.append(admitted)
+                self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._admitting.discard(request.id)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request before the next unit of work; an id that is not under way is ignored."""
+        with self._changed:
+            if request_id in self._left:
+                self._cancelled.add(request_id)
+
+    def step(self) -> list[Event]:
+        """Do one unit of work; return what came of it."""
+        with self._driving:
+            arrived: list[Admitted] = []
+            cancelled: set[RequestId] = set()
+            if self._arrived or self._cancelled:
+                with self._changed:
+                    arrived, self._arrived = self._arrived, arrived
+                    cancelled, self._cancelled = self._cancelled, cancelled
+            if not self._left:
+                return []
+            events = self._advance(arrived, cancelled)
+            for event in events:
+                if isinstance(event, Completion):
+                    self._count_off(event.id)
+            return events
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until something is under way, or the session is closed; return whether something is."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left or self._closed, timeout)
+            return bool(self._left)
+
+    def close(self) -> None:
+        """Drop what is under way, after the step that is running; no request is let in from here on."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        with self._driving:
+            self._drop()
+            with self._changed:
+                self._left, self._arrived, self._cancelled = {}, [], set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("this session is closed: open another one")
+
+    def _count_off(self, request_id: RequestId) -> None:
+        with self._changed:
+            self._left[request_id] -= 1
+            if not self._left[request_id]:
+                del self._left[request_id]
+                self._cancelled.discard(request_id)  # too late, and a later request may bear the same id
+
+
+class ListSession(BaseSession[Request]):
+    """For an engine that takes a closed list at a time: what is submitted meanwhile waits for the next list."""
+
+    def __init__(self, run: Callable[[list[Request]], Iterator[list[Event]]]) -> None:
+        super().__init__()
+        self._run = run
+        self._waiting: list[Request] = []
+        self._running: Iterator[list[Event]] | None = None
+
+    def _admit(self, request: Request) -> Request:
+        return request
+
+    def _advance(self, arrived: list[Request], _cancelled: set[RequestId]) -> list[Event]:
+        self._waiting += arrived
+        if self._running is None:
+            waiting, self._waiting = self._waiting, []
+            self._running = self._run(waiting)
+        events = next(self._running, None)
+        if events is None:
+            self._running = None
+        return events or []
+
+    def _drop(self) -> None:
+        if self._running is not None:
+            self._running.close()  # type: ignore[attr-defined]
+            self._running = None
