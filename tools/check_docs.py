@@ -70,7 +70,8 @@ def commands(page: Path) -> dict[str, str]:
     """Return the commands of a page, from code blocks and from sentences, each with the error that it shows, if any."""
     text = page.read_text(encoding="utf-8")
     found = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
-    found |= dict.fromkeys(re.findall(r"`([^`\n]+)`", FENCE.sub("", text)), "")
+    codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    found |= {code: "" for code in codes if " " in code}  # one word alone is the program's name
     return {line: error for line, error in found.items() if COMMAND.match(line) and not STANDS_FOR_MANY.search(line)}
 
 

@@ -1,4 +1,4 @@
-"""Which keys tell two jobs apart, and which tell two loaded models apart."""
+"""The keys that tell two jobs apart, and the keys that tell two loaded models apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.config.root import RunnerConfig
 
 
 def base_key(config: RunnerConfig) -> str:
-    """Say what has to be loaded for a job, adapters left out: jobs with the same key can share one loaded base."""
+    """Name the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
     parts = [config.model, config.quantization, config.rope]
     if isinstance(config.lora, AdapterConfig) and config.lora.merge:
         parts.append(config.lora)  # merging changes the base for good

@@ -1,4 +1,4 @@
-"""lora – no adapter, a PEFT adapter, or a square-only one in a .pth file."""
+"""lora – no adapter, a PEFT adapter, or a square-only adapter in a .pth file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LoraConfig:
 
 @dataclass
 class AdapterConfig(LoraConfig):
-    """Shared keys of the adapters: where it is, and whether it is folded into the weights."""
+    """Shared keys of the adapters: the path, and whether to merge the adapter into the weights."""
 
     name: str = MISSING
     path: str = inert(MISSING, HASHED)
@@ -36,7 +36,7 @@ class PeftConfig(AdapterConfig):
 
 @dataclass
 class PthConfig(AdapterConfig):
-    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null = as the file has it."""
+    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: the file's own."""
 
     name: str = "pth"
     rank: int | None = None

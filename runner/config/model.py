@@ -1,4 +1,4 @@
-"""model – which model, and how it is held: device, dtype, attention."""
+"""model – the model, and its device, dtype and attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.core.errors import ConfigError, check
 
 
 class Dtype(StrEnum):
-    """Number format of the weights and activations; auto = as the checkpoint says."""
+    """Number format of the weights and activations; auto: as the checkpoint says."""
 
     auto = "auto"
     float32 = "float32"
@@ -21,7 +21,7 @@ class Dtype(StrEnum):
 
 
 class Attention(StrEnum):
-    """Attention implementation; auto = what transformers picks."""
+    """Attention implementation; auto: the one that transformers picks."""
 
     auto = "auto"
     sdpa = "sdpa"
@@ -45,7 +45,7 @@ class ModelConfig:
     shape: str | None = inert(None, HASHED)
     random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
     trust_remote_code: bool = False
-    check_memory: bool = inert(True, "refuses what would not fit, and changes nothing in what does")
+    check_memory: bool = inert(True, "refuses a model that would not fit, and changes nothing in one that does")
 
     def __post_init__(self) -> None:
         check(self.threads is None or self.threads >= 1, "model.threads", self.threads, "must be 1 or more, or null")
@@ -88,7 +88,7 @@ class LocalConfig(ModelConfig):
 
 @dataclass
 class StubConfig(ModelConfig):
-    """No weights: echoes the head of the prompt, to wire up whole grids in seconds."""
+    """No weights: echoes the head of the prompt, to try out whole grids in seconds."""
 
     name: str = inert("stub", HASHED)
     delay_s: float = inert(0.0, "only slows the stub down")

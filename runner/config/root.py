@@ -34,11 +34,11 @@ class RunnerConfig:
     rope: RopeConfig = MISSING
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
-    tracking: TrackingConfig = inert(MISSING, "where results are logged, not what they are")
+    tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
     seed: int = 0
-    output_dir: str = inert("outputs", "where results lie, not what they are")
-    print: Print = inert(Print.table, "what is shown, not what is computed")
-    plan: bool = inert(False, "shows what would be done and does nothing")
+    output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
+    print: Print = inert(Print.table, "changes the display, not the computation")
+    plan: bool = inert(False, "shows the plan and does nothing")
     rerun: bool | str = inert(False, "asks for the same job again")
     workers: str = inert("auto", "how many processes share a grid's jobs")
     job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")

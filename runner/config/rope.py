@@ -68,7 +68,7 @@ class RopeLengthScalingConfig(RopeScalingConfig):
 
 @dataclass
 class RopeYarnConfig(RopeLengthScalingConfig):
-    """YaRN: low frequencies are stretched, high ones kept; null = as the paper says."""
+    """YaRN: low frequencies are stretched, high ones kept; null: as in the paper."""
 
     name: str = "yarn"
     attention_factor: float | None = None
