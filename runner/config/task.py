@@ -315,7 +315,7 @@ class SplitConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(TaskConfig):
-    """Put the parts of a split back together, bit for bit. `dtype` serves old JSON parts, whose numbers have no dtype."""
+    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not name one."""
 
     module: ClassVar[str] = "runner.tasks.merge"
     name: str = "merge"
