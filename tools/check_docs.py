@@ -24,7 +24,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from runner.__main__ import CONF, plain_texts
+from runner.__main__ import CONF, quote_plain_texts
 from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.hydra_errors import EXTRAS, explain
@@ -144,7 +144,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
 
 
 def _check_runner(arguments: list[str]) -> None:
-    options = get_args_parser().parse_args(plain_texts(arguments))
+    options = get_args_parser().parse_args(quote_plain_texts(arguments))
     if options.shell_completion:
         return
     hydra = _hydra(options.config_dir or "experiments")
