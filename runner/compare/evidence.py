@@ -16,7 +16,7 @@ from runner.core.progress import Progress
 if TYPE_CHECKING:
     from runner.compare.store import Client
 
-SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"
+SAMPLES = "samples.jsonl"
 FETCHED_AT_ONCE = 8  # a server's answer is mostly waited for; more would crowd out its other users
 
 

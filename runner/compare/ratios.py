@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 from runner.compare.data import Finding, NotPaired, Ratio, Row, Run
-from runner.compare.evidence import REPEATS, Evidence
+from runner.compare.evidence import Evidence
 from runner.compare.pair import ALPHA
+from runner.core.metrics import BY_REPEATS
+from runner.core.repeats import FILE, read_repeats
 from runner.core.stats import bootstrap_ratio_interval, holm, rank_sum_exact
-
-Measures = dict[str, list[float]]  # what was measured -> its repeats
-
-SWEEP = ("decode_tok_per_s", "ttft_s")
-MEMORY = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s", "decode_tok_per_s")
 
 
 def compare_repeats(run: Run, base: Run, evidence: Evidence) -> list[Ratio]:
@@ -38,55 +31,19 @@ def _ratio(name: str, ours: list[float], theirs: list[float]) -> Ratio:
     return Ratio(name, ratio, low, high, len(ours), len(theirs), rank_sum_exact(ours, theirs))
 
 
-def repeats_of(run: Run, evidence: Evidence) -> Measures:
-    """Return the repeats of each measure, from the run's folder or from MLflow."""
-    readers: dict[str, Callable[[list[Any]], Measures]] = {"sweep": sweep_measures, "memory": memory_measures}
-    if run.task not in readers:
+def repeats_of(run: Run, evidence: Evidence) -> dict[str, list[float]]:
+    """Return the repeats of each measure that runs are compared by, from the run's folder or from MLflow."""
+    if "task.repeats" not in run.params:
         raise NotPaired(f"task={run.task} has neither verdicts nor repeats to compare by")
-    for path in evidence.files(run, REPEATS):
+    for path in evidence.files(run, FILE):
         try:
-            measures = readers[run.task](read_lines(path))
+            measures = read_repeats(path)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # half written, perhaps: MLflow has another copy
-        if measures:
-            return measures
-    raise NotPaired(f"no evidence: {REPEATS} of {run.job_id} is neither in its folder nor in MLflow, or not whole")
-
-
-def read_lines(path: Path) -> list[Any]:
-    """Read a file of one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def sweep_measures(lines: list[Any]) -> Measures:
-    """Return a sweep's counted repeats by cell, as its metrics are named: decode_tok_per_s/batch_8_prompt_64."""
-    measures: Measures = {}
-    for figure in SWEEP:
-        for line in lines:
-            if line["counted"]:
-                name = f"{figure}/batch_{line['batch_size']}_prompt_{line['prompt_tokens']}"
-                measures.setdefault(name, []).append(float(line[figure]))
-    return measures
-
-
-def memory_measures(lines: list[Any]) -> Measures:
-    """Return what each fresh process of a memory benchmark has measured."""
-    measures: Measures = {}
-    for line in lines:
-        stages = line["figures"]
-        peak_mib = max(stage["peak_rss_mib"] for stage in stages.values())
-        values = {
-            **line["metrics"],
-            "peak_rss_mib": peak_mib,
-            "peak_over_baseline_mib": peak_mib - stages["import"]["steady_rss_mib"],
-            "steady_rss_mib": stages["decode"]["steady_rss_mib"],
-        }
-        if "cuda_peak_mib" in stages["decode"]:
-            values["cuda_peak_mib"] = max(stage.get("cuda_peak_mib", 0.0) for stage in stages.values())
-        for name in MEMORY:
-            if name in values:
-                measures.setdefault(name, []).append(float(values[name]))
-    return {name: repeats for name, repeats in measures.items() if len(repeats) == len(lines)}
+        found = {name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key}
+        if found:
+            return found
+    raise NotPaired(f"no evidence: {FILE} of {run.job_id} is neither in its folder nor in MLflow, or not whole")
 
 
 def judge_ratios(rows: list[Row]) -> None:
