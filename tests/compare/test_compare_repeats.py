@@ -9,7 +9,7 @@ from scipy import stats as reference
 from stores import NF4, NONE, Store
 
 from runner.compare.data import Ratio, Row
-from runner.compare.ratios import judge_ratios, repeats_needed
+from runner.compare.repeats import judge_ratios, repeats_needed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

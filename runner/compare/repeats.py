@@ -7,7 +7,7 @@ from statistics import median
 
 from runner.compare.data import Finding, NotPaired, Ratio, Row, Run
 from runner.compare.evidence import Evidence
-from runner.compare.pair import ALPHA
+from runner.compare.pairing import ALPHA
 from runner.core.metrics import BY_REPEATS
 from runner.core.repeats import FILE, read_repeats
 from runner.core.stats import bootstrap_ratio_interval, holm, rank_sum_exact
