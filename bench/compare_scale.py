@@ -59,15 +59,15 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner.compare import command, evidence, pair, table
+from runner.compare import command, evidence, pairing
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
     (command, "open_store", "importing MLflow, opening the store"),
     (command, "load_runs", "asking the store for its runs"),
     (evidence.Evidence, "fetch", "fetching samples out of MLflow"),
     (evidence.Evidence, "of", "reading samples"),
-    (pair, "mcnemar_exact", "statistics"), (pair, "paired_difference_interval", "statistics"),
-    (pair, "detectable_difference", "statistics"), (pair, "holm", "statistics"),
+    (pairing, "mcnemar_exact", "statistics"), (pairing, "paired_difference_interval", "statistics"),
+    (pairing, "detectable_difference", "statistics"), (pairing, "holm", "statistics"),
     (command, "tabulate", "table"), (command, "render", "printing"),
 ):
     clock(module, name, label)

@@ -73,7 +73,7 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(used.split(".")[0] == "mlflow" for used in names):
                 users.add(name)
-    assert users <= {"store.tracking", "compare.store"}
+    assert users <= {"store.tracking", "compare.runs"}
 
 
 HEAVY = (

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from runner.config.quantization import Nf4Config
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core.errors import ConfigError, JobFailed
+from runner.core.metrics import BY_REPEATS
+from runner.core.repeats import read_repeats
 from runner.core.result import Result
 from runner.engines.base import Engine
 from runner.store.jobs import Job, Recorder
@@ -51,7 +54,11 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
     assert result.metrics["peak_rss_mib_min"] <= result.metrics["peak_rss_mib"] <= result.metrics["peak_rss_mib_max"]
     assert result.metrics["weight_mib"] == result.metrics["predicted_weight_mib"] == 0
     assert all(re.fullmatch(r"[\w\-. :/]+", key) for key in result.metrics)
-    assert len((recorder.folder / "repeats.jsonl").read_text().splitlines()) == 2
+    repeats = read_repeats(recorder.folder / "repeats.jsonl")
+    assert {*BY_REPEATS} & result.metrics.keys() <= repeats.keys()
+    for name, values in repeats.items():
+        assert result.metrics[name] == median(values)
+        assert len(values) == 2
     assert len(result.notes) == len(set(result.notes))
 
 
