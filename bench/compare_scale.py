@@ -25,13 +25,14 @@ from pathlib import Path
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.progress import Progress
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.store import tracking
 from runner.store.jobs import Recorder, claim, identify
 from runner.tasks.gsm8k import score

@@ -7,7 +7,6 @@ blocks are quantized; embeddings, the head, norms and biases keep model.dtype; t
 from __future__ import annotations
 
 import json
-import math
 import pickletools
 import re
 import zipfile
@@ -16,27 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import gguf_file, random_weights, resolve
-from runner.checkpoints.formats import Format, read_format
 from runner.checkpoints.resolve import locate, locate_adapter
 from runner.checkpoints.weight_files import Tensor, read_weight_file
 from runner.config.lora import AdapterConfig, PthConfig
-from runner.config.model import Attention, Dtype, StubConfig
-from runner.config.quantization import (
-    AwqConfig,
-    FourBitConfig,
-    GptqConfig,
-    Int8Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.config.model import Attention, StubConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import BYTES, Dtype
 from runner.core.machine import MIB
+from runner.quantization import read_format
+from runner.quantization.base import Format, QuantizationConfig
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
-BLOCK = 64  # bitsandbytes: 4-bit weights that share one scale
-NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
@@ -107,7 +97,7 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     stored = read_format(settings)
     held = config.quantization if stored is None else stored.config
     largest = max((elements(tensor, stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
-    unpacked = largest * _unpacked_bytes(held, dtype_bytes)
+    unpacked = largest * held.unpacked_bytes(dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
         return unpacked + _activation_bytes(settings, dtype_bytes, batch_size, tokens, context if eager else 0)
@@ -167,38 +157,24 @@ def weight_bytes(
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
-            parts["linear" if _is_packed(tensor) else "scales"] += 0 if _is_note(tensor) else tensor.nbytes
+            held = stored.config
+            part = "linear" if tensor.name.endswith(held.packed_names) else "scales"
+            parts[part] += 0 if held.is_note(tensor.name) else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # quantized before: loaded as it is
         elif part != "linear" or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
-            linear, scales = quantized_bytes(tensor, quantization, dtype_bytes)
+            linear, scales = quantization.price(tensor.shape[0], tensor.params, dtype_bytes)
             parts["linear"] += linear
             parts["scales"] += scales
     return parts
 
 
-def quantized_bytes(tensor: Tensor, quantization: QuantizationConfig, dtype_bytes: int) -> tuple[int, int]:
-    """Bytes of one linear weight after quantization, and of its constants."""
-    match quantization:
-        case Int8Config():
-            return tensor.params, 4 * tensor.shape[0]  # one float32 scale a row
-        case TorchaoInt8Config():
-            return tensor.params, 5 * tensor.shape[0]  # one float32 scale and one int8 zero point a row
-        case FourBitConfig(double_quant=double_quant):
-            blocks = math.ceil(tensor.params / BLOCK)
-            code = 16 * 4
-            if not double_quant:
-                return math.ceil(tensor.params / 2), 4 * blocks + code
-            nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, code, offset
-            return math.ceil(tensor.params / 2), blocks + code + nested
-    return tensor.params * dtype_bytes, 0
-
-
 def elements(tensor: Tensor, stored: Format | None) -> int:
     """Count the numbers that a linear weight stands for, packed or not; 0 where it is none."""
-    if stored is not None and (_is_packed(tensor) or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
+    packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
+    if stored is not None and (packed or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
         return tensor.nbytes * 8 // stored.bits
     return tensor.params if _part(tensor) == "linear" else 0
 
@@ -228,16 +204,6 @@ def _activation_bytes(
     return max(mlp, attention, logits)
 
 
-def _unpacked_bytes(quantization: QuantizationConfig, dtype_bytes: int) -> int:
-    """Bytes an element of the full-size copy that the product with a quantized matrix makes of it."""
-    match quantization:
-        case Int8Config() | TorchaoInt8Config() | GptqConfig() | AwqConfig():
-            return dtype_bytes
-        case FourBitConfig(compute_dtype=compute_dtype):
-            return BYTES[compute_dtype.value]
-    return 0
-
-
 def _shape(settings: dict[str, Any]) -> dict[str, int]:
     """The sizes that memory depends on, under the names that Llama and GPT-2 give them."""
 
@@ -263,15 +229,6 @@ def _part(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
-
-
-def _is_packed(tensor: Tensor) -> bool:
-    return tensor.name.endswith((".qweight", "_qdata"))  # as GPTQ and AWQ, and as torchao, write them
-
-
-def _is_note(tensor: Tensor) -> bool:
-    """Whether bitsandbytes reads this, how it has packed, and holds it as Python's numbers and not as a tensor."""
-    return ".quant_state." in tensor.name or tensor.name.endswith(".weight_format")
 
 
 def _weight_files(folder: Path) -> list[Path]:

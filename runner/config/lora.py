@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.config.fields import HASHED, MISSING, inert
 from runner.core.errors import check
+from runner.core.fields import HASHED, MISSING, inert
 
 
 @dataclass

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from runner.config.fields import HASHED, MISSING, inert
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
-
-
-class Dtype(StrEnum):
-    """Number format of the weights and activations; auto = as the checkpoint says."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+from runner.core.fields import HASHED, MISSING, inert
 
 
 class Attention(StrEnum):

@@ -6,7 +6,6 @@ torch is there and the device is known, with the model's shape but not its weigh
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,11 +18,12 @@ from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.resolve import for_transformers
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
 from runner.config.model import Attention, StubConfig
-from runner.config.quantization import FourBitConfig, Int8Config, Nf4Config, QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
+from runner.quantization import SMALLEST
+from runner.quantization.base import Source
 
 if TYPE_CHECKING:
     import torch
@@ -41,32 +41,6 @@ def check(config: RunnerConfig) -> list[str]:
     on_gpu = config.model.device.startswith("cuda") or (config.model.device == "auto" and machine.gpu_models())
     # how much of a GPU is free is known to torch alone
     return [] if on_gpu else check_memory(config, limited({"cpu": machine.available_mib()}, config.model.max_memory))
-
-
-# --------------------------------------------------------------------------------------------- quantization
-
-
-def require_usable(quantization: QuantizationConfig, device: str) -> None:
-    """Import bitsandbytes, and turn its own ways of saying that it cannot run here into one message."""
-    if not isinstance(quantization, Int8Config | FourBitConfig):
-        return
-    formats.require_backend(quantization.name)
-    try:
-        library = importlib.import_module("bitsandbytes.cextension").lib
-    except Exception as error:  # it loads a native library: whatever that says, it is about this platform
-        raise unusable(quantization.name, str(error)) from error
-    reason = getattr(library, "error_msg", None)  # of the stand-in that it takes when the native one does not load
-    if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
-        raise unusable(quantization.name, str(reason))
-
-
-def unusable(name: str, reason: str) -> ConfigError:
-    """Say that bitsandbytes is installed and does not run."""
-    words = " ".join(reason.split())[:300]
-    return ConfigError(
-        f"quantization={name}: bitsandbytes is installed but does not run on this platform ({words}): "
-        "install a version built for this system, or use quantization=none"
-    )
 
 
 # --------------------------------------------------------------------------------------------------- memory
@@ -109,14 +83,15 @@ def judge_memory(config: RunnerConfig, predicted: Footprint, rooms_mib: Mapping[
 
 
 def smaller(config: RunnerConfig, free_mib: float) -> list[str]:
-    """Name 4-bit quantization as the fix where it would be one."""
+    """Name the smallest quantization as the fix where it would be one."""
     merged = isinstance(config.lora, AdapterConfig) and config.lora.merge
-    if config.quantization.name not in ("none", "int8") or merged:
+    if config.quantization.source is not Source.plain or merged:
         return []
-    in_4_bit = predict(replace(config, quantization=Nf4Config()))
-    if in_4_bit is None or in_4_bit.weight_mib > free_mib:
+    smallest = SMALLEST()
+    predicted = predict(replace(config, quantization=smallest))
+    if predicted is None or predicted.weight_mib > free_mib:
         return []
-    return [f"quantization=nf4 ({in_4_bit.weight_mib:,.0f} MiB)"]
+    return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
 
 
 def elsewhere(config: RunnerConfig, rooms_mib: Mapping[str, float]) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from runner.config.lora import AdapterConfig, LoraConfig
-from runner.config.quantization import QuantizationConfig
 from runner.core import machine
 from runner.models import quantization as quantization_room
 from runner.models.lora.peft import AdapterReport
+from runner.quantization.base import QuantizationConfig
 
 NO_LORA = {"lora_modules": 0.0, "lora_rank": 0.0, "lora_parameters": 0.0, "lora_delta_norm": 0.0}
 NAMES_SHOWN = 4
@@ -76,7 +76,7 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> tuple
     kinds = Counter(quantization_room.kind_of(model.get_submodule(path)) for path in quantized)
     total = len(quantized) + len(alone)
     held = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    how = quantization.name if quantization.name != "none" else "as the checkpoint is"
+    how = quantization.name if quantization.packed else "as the checkpoint is"
     on = f"{how}: {len(quantized)} of {total} linear layers ({held})"
     rest = some(alone) if quantized else f"all {total} linear layers"
     metrics = {"quantized_modules": float(len(quantized)), "unquantized_linears": float(len(alone))}

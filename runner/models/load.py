@@ -15,9 +15,10 @@ from runner.checkpoints import formats
 from runner.checkpoints.gguf_file import read_header
 from runner.checkpoints.resolve import for_transformers, locate, locate_adapter, read_settings
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype
+from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.loaded import text
 from runner.models import capability, inventory
@@ -25,6 +26,8 @@ from runner.models import quantization as quantization_room
 from runner.models.lora import peft as lora_room
 from runner.models.lora import pth as pth_room
 from runner.models.rope import choices as rope_room
+from runner.quantization import quiet_imports
+from runner.quantization.base import QuantizationConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,32 +47,33 @@ class Loaded:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)  # as loaded, whoever quantized them
 
 
 def load_base(config: RunnerConfig) -> Loaded:
     """Load what the groups model, quantization and rope describe: the part that several jobs can share."""
-    # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    quantization_room.quiet_torchao()
+    quiet_imports()
     folder = locate(config.model)
     stored = formats.check(config)
     adapter = locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
     started = time.perf_counter()
     unreset = inventory.start_memory()
     device = pick_device(config.model.device)
-    capability.require_usable(config.quantization if stored is None else stored.config, device.type)
+    held = config.quantization if stored is None else stored.config
+    held.prepare(device.type)
     capability.check_adapter(config, folder, adapter)
     dtype, notes = pick_dtype(config.model.dtype, folder, device)
     model_class = capability.class_of(folder, config.model.trust_remote_code)
     attention, fallback = capability.pick_attention(config.model.attention, device.type, model_class)
     notes += unreset + fallback + capability.check_memory(config, capability.rooms(config, device))
-    quantization = quantization_room.transformers_config(config.quantization, stored)
     notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
 
-    model = _from_pretrained(config, folder, device, dtype, quantization, attention)
+    model = _from_pretrained(config, folder, device, dtype, held if stored is None else None, attention)
+    held.check_loaded(model)
+    rope_room.apply(model, config.rope)
     if config.model.device_map is not None:
         device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
-    base = Loaded(model, _tokenizer(config, folder), device, notes=notes)
+    base = Loaded(model, _tokenizer(config, folder), device, notes=notes, quantization=held)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
     if stored is not None:
@@ -101,7 +105,7 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
             report = pth_room.apply(base.model, config.lora, adapter, config.model.name)
         else:
             assert isinstance(config.lora, PeftConfig)
-            with quantization_room.left_packed(base.model):
+            with base.quantization.adapting(base.model):
                 loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
         loaded.notes += report.notes
         for dtype, size in lora_room.weight_bytes(loaded.model).items():
@@ -164,7 +168,7 @@ def _from_pretrained(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-    quantization: Any,
+    quantization: QuantizationConfig | None,
     attention: Attention,
 ) -> Any:
     from transformers import AutoModelForCausalLM
@@ -179,23 +183,20 @@ def _from_pretrained(
         settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
     settings["trust_remote_code"] = config.model.trust_remote_code
     if quantization is not None:
-        settings["quantization_config"] = quantization
+        settings |= quantization.load_arguments()
     if attention is not Attention.auto:
         settings["attn_implementation"] = attention.value
     try:
         scaled = rope_room.prepare(config.rope, folder, config.model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
-        model = AutoModelForCausalLM.from_pretrained(place, **settings).eval()
+        return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_lines = " ".join(str(error).split())[:400]
         if folder.is_file():
             what = read_header(folder).architecture
             first_lines += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
         raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
-    quantization_room.check_kernels(model, config.quantization.name)
-    rope_room.apply(model, config.rope)
-    return model
 
 
 def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
@@ -221,7 +222,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     model = base.model
     settings = model.config.get_text_config()
     _note(base, inventory.describe_quantization(model, config.quantization))
-    if config.quantization.name not in ("none", "gguf") and not base.metrics["quantized_modules"]:
+    if config.quantization.packed and not base.metrics["quantized_modules"]:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = quantization_room.weight_bytes(model)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.checkpoints.formats import BACKENDS, read_format
 from runner.checkpoints.resolve import locate, read_settings
 from runner.config.lora import PeftConfig
 from runner.config.model import StubConfig
@@ -29,7 +28,7 @@ from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine
 from runner.engines.base import Engine, EngineReport, complete
 from runner.engines.synthetic import check_room, synthetic_requests
-from runner.models.quantization import quiet_torchao
+from runner.quantization import quiet_imports, read_format
 
 
 @dataclass
@@ -111,7 +110,7 @@ def import_libraries(config: RunnerConfig) -> None:
     """Import what the job will use, so that the next stage holds the weights and not the libraries."""
     if isinstance(config.model, StubConfig):
         return
-    quiet_torchao()
+    quiet_imports()
     importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
     # transformers imports a class when it is asked for
@@ -124,7 +123,7 @@ def import_libraries(config: RunnerConfig) -> None:
     ):
         getattr(transformers, name, None)
     stored = read_format(settings)
-    for library in BACKENDS.get(config.quantization.name if stored is None else stored.choice, ((), ""))[0]:
+    for library in (config.quantization if stored is None else stored.config).packages:
         importlib.import_module(library)
     if isinstance(config.lora, PeftConfig):
         importlib.import_module("peft")

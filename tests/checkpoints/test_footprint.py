@@ -13,10 +13,12 @@ import pytest
 from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.weight_files import Tensor
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import Fp4Config, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import DataError
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
 Saved = Callable[..., Path]  # the fixture `saved_family`
 
@@ -56,12 +58,12 @@ def test_quantized_weights_within_two_percent(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from runner.models.quantization import transformers_config, weight_bytes
+    from runner.models.quantization import weight_bytes
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        quantization_config=transformers_config(quantization),
+        **quantization.load_arguments(),
         dtype="auto",
         device_map={"": "cpu"},
     )

@@ -19,12 +19,15 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from runner.checkpoints import footprint, formats, gguf_file, resolve
 from runner.config.lora import PthConfig
-from runner.config.model import Dtype, LocalConfig, ModelConfig
-from runner.config.quantization import GgufConfig, Nf4Config, QuantizationConfig
+from runner.config.model import LocalConfig, ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeLinearConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.load import Loaded, adapt, load_base
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Nf4Config
+from runner.quantization.gguf import GgufConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -11,10 +11,10 @@ import torch
 
 from runner.checkpoints import footprint, random_weights, resolve
 from runner.config.model import ModelConfig
-from runner.config.quantization import Nf4Config
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.models.load import adapt, load_base
+from runner.quantization.bitsandbytes import Nf4Config
 
 PRESETS = sorted(file.stem for file in random_weights.SHAPES_DIR.glob("*.json"))
 MILLIONS = {  # as the models' own pages say, tied weights once

@@ -16,13 +16,15 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.identity import semantic_keys
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Dtype, ModelConfig, StubConfig
-from runner.config.quantization import FourBitConfig, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import ModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, MemoryConfig, PromptStyle, SplitConfig, SweepConfig
 from runner.config.tracking import TrackingConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import FourBitConfig, Int8Config, Nf4Config
 
 ROOT = Path(__file__).resolve().parents[2]
 register()

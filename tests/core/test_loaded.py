@@ -10,11 +10,12 @@ import pytest
 
 from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config, QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, MemoryConfig, SweepConfig, TaskConfig
 from runner.core.loaded import FACTS, METRICS, lines
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]

@@ -15,8 +15,9 @@ from grids import command, end_at, mlflow_runs, results, samples, wait_for
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import ModelConfig
 from runner.config.task import Gsm8kConfig
+from runner.core.dtypes import Dtype
 from runner.grid.workers import Crew, Worker
 from runner.run import run
 

@@ -21,15 +21,16 @@ import torch
 from runner.checkpoints import disk, random_weights
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype, ModelConfig, StubConfig
-from runner.config.quantization import Int8Config
+from runner.config.model import Attention, ModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import MemoryConfig, SplitConfig, SweepConfig
 from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models import capability
 from runner.models.load import load_base
+from runner.quantization.bitsandbytes import Int8Config
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
@@ -221,19 +222,18 @@ def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_pa
 def test_bitsandbytes_without_a_library_for_this_gpu(tmp_path: Path) -> None:
     library = "class lib: error_msg = 'CUDA version mismatch'"
     program = """
-from runner.config import Int8Config
-from runner.models.capability import require_usable
-require_usable(Int8Config(), "cpu")
-require_usable(Int8Config(), "cuda")
+from runner.quantization.bitsandbytes import Int8Config
+Int8Config().prepare("cpu")
+Int8Config().prepare("cuda")
 """
     env = os.environ | broken_bitsandbytes(tmp_path, library)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
-    assert "line 5" in done.stderr
+    assert "line 4" in done.stderr
     assert "does not run on this platform (CUDA version mismatch): install a version" in done.stderr
 
 
 def test_bitsandbytes_here_is_usable() -> None:
-    capability.require_usable(Int8Config(), "cpu")
+    Int8Config().prepare("cpu")
 
 
 # ----------------------------------------------------------------------------------------------------- memory

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from runner.config.lora import PeftConfig
-from runner.config.model import Attention, Dtype, ModelConfig
-from runner.config.quantization import Fp4Config, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import Attention, ModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.load import Loaded, adapt, load_base, pick_device, pick_dtype, release
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -22,17 +22,7 @@ from safetensors.torch import load_file
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype, ModelConfig
-from runner.config.quantization import (
-    AwqConfig,
-    Fp4Config,
-    GgufConfig,
-    GptqConfig,
-    Int8Config,
-    Nf4Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.config.model import Attention, ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import (
     Rope2dConfig,
@@ -42,6 +32,7 @@ from runner.config.rope import (
     RopeLlama3Config,
     RopeYarnConfig,
 )
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
@@ -49,6 +40,11 @@ from runner.engines.base import Request
 from runner.engines.local.base_cache import Shelf
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import Loaded, load_base
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.gguf import GgufConfig
+from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.torchao import TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -17,21 +17,18 @@ from families import settings as family_settings
 
 from runner.checkpoints import footprint, formats
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import Dtype, LocalConfig, ModelConfig
-from runner.config.quantization import (
-    AwqConfig,
-    Fp4Config,
-    GgufConfig,
-    GptqConfig,
-    Int8Config,
-    Nf4Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.config.model import LocalConfig, ModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.load import Loaded, adapt, load_base
-from runner.models.quantization import transformers_config, weight_bytes
+from runner.models.quantization import weight_bytes
+from runner.quantization import read_format
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.gguf import GgufConfig
+from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.torchao import TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
@@ -121,8 +118,14 @@ def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> No
     program = f"""
 import logging
 logging.basicConfig(level=logging.WARNING)
-from runner.config import *
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
 from runner.models.load import load_base
+from runner.quantization.torchao import TorchaoInt8Config
 groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig("greedy"), task=Gsm8kConfig())
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 load_base(RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups))
@@ -157,7 +160,7 @@ def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> 
                 saved_family(),
                 dtype=torch.bfloat16,
                 device_map={"": torch.device("cpu")},
-                quantization_config=transformers_config(REAL[kind]),
+                **REAL[kind].load_arguments(),
             )
             model.save_pretrained(done[kind])
             AutoTokenizer.from_pretrained(saved_family()).save_pretrained(done[kind])
@@ -299,7 +302,7 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     config = configure(make_config, folder, dtype=Dtype.float16)
     assert predicted_bytes(config) == sum(tensor.nbytes for tensor in tensors.values())
     layers = [tensor for tensor in footprint.read_tensors(folder) if tensor.name.endswith("qweight")]
-    stored_as = formats.read_format(footprint.read_settings(folder))
+    stored_as = read_format(footprint.read_settings(folder))
     assert {footprint.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
 
 
@@ -345,7 +348,7 @@ def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:
 import socket, sys
 def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
-from runner.config import LocalConfig
+from runner.config.model import LocalConfig
 from runner.core.errors import ConfigError
 from runner.checkpoints.resolve import locate
 try:

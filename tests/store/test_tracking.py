@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from runner.config.identity import semantic_keys
-from runner.config.quantization import Nf4Config
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, TrackingError
 from runner.core.result import Record, Result, Status
+from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
 from runner.store import tracking
 from runner.store.jobs import Job

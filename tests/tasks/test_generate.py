@@ -381,7 +381,7 @@ def test_stop_raw_and_debug(
 def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     import shutil
 
-    from runner.config.model import Dtype
+    from runner.core.dtypes import Dtype
 
     plain = tmp_path / "plain"
     shutil.copytree(tiny_llama, plain)

@@ -11,12 +11,12 @@ import pytest
 from tasking import work
 
 from runner.config.model import ModelConfig
-from runner.config.quantization import Nf4Config
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Result
 from runner.engines.base import Engine
+from runner.quantization.bitsandbytes import Nf4Config
 from runner.store.jobs import Job, Recorder
 from runner.tasks import memory, memory_probe
 

@@ -19,15 +19,16 @@ from stages import split_into
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import Nf4Config
+from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, PipelineConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.result import FinishReason, Record, Sample
 from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
+from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import identify, run, task_of
 from runner.store.jobs import read_samples
 

@@ -23,11 +23,11 @@ from tasking import work
 from runner.checkpoints import byteio
 from runner.config.lora import PeftConfig
 from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, Compare, Explain, SplitConfig, Strategy
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.result import Result
+from runner.quantization.bitsandbytes import Int8Config
 from runner.sharding import write
 from runner.sharding.strategies import Part
 from runner.store.jobs import Job, Recorder

@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, SweepConfig
+from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.local.kernels import native
 from runner.run import run
@@ -215,8 +216,9 @@ for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
     sys.modules[name] = None  # an import of it fails
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import ModelConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, ModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request

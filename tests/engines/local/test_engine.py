@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine

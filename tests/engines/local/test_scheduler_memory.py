@@ -18,9 +18,10 @@ import torch
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
@@ -250,8 +251,9 @@ from pathlib import Path
 import torch
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import ModelConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig

@@ -12,9 +12,10 @@ import torch
 from stages import split_into
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
+from runner.core.dtypes import Dtype
 from runner.engines.base import EngineStats, Request
 from runner.engines.pipeline.microbatches import Rounds
 from runner.engines.pipeline.stage_worker import Member, Place

@@ -16,9 +16,9 @@ import torch
 from runner.checkpoints import resolve
 from runner.checkpoints.footprint import predict
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines import open_engine
 from runner.engines.local.base_cache import Shelf
@@ -26,6 +26,8 @@ from runner.models import load as load_room
 from runner.models.load import Loaded, adapt, load_base, release
 from runner.models.lora.convert import convert, parser
 from runner.models.lora.pth import SquareLora
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from tools.embedded_model.lora import load_square_lora
 
 Make = Callable[..., RunnerConfig]

@@ -17,7 +17,6 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import Attention, ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
@@ -27,6 +26,8 @@ from runner.engines.local.base_cache import Shelf
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import adapt, load_base, release
 from runner.models.rope import rope_2d
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 SHAPES = [(family, 64) for family in FAMILIES] + [("llama", 128), ("qwen3", 128)]
