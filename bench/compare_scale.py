@@ -24,7 +24,7 @@ from pathlib import Path
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -84,7 +84,7 @@ finally:
 def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
     """Return one job of the grid: a quantization and a seed."""
     return RunnerConfig(
-        model=ModelConfig(name="embedded"),
+        model=LocalModelConfig(name="embedded"),
         quantization=KINDS[kind](),
         lora=LoraConfig(),
         rope=RopeConfig(),

@@ -12,7 +12,7 @@ from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Attention, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -43,7 +43,7 @@ def with_engine(job: Job) -> Outcome:
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
     config = RunnerConfig(
-        model=ModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention),
+        model=LocalModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention),
         quantization=QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),

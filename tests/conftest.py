@@ -15,7 +15,7 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig, StubConfig
+from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -127,11 +127,11 @@ def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def tiny_model(tiny_llama: Path) -> ModelConfig:
+def tiny_model(tiny_llama: Path) -> LocalModelConfig:
     """Point the model group at the tiny Llama, in float32 on the CPU."""
     from runner.core.dtypes import Dtype
 
-    return ModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
+    return LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
 
 
 @dataclass

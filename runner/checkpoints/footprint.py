@@ -6,19 +6,13 @@ blocks are quantized; embeddings, the head, norms and biases keep model.dtype; t
 
 from __future__ import annotations
 
-import json
-import pickletools
 import re
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import gguf_file, random_weights, resolve
-from runner.checkpoints.resolve import locate, locate_adapter
-from runner.checkpoints.weight_files import Tensor, read_weight_file
-from runner.config.lora import AdapterConfig, PthConfig
-from runner.config.model import Attention, StubConfig
+from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.weight_files import Tensor
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import BYTES, Dtype
 from runner.core.machine import MIB
@@ -26,7 +20,6 @@ from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
-PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
@@ -72,31 +65,21 @@ class Footprint:
         return max(self.prefill_mib, self.decode_mib)
 
 
-def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
+def predict(
+    config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
+) -> Footprint | None:
     """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
-    if isinstance(config.model, StubConfig):
-        return Footprint({}, 0, 0, 0, 0)
-    if config.model.random_weights:  # known from its shape: nothing has to be made to plan with it
-        settings = random_weights.read_shape(config.model)
-        tensors = random_weights.list_tensors(settings)
-    else:
-        folder = locate(config.model)
-        tensors, settings = read_tensors(folder), read_settings(folder)
+    model, settings, tensors = resolved.model, resolved.text_settings, resolved.tensors
     if not tensors:
         return None
-    dtype_bytes = BYTES[compute_dtype(config, settings)]
+    dtype_bytes = BYTES[compute_dtype(model, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
-    adapter = locate_adapter(config.lora, config.model)
-    if adapter is not None and isinstance(config.lora, AdapterConfig) and not config.lora.merge:
-        # an adapter of a 16-bit model is held in float32
-        is_file = isinstance(config.lora, PthConfig)
-        count = _pth_elements(adapter) if is_file else sum(tensor.params for tensor in read_tensors(adapter))
-        weights["lora"] = count * BYTES["float32"]
+    if not config.lora.merges and resolved.adapter is not None:
+        weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # so is an adapter of a 16-bit model held
     cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
-    eager = config.model.attention is Attention.eager
-    stored = read_format(settings)
-    held = config.quantization if stored is None else stored.config
-    largest = max((elements(tensor, stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
+    eager = model.attention is Attention.eager
+    held = resolved.held(config.quantization)
+    largest = max((elements(tensor, resolved.stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
     unpacked = largest * held.unpacked_bytes(dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
@@ -112,37 +95,12 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     )
 
 
-def _pth_elements(file: Path) -> int:
-    """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            stored = sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
-    except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name
-        return file.stat().st_size // 2
-    return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Read config.json; of a model that also sees or hears, the part about text."""
-    settings = resolve.read_settings(folder)
-    return {**settings, **settings.get("text_config", {})}
-
-
-def compute_dtype(config: RunnerConfig, settings: dict[str, Any]) -> str:
+def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
     """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
-    if config.model.dtype is not Dtype.auto:
-        return config.model.dtype.value
+    if model.dtype is not Dtype.auto:
+        return model.dtype.value
     name = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
     return name if name in BYTES else "float32"
-
-
-def read_tensors(folder: Path) -> list[Tensor]:
-    """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf file, unpacked."""
-    if folder.is_file():
-        return gguf_file.unpacked_tensors(gguf_file.read_header(folder))
-    return [tensor for file in _weight_files(folder) for tensor in read_weight_file(file).tensors]
 
 
 def weight_bytes(
@@ -229,12 +187,3 @@ def _part(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that from_pretrained would read, not every safetensors file that lies there."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    whole = [folder / "model.safetensors", folder / "adapter_model.safetensors"]
-    return [file for file in whole if file.exists()][:1]

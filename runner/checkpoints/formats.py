@@ -7,27 +7,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.checkpoints import gguf_file, random_weights
-from runner.checkpoints.resolve import locate, read_settings
-from runner.config.lora import AdapterConfig
-from runner.config.model import ModelConfig, StubConfig
+from runner.checkpoints import gguf_file
+from runner.checkpoints.resolve import Resolved
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
-from runner.quantization import METHODS, read_format
+from runner.quantization import METHODS
 from runner.quantization.base import Format, QuantizationConfig, Source
 
 
-def check(config: RunnerConfig) -> Format | None:
+def check(config: RunnerConfig, resolved: Resolved) -> Format | None:
     """Refuse a checkpoint × quantization that cannot be loaded; return how the checkpoint is quantized already."""
-    model, wanted = config.model, config.quantization
-    if isinstance(model, StubConfig):
-        return None
-    path = None if model.random_weights else locate(model)
+    model, wanted = resolved.model, config.quantization
+    path = None if model.random_weights else resolved.path  # which would make them
     if wanted.source is Source.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
         return None
     where = f"model.name={model.name}"
-    stored = read_format(random_weights.read_shape(model) if path is None else read_settings(path))
+    stored = resolved.stored
     if stored is None:
         if wanted.source is Source.quantized:
             raise ConfigError(
@@ -44,7 +41,7 @@ def check(config: RunnerConfig) -> Format | None:
         )
     if wanted.packed:
         _check_same(wanted, stored, where)
-    if isinstance(config.lora, AdapterConfig) and config.lora.merge:
+    if config.lora.merges:
         raise ConfigError(
             f"lora.merge=true: {where} is quantized already, {stored}, and merging into quantized weights loses "
             "precision; use lora.merge=false, or the original checkpoint"
@@ -63,7 +60,7 @@ def notes(path: Path, stored: Format | None, dtype: str) -> list[str]:
     return [f"{path.name} ({types}) is unpacked while loading: in memory its weights are {dtype}, as large as that is"]
 
 
-def _check_gguf(model: ModelConfig, wanted: QuantizationConfig, path: Path | None) -> None:
+def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path | None) -> None:
     if path is None or not path.is_file():
         files = sorted(file.name for file in path.glob("*.gguf")) if path is not None else []
         found = f"; this folder holds {', '.join(files[:5])}" if files else ""

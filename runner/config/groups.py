@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import LocalConfig, ModelConfig, StubConfig
+from runner.config.model import LocalConfig, LocalModelConfig, StubConfig
 from runner.config.rope import (
     Rope2dConfig,
     RopeConfig,
@@ -20,7 +20,7 @@ from runner.config.tracking import TrackingConfig
 from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {"model": ModelConfig, "local": LocalConfig, "stub": StubConfig},
+    "model": {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig},
     "quantization": dict(CHOICES),
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {

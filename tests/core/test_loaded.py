@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, MemoryConfig, SweepConfig, TaskConfig
@@ -26,7 +26,7 @@ TASKS: dict[str, TaskConfig] = {
     "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=2, repeats=1, warmup=0),
     "memory": MemoryConfig(batch_size=1, prompt_tokens=4, new_tokens=2, repeats=1),
 }
-EMBEDDED = ModelConfig(name="embedded", device="cpu")
+EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
 
 
 @pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.slow] * (name == "memory")) for name in TASKS])

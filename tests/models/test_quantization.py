@@ -14,10 +14,13 @@ import pytest
 import torch
 from families import save_peft, save_pth
 from families import settings as family_settings
+from resolving import check_format, predict
 
-from runner.checkpoints import footprint, formats
+from runner.checkpoints import footprint
+from runner.checkpoints.resolve import read_settings, resolve
+from runner.checkpoints.tensors import read_tensors
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import LocalConfig, ModelConfig
+from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
@@ -56,7 +59,7 @@ def held_bytes(loaded: Loaded) -> int:
 
 
 def predicted_bytes(config: RunnerConfig) -> int:
-    predicted = footprint.predict(config, 1, 8, 8)
+    predicted = predict(config, 1, 8, 8)
     assert predicted is not None
     return sum(predicted.weights.values())
 
@@ -194,7 +197,7 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
     held = held_bytes(loaded) - buffers
     # bitsandbytes shares one table of codes among layers in memory, and writes it for each
     assert held <= predicted_bytes(configure(make_config, folder)) <= held * 1.2
-    at_load, stored = (footprint.predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
+    at_load, stored = (predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
     assert at_load == stored
 
 
@@ -215,13 +218,13 @@ def test_it_is_not_quantized_again(
     make_config: Make, quantized: Callable[[str], Path], kind: str, asked: QuantizationConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        formats.check(configure(make_config, quantized(kind), asked))
+        check_format(configure(make_config, quantized(kind), asked))
 
 
 def test_nothing_is_merged_into_it(make_config: Make, quantized: Callable[[str], Path], tmp_path: Path) -> None:
     lora = PeftConfig(path=str(tmp_path), merge=True)
     with pytest.raises(ConfigError, match=r"lora.merge=true: model.name=\S+ is quantized already, int8 by bitsandb"):
-        formats.check(configure(make_config, quantized("int8"), lora=lora))
+        check_format(configure(make_config, quantized("int8"), lora=lora))
 
 
 # --------------------------------------------------------------------------- GPTQ, AWQ: shape and refusals
@@ -290,7 +293,7 @@ def test_what_does_not_go_together(
     settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
-        formats.check(configure(make_config, tmp_path, asked))
+        check_format(configure(make_config, tmp_path, asked))
 
 
 @pytest.mark.parametrize("stored", [GPTQ, AWQ], ids=["gptq", "awq"])
@@ -301,8 +304,8 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     tensors = load_file(folder / "model.safetensors")
     config = configure(make_config, folder, dtype=Dtype.float16)
     assert predicted_bytes(config) == sum(tensor.nbytes for tensor in tensors.values())
-    layers = [tensor for tensor in footprint.read_tensors(folder) if tensor.name.endswith("qweight")]
-    stored_as = read_format(footprint.read_settings(folder))
+    layers = [tensor for tensor in read_tensors(folder) if tensor.name.endswith("qweight")]
+    stored_as = read_format(read_settings(folder))
     assert {footprint.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
 
 
@@ -367,9 +370,9 @@ def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_f
 
     folder = str(saved_family())
     ids = set()
-    for model in (LocalConfig(name=folder), ModelConfig(name=folder)):
+    for model in (LocalConfig(name=folder), LocalModelConfig(name=folder)):
         config = make_config(model=model)
-        ids.add(identify(config, task_of(config)).job_id)
+        ids.add(identify(config, task_of(config), resolve(config)).job_id)
     assert len(ids) == 1
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import SplitConfig
@@ -83,7 +83,7 @@ def save_family(folder: Path, family: str, dtype: str = "float32", **keys: Any) 
 def split_into(folder: Path, parts: Path, num_parts: int, **keys: Any) -> Path:
     """Split a model with task=split."""
     config = RunnerConfig(
-        model=ModelConfig(name=str(folder), dtype=Dtype.float32),
+        model=LocalModelConfig(name=str(folder), dtype=Dtype.float32),
         quantization=QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),

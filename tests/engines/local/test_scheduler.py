@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import Attention, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
@@ -32,8 +32,8 @@ Saved = Callable[..., Path]
 GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
 
 
-def local(folder: Path, **keys: Any) -> ModelConfig:
-    return ModelConfig(**({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys))
+def local(folder: Path, **keys: Any) -> LocalModelConfig:
+    return LocalModelConfig(**({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys))
 
 
 def of_family(make_config: Make, saved_family: Saved, family: str = "llama", **groups: Any) -> RunnerConfig:
