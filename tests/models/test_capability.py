@@ -35,6 +35,7 @@ from runner.models import capability
 from runner.models.load import load_base
 from runner.quantization.bitsandbytes import Int8Config
 from runner.run import check
+from runner.tasks.base import task_of
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
@@ -188,7 +189,7 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
     for lora in kinds:
         config = make_config(model=on_cpu(folder), lora=lora)
         with pytest.raises(ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"):
-            check(config, resolve(config))
+            check(config, task_of(config), resolve(config))
 
 
 @pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
@@ -288,7 +289,7 @@ def test_the_work_of_the_task_counts(make_config: Make) -> None:
 def test_what_loads_nothing_needs_nothing(make_config: Make) -> None:
     large = dataclasses.replace(SHAPE, dtype=Dtype.float32)
     for config in (make_config(model=large, task=SplitConfig(output_dir="x")), make_config(model=StubConfig())):
-        assert check(config, resolve(config)) == []
+        assert check(config, task_of(config), resolve(config)) == []
 
 
 def test_rooms_are_cut_to_max_memory(make_config: Make) -> None:

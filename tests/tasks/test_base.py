@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TASKS, ArchiveConfig, GenerateConfig, VerifyConfig
@@ -43,7 +44,7 @@ def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Mak
     absent = LocalModelConfig(name="nobody/no-such-model")  # looking for it would need the network, which no test has
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
         config = make_config(model=absent, task=task)
-        assert check(config, task_of(config)) == []
+        assert check(config, task_of(config), resolve(config)) == []
 
 
 def test_an_engine_is_opened_once_and_only_when_it_is_asked_for(make_config: Make) -> None:

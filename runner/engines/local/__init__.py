@@ -10,7 +10,6 @@ from runner.engines.base import Capability
 
 def capabilities(config: RunnerConfig) -> frozenset[Capability]:
     """Say what the local engine can do with such a model: all, but branches need two coordinates and a mask."""
-    has_branches = (
-        isinstance(config.rope, Rope2dConfig) and local_model(config.model).attention is not Attention.flash_attention_2
-    )
+    masked = local_model(config.model).attention is not Attention.flash_attention_2
+    has_branches = isinstance(config.rope, Rope2dConfig) and masked
     return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})
