@@ -58,13 +58,7 @@ def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
 
 
 def execute(
-    config: RunnerConfig,
-    task: Task,
-    resolved: Resolved,
-    inputs: Inputs,
-    job: jobs.Job,
-    config_yaml: str,
-    bases: Shelf | None,
+    config: RunnerConfig, task: Task, resolved: Resolved, inputs: Inputs, job: jobs.Job, yaml: str, bases: Shelf | None
 ) -> Record:
     """Run the task, and record how it ended whatever happens."""
     record = ledger.new_record(config, job, task.VERSION)
@@ -74,7 +68,7 @@ def execute(
     started = time.perf_counter()
     try:
         with ledger.log_file(job.folder / "log.txt"):
-            jobs.write_atomically(job.folder / "config.yaml", config_yaml)
+            jobs.write_atomically(job.folder / "config.yaml", yaml)
             record.result = task.run(inputs, context)
         record.status = Status.FAILED if record.result.problems else Status.FINISHED
         record.error = record.result.complaint
