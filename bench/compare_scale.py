@@ -24,14 +24,15 @@ from pathlib import Path
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.progress import Progress
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.store import tracking
 from runner.store.jobs import Recorder, claim, identify
 from runner.tasks.gsm8k import score
@@ -83,7 +84,7 @@ finally:
 def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
     """Return one job of the grid: a quantization and a seed."""
     return RunnerConfig(
-        model=ModelConfig(name="embedded"),
+        model=LocalModelConfig(name="embedded"),
         quantization=KINDS[kind](),
         lora=LoraConfig(),
         rope=RopeConfig(),

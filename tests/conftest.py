@@ -16,12 +16,12 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig, StubConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
+from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
     from trips import Trip
@@ -130,11 +130,11 @@ def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def tiny_model(tiny_llama: Path) -> ModelConfig:
+def tiny_model(tiny_llama: Path) -> LocalModelConfig:
     """Point the model group at the tiny Llama, in float32 on the CPU."""
-    from runner.config.model import Dtype
+    from runner.core.dtypes import Dtype
 
-    return ModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
+    return LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
 
 
 @dataclass

@@ -24,10 +24,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from runner.__main__ import CONF, quote_plain_texts
+from runner.__main__ import CONF
 from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.hydra_errors import EXTRAS, explain
+from runner.config.plain_text import quote_plain_texts
 from runner.grid.plugin_defaults import adapt
 
 ROOT = Path(__file__).resolve().parents[1]

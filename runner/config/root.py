@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from runner.config.fields import MISSING, inert
 from runner.config.generation import GenerationConfig
-from runner.config.lora import AdapterConfig, LoraConfig
+from runner.config.lora import LoraConfig
 from runner.config.model import ModelConfig
-from runner.config.quantization import QuantizationConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, check
+from runner.core.fields import MISSING, inert
+from runner.quantization.base import QuantizationConfig
 
 
 class Print(StrEnum):
@@ -50,7 +50,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
-        if isinstance(self.lora, AdapterConfig) and self.lora.merge and self.quantization.name not in ("none", "gguf"):
+        if self.lora.merges and self.quantization.packed:
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"

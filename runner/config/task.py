@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, NamedTuple
 
-from runner.config.fields import HASHED, MISSING, inert
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
+from runner.core.fields import HASHED, MISSING, inert
 
 
 class PromptStyle(StrEnum):

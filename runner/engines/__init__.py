@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from runner.config.model import StubConfig
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
-from runner.engines import local, stub
 from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request, Session
+from runner.engines.kinds import kind_of
 from runner.engines.local.base_cache import Shelf
 
 
@@ -48,15 +48,7 @@ class LazyEngine:
             self._engine = None
 
 
-def open_engine(config: RunnerConfig, shelf: Shelf | None = None) -> Engine:
+def open_engine(config: RunnerConfig, shelf: Shelf | None = None, resolved: Resolved | None = None) -> Engine:
     """Return the engine that the config asks for, not loaded yet; a shelf keeps the base for the next job."""
-
-    if isinstance(config.model, StubConfig):
-        return LazyEngine(lambda: stub.StubEngine(config), stub.CAPABILITIES)
-
-    def build() -> Engine:
-        from runner.engines.local.engine import LocalEngine  # imports torch
-
-        return LocalEngine(config, shelf)
-
-    return LazyEngine(build, local.capabilities(config))
+    kind, resolved = kind_of(config.model), resolved or resolve(config)
+    return LazyEngine(lambda: kind.open_engine(config, resolved, shelf), kind.capabilities(config))

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
@@ -20,6 +19,7 @@ from runner.core.errors import JobFailed
 from runner.core.progress import Progress
 from runner.core.repeats import RepeatLog
 from runner.core.result import Result
+from runner.engines.kinds import kind_of
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
@@ -50,7 +50,8 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     config, recorder = context.config, context.recorder
     task = config.task
     assert isinstance(task, MemoryConfig)
-    predicted = footprint.predict(config, task.batch_size, task.prompt_tokens, task.new_tokens)
+    work = (task.batch_size, task.prompt_tokens, task.new_tokens)
+    predicted = kind_of(config.model).predict(config, context.resolved, *work)
     runs: list[Run] = []
     repeats = RepeatLog(recorder.folder)
     with recorder.progress(task.repeats * len(STAGES), "memory") as bar:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config, QuantizationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, MemoryConfig, SweepConfig, TaskConfig
 from runner.core.loaded import lines
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
@@ -28,7 +29,7 @@ TASKS: dict[str, TaskConfig] = {
     "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=2, repeats=1, warmup=0),
     "memory": MemoryConfig(batch_size=1, prompt_tokens=4, new_tokens=2, repeats=1),
 }
-EMBEDDED = ModelConfig(name="embedded", device="cpu")
+EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
 
 
 @pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.slow] * (name == "memory")) for name in TASKS])

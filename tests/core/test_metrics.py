@@ -12,7 +12,6 @@ import pytest
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PthConfig
 from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import (
@@ -42,6 +41,7 @@ from runner.core.metrics import (
     number,
     pool,
 )
+from runner.quantization.bitsandbytes import Int8Config
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]

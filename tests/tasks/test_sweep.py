@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tasking import work
 
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core.errors import ConfigError, JobFailed
@@ -171,7 +171,7 @@ def test_a_prompt_too_long_is_refused_before_the_first_run(make_config: MakeConf
 
 
 def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
-    config = make_config(model=ModelConfig(name=str(tiny_llama), device="cpu"), task=small())
+    config = make_config(model=LocalModelConfig(name=str(tiny_llama), device="cpu"), task=small())
     engine = open_engine(config)
     result = work(sweep, config, recorder, engine)
     assert len(result.rows) == 4

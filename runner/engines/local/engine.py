@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
@@ -29,8 +31,9 @@ PLAIN_BATCH = 16  # where the batch is ours to choose
 class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
-    def __init__(self, config: RunnerConfig, shelf: Shelf | None = None) -> None:
+    def __init__(self, config: RunnerConfig, shelf: Shelf | None = None, resolved: Resolved | None = None) -> None:
         self.config, self.capabilities = config, capabilities(config)
+        self._resolved = resolved or resolve(config)
         self.stats = EngineStats()
         self._own_shelf = shelf is None
         self._shelf = shelf or Shelf()
@@ -94,7 +97,7 @@ class LocalEngine:
 
     def _stream_for(self, loaded: Loaded, longest: int) -> Heads | None:
         """Return the heads that a stream needs; None when decoding must be plain, which a note says."""
-        wanted = self.config.model.attention
+        wanted = self._resolved.model.attention
         if wanted is not Attention.auto:
             self._note_plain(f"model.attention={wanted.value} is asked for")
             return None
@@ -120,9 +123,9 @@ class LocalEngine:
 
     def _model(self) -> Loaded:
         if self._loaded is None:
-            base, reused = self._shelf.get(self.config, load_base)
+            base, reused = self._shelf.get(self.config, partial(load_base, resolved=self._resolved))
             try:
-                self._loaded = adapt(base, self.config)
+                self._loaded = adapt(base, self.config, self._resolved)
             except BaseException:
                 self._shelf.clear()  # half an adapter may be on it
                 raise

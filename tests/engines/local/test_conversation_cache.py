@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request
@@ -25,7 +26,7 @@ PROMPT = "Once upon a time, in a land far away, there lived a king who counted h
 
 @pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
 def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
-    model = ModelConfig(name=str(tiny_llama), attention=request.param)
+    model = LocalModelConfig(name=str(tiny_llama), attention=request.param)
     one = LocalEngine(make_config(model=model, generation=GenerationConfig(name="greedy", max_new_tokens=40)))
     yield one
     one.close()
@@ -118,7 +119,7 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     return answers, computed
 
 
-def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: ModelConfig) -> None:
+def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: LocalModelConfig) -> None:
     def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
         engine = LocalEngine(make_config(model=embedded, generation=GenerationConfig(name="greedy", max_new_tokens=12)))
         try:
@@ -164,4 +165,4 @@ def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
 
 @pytest.fixture
 def embedded() -> Any:
-    return ModelConfig(name="embedded", dtype=Dtype.float32)
+    return LocalModelConfig(name="embedded", dtype=Dtype.float32)

@@ -18,9 +18,10 @@ import torch
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
@@ -42,7 +43,7 @@ def engine(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], request: pytest.FixtureRequest
 ) -> Iterator[Engine]:
     folder = saved_family("llama", max_position_embeddings=512)
-    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
     engine = open_engine(make_config(model=model, generation=request.param))
     yield engine
     engine.close()
@@ -250,8 +251,9 @@ from pathlib import Path
 import torch
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -261,7 +263,7 @@ from runner.engines.base import Request, complete
 from runner.engines.local import scheduler
 
 scheduler.ROOM_TO_GROW = 32
-model = ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
+model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
     generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
     tracking=TrackingConfig(name="none"))
@@ -307,7 +309,7 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
 def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
 ) -> None:
-    model = ModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
     task = SweepConfig(batch_sizes=[2, 6], prompt_tokens=[20], new_tokens=4, warmup=0, repeats=2)
 
     def fail(number: int, running: Stream, ids: list[int]) -> None:
