@@ -104,6 +104,21 @@ class Request:
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What an engine must be able to do for it."""
+        is_ids = isinstance(self.prompt, tuple) and all(isinstance(part, int) for part in self.prompt)
+        asked = {
+            Capability.token_ids: is_ids,
+            Capability.chat: not is_ids and not isinstance(self.prompt, str),
+            Capability.branches: bool(self.branches),
+            Capability.deltas: self.deltas,
+            Capability.logprobs: self.continuation is not None,
+            Capability.several: self.n > 1,
+            Capability.sampling: self.sampling != Sampling(),
+        }
+        return frozenset(capability for capability, is_asked in asked.items() if is_asked)
+
     def __post_init__(self) -> None:
         check(self.n >= 1, "request.n", self.n, "must be 1 or more")
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}

@@ -21,17 +21,15 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig
 from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
-from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, prompt_sha256
+from runner.engines.admit import Admission
+from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request
 from runner.engines.pipeline import torchrun
 from runner.engines.pipeline.microbatches import Rounds
 from runner.engines.pipeline.processes import POLL_S, Crew, open_ring, spawn
 from runner.engines.pipeline.stage_worker import Member, manifest_of
 from runner.engines.pipeline.transport import Kind, Message, PeerGone, Ring
-from runner.engines.rows import Row, completion, encode, stop_tokens, why_not
 from runner.engines.session import ListSession
-from runner.engines.stopping import Ending
-from runner.models.load import Loaded
+from runner.engines.stopping import Stopping, stop_tokens
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
 
@@ -87,29 +85,26 @@ class PipelineEngine:
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         self.load()
-        return encode(self._tokenizer, request, self._task.parts)
+        return self._admission.encode(request)
 
     def open(self, batch_size: int | None = None) -> ListSession:
         """Open a session for requests."""
-        return ListSession(lambda requests: self._run(requests, batch_size))
+        return ListSession(self.capabilities, lambda requests: self._run(requests, batch_size))
 
     def _run(self, requests: Sequence[Request], batch_size: int | None) -> Iterator[list[Event]]:
         self.load()
         member = self._member
         assert member is not None
-        ending = Ending(self._tokenizer, stop_tokens(Loaded(member.stages[0].model, self._tokenizer, member.device)))
-        most = int(max_positions(member.stages[0].model.config, RopeConfig()))
+        stopping = Stopping(self._tokenizer, stop_tokens(member.stages[0].model, self._tokenizer))
         rows = []
         for request in requests:
-            text, ids = self.encode(request)
-            limit = min(request.max_new_tokens or self.config.generation.max_new_tokens, most - len(ids))
-            row = Row(request, ids, prompt_sha256(text), limit)
-            if limit < 1 or not ids:
-                yield [completion(row, FinishReason.error, ending, 0.0, why_not(row, most))]
+            [row] = self._admission.rows(request)
+            if row.error:
+                yield [stopping.refusal(row)]
             else:
                 rows.append(row)
         pad = self._tokenizer.pad_token_id or 0
-        rounds = Rounds(self, self.config, self.stats, ending, pad, self._batches)
+        rounds = Rounds(self, self.config, self.stats, stopping, pad, self._batches)
         yield from rounds.run(rows, batch_size)
         self._batches = rounds.first_number
 
@@ -147,6 +142,8 @@ class PipelineEngine:
         self._member = Member(self.config, crew.place)
         self.stages = self._member.report()
         self._tokenizer = load_tokenizer(manifest_of(self.config).folder)
+        room = max_positions(self._member.stages[0].model.config, RopeConfig())
+        self._admission = Admission(self.config, self._tokenizer, self._task.parts, room)
         for rows, notes in crew.gather("loaded"):
             self.stages += rows
             self._member.notes += [note for note in notes if note not in self._member.notes]

@@ -19,8 +19,8 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.engines.base import EngineStats, Event
 from runner.engines.pipeline.transport import Kind, Message
-from runner.engines.rows import Row, completion, tell
-from runner.engines.stopping import Ending
+from runner.engines.rows import Row
+from runner.engines.stopping import Stopping
 
 MOST_ROWS = 16  # of a batch, where its size is ours to choose
 
@@ -62,7 +62,7 @@ class Rounds:
     line: Line
     config: RunnerConfig
     stats: EngineStats
-    ending: Ending
+    stopping: Stopping
     pad: int
     first_number: int = 0  # batches of one line are never called the same
 
@@ -119,15 +119,13 @@ class Rounds:
         ended: list[Event] = []
         kept = []
         for place, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
-            row.tokens.append(token)
-            if len(row.tokens) == 1:
+            if not row.tokens:
                 row.first_token_s = seconds
-            reason = self.ending.reason(row.tokens, row.limit, row.request)
-            tell(row, self.ending, ended, reason is not None)
+            reason = self.stopping.accept(row, token, ended)
             if reason is None:
                 kept.append(place)
             else:
-                ended.append(completion(row, reason, self.ending, seconds))
+                ended.append(self.stopping.completion(row, reason, seconds))
         return ended, kept
 
     def _prefill(self, batch: Batch) -> None:

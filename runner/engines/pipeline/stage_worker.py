@@ -13,8 +13,9 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core import machine
 from runner.core.machine import MIB
+from runner.engines.base import Sampling
 from runner.engines.pipeline.transport import Kind, Message
-from runner.engines.sampling import Sampler
+from runner.engines.sampling import Sampler, generator_of
 from runner.models.load import default_threads, pick_device, pick_dtype
 from runner.sharding.load_part import load_part
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
@@ -104,9 +105,10 @@ class Member:
         sampler = None
         if self.is_last:
             prompts = [row[width - length :] for row, length in zip(ids.tolist(), lengths[:, 0].tolist(), strict=True)]
-            model, generation = self.stages[-1].model, self.config.generation
-            which: list[int] = indices[:, 0].tolist()
-            sampler = Sampler(generation, self.config.seed, which, prompts, model.config.vocab_size, self.device)
+            sampling = Sampling().over(self.config.generation, self.config.seed)
+            generators = [generator_of(sampling, request_id) for request_id in indices[:, 0].tolist()]
+            sampler = Sampler(self.stages[-1].model.config.vocab_size, self.device)
+            sampler.join(prompts, [sampling] * len(prompts), generators)
         return Batch(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
     def _go_on(self, batch: Batch, kept: torch.Tensor | None) -> None:

@@ -20,7 +20,7 @@ from runner.engines.pipeline.microbatches import Rounds
 from runner.engines.pipeline.stage_worker import Member, Place
 from runner.engines.pipeline.transport import Kind, Message
 from runner.engines.rows import Row
-from runner.engines.stopping import Ending
+from runner.engines.stopping import Stopping
 from runner.sharding.load_part import load_tokenizer
 
 DEPTH = 3
@@ -60,7 +60,7 @@ def test_as_many_batches_as_stages_are_under_way(
     member = Member(config, Place(0, 1, 0, 1))
     line, stats = Line(member), EngineStats()
     rows = [Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)]
-    rounds = Rounds(line, config, stats, Ending(load_tokenizer(parts)), pad=0)
+    rounds = Rounds(line, config, stats, Stopping(load_tokenizer(parts)), pad=0)
     done = sorted((one.id, len(one.token_ids)) for events in rounds.run(rows, None) for one in events)
     assert done == [(index, 2 + index % 3) for index in range(7)]
     assert len({batch for _, batch, _ in line.asked}) == batches
