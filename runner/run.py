@@ -63,7 +63,7 @@ def execute(
     record = ledger.new_record(config, job, task.VERSION)
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
     tracker = ledger.start_tracking(config, job, record)
-    context, started = Context(config, recorder, lambda: open_engine(config, bases)), time.perf_counter()
+    context, started = Context(config, recorder, lambda: open_engine(config, bases, job.folder)), time.perf_counter()
     try:
         with ledger.log_file(job.folder / "log.txt"):
             jobs.write_atomically(job.folder / "config.yaml", config_yaml)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.engines import local, stub
+from runner.engines import local, pipeline, stub
 from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request, Session
 from runner.engines.local.base_cache import Shelf
 
@@ -48,9 +49,13 @@ class LazyEngine:
             self._engine = None
 
 
-def open_engine(config: RunnerConfig, shelf: Shelf | None = None) -> Engine:
-    """Return the engine that the config asks for, not loaded yet; a shelf keeps the base for the next job."""
+def open_engine(config: RunnerConfig, shelf: Shelf | None = None, folder: Path = Path()) -> Engine:
+    """Return the engine that the config asks for, not loaded yet.
 
+    A shelf keeps the base for the next job; folder takes the logs of an engine that starts processes.
+    """
+    if config.task.engine == "pipeline":
+        return LazyEngine(lambda: _pipeline(config, folder), pipeline.CAPABILITIES)
     if isinstance(config.model, StubConfig):
         return LazyEngine(lambda: stub.StubEngine(config), stub.CAPABILITIES)
 
@@ -60,3 +65,9 @@ def open_engine(config: RunnerConfig, shelf: Shelf | None = None) -> Engine:
         return LocalEngine(config, shelf)
 
     return LazyEngine(build, local.capabilities(config))
+
+
+def _pipeline(config: RunnerConfig, folder: Path) -> Engine:
+    from runner.engines.pipeline.engine import PipelineEngine  # imports torch
+
+    return PipelineEngine(config, folder)

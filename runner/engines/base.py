@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from runner.config.generation import GenerationConfig
 from runner.core.errors import ConfigError, check
@@ -177,9 +177,11 @@ class EngineStats:
     rows_waiting: int = 0
     under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
+    # of each process of an engine that has several, when a session ends with nothing under way
+    processes: list[dict[str, float]] = field(default_factory=list)
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
-        totals = (f.name for f in fields(self) if f.name != "notes")
+        totals = (f.name for f in fields(self) if f.name not in ("notes", "processes"))
         return EngineStats(**{name: getattr(self, name) - getattr(earlier, name) for name in totals})
 
     @property
@@ -200,6 +202,7 @@ class EngineReport:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)  # one line per part, where the model comes in parts
 
 
 class Session(Protocol):
