@@ -316,7 +316,7 @@ class SplitConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(TaskConfig):
-    """Put the parts of a split back together, bit for bit; dtype is only for numbers in JSON, which have none."""
+    """Put the parts of a split back together, bit for bit; dtype is for parts in the old form: numbers in JSON."""
 
     module: ClassVar[str] = "runner.tasks.merge"
     name: str = "merge"
