@@ -129,7 +129,7 @@ class PipelineSession(BaseSession[list[Row]]):
     def _drop(self) -> None:
         if not self.idle:
             self.stages.micro_batches.drop_all()
-        elif not self.stages.at_rest:
+        elif not self.stages.at_rest and not self.stages.closed:
             self.stages.collect_figures()
 
 
@@ -139,6 +139,7 @@ class LoadedStages:
     def __init__(self, config: RunnerConfig, task: PipelineConfig, stats: EngineStats, peers: PeerProcesses) -> None:
         self.task, self.stats, self.peers = task, stats, peers
         self.at_rest = False  # nothing is under way, and every process waits for a packet
+        self.closed = False
         self.lost_at: float | None = None  # when the connection broke
         self._transport: Transport | None = None
         self._listener: threading.Thread | None = None
@@ -217,6 +218,7 @@ class LoadedStages:
 
     def close(self) -> None:
         """End the other processes."""
+        self.closed = True
         try:
             if self.at_rest and self._transport is not None:
                 self.at_rest = False
