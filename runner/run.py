@@ -64,7 +64,7 @@ def execute(
     record = ledger.new_record(config, job, task.VERSION)
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
     tracker = ledger.start_tracking(config, job, record)
-    context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved))
+    context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved, job.folder))
     started = time.perf_counter()
     try:
         with ledger.log_file(job.folder / "log.txt"):

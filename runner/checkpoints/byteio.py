@@ -1,8 +1,8 @@
-"""Copy and write files in pieces: ranges read, safetensors files put together, all hashed, each in one step.
+"""Reads, hashes and writes files in pieces; readers of a file see the old one or the new one, never half of one.
 
-A piece is read into a buffer that stays in the processor's cache, hashed there and written from there: memory holds
-one piece, whatever the size of the model. That is quicker than to let the kernel copy (copy_file_range, sendfile)
-and to hash in another thread, as the bytes would come from memory twice. torch and safetensors are not imported.
+Each piece is read into one buffer that stays in the processor's cache, and is hashed and written from there. So memory
+holds one piece, whatever the size of the model. This is faster than letting the kernel copy (copy_file_range, sendfile)
+while another thread hashes, because the bytes would then come from memory twice. Imports neither torch nor safetensors.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write
 
-CHUNK_BYTES = 256 * 1024  # reading, hashing and writing it touch the same cache
+CHUNK_BYTES = 256 * 1024  # fits into the processor's cache
 ALGORITHMS = ("xxh3_128", "sha256")
-SLOW_BYTES = 64 * 1024  # sha256 of more than this is worth a thread
+SLOW_BYTES = 64 * 1024  # SHA-256 of more than this is computed in a thread
 
 
 def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
@@ -63,16 +63,16 @@ def tensor_pieces(tensor: Tensor, buffer: memoryview | None = None) -> Iterator[
 
 
 class Digest:
-    """A hash over pieces. A slow one is computed in a thread of its own, so that the piece is written meanwhile."""
+    """A hash over pieces. A slow hash is computed in its own thread while the piece is being written."""
 
     def __init__(self, algorithm: str) -> None:
         self.algorithm = algorithm
         self._hash = _new_hash(algorithm)
-        self._pool = ThreadPoolExecutor(1) if algorithm == "sha256" else None  # its thread begins with the first task
+        self._pool = ThreadPoolExecutor(1) if algorithm == "sha256" else None  # starts its thread with the first task
         self._pending: Future[None] | None = None
 
     def update(self, piece: bytes | memoryview) -> None:
-        """Begin to take a piece in; it must stay as it is until `wait`."""
+        """Start to hash a piece, which must not change until `wait` returns."""
         self.wait()
         if self._pool is not None and len(piece) > SLOW_BYTES:
             self._pending = self._pool.submit(self._hash.update, piece)
@@ -80,7 +80,7 @@ class Digest:
             self._hash.update(piece)
 
     def wait(self) -> None:
-        """Return when the last piece is taken in."""
+        """Wait until the last piece is hashed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -102,7 +102,7 @@ def _new_hash(algorithm: str) -> Any:
 
 
 def algorithm_of(digest: str) -> str:
-    """Return what a digest ALGORITHM:HEX was computed with; another text is an error."""
+    """Return the algorithm of a digest ALGORITHM:HEX; raise DataError for any other text."""
     algorithm, _, rest = digest.partition(":")
     if algorithm not in ALGORITHMS or not rest:
         names = " or ".join(f"{name}:…" for name in ALGORITHMS)
@@ -113,11 +113,11 @@ def algorithm_of(digest: str) -> str:
 def digest_of(
     pieces: Iterable[bytes | memoryview], algorithm: str, advance: Callable[[int], None] | None = None
 ) -> str:
-    """Return the digest of what the pieces make up."""
+    """Return the digest of all pieces together."""
     digest = Digest(algorithm)
     for piece in pieces:
         digest.update(piece)
-        digest.wait()  # the piece changes with the next one
+        digest.wait()  # the next piece overwrites this one
         if advance is not None:
             advance(len(piece))
     return digest.text()
@@ -129,12 +129,12 @@ def file_digest(path: Path, algorithm: str, advance: Callable[[int], None] | Non
 
 
 def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file in hex, read in pieces."""
+    """Return the SHA-256 of a file in hex, read in pieces."""
     return file_digest(path, "sha256", advance).partition(":")[2]
 
 
 def file_size(path: Path) -> int:
-    """Size of a file; one that cannot be read is an error that names it."""
+    """Return the size of a file; raise DataError where it cannot be read."""
     try:
         return path.stat().st_size
     except OSError as error:
@@ -142,7 +142,7 @@ def file_size(path: Path) -> int:
 
 
 def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
-    """Return the header of a file that holds these tensors one after the other, padded to 8 bytes."""
+    """Return the header of a safetensors file that holds these tensors in this order, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for tensor in tensors:
@@ -184,9 +184,9 @@ def write_digested(
     key: str = "task.output_dir",
     durable: bool = False,
 ) -> str:
-    """Write a file in one step as its readers see it, and return its digest, which must be the expected one.
+    """Write a file atomically and return its digest; raise JobFailed where that is not the expected one.
 
-    `durable` waits until the disk has it; otherwise it may be too short after a power cut.
+    `durable` waits until the disk has stored it; otherwise it may be too short after a power cut.
     """
     partial = target.with_name(target.name + ".tmp")
     digest = Digest(algorithm)
@@ -205,7 +205,7 @@ def write_digested(
     except OSError as error:
         raise cannot_write(target, error, key) from error
     finally:
-        partial.unlink(missing_ok=True)  # no longer there after a success
+        partial.unlink(missing_ok=True)  # gone already after a success
     return text
 
 
@@ -218,13 +218,13 @@ def _write_all(target: int, piece: bytes | memoryview) -> None:
 def write_file(
     target: Path, pieces: Iterable[bytes | memoryview], expected_sha256: str | None = None, durable: bool = True
 ) -> str:
-    """Write a file in one step as its readers see it, and return its SHA-256 in hex."""
+    """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
     return write_digested(target, pieces, "sha256", expected, durable=durable).partition(":")[2]
 
 
 def write_json(target: Path, values: object, durable: bool = True) -> str:
-    """Write values as indented JSON in one step, and return the SHA-256."""
+    """Write values as indented JSON, atomically, and return the SHA-256."""
     return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"], durable=durable)
 
 
@@ -237,7 +237,7 @@ def make_folder(folder: Path) -> None:
 
 
 def require_space(folder: Path, needed_bytes: int, key: str = "task.output_dir") -> None:
-    """Raise JobFailed unless the disk that folder is or will be on has room for that many bytes."""
+    """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many bytes."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free_bytes = shutil.disk_usage(there).free
     if free_bytes < needed_bytes:
@@ -246,7 +246,7 @@ def require_space(folder: Path, needed_bytes: int, key: str = "task.output_dir")
 
 
 def list_folder(folder: Path, key: str) -> list[str]:
-    """Names in a folder, none when it does not exist; a file in its place is an error."""
+    """Return the names in a folder, none where it does not exist; raise ConfigError where it is a file."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
     try:
@@ -257,7 +257,7 @@ def list_folder(folder: Path, key: str) -> list[str]:
 
 @contextmanager
 def hold(folder: Path, key: str) -> Iterator[None]:
-    """Keep other processes from writing into a folder at the same time; the lock dies with this process."""
+    """Keep other processes from writing into a folder at the same time; the lock ends with this process."""
     place = os.open(folder, os.O_RDONLY)
     try:
         try:

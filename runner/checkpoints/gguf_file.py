@@ -1,6 +1,6 @@
-"""A .gguf file's header, read and checked: what the model is and where its tensors lie; no weights.
+"""Reads and checks the header of a .gguf file: the model's settings and the place of its tensors, without the weights.
 
-Imports neither torch nor the gguf package: what a damaged file says is refused while a job is planned.
+Imports neither torch nor the gguf package, so that a damaged file is refused while a job is planned.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)  # the first one counted in 32 bits, and no tool writes it any more
-ALIGNMENT = 32  # of the tensors, where the file names no other
-LONG_ARRAY = 1024  # longer ones are a vocabulary, of which only the length matters here
+VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
+ALIGNMENT = 32  # of the tensors, where the file does not set it
+LONG_ARRAY = 1024  # longer arrays are vocabularies, of which only the length is needed
 STRING, ARRAY = 8, 9
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
-# the format's own table: number → name, numbers a block, bytes a block
+# the format's own table: number → name, numbers per block, bytes per block
 BLOCKS = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
@@ -40,11 +40,11 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 
 @dataclass(frozen=True)
 class Header:
-    """What a .gguf file says of itself; a long array in `metadata` is its length."""
+    """The header of a .gguf file; `metadata` holds a long array's length instead of the array."""
 
     path: Path
     metadata: dict[str, Any]
-    tensors: tuple[Tensor, ...]  # their dtype as GGUF spells it: F32, Q8_0
+    tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
 
     @property
     def architecture(self) -> str:
@@ -59,18 +59,18 @@ class Header:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file is a .gguf file, or is at least named like one."""
+    """Tell whether a file is a .gguf file, or has the name of one."""
     if path.suffix.lower() == ".gguf":
         return path.is_file()
     try:
         with path.open("rb") as stream:
             return stream.read(4) == MAGIC
-    except (OSError, ValueError):  # a folder, nothing at all, or no name that a file can have
+    except (OSError, ValueError):  # a folder, nothing, or an invalid name
         return False
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of a .gguf file against the file's size; once for each state of the file."""
+    """Read the header of a .gguf file and check it against the file's size; cached until the file changes."""
     try:
         stat = path.stat()
         return _read_header(path, stat.st_size, stat.st_mtime_ns)
@@ -79,7 +79,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_settings(header: Header) -> dict[str, Any]:
-    """Return what a config.json would say of the sizes, and the dtype that the weights unpack to.
+    """Return the sizes that a config.json would hold, and the dtype of the unpacked weights.
 
     Blocks hold products of a float16 and a small integer, which only float32 keeps exactly.
     """
@@ -102,7 +102,7 @@ def read_settings(header: Header) -> dict[str, Any]:
 
 
 def unpacked_tensors(header: Header) -> list[Tensor]:
-    """List the tensors as numbers, as transformers holds them: nothing stays in blocks."""
+    """List the tensors as transformers unpacks them: as float32 numbers."""
     return [
         Tensor(tensor.name, "F32", tensor.shape, tensor.file, tensor.offset, 4 * tensor.params)
         for tensor in header.tensors
@@ -111,7 +111,7 @@ def unpacked_tensors(header: Header) -> list[Tensor]:
 
 
 def _largest(value: Any) -> Any:
-    return max(value) if isinstance(value, list) else value  # some models have one number a layer
+    return max(value) if isinstance(value, list) else value  # some models have one number per layer
 
 
 @lru_cache(maxsize=64)
@@ -131,7 +131,7 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
 
 
 class _Reader:
-    """A place in the header that moves on with each value read."""
+    """Reads one value after the other from the header."""
 
     def __init__(self, blob: mmap.mmap) -> None:
         self.blob, self.at = blob, 4
@@ -186,7 +186,9 @@ def _parse(reader: _Reader, path: Path, size: int) -> Header:
     found = []
     for _ in range(tensor_count):
         name = reader.string()
-        shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[::-1]  # the fastest one stands first
+        shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[
+            ::-1
+        ]  # GGUF lists the fastest-changing dimension first
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
             raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")

@@ -1,9 +1,9 @@
-"""Models from the hub, in the hub's own cache: an interrupted file goes on from its byte, a finished one is checked.
+"""Downloads models from the hub into the hub's own cache, resumes interrupted files and checks finished ones.
 
-huggingface_hub's `snapshot_download` begins a broken file anew and looks at nothing but its size. Here a file grows in
-`blobs/<checksum>.part`, goes on there in the next process, and becomes `blobs/<checksum>` only when its content has
-that checksum. What results is an ordinary cache, for `from_pretrained` and every other tool. The token is
-huggingface_hub's business (HF_TOKEN or its stored login): it is sent as a header and stands nowhere else.
+huggingface_hub's `snapshot_download` starts an interrupted file again and checks only its size. Here a file grows in
+`blobs/<checksum>.part`, is continued there by the next process, and becomes `blobs/<checksum>` only when its content
+has that checksum. The result is an ordinary cache for `from_pretrained` and every other tool. huggingface_hub reads the
+token (HF_TOKEN or its stored login), which is sent as a header and written nowhere.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ from runner.core.progress import Progress
 
 log = logging.getLogger(__name__)
 
-TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]  # the HTTP client's own error, whichever client it is
-UNREADABLE = (ValueError, KeyError, TypeError)  # an answer that is not a hub's
+TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[
+    0
+]  # the base class of the HTTP client's errors, whichever client it is
+UNREADABLE = (ValueError, KeyError, TypeError)  # raised by an answer that does not come from a hub
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
 RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20
 
 
 def find(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]) -> Snapshot:
-    """Ask the hub what a model is made of; where it cannot be asked, a complete cache is as good."""
+    """Ask the hub for the files of a model; where it cannot be reached, a complete cache will do."""
     patterns, asked = tuple(patterns), revision or constants.DEFAULT_REVISION
     try:
         folder_name = repo_folder_name(repo_id=name, repo_type="model")
@@ -54,7 +56,7 @@ def find(key: str, name: str, revision: str | None, cache_dir: str | None, patte
     cached = Snapshot(key, name, asked, commit, repo, hub_cache.pick_files(tree, patterns), tree)
     gaps = hub_cache.gaps(cached, patterns) if commit else []
     if commit == asked and tree and not gaps:
-        return cached  # a commit never changes: nothing is to be asked
+        return cached  # a commit never changes: there is nothing to ask
     try:
         if is_offline_mode():
             raise hub.OfflineModeIsEnabled()
@@ -70,7 +72,7 @@ def find(key: str, name: str, revision: str | None, cache_dir: str | None, patte
 
 
 def download(snapshot: Snapshot) -> None:
-    """Fetch what is missing; what is there stays, finished or begun, whatever happens."""
+    """Fetch the missing files; what was fetched stays in the cache, also parts of files, whatever happens."""
     missing = snapshot.missing
     snapshot.check_room()
     _check_token()
@@ -82,10 +84,10 @@ def download(snapshot: Snapshot) -> None:
                 meter.finished += file.size
         hub_cache.write_ref(snapshot)
     except (TRANSPORT, OSError) as error:
-        raise _refused(snapshot, error) or _broken_off(snapshot, error) from error
+        raise _refused(snapshot, error) or _interrupted(snapshot, error) from error
 
 
-@lru_cache(maxsize=64)  # a job asks more than once where its model is, and goes on with what it was told first
+@lru_cache(maxsize=64)  # a job asks more than once, and every answer must be the first one
 def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
     """Return the commit that a revision stands for, and its files."""
     _check_token()
@@ -111,17 +113,17 @@ class _Meter:
 
     bar: Progress
     finished: int = 0  # bytes of the files that are done
-    received: int = 0  # bytes that came over the line
+    received: int = 0  # bytes from the network
     started: float = field(default_factory=time.perf_counter)
 
-    def hear(self, position: int, fresh: int) -> None:
+    def count(self, position: int, fresh: int) -> None:
         self.received += fresh
         rate = self.received / max(time.perf_counter() - self.started, 1e-9)
         self.bar.show(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
 
 
 class _Part(FileIO):
-    """The beginning of a file, hashed as it grows; opened again, it goes on where it ended."""
+    """The first part of a file, hashed as it grows; opened again, it continues at its end."""
 
     def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
         super().__init__(path, "a+")
@@ -133,20 +135,20 @@ class _Part(FileIO):
         self.seek(0)
         while piece := self.read(READ_BYTES):
             self.digest.update(piece)
-        meter.hear(self.tell(), 0)
+        meter.count(self.tell(), 0)
 
     def write(self, data: Any) -> int:
-        """Write all of it; what a full disk cuts short is the beginning of the next attempt."""
+        """Write all of it; what a full disk cuts short is kept for the next attempt."""
         rest = memoryview(data)
         while rest:
             count = super().write(rest) or 0
             self.digest.update(rest[:count])
             rest = rest[count:]
-        self._meter.hear(self.tell(), len(data))
+        self._meter.count(self.tell(), len(data))
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Begin anew: the server did not go on where it was asked to."""
+        """Start again: the server did not continue where it was asked to."""
         kept = super().truncate(size)
         assert kept == 0, "a file is hashed from its first byte"
         self.seek(0)
@@ -158,7 +160,7 @@ class _Part(FileIO):
 
 
 class _NoBar:
-    """In place of huggingface_hub's bar for each file: there is one for the whole download."""
+    """Replaces huggingface_hub's bar for each file: the whole download has one bar."""
 
     def __init__(self, **_: Any) -> None: ...
     def __enter__(self) -> _NoBar:
@@ -169,7 +171,7 @@ class _NoBar:
 
 
 def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
-    """Bring one file into the cache; who holds its lock does it, who waited for the lock finds it done."""
+    """Bring one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
     checksum, size = file.checksum or about.etag or "", file.size if about.size is None else about.size
@@ -189,7 +191,7 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
 
 
 def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
-    """Fetch the rest of a file, and hold the whole against its checksum."""
+    """Fetch the rest of a file, and compare the whole with its checksum."""
     at, part = f"{snapshot.key}={snapshot.name}", snapshot.part(checksum)
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
@@ -216,7 +218,7 @@ def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, met
 
 
 def _get(url: str, stream: _Part, size: int) -> None:
-    # compressed on the way, a file would have no byte to go on from
+    # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
     target, no_bar = cast(BinaryIO, stream), cast(Any, _NoBar)
     http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
@@ -226,13 +228,13 @@ def _get(url: str, stream: _Part, size: int) -> None:
 
 
 def _check_token() -> None:
-    """Refuse a token that no header can carry: the HTTP client's own message would show it."""
+    """Refuse a token that is not valid in a header: the HTTP client's own message would show it."""
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
         raise ConfigError("HF_TOKEN (or the hub's stored login) holds characters that no token has: set it anew")
 
 
 def _refused(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
-    """Say what the hub refuses, and how to mend it; None when it refuses nothing."""
+    """Return the error for what the hub refuses, with its fix; None where it refuses nothing."""
     at = f"{snapshot.key}={snapshot.name}"
     if isinstance(error, hub.GatedRepoError):
         return ConfigError(f"{at}: is gated: accept its licence on the hub and set HF_TOKEN")
@@ -248,7 +250,7 @@ def _refused(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
 
 
 def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
-    """Say that a model is neither in the cache nor to be had: not at all, or which files of it."""
+    """Return the error for a model that is neither in the cache nor available, or which files of it are missing."""
     at = f"{cached.key}={cached.name}"
     if not gaps:
         return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {_why(error)}")
@@ -259,8 +261,8 @@ def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> Config
     )
 
 
-def _broken_off(snapshot: Snapshot, error: BaseException) -> ConfigError:
-    """Say why a download ended before its end."""
+def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
+    """Return the error for a download that was interrupted."""
     at, code = f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
@@ -274,7 +276,7 @@ def _broken_off(snapshot: Snapshot, error: BaseException) -> ConfigError:
 
 
 def _why(error: BaseException) -> str:
-    """Say in a few words why the hub does not give what it is asked for; never what was sent to it."""
+    """Say in a few words why the hub does not answer as asked; never quote what was sent to it."""
     status = _status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"
@@ -282,7 +284,7 @@ def _why(error: BaseException) -> str:
         return f"the hub ({_host()}) answers with status {status}"
     if isinstance(error, UNREADABLE):
         return f"what answers at {_host()} is no hub"
-    if type(error) is OSError:  # http_get's own
+    if type(error) is OSError:  # raised by http_get itself
         return f"the hub ({_host()}) sent another number of bytes than it said"
     return f"the hub ({_host()}) cannot be reached ({type(error).__name__})"
 

@@ -1,9 +1,9 @@
-"""The hub's cache on disk, as huggingface_hub lays it out: what a snapshot should hold, what is there, what is missing.
+"""The hub's cache on disk, in huggingface_hub's layout: which files a snapshot needs, and which are there.
 
 CACHE/models--OWNER--NAME/blobs/<checksum>           contents; <checksum>.part while one is being fetched
                           snapshots/<commit>/FILE    links to them: the folder that a model is read from
-                          refs/<revision>            the commit that a branch or tag was when it was last asked for
-                          trees/<commit>.json        what the repository holds at a commit, with sizes and checksums
+                          refs/<revision>            the commit of a branch or tag when the hub was last asked
+                          trees/<commit>.json        the files of the repository at a commit, with sizes and checksums
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file l
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository; its checksum names its blob, too, and is empty where the listing has none."""
+    """A file of a repository; its checksum, which also names its blob, is empty where the listing has none."""
 
     name: str
     size: int
@@ -40,7 +40,7 @@ class File:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a hub id at a revision is made of, and where in the cache it belongs."""
+    """The files of a hub id at a revision, and their place in the cache."""
 
     key: str
     name: str
@@ -63,7 +63,7 @@ class Snapshot:
 
     @property
     def missing_bytes(self) -> int:
-        """How much has to be fetched; what an interrupted download left is there already."""
+        """How much has to be fetched, without what an interrupted download has left."""
         return sum(max(0, file.size - self._there(file)) for file in self.missing)
 
     def check_room(self) -> None:
@@ -71,15 +71,15 @@ class Snapshot:
         disk.check_download(self.key, self.name, self.missing_bytes, self.repo.parent)
 
     def blob(self, checksum: str) -> Path:
-        """Where a file's content belongs."""
+        """Return the path of a file's content."""
         return self.repo / "blobs" / checksum
 
     def part(self, checksum: str) -> Path:
-        """Where a file's content grows."""
+        """Return the path of a file's content while it is being fetched."""
         return self.repo / "blobs" / f"{checksum}.part"
 
     def lock(self, checksum: str) -> Path:
-        """What is held while a file is fetched, by huggingface_hub, too."""
+        """Return the lock that is held while a file is fetched; huggingface_hub uses the same one."""
         return self.repo.parent / ".locks" / self.repo.name / f"{checksum}.lock"
 
     def _there(self, file: File) -> int:
@@ -88,7 +88,7 @@ class Snapshot:
 
 
 def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
-    """Pick what a model needs of a repository: what lies at its top and matches, and no weights twice."""
+    """Pick the files of a repository that a model needs: matching files of its top folder, and no weights twice."""
     top = [name for name in tree if not set("/\\") & set(name.removeprefix(SUBFOLDER))]
     twice = any(MAIN.fullmatch(name) for name in top)
     names = [name for name in top if any(fnmatchcase(name, one) for one in patterns)]
@@ -101,29 +101,29 @@ def _file(name: str, entry: dict[str, Any]) -> File:
 
 
 def begin(snapshot: Snapshot) -> None:
-    """Write down what the snapshot should hold, so that a half of it is known for one later."""
+    """Write down the files of the snapshot, so that later runs can tell whether it is complete."""
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
     _replace(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
-        write_ref(snapshot)  # at once; but one that leads to a complete snapshot leads there until this one is
+        write_ref(snapshot)  # a ref to an older, complete snapshot stays until the new one is complete
 
 
 def write_ref(snapshot: Snapshot) -> None:
-    """Note which commit the branch or tag is."""
+    """Write down the commit of the branch or tag."""
     if snapshot.revision != snapshot.commit:
         _replace(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
 
 
 def link(snapshot: Snapshot, file: File, checksum: str) -> None:
-    """Put a file whose content is there into the snapshot."""
+    """Link a file whose content is in the cache into the snapshot."""
     blob = snapshot.blob(checksum)
     _replace(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
 
 
 def _replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file or a link beside its place and put it there in one step."""
+    """Make a file or a link under another name and move it into place atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fresh.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def cached_commit(repo: Path, revision: str) -> str:
-    """Return the commit that a revision was when it was last asked for; empty where the cache does not know."""
+    """Return the commit of a revision when the hub was last asked; empty where the cache does not know it."""
     if COMMIT.fullmatch(revision):
         return revision
     try:
@@ -147,7 +147,7 @@ def cached_commit(repo: Path, revision: str) -> str:
 
 
 def read_tree(repo: Path, commit: str) -> Tree:
-    """Return what a repository holds at a commit; nothing where nobody wrote it down."""
+    """Return the files of a repository at a commit; nothing where the cache has no listing."""
     try:
         stored = json.loads(_tree_path(repo, commit).read_text())
         return dict(stored["files"]) if stored["format_version"] == TREE_FORMAT else {}
@@ -156,7 +156,7 @@ def read_tree(repo: Path, commit: str) -> Tree:
 
 
 def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
-    """Name what a cached snapshot lacks: by its listing, by an index of shards, or because it has no weights at all."""
+    """Name what a cached snapshot lacks, by its listing or its index of shards, or because it has no weights."""
     if cached.tree or not cached.folder.is_dir():
         return [file.name for file in cached.missing]
     if not any(one.endswith(WEIGHTS) for one in patterns):
@@ -167,7 +167,7 @@ def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
         try:
             shards |= set(map(str, json.loads(index.read_text())["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # who reads a damaged index says so
+            continue  # reading the model reports a damaged index
     if shards:
         return sorted(shards - there)
     return [] if any(name.endswith(WEIGHTS) for name in there) else ["the weights (*.safetensors or *.bin)"]

@@ -1,4 +1,4 @@
-"""Values out of a JSON file by type; whatever is not what it should be is named by its place in the file."""
+"""Reads values of known types from a JSON file; an error names the file, the key and the value."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Listed:
     file: str
     nbytes: int
     digest: str | None  # ALGORITHM:HEX
-    tensors: tuple[str, ...] | None = None  # of a .bin: what lay in it
+    tensors: tuple[str, ...] | None = None  # of a .bin: the tensors in it
 
 
 class Fields:
-    """Takes values out of the JSON of one file; an error names the file and the place."""
+    """Reads the values of one JSON file; an error names the file and the key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,7 +93,7 @@ class Fields:
         return numbers[0], numbers[1]
 
     def one_of(self, key: str, value: object, choices: tuple[object, ...]) -> object:
-        """One of the choices, by type too."""
+        """One of the choices, of the same type."""
         if not any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
             self.fail(key, " or ".join("null" if choice is None else str(choice) for choice in choices), value)
         return value

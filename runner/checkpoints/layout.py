@@ -1,6 +1,6 @@
-"""Where the tensors of a checkpoint stand in the model, by their names on disk.
+"""Sorts the tensors of a checkpoint into embedding, layers, final norm and head, by their names on disk.
 
-Names on disk, not module names: some families rename at load. Everything is decided from headers alone.
+Names on disk are not always module names: some families rename tensors at load. Only headers are read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MLP = re.compile(r"mlp|feed_?forward|ffn|experts|(^|\.)(fc\d|dense_\w+|wi|wo)\."
 class Layout:
     """The tensors of a checkpoint by their place in the model."""
 
-    stack: str  # what stands before the layer number, e.g. model.layers
+    stack: str  # the prefix of the layer numbers, e.g. model.layers
     layers: list[list[Tensor]]
-    first: list[Tensor] = field(default_factory=list)  # embeddings and all else that comes before the layers
+    first: list[Tensor] = field(default_factory=list)  # embeddings, and everything else before the layers
     norm: list[Tensor] = field(default_factory=list)
     head: list[Tensor] = field(default_factory=list)
     tied: list[Tensor] = field(default_factory=list)  # the embedding that is also the head
@@ -51,7 +51,7 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
         )
     outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
 
-    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another depth or is smaller
+    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
         found = covering[prefix]
         return len(found) == count, sum(map(_nbytes, found.values()))
 
@@ -59,7 +59,9 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
     numbered = covering[stack]
     layout = Layout(stack, [numbered[index] for index in range(count)])
     for index in sorted(numbered.keys() - range(count)):
-        layout.layers[-1].extend(numbered[index])  # multi-token prediction is numbered on
+        layout.layers[-1].extend(
+            numbered[index]
+        )  # layers for multi-token prediction have the numbers after the last layer
     inside = {tensor.name for layer in layout.layers for tensor in layer}
     parent = _module(stack)
     for tensor in checkpoint.tensors:
@@ -85,7 +87,7 @@ def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
 
 
 def _numbered(name: str) -> Iterator[tuple[str, int]]:
-    """Yield (what stands before it, number) for every number among a tensor name's components."""
+    """Yield (prefix, number) for every number among the components of a tensor's name."""
     words = name.split(".")
     for position, word in enumerate(words):
         if word.isascii() and word.isdigit():
@@ -93,7 +95,7 @@ def _numbered(name: str) -> Iterator[tuple[str, int]]:
 
 
 def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
-    """Put a tensor that is in no layer to the head, the final norm, or before the layers."""
+    """Assign a tensor outside the layers to the head, the final norm, or the tensors before the layers."""
     local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
     beside_stack = not parent or local != tensor.name
     if HEAD.search(tensor.name):
@@ -105,7 +107,7 @@ def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
 
 
 def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
-    """Find the token embedding, all tensors of it: beside the layers, else the largest one anywhere."""
+    """Return all tensors of the token embedding: the one beside the layers, else the largest one anywhere."""
     found = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
     modules = list(dict.fromkeys(_module(tensor.name) for tensor in found))
     beside = [module for module in modules if _module(module) == parent]
@@ -118,7 +120,7 @@ def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
 
 
 def _module(name: str) -> str:
-    """What a name stands in: all but its last component."""
+    """Return the module of a name: all but its last component."""
     return name.rpartition(".")[0]
 
 

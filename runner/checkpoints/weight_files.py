@@ -1,7 +1,7 @@
-"""A checkpoint on disk: which files count, and their safetensors headers, read and checked; no weights.
+"""A checkpoint on disk: its weight files and their safetensors headers, read and checked without the weights.
 
-Imports neither torch nor safetensors: planning needs headers only, and what a damaged or hostile file says is
-refused, with tensor, expected and actual, before anything is written. Who knows how to read a .bin hands that in.
+Imports neither torch nor safetensors. A damaged or hostile header is refused before anything is written, with the
+tensor, the expected and the actual value. A caller that wants to read a .bin passes in a reader for it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Tensor:
     """Where a tensor lies: `offset` counts bytes from the start of its file."""
 
     name: str
-    dtype: str  # as safetensors spells it: BF16, F8_E4M3, I8
+    dtype: str  # its safetensors name: BF16, F8_E4M3, I8
     shape: tuple[int, ...]
     file: Path
     offset: int
     nbytes: int
-    strides: tuple[int, ...] | None = None  # in numbers; of a .bin only, where a tensor need not lie in one piece
+    strides: tuple[int, ...] | None = None  # in elements; only in a .bin, where a tensor need not be contiguous
 
     @property
     def params(self) -> int:
@@ -61,7 +61,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights: raw header (length field included; a .bin has none), tensors in the order of their bytes."""
+    """One file of weights: raw header with its length field (empty for a .bin), tensors in the order of their bytes."""
 
     path: Path
     size: int
@@ -72,7 +72,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: the weight files that count, the files around them, and what is not taken along."""
+    """A model folder: the weight files that are used, the files to copy with them, and the files left out."""
 
     folder: Path
     config: dict[str, Any]
@@ -90,7 +90,7 @@ class Checkpoint:
 def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
     """Read the headers of a model folder and check that they, the files and the index agree.
 
-    safetensors come first, as in transformers; the older .bin only where the caller brings a reader of it.
+    safetensors are preferred, as in transformers; a .bin is read only where the caller passes a reader.
     """
     readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
     for kind, reader in readers.items():
@@ -107,7 +107,7 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
         names = ", ".join(name for kind in readers for name in NAMES[kind])
         raise DataError(f"{folder} holds none of {names} (weight files found: {found})")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    kept = {INDEX} if kind == "safetensors" and not single.exists() else set()  # that of a .bin describes only itself
+    kept = {INDEX} if kind == "safetensors" and not single.exists() else set()  # the index of .bin files is not copied
     companions = [path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))]
     known = {file.path.name for file in files} | {path.name for path in companions}
     left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
@@ -119,7 +119,7 @@ def _is_weight(name: str) -> bool:
 
 
 def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[WeightFile]:
-    """Read every shard that the index names; both must tell the same story, tensor by tensor."""
+    """Read every shard that the index names; index and shards must agree on every tensor."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(f"{index}: weight_map must map tensor names to file names, found {_short(weight_map)}")
@@ -165,7 +165,7 @@ def read_weight_file(path: Path) -> WeightFile:
 
 
 def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
-    """Check a raw header against the size of its file: types, sizes, order, no overlap, no hole, no rest."""
+    """Check a raw header against the size of its file: types, sizes, and tensors that fill the file without gaps."""
     entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -209,7 +209,7 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a key that stands twice is an error."""
+    """Read a JSON object; raise DataError where a key occurs twice."""
     try:
         return parse_object(path.read_bytes(), str(path))
     except OSError as error:
@@ -217,7 +217,7 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; a key that stands twice is an error, which names where."""
+    """Parse a JSON object; raise DataError, which names `where`, where a key occurs twice."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -242,5 +242,5 @@ def _short(value: object) -> str:
 
 
 def is_bare_name(name: object) -> bool:
-    """Tell whether name is a plain file name: no folder, no way out of one."""
+    """Tell whether name is a plain file name, which cannot lead to another folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

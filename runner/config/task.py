@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from runner.config.generation import GenerationConfig
 from runner.core.dtypes import Dtype
@@ -43,6 +43,7 @@ class TaskConfig:
     """The base of every task's config."""
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
+    engine: ClassVar[Literal["model", "pipeline"]] = "model"  # runs what the model group names, or parts of a split
     name: str = MISSING
 
     @property
@@ -369,6 +370,7 @@ class PipelineConfig(PromptsConfig):
     """Completions from the parts of a split, over several processes."""
 
     module: ClassVar[str] = "runner.tasks.pipeline"
+    engine: ClassVar[Literal["model", "pipeline"]] = "pipeline"
     name: str = "pipeline"
     parts: str = inert(MISSING, HASHED)
     processes: int | None = inert(None, "the same stages in more or fewer processes compute the same")

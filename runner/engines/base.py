@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from runner.config.generation import GenerationConfig
 from runner.core.errors import ConfigError, check
@@ -104,6 +104,21 @@ class Request:
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What an engine must be able to do for it."""
+        is_ids = isinstance(self.prompt, tuple) and all(isinstance(part, int) for part in self.prompt)
+        asked = {
+            Capability.token_ids: is_ids,
+            Capability.chat: not is_ids and not isinstance(self.prompt, str),
+            Capability.branches: bool(self.branches),
+            Capability.deltas: self.deltas,
+            Capability.logprobs: self.continuation is not None,
+            Capability.several: self.n > 1,
+            Capability.sampling: self.sampling != Sampling(),
+        }
+        return frozenset(capability for capability, is_asked in asked.items() if is_asked)
+
     def __post_init__(self) -> None:
         check(self.n >= 1, "request.n", self.n, "must be 1 or more")
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
@@ -162,9 +177,11 @@ class EngineStats:
     rows_waiting: int = 0
     under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
+    # of each process of an engine that has several, when a session ends with nothing under way
+    processes: list[dict[str, float]] = field(default_factory=list)
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
-        totals = (f.name for f in fields(self) if f.name != "notes")
+        totals = (f.name for f in fields(self) if f.name not in ("notes", "processes"))
         return EngineStats(**{name: getattr(self, name) - getattr(earlier, name) for name in totals})
 
     @property
@@ -185,6 +202,7 @@ class EngineReport:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)  # one line per part, where the model comes in parts
 
 
 class Session(Protocol):

@@ -1,104 +1,181 @@
 """From logits to the next token: greedy or sampled, each row for itself whatever its neighbours are.
 
-A sampled row depends on (seed, sample index) and its own logits only: its random numbers are drawn in advance
-from a generator of its own, and the repetition penalty looks at its own tokens, not at the padding.
+A sampled row depends on its seed, its id and its own logits only: its random numbers are drawn in advance from a
+generator of its own, and the repetition penalty looks at its own tokens, not at the padding. Rows that are sampled in
+the same way share their operations.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from runner.config.generation import GenerationConfig
+from runner.engines.base import RequestId, Sampling
 from runner.engines.local.kernels import native
+from runner.engines.rows import Row
+
+Warper = TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What rows that share their operations have in common: all of their sampling but the seed."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    penalty: float
 
 
 class Sampler:
     """Picks the next token of every row of a batch."""
 
-    def __init__(
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self.vocab_size, self.device = vocab_size, device
+        self.ways: list[_Way] = []  # of each row, as the generators
+        self.generators: list[torch.Generator | None] = []
+        self.seen: torch.Tensor | None = None  # [B, V]: tokens that stand in the row already, if a penalty asks for it
+        self._groups: list[tuple[_Way, torch.Tensor | None, list[torch.Generator | None]]] | None = None
+
+    def join(
         self,
-        generation: GenerationConfig,
-        seed: int,
-        indices: Sequence[int | str],
-        prompts: list[list[int]],
-        vocab_size: int,
-        device: torch.device,
+        texts: Sequence[list[int]],
+        samplings: Sequence[Sampling],
+        generators: Sequence[torch.Generator | None],
     ) -> None:
-        self.penalty = generation.repetition_penalty
-        self.greedy = generation.temperature == 0
-        self.warpers = _warpers(generation)
-        self.seen: torch.Tensor | None = None  # [B, V]: tokens that stand in the row already
-        if self.penalty != 1:
-            self.seen = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
-        self.generators: list[torch.Generator] = []
-        self.join(prompts, [] if self.greedy else [row_generator(seed, index) for index in indices])
-
-    def join(self, texts: list[list[int]], generators: list[torch.Generator]) -> None:
-        """Add rows behind those that are there: what stands in them, and where their random numbers come from."""
-        self.generators += generators
-        if self.seen is not None:
-            new = self.seen.new_zeros(len(texts), self.seen.shape[1])
+        """Add rows behind those that are there: their tokens so far, how they are sampled, and their random numbers."""
+        ways = [_way(sampling) for sampling in samplings]
+        seen = None
+        if any(way.penalty != 1 for way in ways):
+            seen = torch.zeros(len(ways), self.vocab_size, dtype=torch.bool, device=self.device)
             for row, text in enumerate(texts):
-                new[row, torch.tensor(text, device=new.device)] = True
-            self.seen = torch.cat((self.seen, new))
-
-    def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the next token ids [B] for logits [B, V]."""
-        if self.greedy and self.seen is None:
-            return native.argmax(logits)
-        scores = logits.float()
-        if self.seen is not None:
-            penalized = torch.where(scores > 0, scores / self.penalty, scores * self.penalty)
-            scores = torch.where(self.seen, penalized, scores)
-        tokens = scores.argmax(dim=-1) if self.greedy else self._draw(scores)
-        if self.seen is not None:
-            self.seen.scatter_(1, tokens[:, None], True)
-        return tokens
+                seen[row, torch.tensor(text, device=self.device)] = True
+        self._add(ways, list(generators), seen)
 
     def take(self, other: Sampler) -> None:
         """Add the rows of another sampler behind these."""
-        self.generators += other.generators
-        if self.seen is not None and other.seen is not None:
-            self.seen = torch.cat((self.seen, other.seen))
+        self._add(other.ways, other.generators, other.seen)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; the others are finished."""
         if self.seen is not None:
             self.seen = self.seen[rows]
-        if self.generators:
-            self.generators = [self.generators[row] for row in rows.tolist()]
+        order = rows.tolist()
+        self.ways = [self.ways[row] for row in order]
+        self.generators = [self.generators[row] for row in order]
+        self._groups = None
 
-    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
-        for warp in self.warpers:
-            scores = warp(None, scores)  # these three never look at the input ids
-        # inverse of the cumulative distribution at one uniform number a row; float64, so that no tail is lost
-        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        uniform = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in self.generators])
-        points = uniform.to(scores.device) * cumulative[:, -1:]
-        tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
-        return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)
+    def pick(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the next token ids [B] for logits [B, V]."""
+        if self._groups is None:
+            self._groups = self._grouped()
+        if len(self._groups) == 1:
+            way, _, generators = self._groups[0]
+            return self._pick(way, logits, None, generators)
+        tokens = torch.empty(logits.shape[0], dtype=torch.long, device=logits.device)
+        for way, rows, generators in self._groups:
+            assert rows is not None
+            tokens[rows] = self._pick(way, logits[rows], rows, generators)
+        return tokens
+
+    def _pick(
+        self, way: _Way, logits: torch.Tensor, rows: torch.Tensor | None, generators: list[torch.Generator | None]
+    ) -> torch.Tensor:
+        """Return the next tokens of rows that are sampled in one way; rows None = all of the batch."""
+        if way.temperature == 0 and way.penalty == 1:
+            return native.argmax(logits)
+        scores = logits.float()
+        if way.penalty != 1:
+            assert self.seen is not None
+            seen = self.seen if rows is None else self.seen[rows]
+            penalized = torch.where(scores > 0, scores / way.penalty, scores * way.penalty)
+            scores = torch.where(seen, penalized, scores)
+        tokens = scores.argmax(dim=-1) if way.temperature == 0 else _draw(way, scores, generators)
+        if way.penalty != 1:
+            assert self.seen is not None
+            if rows is None:
+                self.seen.scatter_(1, tokens[:, None], True)
+            else:
+                self.seen[rows, tokens] = True
+        return tokens
+
+    def _add(self, ways: list[_Way], generators: list[torch.Generator | None], seen: torch.Tensor | None) -> None:
+        if self.seen is not None or seen is not None:
+            both = [(self.seen, len(self.ways)), (seen, len(ways))]
+            parts = [self._nothing_seen(count) if part is None else part for part, count in both]
+            self.seen = torch.cat(parts)
+        self.ways = self.ways + ways
+        self.generators = self.generators + generators
+        self._groups = None
+
+    def _nothing_seen(self, rows: int) -> torch.Tensor:
+        return torch.zeros(rows, self.vocab_size, dtype=torch.bool, device=self.device)
+
+    def _grouped(self) -> list[tuple[_Way, torch.Tensor | None, list[torch.Generator | None]]]:
+        """Put rows that are sampled in one way together; one way for all is the usual case."""
+        kinds: dict[_Way, list[int]] = {}
+        for row, way in enumerate(self.ways):
+            kinds.setdefault(way, []).append(row)
+        if len(kinds) == 1:
+            return [(self.ways[0], None, self.generators)]
+        return [
+            (way, torch.tensor(rows, device=self.device), [self.generators[row] for row in rows])
+            for way, rows in kinds.items()
+        ]
 
 
-def _warpers(
-    generation: GenerationConfig,
-) -> list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper]:
-    warpers: list[TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper] = []
-    if generation.temperature == 0:
-        return warpers
-    if generation.temperature != 1:
-        warpers.append(TemperatureLogitsWarper(float(generation.temperature)))
-    if generation.top_k > 0:
-        warpers.append(TopKLogitsWarper(generation.top_k))
-    if generation.top_p < 1:
-        warpers.append(TopPLogitsWarper(generation.top_p))
+def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sampler:
+    """Return a sampler of these rows; their random numbers go on where they were."""
+    for row in rows:
+        row.generator = row.generator or generator_of(row.sampling, row.request.id, row.choice)
+    sampler = Sampler(vocab_size, device)
+    texts = [row.prompt + row.tokens for row in rows]
+    sampler.join(texts, [row.sampling for row in rows], [row.generator for row in rows])
+    return sampler
+
+
+def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
+    """Return the random numbers of a row, which depend on seed, id and choice only; None where it is greedy."""
+    if not sampling.temperature:
+        return None
+    name = f"{sampling.seed}:{request_id}" + (f":{choice}" if choice else "")
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _way(sampling: Sampling) -> _Way:
+    values = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty)
+    temperature, top_k, top_p, penalty = values
+    assert temperature is not None
+    assert top_k is not None
+    assert top_p is not None
+    assert penalty is not None
+    return _Way(temperature, top_k, top_p, penalty) if temperature else _Way(0.0, 0, 1.0, penalty)
+
+
+@lru_cache(maxsize=256)
+def _warpers(way: _Way) -> list[Warper]:
+    warpers: list[Warper] = []
+    if way.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(way.temperature)))
+    if way.top_k > 0:
+        warpers.append(TopKLogitsWarper(way.top_k))
+    if way.top_p < 1:
+        warpers.append(TopPLogitsWarper(way.top_p))
     return warpers
 
 
-def row_generator(seed: int, index: int | str) -> torch.Generator:
-    """Return the random numbers of a row: they depend on the seed and on its index only."""
-    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def _draw(way: _Way, scores: torch.Tensor, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+    for warp in _warpers(way):
+        scores = warp(None, scores)  # these three never look at the input ids
+    # inverse of the cumulative distribution at one uniform number a row; float64, so that no tail is lost
+    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    uniform = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators])
+    points = uniform.to(scores.device) * cumulative[:, -1:]
+    tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
+    return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)

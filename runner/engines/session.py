@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, Self, TypeVar
 
 from runner.core.errors import ConfigError
-from runner.engines.base import Completion, Event, Request, RequestId
+from runner.engines.base import Capability, Completion, Event, Request, RequestId
 
 Admitted = TypeVar("Admitted")
 
@@ -20,7 +20,8 @@ class BaseSession(ABC, Generic[Admitted]):
     a step does, and what is to be dropped in the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capabilities: frozenset[Capability]) -> None:
+        self._capabilities = capabilities
         self._changed = threading.Condition()
         self._driving = threading.RLock()  # held during a step, so that closing waits for its end
         self._admitting: set[RequestId] = set()
@@ -48,6 +49,11 @@ class BaseSession(ABC, Generic[Admitted]):
 
     def submit(self, request: Request) -> None:
         """Let a request in; ConfigError where it cannot be served, or its id is under way already."""
+        missing = request.needs - self._capabilities
+        if missing:
+            raise ConfigError(
+                f"request {request.id} asks for {', '.join(sorted(missing))}: this engine has no such thing"
+            )
         with self._changed:
             self._check_open()
             if request.id in self._left or request.id in self._admitting:
@@ -124,8 +130,10 @@ class BaseSession(ABC, Generic[Admitted]):
 class ListSession(BaseSession[Request]):
     """For an engine that takes a closed list at a time: what is submitted meanwhile waits for the next list."""
 
-    def __init__(self, run: Callable[[list[Request]], Iterator[list[Event]]]) -> None:
-        super().__init__()
+    def __init__(
+        self, capabilities: frozenset[Capability], run: Callable[[list[Request]], Iterator[list[Event]]]
+    ) -> None:
+        super().__init__(capabilities)
         self._run = run
         self._waiting: list[Request] = []
         self._running: Iterator[list[Event]] | None = None

@@ -62,7 +62,7 @@ class StubSession(BaseSession[Request]):
     """Answers one request at each step."""
 
     def __init__(self, engine: StubEngine) -> None:
-        super().__init__()
+        super().__init__(CAPABILITIES)
         self.engine = engine
         self.waiting: deque[Request] = deque()
 

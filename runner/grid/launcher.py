@@ -1,4 +1,4 @@
-"""Hydra's launcher for worker processes: how many there are, and who is told what happens."""
+"""Hydra's launcher for worker processes: it decides how many there are and shows how the jobs go."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.grid.plan import Planned, plan_job, refuse_stdin
 from runner.grid.sizing import how_many
 from runner.grid.table import labels
 from runner.grid.view import View
-from runner.grid.workers import Crew
+from runner.grid.workers import WorkerPool
 
 
 class WorkerLauncher(Launcher):
@@ -35,12 +35,12 @@ class WorkerLauncher(Launcher):
         self.master, self.context = config, hydra_context
 
     def run_plan(self, plan: list[Planned], numbers: list[int]) -> tuple[dict[int, Outcome], bool]:
-        """Do these jobs of a plan; returns how they ended and whether the user stopped them."""
+        """Do these jobs of a plan; return how they ended and whether the user stopped them."""
         settings = plan[numbers[0]].config
         assert settings is not None
         names = labels(plan)
         with View(plan, len(numbers), names.__getitem__) as view:
-            crew = Crew(
+            pool = WorkerPool(
                 plan=plan,
                 numbers=numbers,
                 workers_wanted=how_many(plan, numbers, settings.workers),
@@ -50,10 +50,10 @@ class WorkerLauncher(Launcher):
                 fresh=self.fresh,
                 gpus=len(machine.gpu_models()),
             )
-            return crew.run(), crew.interrupted
+            return pool.run(), pool.interrupted
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Serve a sweeper that is not ours, such as Optuna's: it gets one number a job."""
+        """Run jobs for another package's sweeper, such as Optuna's, which gets one number per job."""
         composer = Composer(self.context.config_loader, self.master)
         plan = []
         for overrides in job_overrides:

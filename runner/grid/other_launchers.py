@@ -1,7 +1,7 @@
-"""Hydra's other launchers: the same jobs, the same resume, the same outcomes; who starts the processes differs.
+"""Jobs under Hydra's other launchers, such as joblib, submitit or Ray.
 
-A launcher of another package gives its results back all at once and loses them when one process dies. What a job
-has done is on disk, so nothing is lost: it is read there, and only what is missing is launched again.
+A launcher of another package returns all results together, and none of them when one process dies. But each job
+records its result on disk: it is read there, and only the jobs without one are launched again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from runner.config.root import RunnerConfig
 from runner.core import progress
 from runner.core.errors import ConfigError, EvidenceError, JobHeld, RunnerError
 from runner.core.result import Record, Status
-from runner.grid.outcome import Outcome, attempt
+from runner.grid.outcome import Outcome, run_job
 from runner.grid.plan import Planned
 from runner.report import brief
 from runner.store import ledger
@@ -33,27 +33,27 @@ from runner.tasks.base import task_of
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 2.0  # for jobs to end after Ctrl-C
-FOR_US = "tracking.parent_run_id="  # the override that we add to each job
+GRACE_S = 2.0  # for jobs to end by themselves after Ctrl-C
+PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
     """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
-    if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one has the terminal to itself
+    if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the grid's result
-            outcome = attempt(to_config(composed), OmegaConf.to_yaml(composed))
-    except SystemExit as error:  # most launchers would take it for their own end
+            outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
+    except SystemExit as error:  # most launchers would end with it
         outcome = Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
-    name = " ".join(text for text in hydra.overrides.task if not text.startswith(FOR_US))
+    name = " ".join(text for text in hydra.overrides.task if not text.startswith(PARENT_KEY))
     how = brief(outcome.record) if outcome.record else f"{outcome.status.value} {outcome.message}"
     print(f"{name}: {how}", file=sys.stderr, flush=True)
     return outcome
 
 
 def check_settings(name: str, settings: RunnerConfig) -> None:
-    """Refuse what only our own launcher can keep, instead of forgetting it."""
+    """Refuse settings that only hydra/launcher=workers can keep."""
     if settings.job_timeout_s is not None:
         own = "hydra.launcher.timeout_min=..." if name.startswith("submitit") else "hydra/launcher=workers"
         raise ConfigError(f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}")
@@ -64,8 +64,8 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
 
 
 @dataclass
-class Elsewhere:
-    """Jobs of a plan under a launcher that is not ours."""
+class ForeignLaunch:
+    """Runs the jobs of a plan under another package's launcher."""
 
     launcher: Launcher
     name: str  # as in hydra/launcher=NAME
@@ -74,10 +74,10 @@ class Elsewhere:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     interrupted: bool = False
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
-    _again: set[int] = field(default_factory=set)
+    _relaunched: set[int] = field(default_factory=set)
 
     def run(self, numbers: list[int]) -> None:
-        """Launch the jobs; when that breaks, those under way one by one, so that only the guilty one fails."""
+        """Launch the jobs; when a launch breaks, launch what was under way one by one, so that only the cause fails."""
         with redirect_stdout(sys.stderr):  # Ray talks to stdout, and does so until it is shut down
             try:
                 self._run(numbers)
@@ -89,7 +89,7 @@ class Elsewhere:
         batches = deque([numbers])
         while batches:
             batch = batches.popleft()
-            if self.outcomes:  # others of a broken launch may have ended meanwhile
+            if self.outcomes:  # jobs of a launch that broke may have ended meanwhile
                 self._collect(batch)
                 batch = [number for number in batch if number not in self.outcomes]
             if not batch:
@@ -100,21 +100,21 @@ class Elsewhere:
                 self.interrupted = True
                 self._stop(batch)
                 return
-            except Exception as error:  # noqa: BLE001  # a process that died takes a launcher down in its own way
+            except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
                 batches.extendleft(reversed(self._after_break(batch, error)))
 
     def _launch(self, batch: list[int]) -> None:
-        parent = [f"{FOR_US}{self.parent_run_id}"] if self.parent_run_id else []
+        parent = [f"{PARENT_KEY}{self.parent_run_id}"] if self.parent_run_id else []
         overrides = [[*self.plan[number].overrides, *parent] for number in batch]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
             outcome = self.outcomes[number] = _outcome(job_return)
-            if number in self._again and outcome.record is not None:
-                outcome.record.from_ledger = False  # it had gone on after the launch that broke: this grid's work
+            if number in self._relaunched and outcome.record is not None:
+                outcome.record.from_ledger = False  # it ended after its launch had broken: still the work of this grid
 
     def _stop(self, batch: list[int]) -> None:
-        """Say how the jobs stand after Ctrl-C; those that the launcher does not end are not touched."""
-        _shut_down_ray()  # it would end its jobs when this process leaves, too late to write that down
+        """Record how the jobs ended after Ctrl-C; those that the launcher leaves running are not touched."""
+        _shut_down_ray()  # else it ends its jobs when this process exits, too late to record that
         give_up_at = time.monotonic() + GRACE_S
         begun = self._begun(batch)
         while (living := [n for n in begun if _is_held(self._job(n))]) and time.monotonic() < give_up_at:
@@ -124,7 +124,7 @@ class Elsewhere:
         living = [number for number in living if number in begun]
         for number in begun:
             if number not in living:
-                self._bury(number, Status.KILLED, "interrupted")
+                self._record_end(number, Status.KILLED, "interrupted")
         if living:
             log.warning(
                 "%d jobs go on without this grid, as hydra/launcher=%s does not end them: "
@@ -133,13 +133,13 @@ class Elsewhere:
             )  # fmt: skip
 
     def _after_break(self, batch: list[int], error: Exception) -> list[list[int]]:
-        """Keep what is done, and return what to launch next."""
+        """Record what is done, and return the batches to launch next."""
         cause = " ".join(re.sub(r"-{4,}", "", str(error)).split())[:400] or type(error).__name__
         progressed = self._collect(batch)
         begun = self._begun(batch)
         left = [number for number in batch if number not in self.outcomes and number not in begun]
         if len(batch) == 1 and begun:
-            self._bury(begun[0], Status.FAILED, f"its process died under hydra/launcher={self.name}: {cause}")
+            self._record_end(begun[0], Status.FAILED, f"its process died under hydra/launcher={self.name}: {cause}")
             return []
         if not begun and not progressed:
             if not self.outcomes:
@@ -149,11 +149,11 @@ class Elsewhere:
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
         log.warning("%d jobs were under way and run again one by one; %d follow", len(begun), len(left))
-        self._again |= {*begun, *left}  # one that had not begun a moment ago may do so before the launcher is down
+        self._relaunched |= {*begun, *left}  # a job may begin after it was counted, before the launcher is down
         return [*([number] for number in begun), *([left] if left else [])]
 
     def _collect(self, batch: list[int]) -> bool:
-        """Read from disk how jobs ended whose launcher cannot tell; returns whether any did."""
+        """Read from disk how jobs of a broken launch ended; return whether any did."""
         ended = False
         for number in batch:
             record = _record(self._job(number))
@@ -167,10 +167,10 @@ class Elsewhere:
         return ended
 
     def _begun(self, batch: list[int]) -> list[int]:
-        """Return the jobs that some process has taken and that have not ended."""
+        """Return the jobs that a process has started and that have not ended."""
         return [n for n in batch if n not in self.outcomes and _claimed_at(self._job(n)) != self._before[n][1]]
 
-    def _bury(self, number: int, status: Status, message: str) -> None:
+    def _record_end(self, number: int, status: Status, message: str) -> None:
         config = self.plan[number].config
         assert config is not None
         ledger.write_death(config, self._job(number), task_of(config).VERSION, status, message)
@@ -183,7 +183,7 @@ class Elsewhere:
 
 
 def _outcome(job_return: JobReturn) -> Outcome:
-    """Return what the job returned; what broke it outside of the runner is that job's failure."""
+    """Return what the job returned; an error outside of the runner is a failure of that job."""
     try:
         value = job_return.return_value
     except RunnerError as error:
@@ -216,6 +216,6 @@ def _is_held(job: Job) -> bool:
 
 
 def _claimed_at(job: Job) -> int:
-    """Return when the job was last taken, by the clock of the file system; 0: never."""
+    """Return when the job was last started, by the clock of the file system; 0: never."""
     lock = job.folder / ".lock"
     return lock.stat().st_mtime_ns if lock.exists() else 0

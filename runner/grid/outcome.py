@@ -23,7 +23,7 @@ class Outcome:
     held: bool = False  # another process is doing it
 
 
-def attempt(config: RunnerConfig, config_yaml: str = "", bases: Shelf | None = None, wait: bool = True) -> Outcome:
+def run_job(config: RunnerConfig, config_yaml: str = "", bases: Shelf | None = None, wait: bool = True) -> Outcome:
     """Do one job of a grid: an error ends this job and no other."""
     try:
         record = run(config, config_yaml, bases, wait)

@@ -28,7 +28,7 @@ from runner.core.result import Status
 from runner.grid.compose import Composer
 from runner.grid.expand import check_exclude, excluded, expand
 from runner.grid.launcher import WorkerLauncher, without_hydra
-from runner.grid.other_launchers import Elsewhere, check_settings
+from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.outcome import Outcome
 from runner.grid.plan import Planned, State, mark_twins, plan_job, refuse_stdin
 from runner.grid.table import show_failures, show_plan, table_lines
@@ -144,7 +144,7 @@ class GridSweeper(Sweeper):
             if isinstance(self.launcher, WorkerLauncher):
                 grid.outcomes, interrupted = self.launcher.run_plan(grid.plan, numbers)
             else:
-                elsewhere = Elsewhere(self.launcher, name, grid.plan, parent.run_id, grid.outcomes)
+                elsewhere = ForeignLaunch(self.launcher, name, grid.plan, parent.run_id, grid.outcomes)
                 elsewhere.run(numbers)
                 interrupted = elsewhere.interrupted
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A grid in words: what tells its jobs from each other, the plan, the table at the end, the failures."""
+"""A grid as text: the names of its jobs, the plan, the table at the end, the failures."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def table_lines(plan: list[Planned], outcomes: dict[int, Outcome], interrupted: 
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
-        status = _standing(planned, outcome, interrupted)
+        status = _status_text(planned, outcome, interrupted)
         lines.append(GridLine(names, status, planned.job.job_id if planned.job else "", record))
     return lines
 
 
-def _standing(planned: Planned, outcome: Outcome | None, interrupted: bool) -> str:
-    """Say in a word or two how a job stands at the end of its grid."""
+def _status_text(planned: Planned, outcome: Outcome | None, interrupted: bool) -> str:
+    """Return the status of a job at the end of its grid, in a word or two."""
     if outcome is not None:
         recorded = outcome.record is not None and outcome.record.from_ledger
         return "done before" if recorded else outcome.status.value.lower()
@@ -91,7 +91,7 @@ def show_plan(plan: list[Planned], out: TextIO) -> None:
 
 
 def _needs(planned: Planned, known: dict[str, str]) -> str:
-    """Predict what a job takes in memory; jobs that differ in nothing that matters for it are asked once."""
+    """Predict the memory of a job; jobs that differ in nothing that matters for it are computed once."""
     if planned.config is None or planned.resolved is None or planned.job is None or not planned.base:
         return ""
     key = f"{planned.base} {planned.config.generation}"
@@ -101,7 +101,7 @@ def _needs(planned: Planned, known: dict[str, str]) -> str:
 
 
 def show_failures(plan: list[Planned], outcomes: dict[int, Outcome], out: TextIO) -> int:
-    """Print each job that is not finished with its cause and where its log is; returns how many there are."""
+    """Print each job that is not finished, with its cause and its log; return how many there are."""
     failures = 0
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         outcome = outcomes.get(number)

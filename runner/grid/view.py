@@ -22,11 +22,11 @@ class Running:
     """A job that a worker is doing."""
 
     step: Step | None = None
-    moved_at: float = 0.0  # when the first piece of work was done: what was before was loading
+    moved_at: float = 0.0  # when the first piece of work was done; the time before was loading
     moved_from: float = 0.0
 
     def move(self, step: Step) -> None:
-        """Take in how far the job is."""
+        """Note how far the job is."""
         self.step = step
         if step.done and not self.moved_at:
             self.moved_at, self.moved_from = time.monotonic(), step.done
@@ -41,7 +41,7 @@ class Running:
 
 @dataclass
 class View:
-    """Follows a grid and draws it; what has failed is said when it happens."""
+    """Follows a grid and draws it; a failure is printed when it happens."""
 
     plan: list[Planned]
     to_do: int
@@ -76,7 +76,7 @@ class View:
             self.running[number].move(step)
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """A job is over: one line says how."""
+        """A job is over: print one line that says how it ended."""
         self.running.pop(number, None)
         failed = outcome.status is not Status.FINISHED
         self.failed += failed
@@ -88,7 +88,7 @@ class View:
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:
             line = f"{at} {outcome.status.value} {self.label(number)}: {outcome.message}"
-        self._say(line, "red" if failed else "")
+        self._print(line, "red" if failed else "")
         self.tick(at_once=True)
 
     def tick(self, at_once: bool = False) -> None:
@@ -98,7 +98,7 @@ class View:
             self._drawn_at = now
             self._live.update(self._picture(), refresh=True)
 
-    def _say(self, line: str, style: str) -> None:
+    def _print(self, line: str, style: str) -> None:
         if self._live is None:
             print(line, file=sys.stderr, flush=True)
         else:

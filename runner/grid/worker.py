@@ -1,7 +1,6 @@
 """A worker process: does one job after another for a grid, and keeps the loaded base between them.
 
-Started by `runner/grid/workers.py`. It never outlives its parent, and what happens to it (a crash, a kill, a hang)
-ends one job and not the grid.
+Started by `runner/grid/workers.py`. It never outlives its parent. A crash, a kill or a hang ends one job, not the grid.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from runner.core import child, progress
 from runner.core.progress import Step
 from runner.core.result import Status
 from runner.engines.local.base_cache import Shelf
-from runner.grid.outcome import Outcome, attempt
+from runner.grid.outcome import Outcome, run_job
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class Ended:
 
 
 def main() -> None:
-    """Serve the parent at the other end of the connection until it says None or goes away."""
+    """Do the jobs that the parent sends, until it sends None or closes the connection."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     child.end_with_parent(parent)
-    # Ctrl-C of the terminal reaches the parent only; it passes the wish on with SIGINT when a job is to stop
+    # the terminal's Ctrl-C reaches the parent only, which sends SIGINT when a job is to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("runner").setLevel(logging.INFO)
@@ -58,24 +57,24 @@ def main() -> None:
     with Connection(descriptor) as connection:
         try:
             while (assignment := connection.recv()) is not None:
-                serve(assignment, connection, shelf)
+                run_assignment(assignment, connection, shelf)
         except (EOFError, OSError, KeyboardInterrupt):
-            return  # the parent is gone, or wants us to go
+            return  # the parent is gone, or has asked this worker to stop
 
 
-def serve(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
-    """Do one job and send how it went; a wish to stop ends the job as KILLED and then the worker."""
+def run_assignment(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
+    """Do one job and send how it ended; Ctrl-C ends the job as KILLED, and then the worker."""
     number = assignment.number
 
     def report(step: Step) -> None:
         try:
             connection.send(Progressed(number, step))
-        except OSError:  # the parent is gone: that is no failure of this job
+        except OSError:  # the parent is gone: the job itself has not failed
             raise KeyboardInterrupt from None
 
     progress.report_to(report)
     try:
-        outcome = attempt(assignment.config, assignment.config_yaml, shelf, assignment.wait)
+        outcome = run_job(assignment.config, assignment.config_yaml, shelf, assignment.wait)
     except KeyboardInterrupt:
         connection.send(Ended(number, Outcome(Status.KILLED, message="interrupted", exit_code=130)))
         raise

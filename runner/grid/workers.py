@@ -28,11 +28,11 @@ from runner.grid.worker import Assignment, Ended, Progressed
 from runner.store import ledger
 from runner.tasks.base import task_of
 
-START = "from runner.grid.worker import main; main()"  # by import: what it sends is named by its module
+START = "from runner.grid.worker import main; main()"  # imported, not run: its pickled messages name their module
 POLL_S = 0.2
 LAST_LINES = 5
-GRACE_S = 30.0  # between a wish to stop and the end of patience
-LEAVE_S = 10.0  # for a worker that has nothing left to do, to be gone
+GRACE_S = 30.0  # for a job to end by itself after Ctrl-C, before it is killed
+LEAVE_S = 10.0  # for a released worker to exit, before it is killed
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Worker:
     log: Path
     todo: deque[int]
     gpu: int = 0
-    begun: int = 0  # how many jobs it was given
+    begun: int = 0  # jobs that it was given so far
     current: int | None = None
     since: float = 0.0
     log_from: int = 0
@@ -62,7 +62,7 @@ class Worker:
 
 
 class Events(Protocol):
-    """Whom to tell what happens."""
+    """Who is told what happens to the jobs."""
 
     def started(self, number: int) -> None:
         """A worker has begun a job."""
@@ -78,8 +78,8 @@ class Events(Protocol):
 
 
 @dataclass
-class Crew:
-    """The state of a running grid."""
+class WorkerPool:
+    """Hands the jobs of a grid to worker processes and records how each one ends."""
 
     plan: list[Planned]
     numbers: list[int]  # the jobs of the plan that are to be done
@@ -91,19 +91,19 @@ class Crew:
     gpus: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     _workers: list[Worker] = field(default_factory=list)
-    _leaving: list[Worker] = field(default_factory=list)  # dismissed, but still there
+    _leaving: list[Worker] = field(default_factory=list)  # released, but their processes have not exited yet
     _groups: deque[deque[int]] = field(default_factory=deque)
-    _held: list[int] = field(default_factory=list)  # another process was doing them: waited for at the end
+    _held_elsewhere: list[int] = field(default_factory=list)  # another process is doing them: waited for at the end
     _waiting: set[int] = field(default_factory=set)
-    _wishes: int = 0  # how often the user has asked to stop
-    _wished_at: float = 0.0
+    _stop_requests: int = 0  # how often the user has asked to stop
+    _stop_requested_at: float = 0.0
     _started: int = 0
 
     def run(self) -> dict[int, Outcome]:
-        """Do all jobs, or stop when asked to; returns how each one that was begun ended."""
+        """Do all jobs, or stop when asked to; return how each job that was started ended."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._groups = group(self.plan, self.numbers)
-        with self._listening():
+        with self._counting_interrupts():
             try:
                 while self._step():
                     self.events.tick()
@@ -117,28 +117,28 @@ class Crew:
     @property
     def interrupted(self) -> bool:
         """Whether the user asked to stop."""
-        return self._wishes > 0
+        return self._stop_requests > 0
 
-    # ------------------------------------------------------------------------------- one turn
+    # ------------------------------------------------------------------------------- one step
 
     def _step(self) -> bool:
-        """Start what can be started, hear what has happened; False when there is nothing left to do."""
-        if not self._groups and self._held and not self._workers:
-            self._waiting |= set(self._held)
-            self._groups, self._held = group(self.plan, self._held), []
-        # one that is leaving may still hold its base: the next one has no room before it is gone
-        while self._groups and len(self._workers) + len(self._leaving) < self.workers_wanted and not self._wishes:
+        """Start workers, receive their messages, enforce limits; False when there is nothing left to do."""
+        if not self._groups and self._held_elsewhere and not self._workers:
+            self._waiting |= set(self._held_elsewhere)
+            self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
+        # a released worker may still hold its base in memory: it counts until its process has exited
+        while self._groups and not self._stop_requests and len(self._workers + self._leaving) < self.workers_wanted:
             self._start(self._groups.popleft())
         if not self._workers and not self._leaving:
             return False
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
-            self._hear(by_connection[ready])
+            self._receive(by_connection[ready])
         self._enforce_limits()
-        self._see_off()
+        self._remove_ended_workers()
         return True
 
-    def _hear(self, worker: Worker) -> None:
+    def _receive(self, worker: Worker) -> None:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
@@ -147,32 +147,32 @@ class Crew:
         if isinstance(message, Progressed):
             self.events.progressed(message.number, message.step)
         elif isinstance(message, Ended):
-            self._take(worker, message)
+            self._job_ended(worker, message)
             if message.outcome.status is Status.KILLED:
-                self._dismiss(worker)  # a wish to stop, from us or from elsewhere, ends the worker, too
+                self._release(worker)  # a job that was stopped, from here or from elsewhere, ends its worker, too
             else:
                 self._next(worker)
 
-    def _take(self, worker: Worker, message: Ended) -> None:
+    def _job_ended(self, worker: Worker, message: Ended) -> None:
         worker.current = None
         number, outcome = message.number, message.outcome
         if outcome.held:
-            self._held.append(number)
+            self._held_elsewhere.append(number)
             return
         if outcome.status is Status.KILLED:
-            self._bury(number, Status.KILLED, outcome.message)  # the wish may have cut its own last words short
-            outcome = outcome if self._wishes else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
+            self._record_death(number, Status.KILLED, outcome.message)  # Ctrl-C may have cut its own record short
+            outcome = outcome if self._stop_requests else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
         self._end(number, outcome)
 
     def _next(self, worker: Worker) -> None:
-        """Give the worker its next job, or another group, or leave to go."""
-        if self._wishes or (self.fresh and worker.begun):
-            self._dismiss(worker)
+        """Give the worker its next job, from its group or another one; release it where there is none."""
+        if self._stop_requests or (self.fresh and worker.begun):
+            self._release(worker)
             return
         if not worker.todo and self._groups:
             worker.todo = self._groups.popleft()
         if not worker.todo:
-            self._dismiss(worker)
+            self._release(worker)
             return
         number = worker.current = worker.todo.popleft()
         worker.begun += 1
@@ -190,18 +190,18 @@ class Crew:
         self.outcomes[number] = outcome
         self.events.ended(number, outcome)
 
-    def _bury(self, number: int, status: Status, message: str) -> None:
+    def _record_death(self, number: int, status: Status, message: str) -> None:
         planned = self.plan[number]
         assert planned.config is not None
         assert planned.job is not None
         ledger.write_death(planned.config, planned.job, task_of(planned.config).VERSION, status, message)
 
-    # ------------------------------------------------------------------------ start, stop, die
+    # ------------------------------------------------------------------------ start, release, die
 
     def _start(self, numbers: deque[int]) -> None:
         ours, theirs = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
-        gpu = self._free_gpu()
+        gpu = self._least_used_gpu()
         self._started += 1
         with theirs, log.open("ab") as stream:
             process = child.start(
@@ -211,34 +211,34 @@ class Crew:
                 stdout=stream,
                 stderr=stream,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
+                start_new_session=True,  # the terminal's Ctrl-C reaches this process only, which passes it on
             )
         worker = Worker(process, Connection(ours.detach()), log, numbers, gpu)
         self._workers.append(worker)
         self._next(worker)
 
-    def _free_gpu(self) -> int:
-        """Return the GPU with the fewest workers: when one dies, its successor takes its place."""
+    def _least_used_gpu(self) -> int:
+        """Return the GPU with the fewest workers, so that the successor of a dead worker gets its GPU."""
         used = Counter(worker.gpu for worker in (*self._workers, *self._leaving))
         return min(range(max(self.gpus, 1)), key=lambda gpu: used[gpu])
 
-    def _dismiss(self, worker: Worker) -> None:
-        """Let a worker go; another one does what it has left."""
-        with suppress(OSError):  # it is gone already, which is what was asked
+    def _release(self, worker: Worker) -> None:
+        """Tell a worker to exit; another one takes the jobs that it has left."""
+        with suppress(OSError):  # it has exited already
             worker.connection.send(None)
         self._workers.remove(worker)
-        self._hand_back(worker)
+        self._requeue(worker)
         worker.since = time.monotonic()
         self._leaving.append(worker)
 
-    def _hand_back(self, worker: Worker) -> None:
-        if worker.todo and not self._wishes:
+    def _requeue(self, worker: Worker) -> None:
+        if worker.todo and not self._stop_requests:
             self._groups.appendleft(worker.todo)
 
-    def _see_off(self) -> None:
-        """Forget the workers that have left, and end those that will not."""
+    def _remove_ended_workers(self) -> None:
+        """Forget released workers that have exited, and kill those that take too long."""
         for worker in list(self._leaving):
-            if self._wishes > 1 or time.monotonic() - worker.since > LEAVE_S:
+            if self._stop_requests > 1 or time.monotonic() - worker.since > LEAVE_S:
                 worker.kill()
                 worker.process.wait()
             if worker.process.poll() is not None:
@@ -246,50 +246,50 @@ class Crew:
                 worker.connection.close()
 
     def _died(self, worker: Worker, why: str = "") -> None:
-        """A worker is gone in the middle of a job: that job has failed, the others go to a new worker."""
-        with suppress(subprocess.TimeoutExpired):  # its connection can be closed a little before it is gone
-            worker.process.wait(timeout=0 if self._wishes > 1 else 2)
+        """A worker has died: its current job has failed, its other jobs go to a new worker."""
+        with suppress(subprocess.TimeoutExpired):  # its connection can close a little before the process exits
+            worker.process.wait(timeout=0 if self._stop_requests > 1 else 2)
         worker.kill()
         code = worker.process.wait()
-        with suppress(EOFError, OSError):  # it may have got as far as to say how its job ended
+        with suppress(EOFError, OSError):  # it may have reported how its job ended before it died
             while worker.connection.poll():
                 message = worker.connection.recv()
                 if isinstance(message, Ended):
-                    self._take(worker, message)
+                    self._job_ended(worker, message)
         self._workers.remove(worker)
         worker.connection.close()
         number = worker.current
         if number is not None:
-            killed = self._wishes > 0
+            killed = self._stop_requests > 0
             status = Status.KILLED if killed else Status.FAILED
             message = "killed" if killed else f"{why or f'the worker {child.describe_exit(code)}'}{_last_lines(worker)}"
-            self._bury(number, status, message)
+            self._record_death(number, status, message)
             self._end(number, Outcome(status, message=message, exit_code=130 if killed else 1))
-        self._hand_back(worker)
+        self._requeue(worker)
 
     def _enforce_limits(self) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
             late = self.job_timeout_s is not None and now - worker.since > self.job_timeout_s
-            impatient = self._wishes > 1 or (self._wishes == 1 and now - self._wished_at > GRACE_S)
+            overdue = self._stop_requests > 1 or (self._stop_requests == 1 and now - self._stop_requested_at > GRACE_S)
             if worker.is_gone():
                 self._died(worker)
-            elif worker.current is not None and (late or impatient):
+            elif worker.current is not None and (late or overdue):
                 worker.kill()
                 self._died(worker, f"still running after job_timeout_s={self.job_timeout_s:g}" if late else "")
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Take Ctrl-C as a wish: the first one lets jobs write down what they have, the second ends them."""
+    def _counting_interrupts(self) -> Iterator[None]:
+        """Count Ctrl-C: the first one lets jobs write down what they have, the second kills them."""
 
-        def wish(*_: object) -> None:
-            self._wishes += 1
-            self._wished_at = time.monotonic()
-            if self._wishes == 1:
+        def on_interrupt(*_: object) -> None:
+            self._stop_requests += 1
+            self._stop_requested_at = time.monotonic()
+            if self._stop_requests == 1:
                 for worker in self._workers:
                     worker.process.send_signal(signal.SIGINT)
 
-        before = signal.signal(signal.SIGINT, wish)
+        before = signal.signal(signal.SIGINT, on_interrupt)
         try:
             yield
         finally:
@@ -297,7 +297,7 @@ class Crew:
 
 
 def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
-    """Put jobs that share a base together, the longest group first; jobs with nothing to load stand alone."""
+    """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own."""
     groups: dict[str, deque[int]] = {}
     for number in numbers:
         groups.setdefault(plan[number].base or f"alone {number}", deque()).append(number)

@@ -27,7 +27,7 @@ Read = Callable[[int, int], Iterator[bytes | memoryview]]  # (offset, nbytes) of
 
 @cache
 def codec() -> Any:
-    """zstd at the level of an archive."""
+    """Return zstd at the level of an archive."""
     try:
         import pyarrow
     except ImportError as error:
@@ -36,7 +36,7 @@ def codec() -> Any:
 
 
 def compress(pieces: Iterator[bytes | memoryview], frames: list[int]) -> Iterator[bytes]:
-    """Yield the frames of a file, and note how long each is."""
+    """Yield the frames of a file, and append the length of each to `frames`."""
     zstd = codec()
     with ThreadPoolExecutor(machine.cores()) as pool:
         blocks = _blocks(pieces)
@@ -47,7 +47,7 @@ def compress(pieces: Iterator[bytes | memoryview], frames: list[int]) -> Iterato
 
 
 def _blocks(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:
-    """Cut pieces of any size into blocks of a frame's."""
+    """Cut pieces of any size into blocks of one frame each."""
     waiting = bytearray()
     for piece in pieces:
         waiting += piece
@@ -58,7 +58,7 @@ def _blocks(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:
         yield bytes(waiting)
 
 
-class Archived:
+class ArchivedPart:
     """Reads ranges of a compressed part."""
 
     def __init__(self, path: Path, entry: PartEntry) -> None:
@@ -69,7 +69,7 @@ class Archived:
                 f"{path}: frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
                 f"found {len(self.frames)} of {sum(self.frames)}"
             )
-        self._last = (-1, memoryview(b""))  # ranges follow each other: the frame that one ends in begins the next
+        self._last = (-1, memoryview(b""))  # ranges are read in order: the next one mostly begins in the same frame
 
     @cached_property
     def _begins(self) -> list[int]:
@@ -100,10 +100,10 @@ class Archived:
 
 
 def open_part(folder: Path, entry: PartEntry) -> Read:
-    """Return what reads ranges of a part, archived or not."""
+    """Return a function that reads ranges of a part, archived or not."""
     path = folder / entry.stored.file
     if entry.frames:
-        return Archived(path, entry).read
+        return ArchivedPart(path, entry).read
     return lambda offset, nbytes: byteio.read_range(path, offset, nbytes)
 
 

@@ -1,8 +1,8 @@
 """A legacy .bin: where its tensors lie in the file, so that they can be copied like those of safetensors.
 
-Such a file is a zip archive with a pickle, which says what the tensors are, and one uncompressed entry a storage.
+Such a file is a zip archive with a pickle, which says what the tensors are, and one uncompressed entry per storage.
 torch unpickles it with tensors alone allowed (`weights_only`) and onto the meta device: no weight is read, nothing in
-the file is run, and every storage says at which byte of the file it begins. What torch says is held against the
+the file is run, and every storage says at which byte of the file it begins. What torch says is compared with the
 archive's own directory.
 """
 
@@ -49,7 +49,7 @@ def read_bin(path: Path) -> WeightFile:
 
 
 def _require_zip(path: Path, size: int) -> None:
-    """Refuse what is no zip archive, and say what it is where that can be told."""
+    """Refuse a file that is no zip archive, and say what it is where that is known."""
     try:
         with path.open("rb") as stream:
             start = stream.read(len(LFS))
@@ -95,29 +95,29 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
 
 
 def _unpickle(path: Path) -> Any:
-    """Have torch read the pickle alone: tensors on the meta device, their storages knowing where they lie."""
+    """Have torch read the pickle alone: tensors on the meta device, whose storages know their place in the file."""
     import torch
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd files torch warns first and fails then
+            warnings.simplefilter("ignore")  # torch warns before it fails
             return torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # the file may be anything, and torch has an exception for each
+    except Exception as error:  # torch raises a different exception for each kind of damage
         if culprits := _code_in(path, str(error)):
-            raise _holds_code(path, culprits) from None  # torch's own text suggests to run it all the same
+            raise _holds_code(path, culprits) from None  # torch's own message suggests to run it nevertheless
         reason = "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
 
 
 def _code_in(path: Path, message: str) -> list[str]:
-    """Name what unpickling the file would have called; nothing where that is not why it was refused."""
+    """Name the code that unpickling the file would have called; empty where it was refused for another reason."""
     import torch
 
     from runner.models.lora import pth_file
 
     try:
         culprits = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # noqa: BLE001  # TorchScript, or odd all the way: the other look at it says more
+    except Exception:  # noqa: BLE001  # TorchScript, or damaged: the second check below says more
         culprits = []
     return culprits or [code for code in [pth_file.code_in(path, message)] if code]
 
@@ -130,7 +130,7 @@ def _holds_code(path: Path, names: list[str]) -> DataError:
 
 
 def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:
-    """Say where a tensor lies in the file; what is no plain tensor, or lies outside of its entry, is refused."""
+    """Say where a tensor lies in the file; refuse what is no plain tensor, or lies outside of its entry."""
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):

@@ -1,7 +1,7 @@
-"""Whether the parts are what the manifest says: files, headers, partitions, tensors. Finds everything, raises nothing.
+"""Checks the parts against the manifest: files, headers, partitions, tensors. It lists all problems and raises none.
 
-Three depths: `quick` reads sizes, headers and JSON; `files` every byte once, against the digests of files; `full`
-also against the digest of each tensor, in the same pass.
+Three levels: `quick` reads sizes, headers and JSON. `files` reads every byte once and compares the digests of files;
+`full` also compares the digest of each tensor, in the same pass.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ Advance = Callable[[int], None]
 
 
 @dataclass
-class Checked:
+class CheckedPart:
     """A part, and what was found in it."""
 
     entry: PartEntry
     problems: list[str] = field(default_factory=list)
-    tensors: dict[str, Tensor] | None = None  # None: neither header nor partition can be read
+    tensors: dict[str, Tensor] | None = None  # None: neither header nor partition is readable
     digests: dict[str, str] = field(default_factory=dict)  # of each tensor: computed by `full`, else as listed
-    read: Read | None = None  # None: the header cannot be read
-    nbytes: int = 0  # how many were read
+    read: Read | None = None  # None: the header is not readable
+    nbytes: int = 0  # that were read
     seconds: float = 0.0
 
 
-def check_parts(manifest: Manifest, level: str, advance: Advance) -> list[Checked]:
+def check_parts(manifest: Manifest, level: str, advance: Advance) -> list[CheckedPart]:
     """Check every part on its own."""
     return [check_part(manifest, entry, level, advance) for entry in manifest.parts]
 
 
-def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> Checked:
+def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> CheckedPart:
     """Check a part's file, header and partition against each other and the manifest."""
-    started, done, folder = time.perf_counter(), Checked(entry), manifest.folder
+    started, done, folder = time.perf_counter(), CheckedPart(entry), manifest.folder
     path = folder / entry.stored.file
     partition = _partition(folder, entry, done.problems)
     if partition is not None:
@@ -62,7 +62,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     else:
         done.tensors = {tensor.name: tensor for tensor in header.tensors}
         done.problems += _header_problems(entry, header, partition)
-        if not found:  # of a file of another size, the header has said what is wrong
+        if not found:  # where the size is wrong, reading on finds nothing more
             done.read = open_part(folder, entry)
             if level != "quick":
                 _read_all(manifest, done, header, partition, level, advance)
@@ -71,7 +71,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
 
 
 def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
-    """Read partition_N.json where it is what the manifest lists; everything else is a problem."""
+    """Read partition_N.json; note a problem where it is not the file that the manifest lists."""
     path = folder / entry.partition
     if not path.is_file():
         problems.append(f"{entry.partition}: missing")
@@ -136,13 +136,13 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
 
 
 def _read_all(
-    manifest: Manifest, done: Checked, header: WeightFile, partition: Partition | None, level: str, advance: Advance
+    manifest: Manifest, done: CheckedPart, header: WeightFile, partition: Partition | None, level: str, advance: Advance
 ) -> None:
     """Read every byte of a part and compare digests."""
     entry, read = done.entry, done.read
     assert read is not None
     path, inline = manifest.folder / entry.stored.file, partition is not None and partition.form == INLINE
-    tensors_too = level == "full" or inline  # numbers in JSON come without digests
+    tensors_too = level == "full" or inline  # a partition with numbers in it lists no digests
     if entry.frames or not tensors_too:
         algorithm = byteio.algorithm_of(str(entry.stored.digest))
         found = byteio.file_digest(path, algorithm, advance)
@@ -185,8 +185,8 @@ def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -
     return whole.text(), digests
 
 
-def _inline_problems(done: Checked, partition: Partition, header: WeightFile) -> list[str]:
-    """Compare the numbers of the JSON with those of the tensors; there are few, or they would not be inline."""
+def _inline_problems(done: CheckedPart, partition: Partition, header: WeightFile) -> list[str]:
+    """Compare the numbers in the JSON with those of the tensors; only small models have them there."""
     import numpy as np
 
     problems, held = [], {tensor.name: tensor for tensor in header.tensors}
@@ -207,7 +207,7 @@ def _inline_problems(done: Checked, partition: Partition, header: WeightFile) ->
 
 
 def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:
-    """Check the files around the parts; return what is wrong in each of their folders."""
+    """Check the files around the parts; return the problems of each folder."""
     problems: dict[str, list[str]] = {}
     for sub, group in ((MODEL_FILES, manifest.companions), (SOURCE_HEADERS, manifest.headers)):
         problems[sub] = []

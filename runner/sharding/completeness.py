@@ -1,4 +1,4 @@
-"""Whether the parts together are the model: each tensor once, tied ones alike, totals right; equal to the source."""
+"""Checks that the parts together are the model: each tensor once, tied ones alike, totals right, as in the source."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ from collections.abc import Callable
 from runner.checkpoints import byteio
 from runner.checkpoints.weight_files import Checkpoint, Tensor
 from runner.core.errors import DataError
-from runner.sharding.check import Checked, check_files, check_parts, source_headers
+from runner.sharding.check import CheckedPart, check_files, check_parts, source_headers
 from runner.sharding.manifest import MANIFEST, Manifest, Totals
 
 Advance = Callable[[int], None]
-SAID = 20  # problems that an error lists; task=verify lists all
+MOST_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
-def require_whole(manifest: Manifest, advance: Advance) -> list[Checked]:
-    """Check the files of all parts, and raise DataError with what is wrong; the depth `files` of the checks."""
+def require_complete(manifest: Manifest, advance: Advance) -> list[CheckedPart]:
+    """Check the files of all parts at level `files`; raise DataError with the problems found."""
     checked = check_parts(manifest, "files", advance)
     problems = [problem for found in check_files(manifest, "files").values() for problem in found]
     problems += [problem for part in checked for problem in part.problems]
     problems += coverage_problems(manifest, checked)
     if problems:
-        more = f"\n  and {len(problems) - SAID} more: task=verify lists all" if len(problems) > SAID else ""
-        lines = "".join(f"\n  {problem}" for problem in problems[:SAID])
+        more = (
+            f"\n  and {len(problems) - MOST_LISTED} more: task=verify lists all" if len(problems) > MOST_LISTED else ""
+        )
+        lines = "".join(f"\n  {problem}" for problem in problems[:MOST_LISTED])
         raise DataError(f"task.parts={manifest.folder}: damaged, nothing was written:{lines}{more}")
     return checked
 
 
-def homes(checked: list[Checked]) -> dict[str, list[Checked]]:
-    """The parts that hold each tensor."""
-    found: dict[str, list[Checked]] = {}
+def parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
+    """Return the parts that hold each tensor, by its name."""
+    found: dict[str, list[CheckedPart]] = {}
     for one in checked:
         for name in one.tensors or {}:
             found.setdefault(name, []).append(one)
     return found
 
 
-def coverage_problems(manifest: Manifest, checked: list[Checked]) -> list[str]:
-    """Say which tensors stand nowhere, twice, or differently in two places, and which totals are wrong."""
+def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[str]:
+    """Say which tensors are missing, stored twice or different in two parts, and which totals are wrong."""
     unread = [one.entry.stored.file for one in checked if one.tensors is None]
     if unread:
         return [f"whether every tensor is there was not checked, because of {', '.join(unread)}"]
-    found, problems = homes(checked), list[str]()
+    found, problems = parts_by_tensor(checked), list[str]()
     tied = {one.tensor: list(one.parts) for one in manifest.tied}
     for name, places in found.items():
         ids = [one.entry.part_id for one in places]
@@ -53,8 +55,8 @@ def coverage_problems(manifest: Manifest, checked: list[Checked]) -> list[str]:
     return problems + _against_headers(manifest, found) + _totals(manifest, checked, found)
 
 
-def _differences(name: str, places: list[Checked]) -> list[str]:
-    """Compare a tensor that stands in several parts."""
+def _differences(name: str, places: list[CheckedPart]) -> list[str]:
+    """Compare the copies of a tensor that is stored in several parts."""
     problems = []
     first = _seen(places[0], name)
     for other in places[1:]:
@@ -65,14 +67,14 @@ def _differences(name: str, places: list[Checked]) -> list[str]:
     return problems
 
 
-def _seen(place: Checked, name: str) -> tuple[str, str, str | None]:
+def _seen(place: CheckedPart, name: str) -> tuple[str, str, str | None]:
     assert place.tensors is not None
     tensor = place.tensors[name]
     return tensor.dtype, str(list(tensor.shape)), place.digests.get(name)
 
 
-def _against_headers(manifest: Manifest, found: dict[str, list[Checked]]) -> list[str]:
-    """Compare what stands in the parts with what the source's own headers list."""
+def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) -> list[str]:
+    """Compare the tensors of the parts with the source's own headers."""
     problems = []
     try:
         files = source_headers(manifest)
@@ -101,7 +103,7 @@ def _against_headers(manifest: Manifest, found: dict[str, list[Checked]]) -> lis
     return problems
 
 
-def _totals(manifest: Manifest, checked: list[Checked], found: dict[str, list[Checked]]) -> list[str]:
+def _totals(manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]) -> list[str]:
     stored = [tensor for one in checked for tensor in (one.tensors or {}).values()]
     unique = [(places[0].tensors or {})[name] for name, places in found.items()]
     actual = Totals(
@@ -122,10 +124,10 @@ def _totals(manifest: Manifest, checked: list[Checked], found: dict[str, list[Ch
 
 
 def source_problems(
-    manifest: Manifest, checked: list[Checked], checkpoint: Checkpoint, level: str, advance: Advance
+    manifest: Manifest, checked: list[CheckedPart], checkpoint: Checkpoint, level: str, advance: Advance
 ) -> list[str]:
     """Compare the parts with the checkpoint that they were made from, tensor by tensor."""
-    found, problems = homes(checked), list[str]()
+    found, problems = parts_by_tensor(checked), list[str]()
     known = {tensor.name for tensor in checkpoint.tensors}
     for tensor in checkpoint.tensors:
         if tensor.name not in found:
@@ -146,7 +148,7 @@ def source_problems(
     return problems
 
 
-def _against_source(tensor: Tensor, places: list[Checked], level: str, advance: Advance) -> list[str]:
+def _against_source(tensor: Tensor, places: list[CheckedPart], level: str, advance: Advance) -> list[str]:
     digests: dict[str, str] = {}
     problems = []
     for place in places:

@@ -1,4 +1,4 @@
-"""Whether a family can run in parts, and how a part of it is described to transformers."""
+"""Which model families can run in parts, and the config that describes one part to transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PER_LAYER = re.compile("layer")
 
 
 def require_runnable(manifest: Manifest, key: str = "task.parts") -> None:
-    """Refuse a split whose parts are no stages: archived, or not cut between layers."""
+    """Refuse a split whose parts cannot run as stages: an archive, or parts that are not cut between layers."""
     manifest.refuse_archive(key)
     whole = all(part.layers is not None for part in manifest.parts)
     if not (manifest.contiguous and whole):
@@ -28,7 +28,7 @@ def require_runnable(manifest: Manifest, key: str = "task.parts") -> None:
         )
 
 
-def whole_config(manifest: Manifest) -> Any:
+def model_config(manifest: Manifest) -> Any:
     """Return the config of the whole model; refuses families whose layers cannot run apart."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
@@ -37,7 +37,7 @@ def whole_config(manifest: Manifest) -> Any:
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {short(error)}") from error
+        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}") from error
     why = None
     if getattr(config, "quantization_config", None):
         why = "its weights are quantized"
@@ -52,11 +52,11 @@ def whole_config(manifest: Manifest) -> Any:
     elif getattr(KNOWN[type(config)], "_is_stateful", False):
         why = "its layers keep a state that is no key-value cache"
     if why is not None:
-        raise cannot(manifest, config, why)
+        raise cannot_run(manifest, config, why)
     return config
 
 
-def cannot(manifest: Manifest, config: Any, why: str) -> ConfigError:
+def cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
     """Say why a family cannot run in parts, and what to do instead."""
     return ConfigError(f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}")
 
@@ -74,7 +74,7 @@ def part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
     return own
 
 
-def stack_of(model: Any, manifest: Manifest) -> str:
+def layers_path(model: Any, manifest: Manifest) -> str:
     """Return the path of the layers: what the manifest says, else the outermost list of the family's own blocks."""
     from torch.nn import ModuleList
 
@@ -89,18 +89,18 @@ def stack_of(model: Any, manifest: Manifest) -> str:
         if not found and len(module) and type(module[0]).__name__ in blocks:
             found = path
     if not found:
-        raise cannot(manifest, model.config, f"its layers are not found under {manifest.prefix}")
+        raise cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
     return found
 
 
 def require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
-    """Refuse a family whose layers depend on their number in a way that the part's config does not tell."""
+    """Refuse a family whose layers depend on their number in a way that the part's config cannot express."""
     layers, numbered = (_layers(manifest, one) for one in (own, config))
     for offset, layer in enumerate(layers):
         here, there = _traits(layer), _traits(numbered[span[0] + offset])
         differ = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
         if differ:
-            raise cannot(
+            raise cannot_run(
                 manifest,
                 config,
                 f"layer {span[0] + offset} would be another one as number {offset} of a part ({differ[0]}: "
@@ -116,11 +116,11 @@ def _layers(manifest: Manifest, config: Any) -> Any:
 
     with no_init_weights(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    return model.get_submodule(stack_of(model, manifest))
+    return model.get_submodule(layers_path(model, manifest))
 
 
 def _traits(layer: torch.nn.Module) -> dict[str, Any]:
-    """Return all that makes a layer the one it is, but for its number: classes, shapes, plain values."""
+    """Return what describes a layer apart from its number: classes, shapes, plain values."""
     traits: dict[str, Any] = {}
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
@@ -131,6 +131,6 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
     return traits
 
 
-def short(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return an error's text on one line."""
     return " ".join(str(error).split())[:300]

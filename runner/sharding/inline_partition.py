@@ -1,7 +1,7 @@
-"""partition_N.json with the numbers themselves in it: written for small models, and read where nothing else is there.
+"""partition_N.json with the numbers themselves in it: written for small models, and read from splits in the old form.
 
 The old form: {part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params}, where
-layer_type named the dtype, without a manifest and without tensors beside it.
+layer_type names the dtype. It has neither a manifest nor safetensors files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def refuse_large(total_params: int) -> None:
 
 
 def write_inline(target: Path, content: dict[str, Any], tensors: list[Tensor]) -> str:
-    """Write a partition with the numbers in place of the references, and return the file's SHA-256 in hex.
+    """Write a partition with numbers instead of references, and return the file's SHA-256 in hex.
 
     `content` is the partition with references; `tensors` are those of its layers, in the same order.
     """
@@ -58,14 +58,14 @@ def _inline(content: dict[str, Any], tensors: list[Tensor]) -> Iterator[bytes]:
 
 
 def is_legacy(folder: Path) -> bool:
-    """Tell whether a folder holds partitions and no split around them."""
+    """Tell whether a folder holds partitions in the old form."""
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
         return False
     return (folder / partition_file(0)).exists() and not any(folder.glob("part_*.safetensors*"))
 
 
 def read_legacy(folder: Path) -> list[Partition]:
-    """Read all partitions of a folder; a gap in their numbers or a tensor that stands twice is an error."""
+    """Read all partitions of a folder; a gap in their numbers or a tensor listed twice is an error."""
     found = {path.name for path in folder.glob("partition_*.json")}
     expected = [partition_file(number) for number in range(len(found))]
     if found != set(expected):
@@ -88,7 +88,7 @@ def read_legacy(folder: Path) -> list[Partition]:
 
 
 def companions(folder: Path) -> list[Path]:
-    """The files beside the partitions that belong to a model and are no weights: config, tokenizer."""
+    """Return the model's files beside the partitions that hold no weights: config, tokenizer."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -98,11 +98,11 @@ def companions(folder: Path) -> list[Path]:
     ]
 
 
-class Restored:
-    """The one safetensors file that legacy partitions make up."""
+class RestoredFile:
+    """The safetensors file that is made from partitions in the old form."""
 
     name = SINGLE
-    digest = None  # known only when it is written
+    digest = None  # known only once it is written
 
     def __init__(self, partitions: list[Partition], dtype: str | None) -> None:
         """`dtype` as safetensors spells it; None: the one that each layer names, float32 where it names none."""
@@ -120,7 +120,7 @@ class Restored:
         return sum(tensor.params for tensor in self.tensors)
 
     def is_at(self, path: Path) -> bool:
-        """Tell whether a file is this one, by making it once more."""
+        """Tell whether a file is this one, by generating it again."""
         if byteio.file_size(path) != self.nbytes:
             return False
         position = 0
@@ -143,6 +143,6 @@ class Restored:
 
 
 def _tensor(partition: Partition, layer: Layer, dtype: str | None) -> Tensor:
-    kind = dtype or json_numbers.spelled(layer.dtype or layer.layer_type) or "F32"
+    kind = dtype or json_numbers.safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
     nbytes = layer.params * DTYPE_BITS[kind] // 8
     return Tensor(layer.name, kind, layer.shape, partition.path, 0, nbytes)

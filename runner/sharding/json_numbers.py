@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     Numbers = np.ndarray[Any, Any]
 
-PLAIN = {  # what numpy reads as it lies there
+PLAIN = {  # dtypes that numpy reads directly
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
     **{f"{sign}{bits}": f"<{sign.lower()}{bits // 8}" for sign in "IU" for bits in (8, 16, 32, 64)},
     "BOOL": "|u1",
 }
-SPELLED = {  # how frameworks spell the dtypes that the old form named under layer_type
+DTYPE_NAMES = {  # names of dtypes in frameworks, which the old form had under layer_type
     "float": "F32",
     "double": "F64",
     "half": "F16",
@@ -39,7 +39,7 @@ LONGEST_NUMBER = 1000  # bytes of one number as text
 
 
 def to_json(tensor: Tensor) -> Iterator[bytes]:
-    """Yield a tensor's numbers as a JSON list; every text reads back as the same number."""
+    """Yield a tensor's numbers as a JSON list; each one reads back as exactly the same number."""
     import numpy as np
 
     yield b"["
@@ -74,7 +74,7 @@ def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Iterat
 
 
 def decode(dtype: str, data: bytes) -> Numbers:
-    """Return the numbers that these bytes are."""
+    """Return the numbers that these bytes encode."""
     import numpy as np
 
     if dtype in PLAIN:
@@ -138,10 +138,10 @@ def _start(text: bytes) -> str:
     return repr(text[:40].decode(errors="replace"))
 
 
-def spelled(dtype: str) -> str | None:
-    """Return safetensors' name of a dtype as frameworks spell it, None when it is none."""
+def safetensors_dtype(dtype: str) -> str | None:
+    """Return the safetensors name of a dtype as frameworks name it, None where there is no such dtype."""
     plain = dtype.removeprefix("torch.").strip()
-    return plain.upper() if plain.upper() in READABLE else SPELLED.get(plain.lower())
+    return plain.upper() if plain.upper() in READABLE else DTYPE_NAMES.get(plain.lower())
 
 
 def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
@@ -161,7 +161,7 @@ def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
     if not np.isfinite(stored).all():
         number = values[~np.isfinite(stored)][0]
         raise DataError(f"{where}: {number} is beyond the range of {dtype}")
-    exact = "<f8" if stored.dtype.kind in "iu" else "<f4"  # the old form wrote what its float32 needed, no more
+    exact = "<f8" if stored.dtype.kind in "iu" else "<f4"  # the old form was written with the precision of float32
     rounded = 0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
     if rounded and stored.dtype.kind in "iu":
         raise DataError(f"{where}: {dtype} expected, found numbers with fractions or beyond its range")

@@ -22,16 +22,16 @@ from runner.core.errors import ConfigError, DataError
 from runner.quantization import quiet_imports
 from runner.sharding.check import check_part
 from runner.sharding.family import (
-    cannot,
+    cannot_run,
+    layers_path,
+    model_config,
+    one_line,
     part_config,
     require_runnable,
     require_same_layers,
-    short,
-    stack_of,
-    whole_config,
 )
 from runner.sharding.manifest import MODEL_FILES, Manifest, PartEntry, read_manifest
-from runner.sharding.stage import Absent, Passing, Stage, allowed_absence
+from runner.sharding.stage import AbsentModule, ForwardPass, Stage, allowed_absence
 
 
 def load_part(
@@ -44,14 +44,14 @@ def load_part(
 ) -> Stage:
     """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = as the checkpoint says.
 
-    With verify every byte is held against the digest in the manifest before it is used.
+    With verify every byte is compared with the digest in the manifest before it is used.
     """
     started = time.perf_counter()
     quiet_imports()
     manifest = read_manifest(Path(folder).expanduser().absolute(), "folder")
     entry = part_entry(manifest, part_id)
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
-    config = whole_config(manifest)
+    config = model_config(manifest)
     span = entry.layers
     assert span is not None  # part_entry has refused the others
     own = part_config(manifest, config, span)
@@ -61,15 +61,15 @@ def load_part(
     state = _read(manifest, entry, wanted)
     model, missing = _assign(own, state, wanted, attention) or _convert(own, state, wanted, attention)
     del state
-    path = stack_of(model, manifest)
+    path = layers_path(model, manifest)
     layers = model.get_submodule(path)
     _require_needed(entry, model, missing, path, is_first, is_last)
-    passing = Passing()
+    passing = ForwardPass()
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
-            raise cannot(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
+            raise cannot_run(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
         owner, _, leaf = name.rpartition(".")
-        absent = Absent(name, part_id, allowed_absence(is_first, is_last), passing)
+        absent = AbsentModule(name, part_id, allowed_absence(is_first, is_last), passing)
         setattr(model.get_submodule(owner), leaf, absent)
     meta = [name for name, tensor in _tensors(model) if tensor.is_meta]
     assert not meta, f"part {part_id}: without values: {meta}"
@@ -90,9 +90,9 @@ def load_tokenizer(folder: str | Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"task.parts={folder}: no usable tokenizer in {place}: {short(error)}") from error
+        raise ConfigError(f"task.parts={folder}: no usable tokenizer in {place}: {one_line(error)}") from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: any token will do
     return tokenizer
 
 
@@ -100,7 +100,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def part_entry(manifest: Manifest, part_id: int) -> PartEntry:
-    """Return what the manifest says of a part that can be loaded."""
+    """Return the manifest's entry of a part that can be loaded."""
     require_runnable(manifest, "folder")
     if not 0 <= part_id < manifest.num_parts:
         raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
@@ -108,7 +108,7 @@ def part_entry(manifest: Manifest, part_id: int) -> PartEntry:
 
 
 def _require_sound(manifest: Manifest, entry: PartEntry, verify: bool) -> None:
-    """Raise DataError unless the part is there, and what the manifest says of it."""
+    """Raise DataError unless the part is there and agrees with the manifest."""
     problems = check_part(manifest, entry, "files" if verify else "quick", lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
@@ -175,13 +175,13 @@ def _assign(
 def _convert(
     config: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, attention: str | None
 ) -> tuple[Any, set[str]]:
-    """Let transformers rename and fuse what it stores under other names than its modules have."""
+    """Let transformers rename and fuse tensors that are stored under other names than its modules have."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     settings: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     settings |= {"config": config, "state_dict": state, "dtype": dtype, "output_loading_info": True}
     family: Any = KNOWN[type(config)]
-    with _quiet():  # it says that other parts' weights are newly made, and those are thrown away
+    with _quiet():  # it warns that other parts' weights are newly initialized; those are thrown away
         model, report = family.from_pretrained(None, **settings)
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return model, names & set(report["missing_keys"])
@@ -205,7 +205,7 @@ def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool) -> None:
-    """Raise DataError where a tensor is in another part, or in none, without which this one cannot run."""
+    """Raise DataError where the part lacks a tensor that it needs to run."""
     needed = {name for name in missing if name.startswith(f"{stack}.")}
     for wanted, module in ((is_first, model.get_input_embeddings()), (is_last, model.get_output_embeddings())):
         if wanted and module is not None:

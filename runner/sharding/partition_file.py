@@ -1,7 +1,7 @@
 """partition_N.json, read in both forms: each layer's numbers inline, or a reference to where its tensor lies.
 
-Lists of numbers are never parsed here: they are cut out of the text on the way, and what stays is their place in the
-file. So memory does not depend on how many numbers there are.
+Lists of numbers are not parsed here: they are cut out of the text while it is read, and only their position in the file
+is kept. So memory does not depend on how many numbers there are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from runner.core.errors import DataError
 
 REFERENCE, INLINE = "reference", "inline"
 NUMBERS = re.compile(rb'"parameters"\s*:\s*\[')  # inside a text the closing quote would have a backslash before it
-PLACE = "numbers from byte, to byte"  # what stands for a list that was cut out
-OVERLAP_BYTES = 4096  # longer than what NUMBERS matches, so that a match on the seam of two pieces is found
+PLACE = "numbers from byte, to byte"  # replaces a list that was cut out
+OVERLAP_BYTES = 4096  # longer than any match of NUMBERS, so that one across two pieces is found
 MAX_TEXT_BYTES = 100_000_000  # of all but the numbers
 
 
@@ -40,7 +40,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Inline:
-    """Where a list of numbers stands in the JSON, brackets left out."""
+    """Where a list of numbers begins and ends in the JSON, without its brackets."""
 
     begin: int
     end: int
@@ -74,7 +74,7 @@ class Partition:
 
 
 def read_partition(path: Path) -> Partition:
-    """Read a partition_N.json of either form; numbers stay where they are."""
+    """Read a partition_N.json of either form, without its numbers."""
     text = bytearray()
     for piece in _without_numbers(path):
         text += piece
@@ -130,8 +130,8 @@ def _parameters(fields: Fields, key: str, value: Any) -> Reference | Inline:
 
 
 def _without_numbers(path: Path) -> Iterator[bytes]:
-    """Yield the JSON with the place of every list of numbers instead of the list."""
-    waiting, position, begin = b"", 0, -1  # what is not looked through yet, where it begins, where the open list does
+    """Yield the JSON with the position of each list of numbers instead of the list."""
+    waiting, position, begin = b"", 0, -1  # text not yet searched, where it begins, where the open list begins
     for piece in byteio.read_range(path, 0, byteio.file_size(path)):
         waiting += bytes(piece)
         while True:

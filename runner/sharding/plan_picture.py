@@ -1,4 +1,4 @@
-"""A plan of parts to look at: rows for tables, lines of text, and a picture with one bar a part.
+"""A plan of parts to look at: rows for tables, lines of text, and a picture with one bar per part.
 
 The picture is SVG, written by hand: every browser and MLflow's page show it, and no plotting library has to be loaded
 into a process that otherwise needs a few MiB.
@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from runner.core.machine import MIB
-from runner.sharding.strategies import Part
+from runner.sharding.strategies import PlannedPart
 
 COLOURS = {
     "embedding": "#4e79a7",
@@ -25,8 +25,8 @@ COLOURS = {
 LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
-def rows(parts: list[Part]) -> list[dict[str, Any]]:
-    """One row a part: layers, what else it holds, parameters, bytes, share."""
+def rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
+    """One row per part: layers, what else it holds, parameters, bytes, share."""
     stored = sum(part.nbytes for part in parts)
     return [
         {
@@ -41,7 +41,7 @@ def rows(parts: list[Part]) -> list[dict[str, Any]]:
     ]
 
 
-def lines(parts: list[Part]) -> list[str]:
+def lines(parts: list[PlannedPart]) -> list[str]:
     """The rows as aligned text."""
     table = [("part", "layers", "also holds", "parameters", "MiB", "share")]
     for row in rows(parts):
@@ -55,8 +55,8 @@ def lines(parts: list[Part]) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in aligned]
 
 
-def svg(parts: list[Part], title: str) -> str:
-    """Draw the parts as stacked bars, as long as they have bytes."""
+def svg(parts: list[PlannedPart], title: str) -> str:
+    """Draw the parts as stacked bars, whose length is their bytes."""
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
     height = TOP + STEP * len(parts) + 10

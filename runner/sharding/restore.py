@@ -1,4 +1,4 @@
-"""What a merge writes: for every file its bytes, piece by piece, and how to know it when it is there already."""
+"""The files that a merge writes: their bytes, piece by piece, and whether a file is there already."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from runner.checkpoints.json_fields import Listed
 from runner.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE, Tensor
 from runner.core.errors import DataError, JobFailed
 from runner.sharding.archive import Read
-from runner.sharding.check import Checked, source_headers
-from runner.sharding.completeness import homes
+from runner.sharding.check import CheckedPart, source_headers
+from runner.sharding.completeness import parts_by_tensor
 from runner.sharding.manifest import MODEL_FILES, Manifest
 
 Advance = Callable[[int], None]
@@ -25,7 +25,7 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """How it is called."""
+        """Its file name."""
         ...
 
     @property
@@ -35,7 +35,7 @@ class Target(Protocol):
 
     @property
     def digest(self) -> str | None:
-        """What it must have, where that is known."""
+        """Its digest, where that is known."""
         ...
 
     def pieces(self, advance: Advance) -> Iterator[bytes | memoryview]:
@@ -48,8 +48,8 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class Copied:
-    """A file that is kept as it was: config, tokenizer."""
+class CopiedFile:
+    """A file that is copied unchanged: config, tokenizer."""
 
     name: str
     nbytes: int
@@ -66,8 +66,8 @@ class Copied:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A file that is made here: the index of shards."""
+class TextFile:
+    """A file that is generated: the index of shards."""
 
     name: str
     content: bytes
@@ -88,7 +88,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a part."""
 
     tensor: Tensor
@@ -97,12 +97,12 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A safetensors file: header and tensors, each proved by its digest while it is written."""
+class WeightsFile:
+    """A safetensors file; each tensor is compared with its digest while it is written."""
 
     name: str
     header: bytes
-    tensors: tuple[Stored, ...]
+    tensors: tuple[StoredTensor, ...]
     digest: str | None = None  # of the whole, where the manifest has it
 
     @property
@@ -116,7 +116,7 @@ class Weights:
         return sum(stored.tensor.params for stored in self.tensors)
 
     def pieces(self, advance: Advance) -> Iterator[bytes | memoryview]:
-        """Yield its bytes; a tensor that is not what it should be stops it."""
+        """Yield its bytes; raise JobFailed at a tensor with a wrong digest."""
         yield self.header
         for stored in self.tensors:
             digest = byteio.Digest(byteio.algorithm_of(stored.digest))
@@ -146,16 +146,16 @@ class Weights:
         return True
 
 
-def targets(manifest: Manifest, checked: list[Checked]) -> list[Target]:
-    """List the files to restore, from parts in which no problem was found."""
+def targets(manifest: Manifest, checked: list[CheckedPart]) -> list[Target]:
+    """List the files to restore, from parts without problems."""
     stored = {}
-    for name, places in homes(checked).items():
-        place = places[0]  # a tied tensor lies in several: they are alike
+    for name, places in parts_by_tensor(checked).items():
+        place = places[0]  # the copies of a tied tensor are equal: the checks have compared them
         assert place.tensors is not None
         assert place.read is not None
-        stored[name] = Stored(place.tensors[name], place.read, place.digests[name])
+        stored[name] = StoredTensor(place.tensors[name], place.read, place.digests[name])
     copied = [
-        Copied(listed.file, listed.nbytes, manifest.folder / MODEL_FILES / listed.file, str(listed.digest))
+        CopiedFile(listed.file, listed.nbytes, manifest.folder / MODEL_FILES / listed.file, str(listed.digest))
         for listed in manifest.companions
     ]
     if manifest.source_format == "bin":
@@ -163,13 +163,13 @@ def targets(manifest: Manifest, checked: list[Checked]) -> list[Target]:
         _require_distinct(manifest, [*copied, *made])
         return [*copied, *made]
     files = [
-        Weights(listed.file, file.header, tuple(stored[tensor.name] for tensor in file.tensors), listed.digest)
+        WeightsFile(listed.file, file.header, tuple(stored[tensor.name] for tensor in file.tensors), listed.digest)
         for listed, file in zip(manifest.files, source_headers(manifest), strict=True)
     ]
     return [*copied, *files]
 
 
-def _from_bin(manifest: Manifest, stored: dict[str, Stored]) -> Iterator[Target]:
+def _from_bin(manifest: Manifest, stored: dict[str, StoredTensor]) -> Iterator[Target]:
     """One safetensors file for each .bin, with an index where there are several."""
     only = len(manifest.files) == 1
     names = {listed.file: SINGLE if only else _renamed(listed) for listed in manifest.files}
@@ -179,11 +179,11 @@ def _from_bin(manifest: Manifest, stored: dict[str, Stored]) -> Iterator[Target]
         ordered = tuple(sorted(held, key=lambda one: (-DTYPE_BITS[one.tensor.dtype], one.tensor.name)))
         header = byteio.build_header([one.tensor for one in ordered], {"format": "pt"})
         weight_map |= {one.tensor.name: names[listed.file] for one in ordered}
-        yield Weights(names[listed.file], header, ordered)
+        yield WeightsFile(names[listed.file], header, ordered)
     if not only:
         total = sum(stored[name].tensor.nbytes for name in weight_map)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        yield Text(INDEX, json.dumps(index, indent=2).encode() + b"\n")
+        yield TextFile(INDEX, json.dumps(index, indent=2).encode() + b"\n")
 
 
 def _renamed(listed: Listed) -> str:

@@ -1,10 +1,10 @@
-"""A part of a model at work: the layers that it has, between what came before and what comes after.
+"""A loaded part of a model, which takes hidden states through its layers.
 
 A stage is the family's own class with fewer layers, so that masks, cache and rotary embedding stay the model's own.
 What it lacks (the embedding in all stages but the first, the final norm and the head in all but the last) is replaced
-by a placeholder. The family's code still runs from end to end, but two hooks decide what counts: the hidden states of
-the stage before go straight into the first layer, past whatever the family does to embeddings, and what the last layer
-gives leaves past the final norm. A placeholder that would be on the way between the two raises.
+by a placeholder. The family's code still runs from end to end, but two hooks replace its ends: the hidden states of the
+stage before go straight into the first layer, past whatever the family does to embeddings, and the output of the last
+layer is taken before the final norm. A placeholder that is called between the two raises an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from runner.core.errors import DataError
 
 
-class Where(StrEnum):
+class PassState(StrEnum):
     """How far a forward pass of a stage has come."""
 
     before = "before its layers"
@@ -28,28 +28,28 @@ class Where(StrEnum):
 
 
 @dataclass
-class Passing:
-    """What goes into the first layer, what came out of the last one, and how far the pass is."""
+class ForwardPass:
+    """The input of the first layer, the output of the last one, and how far the pass has come."""
 
-    where: Where = Where.before
+    where: PassState = PassState.before
     received: torch.Tensor | None = None
     sent: torch.Tensor | None = None
 
     def begin(self, received: torch.Tensor | None) -> None:
         """Start a pass."""
-        self.where, self.received, self.sent = Where.before, received, None
+        self.where, self.received, self.sent = PassState.before, received, None
 
 
-class Absent(torch.nn.Module):
-    """Stands for a module whose weights are in another part; lets pass what nobody will look at."""
+class AbsentModule(torch.nn.Module):
+    """Replaces a module whose weights are in another part; it may be called only where its output is thrown away."""
 
-    def __init__(self, name: str, part_id: int, allowed: frozenset[Where], passing: Passing) -> None:
+    def __init__(self, name: str, part_id: int, allowed: frozenset[PassState], passing: ForwardPass) -> None:
         super().__init__()
         self.name, self.part_id = name, part_id
         self.allowed, self.passing = allowed, passing
 
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the value, or nothing to add where token ids or positions are looked up."""
+        """Return the value, or a zero to add in place of an embedding of token ids or positions."""
         if self.passing.where not in self.allowed:
             raise DataError(f"part {self.part_id} needs {self.name} {self.passing.where.value}, and does not hold it")
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
@@ -71,7 +71,7 @@ class Stage:
     nbytes: int
     dtype: torch.dtype
     device: torch.device
-    passing: Passing = field(default_factory=Passing)
+    passing: ForwardPass = field(default_factory=ForwardPass)
     load_s: float = 0.0
     _takes: frozenset[str] = frozenset()
 
@@ -82,7 +82,7 @@ class Stage:
         self.layers[-1].register_forward_hook(self._leave)
 
     def new_cache(self) -> Any:
-        """Return an empty key-value cache for this part's layers."""
+        """Return an empty KV cache for this part's layers."""
         from transformers import DynamicCache
 
         return DynamicCache(config=self.model.config)
@@ -95,14 +95,14 @@ class Stage:
         cache: Any = None,
         last_only: bool = False,
     ) -> torch.Tensor:
-        """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of the last place."""
+        """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of the last token."""
         self.passing.begin(None if self.is_first else values)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
         arguments["input_ids" if self.is_first else "inputs_embeds"] = values
         if self.is_last and last_only and "logits_to_keep" in self._takes:
             arguments["logits_to_keep"] = 1
-        if "position_ids" not in self._takes:  # families that count places by the mask
+        if "position_ids" not in self._takes:  # such families derive positions from the mask
             del arguments["position_ids"]
         try:
             with torch.inference_mode():
@@ -116,8 +116,8 @@ class Stage:
             self.passing.begin(None)  # let go of the tensors
 
     def _enter(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Put what came from the stage before in place of what the family made of it."""
-        self.passing.where = Where.inside
+        """Replace the input of the first layer by the hidden states of the stage before."""
+        self.passing.where = PassState.inside
         if self.passing.received is None:
             return given, named
         if given:
@@ -125,11 +125,11 @@ class Stage:
         return given, named | {"hidden_states": self.passing.received}
 
     def _leave(self, _: Any, __: Any, output: Any) -> None:
-        """Keep what the last layer gives."""
-        self.passing.where = Where.after
+        """Keep the output of the last layer."""
+        self.passing.where = PassState.after
         self.passing.sent = output[0] if isinstance(output, tuple) else output
 
 
-def allowed_absence(is_first: bool, is_last: bool) -> frozenset[Where]:
-    """Say where in a pass a module of another part may be met, because its value is thrown away there."""
-    return frozenset(([] if is_first else [Where.before]) + ([] if is_last else [Where.after]))
+def allowed_absence(is_first: bool, is_last: bool) -> frozenset[PassState]:
+    """Say where in a pass a module of another part may be called, because its output is thrown away there."""
+    return frozenset(([] if is_first else [PassState.before]) + ([] if is_last else [PassState.after]))

@@ -1,8 +1,8 @@
 """Which layers go to which part. Contiguous runs of layers, or, by type, one part for each kind of tensor.
 
-What stands before the layers (embeddings) goes with the first of them, final norm and head with the last, and they
-count where parts are balanced. A head that is tied to the embedding has no tensor of its own: the embedding is then
-stored in the first part and in the last.
+Embeddings go with the first layer, final norm and head with the last one, and they count where parts are balanced.
+A head that is tied to the embedding has no tensor of its own: the embedding is then stored in the first part and in the
+last one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 
 @dataclass
-class Part:
-    """What one part will hold; `holds` names what lies in it besides layers, `sections` all of it with its bytes."""
+class PlannedPart:
+    """What one part will hold; `holds` names its content besides layers, `sections` all of it with its bytes."""
 
     part_id: int
     layers: tuple[int, int] | None  # first and last, both included; None for tensors of one kind
@@ -41,8 +41,8 @@ class Part:
         return sum(tensor.params for tensor in self.tensors)
 
 
-def plan_parts(layout: Layout, task: SplitConfig) -> list[Part]:
-    """Decide what goes where; what the model's layers do not allow is refused here."""
+def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
+    """Decide which part gets which tensors; refuse what the model's layers do not allow."""
     if task.strategy is Strategy.by_type:
         return _by_type(layout)
     if task.strategy is Strategy.ranges:
@@ -68,7 +68,7 @@ def _params(tensors: Iterable[Tensor]) -> int:
 
 
 def _last(layout: Layout, num_parts: int) -> list[Tensor]:
-    """What follows the last layer; a tied embedding has to be stored again only where the first part is another."""
+    """What follows the last layer; a tied embedding is stored again only where the first part is another one."""
     return [*layout.norm, *layout.head, *(layout.tied if num_parts > 1 else [])]
 
 
@@ -80,7 +80,7 @@ def costs_of(layout: Layout, num_parts: int, measure: Callable[[Iterable[Tensor]
     return costs
 
 
-def _contiguous(layout: Layout, cuts: list[int]) -> list[Part]:
+def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
     """Make the parts that lie between the cuts."""
     count, num_parts = len(layout.layers), len(cuts) - 1
     parts = []
@@ -95,11 +95,11 @@ def _contiguous(layout: Layout, cuts: list[int]) -> list[Part]:
         holds = [what for what, found in sections.items() if found and what != "layers"]
         if num_parts == 1 and layout.tied:
             holds.append("tied head")  # the embedding that is there already
-        parts.append(Part(part_id, (begin, end - 1), _aligned(tensors), holds, _sizes(sections)))
+        parts.append(PlannedPart(part_id, (begin, end - 1), _aligned(tensors), holds, _sizes(sections)))
     return parts
 
 
-def _by_type(layout: Layout) -> list[Part]:
+def _by_type(layout: Layout) -> list[PlannedPart]:
     """Make a part for each kind of tensor that there is; a tied embedding is stored once, as embedding."""
     place = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
     groups: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
@@ -108,7 +108,7 @@ def _by_type(layout: Layout) -> list[Part]:
     found = [(kind, tensors) for kind, tensors in groups.items() if tensors]
     tied = {tensor.name for tensor in layout.tied}
     return [
-        Part(part_id, None, _aligned(tensors), _held(kind, tensors, tied), {kind: _nbytes(tensors)})
+        PlannedPart(part_id, None, _aligned(tensors), _held(kind, tensors, tied), {kind: _nbytes(tensors)})
         for part_id, (kind, tensors) in enumerate(found)
     ]
 
@@ -180,7 +180,7 @@ def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
 
 
 def proportion(costs: list[int], ratios: list[float]) -> list[int]:
-    """Return the cuts for which the part that is largest next to its share is as small as can be.
+    """Return the cuts for which the largest ratio of a part's cost to its share is as small as possible.
 
     By dynamic programming: with shares of several sizes, taking all that fits is not always the best beginning.
     """

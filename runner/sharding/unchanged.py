@@ -1,8 +1,8 @@
-"""What stands in the folder of a split already, and what of it is still as it would be written.
+"""Which parts of an earlier split can stay, because writing them again would change nothing.
 
-A part is made from its header and from ranges of the source's files. Both are cheap to name: sizes, times, inodes and
-headers. A part whose `key` is the one that it was written with, and whose file is as it was then, is left alone. Who
-does not trust times has everything read instead (task.compare=content).
+A part is made from its header and from ranges of the source's files. Its `key` describes both by sizes, times, inodes
+and headers, which are cheap to read. A part is left alone when its key is the same as when it was written, and its file
+has not changed since. task.compare=content reads everything instead, for users who do not trust times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
 from runner.config.task import Compare
 from runner.core.errors import ConfigError, DataError
 from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_file
-from runner.sharding.strategies import Part
+from runner.sharding.strategies import PlannedPart
 
 KEY = "task.output_dir"
 Advance = Callable[[int], None]
@@ -32,29 +32,29 @@ class Plan:
 
     checkpoint: Checkpoint
     layout: Layout
-    parts: list[Part]
-    strategy: dict[str, Any]  # its name and what it was told
+    parts: list[PlannedPart]
+    strategy: dict[str, Any]  # its name and its settings
     checksums: str
     name: str  # of the source, for people
     revision: str | None
-    place: str | None  # names the folder of a local source, so that two models of one name are two
+    place: str | None  # identifies the folder of a local source, so that two models of the same name are told apart
     inline: bool = False  # numbers in the JSON instead of references
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the source is: the model by its tensors, the files by what changes when somebody writes them."""
+        """Describe the source: the model by its tensors, the files by what changes when they are written."""
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
         files = {file.path.name: file_state(file.path) | {"layout": _layout(file)} for file in self.checkpoint.files}
         return {"place": self.place, "tensors": sha256_of(sorted(shapes)), "files": files}
 
-    def header(self, part: Part) -> bytes:
+    def header(self, part: PlannedPart) -> bytes:
         """The header of a part's file; it carries on what the source's headers say besides tensors."""
         found = [file.metadata for file in self.checkpoint.files]
         metadata = {"format": "pt"} | {key: text for one in found for key, text in one.items()}
         return byteio.build_header(part.tensors, metadata)
 
-    def key(self, part: Part, state: dict[str, Any]) -> str:
-        """Name what a part is made from."""
+    def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
+        """Return a hash of what a part is made from."""
         ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
         files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
         form = [self.checksums, self.inline, hashlib.sha256(self.header(part)).hexdigest()]
@@ -62,7 +62,7 @@ class Plan:
 
 
 def file_state(path: Path) -> dict[str, int]:
-    """What changes when a file is written."""
+    """Return what changes when a file is written."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -76,13 +76,13 @@ def _layout(file: WeightFile) -> str:
 
 
 def sha256_of(values: object) -> str:
-    """Name plain values by their content."""
+    """Return a hash of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_earlier(folder: Path) -> dict[str, Any]:
     """Return what an earlier split wrote about itself, nothing for an empty or absent folder; others are refused."""
-    # that one is what a split leaves that was killed in its first moment
+    # a split that was killed in its first moment leaves this file only
     names = [name for name in byteio.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
     if not names:
         return {}
@@ -154,8 +154,8 @@ def find_unchanged(
     return found
 
 
-def _same_content(path: Path, entry: dict[str, Any], part: Part, plan: Plan, advance: Advance) -> bool:
-    """Read a part and its source, and tell whether the one holds what the other does."""
+def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
+    """Read a part and its source, and tell whether they hold the same."""
     header = plan.header(part)
     start = b"".join(bytes(piece) for piece in byteio.read_range(path, 0, min(len(header), byteio.file_size(path))))
     if start != header or byteio.file_size(path) != len(header) + part.nbytes:

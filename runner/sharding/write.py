@@ -1,8 +1,9 @@
 """Write the parts of a split that are not there yet, each in one step, and the manifest last.
 
 While parts are being written there is no manifest.json: manifest.unfinished.json lists the parts that are done, so an
-interrupted split goes on from them. Parts do not wait for the disk unless that is asked for (task.durable=true): after
-a power cut one may be too short, which its size in the manifest tells.
+interrupted split goes on from them. A part may still be in the
+operating system's cache when the split ends (unless task.durable=true): after a power cut it may be too short, which
+its size in the manifest reveals.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from runner.sharding.manifest import (
     partition_file,
 )
 from runner.sharding.partition_file import REFERENCE
-from runner.sharding.strategies import Part
+from runner.sharding.strategies import PlannedPart
 from runner.sharding.unchanged import KEY, Plan
 
 SHOW_EVERY_S = 0.1
-Open = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit
+OpenProgress = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit
 
 
 @dataclass
-class Written:
-    """What came of it: the manifest, and what had to be written for it."""
+class WriteResult:
+    """The manifest, and which parts had to be written for it."""
 
     manifest: dict[str, Any]
     parts: list[int] = field(default_factory=list)
@@ -48,10 +49,10 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Small:
-    """A file that goes along as it is: config, tokenizer, an original header."""
+class SmallFile:
+    """A file that is copied unchanged: config, tokenizer, an original header."""
 
-    place: str  # below the folder
+    place: str  # path below the folder
     nbytes: int
     sha256: str
     content: Path | bytes
@@ -63,7 +64,7 @@ class Small:
 
 
 class Meter:
-    """Counts bytes for a bar: how far, and how fast; shown now and then, as pieces come thousands a second."""
+    """Counts bytes for a progress bar and shows their speed; redraws rarely, as thousands of pieces come per second."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -80,8 +81,8 @@ class Meter:
             self._waiting, self._shown = 0, now
 
 
-def update(folder: Path, plan: Plan, compare: Compare, progress: Open, durable: bool = False) -> Written:
-    """Bring a folder to what the plan says; what is there already and right is not touched."""
+def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, durable: bool = False) -> WriteResult:
+    """Write what the plan says into a folder; parts that are there already and right are left alone."""
     state = plan.state
     earlier = unchanged.read_earlier(folder)
     unchanged.refuse_other(folder, earlier, plan, state)
@@ -108,11 +109,11 @@ def update(folder: Path, plan: Plan, compare: Compare, progress: Open, durable: 
         },
         "companions": [small.entry for small in companions],
         "headers": [small.entry for small in headers],
-        **_standing_of(plan),
+        **_contents_of(plan),
         "archive": None,
         "parts": [kept[part_id] for part_id in sorted(kept)],
     }
-    done = Written(manifest)
+    done = WriteResult(manifest)
     if todo or missing or earlier != manifest or not (folder / MANIFEST).exists():
         _write(folder, plan, done, todo, missing, progress, durable)
         unchanged.require_unmoved(plan.checkpoint.files, state)
@@ -124,10 +125,10 @@ def update(folder: Path, plan: Plan, compare: Compare, progress: Open, durable: 
 def _write(
     folder: Path,
     plan: Plan,
-    done: Written,
-    todo: list[Part],
-    missing: list[Small],
-    progress: Open,
+    done: WriteResult,
+    todo: list[PlannedPart],
+    missing: list[SmallFile],
+    progress: OpenProgress,
     durable: bool,
 ) -> None:
     """Write what is missing; the entries of new parts go into the manifest one by one."""
@@ -135,7 +136,7 @@ def _write(
     manifest = done.manifest
     with byteio.hold(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
         byteio.write_json(folder / UNFINISHED, manifest, durable)
-        (folder / MANIFEST).unlink(missing_ok=True)  # from here on it would not be true
+        (folder / MANIFEST).unlink(missing_ok=True)  # from here on it would be wrong
         for small in missing:
             byteio.make_folder((folder / small.place).parent)
             content = small.content
@@ -154,7 +155,7 @@ def _write(
 
 
 def _write_part(
-    folder: Path, part: Part, plan: Plan, key: str, durable: bool, advance: Callable[[int], None]
+    folder: Path, part: PlannedPart, plan: Plan, key: str, durable: bool, advance: Callable[[int], None]
 ) -> dict[str, Any]:
     """Write part_N.safetensors and partition_N.json, and return the part's entry in the manifest."""
     name, partition = part_file(part.part_id), partition_file(part.part_id)
@@ -184,7 +185,7 @@ def _write_part(
     if plan.inline:
         partition_sha256 = inline_partition.write_inline(folder / partition, content, part.tensors)
     else:
-        partition_sha256 = byteio.write_file(folder / partition, [_a_line_each(content)], durable=durable)
+        partition_sha256 = byteio.write_file(folder / partition, [_one_line_per_tensor(content)], durable=durable)
     return {
         "part_id": part.part_id,
         "file": name,
@@ -202,29 +203,31 @@ def _write_part(
     }
 
 
-def _a_line_each(partition: dict[str, Any]) -> bytes:
-    """Write a partition as JSON with one line a tensor: json is slow where it indents."""
+def _one_line_per_tensor(partition: dict[str, Any]) -> bytes:
+    """Write a partition as JSON with one line per tensor: the json module is slow where it indents."""
     layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
     rest = json.dumps({key: value for key, value in partition.items() if key not in ("part_id", "layers")})
     return f'{{"part_id": {partition["part_id"]},\n "layers": [\n  {layers}\n ],\n {rest[1:]}\n'.encode()
 
 
-def _companion(path: Path) -> Small:
-    return Small(f"{MODEL_FILES}/{path.name}", byteio.file_size(path), byteio.file_sha256(path), path)
+def _companion(path: Path) -> SmallFile:
+    return SmallFile(f"{MODEL_FILES}/{path.name}", byteio.file_size(path), byteio.file_sha256(path), path)
 
 
-def _header(file: str, header: bytes) -> Small:
+def _header(file: str, header: bytes) -> SmallFile:
     sha256 = byteio.digest_of([header], "sha256").partition(":")[2]
-    return Small(f"{SOURCE_HEADERS}/{file}.header", len(header), sha256, header)
+    return SmallFile(f"{SOURCE_HEADERS}/{file}.header", len(header), sha256, header)
 
 
-def _is_there(folder: Path, small: Small) -> bool:
+def _is_there(folder: Path, small: SmallFile) -> bool:
     path = folder / small.place
     return path.is_file() and byteio.file_size(path) == small.nbytes and byteio.file_sha256(path) == small.sha256
 
 
-def _source_files(plan: Plan, earlier: dict[str, Any], state: dict[str, Any], progress: Open) -> list[dict[str, Any]]:
-    """List the source's files; their own SHA-256 only where it was asked for, as that reads all of them once more."""
+def _source_files(
+    plan: Plan, earlier: dict[str, Any], state: dict[str, Any], progress: OpenProgress
+) -> list[dict[str, Any]]:
+    """List the source's files, with their SHA-256 only where that was asked for: it reads all files once more."""
     files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
     digests: dict[str, Any] = {file.path.name: None for file in files}
     if plan.checksums == "sha256":
@@ -244,8 +247,8 @@ def _source_files(plan: Plan, earlier: dict[str, Any], state: dict[str, Any], pr
     return entries
 
 
-def _standing_of(plan: Plan) -> dict[str, Any]:
-    """What stands where, and how much it is, once and as stored."""
+def _contents_of(plan: Plan) -> dict[str, Any]:
+    """Say which parts hold embedding, norm and head, and how large the model is, counted once and as stored."""
     parts, tensors = plan.parts, plan.checkpoint.tensors
 
     def holders(*what: str) -> list[int]:
@@ -271,8 +274,8 @@ def _standing_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _require_space(folder: Path, todo: list[Part], missing: list[Small]) -> None:
-    """Ask for room for what is to be written; a part is written beside the old one, which goes then."""
+def _require_space(folder: Path, todo: list[PlannedPart], missing: list[SmallFile]) -> None:
+    """Require room on the disk; a part is written beside its predecessor, which is removed afterwards."""
     needed = held = sum(small.nbytes for small in missing)
     for part in todo:
         needed = max(needed, held + part.nbytes)

@@ -20,7 +20,7 @@ from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.sharding.archive import codec, compress, open_part
-from runner.sharding.completeness import require_whole
+from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import (
     ARCHIVES,
     MANIFEST,
@@ -70,7 +70,7 @@ def run(inputs: Parts, context: Context) -> Result:
     made_from = inputs.hashes["manifest"]
     done = _earlier(folder, made_from)
     with recorder.progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
-        require_whole(manifest, Meter(bar))
+        require_complete(manifest, Meter(bar))
     todo = [part for part in manifest.parts if part.part_id not in done]
     byteio.require_space(folder, sum(part.raw.nbytes for part in todo))  # noise does not get smaller
     byteio.make_folder(folder)

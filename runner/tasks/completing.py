@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.core.errors import JobFailed
 from runner.core.machine import peak_rss_mib, reset_peak
@@ -23,6 +24,7 @@ class Completed:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)  # of the model, one line per part, where it has several
 
     @property
     def failed(self) -> list[Sample]:
@@ -71,7 +73,7 @@ def complete_missing(
                 ended += 1
                 last_news = news(sample)
                 show()
-        done.facts = report.facts
+        done.facts, done.parts = report.facts, report.parts
         done.notes += report.notes + engine.stats.notes
         done.metrics = report.metrics | {
             "prefill_tok_per_s": engine.stats.prefill_tok_per_s,

@@ -21,9 +21,9 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.sharding import inline_partition, json_numbers, restore
-from runner.sharding.completeness import require_whole
+from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.sharding.restore import Copied, Target, Weights
+from runner.sharding.restore import CopiedFile, Target, WeightsFile
 from runner.sharding.write import Meter
 from runner.store.jobs import Recorder
 from runner.tasks.base import Context, Inputs, Uses
@@ -82,7 +82,7 @@ def run(inputs: Parts, context: Context) -> Result:
             algorithm = "xxh3_128" if target.digest is None else byteio.algorithm_of(target.digest)
             byteio.write_digested(folder / target.name, target.pieces(meter), algorithm, target.digest)
     now = time.perf_counter()
-    weights = [target for target in targets if isinstance(target, Weights | inline_partition.Restored)]
+    weights = [target for target in targets if isinstance(target, WeightsFile | inline_partition.RestoredFile)]
     written_mib = sum(target.nbytes for target in missing) / MIB
     return Result(
         metrics={
@@ -111,18 +111,18 @@ def run(inputs: Parts, context: Context) -> Result:
 def _from_parts(manifest: Manifest, recorder: Recorder) -> list[Target]:
     """Check everything that will be read, and list the files to write."""
     with recorder.progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
-        checked = require_whole(manifest, Meter(bar))
+        checked = require_complete(manifest, Meter(bar))
     return restore.targets(manifest, checked)
 
 
 def _from_json(folder: Path, dtype: Dtype) -> list[Target]:
     """List the files to write from partitions that hold their numbers."""
-    kind = None if dtype is Dtype.auto else json_numbers.spelled(dtype.value)
+    kind = None if dtype is Dtype.auto else json_numbers.safetensors_dtype(dtype.value)
     copied = [
-        Copied(path.name, byteio.file_size(path), path, f"sha256:{byteio.file_sha256(path)}")
+        CopiedFile(path.name, byteio.file_size(path), path, f"sha256:{byteio.file_sha256(path)}")
         for path in inline_partition.companions(folder)
     ]
-    return [*copied, inline_partition.Restored(inline_partition.read_legacy(folder), kind)]
+    return [*copied, inline_partition.RestoredFile(inline_partition.read_legacy(folder), kind)]
 
 
 def _missing(folder: Path, targets: Sequence[Target]) -> list[Target]:
@@ -149,5 +149,5 @@ def _proof(manifest: Manifest) -> str:
 
 
 def _notes(weights: Sequence[Target]) -> list[str]:
-    rounded = sum(file.rounded for file in weights if isinstance(file, inline_partition.Restored))
+    rounded = sum(file.rounded for file in weights if isinstance(file, inline_partition.RestoredFile))
     return [f"{rounded} numbers had to be rounded to their dtype"] if rounded else []

@@ -18,10 +18,10 @@ from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.core.result import Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
-from runner.engines.base import Request
+from runner.engines.base import EngineStats, Request
 from runner.sharding.family import require_runnable
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.sharding.placement import shares
+from runner.sharding.placement import part_cuts
 from runner.store.jobs import write_atomically
 from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import Completed, complete_missing, count_completions, sample_of
@@ -51,7 +51,7 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
             f"model.device_map={device_map}: task=pipeline gives each process its own parts and device: leave it out"
         )
     require_runnable(manifest)
-    shares(manifest, task.processes or manifest.num_parts)
+    part_cuts(manifest, task.processes or manifest.num_parts)
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         raise ConfigError("branches: task=pipeline has none, each prompt has one completion: use task=generate")
@@ -61,22 +61,10 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
 
 def run(inputs: PartsAndPrompts, context: Context) -> Result:
     """Complete what is not on disk yet."""
-    from runner.engines.pipeline.engine import PipelineEngine  # imports torch
-
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
-    pipeline = PipelineEngine(context.config, recorder.folder)
-    context.open_engine = lambda: pipeline
-    rows: list[dict[str, Any]] = []
-    try:
-        done = complete_missing("pipeline", requests, context, sample_of)
-        if done.facts:  # else all was on disk, and nothing was loaded
-            rows = _account(done, *pipeline.finish(), pipeline.stats.prefill_s + pipeline.stats.decode_s)
-    except KeyboardInterrupt:
-        pipeline.blame()
-        raise
-    finally:
-        context.close()
+    done = complete_missing("pipeline", requests, context, sample_of)
+    rows = _account(done, context.engine().stats) if done.parts else []  # else all was on disk, and nothing was loaded
     if done.failed:
         done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
     write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
@@ -101,10 +89,9 @@ def predict_mib(config: RunnerConfig) -> float:
     return sum(part.raw.nbytes for part in _manifest(config).parts) / MIB
 
 
-def _account(
-    done: Completed, stages: list[dict[str, Any]], figures: list[dict[str, float]], seconds: float
-) -> list[dict[str, Any]]:
+def _account(done: Completed, stats: EngineStats) -> list[dict[str, Any]]:
     """Add to the metrics how busy the processes were and what they held; return the table of the parts."""
+    figures, seconds = stats.processes, stats.prefill_s + stats.decode_s
     busy = [min(1.0, one["busy_s"] / seconds) if seconds else 0.0 for one in figures]
     peaks = [one["peak_rss_mib"] for one in figures]
     del done.metrics["shared_prompt_tokens"]  # prompts go through whole
@@ -115,11 +102,7 @@ def _account(
     }
     if all("gpu_mib" in one for one in figures):
         done.metrics["gpu_mib"] = max(one["gpu_mib"] for one in figures)
-    rows = []
-    for stage in stages:
-        process = stage["process"]
-        rows.append(stage | {"busy_share": busy[process], "peak_rss_mib": peaks[process]})
-    return rows
+    return [part | {"busy_share": busy[part["process"]], "peak_rss_mib": peaks[part["process"]]} for part in done.parts]
 
 
 def _text(prompts: list[Given], samples: list[Sample], show: int) -> str:

@@ -20,7 +20,7 @@ from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.sharding.bin_file import read_bin
-from runner.sharding.check import Checked, check_files, check_part
+from runner.sharding.check import CheckedPart, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_bytes, source_problems
 from runner.sharding.manifest import MANIFEST, SOURCE_HEADERS, Manifest, PartEntry, read_manifest
 from runner.sharding.write import Meter
@@ -57,7 +57,7 @@ def run(inputs: Parts, context: Context) -> Result:
     checkpoint = _source(task, context.config.model)
     deep = task.level is VerifyLevel.full
     total = sum(_to_read(part) for part in manifest.parts) + (source_bytes(checkpoint) if checkpoint else 0)
-    checked, rows, problems = list[Checked](), list[dict[str, Any]](), list[str]()
+    checked, rows, problems = list[CheckedPart](), list[dict[str, Any]](), list[str]()
     nbytes = 0
     with recorder.progress(total if deep else None, "verify", "bytes") as bar:
         meter = Meter(bar)
@@ -121,7 +121,7 @@ def _to_read(entry: PartEntry) -> int:
     return entry.raw.nbytes + (entry.stored.nbytes if entry.frames else 0)
 
 
-def _part_row(part: Checked, deep: bool) -> dict[str, Any]:
+def _part_row(part: CheckedPart, deep: bool) -> dict[str, Any]:
     entry = part.entry
     what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
     what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"

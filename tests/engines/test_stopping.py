@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.core.result import FinishReason
 from runner.engines.base import Request
-from runner.engines.stopping import Ending
+from runner.engines.stopping import Stopping
 
 EOS = 2
 texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token
@@ -30,7 +30,7 @@ def tokenizer(tiny_llama: Path) -> Any:
 def test_it_ends_at_the_first_token_that_completes_a_stop_text(
     tokenizer: Any, text: str, stop: tuple[str, ...], limit: int, ignore_eos: bool, says_eos: bool
 ) -> None:
-    ending = Ending(tokenizer, frozenset([EOS]))
+    stopping = Stopping(tokenizer, frozenset([EOS]))
     request = Request(0, "x", stop, limit, ignore_eos)
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     for count in range(1, len(tokens) + 1):
@@ -39,10 +39,10 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
         found = [said.index(one) for one in stop if one in said and not ignore_eos]
         ended = so_far[-1] == EOS and not ignore_eos
         due = FinishReason.stop if found or ended else FinishReason.length if count >= limit else None
-        assert ending.reason(so_far, limit, request) is due
+        assert stopping.reason(so_far, limit, request) is due
         if due is not None:
             every = [said.index(one) for one in stop if one in said]
-            assert ending.said(so_far, request) == said[: min(every, default=None)]
+            assert stopping.said(so_far, request) == said[: min(every, default=None)]
             return
 
 
@@ -51,14 +51,14 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
 def test_what_is_told_while_it_comes_is_never_taken_back(
     tokenizer: Any, text: str, stop: tuple[str, ...], says_eos: bool
 ) -> None:
-    ending, request = Ending(tokenizer, frozenset([EOS])), Request(0, "x", stop)
+    stopping, request = Stopping(tokenizer, frozenset([EOS])), Request(0, "x", stop)
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     told = ""
     for count in range(1, len(tokens) + 1):
-        told += ending.fresh(tokens[:count], request, told)
-        said = ending.said(tokens[:count], request)
+        told += stopping.fresh(tokens[:count], request, told)
+        said = stopping.said(tokens[:count], request)
         assert said.startswith(told)
-        if ending.reason(tokens[:count], 100, request) is FinishReason.stop:
+        if stopping.reason(tokens[:count], 100, request) is FinishReason.stop:
             return
         held = max([0, *map(len, stop)]) + len(said) - len(said.rstrip("\ufffd"))
         assert len(said) - len(told) <= held, "no more is held back than a stop text that may be on its way"

@@ -10,8 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.grid.other_launchers import Elsewhere
-from runner.grid.outcome import attempt
+from runner.grid.other_launchers import ForeignLaunch
+from runner.grid.outcome import run_job
 from runner.grid.plan import plan_job
 from runner.grid.table import table_lines
 
@@ -24,13 +24,13 @@ class GoesDownSlowly:
 
     def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
         if not self.is_broken:
-            attempt(self.configs[0])
+            run_job(self.configs[0])
             self.is_broken = True
             raise RuntimeError("the actor died")
         assert (len(overrides), initial_job_idx) == (1, 1)
-        attempt(self.configs[1])
+        run_job(self.configs[1])
         returned = JobReturn()
-        returned.return_value, returned.status = attempt(self.configs[1]), JobStatus.COMPLETED
+        returned.return_value, returned.status = run_job(self.configs[1]), JobStatus.COMPLETED
         assert returned.return_value.record.from_ledger, "this answer was there already"
         return [returned]
 
@@ -41,7 +41,7 @@ def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
     configs = [make_config(seed=seed, task=Gsm8kConfig(limit=2)) for seed in (1, 2)]
     plan = [plan_job([f"seed={config.seed}"], config) for config in configs]
     launcher: Any = GoesDownSlowly(configs)
-    elsewhere = Elsewhere(launcher, "ray", plan, None)
+    elsewhere = ForeignLaunch(launcher, "ray", plan, None)
     elsewhere.run([0, 1])
     assert "hydra/launcher=ray broke: the actor died" in caplog.text
     assert [line.status for line in table_lines(plan, elsewhere.outcomes)] == ["finished", "finished"]

@@ -18,7 +18,7 @@ from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
-from runner.grid.workers import Crew, Worker
+from runner.grid.workers import Worker, WorkerPool
 from runner.run import run
 
 Start = Callable[..., Any]  # the fixture `grid`: arguments in, a started grid out
@@ -219,10 +219,10 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
 
 
 def test_a_new_worker_takes_the_place_of_a_dead_one_on_its_gpu() -> None:
-    crew = Crew([], [], 2, Path(), None, gpus=2)  # type: ignore[arg-type]
-    assert crew._free_gpu() == 0
+    pool = WorkerPool([], [], 2, Path(), None, gpus=2)  # type: ignore[arg-type]
+    assert pool._least_used_gpu() == 0
     on = [Worker(None, None, Path(), None, gpu) for gpu in (0, 1)]  # type: ignore[arg-type]
-    crew._workers = on[:1]
-    assert crew._free_gpu() == 1
-    crew._workers, crew._leaving = on[1:], []
-    assert crew._free_gpu() == 0
+    pool._workers = on[:1]
+    assert pool._least_used_gpu() == 1
+    pool._workers, pool._leaving = on[1:], []
+    assert pool._least_used_gpu() == 0

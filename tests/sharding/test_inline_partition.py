@@ -292,5 +292,11 @@ def test_dtypes_that_hold_no_such_numbers() -> None:
         json_numbers.encode(np.array([1.5]), "I8", "here")
     with pytest.raises(ConfigError, match=r"here: numbers cannot be stored as F8_E4M3: use task\.dtype=float32"):
         json_numbers.encode(np.array([1.5]), "F8_E4M3", "here")
-    spelled = {"torch.bfloat16": "BF16", "float32": "F32", "F16": "F16", "torch.int8": "I8", "attention": None}
-    assert {word: json_numbers.spelled(word) for word in spelled} == spelled
+    safetensors_dtype = {
+        "torch.bfloat16": "BF16",
+        "float32": "F32",
+        "F16": "F16",
+        "torch.int8": "I8",
+        "attention": None,
+    }
+    assert {word: json_numbers.safetensors_dtype(word) for word in safetensors_dtype} == safetensors_dtype

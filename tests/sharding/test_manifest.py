@@ -89,7 +89,7 @@ def test_a_manifest_that_is_not_one_is_refused(
         (lambda files: files[0].update(tensors=3), r"-of-00002\.bin: tensors: a list of names expected, found none"),
         (
             lambda files: files[1]["tensors"].append(files[0]["tensors"][0]),
-            r"tensor .* stands in .*01-of.* and in .*02-of",
+            r"tensor .* is in .*01-of.* and in .*02-of",
         ),
     ],
 )

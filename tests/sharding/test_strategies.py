@@ -16,7 +16,7 @@ from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.config.task import Explain, SplitConfig, Strategy
 from runner.core.errors import ConfigError
 from runner.sharding import strategies
-from runner.sharding.strategies import Part, balance, plan_parts, proportion
+from runner.sharding.strategies import PlannedPart, balance, plan_parts, proportion
 
 NAMES = ("self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight", "mixer.state")
 
@@ -163,7 +163,7 @@ def model(layers: int = 4) -> Layout:
     return Layout("model.layers", blocks, [embedding], [tensor("model.norm.weight", 4)], [], [embedding])
 
 
-def spans(parts: list[Part]) -> list[Any]:
+def spans(parts: list[PlannedPart]) -> list[Any]:
     return [part.layers for part in parts]
 
 

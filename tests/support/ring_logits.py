@@ -12,11 +12,11 @@ from stages import STEPS, greedy, left_padded, whole
 
 import runner
 from runner.engines.pipeline.processes import loopback, temporarily
-from runner.engines.pipeline.stage_worker import Place
-from runner.engines.pipeline.transport import Kind, Message, Ring
+from runner.engines.pipeline.stage_worker import ProcessRank
+from runner.engines.pipeline.transport import Kind, Packet, Transport
 
 
-def compare(model: Path, parts: Path, rank: int, processes: int, ring: Ring) -> None:
+def compare(model: Path, parts: Path, rank: int, processes: int, transport: Transport) -> None:
     stage = runner.load_part(parts, rank, dtype="float32")
     cache = stage.new_cache()
 
@@ -24,8 +24,8 @@ def compare(model: Path, parts: Path, rank: int, processes: int, ring: Ring) -> 
         output = stage(values, mask, positions, cache)
         if processes == 1:
             return output
-        ring.send(Message(Kind.decode, 0, positions, output))
-        answer = ring.receive().hidden
+        transport.send(Packet(Kind.decode, 0, positions, output))
+        answer = transport.receive().hidden
         assert answer is not None
         return answer
 
@@ -38,23 +38,23 @@ def compare(model: Path, parts: Path, rank: int, processes: int, ring: Ring) -> 
         return
     _, mask, _ = left_padded()
     for _ in range(STEPS):
-        message = ring.receive()
-        assert message.hidden is not None
-        output = stage(message.hidden, mask, message.numbers, cache)
-        ring.send(Message(Kind.decode, 0, message.numbers, output))
+        packet = transport.receive()
+        assert packet.hidden is not None
+        output = stage(packet.hidden, mask, packet.numbers, cache)
+        transport.send(Packet(Kind.decode, 0, packet.numbers, output))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    ring.flush()
+    transport.flush()
 
 
 def main() -> None:
     store, rank, processes = next(dist.rendezvous("env://"))
-    with temporarily(loopback(Place(rank, processes, rank, processes))):
+    with temporarily(loopback(ProcessRank(rank, processes, rank, processes))):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
-    ring = Ring(rank, processes, torch.device("cpu"), direct=False)
+    transport = Transport(rank, processes, torch.device("cpu"), gpu_to_gpu=False)
     torch.set_num_threads(1)
     paths = [Path(name) for name in sys.argv[1:]]
     for model, parts in zip(paths[::2], paths[1::2], strict=True):
-        compare(model, parts, rank, processes, ring)
+        compare(model, parts, rank, processes, transport)
     dist.barrier()
     dist.destroy_process_group()
 

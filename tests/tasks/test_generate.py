@@ -20,7 +20,7 @@ from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import load_prompts
-from runner.engines.base import Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
 from runner.engines.session import ListSession
 from runner.grid.plan import State, plan_job
 from runner.report import show
@@ -246,7 +246,7 @@ class Counting:
         return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
 
     def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(self.answer)
+        return ListSession(frozenset(Capability), self.answer)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):

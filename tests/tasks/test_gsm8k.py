@@ -11,7 +11,7 @@ from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.errors import JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import Item
-from runner.engines.base import Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
 from runner.engines.session import ListSession
 from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
@@ -29,7 +29,7 @@ class Scripted:
         return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
 
     def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(self.answer)
+        return ListSession(frozenset(Capability), self.answer)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):

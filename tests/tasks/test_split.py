@@ -29,7 +29,7 @@ from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.result import Result
 from runner.quantization.bitsandbytes import Int8Config
 from runner.sharding import write
-from runner.sharding.strategies import Part
+from runner.sharding.strategies import PlannedPart
 from runner.store.jobs import Job, Recorder
 from runner.tasks import split
 
@@ -294,7 +294,7 @@ def test_an_interrupted_split_goes_on_from_the_parts_that_are_done(
 ) -> None:
     write_part = write._write_part
 
-    def stop_at_the_second(folder: Path, part: Part, *rest: Any) -> Any:
+    def stop_at_the_second(folder: Path, part: PlannedPart, *rest: Any) -> Any:
         if part.part_id == 1:
             raise KeyboardInterrupt
         return write_part(folder, part, *rest)
@@ -409,7 +409,7 @@ def test_vllm_is_told_the_same_plan_and_nothing_is_written(
     assert result.text is not None
     command = result.text.splitlines()[0]
     assert command == f"VLLM_PP_LAYER_PARTITION=1,2,1 vllm serve {models['untied']} --pipeline-parallel-size 3"
-    assert "Leave for vLLM when" in result.text
+    assert "Use vLLM when" in result.text
     assert not (tmp_path / "parts").exists()
     assert result.artifacts == []
 

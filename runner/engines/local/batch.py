@@ -12,31 +12,27 @@ from typing import Any
 
 import torch
 
-from runner.config.root import RunnerConfig
 from runner.engines.base import EngineStats, Event
-from runner.engines.rows import Row, completion, tell
-from runner.engines.sampling import Sampler
-from runner.engines.stopping import Ending
+from runner.engines.rows import Row
+from runner.engines.sampling import sampler_of
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 
 def decode(
     loaded: Loaded,
-    config: RunnerConfig,
     rows: list[Row],
     size: int,
     stats: EngineStats,
-    ending: Ending,
+    stopping: Stopping,
 ) -> Iterator[list[Event]]:
     """Yield what came of each pass; rows go through in batches of a size, the longest prompts first."""
     rows = sorted(rows, key=lambda row: len(row.prompt), reverse=True)
     for start in range(0, len(rows), size):
-        yield from _batch(loaded, config, rows[start : start + size], stats, ending)
+        yield from _batch(loaded, rows[start : start + size], stats, stopping)
 
 
-def _batch(
-    loaded: Loaded, config: RunnerConfig, rows: list[Row], stats: EngineStats, ending: Ending
-) -> Iterator[list[Event]]:
+def _batch(loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping) -> Iterator[list[Event]]:
     from transformers import DynamicCache
 
     device = loaded.device
@@ -44,9 +40,7 @@ def _batch(
     input_ids, mask = _left_pad([row.prompt for row in rows], loaded.tokenizer.pad_token_id or 0, device)  # [B, P]
     positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)  # [B, P]: padding does not count
     cache = DynamicCache(config=loaded.model.config)
-    vocab_size = int(loaded.metrics["vocab_size"])
-    indices, prompts = [row.request.id for row in rows], [row.prompt for row in rows]
-    sampler = Sampler(config.generation, config.seed, indices, prompts, vocab_size, device)
+    sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), device)
 
     tokens = sampler.pick(_forward(loaded, input_ids, mask, positions, cache))  # [B]
     chosen: list[int] = tokens.tolist()  # waits for the device
@@ -62,12 +56,10 @@ def _batch(
         events: list[Event] = []
         ended = set()
         for at in alive:
-            rows[at].tokens.append(chosen[at])
             row = rows[at]
-            reason = ending.reason(row.tokens, row.limit, row.request)
-            tell(row, ending, events, reason is not None)
+            reason = stopping.accept(row, chosen[at], events)
             if reason is not None:
-                events.append(completion(row, reason, ending, busy_s))
+                events.append(stopping.completion(row, reason, busy_s))
                 ended.add(at)
         stats.decode_s += time.perf_counter() - started
         yield events

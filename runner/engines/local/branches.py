@@ -9,7 +9,6 @@ branch that is ahead cannot see what a shorter one says later at an earlier time
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,13 +17,12 @@ from typing import Any
 
 import torch
 
-from runner.config.generation import GenerationConfig
-from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
-from runner.engines.base import Completion, EngineStats, Request, prompt_sha256
-from runner.engines.sampling import Sampler
-from runner.engines.stopping import Ending
+from runner.engines.base import Completion, EngineStats
+from runner.engines.rows import GREEDY, Row
+from runner.engines.sampling import Sampler, sampler_of
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 
@@ -172,8 +170,8 @@ def decode(
             return FinishReason.stop
         return FinishReason.length if len(tokens) >= max_new_tokens else None
 
-    greedy, device = GenerationConfig(name="greedy"), model.get_input_embeddings().weight.device
-    sampler = Sampler(greedy, 0, [], [], 0, device)
+    sampler = Sampler(0, model.get_input_embeddings().weight.device)
+    sampler.join([[]] * len(branches), [GREEDY] * len(branches), [None] * len(branches))
     return decode_with(BranchDecoder(model), main, branches, sampler, ended).branches
 
 
@@ -208,47 +206,32 @@ def decode_with(
         logits = decoder.step({number: chosen[number] for number in live})
 
 
-def complete(
-    loaded: Loaded,
-    request: Request,
-    config: RunnerConfig,
-    stats: EngineStats,
-    encode: Callable[[Request], tuple[str | Sequence[int], list[int]]],
-    ending: Ending,
-) -> Completion:
-    """Answer a request with branches: the prompt is main, framed as ever, and each text goes on from there.
+def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping) -> Completion:
+    """Answer a request with branches, a row for each: the prompt is main, framed as ever, and each text goes on.
 
-    The texts are put behind the prompt as they are, without special tokens. A sampled branch depends on seed, index
-    of the request and its own number; on the other branches only through what it sees of them.
+    A sampled branch depends on seed, id of the request and its own number; on the other branches only through what it
+    sees of them.
     """
     decoder = BranchDecoder(loaded.model)
-    seen, main = encode(request)
-    begun = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in request.branches]
-    prompts = [[*main, *ids] for ids in begun]
-    window = getattr(decoder.settings, "sliding_window", None)
-    room = int(min(loaded.metrics["max_positions"], window or 1e9, 1e9))
+    request, at = rows[0].request, rows[0].branch_at
+    main, begun = rows[0].prompt[:at], [row.prompt[at:] for row in rows]
     completion = Completion(
         id=request.id,
         text="",
         token_ids=[],
         finish_reason=FinishReason.error,
-        prompt_sha256=prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False)),
+        prompt_sha256=rows[0].sha256,
         prompt_tokens=len(main) + sum(map(len, begun)),
         first_token_s=0.0,
         seconds=0.0,
+        error=rows[0].error,
     )
-    longest = max(map(len, prompts))
-    if longest >= room:
-        completion.error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
+    if completion.error:
         return completion
-    wanted = request.max_new_tokens or config.generation.max_new_tokens
-    limits = [min(wanted, room - len(prompt)) for prompt in prompts]
-    names = [f"{request.id}:{number}" for number in range(1, len(begun) + 1)]
-    vocab_size = int(loaded.metrics["vocab_size"])
-    sampler = Sampler(config.generation, config.seed, names, prompts, vocab_size, loaded.device)
+    sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), loaded.device)
 
     def ended(number: int, tokens: list[int]) -> FinishReason | None:
-        return ending.reason(tokens, limits[number - 1], request)
+        return stopping.reason(tokens, rows[number - 1].limit, request)
 
     done = decode_with(decoder, main, begun, sampler, ended)
     stats.prefill_s += done.prefill_s
@@ -256,7 +239,7 @@ def complete(
     stats.decode_s += done.seconds - done.prefill_s
     stats.decode_tokens += sum(len(branch.token_ids) - 1 for branch in done.branches)
     completion.branches = [
-        BranchText(ending.said(one.token_ids, request), one.token_ids, one.finish_reason) for one in done.branches
+        BranchText(stopping.said(one.token_ids, request), one.token_ids, one.finish_reason) for one in done.branches
     ]
     cut_off = any(one.finish_reason is FinishReason.length for one in done.branches)
     completion.finish_reason = FinishReason.length if cut_off else FinishReason.stop

@@ -10,8 +10,8 @@ import torch
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
-from runner.core.result import FinishReason
-from runner.engines.base import EngineReport, EngineStats, Event, Request, prompt_sha256
+from runner.engines.admit import Admission
+from runner.engines.base import EngineReport, EngineStats, Event, Request
 from runner.engines.local import batch, branches, capabilities
 from runner.engines.local.base_cache import Shelf
 from runner.engines.local.compat_probe import Unfit, check_length, heads_of
@@ -20,9 +20,8 @@ from runner.engines.local.fast_layers import Exchange
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.scheduler import Stream
-from runner.engines.rows import Row, completion, encode, stop_tokens, why_not
 from runner.engines.session import ListSession
-from runner.engines.stopping import Ending
+from runner.engines.stopping import Stopping, stop_tokens
 from runner.models.load import Loaded, adapt, load_base, release
 
 PLAIN_BATCH = 16  # where the batch is ours to choose
@@ -38,7 +37,8 @@ class LocalEngine:
         self._own_shelf = shelf is None
         self._shelf = shelf or Shelf()
         self._loaded: Loaded | None = None
-        self._ending: Ending | None = None
+        self._stopping: Stopping | None = None
+        self._admission: Admission | None = None
         self._heads: Heads | None = None
         self._exchange: Exchange | None = None
         self._kept = Kept()
@@ -56,44 +56,45 @@ class LocalEngine:
         self._kept.clear()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._own_shelf):
             self._shelf.clear()
-        self._loaded = self._heads = self._ending = self._exchange = None
+        self._loaded = self._heads = self._stopping = self._admission = self._exchange = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        return encode(self._model().tokenizer, request, self.config.model.name)
+        return self._admit().encode(request)
 
     def open(self, batch_size: int | None = None) -> ListSession:
         """Open a session for requests."""
-        return ListSession(lambda requests: self._run(requests, batch_size))
+        return ListSession(self.capabilities, lambda requests: self._run(requests, batch_size))
 
     def _run(self, requests: Sequence[Request], batch_size: int | None) -> Iterator[list[Event]]:
         loaded = self._model()
-        ending = self._ending = self._ending or Ending(loaded.tokenizer)
-        ending.stops = stop_tokens(loaded)
+        stopping = self._stopping = self._stopping or Stopping(loaded.tokenizer)
+        stopping.stops = stop_tokens(loaded.model, loaded.tokenizer)
         rows = []
         for request in requests:
+            admitted = self._admit().rows(request)
             if request.branches:
-                yield [branches.complete(loaded, request, self.config, self.stats, self.encode, ending)]
+                yield [branches.complete(loaded, admitted, self.stats, stopping)]
                 continue
-            row = self._row(loaded, request)
-            if row.limit < 1 or not row.prompt:
-                yield [completion(row, FinishReason.error, ending, 0.0, why_not(row, loaded.metrics["max_positions"]))]
-            else:
-                rows.append(row)
+            for row in admitted:
+                if row.error:
+                    yield [stopping.refusal(row)]
+                else:
+                    rows.append(row)
         if not rows:
             return
         size = batch_size or self.config.generation.batch_size
         heads = self._stream_for(loaded, max(len(row.prompt) + row.limit for row in rows))
         if heads is None:
-            yield from batch.decode(loaded, self.config, rows, size or PLAIN_BATCH, self.stats, ending)
+            yield from batch.decode(loaded, rows, size or PLAIN_BATCH, self.stats, stopping)
         else:
             if self._exchange is None and heads.device.type == "cpu":
                 self._exchange = Exchange(loaded.model, native.for_heads(heads))
                 self.stats.notes += self._exchange.notes
             generation, seed = self.config.generation, self.config.seed
-            yield from Stream(loaded, heads, generation, seed, self.stats, ending, size, self._kept).run(rows)
+            yield from Stream(loaded, heads, generation, seed, self.stats, stopping, size, self._kept).run(rows)
 
     def _stream_for(self, loaded: Loaded, longest: int) -> Heads | None:
         """Return the heads that a stream needs; None when decoding must be plain, which a note says."""
@@ -133,8 +134,10 @@ class LocalEngine:
             self.stats.load_s += self._loaded.metrics["load_s"]
         return self._loaded
 
-    def _row(self, loaded: Loaded, request: Request) -> Row:
-        text, ids = self.encode(request)
-        room = int(min(loaded.metrics["max_positions"], 1e9)) - len(ids)
-        limit = min(request.max_new_tokens or self.config.generation.max_new_tokens, room)
-        return Row(request, ids, prompt_sha256(text), limit)
+    def _admit(self) -> Admission:
+        loaded = self._model()
+        if self._admission is None:
+            window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)
+            room = loaded.metrics["max_positions"]
+            self._admission = Admission(self.config, loaded.tokenizer, self.config.model.name, room, window)
+        return self._admission

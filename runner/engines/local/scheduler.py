@@ -24,9 +24,9 @@ from runner.engines.local.conversation_cache import Kept
 from runner.engines.local.forward import Passes
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 from runner.engines.local.prefix_tree import share
-from runner.engines.rows import Row, completion, tell
-from runner.engines.sampling import Sampler, row_generator
-from runner.engines.stopping import Ending
+from runner.engines.rows import Row
+from runner.engines.sampling import Sampler, sampler_of
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
@@ -50,12 +50,12 @@ class Stream:
         generation: GenerationConfig,
         seed: int,
         stats: EngineStats,
-        ending: Ending,
+        stopping: Stopping,
         most_rows: int | None = None,
         kept: Kept | None = None,
     ) -> None:
         self.loaded, self.heads, self.generation, self.seed = loaded, heads, generation, seed
-        self.stats, self.ending, self.kept = stats, ending, kept or Kept()
+        self.stats, self.stopping, self.kept = stats, stopping, kept or Kept()
         self.passes = Passes(loaded.model, heads)
         self.asked_rows = most_rows or generation.batch_size  # None: nobody minds how many
         self.most_rows = self.asked_rows or MOST_ROWS.get(heads.device.type, 128)
@@ -162,17 +162,12 @@ class Stream:
         self._make_room([*self.active, *entering])
         assert self.own is not None
         logits = self.passes.read_prompts(self.own, entering, len(self.active))
-        generators = []
         for row in entering:
             row.places = len(row.pending)
             row.entered_s = row.entered_s or now
-            if self.generation.temperature > 0:
-                row.generator = row.generator or row_generator(self.seed, row.request.id)
-                generators.append(row.generator)
         self.stats.prefill_tokens += sum(len(row.pending) for row in entering)
         self.stats.shared_tokens += sum(row.shared for row in entering)
-        newcomers = self._empty_sampler()
-        newcomers.join([row.prompt + row.tokens for row in entering], generators)
+        newcomers = sampler_of(entering, int(self.loaded.metrics["vocab_size"]), self.heads.device)
         tokens: list[int] = newcomers.pick(logits).tolist()
         self.sampler.take(newcomers)
         self.active += entering
@@ -183,7 +178,7 @@ class Stream:
 
     def _empty_sampler(self) -> Sampler:
         vocab_size = int(self.loaded.metrics["vocab_size"])
-        return Sampler(self.generation, self.seed, [], [], vocab_size, self.heads.device)
+        return Sampler(vocab_size, self.heads.device)
 
     def _make_room(self, rows: list[Row]) -> None:
         """Have a slot for each row and places for what they hold now and soon."""
@@ -219,9 +214,7 @@ class Stream:
         ended: list[Row] = []
         problem = None
         for row, token in new:
-            row.tokens.append(token)
-            reason = self.ending.reason(row.tokens, row.limit, row.request)
-            tell(row, self.ending, completions, reason is not None)
+            reason = self.stopping.accept(row, token, completions)
             if reason is not None:
                 completions.append(self._completion(row, reason))
                 ended.append(row)
@@ -281,7 +274,7 @@ class Stream:
 
     def _completion(self, row: Row, reason: FinishReason, error: str | None = None) -> Completion:
         seconds = time.perf_counter() - row.entered_s if row.entered_s else 0.0
-        return completion(row, reason, self.ending, seconds, error)
+        return self.stopping.completion(row, reason, seconds, error)
 
     # ------------------------------------------------------------------------------------- out of memory
 

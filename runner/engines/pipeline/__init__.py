@@ -1,1 +1,9 @@
 """The pipeline engine: the parts of a split over several processes."""
+
+from __future__ import annotations
+
+from runner.engines.base import Capability
+
+CAPABILITIES = frozenset(
+    {Capability.token_ids, Capability.chat, Capability.deltas, Capability.several, Capability.sampling}
+)

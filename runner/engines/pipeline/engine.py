@@ -1,8 +1,6 @@
-"""The engine of task=pipeline: requests go through the parts of a split, over several processes.
+"""The pipeline engine: requests go through the parts of a split, over several processes.
 
-This process holds the first parts, decides what comes next and notices when another one is gone. Requests go in
-batches of a few rows. As many batches as there are processes are under way at once, so that every stage has one to work
-on while the others have theirs; a batch whose tokens have come back sets out again with them.
+This process runs the first parts, decides which micro-batch goes next and notices when another process is gone.
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,17 +19,16 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig
 from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
-from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, prompt_sha256
-from runner.engines.pipeline import torchrun
-from runner.engines.pipeline.microbatches import Rounds
-from runner.engines.pipeline.processes import POLL_S, Crew, open_ring, spawn
-from runner.engines.pipeline.stage_worker import Member, manifest_of
-from runner.engines.pipeline.transport import Kind, Message, PeerGone, Ring
-from runner.engines.rows import Row, completion, encode, stop_tokens, why_not
-from runner.engines.session import ListSession
-from runner.engines.stopping import Ending
-from runner.models.load import Loaded
+from runner.engines.admit import Admission
+from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
+from runner.engines.pipeline import CAPABILITIES, torchrun
+from runner.engines.pipeline.microbatches import MicroBatches
+from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
+from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
+from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
+from runner.engines.rows import Row
+from runner.engines.session import BaseSession
+from runner.engines.stopping import Stopping, stop_tokens
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
 
@@ -39,219 +36,230 @@ from runner.sharding.load_part import load_tokenizer
 class PipelineEngine:
     """Runs the parts in task.parts over processes that it starts, or that torchrun has started."""
 
-    capabilities = frozenset({Capability.token_ids, Capability.chat, Capability.deltas})
+    capabilities = CAPABILITIES
 
     def __init__(self, config: RunnerConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+        assert isinstance(config.task, PipelineConfig)
+        self.config, self.task, self.folder = config, config.task, folder
         self.stats = EngineStats()
-        self.stages: list[dict[str, Any]] = []  # a line a part, for the table
-        self._crew: Crew | None = None
-        self._member: Member | None = None
-        self._ring: Ring | None = None
-        self._heard: queue.SimpleQueue[Message | PeerGone] = queue.SimpleQueue()
-        self._listener: threading.Thread | None = None
-        self._tokenizer: Any = None
-        self._batches = 0  # so far
-        self._lost_at: float | None = None  # when the connection broke
-
-    # ------------------------------------------------------------------------------------------- the protocol
+        self._stages: LoadedStages | None = None
 
     def load(self) -> EngineReport:
-        """Start the other processes, load what is this one's while they load theirs, and connect."""
-        if self._member is None:
-            started = time.perf_counter()
-            self._start()
+        """Start the other processes, load this one's parts while they load theirs, and connect."""
+        started = time.perf_counter()
+        if self._stages is None:
+            self._stages = self._start()
             self.stats.load_s = time.perf_counter() - started
-        member, crew = self._member, self._crew
-        assert member is not None
-        assert crew is not None
-        model = member.stages[0].model
-        devices = dict.fromkeys(row["device"] for row in self.stages)
+        stages = self._stages
+        model = stages.worker.stages[0].model
         facts = {
             "architecture": type(model).__name__,
             "source": manifest_of(self.config).source,
-            "device": ", ".join(devices),
-            "dtype": str(member.dtype).removeprefix("torch."),
+            "device": ", ".join(dict.fromkeys(part["device"] for part in stages.parts)),
+            "dtype": str(stages.worker.dtype).removeprefix("torch."),
             "attention": str(model.config._attn_implementation),
-            "threads": str(member.threads),
-            "processes": self._how(),
+            "threads": str(stages.worker.threads),
+            "processes": stages.describe_processes(),
         }
         metrics = {
             "load_s": self.stats.load_s,
-            "weight_mib": sum(row["mib"] for row in self.stages),
-            "stages": len(self.stages),
-            "processes": crew.place.processes,
+            "weight_mib": sum(part["mib"] for part in stages.parts),
+            "stages": len(stages.parts),
+            "processes": stages.depth,
         }
-        return EngineReport(metrics, facts, list(member.notes))
+        return EngineReport(metrics, facts, list(stages.worker.notes), stages.parts)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        self.load()
-        return encode(self._tokenizer, request, self._task.parts)
+        return self.stages.admission.encode(request)
 
-    def open(self, batch_size: int | None = None) -> ListSession:
-        """Open a session for requests."""
-        return ListSession(lambda requests: self._run(requests, batch_size))
-
-    def _run(self, requests: Sequence[Request], batch_size: int | None) -> Iterator[list[Event]]:
-        self.load()
-        member = self._member
-        assert member is not None
-        ending = Ending(self._tokenizer, stop_tokens(Loaded(member.stages[0].model, self._tokenizer, member.device)))
-        most = int(max_positions(member.stages[0].model.config, RopeConfig()))
-        rows = []
-        for request in requests:
-            text, ids = self.encode(request)
-            limit = min(request.max_new_tokens or self.config.generation.max_new_tokens, most - len(ids))
-            row = Row(request, ids, prompt_sha256(text), limit)
-            if limit < 1 or not ids:
-                yield [completion(row, FinishReason.error, ending, 0.0, why_not(row, most))]
-            else:
-                rows.append(row)
-        pad = self._tokenizer.pad_token_id or 0
-        rounds = Rounds(self, self.config, self.stats, ending, pad, self._batches)
-        yield from rounds.run(rows, batch_size)
-        self._batches = rounds.first_number
+    def open(self, batch_size: int | None = None) -> PipelineSession:
+        """Open a session for requests; one at a time."""
+        self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
+        return PipelineSession(self.stages)
 
     def close(self) -> None:
-        """End the other processes, whatever they are doing."""
-        crew, self._crew = self._crew, None
-        if crew is not None:
-            crew.kill()
-        self._disconnect()
-        self._member = self._ring = None
+        """End the other processes: in peace where nothing is under way, else whatever they are doing."""
+        stages, self._stages = self._stages, None
+        if stages is not None:
+            stages.close()
 
-    # ------------------------------------------------------------------------------------------ the processes
+    @property
+    def stages(self) -> LoadedStages:
+        """The stages, loaded."""
+        self.load()
+        assert self._stages is not None
+        return self._stages
+
+    def _start(self) -> LoadedStages:
+        peers = torchrun.peers()
+        if peers is None:
+            peers = start_processes(self.config, self.task.processes or manifest_of(self.config).num_parts, self.folder)
+        elif self.task.processes not in (None, peers.rank.processes):
+            started = f"torchrun has started {peers.rank.processes} processes"
+            raise ConfigError(f"task.processes={self.task.processes}: {started}: leave it out")
+        try:
+            with naming_who_died(peers, None):
+                return LoadedStages(self.config, self.task, self.stats, peers)
+        except BaseException:
+            peers.kill()
+            raise
+
+
+class PipelineSession(BaseSession[list[Row]]):
+    """Requests on their way through the stages; new ones form the next micro-batches."""
+
+    def __init__(self, stages: LoadedStages) -> None:
+        super().__init__(CAPABILITIES)
+        self.stages = stages
+        stages.at_rest = False
+
+    def _admit(self, request: Request) -> list[Row]:
+        return self.stages.admission.rows(request)
+
+    def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
+        batches = self.stages.micro_batches
+        rows = [row for rows in arrived for row in rows]
+        events: list[Event] = [batches.stopping.refusal(row) for row in rows if row.error]
+        batches.add([row for row in rows if not row.error])
+        events += batches.cancel(cancelled) if cancelled else []
+        with naming_who_died(self.stages.peers, self.stages):
+            return events or batches.step()
+
+    def _drop(self) -> None:
+        if not self.idle:
+            self.stages.micro_batches.drop_all()
+        elif not self.stages.at_rest and not self.stages.closed:
+            self.stages.collect_figures()
+
+
+class LoadedStages:
+    """The stages of all processes, as the first process sends to them and hears from them."""
+
+    def __init__(self, config: RunnerConfig, task: PipelineConfig, stats: EngineStats, peers: PeerProcesses) -> None:
+        self.task, self.stats, self.peers = task, stats, peers
+        self.at_rest = False  # nothing is under way, and every process waits for a packet
+        self.closed = False
+        self.lost_at: float | None = None  # when the connection broke
+        self._transport: Transport | None = None
+        self._listener: threading.Thread | None = None
+        self._received: queue.SimpleQueue[Packet | PeerGone] = queue.SimpleQueue()
+        peers.rendezvous.post("begin")
+        self.worker = StageWorker(config, peers.rank)
+        self.parts = self.worker.loaded_parts()  # one line per part
+        model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
+        self.admission = Admission(config, tokenizer, task.parts, max_positions(model.config, RopeConfig()))
+        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer))
+        self.micro_batches = MicroBatches(self, stats, stopping, tokenizer.pad_token_id or 0)
+        self.micro_batches.fixed_rows = task.micro_batch
+        for parts, notes in peers.gather("loaded"):
+            self.parts += parts
+            self.worker.notes += [note for note in notes if note not in self.worker.notes]
+        if self.depth > 1:
+            peers.rendezvous.post("go")
+            self._transport = connect(config, peers.rank, peers.rendezvous, self.worker.device)
+            self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
+            self._listener.start()
+        self.at_rest = True
 
     @property
     def depth(self) -> int:
-        """How many batches can be worked on at once."""
-        assert self._crew is not None
-        return self._crew.place.processes
+        """How many micro-batches can be computed at once."""
+        return self.peers.rank.processes
 
-    @property
-    def _task(self) -> PipelineConfig:
-        assert isinstance(self.config.task, PipelineConfig)
-        return self.config.task
-
-    def _start(self) -> None:
-        parts = manifest_of(self.config).num_parts
-        crew = torchrun.crew()
-        if crew is None:
-            crew = spawn(self.config, self._task.processes or parts, self.folder)
-        elif self._task.processes not in (None, crew.place.processes):
-            started = f"torchrun has started {crew.place.processes} processes"
-            raise ConfigError(f"task.processes={self._task.processes}: {started}: leave it out")
-        self._crew = crew
-        crew.meeting.say("begin")
-        self._member = Member(self.config, crew.place)
-        self.stages = self._member.report()
-        self._tokenizer = load_tokenizer(manifest_of(self.config).folder)
-        for rows, notes in crew.gather("loaded"):
-            self.stages += rows
-            self._member.notes += [note for note in notes if note not in self._member.notes]
-        if crew.place.processes == 1:
-            return
-        crew.meeting.say("go")
-        self._ring = open_ring(self.config, crew.place, crew.meeting, self._member.device)
-        self._listener = threading.Thread(target=self._listen, args=(self._ring,), daemon=True)
-        self._listener.start()
-
-    def _how(self) -> str:
-        assert self._crew is not None
-        processes = self._crew.place.processes
-        if processes == 1:
+    def describe_processes(self) -> str:
+        """Say how many processes there are, who started them and how they are connected."""
+        if self._transport is None:
             return "1"
-        by = "started here" if self._crew.children else "started by torchrun"
-        how = "nccl" if self._ring is not None and self._ring.direct else "gloo"
-        return f"{processes}, {by}, over {how}"
+        by = "started here" if self.peers.children else "started by torchrun"
+        return f"{self.depth}, {by}, over {'nccl' if self._transport.gpu_to_gpu else 'gloo'}"
 
-    def _listen(self, ring: Ring) -> None:
+    def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+        """Compute this process's part of a step and send it on."""
+        answer = packet if packet.kind in (Kind.figures, Kind.stop) else self.worker.run(packet, tokens)
+        if self._transport is None:
+            if answer is not None:
+                self._received.put(answer)
+            return
+        assert answer is not None
+        try:
+            self._transport.send(answer)
+        except PeerGone as error:
+            raise self.peers.find_cause(error) from error
+
+    def receive(self) -> Packet:
+        """Wait for the next packet from the last process; meanwhile watch the others."""
+        timeout_s = self.task.timeout_s
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                received = self._received.get(timeout=POLL_S)
+            except queue.Empty:
+                self.peers.check()
+                if time.monotonic() > deadline:
+                    raise JobFailed(
+                        f"no answer from the {self.depth} processes of the pipeline for {timeout_s:g} s "
+                        "(task.timeout_s): one of them hangs. All were ended; completions so far are kept"
+                    ) from None
+                continue
+            if isinstance(received, PeerGone):
+                raise self.peers.find_cause(received) from received
+            return received
+
+    def collect_figures(self) -> None:
+        """Ask each process how long it computed and what memory it took."""
+        self.micro_batches.drain()  # of requests that were cancelled
+        self.stats.processes = [self.worker.figures()]
+        if self._transport is not None:
+            self.send(Packet(Kind.figures))
+            self.receive()
+            self.stats.processes += self.peers.gather("figures")
+        self.at_rest = True
+
+    def close(self) -> None:
+        """End the other processes."""
+        self.closed = True
+        try:
+            if self.at_rest and self._transport is not None:
+                self.at_rest = False
+                self.send(Packet(Kind.stop))
+                self.receive()
+                self._transport.flush()
+                self.peers.wait_for_exit()
+        finally:
+            self.peers.kill()
+            self._disconnect()
+
+    def _listen(self, transport: Transport) -> None:
         """Receive in a thread of its own: a blocked receive hears neither Ctrl-C nor the death of another process."""
         try:
             while True:
-                message = ring.receive()
-                self._heard.put(message)
-                if message.kind is Kind.stop:
+                packet = transport.receive()
+                self._received.put(packet)
+                if packet.kind is Kind.stop:
                     return
         except PeerGone as error:
-            self._lost_at = time.monotonic()
-            self._heard.put(error)
-
-    def finish(self) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-        """End the pipeline in peace; return the table of the parts, and the figures of each process."""
-        member, crew = self._member, self._crew
-        assert member is not None
-        assert crew is not None
-        figures = [member.figures()]
-        if self._ring is not None:
-            self._send(Message(Kind.stop))
-            self.answer()
-            figures += crew.gather("figures")
-            self._ring.flush()
-        crew.dismiss()
-        return self.stages, figures
-
-    def blame(self) -> None:
-        """Raise what made torchrun end this process, where it was the death of another one and no wish."""
-        told_at = torchrun.told_at()
-        if self._crew is None or told_at is None:
-            return
-        self._crew.watch()
-        if self._lost_at is not None and self._lost_at <= told_at:
-            raise self._crew.explain(PeerGone(self.depth - 1, ConnectionError("closed")))
+            self.lost_at = time.monotonic()
+            self._received.put(error)
 
     def _disconnect(self) -> None:
         if self._listener is not None:
             self._listener.join(timeout=1.0)
-            if not self._listener.is_alive():  # else another machine's process still has the line; exiting cuts it
+            if not self._listener.is_alive():  # else a process of another machine is still connected; exiting cuts it
                 dist.destroy_process_group()
             self._listener = None
 
-    # ---------------------------------------------------------------------------------------------- the ring
 
-    def step(self, message: Message, tokens: torch.Tensor) -> None:
-        """Compute this process's share of a step and send it on."""
-        assert self._member is not None
-        answer = self._member.run(message, tokens)
-        assert answer is not None
-        if self._ring is None:
-            self._heard.put(answer)
-        else:
-            self._send(answer)
-
-    def end(self, number: int) -> None:
-        """Let every stage forget a batch."""
-        assert self._member is not None
-        message = Message(Kind.end, number)
-        self._member.run(message)
-        if self._ring is not None:
-            self._send(message)
-
-    def _send(self, message: Message) -> None:
-        assert self._ring is not None
-        assert self._crew is not None
-        try:
-            self._ring.send(message)
-        except PeerGone as error:
-            raise self._crew.explain(error) from error
-
-    def answer(self) -> Message:
-        """Wait for what the last process says; meanwhile watch the others."""
-        crew, timeout_s = self._crew, self._task.timeout_s
-        assert crew is not None
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                heard = self._heard.get(timeout=POLL_S)
-            except queue.Empty:
-                crew.watch()
-                if time.monotonic() > deadline:
-                    raise JobFailed(
-                        f"no answer from the {crew.place.processes} processes of the pipeline for {timeout_s:g} s "
-                        "(task.timeout_s): one of them hangs. All were ended; completions so far are kept"
-                    ) from None
-                continue
-            if isinstance(heard, PeerGone):
-                raise crew.explain(heard) from heard
-            return heard
+@contextmanager
+def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
+    """Where torchrun ends this process because another one has died, raise an error that names that one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminated_at = torchrun.terminated_at()
+        if terminated_at is not None:
+            peers.check()
+            if stages is not None and stages.lost_at is not None and stages.lost_at <= terminated_at:
+                gone = PeerGone(peers.rank.processes - 1, ConnectionError("closed"))
+                raise peers.find_cause(gone) from None
+        raise

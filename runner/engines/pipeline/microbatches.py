@@ -1,149 +1,167 @@
-"""The rounds of a pipeline: which batch sets out when, and what becomes of the tokens that come back.
+"""The micro-batches of a pipeline: which one sets out when, and what becomes of the tokens that come back.
 
-Requests go in batches of a few rows. As many batches as there are processes are under way at once, so that every stage
-has one to work on while the others have theirs; a batch whose tokens have come back sets out again with them.
+Rows go through the stages in micro-batches. As many micro-batches as there are processes are under way at once, so that
+every stage has one to work on; a micro-batch whose tokens have come back sets out again with them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
-from runner.config.root import RunnerConfig
-from runner.config.task import PipelineConfig
-from runner.engines.base import EngineStats, Event
-from runner.engines.pipeline.transport import Kind, Message
-from runner.engines.rows import Row, completion, tell
-from runner.engines.stopping import Ending
+from runner.engines.base import EngineStats, Event, RequestId
+from runner.engines.pipeline import prefill_packet
+from runner.engines.pipeline.transport import Kind, Packet
+from runner.engines.rows import Row
+from runner.engines.stopping import Stopping
 
-MOST_ROWS = 16  # of a batch, where its size is ours to choose
+MOST_ROWS = 16  # of a micro-batch, where its size is ours to choose
 
 
-class Line(Protocol):
+class Stages(Protocol):
     """The stages, one after the other, wherever they are."""
 
     @property
     def depth(self) -> int:
-        """How many batches can be worked on at once."""
+        """How many micro-batches can be computed at once."""
         ...
 
-    def step(self, message: Message, tokens: torch.Tensor) -> None:
-        """Send a batch through, from its token ids [B, T] on."""
+    def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+        """Send a micro-batch through, from its token ids [B, T] on, or tell every stage that it is over."""
         ...
 
-    def end(self, number: int) -> None:
-        """Let every stage forget a batch."""
-        ...
-
-    def answer(self) -> Message:
-        """Wait for the tokens of the batch that comes out next."""
+    def receive(self) -> Packet:
+        """Wait for the tokens of the micro-batch that comes out next."""
         ...
 
 
 @dataclass
-class Batch:
+class MicroBatch:
     """Rows that go through the stages together."""
 
     number: int
     rows: list[Row]
+    dropped: set[Row] = field(default_factory=set)  # cancelled while the micro-batch was under way
     started: float = field(default_factory=time.perf_counter)
 
 
-@dataclass
-class Rounds:
-    """Takes rows through a line until each has ended."""
+class MicroBatches:
+    """Takes rows through the stages until each has ended."""
 
-    line: Line
-    config: RunnerConfig
-    stats: EngineStats
-    ending: Ending
-    pad: int
-    first_number: int = 0  # batches of one line are never called the same
+    def __init__(self, stages: Stages, stats: EngineStats, stopping: Stopping, pad: int) -> None:
+        self.stages, self.stats, self.stopping, self.pad = stages, stats, stopping, pad
+        self.fixed_rows: int | None = None  # of a micro-batch, where task.micro_batch says so
+        self.rows_at_once: int | None = None  # of all micro-batches together
+        self._waiting: deque[Row] = deque()
+        self._under_way: dict[int, MicroBatch] = {}
+        self._rows_per_batch = 1
+        self._numbers = itertools.count()  # stages know a micro-batch by its number: none is used twice
+        self._last_answer = 0.0
 
-    def run(self, rows: list[Row], batch_size: int | None) -> Iterator[list[Event]]:
-        """Yield what came of each answer; long prompts go first, and so do not pad short ones."""
-        rows = sorted(rows, key=lambda row: len(row.prompt), reverse=True)
-        size = self._batch_rows(len(rows), batch_size)
-        waiting = deque(rows[start : start + size] for start in range(0, len(rows), size))
-        flying: dict[int, Batch] = {}
-        since = time.perf_counter()
-        while waiting or flying:
-            while waiting and len(flying) < self.line.depth:
-                batch = Batch(self.first_number, waiting.popleft())
-                self.first_number += 1
-                flying[batch.number] = batch
-                self._prefill(batch)
-            answer = self.line.answer()
-            batch = flying[answer.batch]
-            since = self._account(batch, since)
-            ended, kept = self._take(batch, answer)
-            if kept:
-                self._decode(batch, kept)
-            else:
-                self.line.end(batch.number)
-                del flying[batch.number]
-            self.stats.rows_alive = sum(len(one.rows) for one in flying.values())
-            yield ended
+    def add(self, rows: list[Row]) -> None:
+        """Let rows in; they form the next micro-batches, those with long prompts first: so these pad no short ones."""
+        self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
+        self._rows_per_batch = self._choose_rows(len(self._waiting))
 
-    def _batch_rows(self, rows: int, batch_size: int | None) -> int:
-        """Choose how many rows go together: few enough that there is a batch for every stage."""
-        assert isinstance(self.config.task, PipelineConfig)
-        if self.config.task.micro_batch is not None:
-            return self.config.task.micro_batch
-        at_once = batch_size or self.config.generation.batch_size
-        if at_once is not None:
-            return max(1, at_once // self.line.depth)
-        return max(1, min(MOST_ROWS, math.ceil(rows / self.line.depth)))
+    def cancel(self, ids: set[RequestId]) -> list[Event]:
+        """End these requests; rows under way leave their micro-batch when it comes back."""
+        events: list[Event] = []
+        now = time.perf_counter()
+        for row in self._waiting:
+            if row.request.id in ids:
+                self.stopping.cancel(row, 0.0, events)
+        self._waiting = deque(row for row in self._waiting if row.request.id not in ids)
+        for batch in self._under_way.values():
+            ended = {row for row in batch.rows if row.request.id in ids} - batch.dropped
+            batch.dropped |= ended
+            for row in ended:
+                self.stopping.cancel(row, now - batch.started, events)
+        return events
 
-    def _account(self, batch: Batch, since: float) -> float:
+    def drop_all(self) -> None:
+        """Forget all rows, without events; the stages forget a micro-batch when it comes back."""
+        self._waiting.clear()
+        for batch in self._under_way.values():
+            batch.dropped.update(batch.rows)
+
+    def drain(self) -> None:
+        """Wait until nothing is on its way through the stages."""
+        while self._under_way:
+            self.step()
+
+    def step(self) -> list[Event]:
+        """Start what can be started and take the next answer; return what came of it."""
+        if not self._under_way:
+            self._last_answer = time.perf_counter()
+        while self._waiting and len(self._under_way) < self.stages.depth:
+            rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
+            self._prefill(MicroBatch(next(self._numbers), rows))
+        if not self._under_way:
+            return []
+        answer = self.stages.receive()
+        batch = self._under_way[answer.batch]
+        self._account(batch)
+        events, kept = self._accept(batch, answer)
+        if kept:
+            self._decode(batch, kept)
+        else:
+            self.stages.send(Packet(Kind.end, batch.number))
+            del self._under_way[batch.number]
+        self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())
+        return events
+
+    def _choose_rows(self, rows: int) -> int:
+        """Choose how many rows go together: few enough that there is a micro-batch for every stage."""
+        if self.fixed_rows is not None:
+            return self.fixed_rows
+        if self.rows_at_once is not None:
+            return max(1, self.rows_at_once // self.stages.depth)
+        return max(1, min(MOST_ROWS, math.ceil(rows / self.stages.depth)))
+
+    def _account(self, batch: MicroBatch) -> None:
         """Add what an answer took, counted from the one before it: the stages overlap, time does not."""
         now = time.perf_counter()
+        seconds, self._last_answer = now - self._last_answer, now
         if batch.rows[0].tokens:
-            self.stats.decode_s += now - since
+            self.stats.decode_s += seconds
             self.stats.decode_tokens += len(batch.rows)
         else:
-            self.stats.prefill_s += now - since
+            self.stats.prefill_s += seconds
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
-        return now
 
-    def _take(self, batch: Batch, answer: Message) -> tuple[list[Event], list[int]]:
-        """Give each row its token; return what came of that, and the places of the others."""
+    def _accept(self, batch: MicroBatch, answer: Packet) -> tuple[list[Event], list[int]]:
+        """Give each row its token; return what came of that, and which rows of the micro-batch go on."""
         assert answer.numbers is not None
         seconds = time.perf_counter() - batch.started
-        ended: list[Event] = []
+        events: list[Event] = []
         kept = []
-        for place, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
-            row.tokens.append(token)
-            if len(row.tokens) == 1:
+        for number, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
+            if row in batch.dropped:
+                continue
+            if not row.tokens:
                 row.first_token_s = seconds
-            reason = self.ending.reason(row.tokens, row.limit, row.request)
-            tell(row, self.ending, ended, reason is not None)
+            reason = self.stopping.accept(row, token, events)
             if reason is None:
-                kept.append(place)
+                kept.append(number)
             else:
-                ended.append(completion(row, reason, self.ending, seconds))
-        return ended, kept
+                events.append(self.stopping.completion(row, reason, seconds))
+        return events, kept
 
-    def _prefill(self, batch: Batch) -> None:
-        """Send the prompts: a line of numbers a row, its index, its length and its ids flush right."""
-        width = max(len(row.prompt) for row in batch.rows)
-        numbers = torch.tensor(
-            [
-                [int(row.request.id), len(row.prompt), *[self.pad] * (width - len(row.prompt)), *row.prompt]
-                for row in batch.rows
-            ]
-        )
-        self.line.step(Message(Kind.prefill, batch.number, numbers), numbers[:, 2:])
+    def _prefill(self, batch: MicroBatch) -> None:
+        """Send the prompts on their way."""
+        self._under_way[batch.number] = batch
+        numbers = prefill_packet.write_rows(batch.rows, self.pad)
+        self.stages.send(Packet(Kind.prefill, batch.number, numbers), prefill_packet.token_ids(numbers))
 
-    def _decode(self, batch: Batch, kept: list[int]) -> None:
+    def _decode(self, batch: MicroBatch, kept: list[int]) -> None:
         """Send the last tokens, and which rows go on where some have ended."""
         numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
-        batch.rows = [batch.rows[place] for place in kept]
+        batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
         tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
-        self.line.step(Message(Kind.decode, batch.number, numbers), tokens)
+        self.stages.send(Packet(Kind.decode, batch.number, numbers), tokens)

@@ -1,7 +1,7 @@
-"""The processes of a pipeline: started here or by torchrun, how they meet, and what is said when one is gone.
+"""The processes of a pipeline: how they are started, how they meet, and which one is to blame when one is gone.
 
-They meet at torch's TCP store. There each one says what it loaded, or why it failed; the ring itself only carries
-steps. The first process watches the others: one that is killed or fails ends the whole, and the message names it.
+They meet at torch's TCP store. There each one reports what it loaded, or why it failed; the ring only carries steps.
+The first process watches the others: when one is killed or fails, the pipeline ends with a message that names it.
 """
 
 from __future__ import annotations
@@ -27,173 +27,180 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core import child, errors
 from runner.core.errors import JobFailed, RunnerError
-from runner.engines.pipeline.stage_worker import Member, Place, direct, manifest_of
-from runner.engines.pipeline.transport import Kind, PeerGone, Ring
+from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, has_own_gpu, manifest_of
+from runner.engines.pipeline.transport import Kind, PeerGone, Transport
 from runner.sharding.placement import parts_of
 
-START = "runner.engines.pipeline.stage_process"
+STAGE_PROCESS = "runner.engines.pipeline.stage_process"
 POLL_S = 0.1
-CULPRIT_S = 3.0  # how long to look for the one that failed first, when its neighbours have noticed
+CULPRIT_S = 3.0  # how long to look for the process that failed first, when its neighbours have noticed
 LEAVE_S = 10.0  # for a process that has nothing left to do, to be gone
 KEPT = "All other processes were ended; completions so far are kept, the same command goes on from them"
 log = logging.getLogger(__name__)
 
 
-class Meeting:
-    """What the processes tell each other besides the ring."""
+class Rendezvous:
+    """Where the processes leave notes for each other, beside the ring."""
 
     def __init__(self, store: Any) -> None:
         self.store = PrefixStore("runner-pipeline", store)
 
-    def say(self, key: str, value: Any = None) -> None:
-        """Leave a word for the others."""
+    def post(self, key: str, value: Any = None) -> None:
+        """Leave a note for the others."""
         self.store.set(key, json.dumps(value))
 
-    def hear(self, key: str) -> Any:
-        """Return what was said, None while nothing was."""
-        return json.loads(self.store.get(key)) if self.store.check([key]) else None
+    def has(self, key: str) -> bool:
+        """Whether a note is there."""
+        return bool(self.store.check([key]))
 
-    def wait(self, key: str, timeout_s: float | None = None) -> bool:
-        """Wait for a word; False when it is all over without it, or too late."""
+    def read(self, key: str) -> Any:
+        """Return a note's value, None where there is none."""
+        return json.loads(self.store.get(key)) if self.has(key) else None
+
+    def wait_for(self, key: str, timeout_s: float | None = None) -> bool:
+        """Wait for a note; False when the pipeline is over without it, or the time is up."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self.store.check([key]):
-            if self.store.check(["over"]) or (deadline is not None and time.monotonic() > deadline):
+        while not self.has(key):
+            if self.has("over") or (deadline is not None and time.monotonic() > deadline):
                 return False
             time.sleep(POLL_S / 2)
         return True
 
 
-def meet(port: int) -> Meeting:
+def join_rendezvous(port: int) -> Rendezvous:
     """Join the processes that the parent has started."""
-    return Meeting(TCPStore("127.0.0.1", port, None, is_master=False))
+    return Rendezvous(TCPStore("127.0.0.1", port, None, is_master=False))
 
 
-def open_ring(config: RunnerConfig, place: Place, meeting: Meeting, device: torch.device) -> Ring:
-    """Connect with the two neighbours; every process has to come."""
+def connect(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous, device: torch.device) -> Transport:
+    """Connect with the two neighbours; waits until every process does so."""
     assert isinstance(config.task, PipelineConfig)
-    straight = direct(config, place)
-    if straight:
+    gpu_to_gpu = has_own_gpu(config, rank)
+    if gpu_to_gpu:
         torch.cuda.set_device(device)
-    with temporarily(loopback(place)):
+    with temporarily(loopback(rank)):
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if straight else "gloo",
-            store=PrefixStore("ring", meeting.store),
-            rank=place.rank,
-            world_size=place.processes,
+            "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
+            store=PrefixStore("ring", rendezvous.store),
+            rank=rank.rank,
+            world_size=rank.processes,
             # the first process counts the seconds; where it cannot, the others end themselves a while later
             timeout=timedelta(seconds=60 + 2 * config.task.timeout_s),
         )
-    return Ring(place.rank, place.processes, device, straight)
+    return Transport(rank.rank, rank.processes, device, gpu_to_gpu)
 
 
-# --------------------------------------------------------------------------------------- one of the others
+# ----------------------------------------------------------------------------------------- the other processes
 
 
-def serve(config: RunnerConfig, place: Place, meeting: Meeting) -> int:
-    """Run this process's parts until the first process says that it is over; return the exit code."""
+def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> int:
+    """Run this process's parts until the first process ends the pipeline; return the exit code."""
     try:
-        _serve(config, place, meeting)
+        _run_stages(config, rank, rendezvous)
     except PeerGone as error:
-        word: tuple[str, Any] = f"lost/{place.rank}", error.rank
-    except Exception as error:  # the first process says it, whatever it is
+        note: tuple[str, Any] = f"lost/{rank.rank}", error.rank
+    except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
-        word = f"error/{place.rank}", [type(error).__name__, str(error)]
+        note = f"error/{rank.rank}", [type(error).__name__, str(error)]
     else:
         return 0
     with suppress(RuntimeError):  # the first process may be gone, and its store with it
-        meeting.say(*word)
-        meeting.wait("over", LEAVE_S)  # an exit now could end the first process before it has heard
+        rendezvous.post(*note)
+        rendezvous.wait_for("over", LEAVE_S)  # an exit now could end the first process before it has read the note
     return 1
 
 
-def _serve(config: RunnerConfig, place: Place, meeting: Meeting) -> None:
-    if not meeting.wait("begin"):
+def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> None:
+    if not rendezvous.wait_for("begin"):
         return  # the job was done already
-    member = Member(config, place)
-    meeting.say(f"loaded/{place.rank}", [member.report(), member.notes])
-    if not meeting.wait("go"):
+    worker = StageWorker(config, rank)
+    rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), worker.notes])
+    if not rendezvous.wait_for("go"):
         return
-    ring = open_ring(config, place, meeting, member.device)
-    while (message := ring.receive()).kind is not Kind.stop:
-        answer = member.run(message)
-        if answer is not None:
-            ring.send(answer)
-    meeting.say(f"figures/{place.rank}", member.figures())
-    ring.send(message)
-    ring.flush()
+    transport = connect(config, rank, rendezvous, worker.device)
+    while (packet := transport.receive()).kind is not Kind.stop:
+        if packet.kind is Kind.figures:
+            rendezvous.post(f"figures/{rank.rank}", worker.figures())
+            transport.send(packet)
+        elif (answer := worker.run(packet)) is not None:
+            transport.send(answer)
+    transport.send(packet)
+    transport.flush()
     dist.destroy_process_group()
 
 
-# ------------------------------------------------------------------------------------------ the first one
+# ------------------------------------------------------------------------------------------- the first process
 
 
 @dataclass
-class Crew:
+class PeerProcesses:
     """The other processes, as the first one sees them."""
 
     config: RunnerConfig
-    place: Place
-    meeting: Meeting
-    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # none of them with torchrun
+    rank: ProcessRank  # of the first process
+    rendezvous: Rendezvous
+    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by rank; none of them with torchrun
     logs: dict[int, Path] = field(default_factory=dict)
 
     @property
-    def others(self) -> range:
-        """The ranks of the others."""
-        return range(1, self.place.processes)
+    def ranks(self) -> range:
+        """The ranks of the other processes."""
+        return range(1, self.rank.processes)
 
     def gather(self, what: str) -> list[Any]:
-        """Wait until each of the others has said something, and return it in their order."""
-        while not all(self.meeting.store.check([f"{what}/{rank}"]) for rank in self.others):
-            self.watch()
+        """Wait until each of the others has posted something, and return it in their order."""
+        while not all(self.rendezvous.has(f"{what}/{rank}") for rank in self.ranks):
+            self.check()
             time.sleep(POLL_S / 2)
-        return [self.meeting.hear(f"{what}/{rank}") for rank in self.others]
+        return [self.rendezvous.read(f"{what}/{rank}") for rank in self.ranks]
 
-    def watch(self) -> None:
-        """Raise what has gone wrong, if anything has."""
-        noticed = any(process.poll() is not None for process in self.children.values())
-        noticed |= any(
-            self.meeting.store.check([f"{word}/{rank}"]) for word in ("error", "lost") for rank in self.others
-        )
-        if noticed:
-            raise self.explain(None)
+    def check(self) -> None:
+        """Raise JobFailed, or what a process reported, when one of them has failed."""
+        failed = any(process.poll() is not None for process in self.children.values())
+        failed |= any(self.rendezvous.has(f"{note}/{rank}") for note in ("error", "lost") for rank in self.ranks)
+        if failed:
+            raise self.find_cause(None)
 
-    def explain(self, gone: PeerGone | None) -> RunnerError:
-        """Return the error that names who failed first; neighbours notice a death, and are not its cause."""
+    def find_cause(self, gone: PeerGone | None) -> RunnerError:
+        """Return the error that names the process that failed first; its neighbours only notice that it is gone."""
         deadline = time.monotonic() + CULPRIT_S
-        while (found := self._culprit()) is None and time.monotonic() < deadline:
+        while (found := self._reported() or self._ended()) is None and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
         if found is not None:
             return found
-        lost = {rank: self.meeting.hear(f"lost/{rank}") for rank in self.others}
-        noticed = {at for at in lost.values() if at} | ({gone.rank} if gone else set())
-        silent = sorted(noticed - {rank for rank, at in lost.items() if at is not None}) or sorted(noticed)
+        lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
+        missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
+        silent = sorted(missed - {rank for rank, neighbour in lost.items() if neighbour is not None}) or sorted(missed)
         who = " and ".join(self.name(rank) for rank in silent) or "a process"
         return JobFailed(f"{who} ended without a word, which is what a kill looks like. {KEPT}")
 
-    def _culprit(self) -> RunnerError | None:
-        for rank in self.others:
-            said = self.meeting.hear(f"error/{rank}")
-            if said is not None:
-                kind, message = said
+    def _reported(self) -> RunnerError | None:
+        """Return the error that a process has posted."""
+        for rank in self.ranks:
+            if (posted := self.rendezvous.read(f"error/{rank}")) is not None:
+                kind, message = posted
                 known = getattr(errors, kind, None)
                 if isinstance(known, type) and issubclass(known, RunnerError):
                     return known(f"{self.name(rank)}: {message}")
                 return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}")
+        return None
+
+    def _ended(self) -> RunnerError | None:
+        """Return the error of a process that was started here and has ended without posting one."""
         codes = {rank: code for rank, process in self.children.items() if (code := process.poll()) is not None}
         for rank, code in sorted(codes.items(), key=lambda item: item[1] >= 0):  # those killed by a signal first
-            if code < 0 or self.meeting.hear(f"lost/{rank}") is None:
+            if code < 0 or self.rendezvous.read(f"lost/{rank}") is None:
                 last = "".join(f"\n    | {line}" for line in child.last_lines(self.logs[rank], 5))
                 return JobFailed(f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}")
         return None
 
     def name(self, rank: int) -> str:
         """Name a process by what it runs."""
-        count = self.place.processes
+        count = self.rank.processes
         return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)})"
 
-    def dismiss(self) -> None:
-        """See the others off when all is done."""
+    def wait_for_exit(self) -> None:
+        """Wait until the processes have ended, and end those that take too long."""
         deadline = time.monotonic() + LEAVE_S
         for process in self.children.values():
             with suppress(subprocess.TimeoutExpired):
@@ -201,7 +208,7 @@ class Crew:
         self.kill()
 
     def kill(self) -> None:
-        """End what was started here, at once."""
+        """End the processes that were started here, at once."""
         for process in self.children.values():
             process.kill()
         for process in self.children.values():
@@ -211,42 +218,42 @@ class Crew:
                 path.unlink()
 
 
-def spawn(config: RunnerConfig, processes: int, folder: Path) -> Crew:
+def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerProcesses:
     """Start the other processes on this machine; they end with this one."""
     store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)  # 0: a port that is free
-    crew = Crew(config, Place(0, processes, 0, processes), Meeting(store))
+    peers = PeerProcesses(config, ProcessRank(0, processes, 0, processes), Rendezvous(store))
     try:
-        for rank in crew.others:
-            crew.logs[rank] = folder / f"process_{rank}.log"
-            place = Place(rank, processes, rank, processes)
-            with crew.logs[rank].open("wb") as output:
-                crew.children[rank] = child.start(
-                    *("-m", START),
+        for rank in peers.ranks:
+            peers.logs[rank] = folder / f"process_{rank}.log"
+            with peers.logs[rank].open("wb") as output:
+                peers.children[rank] = child.start(
+                    *("-m", STAGE_PROCESS),
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,  # Ctrl-C of the terminal is for this process, which ends the others
                 )
-            child.send_input(crew.children[rank], (config, place, store.port, os.getpid()))
+            its_rank = ProcessRank(rank, processes, rank, processes)
+            child.send_input(peers.children[rank], (config, its_rank, store.port, os.getpid()))
     except BaseException:
-        crew.kill()
+        peers.kill()
         raise
-    return crew
+    return peers
 
 
-def loopback(place: Place) -> dict[str, str]:
+def loopback(rank: ProcessRank) -> dict[str, str]:
     """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
-    if place.local_processes < place.processes or "GLOO_SOCKET_IFNAME" in os.environ:
+    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ:
         return {}
-    there = {name for _, name in socket.if_nameindex()}
-    return next(({"GLOO_SOCKET_IFNAME": name} for name in ("lo", "lo0") if name in there), {})
+    interfaces = {name for _, name in socket.if_nameindex()}
+    return next(({"GLOO_SOCKET_IFNAME": name} for name in ("lo", "lo0") if name in interfaces), {})
 
 
 @contextmanager
-def temporarily(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for a moment."""
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
+def temporarily(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a moment."""
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

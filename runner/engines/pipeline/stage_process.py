@@ -1,4 +1,4 @@
-"""The entry of a pipeline's other processes: `python -m runner.engines.pipeline.stage_process`, what to do on stdin."""
+"""A pipeline's other processes: `python -m runner.engines.pipeline.stage_process`, with their orders on stdin."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from runner.core import child
 
 
 def main() -> int:
-    """Serve the parent, and never outlive it."""
-    config, place, port, parent = pickle.load(sys.stdin.buffer)
+    """Run the stages that the parent gives, and never outlive it."""
+    config, rank, port, parent = pickle.load(sys.stdin.buffer)
     child.end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    from runner.engines.pipeline.processes import meet, serve  # imports torch
+    from runner.engines.pipeline.processes import join_rendezvous, run_stages  # imports torch
 
-    return serve(config, place, meet(port))
+    return run_stages(config, rank, join_rendezvous(port))
 
 
 if __name__ == "__main__":

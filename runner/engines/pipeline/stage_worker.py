@@ -1,4 +1,4 @@
-"""One process of a pipeline: the parts that it runs, one after the other, with a key-value cache for each batch."""
+"""One process of a pipeline: the parts that it runs, one after the other, with a KV cache for each micro-batch."""
 
 from __future__ import annotations
 
@@ -15,120 +15,120 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core import machine
 from runner.core.machine import MIB
-from runner.engines.pipeline.transport import Kind, Message
+from runner.engines.pipeline import prefill_packet
+from runner.engines.pipeline.transport import Kind, Packet
 from runner.engines.sampling import Sampler
 from runner.models.load import default_threads, pick_device, pick_dtype
 from runner.sharding.load_part import load_part
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
-from runner.sharding.placement import shares
+from runner.sharding.placement import part_cuts
 from runner.sharding.stage import Stage
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which process of a pipeline this is."""
+class ProcessRank:
+    """Which process of a pipeline this is, of how many, overall and on this machine."""
 
     rank: int
     processes: int
     local_rank: int
-    local_processes: int  # on this machine
+    local_processes: int
 
 
 @dataclass
-class Batch:
-    """What a process keeps of a batch: whose places are padding, what was computed, and how tokens are picked."""
+class BatchState:
+    """What a process keeps of a micro-batch between its steps."""
 
-    mask: torch.Tensor  # [B, T] of all places so far
+    mask: torch.Tensor  # [B, T] of all places so far; 0 is padding
     positions: torch.Tensor  # [B, places of the last pass]
-    caches: list[Any]  # one a part
-    sampler: Sampler | None
+    caches: list[Any]  # one per part
+    sampler: Sampler | None  # in the last process
 
 
-class Member:
+class StageWorker:
     """The parts of one process, loaded."""
 
-    def __init__(self, config: RunnerConfig, place: Place) -> None:
+    def __init__(self, config: RunnerConfig, rank: ProcessRank) -> None:
         manifest = manifest_of(config)
-        cuts = shares(manifest, place.processes)
-        self.config, self.place = config, place
-        self.device = device_of(config, place)
+        cuts = part_cuts(manifest, rank.processes)
+        self.config, self.rank = config, rank
+        self.device = device_of(config, rank)
         model = local_model(config.model)
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
-        self.threads = model.threads or max(1, default_threads(manifest.totals.unique_params) // place.local_processes)
+        self.threads = model.threads or max(1, default_threads(manifest.totals.unique_params) // rank.local_processes)
         torch.set_num_threads(self.threads)
         attention = None if model.attention.value == "auto" else model.attention.value
         self.stages: list[Stage] = [
             load_part(manifest.folder, part_id, self.device, self.dtype, attention)
-            for part_id in range(cuts[place.rank], cuts[place.rank + 1])
+            for part_id in range(cuts[rank.rank], cuts[rank.rank + 1])
         ]
         self.busy_s = 0.0
-        self._batches: dict[int, Batch] = {}
+        self._states: dict[int, BatchState] = {}
 
     @property
     def is_last(self) -> bool:
-        """Whether it ends in the head."""
+        """Whether its last part ends in the head."""
         return self.stages[-1].is_last
 
-    def run(self, message: Message, tokens: torch.Tensor | None = None) -> Message | None:
-        """Take one step of a batch; the first process gets its token ids [B, T], the others hidden states."""
-        if message.kind is Kind.end:
-            self._batches.pop(message.batch, None)
-            return None if self.is_last else message
+    def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
+        """Take one step of a micro-batch and return the packet for the next process.
+
+        The first process gets token ids [B, T] beside the packet, the others hidden states in it.
+        """
+        if packet.kind is Kind.end:
+            self._states.pop(packet.batch, None)
+            return None if self.is_last else packet
         started = time.perf_counter()
-        if message.kind is Kind.prefill:
-            batch = self._batches[message.batch] = self._begin(message)
+        if packet.kind is Kind.prefill:
+            state = self._states[packet.batch] = self._begin(packet)
         else:
-            batch = self._batches[message.batch]
-            self._go_on(batch, message.numbers)
-        values = message.hidden if tokens is None else tokens.to(self.device)
+            state = self._states[packet.batch]
+            self._advance(state, packet.numbers)
+        values = packet.hidden if tokens is None else tokens.to(self.device)
         assert values is not None
-        for stage, cache in zip(self.stages, batch.caches, strict=True):
-            values = stage(values, batch.mask, batch.positions, cache, last_only=True)
-        if batch.sampler is None:
-            answer = Message(message.kind, message.batch, message.numbers, values)
+        for stage, cache in zip(self.stages, state.caches, strict=True):
+            values = stage(values, state.mask, state.positions, cache, last_only=True)
+        if state.sampler is None:
+            answer = Packet(packet.kind, packet.batch, packet.numbers, values)
         else:
-            picked = batch.sampler.pick(values[:, -1])
-            answer = Message(Kind.tokens, message.batch, picked[:, None].cpu())
+            sampled = state.sampler.pick(values[:, -1])
+            answer = Packet(Kind.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # else it would be the next one's wait, and not this one's work
+            torch.cuda.synchronize(self.device)  # else the time would be counted as the next process's waiting
         self.busy_s += time.perf_counter() - started
         return answer
 
-    def _begin(self, message: Message) -> Batch:
-        """Set up a batch: the prompts stand flush right, padding counts nowhere."""
-        assert message.numbers is not None
-        width = message.numbers.shape[1] - 2
-        indices, lengths, ids = message.numbers.tensor_split((1, 2), dim=1)
-        mask = (torch.arange(width)[None, :] >= width - lengths).long().to(self.device)
+    def _begin(self, packet: Packet) -> BatchState:
+        """Set up a micro-batch: its prompts are padded on the left, and padding gets no attention."""
+        numbers = packet.numbers
+        assert numbers is not None
+        mask = prefill_packet.token_mask(numbers).to(self.device)
         positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
         sampler = None
         if self.is_last:
-            prompts = [row[width - length :] for row, length in zip(ids.tolist(), lengths[:, 0].tolist(), strict=True)]
-            model, generation = self.stages[-1].model, self.config.generation
-            which: list[int] = indices[:, 0].tolist()
-            sampler = Sampler(generation, self.config.seed, which, prompts, model.config.vocab_size, self.device)
-        return Batch(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
+            sampler = prefill_packet.sampler_for(numbers, self.stages[-1].model.config.vocab_size, self.device)
+        return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
-    def _go_on(self, batch: Batch, kept: torch.Tensor | None) -> None:
-        """Drop the rows that have ended, and make room for one more place."""
+    def _advance(self, state: BatchState, kept: torch.Tensor | None) -> None:
+        """Drop the rows that have ended, and make room for one more token."""
         if kept is not None:
             rows = kept[:, 0].to(self.device)
-            batch.mask, batch.positions = batch.mask[rows], batch.positions[rows]
-            for cache in batch.caches:
+            state.mask, state.positions = state.mask[rows], state.positions[rows]
+            for cache in state.caches:
                 cache.batch_select_indices(rows)
-            if batch.sampler is not None:
-                batch.sampler.keep(rows)
-        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), 1)], dim=1)
-        batch.positions = batch.positions[:, -1:] + 1
+            if state.sampler is not None:
+                state.sampler.keep(rows)
+        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
+        state.positions = state.positions[:, -1:] + 1
 
-    def report(self) -> list[dict[str, Any]]:
-        """Say what was loaded, a line a part."""
+    def loaded_parts(self) -> list[dict[str, Any]]:
+        """Say what was loaded: one line per part."""
         return [
             {
                 "part": stage.part_id,
                 "layers": f"{stage.span[0]}-{stage.span[1]}",
-                "process": self.place.rank,
+                "process": self.rank.rank,
                 "device": str(stage.device),
                 "mib": stage.nbytes / MIB,
                 "load_s": stage.load_s,
@@ -137,7 +137,7 @@ class Member:
         ]
 
     def figures(self) -> dict[str, float]:
-        """Say how busy this process was, and what it held at its largest."""
+        """Say how long this process computed, and how much memory it held at its peak."""
         figures = {"busy_s": self.busy_s, "peak_rss_mib": machine.peak_rss_mib()}
         if self.device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB
@@ -150,18 +150,18 @@ def manifest_of(config: RunnerConfig) -> Manifest:
     return read_manifest(Path(config.task.parts).expanduser().absolute())
 
 
-def device_of(config: RunnerConfig, place: Place) -> torch.device:
+def device_of(config: RunnerConfig, rank: ProcessRank) -> torch.device:
     """Return the device of a process: with model.device=auto or cuda, the machine's GPUs in turn."""
     wanted = local_model(config.model).device
     device = pick_device(wanted)
     if device.type == "cuda" and ":" not in wanted:
-        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        return torch.device("cuda", rank.local_rank % torch.cuda.device_count())
     return device
 
 
-def direct(config: RunnerConfig, place: Place) -> bool:
-    """Whether hidden states can go from GPU to GPU: each process of this machine has one of its own."""
+def has_own_gpu(config: RunnerConfig, rank: ProcessRank) -> bool:
+    """Whether each process of this machine has a GPU of its own, so that hidden states can go from GPU to GPU."""
     wanted = local_model(config.model).device
     if pick_device(wanted).type != "cuda" or ":" in wanted:
         return False
-    return torch.cuda.device_count() >= place.local_processes
+    return torch.cuda.device_count() >= rank.local_processes

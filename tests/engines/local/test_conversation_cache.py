@@ -64,9 +64,9 @@ def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     list(base.complete(engine, [Request(0, "a", max_new_tokens=1)]))
     tokens = engine._model().tokenizer("né", add_special_tokens=False)["input_ids"]
-    assert engine._ending is not None
-    assert engine._ending.fresh(tokens[:-1], Request(0, ""), "") == "n"
-    assert engine._ending.fresh(tokens, Request(0, ""), "n") == "é"
+    assert engine._stopping is not None
+    assert engine._stopping.fresh(tokens[:-1], Request(0, ""), "") == "n"
+    assert engine._stopping.fresh(tokens, Request(0, ""), "n") == "é"
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:

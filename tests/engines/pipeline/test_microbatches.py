@@ -1,4 +1,4 @@
-"""The rounds of a pipeline: every stage has a batch to work on while there is one, and nothing is kept for what ended."""
+"""The micro-batches of a pipeline: every stage has work while there is some, and nothing is kept for what ended."""
 
 from __future__ import annotations
 
@@ -16,36 +16,34 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core.dtypes import Dtype
-from runner.engines.base import EngineStats, Request
-from runner.engines.pipeline.microbatches import Rounds
-from runner.engines.pipeline.stage_worker import Member, Place
-from runner.engines.pipeline.transport import Kind, Message
+from runner.engines.base import Completion, EngineStats, Request
+from runner.engines.pipeline.microbatches import MicroBatches
+from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker
+from runner.engines.pipeline.transport import Kind, Packet
 from runner.engines.rows import Row
-from runner.engines.stopping import Ending
+from runner.engines.stopping import Stopping
 from runner.sharding.load_part import load_tokenizer
 
 DEPTH = 3
 
 
-class Line:
+class Stages:
     """Real stages in this process, that remember what was asked of them and say how much is under way."""
 
     depth = DEPTH
 
-    def __init__(self, member: Member) -> None:
-        self.member, self.answers, self.under_way = member, deque[Message](), list[int]()
+    def __init__(self, worker: StageWorker) -> None:
+        self.worker, self.answers, self.under_way = worker, deque[Packet](), list[int]()
         self.asked: list[tuple[Kind, int, int]] = []
 
-    def step(self, message: Message, tokens: torch.Tensor) -> None:
-        self.asked.append((message.kind, message.batch, len(tokens)))
-        answer = self.member.run(message, tokens)
-        assert answer is not None
-        self.answers.append(answer)
+    def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+        answer = self.worker.run(packet, tokens)
+        if tokens is not None:
+            assert answer is not None
+            self.asked.append((packet.kind, packet.batch, len(tokens)))
+            self.answers.append(answer)
 
-    def end(self, number: int) -> None:
-        self.member.run(Message(Kind.end, number))
-
-    def answer(self) -> Message:
+    def receive(self) -> Packet:
         self.under_way.append(len(self.answers))
         return self.answers.popleft()
 
@@ -58,19 +56,26 @@ def test_as_many_batches_as_stages_are_under_way(
     task = PipelineConfig(parts=str(parts), prompt="x", micro_batch=micro_batch)
     model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
     config = make_config(task=task, model=model, generation=GenerationConfig(name="greedy", max_new_tokens=4))
-    member = Member(config, Place(0, 1, 0, 1))
-    line, stats = Line(member), EngineStats()
+    worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
+    stages, stats = Stages(worker), EngineStats()
     rows = [Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)]
-    rounds = Rounds(line, config, stats, Ending(load_tokenizer(parts)), pad=0)
-    done = sorted((one.id, len(one.token_ids)) for events in rounds.run(rows, None) for one in events)
+    micro_batches = MicroBatches(stages, stats, Stopping(load_tokenizer(parts)), pad=0)
+    micro_batches.fixed_rows = micro_batch
+    micro_batches.add(rows)
+    done = []
+    while len(done) < len(rows):
+        done += [(one.id, len(one.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)]
+    done.sort(key=str)
     assert done == [(index, 2 + index % 3) for index in range(7)]
-    assert len({batch for _, batch, _ in line.asked}) == batches
-    assert line.asked[: min(batches, DEPTH)] == [
-        (Kind.prefill, n, line.asked[n][2]) for n in range(min(batches, DEPTH))
+    assert len({batch for _, batch, _ in stages.asked}) == batches
+    assert stages.asked[: min(batches, DEPTH)] == [
+        (Kind.prefill, n, stages.asked[n][2]) for n in range(min(batches, DEPTH))
     ]
-    assert max(line.under_way) == min(DEPTH, batches)
-    assert line.under_way == sorted(line.under_way, reverse=True), "a stage went without work while a batch was waiting"
-    assert sum(size for kind, _, size in line.asked if kind is Kind.decode) == sum(1 + i % 3 for i in range(7))
+    assert max(stages.under_way) == min(DEPTH, batches)
+    assert stages.under_way == sorted(stages.under_way, reverse=True), (
+        "a stage went without work while a batch was waiting"
+    )
+    assert sum(size for kind, _, size in stages.asked if kind is Kind.decode) == sum(1 + i % 3 for i in range(7))
     assert stats.prefill_tokens == sum(range(1, 8))
     assert stats.decode_tokens == sum(1 + i % 3 for i in range(7))
-    assert member._batches == {}, "caches of what has ended"
+    assert worker._states == {}, "caches of what has ended"

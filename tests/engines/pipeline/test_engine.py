@@ -1,0 +1,159 @@
+"""The pipeline as an engine like the others: requests while it runs, sampling per request, cancelling, deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stages import split_into
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Dtype, ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing, PipelineConfig
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason
+from runner.engines import open_engine
+from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, Sampling, Session, complete
+
+HOT = Sampling(temperature=1.0, top_k=20, seed=5)
+PENALIZED = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.2)
+MIXED = [
+    Request("a", "one", sampling=HOT),
+    Request(7, "two two", sampling=PENALIZED, max_new_tokens=5),
+    Request("c", "to be or not", n=3, sampling=HOT),
+    Request("d", "why"),
+]
+
+
+@pytest.fixture(scope="module")
+def parts(saved_family: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return split_into(saved_family("llama"), tmp_path_factory.mktemp("engine") / "parts", 2)
+
+
+@pytest.fixture
+def make(make_config: Callable[..., RunnerConfig], parts: Path, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    opened: list[Engine] = []
+
+    def build(**keys: Any) -> Engine:
+        task = PipelineConfig(**({"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw} | keys))
+        model = ModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
+        generation = GenerationConfig(name="greedy", max_new_tokens=12)
+        opened.append(open_engine(make_config(task=task, model=model, generation=generation), folder=tmp_path))
+        return opened[-1]
+
+    yield build
+    for engine in opened:
+        engine.close()
+
+
+def finish(session: Session) -> list[Event]:
+    events: list[Event] = []
+    while not session.idle:
+        events += session.step()
+    return events
+
+
+def completions(events: list[Event]) -> dict[tuple[Any, int], list[int]]:
+    return {(one.id, one.choice): one.token_ids for one in events if isinstance(one, Completion)}
+
+
+def alone(engine: Engine, requests: list[Request]) -> dict[tuple[Any, int], list[int]]:
+    return {key: ids for request in requests for key, ids in completions(list(complete(engine, [request]))).items()}
+
+
+def test_requests_with_settings_of_their_own_share_a_batch_and_equal_their_own_lone_run(
+    make: Callable[..., Engine],
+) -> None:
+    engine = make(micro_batch=8)
+    together = completions(list(complete(engine, MIXED)))
+    assert together == alone(engine, MIXED)
+    assert len(together) == 6
+    assert len({tuple(together["c", choice]) for choice in range(3)}) == 3, "each choice draws its own numbers"
+    assert len(together[7, 0]) == 5
+
+
+def test_a_request_may_come_while_others_are_under_way(make: Callable[..., Engine]) -> None:
+    engine = make(micro_batch=2)
+    expected = alone(engine, MIXED)
+    with engine.open() as session:
+        session.submit(MIXED[0])
+        events = session.step() + session.step()
+        with pytest.raises(ConfigError, match="request a is under way already"):
+            session.submit(MIXED[0])
+        for request in MIXED[1:]:
+            session.submit(request)
+        events += finish(session)
+    assert completions(events) == expected
+
+
+def test_cancelling_ends_a_request_at_once_and_no_other(make: Callable[..., Engine]) -> None:
+    engine = make(micro_batch=2)
+    expected = alone(engine, MIXED)
+    with engine.open() as session:
+        for request in MIXED:
+            session.submit(request)
+        session.step()
+        session.step()
+        for request_id in ("c", "d", "unknown"):  # one may be under way, the other still waits
+            session.cancel(request_id)
+        ended = {(one.id, one.choice): one for one in session.step() if isinstance(one, Completion)}
+        assert {key for key in ended if key[0] in ("c", "d")} == {("c", 0), ("c", 1), ("c", 2), ("d", 0)}
+        assert all(ended[key].finish_reason is FinishReason.cancelled for key in ended if key[0] in ("c", "d"))
+        left = completions([*ended.values(), *finish(session)])
+    assert {key: left[key] for key in (("a", 0), (7, 0))} == {key: expected[key] for key in (("a", 0), (7, 0))}
+
+
+def test_a_session_that_is_closed_early_leaves_nothing_behind_for_the_next(make: Callable[..., Engine]) -> None:
+    engine = make(micro_batch=1)
+    expected = alone(engine, MIXED)
+    with engine.open() as session:
+        for request in MIXED:
+            session.submit(request)
+        session.step()
+    assert completions(list(complete(engine, MIXED))) == expected
+
+
+def test_text_comes_as_deltas_that_add_up(make: Callable[..., Engine]) -> None:
+    with make().open() as session:
+        session.submit(Request(0, "one", deltas=True))
+        events = finish(session)
+    [done] = [one for one in events if isinstance(one, Completion)]
+    pieces = [one.text for one in events if isinstance(one, Delta)]
+    assert "".join(pieces) == done.text
+    assert len(pieces) > 1
+
+
+def test_what_it_cannot_do_is_known_before_it_loads(make: Callable[..., Engine]) -> None:
+    engine = make(parts="nowhere")
+    assert engine.capabilities == frozenset(Capability) - {Capability.branches, Capability.logprobs}
+    with make().open() as session:
+        for request in (Request(0, "x", branches=("y",)), Request(0, "x", continuation="y")):
+            with pytest.raises(ConfigError, match="this engine has no such thing"):
+                session.submit(request)
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(make: Callable[..., Engine]) -> None:
+    ended = {one.id: one for one in complete(make(), [Request(0, "x" * 300), Request(1, "fine")])}
+    assert ended[0].error == "the prompt has 300 tokens, the model has room for 256"
+    assert ended[1].finish_reason is FinishReason.length
+
+
+def test_its_report_says_what_the_parts_are_and_its_stats_what_they_took(make: Callable[..., Engine]) -> None:
+    engine = make()
+    assert [(part["part"], part["process"]) for part in engine.load().parts] == [(0, 0), (1, 0)]
+    list(complete(engine, MIXED))
+    [process] = engine.stats.processes
+    assert process["busy_s"] > 0
+    assert process["peak_rss_mib"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_sample_each_row_as_one_does(make: Callable[..., Engine]) -> None:
+    expected = alone(make(), MIXED)
+    engine = make(processes=2, micro_batch=2)
+    assert completions(list(complete(engine, MIXED))) == expected
+    assert len(engine.stats.processes) == 2
+    assert completions(list(complete(engine, MIXED))) == expected, "in a second session"
