@@ -162,7 +162,9 @@ def _hydra(config_dir: str) -> Hydra:
     search = create_config_search_path(str(CONF))
     search.prepend("command-line", f"file://{ROOT / config_dir}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
-    return Hydra.create_main_hydra2("runner", search)
+    hydra = Hydra.create_main_hydra2("runner", search)
+    GlobalHydra.instance().clear()  # it was entered there, and others want to enter theirs
+    return hydra
 
 
 def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:
