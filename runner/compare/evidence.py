@@ -63,10 +63,7 @@ class Evidence:
     def files(self, run: Run, name: str) -> Iterator[Path]:
         """Yield a file of the run's own folder, of the one that was moved along with the database, of MLflow's."""
         yield from self._here(run, name)
-        key = run.run_id, name
-        if key not in self._fetched:
-            self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
-        fetched = self._fetched[key]
+        fetched = self._download(run, name)
         if fetched is not None:
             yield fetched
 
@@ -74,15 +71,16 @@ class Evidence:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
         parts = [part for run in runs for part in run.parts or [run]]
         missing = [run for run in parts if run.score and not any(self._here(run, SAMPLES))]
-
-        def fetched(run: Run) -> Path | None:
-            return download(self.client, run.run_id, SAMPLES, self.scratch / run.run_id)
-
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-                for run, path in zip(missing, pool.map(fetched, missing), strict=True):
-                    self._fetched[run.run_id, SAMPLES] = path
+                for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
                     bar.advance(1)
+
+    def _download(self, run: Run, name: str) -> Path | None:
+        key = run.run_id, name
+        if key not in self._fetched:
+            self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
+        return self._fetched[key]
 
     def _here(self, run: Run, name: str) -> Iterator[Path]:
         folders = [Path(run.folder)] if run.folder else []

@@ -63,7 +63,8 @@ def brief(error: Exception) -> str:
 
 def load_runs(client: Client, experiment: str) -> list[Run]:
     """Return the finished runs, the newest first; a job that ran more than once stands there as often."""
-    runs = [_run(item) for item in search(client, experiment, "attributes.status = 'FINISHED'") if _is_job(item)]
+    found = search(client, experiment, "attributes.status = 'FINISHED'")
+    runs = [_run(item) for item in found if JOB_ID in item.data.tags]  # a grid's parent run has none
     if not runs:
         raise ConfigError(f"--experiment {experiment}: no finished run in it yet")
     return runs
@@ -94,10 +95,6 @@ def search(client: Client, experiment: str, query: str) -> list[Any]:
                 return runs
     except MlflowException as error:
         raise TrackingError(f"cannot read the MLflow store: {brief(error)}") from error
-
-
-def _is_job(item: Any) -> bool:
-    return JOB_ID in item.data.tags  # a grid's parent run has none
 
 
 def _run(item: Any) -> Run:

@@ -91,9 +91,13 @@ def full_key(key: str, known: set[str], where: str) -> str:
 
 def select(runs: list[Run], wanted: dict[str, str], option: str) -> list[Run]:
     """Return the runs that have all wanted values; says which values there are when none has."""
-    chosen = [run for run in runs if matches(run, wanted)]
+    return _passing(runs, lambda run: matches(run, wanted), wanted, option)
+
+
+def _passing(runs: list[Run], test: Test, keys: Iterable[str], option: str) -> list[Run]:
+    chosen = [run for run in runs if test(run)]
     if not chosen:
-        there = (f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in wanted)
+        there = (f"{label(key)} has {listed(value_of(run, key) for run in runs)}" for key in dict.fromkeys(keys))
         raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
     return chosen
 
@@ -124,12 +128,7 @@ def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
     if not EXPRESSION.search(text):
         return select(runs, parse_pairs(text, runs, flag), option)
     parser = _Parser(text, runs, option)
-    test = parser.whole()
-    chosen = [run for run in runs if test(run)]
-    if not chosen:
-        there = (f"{label(key)} has {listed(value_of(run, key) for run in runs)}" for key in dict.fromkeys(parser.keys))
-        raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
-    return chosen
+    return _passing(runs, parser.whole(), parser.keys, option)
 
 
 def value_of(run: Run, key: str) -> str | None:
@@ -190,20 +189,16 @@ class _Parser:
 
     def comparison(self) -> Test:
         key = self.key()
-        if self.takes("not"):
+        inverted = self.takes("not")
+        if inverted:
             self.needs("in")
+        if inverted or self.takes("in"):
             values = self.values()
-            return lambda run: not any(same(value_of(run, key), value) for value in values)
-        if self.takes("in"):
-            values = self.values()
-            return lambda run: any(same(value_of(run, key), value) for value in values)
+            return lambda run: any(same(value_of(run, key), value) for value in values) != inverted
         sign = self.word("an operator: = != < <= > >= in")
-        if sign in ("=", "=="):
-            wanted = self.value()
-            return lambda run: same(value_of(run, key), wanted)
-        if sign == "!=":
-            wanted = self.value()
-            return lambda run: not same(value_of(run, key), wanted)
+        if sign in ("=", "==", "!="):
+            wanted, inverted = self.value(), sign == "!="
+            return lambda run: same(value_of(run, key), wanted) != inverted
         if sign not in ORDER:
             self.at -= 1
             raise self.expected("an operator: = != < <= > >= in")

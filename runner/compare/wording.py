@@ -209,7 +209,7 @@ def columns(table: Table) -> list[Column]:
             ),
         ]
         found += [Column(head, [text(row) for row in rows], leaves=leaves) for head, text, leaves in paired]
-    for name, leaves in OF_SCORED:
+    for name, leaves in OF_SCORED.items():
         values = [row.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
             found.append(_measured(rows, name, METRICS[name].head, leaves))
