@@ -35,7 +35,7 @@ Test = Callable[[Run], bool]
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Return of each job only the newest run; the runs come newest first."""
+    """Return only the newest run of each job; the given runs are sorted newest first."""
     found: dict[str, Run] = {}
     for run in runs:
         found.setdefault(run.job_id, run)
@@ -43,7 +43,7 @@ def newest(runs: list[Run]) -> list[Run]:
 
 
 def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job or run ids, or what they begin with; of a job the newest run."""
+    """Return the runs with these job or run ids, or with ids that begin like these; the newest run of a job."""
     latest = newest(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
@@ -56,7 +56,7 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
             several = f"several runs begin like that: {listed(run.job_id for run in found)}"
             raise ConfigError(f"{option} {text}: {several if found else unknown('finished job or run', text, known)}")
         run = found[0]
-        if run not in latest:  # the job's folder holds what its newest run said: this one's is in MLflow only
+        if run not in latest:  # the job's folder belongs to its newest run: this one's files are in MLflow only
             run = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
         chosen[run.run_id] = run
     return list(chosen.values())
@@ -72,7 +72,7 @@ def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
     """Read KEY=VALUE[,KEY=VALUE]; a bare group name stands for group.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
-    for part in re.split(r",(?=[\w.]+=)", text):  # a comma inside a value, as in [1,4], parts nothing
+    for part in re.split(r",(?=[\w.]+=)", text):  # a comma inside a value, as in [1,4], separates nothing
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"{option} {text}: give KEY=VALUE, e.g. quantization=none")
