@@ -70,7 +70,7 @@ class Metric:
 
 def number(value: float) -> str:
     """Write a number with as many digits as help."""
-    if value == int(value):
+    if value % 1 == 0:  # not so of infinity and of what is no number
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 

@@ -148,7 +148,8 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234")]
+    ("value", "text"),
+    [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234"), (float("inf"), "inf")],
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
