@@ -109,7 +109,7 @@ def test_the_status_is_true_when_the_task_breaks(
     def broken(*_: object) -> Result:
         raise error
 
-    monkeypatch.setattr(gsm8k, "execute", broken)
+    monkeypatch.setattr(gsm8k, "run", broken)
     config = logged(seed=100 if status == "FAILED" else 101)
     with pytest.raises(type(error)):
         run(config)
@@ -126,7 +126,7 @@ def test_the_status_is_true_when_the_task_breaks(
 def _job_id(config: RunnerConfig) -> str:
     from runner.run import identify, task_of
 
-    return identify(config, task_of(config), resolve(config)).job_id
+    return identify(config, task_of(config), resolve(config))[1].job_id
 
 
 def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:
