@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import LocalConfig, LocalModelConfig, StubConfig
+from runner.config.model import MODELS
 from runner.config.rope import (
     Rope2dConfig,
     RopeConfig,
@@ -20,8 +20,8 @@ from runner.config.tracking import TrackingConfig
 from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig},
-    "quantization": dict(CHOICES),
+    "model": {**MODELS},
+    "quantization": {**CHOICES},
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
         "native": RopeConfig,
