@@ -20,8 +20,8 @@ from runner.config.tracking import TrackingConfig
 from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": dict(MODELS),
-    "quantization": dict(CHOICES),
+    "model": {**MODELS},
+    "quantization": {**CHOICES},
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
         "native": RopeConfig,

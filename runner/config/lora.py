@@ -31,7 +31,7 @@ class AdapterConfig(LoraConfig):
     path: str = inert(MISSING, HASHED)
     merge: bool = False
 
-    kind: ClassVar[str]  # the module of runner/models/lora/ that puts it on
+    module: ClassVar[str]  # puts it on
     in_a_file: ClassVar[bool] = False
 
     @property
@@ -49,7 +49,7 @@ class PeftConfig(AdapterConfig):
 
     name: str = "peft"
 
-    kind: ClassVar[str] = "peft"
+    module: ClassVar[str] = "runner.models.lora.peft"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
 
 
@@ -60,7 +60,7 @@ class PthConfig(AdapterConfig):
     name: str = "pth"
     rank: int | None = None
 
-    kind: ClassVar[str] = "pth"
+    module: ClassVar[str] = "runner.models.lora.pth"
     in_a_file: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -23,17 +23,17 @@ class Attention(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """What every kind of model has; `module` holds the description of the kind."""
+    """What every kind of model has."""
 
+    module: ClassVar[str]  # describes the kind; a string, so that a job imports its own kind only
     name: str = inert(MISSING, HASHED)
-
-    module: ClassVar[str]  # a string, so that a job imports its own kind only
 
 
 @dataclass
 class LocalModelConfig(ModelConfig):
     """A causal language model that runs on this machine: the embedded one, a local folder or a hub id."""
 
+    module: ClassVar[str] = "runner.engines.kinds.local"
     revision: str | None = inert(None, HASHED)
     cache_dir: str | None = inert(None, HASHED)
     device: str = "auto"
@@ -47,7 +47,6 @@ class LocalModelConfig(ModelConfig):
     trust_remote_code: bool = False
     check_memory: bool = inert(True, "refuses a model that would not fit, and changes nothing in one that does")
 
-    module: ClassVar[str] = "runner.engines.kinds.local"
     asks_hub: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -95,10 +94,9 @@ class LocalConfig(LocalModelConfig):
 class StubConfig(ModelConfig):
     """No weights: echoes the head of the prompt, to try out whole grids in seconds."""
 
+    module: ClassVar[str] = "runner.engines.kinds.stub"
     name: str = inert("stub", HASHED)
     delay_s: float = inert(0.0, "only slows the stub down")
-
-    module: ClassVar[str] = "runner.engines.kinds.stub"
 
     def __post_init__(self) -> None:
         check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
@@ -114,3 +112,7 @@ MODELS: dict[str, type[ModelConfig]] = {
 def local_model(model: ModelConfig) -> LocalModelConfig:
     """Return the keys of a local model; their defaults stand in for a kind that has none."""
     return model if isinstance(model, LocalModelConfig) else LocalModelConfig(model.name)
+
+
+# every kind of model, by the name of its schema
+MODELS: dict[str, type[ModelConfig]] = {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig}

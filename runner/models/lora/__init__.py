@@ -30,4 +30,4 @@ class AdapterKind(Protocol):
 
 def home_of(lora: AdapterConfig) -> AdapterKind:
     """Return the module that knows this kind of adapter; imported here, as some libraries are slow to import."""
-    return cast(AdapterKind, importlib.import_module(f"runner.models.lora.{lora.kind}"))
+    return cast(AdapterKind, importlib.import_module(lora.module))

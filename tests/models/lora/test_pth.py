@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from resolving import predict
 
 from runner.checkpoints import resolve
-from runner.checkpoints.footprint import predict
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
