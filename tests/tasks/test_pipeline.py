@@ -28,8 +28,9 @@ from runner.core.result import FinishReason, Record, Sample
 from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
-from runner.run import identify, run, task_of
+from runner.run import identify, run
 from runner.store.jobs import read_samples
+from runner.tasks.base import task_of
 
 Make = Callable[..., RunnerConfig]
 LAYERS = 4
@@ -141,7 +142,7 @@ def test_the_job_rests_on_manifest_prompts_and_generation(
     pipeline: Callable[..., RunnerConfig], parts: Path, tmp_path: Path, model: Path
 ) -> None:
     def job(config: RunnerConfig) -> str:
-        return identify(config, task_of(config)).job_id
+        return identify(config, task_of(config))[1].job_id
 
     first = job(pipeline())
     moved = tmp_path / "moved"
