@@ -4,37 +4,50 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test check bench clean
+.PHONY: help install demo test test-fast format lint types check bench clean
 .DEFAULT_GOAL := help
 
-help:           ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ —/'
+help:             ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 18
 
-install: $(STAMP) ## the runner and its tools, pinned, into .venv
+install: $(STAMP) ## install the runner and its tools, with pinned versions, into .venv
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## four quantizations of the embedded model on two sets of problems, compared
+demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them
 	$(BIN)/runner -cd experiments -cn quantization_grid output_dir=outputs/demo
 	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none
 
-test: $(STAMP)  ## all tests, the fast ones first
+test-fast: $(STAMP) ## run the tests that take less than ten seconds each
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+
+test: test-fast   ## run all tests, the fast ones first
 	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
-check: $(STAMP) ## what CI runs: format, lint, types, tests
+format: $(STAMP)  ## rewrite every Python file in the house format
+	$(BIN)/ruff format .
+
+lint: $(STAMP)    ## check format and style, change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(STAMP)   ## check the types
 	$(BIN)/mypy
-	$(MAKE) test
 
-bench: $(STAMP) ## paired measurements; each prints its own command and spread
-	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/compare_null.py
-	$(BIN)/python bench/compare_scale.py
+check: lint types test ## run what CI runs: format, lint, types, tests
 
-clean:          ## remove .venv and caches, keep outputs
+# A benchmark is a script that names its own command; the other files in bench/ are helpers of theirs.
+bench: $(STAMP)   ## list the benchmarks, or run one: make bench NAME=ragged ARGS="--requests 16"
+ifdef NAME
+	$(BIN)/python bench/$(NAME).py $(ARGS)
+else
+	@for script in bench/*.py; do name=$$(basename $$script .py); \
+	  grep -q "python bench/$$name.py" $$script || continue; \
+	  printf "make bench NAME=%-16s %s\n" $$name "$$(sed -nE '1{s/^"""//;s/[:.]? `python bench.*//;p}' $$script)"; done
+endif
+
+clean:            ## remove .venv and caches, keep outputs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

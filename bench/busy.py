@@ -15,10 +15,10 @@ import sys
 
 STEP = """
 import sys, time, torch
-from runner.config import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.model import random_weights
 from transformers import AutoModelForCausalLM
-shape = ModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
+shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
 model = AutoModelForCausalLM.from_pretrained(random_weights.make(shape), dtype=torch.bfloat16).eval()
 ids = torch.zeros(64, 1, dtype=torch.long)
 with torch.inference_mode():

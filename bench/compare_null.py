@@ -21,7 +21,7 @@ import numpy as np
 
 from runner.compare.data import Answers, Finding, Question, Row, Run
 from runner.compare.evidence import Evidence
-from runner.compare.pair import ALPHA, compare_pair, compare_unpaired, judge
+from runner.compare.pairing import ALPHA, compare_pair, compare_unpaired, judge
 from runner.core.stats import (
     bootstrap_ratio_interval,
     detectable_difference,

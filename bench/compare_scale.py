@@ -24,14 +24,15 @@ from pathlib import Path
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.progress import Progress
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.store import tracking
 from runner.store.jobs import Recorder, claim, identify
 from runner.tasks.gsm8k import score
@@ -59,15 +60,15 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner.compare import command, evidence, pair, table
+from runner.compare import command, evidence, pairing
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
     (command, "open_store", "importing MLflow, opening the store"),
     (command, "load_runs", "asking the store for its runs"),
     (evidence.Evidence, "fetch", "fetching samples out of MLflow"),
     (evidence.Evidence, "of", "reading samples"),
-    (pair, "mcnemar_exact", "statistics"), (pair, "paired_difference_interval", "statistics"),
-    (pair, "detectable_difference", "statistics"), (pair, "holm", "statistics"),
+    (pairing, "mcnemar_exact", "statistics"), (pairing, "paired_difference_interval", "statistics"),
+    (pairing, "detectable_difference", "statistics"), (pairing, "holm", "statistics"),
     (command, "tabulate", "table"), (command, "render", "printing"),
 ):
     clock(module, name, label)
@@ -83,7 +84,7 @@ finally:
 def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
     """Return one job of the grid: a quantization and a seed."""
     return RunnerConfig(
-        model=ModelConfig(name="embedded"),
+        model=LocalModelConfig(name="embedded"),
         quantization=KINDS[kind](),
         lora=LoraConfig(),
         rope=RopeConfig(),

@@ -12,21 +12,22 @@ from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Attention, Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
+from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
-from runner.engines.local import fast_layers, scheduler
+from runner.engines.local import fast_layers, prefixes
 from runner.engines.local.engine import LocalEngine
+from runner.quantization.base import QuantizationConfig
 
 
 def switch_off(parts: Sequence[str]) -> None:
     """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
     left_out: dict[str, tuple[Any, str, Any]] = {
-        "share": (scheduler, "share", lambda prompts: [None] * len(prompts)),
+        "share": (prefixes, "share", lambda prompts, parent=None: [parent] * len(prompts)),
         "packed": (fast_layers, "why_no_packing", lambda _: "switched off"),
     }
     for part in set(parts) - {"kernels"}:
@@ -42,7 +43,7 @@ def with_engine(job: Job) -> Outcome:
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
     config = RunnerConfig(
-        model=ModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention),
+        model=LocalModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention),
         quantization=QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),

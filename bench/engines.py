@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runner.checkpoints import random_weights
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.core import machine
 from runner.embedded import MODEL_DIR
 
@@ -98,7 +98,7 @@ def run_fresh(job: Job, python: str = sys.executable) -> Outcome:
 def model_folder(name: str) -> Path:
     """Return the folder of `random` (a 135M Llama shape of noise, made on first use), `embedded`, or a folder."""
     if name == "random":
-        shape = ModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
+        shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
         return random_weights.make(shape)
     folder = MODEL_DIR if name == "embedded" else Path(name)
     if not (folder / "config.json").is_file():

@@ -23,9 +23,9 @@ from statistics import median
 
 MAKE = """
 import sys
-from runner.config import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.model import random_weights
-model = ModelConfig(name="noise", shape=sys.argv[1], random_weights=True, cache_dir=sys.argv[2])
+model = LocalModelConfig(name="noise", shape=sys.argv[1], random_weights=True, cache_dir=sys.argv[2])
 tensors = random_weights.list_tensors(random_weights.read_shape(model))
 random_weights.SHARD_BYTES = sum(tensor.nbytes for tensor in tensors) // 4
 print(random_weights.make(model), len(tensors))

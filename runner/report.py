@@ -5,52 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
 from runner.core.loaded import SHOWN, lines
+from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import Record
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# One line of the table: its label, and the metrics that stand on it. What is named nowhere here is not a headline.
-HEADLINES: list[tuple[str, str]] = [
-    ("accuracy", "{accuracy:.1%}   95 % interval {accuracy_low:.1%} – {accuracy_high:.1%}   n = {n:,.0f}"),
-    (
-        "verdicts",
-        "{correct:,.0f} correct · {wrong:,.0f} wrong · {no_answer:,.0f} no answer · {cut_off:,.0f} cut off",
-    ),
-    ("completions", "{n:,.0f}   {stopped:,.0f} ended · {cut_off:,.0f} cut off · {errors:,.0f} errors"),
-    ("tokens", "{prompt_tokens:,.0f} prompt · {new_tokens:,.0f} new"),
-    ("speed", "prefill {prefill_tok_per_s:,.0f} tok/s · decode {decode_tok_per_s:,.0f} tok/s"),
-    (
-        "fastest cell",
-        "{best_decode_tok_per_s:,.0f} tok/s decoding, batch {best_batch_size:.0f}, prompt {best_prompt_tokens:.0f}",
-    ),
-    ("parts", "{num_parts:,.0f}, the largest {largest_part_mib:,.1f} MiB: {balance:.3f} of an even share"),
-    ("written", "{written_parts:,.0f} parts, {written_mib:,.1f} MiB"),
-    ("copying", "{write_gb_per_s:.2f} GB/s, hashed on the way"),
-    ("pipeline", "{stages:.0f} parts in {processes:.0f} processes · {bubble_share:.0%} of their time without work"),
-    ("load_s", "{load_s:.2f}"),
-    ("weight_mib", "{weight_mib:,.2f}"),
-    ("peak_rss_mib", "{peak_rss_mib:,.0f}"),
-    ("over the import", "{peak_over_baseline_mib:,.0f} MiB measured · {predicted_total_mib:,.0f} MiB predicted"),
-    ("predicted", "weights {predicted_weight_mib:,.2f} MiB · KV cache {kv_cache_mib:,.2f} MiB"),
-    ("lora", "{lora_modules:.0f} modules · rank {lora_rank:.0f} · norm of the delta {lora_delta_norm:.3g}"),
-    ("seconds", "{seconds:.1f}"),
-]
-LINE = ("accuracy", "speed", "peak_rss_mib", "seconds")  # what a job of a grid shows
-GRID_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "n": ("n", lambda value: f"{value:,.0f}"),
-    "best_decode_tok_per_s": ("best decode tok/s", lambda value: f"{value:,.0f}"),
-    "decode_tok_per_s": ("decode tok/s", lambda value: f"{value:,.0f}"),
-    "weight_mib": ("weight MiB", lambda value: f"{value:,.2f}"),
-    "peak_rss_mib": ("peak RSS MiB", lambda value: f"{value:,.0f}"),
-    "seconds": ("seconds", lambda value: f"{value:,.1f}"),
-}
 WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention", "rope", "source", "output_dir")
 
 
@@ -68,7 +33,7 @@ def show(record: Record, choices: dict[str, str], how: Print) -> None:
 def brief(record: Record) -> str:
     """Return a job's main numbers on one line."""
     shown = headline(record.result.metrics)
-    keys = [key for key in LINE if key in shown] or list(shown)[:4]
+    keys = [line.label for line in LINES if line.brief and line.label in shown] or list(shown)[:4]
     return " · ".join(f"{key} {shown[key]}" for key in keys)
 
 
@@ -86,20 +51,20 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
 
     out = console()
     keys = list(dict.fromkeys(key for line in lines for key in line.names))
-    metrics = [name for name in GRID_METRICS if any(line.metric(name) is not None for line in lines)]
+    metrics = [METRICS[name] for name in OF_GRID if any(line.metric(name) is not None for line in lines)]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
     for key in (*keys, "status"):
         table.add_column(key, overflow="fold")
-    scored = any(line.metric("accuracy") is not None for line in lines)
+    scored = any(line.accuracy() for line in lines)
     if scored:
         table.add_column("accuracy [95 %]", justify="right", no_wrap=True)
-    for name in metrics:
-        table.add_column(GRID_METRICS[name][0], justify="right", overflow="fold")
+    for metric in metrics:
+        table.add_column(metric.title, justify="right", overflow="fold")
     for line in lines:
         cells = [line.job_id, *(escape(line.names.get(key, "")) for key in keys), line.status]
         cells += [escape(line.accuracy())] if scored else []
-        cells += ["" if (value := line.metric(name)) is None else GRID_METRICS[name][1](value) for name in metrics]
+        cells += ["" if (value := line.metric(it.key)) is None else it.write(value) for it in metrics]
         table.add_row(*cells)
     out.print(table)
 
@@ -119,7 +84,7 @@ class GridLine:
 
     def accuracy(self) -> str:
         """Return the accuracy with its interval in percent, empty where nothing was scored."""
-        values = [self.metric(name) for name in ("accuracy", "accuracy_low", "accuracy_high")]
+        values = [self.metric(name) for name in ACCURACY]
         if None in values:
             return ""
         value, low, high = (100 * float(part or 0) for part in values)
@@ -183,23 +148,11 @@ def _table(record: Record, choices: dict[str, str]) -> None:
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
-    """Return the lines of the table for which every metric is there; all metrics when none is."""
-    lines = {}
-    for label, form in HEADLINES:
-        try:
-            lines[label] = form.format(**metrics)
-        except KeyError:
-            continue  # this task does not measure that
-    if not set(lines) - {"seconds", "load_s", "peak_rss_mib", "weight_mib"}:
+    """Return the lines of the table for which every metric is there; all metrics when no line says more than times."""
+    shown = [line for line in LINES if line.names <= metrics.keys()]
+    if all(line.common for line in shown):
         return {key: number(value) for key, value in metrics.items() if "/" not in key}
-    return lines
-
-
-def number(value: float) -> str:
-    """Write a number with as many digits as help."""
-    if value == int(value):
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return {line.label: line.write(metrics) for line in shown}
 
 
 def _rows(rows: list[dict[str, Any]]) -> Any:

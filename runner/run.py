@@ -6,12 +6,12 @@ import os
 import time
 from pathlib import Path
 
-from runner.checkpoints import resolve
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core.result import Record, Status
 from runner.engines import open_engine
+from runner.engines.kinds import kind_of
 from runner.engines.local.base_cache import Shelf
-from runner.models import capability
 from runner.store import jobs, ledger
 from runner.tasks.base import Context, Delivers, Inputs, Joins, Task, Uses, task_of
 
@@ -19,7 +19,8 @@ from runner.tasks.base import Context, Delivers, Inputs, Joins, Task, Uses, task
 def run(config: RunnerConfig, config_yaml: str = "", bases: Shelf | None = None, wait: bool = True) -> Record:
     """Do one job, or return what is recorded of it; `bases` keeps the loaded base for the next job of a grid."""
     task = task_of(config)
-    inputs, job = identify(config, task)
+    resolved = resolve(config)
+    inputs, job = identify(config, task, resolved)
     with jobs.claim(job, wait):
         if must_start_anew(config, task, job):
             job.forget()
@@ -29,14 +30,14 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: Shelf | None = None,
                 task.deliver(inputs, config, job, done.result)
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned, with nothing loaded yet
-            check(config, task)
-        return execute(config, task, inputs, job, config_yaml, bases)
+            check(config, task, resolved)
+        return execute(config, task, resolved, inputs, job, config_yaml, bases)
 
 
-def identify(config: RunnerConfig, task: Task) -> tuple[Inputs, jobs.Job]:
+def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inputs, jobs.Job]:
     """Read the task's inputs and name the job by content; all is checked and hashed before any load."""
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    read = resolve.evidence(config.model, config.lora, hashes) if Uses.weights in task.USES else {}
+    read = kind_of(config.model).evidence(resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
     return inputs, jobs.identify(config, task.VERSION, read | inputs.hashes, Uses.machine in task.USES)
 
@@ -51,22 +52,23 @@ def must_start_anew(config: RunnerConfig, task: Task, job: jobs.Job) -> bool:
     return bool(config.rerun)
 
 
-def check(config: RunnerConfig, task: Task) -> list[str]:
+def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
     """Refuse what cannot work before it is loaded; return notes about what is close."""
-    return capability.check(config) if Uses.weights in task.USES else []
+    return kind_of(config.model).check(config, resolved) if Uses.weights in task.USES else []
 
 
 def execute(
-    config: RunnerConfig, task: Task, inputs: Inputs, job: jobs.Job, config_yaml: str, bases: Shelf | None
+    config: RunnerConfig, task: Task, resolved: Resolved, inputs: Inputs, job: jobs.Job, yaml: str, bases: Shelf | None
 ) -> Record:
     """Run the task, and record how it ended whatever happens."""
     record = ledger.new_record(config, job, task.VERSION)
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
     tracker = ledger.start_tracking(config, job, record)
-    context, started = Context(config, recorder, lambda: open_engine(config, bases, job.folder)), time.perf_counter()
+    context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved, job.folder))
+    started = time.perf_counter()
     try:
         with ledger.log_file(job.folder / "log.txt"):
-            jobs.write_atomically(job.folder / "config.yaml", config_yaml)
+            jobs.write_atomically(job.folder / "config.yaml", yaml)
             record.result = task.run(inputs, context)
         record.status = Status.FAILED if record.result.problems else Status.FINISHED
         record.error = record.result.complaint

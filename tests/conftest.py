@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +16,12 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import ModelConfig, StubConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
+from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
     from trips import Trip
@@ -32,6 +33,8 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+CREATE = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
 
 
 @pytest.fixture
@@ -127,11 +130,11 @@ def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def tiny_model(tiny_llama: Path) -> ModelConfig:
+def tiny_model(tiny_llama: Path) -> LocalModelConfig:
     """Point the model group at the tiny Llama, in float32 on the CPU."""
-    from runner.config.model import Dtype
+    from runner.core.dtypes import Dtype
 
-    return ModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
+    return LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
 
 
 @dataclass
@@ -148,11 +151,34 @@ class Finished:
         return values
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Callable[..., Finished]:
-    """Return a function that runs `python -m runner ARGUMENTS` in an empty folder."""
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return a function that puts an empty MLflow database somewhere: to make one takes seconds, to copy it none."""
+    made = tmp_path_factory.mktemp("database") / "mlflow.db"
 
-    def call(*arguments: str, cwd: Path = tmp_path, module: str = "runner", **environment: str) -> Finished:
+    def put(path: Path) -> None:
+        if not made.exists():
+            uri = f"sqlite:///{made}"
+            subprocess.run([sys.executable, "-c", CREATE, uri], check=True, capture_output=True, cwd=made.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, path)
+
+    return put
+
+
+@pytest.fixture
+def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[..., Finished]:
+    """Return a function that runs `python -m runner ARGUMENTS` in an empty folder.
+
+    An empty database is put there first, unless a test asks for the runner to make it (database=False).
+    """
+
+    def call(
+        *arguments: str, cwd: Path = tmp_path, module: str = "runner", database: bool = True, **environment: str
+    ) -> Finished:
+        tracks = module == "runner" and not any(word.startswith(("tracking", "output_dir")) for word in arguments)
+        if database and tracks and cwd.is_dir() and not (cwd / "outputs").exists():
+            new_database(cwd / "outputs" / "mlflow.db")
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=cwd,

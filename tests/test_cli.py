@@ -56,7 +56,7 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
 
 
 def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
-    first = runner(*STUB)
+    first = runner(*STUB, database=False)
     assert first.code == 0, first.err
     assert "accuracy" in first.out
     assert "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db" in first.out

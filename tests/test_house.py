@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.quantization import CHOICES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
 
@@ -57,6 +59,24 @@ def test_a_folder_imports_only_from_folders_below(module: str) -> None:
         assert FLOORS.index(there) <= FLOORS.index(here), f"runner/{module} imports {target}, from a floor above"
 
 
+KINDS = ("StubConfig", "LocalModelConfig", "LocalConfig", "AdapterConfig", "PeftConfig", "PthConfig")
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_nobody_asks_which_kind_a_model_a_quantization_or_an_adapter_is(module: str) -> None:
+    homes = ("config.model", "config.lora", "engines.kinds.", "quantization.")
+    quantizations = {choice.__name__ for choice in CHOICES.values()}
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        asked: list[ast.AST] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "type"):
+            asked = [*node.args[1:]]
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        names = {name.id for part in asked for name in ast.walk(part) if isinstance(name, ast.Name)}
+        kinds = names & {*KINDS, *quantizations}
+        assert not kinds or f"{module}.".startswith(homes), f"runner/{module}:{node.lineno} asks for {kinds}"  # type: ignore[attr-defined]
+
+
 def test_tasks_never_import_each_other() -> None:
     tasks = [name for name in modules() if name.startswith("tasks.")]
     for name in tasks:
@@ -73,7 +93,7 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(used.split(".")[0] == "mlflow" for used in names):
                 users.add(name)
-    assert users <= {"store.tracking", "compare.store"}
+    assert users <= {"store.tracking", "compare.runs"}
 
 
 HEAVY = (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -58,3 +61,23 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "jobs").is_dir()
     for command in (["runner", "--help"], ["runner-compare", "--help"]):
         subprocess.run([home / "bin" / command[0], *command[1:]], cwd=tmp_path, check=True, capture_output=True)
+
+
+DISTRIBUTIONS = {"hydra": "hydra-core"}  # packages whose name is not the module's
+BROUGHT = {"huggingface_hub", "jinja2", "sqlalchemy"}  # by transformers, torch and MLflow
+OPTIONAL = {"torchao", "gguf", "joblib"}  # each in an extra of its own
+
+
+def test_whatever_the_core_imports_is_a_core_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = {re.split(r"[\[<>=~ ]", line)[0] for line in project["dependencies"]}
+    imported = set()
+    for file in (ROOT / "runner").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {name.split(".")[0] for name in names}
+    third_party = imported - set(sys.stdlib_module_names) - {"runner", "hydra_plugins"} - BROUGHT - OPTIONAL
+    assert "datasets" in third_party
+    missing = {name for name in third_party if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in core}
+    assert not missing

@@ -7,7 +7,7 @@ import pytest
 from runner.config.root import Print
 from runner.core.loaded import lines
 from runner.core.result import Record, Result, Status
-from runner.report import GridLine, brief, headline, number, show, show_grid
+from runner.report import GridLine, brief, headline, show, show_grid
 
 METRICS = {
     "accuracy": 0.925,
@@ -95,13 +95,6 @@ def test_a_task_with_other_metrics_shows_them_all() -> None:
     assert headline({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {"num_parts": "2", "stored_mib": "12.35"}
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234")]
-)
-def test_number(value: float, text: str) -> None:
-    assert number(value) == text
-
-
 LOADED_METRICS = {
     "parameters": 3_180_800,
     "weight_mib": 2.49,
@@ -125,7 +118,6 @@ LOADED_FACTS = {
     "device": "cpu",
     "threads": "2",
 }
-OLD_FACTS = {key: LOADED_FACTS[key] for key in ("architecture", "dtype", "rope", "device", "threads")}
 
 
 def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,12 +142,3 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_gpu_has_its_own_memory() -> None:
     on_gpu = lines(LOADED_METRICS | {"gpu_mib": 1000, "load_peak_gpu_mib": 1234}, LOADED_FACTS)
     assert on_gpu["load"].endswith("then 465 MiB resident · GPU peak 1,234 MiB, then 1,000 MiB")
-
-
-def test_what_an_earlier_version_recorded_is_shown_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = METRICS | {"lora_modules": 28, "lora_rank": 8, "lora_delta_norm": 9.11}
-    show(record(result=Result(metrics, facts=OLD_FACTS)), {}, Print.table)
-    out = capsys.readouterr().out
-    for part in ("load_s", "6.07", "28 modules · rank 8 · norm of the delta 9.11", "LlamaForCausalLM", "10000.0"):
-        assert part in out
-    assert "runs on" not in out

@@ -6,37 +6,20 @@ blocks are quantized; embeddings, the head, norms and biases keep model.dtype; t
 
 from __future__ import annotations
 
-import json
-import math
-import pickletools
 import re
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import gguf_file, random_weights, resolve
-from runner.checkpoints.formats import Format, read_format
-from runner.checkpoints.resolve import locate, locate_adapter
-from runner.checkpoints.weight_files import Tensor, read_weight_file
-from runner.config.lora import AdapterConfig, PthConfig
-from runner.config.model import Attention, Dtype, StubConfig
-from runner.config.quantization import (
-    AwqConfig,
-    FourBitConfig,
-    GptqConfig,
-    Int8Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.weight_files import Tensor
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import BYTES, Dtype
 from runner.core.machine import MIB
+from runner.quantization import read_format
+from runner.quantization.base import Format, QuantizationConfig
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
-PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
-BLOCK = 64  # bitsandbytes: 4-bit weights that share one scale
-NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
@@ -82,32 +65,22 @@ class Footprint:
         return max(self.prefill_mib, self.decode_mib)
 
 
-def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
+def predict(
+    config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
+) -> Footprint | None:
     """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
-    if isinstance(config.model, StubConfig):
-        return Footprint({}, 0, 0, 0, 0)
-    if config.model.random_weights:  # known from its shape: nothing has to be made to plan with it
-        settings = random_weights.read_shape(config.model)
-        tensors = random_weights.list_tensors(settings)
-    else:
-        folder = locate(config.model)
-        tensors, settings = read_tensors(folder), read_settings(folder)
+    model, settings, tensors = resolved.model, resolved.text_settings, resolved.tensors
     if not tensors:
         return None
-    dtype_bytes = BYTES[compute_dtype(config, settings)]
+    dtype_bytes = BYTES[compute_dtype(model, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
-    adapter = locate_adapter(config.lora, config.model)
-    if adapter is not None and isinstance(config.lora, AdapterConfig) and not config.lora.merge:
-        # an adapter of a 16-bit model is held in float32
-        is_file = isinstance(config.lora, PthConfig)
-        count = _pth_elements(adapter) if is_file else sum(tensor.params for tensor in read_tensors(adapter))
-        weights["lora"] = count * BYTES["float32"]
+    if not config.lora.merges and resolved.adapter is not None:
+        weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # so is an adapter of a 16-bit model held
     cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
-    eager = config.model.attention is Attention.eager
-    stored = read_format(settings)
-    held = config.quantization if stored is None else stored.config
-    largest = max((elements(tensor, stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
-    unpacked = largest * _unpacked_bytes(held, dtype_bytes)
+    eager = model.attention is Attention.eager
+    held = resolved.held(config.quantization)
+    largest = max((elements(tensor, resolved.stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
+    unpacked = largest * held.unpacked_bytes(dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
         return unpacked + _activation_bytes(settings, dtype_bytes, batch_size, tokens, context if eager else 0)
@@ -122,37 +95,12 @@ def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_token
     )
 
 
-def _pth_elements(file: Path) -> int:
-    """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            stored = sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
-    except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name
-        return file.stat().st_size // 2
-    return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Read config.json; of a model that also sees or hears, the part about text."""
-    settings = resolve.read_settings(folder)
-    return {**settings, **settings.get("text_config", {})}
-
-
-def compute_dtype(config: RunnerConfig, settings: dict[str, Any]) -> str:
+def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
     """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
-    if config.model.dtype is not Dtype.auto:
-        return config.model.dtype.value
+    if model.dtype is not Dtype.auto:
+        return model.dtype.value
     name = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
     return name if name in BYTES else "float32"
-
-
-def read_tensors(folder: Path) -> list[Tensor]:
-    """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf file, unpacked."""
-    if folder.is_file():
-        return gguf_file.unpacked_tensors(gguf_file.read_header(folder))
-    return [tensor for file in _weight_files(folder) for tensor in read_weight_file(file).tensors]
 
 
 def weight_bytes(
@@ -167,38 +115,24 @@ def weight_bytes(
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
-            parts["linear" if _is_packed(tensor) else "scales"] += 0 if _is_note(tensor) else tensor.nbytes
+            held = stored.config
+            part = "linear" if tensor.name.endswith(held.packed_names) else "scales"
+            parts[part] += 0 if held.is_note(tensor.name) else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # quantized before: loaded as it is
         elif part != "linear" or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
-            linear, scales = quantized_bytes(tensor, quantization, dtype_bytes)
+            linear, scales = quantization.price(tensor.shape[0], tensor.params, dtype_bytes)
             parts["linear"] += linear
             parts["scales"] += scales
     return parts
 
 
-def quantized_bytes(tensor: Tensor, quantization: QuantizationConfig, dtype_bytes: int) -> tuple[int, int]:
-    """Bytes of one linear weight after quantization, and of its constants."""
-    match quantization:
-        case Int8Config():
-            return tensor.params, 4 * tensor.shape[0]  # one float32 scale a row
-        case TorchaoInt8Config():
-            return tensor.params, 5 * tensor.shape[0]  # one float32 scale and one int8 zero point a row
-        case FourBitConfig(double_quant=double_quant):
-            blocks = math.ceil(tensor.params / BLOCK)
-            code = 16 * 4
-            if not double_quant:
-                return math.ceil(tensor.params / 2), 4 * blocks + code
-            nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, code, offset
-            return math.ceil(tensor.params / 2), blocks + code + nested
-    return tensor.params * dtype_bytes, 0
-
-
 def elements(tensor: Tensor, stored: Format | None) -> int:
     """Count the numbers that a linear weight stands for, packed or not; 0 where it is none."""
-    if stored is not None and (_is_packed(tensor) or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
+    packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
+    if stored is not None and (packed or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
         return tensor.nbytes * 8 // stored.bits
     return tensor.params if _part(tensor) == "linear" else 0
 
@@ -228,16 +162,6 @@ def _activation_bytes(
     return max(mlp, attention, logits)
 
 
-def _unpacked_bytes(quantization: QuantizationConfig, dtype_bytes: int) -> int:
-    """Bytes an element of the full-size copy that the product with a quantized matrix makes of it."""
-    match quantization:
-        case Int8Config() | TorchaoInt8Config() | GptqConfig() | AwqConfig():
-            return dtype_bytes
-        case FourBitConfig(compute_dtype=compute_dtype):
-            return BYTES[compute_dtype.value]
-    return 0
-
-
 def _shape(settings: dict[str, Any]) -> dict[str, int]:
     """The sizes that memory depends on, under the names that Llama and GPT-2 give them."""
 
@@ -263,21 +187,3 @@ def _part(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
-
-
-def _is_packed(tensor: Tensor) -> bool:
-    return tensor.name.endswith((".qweight", "_qdata"))  # as GPTQ and AWQ, and as torchao, write them
-
-
-def _is_note(tensor: Tensor) -> bool:
-    """Whether bitsandbytes reads this, how it has packed, and holds it as Python's numbers and not as a tensor."""
-    return ".quant_state." in tensor.name or tensor.name.endswith(".weight_format")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that from_pretrained would read, not every safetensors file that lies there."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    whole = [folder / "model.safetensors", folder / "adapter_model.safetensors"]
-    return [file for file in whole if file.exists()][:1]

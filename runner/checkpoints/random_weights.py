@@ -19,7 +19,7 @@ from typing import Any
 from runner.checkpoints import disk
 from runner.checkpoints.byteio import build_header, make_folder, write_file, write_json
 from runner.checkpoints.weight_files import INDEX, Tensor
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError, unknown
 from runner.core.progress import Progress
 from runner.embedded import MODEL_DIR
@@ -33,7 +33,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 ONE_BF16 = b"\x80\x3f"
 
 
-def read_shape(model: ModelConfig) -> dict[str, Any]:
+def read_shape(model: LocalModelConfig) -> dict[str, Any]:
     """Return the config.json of the preset's shape; only presets have one."""
     names = [file.stem for file in SHAPES_DIR.glob("*.json")]
     if model.shape not in names:
@@ -46,7 +46,7 @@ def read_shape(model: ModelConfig) -> dict[str, Any]:
     return shape | {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def sha256(model: ModelConfig) -> str:
+def sha256(model: LocalModelConfig) -> str:
     """Name the checkpoint by what decides its content."""
     return hashlib.sha256(f"{RECIPE} {json.dumps(read_shape(model), sort_keys=True)}".encode()).hexdigest()
 
@@ -76,13 +76,13 @@ def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
     return [Tensor(name, "BF16", size, folder, 0, 2 * math.prod(size)) for name, size in sizes]
 
 
-def place(model: ModelConfig) -> Path:
+def place(model: LocalModelConfig) -> Path:
     """Return the folder that the checkpoint is, or will be, in."""
     cache = Path(model.cache_dir or "~/.cache/runner/random_weights").expanduser().absolute()
     return cache / f"{model.shape}-{sha256(model)[:12]}"
 
 
-def check_disk(model: ModelConfig, free: int | None = None) -> None:
+def check_disk(model: LocalModelConfig, free: int | None = None) -> None:
     """Refuse a checkpoint that is not there yet and does not fit on its disk; its size is known from its shape."""
     folder = place(model)
     if folder.is_dir():
@@ -93,7 +93,7 @@ def check_disk(model: ModelConfig, free: int | None = None) -> None:
     disk.require(needed, free, f"model.random_weights=true: noise in the shape of {model.shape}", folder.parent, fix)
 
 
-def make(model: ModelConfig) -> Path:
+def make(model: LocalModelConfig) -> Path:
     """Return the folder of the checkpoint, making it when it is not there yet."""
     shape, folder = read_shape(model), place(model)
     if folder.is_dir():

@@ -11,17 +11,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import gguf_file, random_weights
 from runner.checkpoints.byteio import file_sha256
-from runner.checkpoints.weight_files import load_json
-from runner.config.lora import AdapterConfig, LoraConfig, PthConfig
-from runner.config.model import LocalConfig, ModelConfig, StubConfig
+from runner.checkpoints.tensors import count_pth_numbers, read_tensors
+from runner.checkpoints.weight_files import Tensor, load_json
+from runner.config.lora import AdapterConfig, adapter_of
+from runner.config.model import LocalModelConfig, local_model
+from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
+from runner.quantization import read_format
+from runner.quantization.base import Format, QuantizationConfig
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
 OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
@@ -36,6 +41,7 @@ BESIDE_GGUF = (
 )
 
 _only_looking = ContextVar("only_looking", default=False)
+_shared: ContextVar[dict[str, Resolved] | None] = ContextVar("shared", default=None)
 
 
 class ToDownload(Exception):
@@ -52,17 +58,95 @@ def only_looking(wanted: bool = True) -> Iterator[None]:
         _only_looking.reset(before)
 
 
-def locate(model: ModelConfig) -> Path:
+class Resolved:
+    """Where a job's model and adapter lie, and what their headers say: each found out once, when it is first asked."""
+
+    def __init__(self, config: RunnerConfig) -> None:
+        self.model = local_model(config.model)
+        self._lora = adapter_of(config.lora)
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder of the model's files, or its .gguf file."""
+        return locate(self.model)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The model's config.json; that of random weights is known before they are made."""
+        return random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
+
+    @cached_property
+    def text_settings(self) -> dict[str, Any]:
+        """The same; of a model that also sees or hears, with the part about text on top."""
+        return {**self.settings, **self.settings.get("text_config", {})}
+
+    @cached_property
+    def stored(self) -> Format | None:
+        """How the checkpoint is quantized already."""
+        return read_format(self.settings)
+
+    def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
+        """Return what the loaded weights will be held in: a checkpoint that is quantized already decides itself."""
+        return wanted if self.stored is None else self.stored.config
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """The checkpoint's tensors; none where it has no file whose header can be read."""
+        return random_weights.list_tensors(self.settings) if self.model.random_weights else read_tensors(self.path)
+
+    @cached_property
+    def adapter(self) -> Path | None:
+        """The adapter's folder or file."""
+        return None if self._lora is None else locate_adapter(self._lora, self.model)
+
+    @cached_property
+    def adapter_numbers(self) -> int:
+        """How many numbers the adapter holds."""
+        if self.adapter is None:
+            return 0
+        if self.adapter.is_file():
+            return count_pth_numbers(self.adapter)
+        return sum(tensor.params for tensor in read_tensors(self.adapter))
+
+    def evidence(self, cache: Path) -> dict[str, str]:
+        """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
+        random = self.model.random_weights
+        hashes = {"model": random_weights.sha256(self.model) if random else model_sha256(self.path, cache)}
+        if self.adapter is not None:
+            is_folder = self.adapter.is_dir()
+            hashes["lora"] = folder_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
+        return hashes
+
+
+def resolve(config: RunnerConfig) -> Resolved:
+    """Return what is to be known of a job's model and adapter; within `sharing`, equal keys get the same object."""
+    shared = _shared.get()
+    if shared is None:
+        return Resolved(config)
+    return shared.setdefault(repr((config.model, config.lora)), Resolved(config))
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """While a grid is planned, jobs with the same model and adapter read their files once."""
+    before = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(before)
+
+
+def locate(model: LocalModelConfig) -> Path:
     """Return the local folder of a model's files, or its .gguf file; only a hub id is downloaded."""
     if model.random_weights:
         return random_weights.make(model)
     path = Path(model.name).expanduser().absolute()
-    if isinstance(model, LocalConfig) and not path.exists():
+    if not model.asks_hub and not path.exists():
         raise ConfigError(
             f"model.name={model.name}: there is no folder and no .gguf file {path}, and model=local never asks the "
             "hub: give a path that exists, or use model=auto for a hub id"
         )
-    if model.name == "embedded" and not isinstance(model, LocalConfig):
+    if model.name == "embedded" and model.asks_hub:
         return MODEL_DIR
     if gguf_file.is_gguf(path):
         return path
@@ -100,11 +184,9 @@ def locate_config(name: str) -> Path:
     return folder
 
 
-def locate_adapter(lora: LoraConfig, model: ModelConfig) -> Path | None:
-    """Return the adapter's local folder (peft) or file (pth), or None when the job has none."""
-    if not isinstance(lora, AdapterConfig):
-        return None
-    is_file = isinstance(lora, PthConfig)
+def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
+    """Return the adapter's local folder (peft) or file (pth)."""
+    is_file = lora.in_a_file
     if lora.path == "embedded":
         if model.name != "embedded":
             raise ConfigError(
@@ -117,17 +199,6 @@ def locate_adapter(lora: LoraConfig, model: ModelConfig) -> Path | None:
     folder = _folder(lora.path, "lora.path", "adapter") or _download(lora.path, "lora.path", None, model.cache_dir)
     _require(folder, "lora.path", lora.path, ("adapter_config.json",))
     return folder
-
-
-def evidence(model: ModelConfig, lora: LoraConfig, cache: Path) -> dict[str, str]:
-    """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
-    if isinstance(model, StubConfig):
-        return {"model": "stub"}
-    hashes = {"model": random_weights.sha256(model) if model.random_weights else model_sha256(locate(model), cache)}
-    adapter = locate_adapter(lora, model)
-    if adapter is not None:
-        hashes["lora"] = folder_sha256(adapter, cache) if adapter.is_dir() else file_sha256(adapter)
-    return hashes
 
 
 def model_sha256(path: Path, cache: Path) -> str:

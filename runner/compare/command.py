@@ -12,17 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from runner.compare.choose import newest, parse_keys, parse_pairs, pick, select
-from runner.compare.columns import differing_keys
+from runner.compare.config_keys import differing_keys
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
-from runner.compare.evidence import Evidence
-from runner.compare.files import save
-from runner.compare.flips import find_flips
-from runner.compare.grids import FOLDER, find_grid, grid_to_log_to, runs_of
-from runner.compare.show import Format, render
-from runner.compare.store import load_runs, log, open_store, tracking_uri
+from runner.compare.evidence import Evidence, find_flips
+from runner.compare.output import Format, render, save
+from runner.compare.runs import FOLDER, find_grid, grid_to_log_to, load_runs, log, open_store, runs_of, tracking_uri
+from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
 from runner.compare.table import Choice, tabulate
-from runner.compare.where import where
 from runner.core import console
 from runner.core.errors import ConfigError, JobFailed, unknown
 

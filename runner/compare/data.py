@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from runner.core.metrics import score
+from runner.core.stats import wilson_interval
+
+ABSENT = "–"
 JOB_ID = "job_id"  # not a config key, but a way to name one run
 
 Question = tuple[int, str, str]  # index, question, gold: what has to agree for two answers to be a pair
@@ -32,6 +36,11 @@ class Run:
     def value(self, key: str) -> str | None:
         """Return a config key's value, or None where this run has no such key."""
         return self.job_id if key == JOB_ID else self.params.get(key)
+
+    @property
+    def score(self) -> tuple[int, int] | None:
+        """How many of how many questions it solved; None where it has no verdicts."""
+        return score(self.metrics)
 
 
 @dataclass
@@ -144,9 +153,17 @@ class Row:
     dominated_by: str | None = None
 
     @property
-    def scored(self) -> bool:
-        """Whether the run counted right answers."""
-        return {"n", "correct"} <= self.metrics.keys()
+    def score(self) -> tuple[int, int] | None:
+        """How many of how many questions it solved; None where it has no verdicts."""
+        return score(self.metrics)
+
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """The accuracy and its 95 % interval, from the counts; None where no question was answered."""
+        if self.score is None or not self.score[1]:
+            return None
+        correct, n = self.score
+        return correct / n, *wilson_interval(correct, n)
 
 
 @dataclass
@@ -166,7 +183,7 @@ class Table:
     @property
     def scored(self) -> bool:
         """Whether this is a table of accuracies."""
-        return any(row.scored for row in self.rows)
+        return any(row.score for row in self.rows)
 
 
 def label(key: str) -> str:

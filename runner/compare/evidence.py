@@ -6,17 +6,19 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from runner.compare import store
-from runner.compare.data import Answers, NotPaired, Question, Run
+from runner.compare.data import ABSENT, Answers, Flip, Flips, NotPaired, Question, Run
+from runner.compare.runs import download
 from runner.core.progress import Progress
 
 if TYPE_CHECKING:
-    from runner.compare.store import Client
+    from runner.compare.runs import Client
 
-SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"
+
+SAMPLES = "samples.jsonl"
+TEXT_END = 400  # characters: the answer stands at the end
 FETCHED_AT_ONCE = 8  # a server's answer is mostly waited for; more would crowd out its other users
 
 
@@ -43,11 +45,10 @@ class Evidence:
                 {question: right for answers in every for question, right in answers.solved.items()},
                 {question: prompt for answers in every for question, prompt in answers.prompts.items()},
             )
-        n, correct = run.metrics.get("n"), run.metrics.get("correct")
         why = "is neither in its folder nor in MLflow"
         for path in self.files(run, SAMPLES):
             answers = read_answers(path)
-            if answers is not None and len(answers.solved) == n and sum(answers.solved.values()) == correct:
+            if answers is not None and (sum(answers.solved.values()), len(answers.solved)) == run.score:
                 self._sources[run.run_id] = path
                 return answers
             why = "disagrees with its logged n and correct"
@@ -64,7 +65,7 @@ class Evidence:
         yield from self._here(run, name)
         key = run.run_id, name
         if key not in self._fetched:
-            self._fetched[key] = store.download(self.client, run.run_id, name, self.scratch / run.run_id)
+            self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
         fetched = self._fetched[key]
         if fetched is not None:
             yield fetched
@@ -72,10 +73,10 @@ class Evidence:
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
         parts = [part for run in runs for part in run.parts or [run]]
-        missing = [run for run in parts if "correct" in run.metrics and not any(self._here(run, SAMPLES))]
+        missing = [run for run in parts if run.score and not any(self._here(run, SAMPLES))]
 
         def fetched(run: Run) -> Path | None:
-            return store.download(self.client, run.run_id, SAMPLES, self.scratch / run.run_id)
+            return download(self.client, run.run_id, SAMPLES, self.scratch / run.run_id)
 
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
@@ -107,3 +108,41 @@ def read_answers(path: Path) -> Answers | None:
         return None
     solved = {question: right for question, right, _ in found.values()}
     return Answers(solved, {question: prompt for question, _, prompt in found.values()})
+
+
+def find_flips(run: Run, base: Run, evidence: Evidence, most: int | None = None) -> Flips:
+    """Return the questions that only one of the two solved: of the lost ones, and of the won ones, at most `most`."""
+    ours, theirs = evidence.of(run).solved, evidence.of_baseline(base).solved
+    lost = sorted(question for question, solved in ours.items() if theirs[question] and not solved)
+    won = sorted(question for question, solved in ours.items() if solved and not theirs[question])
+    shown = lost[:most] + won[:most]
+    our_words, their_words = words(run, set(shown), evidence), words(base, set(shown), evidence)
+    questions = [Flip(*question, our_words[question], their_words[question]) for question in shown]
+    both_right = sum(solved and theirs[question] for question, solved in ours.items())
+    both_wrong = len(ours) - both_right - len(won) - len(lost)
+    return Flips(run.job_id, base.job_id, questions, len(won), len(lost), both_right, both_wrong)
+
+
+def words(run: Run, wanted: set[Question], evidence: Evidence) -> dict[Question, dict[str, str]]:
+    """Return what a run said to some questions: verdict, extracted answer, and the end of its text."""
+    found: dict[Question, dict[str, str]] = {}
+    for part in run.parts or [run]:
+        extractor = part.value("task.extractor") or ""
+        with evidence.source(part).open(encoding="utf-8") as lines:
+            for line in lines:
+                sample = json.loads(line)
+                question = (sample["index"], sample.get("question"), sample.get("gold"))
+                if question in wanted:
+                    found[question] = _side(sample, extractor)
+    return found
+
+
+def _side(sample: dict[str, Any], extractor: str) -> dict[str, str]:
+    text = sample.get("text", "")
+    extracted = sample.get("extracted") or {}
+    answer = extracted.get(extractor, next(iter(extracted.values()), None))
+    return {
+        "verdict": sample["verdict"],
+        "answer": ABSENT if answer is None else answer,
+        "text": text if len(text) <= TEXT_END else "…" + text[-TEXT_END:],
+    }

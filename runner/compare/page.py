@@ -5,11 +5,18 @@ from __future__ import annotations
 from html import escape
 from typing import TextIO
 
-from runner.compare.cells import Column, columns, ratio_columns
 from runner.compare.data import Finding, Flip, Flips, Row, Table, label
-from runner.compare.flips import headline, names, verdict
 from runner.compare.pictures import Picture
-from runner.compare.say import sentence, summary
+from runner.compare.wording import (
+    Column,
+    columns,
+    flips_headline,
+    flips_names,
+    ratio_columns,
+    sentence,
+    summary,
+    verdict,
+)
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --shade: #f6f8fa; --ink: #1f2328; --muted: #59636e; --line: #d1d9e0;
@@ -123,9 +130,9 @@ def _table(found: list[Column], classes: list[str], out: TextIO) -> None:
 
 def _flips(flips: Flips, table: Table, out: TextIO) -> None:
     open_word = " open" * (len(table.flips) > 0)
-    out.write(f"<details{open_word}><summary>Flips: {escape(headline(flips, table))}</summary>\n")
+    out.write(f"<details{open_word}><summary>Flips: {escape(flips_headline(flips, table))}</summary>\n")
     for flip in flips.questions:
-        _flip(flip, names(flips, table), out)
+        _flip(flip, flips_names(flips, table), out)
     out.write("</details>\n")
 
 

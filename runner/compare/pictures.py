@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import Finding, Row, Table
-from runner.compare.front import MEMORY
-from runner.compare.say import name_of
-from runner.core.stats import wilson_interval
+from runner.compare.wording import name_of
+from runner.core.metrics import METRICS
 
 if TYPE_CHECKING:  # a second that only --save and --log take
     from matplotlib.axes import Axes
@@ -22,7 +21,6 @@ INK, MUTED, LINE, FRONT, GOOD, BAD = "#1f2328", "#656d76", "#d8dee4", "#0969da",
 PAPER = "#fefefe"
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FRONT: "accent", GOOD: "good", BAD: "bad", PAPER: "paper"}
 MOST_ROWS, MOST_PANELS, MOST_LABELS = 60, 4, 14
-AXIS = {"peak_rss_mib": "peak RSS, MiB", "cuda_peak_mib": "peak GPU memory, MiB", "decode_tok_per_s": "decode tokens/s"}
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "comparison",
@@ -99,17 +97,17 @@ def accuracy(table: Table) -> Figure:
     """Draw each row's accuracy with its interval and, next to it, the difference to its baseline."""
     from matplotlib.figure import Figure
 
-    scored = [row for row in table.rows if row.scored and row.metrics["n"]]
-    rows = scored[:MOST_ROWS]
+    scored = [(row, interval) for row in table.rows if (interval := row.interval)]
+    shown = scored[:MOST_ROWS]
+    rows = [row for row, _ in shown]
     compared = any(row.comparison for row in rows)
     figure = Figure(figsize=(8.6 if compared else 5.6, 1.1 + 0.27 * len(rows)), layout="constrained")
     panes = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
     cut = f" (the first {len(rows)} of {len(scored)} rows)" * (len(rows) < len(scored))
     panes[0].set_title(f"accuracy, %{cut}", loc="left")
-    for place, row in enumerate(rows):
-        correct, n = int(row.metrics["correct"]), int(row.metrics["n"])
-        low, high = wilson_interval(correct, n)
-        _dot(panes[0], place, 100 * correct / n, 100 * low, 100 * high, INK, hollow=row.is_baseline)
+    for place, (row, interval) in enumerate(shown):
+        middle, low, high = (100 * value for value in interval)
+        _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
         it = row.comparison
         if it is not None:
             colour = {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
@@ -148,7 +146,7 @@ def pareto(table: Table) -> Figure:
         members = [row for row in rows if row.panel == panel]
         for pane, axis in zip(line, table.axes, strict=True):
             _front_pane(pane, members, axis, [key for key in table.keys if not _in_panel(key, panel)])
-            pane.set_xlabel(AXIS.get(axis, axis))
+            pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(", ".join(panel), loc="left")
     if len(panels) < len(every):
@@ -162,8 +160,8 @@ def _in_panel(key: str, panel: tuple[str, ...]) -> bool:
 
 def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line."""
-    sign = -1 if axis in MEMORY else 1
-    points = [(row.metrics[axis], 100 * row.metrics["correct"] / row.metrics["n"], row) for row in rows]
+    sign = METRICS[axis].better.value
+    points = [(row.metrics[axis], 100 * row.interval[0], row) for row in rows if row.interval]
     for x, y, row in points:
         colour = FRONT if row.on_front else MUTED
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)

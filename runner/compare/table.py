@@ -1,19 +1,22 @@
-"""From runs to a table: rows, their baselines, what was found, and the order in which they stand."""
+"""From runs to a table: pooled by --by, each row with its baseline and finding, the Pareto front, the order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import operator
+from dataclasses import dataclass, field, replace
 
-from runner.compare.choose import matches
-from runner.compare.columns import differing_keys, group, meaningful_keys, telling_keys
+from runner.compare.config_keys import differing_keys, group, meaningful_keys, telling_keys
 from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, label
 from runner.compare.evidence import Evidence
-from runner.compare.front import mark_front
-from runner.compare.pair import compare_pair, compare_unpaired, find_baseline, judge
-from runner.compare.pool import pool
-from runner.compare.ratios import compare_repeats, judge_ratios
-from runner.compare.say import natural, sentence
+from runner.compare.pairing import compare_pair, compare_unpaired, find_baseline, judge, scoring
+from runner.compare.repeats import compare_repeats, judge_ratios
+from runner.compare.selection import listed, matches
+from runner.compare.wording import natural, sentence
+from runner.core import metrics
+from runner.core.errors import ConfigError
+from runner.core.metrics import FRONT, METRICS
 from runner.core.progress import Progress
+from runner.core.stats import pareto_front
 
 QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # what says which questions were asked
 
@@ -32,7 +35,7 @@ def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
     """Return one task's table, compared with the baseline where there is one."""
     if choice.by or choice.baseline or choice.base:
         evidence.fetch(runs)
-    if choice.by and any("correct" in run.metrics for run in runs):
+    if choice.by and any(run.score for run in runs):
         runs = pool(runs, choice.by, evidence)
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
@@ -77,7 +80,7 @@ def _compare(table: Table, varying: list[str], choice: Choice, evidence: Evidenc
 
 def _fill(row: Row, run: Run, base: Run, choice: Choice, evidence: Evidence) -> None:
     """Compare one row with its baseline: by verdicts where it has them, else by repeats."""
-    if not row.scored:
+    if row.score is None:
         row.ratios = compare_repeats(run, base, evidence)
         row.baseline_job_id = base.job_id
         return
@@ -120,3 +123,70 @@ def arrange(table: Table) -> None:
     if table.baseline:
         found = (sentence(row, by_id, table.keys) for row in table.rows if not row.is_baseline)
         table.sentences = [text for text in found if text]
+
+
+def pool(runs: list[Run], by: list[str], evidence: Evidence) -> list[Run]:
+    """Put the runs together that agree in these keys; never two that answered the same question."""
+    groups: dict[tuple[str | None, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
+    return [_together(members, by, evidence) if len(members) > 1 else members[0] for members in groups.values()]
+
+
+def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
+    members = sorted(members, key=lambda run: run.job_id)
+    names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
+    differing = differing_keys([run.params for run in members])
+    apart = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
+    where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
+    if len({scoring(run) for run in members}) > 1:
+        raise ConfigError(f"{where} were scored by different rules and cannot be put together ({apart or 'versions'})")
+    if not all(run.score for run in members):
+        raise ConfigError(f"{where} cannot be put together: not all of them counted right answers")
+    params = {
+        key: value for key, value in members[0].params.items() if all(run.params.get(key) == value for run in members)
+    }
+    whole = replace(
+        members[0],
+        run_id="+".join(run.run_id for run in members),
+        job_id="+".join(run.job_id for run in members),
+        folder=", ".join(run.folder for run in members),
+        params=params,
+        metrics=metrics.pool(run.metrics for run in members),
+        parts=members,
+    )
+    try:
+        answers = evidence.of(whole)
+    except NotPaired as reason:
+        raise ConfigError(f"{where} cannot be put together: {reason}") from reason
+    if whole.score and len(answers.solved) < whole.score[1]:
+        raise ConfigError(
+            f"{where} answered the same questions more than once ({apart or 'nothing differs'}): name those keys in "
+            "--by, too, or choose one value with --where"
+        )
+    return whole
+
+
+def mark_front(table: Table) -> None:
+    """Mark the rows on the front, and for each other row one that dominates it; by the measured values as they are."""
+    rows = [row for row in table.rows if row.interval]
+    axes = [next((name for name in names if all(name in row.metrics for row in rows)), "") for names in FRONT]
+    table.axes = [name for name in axes if name]
+    if len(rows) < 2 or not table.axes:
+        table.axes = []
+        return
+    for panel in dict.fromkeys(row.panel for row in rows):
+        members = [row for row in rows if row.panel == panel]
+        points = [_goodness(row, table.axes) for row in members]
+        front = pareto_front(points)
+        best = [(point, row.job_id) for row, point, on_front in zip(members, points, front, strict=True) if on_front]
+        for row, point, on_front in zip(members, points, front, strict=True):
+            row.on_front = on_front
+            if not on_front:
+                row.dominated_by = next(job for other, job in best if all(map(operator.ge, other, point)))
+
+
+def _goodness(row: Row, axes: list[str]) -> tuple[float, ...]:
+    """Return a row's point, each number better the larger it is."""
+    assert row.interval is not None
+    return row.interval[0], *(METRICS[name].better.value * row.metrics[name] for name in axes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.config.fields import MISSING
 from runner.core.errors import ConfigError, check
+from runner.core.fields import MISSING
 
 
 @dataclass

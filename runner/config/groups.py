@@ -6,17 +6,7 @@ from typing import Any
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import LocalConfig, ModelConfig, StubConfig
-from runner.config.quantization import (
-    AwqConfig,
-    Fp4Config,
-    GgufConfig,
-    GptqConfig,
-    Int8Config,
-    Nf4Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.config.model import LocalConfig, LocalModelConfig, StubConfig
 from runner.config.rope import (
     Rope2dConfig,
     RopeConfig,
@@ -27,19 +17,11 @@ from runner.config.rope import (
 )
 from runner.config.task import TASKS
 from runner.config.tracking import TrackingConfig
+from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {"model": ModelConfig, "local": LocalConfig, "stub": StubConfig},
-    "quantization": {
-        "none": QuantizationConfig,
-        "int8": Int8Config,
-        "nf4": Nf4Config,
-        "fp4": Fp4Config,
-        "torchao_int8": TorchaoInt8Config,
-        "gptq": GptqConfig,
-        "awq": AwqConfig,
-        "gguf": GgufConfig,
-    },
+    "model": {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig},
+    "quantization": dict(CHOICES),
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
         "native": RopeConfig,

@@ -1,4 +1,4 @@
-"""The schema handed to Hydra, and what Hydra composed turned into checked dataclasses."""
+"""Hand the schema to Hydra, and turn the composed YAML into checked dataclasses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, unknown
 
-# What a study may say of its grid: sweeps by key, keys that advance together, combinations to leave out.
+# The keys of a study's grid: sweeps by key, keys that advance together, combinations to leave out.
 GRID: dict[str, Any] = {"params": {}, "zip": [], "exclude": []}
 
 
 def register() -> None:
     """Hand every schema to Hydra, so that a YAML that extends it is type-checked.
 
-    They stand under hydra/schema/GROUP, because `--help` and tab completion list what is outside hydra/ only.
+    The schemas stand under hydra/schema/GROUP, because `--help` and tab completion list only groups outside hydra/.
     """
     from hydra.core.config_store import ConfigStore
 

@@ -18,7 +18,7 @@ from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core.errors import RunnerError, unknown
 
-# what comes in a package of its own: the choice of hydra/launcher or hydra/sweeper -> the extra that installs it
+# choices of hydra/launcher and hydra/sweeper from other packages -> the extra that installs each
 EXTRAS = {
     "joblib": "joblib",
     "submitit_local": "submitit",
@@ -54,7 +54,7 @@ def _missing_extra(group: str, choice: str) -> str:
 
 
 def _from_cause(error: BaseException, conf: Path) -> str | None:
-    """Look through the chain of causes for what the user wrote and why it does not fit."""
+    """Find the override that does not fit in the chain of causes, and the reason."""
     text = str(error)
     cause: BaseException | None = error
     while cause is not None and cause.__cause__ is not None:

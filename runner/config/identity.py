@@ -1,4 +1,4 @@
-"""Which keys tell two jobs apart, and which tell two loaded models apart."""
+"""The keys that tell two jobs apart, and the keys that tell two loaded models apart."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from runner.config.lora import AdapterConfig
 from runner.config.root import RunnerConfig
 
 
 def base_key(config: RunnerConfig) -> str:
-    """Say what has to be loaded for a job, adapters left out: jobs with the same key can share one loaded base."""
+    """Name the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
     parts = [config.model, config.quantization, config.rope]
-    if isinstance(config.lora, AdapterConfig) and config.lora.merge:
+    if config.lora.merges:
         parts.append(config.lora)  # merging changes the base for good
     return repr(parts)
 

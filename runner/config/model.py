@@ -1,27 +1,19 @@
-"""model – which model, and how it is held: device, dtype, attention."""
+"""model – the model, and its device, dtype and attention."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from runner.config.fields import HASHED, MISSING, inert
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
-
-
-class Dtype(StrEnum):
-    """Number format of the weights and activations; auto = as the checkpoint says."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+from runner.core.fields import HASHED, MISSING, inert
 
 
 class Attention(StrEnum):
-    """Attention implementation; auto = what transformers picks."""
+    """Attention implementation; auto: the one that transformers picks."""
 
     auto = "auto"
     sdpa = "sdpa"
@@ -31,9 +23,17 @@ class Attention(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """A causal language model: the embedded one, a local folder or a hub id."""
+    """What every kind of model has; `kind` finds its description, in runner/engines/kinds/."""
 
     name: str = inert(MISSING, HASHED)
+
+    kind: ClassVar[str]
+
+
+@dataclass
+class LocalModelConfig(ModelConfig):
+    """A causal language model that runs on this machine: the embedded one, a local folder or a hub id."""
+
     revision: str | None = inert(None, HASHED)
     cache_dir: str | None = inert(None, HASHED)
     device: str = "auto"
@@ -45,7 +45,10 @@ class ModelConfig:
     shape: str | None = inert(None, HASHED)
     random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
     trust_remote_code: bool = False
-    check_memory: bool = inert(True, "refuses what would not fit, and changes nothing in what does")
+    check_memory: bool = inert(True, "refuses a model that would not fit, and changes nothing in one that does")
+
+    kind: ClassVar[str] = "local"
+    asks_hub: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.threads is None or self.threads >= 1, "model.threads", self.threads, "must be 1 or more, or null")
@@ -76,8 +79,10 @@ class ModelConfig:
 
 
 @dataclass
-class LocalConfig(ModelConfig):
+class LocalConfig(LocalModelConfig):
     """A folder or a .gguf file on this machine: never taken for a hub id, never looked for in the network."""
+
+    asks_hub: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,11 +93,17 @@ class LocalConfig(ModelConfig):
 
 @dataclass
 class StubConfig(ModelConfig):
-    """No weights: echoes the head of the prompt, to wire up whole grids in seconds."""
+    """No weights: echoes the head of the prompt, to try out whole grids in seconds."""
 
     name: str = inert("stub", HASHED)
     delay_s: float = inert(0.0, "only slows the stub down")
 
+    kind: ClassVar[str] = "stub"
+
     def __post_init__(self) -> None:
-        super().__post_init__()
         check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
+
+
+def local_model(model: ModelConfig) -> LocalModelConfig:
+    """Return the keys of a local model; their defaults stand in for a kind that has none."""
+    return model if isinstance(model, LocalModelConfig) else LocalModelConfig(model.name)

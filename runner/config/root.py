@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from runner.config.fields import MISSING, inert
 from runner.config.generation import GenerationConfig
-from runner.config.lora import AdapterConfig, LoraConfig
+from runner.config.lora import LoraConfig
 from runner.config.model import ModelConfig
-from runner.config.quantization import QuantizationConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, check
+from runner.core.fields import MISSING, inert
+from runner.quantization.base import QuantizationConfig
 
 
 class Print(StrEnum):
@@ -34,11 +34,11 @@ class RunnerConfig:
     rope: RopeConfig = MISSING
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
-    tracking: TrackingConfig = inert(MISSING, "where results are logged, not what they are")
+    tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
     seed: int = 0
-    output_dir: str = inert("outputs", "where results lie, not what they are")
-    print: Print = inert(Print.table, "what is shown, not what is computed")
-    plan: bool = inert(False, "shows what would be done and does nothing")
+    output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
+    print: Print = inert(Print.table, "changes the display, not the computation")
+    plan: bool = inert(False, "shows the plan and does nothing")
     rerun: bool | str = inert(False, "asks for the same job again")
     workers: str = inert("auto", "how many processes share a grid's jobs")
     job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
@@ -50,7 +50,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
-        if isinstance(self.lora, AdapterConfig) and self.lora.merge and self.quantization.name not in ("none", "gguf"):
+        if self.lora.merges and self.quantization.packed:
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.config.fields import MISSING
 from runner.core.errors import check
+from runner.core.fields import MISSING
 
 
 @dataclass
@@ -68,7 +68,7 @@ class RopeLengthScalingConfig(RopeScalingConfig):
 
 @dataclass
 class RopeYarnConfig(RopeLengthScalingConfig):
-    """YaRN: low frequencies are stretched, high ones kept; null = as the paper says."""
+    """YaRN: low frequencies are stretched, high ones kept; null: as in the paper."""
 
     name: str = "yarn"
     attention_factor: float | None = None

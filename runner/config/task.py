@@ -1,4 +1,4 @@
-"""task – what each task can be asked."""
+"""task – the keys of each task."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Literal, NamedTuple
 
-from runner.config.fields import HASHED, MISSING, inert
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
+from runner.core.fields import HASHED, MISSING, inert
 
 
 class PromptStyle(StrEnum):
-    """How a question is put: chat template, or plain `Question: … Answer:` text."""
+    """The form of a question: chat template, or plain `Question: … Answer:` text."""
 
     chat = "chat"
     text = "text"
 
 
 class Extractor(StrEnum):
-    """Which number counts as the answer: only one after ####, or else the last number of the text."""
+    """The number that counts as the answer: only one after ####, or else the last number of the text."""
 
     strict = "strict"
     flexible = "flexible"
@@ -40,7 +40,7 @@ class Workload(NamedTuple):
 
 @dataclass
 class TaskConfig:
-    """What every task has."""
+    """The base of every task's config."""
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     engine: ClassVar[Literal["model", "pipeline"]] = "model"  # runs what the model group names, or parts of a split
@@ -116,7 +116,7 @@ class Gsm8kConfig(TaskConfig):
 
 
 class Framing(StrEnum):
-    """How a prompt reaches the model: as a user's turn in its chat template, or as the text that it is."""
+    """How a prompt reaches the model: as a user's turn in its chat template, or as raw text."""
 
     chat = "chat"
     raw = "raw"
@@ -144,7 +144,7 @@ class PromptsConfig(TaskConfig):
         check(
             self.prompts is None or bool(self.prompts.strip()), "task.prompts", repr(self.prompts), "give a file, or -"
         )
-        check(all(self.stop), "task.stop", self.stop, "an empty text would stop everything at once")
+        check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
         check(self.show >= 0, "task.show", self.show, "must be 0 or more")
         if self.format is Framing.raw and self.system:
             raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
@@ -162,7 +162,7 @@ class GenerateConfig(PromptsConfig):
     module: ClassVar[str] = "runner.tasks.generate"
     name: str = "generate"
     branches: list[str] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
-    output: str | None = inert(None, "where the completions lie, not what they are")
+    output: str | None = inert(None, "names a copy of the completions, and changes nothing in them")
     overwrite: bool = inert(False, "whether another file may be replaced")
     debug: bool = inert(False, "says more about the first prompt")
 
@@ -249,21 +249,21 @@ class Strategy(StrEnum):
 
 
 class Checksums(StrEnum):
-    """What every tensor and part is hashed with: xxh3_128 finds damage, sha256 also a forger; it is slower."""
+    """The hash of every tensor and part: xxh3_128 finds damage, sha256 also forgery, more slowly."""
 
     xxh3_128 = "xxh3_128"
     sha256 = "sha256"
 
 
 class Compare(StrEnum):
-    """How a part is known to be unchanged: by the state of its files (size, times, headers), or by reading them."""
+    """How to find unchanged parts: by the state of their files (size, times, headers), or by reading them."""
 
     state = "state"
     content = "content"
 
 
 class Explain(StrEnum):
-    """What to say instead of splitting: the command line of another program that serves the same plan."""
+    """Instead of splitting, print the command line of another program that serves the same plan."""
 
     vllm = "vllm"
 
@@ -280,8 +280,8 @@ class SplitConfig(TaskConfig):
     ranges: list[str] | None = None
     output_dir: str | None = None
     checksums: Checksums = Checksums.xxh3_128
-    compare: Compare = inert(Compare.state, "decides which parts are written anew, not what is in them")
-    durable: bool = inert(False, "whether the disk is waited for, not what is written")
+    compare: Compare = inert(Compare.state, "decides which parts are written anew, and changes nothing in them")
+    durable: bool = inert(False, "decides whether to wait for the disk, and changes nothing in the files")
     inline_parameters: bool = False
     explain: Explain | None = None
 
@@ -302,7 +302,7 @@ class SplitConfig(TaskConfig):
             need = f"{key} has {len(given)} entries: leave task.num_parts out, or let them agree"
             check(count in (None, len(given)), "task.num_parts", count, need)
         if self.strategy is Strategy.by_type:
-            check(count is None, "task.num_parts", count, "task.strategy=by_type makes a part a kind: leave it out")
+            check(count is None, "task.num_parts", count, "task.strategy=by_type makes one part per kind: leave it out")
             need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
             check(self.explain is None, "task.explain", self.explain, need)
         if self.ratios is not None:
@@ -316,7 +316,7 @@ class SplitConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(TaskConfig):
-    """Put the parts of a split back together, bit for bit; dtype is for parts in the old form: numbers in JSON."""
+    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not name one."""
 
     module: ClassVar[str] = "runner.tasks.merge"
     name: str = "merge"
@@ -326,7 +326,7 @@ class MergeConfig(TaskConfig):
 
 
 class VerifyLevel(StrEnum):
-    """How much is read: sizes, headers and JSON only, or every byte against its digests."""
+    """The depth of a check: sizes, headers and JSON only, or every byte against its digests."""
 
     quick = "quick"
     full = "full"
@@ -348,7 +348,7 @@ class VerifyConfig(TaskConfig):
 
 
 class Archive(StrEnum):
-    """How the parts lie in their folder: compressed, or as they are loaded."""
+    """The form of the parts in their folder: compressed, or ready to load."""
 
     zstd = "zstd"
     none = "none"

@@ -1,4 +1,4 @@
-"""tracking – where results are logged."""
+"""tracking – the store that results are logged to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.core.errors import check
 
 @dataclass
 class TrackingConfig:
-    """Where results are logged; uri null = sqlite in output_dir."""
+    """The store that results are logged to; uri null: sqlite in output_dir."""
 
     name: str = "sqlite"
     uri: str | None = None

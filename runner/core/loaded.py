@@ -1,33 +1,34 @@
-"""What is on after a load, in a few lines: the same ones in the log right after it and in the table at the end."""
+"""What is on after a load, in a few lines: in the log right after it, and in the table at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-FACTS = ("architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads")
-METRICS = ("parameters", "weight_mib", "quantized_modules", "unquantized_linears", "lora_modules", "rope_pairs",
-           "rope_pairs_patched", "load_s", "load_peak_rss_mib", "load_rss_mib")  # fmt: skip
-SHOWN = {*FACTS, "decoding", "load_s", "weight_mib"}  # what these lines say, so that no table says it again
+from runner.core.metrics import described
+
+# The metrics and facts on these lines, which the table then does not show again.
+SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads",
+         "decoding", "load_s", "weight_mib"}  # fmt: skip
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
-    """Return label → text; nothing where no model was loaded, or by an earlier version that counted less."""
-    if not (facts.keys() >= {*FACTS} and metrics.keys() >= {*METRICS}):
+    """Return label → text; nothing where no whole model was loaded."""
+    if "quantized" not in facts:
         return {}
+    written = {key: described(key).write(value) for key, value in metrics.items()}
     threads = f"{facts['threads']} thread{'' if facts['threads'] == '1' else 's'}"
-    patched = "" if metrics["rope_pairs_patched"] else f" · {metrics['rope_pairs']:.0f} pairs, none patched"
+    patched = "" if metrics["rope_pairs_patched"] else f" · {written['rope_pairs']} pairs, none patched"
     alone = "" if metrics["quantized_modules"] == 0 else f" · left alone: {facts['left_alone']}"
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
     load = (
-        f"{metrics['load_s']:.2f} s · peak {metrics['load_peak_rss_mib']:,.0f} MiB, "
-        f"then {metrics['load_rss_mib']:,.0f} MiB resident"
+        f"{written['load_s']} s · peak {written['load_peak_rss_mib']} MiB, then {written['load_rss_mib']} MiB resident"
     )
-    if metrics.keys() >= {"gpu_mib", "load_peak_gpu_mib"}:
-        load += f" · GPU peak {metrics['load_peak_gpu_mib']:,.0f} MiB, then {metrics['gpu_mib']:,.0f} MiB"
+    if "gpu_mib" in written:
+        load += f" · GPU peak {written['load_peak_gpu_mib']} MiB, then {written['gpu_mib']} MiB"
     return {
-        "loaded": f"{facts['architecture']} · {metrics['parameters']:,.0f} parameters · "
-        f"{metrics['weight_mib']:,.2f} MiB: {facts['dtype']}",
+        "loaded": f"{facts['architecture']} · {written['parameters']} parameters · "
+        f"{written['weight_mib']} MiB: {facts['dtype']}",
         "quantized": f"{facts['quantized']}{alone}{checkpoint}",
         "lora": facts["lora"],
         "rope": f"{facts['rope']}{patched}",

@@ -102,12 +102,8 @@ def _read_jsonl(file: Path, limit: int | None) -> list[Item]:
 
 
 def _read_hub(name: str, split: str, key: str, limit: int | None) -> list[Item]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f"{key}={name} is no file or folder here; data sets of the hub need the extra: pip install 'runner[hub]'"
-        ) from error
+    import datasets
+
     try:
         rows = datasets.load_dataset(name, "main" if name.endswith("gsm8k") else None, split=split)
     except (OSError, ValueError, RuntimeError) as error:

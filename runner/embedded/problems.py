@@ -51,25 +51,24 @@ class Problem:
     steps: int
 
 
-class _Story(NamedTuple):
+class _Template(NamedTuple):
+    """A base story in words; {a}, {b} … stand for numbers, the first ones drawn and the others derived from them."""
+
+    name: str  # part of the hash: another name would move its problems between splits
+    ranges: tuple[tuple[int, int], ...]  # inclusive; any draw from them makes a valid story
+    value: str  # which number `who` has at the end
+    unit: str
+    numbers: Callable[..., dict[str, int]]
     told: str
     ask: str
-    lines: tuple[str, ...]
-    value: int  # what `who` has at the end
-    unit: str
-
-
-class _Template(NamedTuple):
-    tell: Callable[[tuple[int, ...], str, str, str], _Story]
-    steps: int
-    ranges: tuple[tuple[int, int], ...]  # inclusive; any draw from them makes a valid story
+    lines: tuple[str, ...]  # one per step
 
 
 def problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return problem number `index` of a split: a pure function of (seed, split, index)."""
     rng = Random(f"{seed}/{split}/{index}")
     slot = _slot(index, f"{seed}/{split}")
-    base_steps = _TEMPLATES[slot // _PAIRS].steps
+    base_steps = len(_TEMPLATES[slot // _PAIRS].lines)
     if split is Split.HARD:
         return _compose(rng, slot, TEST_BUCKETS, 4)
     if split is Split.HARD5:
@@ -107,15 +106,17 @@ def _compose(rng: Random, slot: int, buckets: frozenset[int], steps: int) -> Pro
     who, item = NAMES[pair // len(ITEMS)], ITEMS[pair % len(ITEMS)]
     other = NAMES[(pair // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
     template = _TEMPLATES[template_index]
-    name = template.tell.__name__  # part of the hash: renaming a template moves its problems between splits
     random = rng.random  # one call is three times cheaper than randint, and rejection makes many
     while True:
-        numbers = tuple([low + int(random() * (high - low + 1)) for low, high in template.ranges])
-        if zlib.crc32(f"{name}{numbers}".encode()) % BUCKETS in buckets:
+        drawn = tuple([low + int(random() * (high - low + 1)) for low, high in template.ranges])
+        if zlib.crc32(f"{template.name}{drawn}".encode()) % BUCKETS in buckets:
             break
-    told, ask, lines, value, unit = template.tell(numbers, who, other, item)
-    all_lines = list(lines)
-    for _ in range(steps - template.steps):
+    numbers = template.numbers(*drawn)
+    words = {"who": who, "other": other, "item": item, **numbers}
+    told, ask, unit = (text.format_map(words) for text in (template.told, template.ask, template.unit))
+    all_lines = [line.format_map(words) for line in template.lines]
+    value = numbers[template.value]
+    for _ in range(steps - len(template.lines)):
         tail, line, value = _tail(rng, who, unit, value)
         told, ask = f"{told} {tail}", f"How many {unit} does {who} have now?"
         all_lines.append(line)
@@ -147,256 +148,134 @@ def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
     return f"Then {who} gives away {n} {unit}.", f"Then {who} has {value}-{n}={value - n} {unit}.", value - n
 
 
-# ---- one step ----------------------------------------------------------------------------------------------
-
-
-def _buy(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b = n
-    c = a + b
-    return _Story(
-        f"{who} has {a} {item}. {who} buys {b} more.",
-        f"How many {item} does {who} have?",
-        (f"{who} has {a}+{b}={c} {item}.",),
-        c,
-        item,
-    )
-
-
-def _give(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    b, c = n
-    a = b + c
-    return _Story(
-        f"{who} has {a} {item} and gives {b} to {other}.",
-        f"How many {item} are left?",
-        (f"{who} has {a}-{b}={c} {item} left.",),
-        c,
-        item,
-    )
-
-
-def _boxes(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b = n
-    c = a * b
-    return _Story(
-        f"{who} has {a} boxes with {b} {item} in each.",
-        f"How many {item} does {who} have?",
-        (f"{who} has {a}*{b}={c} {item}.",),
-        c,
-        item,
-    )
-
-
-def _share(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    b, c = n
-    a = b * c
-    return _Story(
-        f"{b} children share {a} {item} equally. {who} is one of them.",
-        f"How many {item} does {who} get?",
-        (f"{who} gets {a}/{b}={c} {item}.",),
-        c,
-        item,
-    )
-
-
-def _times(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    a, b = n
-    c = a * b
-    return _Story(
-        f"{other} has {a} {item}. {who} has {b} times as many.",
-        f"How many {item} does {who} have?",
-        (f"{who} has {a}*{b}={c} {item}.",),
-        c,
-        item,
-    )
-
-
-def _cost(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    a, b = n
-    c = a * b
-    return _Story(
-        f"{who} sells {a} {item} to {other} for {b} dollars each.",
-        f"How many dollars does {who} get?",
-        (f"{who} gets {a}*{b}={c} dollars.",),
-        c,
-        "dollars",
-    )
-
-
-def _rate(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b = n
-    c = a * b
-    return _Story(
-        f"{who} finds {a} {item} every day for {b} days.",
-        f"How many {item} does {who} have?",
-        (f"In {b} days {who} finds {a}*{b}={c} {item}.",),
-        c,
-        item,
-    )
-
-
-# ---- two steps ---------------------------------------------------------------------------------------------
-
-
-def _boxes_plus(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b, c = n
-    d, e = a * b, a * b + c
-    return _Story(
-        f"{who} has {a} bags with {b} {item} in each and {c} more {item} on a table.",
-        f"How many {item} does {who} have?",
-        (f"The bags hold {a}*{b}={d} {item}.", f"{who} has {d}+{c}={e} {item}."),
-        e,
-        item,
-    )
-
-
-def _boxes_minus(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b, c = n
-    d, e = a * b, a * b - c
-    return _Story(
-        f"{who} gets {a} boxes with {b} {item} in each, but {c} {item} are lost.",
-        f"How many {item} are left?",
-        (f"The boxes hold {a}*{b}={d} {item}.", f"{who} has {d}-{c}={e} {item} left."),
-        e,
-        item,
-    )
-
-
-def _buy_give(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    a, b, c = n
-    d, e = a + b, a + b - c
-    return _Story(
-        f"{who} has {a} {item}, buys {b} more and gives {c} to {other}.",
-        f"How many {item} does {who} have left?",
-        (f"After buying, {who} has {a}+{b}={d} {item}.", f"{who} has {d}-{c}={e} {item} left."),
-        e,
-        item,
-    )
-
-
-def _more_total(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    a, b = n
-    c, d = a + b, a + a + b
-    return _Story(
-        f"{who} has {a} {item}. {other} has {b} more than {who}, and gives all of them to {who}.",
-        f"How many {item} does {who} have then?",
-        (f"{other} has {a}+{b}={c} {item}.", f"{who} has {a}+{c}={d} {item}."),
-        d,
-        item,
-    )
-
-
-def _times_total(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    a, b = n
-    c, d = a * b, a + a * b
-    return _Story(
-        f"{who} has {a} {item}. {other} has {b} times as many, and gives all of them to {who}.",
-        f"How many {item} does {who} have then?",
-        (f"{other} has {a}*{b}={c} {item}.", f"{who} has {a}+{c}={d} {item}."),
-        d,
-        item,
-    )
-
-
-def _earn_spend(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b, c = n
-    d, e = a * b, a * b - c
-    return _Story(
-        f"{who} earns {a} dollars a day for {b} days and spends {c} dollars on {item}.",
-        f"How many dollars does {who} have left?",
-        (f"{who} earns {a}*{b}={d} dollars.", f"{who} has {d}-{c}={e} dollars left."),
-        e,
-        "dollars",
-    )
-
-
-def _share_buy(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    b, c, d = n
-    a, e = b * c, c + d
-    return _Story(
-        f"{b} friends share {a} {item} equally. {who} is one of them and gets {d} more from {other}.",
-        f"How many {item} does {who} have?",
-        (f"Each friend gets {a}/{b}={c} {item}.", f"{who} has {c}+{d}={e} {item}."),
-        e,
-        item,
-    )
-
-
-def _cost_change(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b, c = n
-    d, e = a * b, a * b + c
-    return _Story(
-        f"{who} has {e} dollars and buys {a} {item} for {b} dollars each.",
-        f"How many dollars does {who} have left?",
-        (f"The {item} cost {a}*{b}={d} dollars.", f"{who} has {e}-{d}={c} dollars left."),
-        c,
-        "dollars",
-    )
-
-
-def _pool_share(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    d, q, b = n
-    c = d * q
-    a = c - b
-    return _Story(
-        f"{who} has {a} {item} and {other} has {b}. They put them in {d} equal bags, and {who} takes one bag.",
-        f"How many {item} does {who} take?",
-        (f"Together they have {a}+{b}={c} {item}.", f"{who} takes {c}/{d}={q} {item}."),
-        q,
-        item,
-    )
-
-
-def _half_give(n: tuple[int, ...], who: str, other: str, item: str) -> _Story:
-    h, c = n
-    a, e = 2 * h, h - c
-    return _Story(
-        f"{who} has {a} {item}, gives half of them to {other} and loses {c}.",
-        f"How many {item} does {who} have left?",
-        (f"Half of them is {a}/2={h} {item}.", f"{who} has {h}-{c}={e} {item} left."),
-        e,
-        item,
-    )
-
-
-# ---- three steps -------------------------------------------------------------------------------------------
-
-
-def _two_kinds(n: tuple[int, ...], who: str, _other: str, item: str) -> _Story:
-    a, b, c, d = n
-    e, f = a * b, c * d
-    return _Story(
-        f"{who} has {a} boxes with {b} {item} in each and {c} bags with {d} {item} in each.",
-        f"How many {item} does {who} have?",
-        (
-            f"The boxes hold {a}*{b}={e} {item}.",
-            f"The bags hold {c}*{d}={f} {item}.",
-            f"{who} has {e}+{f}={e + f} {item}.",
-        ),
-        e + f,
-        item,
-    )
-
-
 _TEMPLATES = (
-    _Template(_buy, 1, ((5, 99), (3, 60))),
-    _Template(_give, 1, ((3, 60), (4, 80))),
-    _Template(_boxes, 1, ((2, 9), (3, 25))),
-    _Template(_share, 1, ((2, 9), (3, 30))),
-    _Template(_times, 1, ((3, 25), (2, 9))),
-    _Template(_cost, 1, ((3, 25), (2, 9))),
-    _Template(_rate, 1, ((3, 25), (2, 9))),
-    _Template(_boxes_plus, 2, ((2, 9), (3, 20), (2, 40))),
-    _Template(_boxes_minus, 2, ((3, 9), (5, 20), (2, 12))),
-    _Template(_buy_give, 2, ((5, 80), (3, 50), (2, 6))),
-    _Template(_more_total, 2, ((5, 60), (3, 40))),
-    _Template(_times_total, 2, ((3, 20), (2, 9))),
-    _Template(_earn_spend, 2, ((5, 25), (3, 9), (2, 12))),
-    _Template(_share_buy, 2, ((2, 9), (3, 25), (2, 40))),
-    _Template(_cost_change, 2, ((2, 9), (2, 12), (3, 60))),
-    _Template(_pool_share, 2, ((2, 9), (4, 25), (2, 6))),
-    _Template(_half_give, 2, ((8, 60), (2, 6))),
-    _Template(_two_kinds, 3, ((2, 9), (2, 12), (2, 9), (2, 12))),
-)
+    _Template(
+        "_buy", ((5, 99), (3, 60)), "c", "{item}",
+        lambda a, b: {"a": a, "b": b, "c": a + b},
+        "{who} has {a} {item}. {who} buys {b} more.",
+        "How many {item} does {who} have?",
+        ("{who} has {a}+{b}={c} {item}.",),
+    ),
+    _Template(
+        "_give", ((3, 60), (4, 80)), "c", "{item}",
+        lambda b, c: {"b": b, "c": c, "a": b + c},
+        "{who} has {a} {item} and gives {b} to {other}.",
+        "How many {item} are left?",
+        ("{who} has {a}-{b}={c} {item} left.",),
+    ),
+    _Template(
+        "_boxes", ((2, 9), (3, 25)), "c", "{item}",
+        lambda a, b: {"a": a, "b": b, "c": a * b},
+        "{who} has {a} boxes with {b} {item} in each.",
+        "How many {item} does {who} have?",
+        ("{who} has {a}*{b}={c} {item}.",),
+    ),
+    _Template(
+        "_share", ((2, 9), (3, 30)), "c", "{item}",
+        lambda b, c: {"b": b, "c": c, "a": b * c},
+        "{b} children share {a} {item} equally. {who} is one of them.",
+        "How many {item} does {who} get?",
+        ("{who} gets {a}/{b}={c} {item}.",),
+    ),
+    _Template(
+        "_times", ((3, 25), (2, 9)), "c", "{item}",
+        lambda a, b: {"a": a, "b": b, "c": a * b},
+        "{other} has {a} {item}. {who} has {b} times as many.",
+        "How many {item} does {who} have?",
+        ("{who} has {a}*{b}={c} {item}.",),
+    ),
+    _Template(
+        "_cost", ((3, 25), (2, 9)), "c", "dollars",
+        lambda a, b: {"a": a, "b": b, "c": a * b},
+        "{who} sells {a} {item} to {other} for {b} dollars each.",
+        "How many dollars does {who} get?",
+        ("{who} gets {a}*{b}={c} dollars.",),
+    ),
+    _Template(
+        "_rate", ((3, 25), (2, 9)), "c", "{item}",
+        lambda a, b: {"a": a, "b": b, "c": a * b},
+        "{who} finds {a} {item} every day for {b} days.",
+        "How many {item} does {who} have?",
+        ("In {b} days {who} finds {a}*{b}={c} {item}.",),
+    ),
+    _Template(
+        "_boxes_plus", ((2, 9), (3, 20), (2, 40)), "e", "{item}",
+        lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b + c},
+        "{who} has {a} bags with {b} {item} in each and {c} more {item} on a table.",
+        "How many {item} does {who} have?",
+        ("The bags hold {a}*{b}={d} {item}.", "{who} has {d}+{c}={e} {item}."),
+    ),
+    _Template(
+        "_boxes_minus", ((3, 9), (5, 20), (2, 12)), "e", "{item}",
+        lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b - c},
+        "{who} gets {a} boxes with {b} {item} in each, but {c} {item} are lost.",
+        "How many {item} are left?",
+        ("The boxes hold {a}*{b}={d} {item}.", "{who} has {d}-{c}={e} {item} left."),
+    ),
+    _Template(
+        "_buy_give", ((5, 80), (3, 50), (2, 6)), "e", "{item}",
+        lambda a, b, c: {"a": a, "b": b, "c": c, "d": a + b, "e": a + b - c},
+        "{who} has {a} {item}, buys {b} more and gives {c} to {other}.",
+        "How many {item} does {who} have left?",
+        ("After buying, {who} has {a}+{b}={d} {item}.", "{who} has {d}-{c}={e} {item} left."),
+    ),
+    _Template(
+        "_more_total", ((5, 60), (3, 40)), "d", "{item}",
+        lambda a, b: {"a": a, "b": b, "c": a + b, "d": a + a + b},
+        "{who} has {a} {item}. {other} has {b} more than {who}, and gives all of them to {who}.",
+        "How many {item} does {who} have then?",
+        ("{other} has {a}+{b}={c} {item}.", "{who} has {a}+{c}={d} {item}."),
+    ),
+    _Template(
+        "_times_total", ((3, 20), (2, 9)), "d", "{item}",
+        lambda a, b: {"a": a, "b": b, "c": a * b, "d": a + a * b},
+        "{who} has {a} {item}. {other} has {b} times as many, and gives all of them to {who}.",
+        "How many {item} does {who} have then?",
+        ("{other} has {a}*{b}={c} {item}.", "{who} has {a}+{c}={d} {item}."),
+    ),
+    _Template(
+        "_earn_spend", ((5, 25), (3, 9), (2, 12)), "e", "dollars",
+        lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b - c},
+        "{who} earns {a} dollars a day for {b} days and spends {c} dollars on {item}.",
+        "How many dollars does {who} have left?",
+        ("{who} earns {a}*{b}={d} dollars.", "{who} has {d}-{c}={e} dollars left."),
+    ),
+    _Template(
+        "_share_buy", ((2, 9), (3, 25), (2, 40)), "e", "{item}",
+        lambda b, c, d: {"b": b, "c": c, "d": d, "a": b * c, "e": c + d},
+        "{b} friends share {a} {item} equally. {who} is one of them and gets {d} more from {other}.",
+        "How many {item} does {who} have?",
+        ("Each friend gets {a}/{b}={c} {item}.", "{who} has {c}+{d}={e} {item}."),
+    ),
+    _Template(
+        "_cost_change", ((2, 9), (2, 12), (3, 60)), "c", "dollars",
+        lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b + c},
+        "{who} has {e} dollars and buys {a} {item} for {b} dollars each.",
+        "How many dollars does {who} have left?",
+        ("The {item} cost {a}*{b}={d} dollars.", "{who} has {e}-{d}={c} dollars left."),
+    ),
+    _Template(
+        "_pool_share", ((2, 9), (4, 25), (2, 6)), "q", "{item}",
+        lambda d, q, b: {"d": d, "q": q, "b": b, "c": d * q, "a": d * q - b},
+        "{who} has {a} {item} and {other} has {b}. They put them in {d} equal bags, and {who} takes one bag.",
+        "How many {item} does {who} take?",
+        ("Together they have {a}+{b}={c} {item}.", "{who} takes {c}/{d}={q} {item}."),
+    ),
+    _Template(
+        "_half_give", ((8, 60), (2, 6)), "e", "{item}",
+        lambda h, c: {"h": h, "c": c, "a": 2 * h, "e": h - c},
+        "{who} has {a} {item}, gives half of them to {other} and loses {c}.",
+        "How many {item} does {who} have left?",
+        ("Half of them is {a}/2={h} {item}.", "{who} has {h}-{c}={e} {item} left."),
+    ),
+    _Template(
+        "_two_kinds", ((2, 9), (2, 12), (2, 9), (2, 12)), "g", "{item}",
+        lambda a, b, c, d: {"a": a, "b": b, "c": c, "d": d, "e": a * b, "f": c * d, "g": a * b + c * d},
+        "{who} has {a} boxes with {b} {item} in each and {c} bags with {d} {item} in each.",
+        "How many {item} does {who} have?",
+        ("The boxes hold {a}*{b}={e} {item}.", "The bags hold {c}*{d}={f} {item}.", "{who} has {e}+{f}={g} {item}."),
+    ),
+)  # fmt: skip
 _PAIRS = len(NAMES) * len(ITEMS)
 _SLOTS = len(_TEMPLATES) * _PAIRS
 _STRIDE = 5341  # coprime to _SLOTS = 8,640

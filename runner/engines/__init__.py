@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runner.config.model import StubConfig
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
-from runner.engines import local, pipeline, stub
+from runner.engines import pipeline
 from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request, Session
+from runner.engines.kinds import kind_of
 from runner.engines.local.base_cache import Shelf
 
 
@@ -49,22 +50,17 @@ class LazyEngine:
             self._engine = None
 
 
-def open_engine(config: RunnerConfig, shelf: Shelf | None = None, folder: Path = Path()) -> Engine:
+def open_engine(
+    config: RunnerConfig, shelf: Shelf | None = None, resolved: Resolved | None = None, folder: Path = Path()
+) -> Engine:
     """Return the engine that the config asks for, not loaded yet.
 
     A shelf keeps the base for the next job; folder takes the logs of an engine that starts processes.
     """
     if config.task.engine == "pipeline":
         return LazyEngine(lambda: _pipeline(config, folder), pipeline.CAPABILITIES)
-    if isinstance(config.model, StubConfig):
-        return LazyEngine(lambda: stub.StubEngine(config), stub.CAPABILITIES)
-
-    def build() -> Engine:
-        from runner.engines.local.engine import LocalEngine  # imports torch
-
-        return LocalEngine(config, shelf)
-
-    return LazyEngine(build, local.capabilities(config))
+    kind, resolved = kind_of(config.model), resolved or resolve(config)
+    return LazyEngine(lambda: kind.open_engine(config, resolved, shelf), kind.capabilities(config))
 
 
 def _pipeline(config: RunnerConfig, folder: Path) -> Engine:

@@ -50,7 +50,7 @@ class Admission:
         """Put each text behind the prompt as it is, without special tokens; choices count from 1."""
         begun = [self._plain_ids(text) for text in request.branches]
         longest, room = len(main) + max(map(len, begun)), self.branch_room
-        error = None
+        error = None if main else self._why_not(0)
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = request.max_new_tokens or self.generation.max_new_tokens

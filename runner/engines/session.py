@@ -51,9 +51,8 @@ class BaseSession(ABC, Generic[Admitted]):
         """Let a request in; ConfigError where it cannot be served, or its id is under way already."""
         missing = request.needs - self._capabilities
         if missing:
-            raise ConfigError(
-                f"request {request.id} asks for {', '.join(sorted(missing))}: this engine has no such thing"
-            )
+            words = ", ".join(sorted(missing))
+            raise ConfigError(f"request {request.id} asks for {words}, which this engine does not offer")
         with self._changed:
             self._check_open()
             if request.id in self._left or request.id in self._admitting:

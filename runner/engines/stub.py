@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.result import BranchText, FinishReason
 from runner.engines.base import (
@@ -33,9 +32,8 @@ class StubEngine:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, config: RunnerConfig) -> None:
-        assert isinstance(config.model, StubConfig)
-        self.delay_s = config.model.delay_s
+    def __init__(self, config: RunnerConfig, delay_s: float) -> None:
+        self.delay_s = delay_s
         self.max_new_tokens = config.generation.max_new_tokens
         self.stats = EngineStats()
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runner.checkpoints import resolve
-from runner.config.identity import base_key
-from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.result import Record
+from runner.engines.kinds import kind_of
 from runner.run import check, identify, must_start_anew
 from runner.store.jobs import Job
 from runner.store.ledger import is_logged
@@ -34,6 +33,7 @@ class Planned:
     overrides: list[str]
     config: RunnerConfig | None = None
     config_yaml: str = ""
+    resolved: resolve.Resolved | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
     problem: str = ""  # why it cannot work
@@ -54,19 +54,19 @@ class Planned:
 
 def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") -> Planned:
     """Identify a job and look it up; an input that cannot work is its state, not an exception."""
-    planned = Planned(overrides, config, config_yaml)
+    resolved = resolve.resolve(config)
+    planned = Planned(overrides, config, config_yaml, resolved)
     planned.cost = rough_cost(config)
     try:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES
-        loads = Uses.weights in task.USES and not isinstance(config.model, StubConfig)
-        planned.base = base_key(config) if loads else ""
+        planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with resolve.only_looking(config.plan):
-            inputs, planned.job = identify(config, task)
+            inputs, planned.job = identify(config, task, resolved)
             anew = must_start_anew(config, task, planned.job)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
-                planned.notes = check(config, task)
+                planned.notes = check(config, task, resolved)
                 if config.plan and isinstance(task, Previews):
                     planned.notes.append(task.preview(inputs).replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id rests on what its files hold

@@ -19,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from runner.checkpoints.resolve import sharing
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
@@ -111,7 +112,7 @@ class GridSweeper(Sweeper):
         composer = Composer(loader, self.master)
         grid = Grid([], [], arguments)
         values: list[Callable[[str], str | None]] = []
-        with Progress(len(lists), "planning") as bar:
+        with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, choices = without_hydra(composer.compose(overrides))
                 bar.advance()

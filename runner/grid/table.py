@@ -92,11 +92,11 @@ def show_plan(plan: list[Planned], out: TextIO) -> None:
 
 def _needs(planned: Planned, known: dict[str, str]) -> str:
     """Predict the memory of a job; jobs that differ in nothing that matters for it are computed once."""
-    if planned.config is None or planned.job is None or not planned.base:
+    if planned.config is None or planned.resolved is None or planned.job is None or not planned.base:
         return ""
     key = f"{planned.base} {planned.config.generation}"
     if key not in known:
-        known[key] = f"{need_of(planned.config).mib:,.0f}"
+        known[key] = f"{need_of(planned.config, planned.resolved).mib:,.0f}"
     return known[key]
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from runner.config.lora import AdapterConfig, LoraConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.lora import LoraConfig, adapter_of
 from runner.core import machine
 from runner.models import quantization as quantization_room
 from runner.models.lora.peft import AdapterReport
+from runner.quantization.base import QuantizationConfig
 
 NO_LORA = {"lora_modules": 0.0, "lora_rank": 0.0, "lora_parameters": 0.0, "lora_delta_norm": 0.0}
 NAMES_SHOWN = 4
@@ -76,7 +76,7 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> tuple
     kinds = Counter(quantization_room.kind_of(model.get_submodule(path)) for path in quantized)
     total = len(quantized) + len(alone)
     held = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    how = quantization.name if quantization.name != "none" else "as the checkpoint is"
+    how = quantization.name if quantization.packed else "as the checkpoint is"
     on = f"{how}: {len(quantized)} of {total} linear layers ({held})"
     rest = some(alone) if quantized else f"all {total} linear layers"
     metrics = {"quantized_modules": float(len(quantized)), "unquantized_linears": float(len(alone))}
@@ -85,7 +85,8 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> tuple
 
 def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> tuple[dict[str, float], dict[str, str]]:
     """Say what of an adapter is on: modules, rank, parameters, norm of the delta, and where it is from."""
-    if report is None or not isinstance(lora, AdapterConfig):
+    adapter = adapter_of(lora)
+    if report is None or adapter is None:
         return dict(NO_LORA), {"lora": "none"}
     metrics = {
         "lora_modules": float(report.modules),
@@ -94,9 +95,9 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> tuple[dict[
         "lora_delta_norm": report.delta_norm,
     }
     words = (
-        f"{lora.name} {lora.path}: {report.modules} modules · rank {report.rank} · "
+        f"{adapter.name} {adapter.path}: {report.modules} modules · rank {report.rank} · "
         f"norm of the delta {report.delta_norm:.3g} · {report.parameters:,} parameters"
-        f"{' · merged into the weights' if lora.merge else ''}"
+        f"{' · merged into the weights' if adapter.merge else ''}"
     )
     return metrics, {"lora": words}
 

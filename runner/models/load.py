@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +12,22 @@ from safetensors import SafetensorError
 
 from runner.checkpoints import formats
 from runner.checkpoints.gguf_file import read_header
-from runner.checkpoints.resolve import for_transformers, locate, locate_adapter, read_settings
-from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype
+from runner.checkpoints.memory_check import check_memory
+from runner.checkpoints.resolve import Resolved, for_transformers, resolve
+from runner.config.lora import adapter_of
+from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.loaded import text
 from runner.models import capability, inventory
 from runner.models import quantization as quantization_room
+from runner.models.lora import home_of
 from runner.models.lora import peft as lora_room
-from runner.models.lora import pth as pth_room
 from runner.models.rope import choices as rope_room
+from runner.quantization import quiet_imports
+from runner.quantization.base import QuantizationConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,32 +47,32 @@ class Loaded:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)  # as loaded, whoever quantized them
 
 
-def load_base(config: RunnerConfig) -> Loaded:
+def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     """Load what the groups model, quantization and rope describe: the part that several jobs can share."""
-    # bitsandbytes looks for optional kernels on a hub when it is imported, and warns when it finds none
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    quantization_room.quiet_torchao()
-    folder = locate(config.model)
-    stored = formats.check(config)
-    adapter = locate_adapter(config.lora, config.model)  # an adapter that is not there is said before the load
+    quiet_imports()
+    resolved = resolved or resolve(config)
+    model_config, folder = resolved.model, resolved.path
+    stored, held = formats.check(config, resolved), resolved.held(config.quantization)
     started = time.perf_counter()
     unreset = inventory.start_memory()
-    device = pick_device(config.model.device)
-    capability.require_usable(config.quantization if stored is None else stored.config, device.type)
-    capability.check_adapter(config, folder, adapter)
-    dtype, notes = pick_dtype(config.model.dtype, folder, device)
-    model_class = capability.class_of(folder, config.model.trust_remote_code)
-    attention, fallback = capability.pick_attention(config.model.attention, device.type, model_class)
-    notes += unreset + fallback + capability.check_memory(config, capability.rooms(config, device))
-    quantization = quantization_room.transformers_config(config.quantization, stored)
+    device = pick_device(model_config.device)
+    held.prepare(device.type)
+    capability.check_adapter(config.lora, resolved)
+    dtype, notes = pick_dtype(model_config.dtype, resolved.settings, device)
+    model_class = capability.class_of(folder, model_config.trust_remote_code)
+    attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
+    notes += unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
 
-    model = _from_pretrained(config, folder, device, dtype, quantization, attention)
-    if config.model.device_map is not None:
+    model = _from_pretrained(config, resolved, device, dtype, held if stored is None else None, attention)
+    held.check_loaded(model)
+    rope_room.apply(model, config.rope)
+    if model_config.device_map is not None:
         device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
-    base = Loaded(model, _tokenizer(config, folder), device, notes=notes)
+    base = Loaded(model, _tokenizer(resolved), device, notes=notes, quantization=held)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
     if stored is not None:
@@ -83,7 +86,7 @@ def load_base(config: RunnerConfig) -> Loaded:
     return base
 
 
-def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
+def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     """Put the job's adapter and thread count on a base, and report the two together."""
     started = time.perf_counter()
     loaded = replace(
@@ -93,20 +96,16 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
         facts=dict(base.facts),
         notes=list(base.notes),
     )
-    adapter = locate_adapter(config.lora, config.model)
-    report = None
-    if isinstance(config.lora, AdapterConfig):
-        assert adapter is not None
-        if isinstance(config.lora, PthConfig):
-            report = pth_room.apply(base.model, config.lora, adapter, config.model.name)
-        else:
-            assert isinstance(config.lora, PeftConfig)
-            with quantization_room.left_packed(base.model):
-                loaded.model, report = lora_room.apply(base.model, config.lora, adapter, config.model.name)
+    resolved = resolved or resolve(config)
+    lora, report = adapter_of(config.lora), None
+    if lora is not None:
+        assert resolved.adapter is not None
+        with base.quantization.adapting(base.model):
+            loaded.model, report = home_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
         for dtype, size in lora_room.weight_bytes(loaded.model).items():
             loaded.bytes_by_dtype[dtype] = loaded.bytes_by_dtype.get(dtype, 0) + size
-    threads = config.model.threads or default_threads(loaded.model.num_parameters())
+    threads = resolved.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
@@ -119,14 +118,10 @@ def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
 
 def release(loaded: Loaded, config: RunnerConfig) -> bool:
     """Take the job's adapter off again; False when the base cannot be had back as it was."""
-    if not isinstance(config.lora, AdapterConfig):
-        return True
-    if config.lora.merge:
+    if config.lora.merges:
         return False
-    if isinstance(config.lora, PthConfig):
-        pth_room.detach(loaded.model)
-    else:
-        loaded.model.unload()  # puts the base's own modules back where they were
+    if (lora := adapter_of(config.lora)) is not None:
+        home_of(lora).remove(loaded.model)
     return True
 
 
@@ -148,11 +143,10 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch.dtype, list[str]]:
+def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
     """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
     if wanted is not Dtype.auto:
         return getattr(torch, wanted.value), []
-    settings = read_settings(folder)
     name = settings.get("dtype") or settings.get("torch_dtype") or "float32"
     if name == "float16" and device.type == "cpu":
         return torch.bfloat16, ["the checkpoint is float16, several times slower on a CPU: bfloat16 is used"]
@@ -161,57 +155,56 @@ def pick_dtype(wanted: Dtype, folder: Path, device: torch.device) -> tuple[torch
 
 def _from_pretrained(
     config: RunnerConfig,
-    folder: Path,
+    resolved: Resolved,
     device: torch.device,
     dtype: torch.dtype,
-    quantization: Any,
+    quantization: QuantizationConfig | None,
     attention: Attention,
 ) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    model, folder = resolved.model, resolved.path
     place, settings = for_transformers(folder)
     settings |= {"dtype": dtype, "device_map": {"": device}}
-    if config.model.device_map is not None:
-        settings["device_map"] = config.model.device_map
-        sizes = config.model.max_memory or {}
+    if model.device_map is not None:
+        settings["device_map"] = model.device_map
+        sizes = model.max_memory or {}
         settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
-    settings["trust_remote_code"] = config.model.trust_remote_code
+    settings["trust_remote_code"] = model.trust_remote_code
     if quantization is not None:
-        settings["quantization_config"] = quantization
+        settings |= quantization.load_arguments()
     if attention is not Attention.auto:
         settings["attn_implementation"] = attention.value
     try:
-        scaled = rope_room.prepare(config.rope, folder, config.model.trust_remote_code)
+        scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
-        model = AutoModelForCausalLM.from_pretrained(place, **settings).eval()
+        return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_lines = " ".join(str(error).split())[:400]
         if folder.is_file():
             what = read_header(folder).architecture
             first_lines += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
-        raise ConfigError(f"model.name={config.model.name} cannot be loaded from {folder}: {first_lines}") from error
-    quantization_room.check_kernels(model, config.quantization.name)
-    rope_room.apply(model, config.rope)
-    return model
+        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {first_lines}") from error
 
 
-def _tokenizer(config: RunnerConfig, folder: Path) -> Any:
+def _tokenizer(resolved: Resolved) -> Any:
     from transformers import AutoTokenizer
 
+    model, folder = resolved.model, resolved.path
     place, settings = for_transformers(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             place,
             **settings,
-            trust_remote_code=config.model.trust_remote_code,
+            trust_remote_code=model.trust_remote_code,
             padding_side="left",
         )
     except (OSError, ValueError, KeyError) as error:
         first_lines = " ".join(str(error).split())[:300]
-        raise ConfigError(f"model.name={config.model.name}: no usable tokenizer in {folder}: {first_lines}") from error
+        raise ConfigError(f"model.name={model.name}: no usable tokenizer in {folder}: {first_lines}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
     return tokenizer
@@ -221,7 +214,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     model = base.model
     settings = model.config.get_text_config()
     _note(base, inventory.describe_quantization(model, config.quantization))
-    if config.quantization.name not in ("none", "gguf") and not base.metrics["quantized_modules"]:
+    if config.quantization.packed and not base.metrics["quantized_modules"]:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = quantization_room.weight_bytes(model)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from runner.core.errors import ConfigError, DataError
-from runner.models.quantization import quiet_torchao
+from runner.quantization import quiet_imports
 from runner.sharding.check import check_part
 from runner.sharding.family import (
     cannot_run,
@@ -47,7 +47,7 @@ def load_part(
     With verify every byte is compared with the digest in the manifest before it is used.
     """
     started = time.perf_counter()
-    quiet_torchao()
+    quiet_imports()
     manifest = read_manifest(Path(folder).expanduser().absolute(), "folder")
     entry = part_entry(manifest, part_id)
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1

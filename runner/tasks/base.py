@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
 from runner.engines.base import Engine
@@ -43,6 +44,7 @@ class Context:
 
     config: RunnerConfig
     recorder: Recorder
+    resolved: Resolved
     open_engine: Callable[[], Engine]
     _engine: Engine | None = field(default=None, repr=False)
 

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.model import Attention
+from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
@@ -65,7 +65,7 @@ def check_branches(config: RunnerConfig) -> None:
             f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
             "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out"
         )
-    if config.model.attention is Attention.flash_attention_2:
+    if local_model(config.model).attention is Attention.flash_attention_2:
         raise ConfigError(
             "model.attention=flash_attention_2 takes no mask of its own, which branches need: use sdpa or eager"
         )

@@ -11,15 +11,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress
+from runner.core.repeats import RepeatLog
 from runner.core.result import Result
-from runner.store.jobs import write_atomically
+from runner.engines.kinds import kind_of
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
@@ -50,14 +50,15 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     config, recorder = context.config, context.recorder
     task = config.task
     assert isinstance(task, MemoryConfig)
-    predicted = footprint.predict(config, task.batch_size, task.prompt_tokens, task.new_tokens)
+    work = (task.batch_size, task.prompt_tokens, task.new_tokens)
+    predicted = kind_of(config.model).predict(config, context.resolved, *work)
     runs: list[Run] = []
+    repeats = RepeatLog(recorder.folder)
     with recorder.progress(task.repeats * len(STAGES), "memory") as bar:
         for number in range(1, task.repeats + 1):
             log = recorder.folder / "memory_probe.log"
             runs.append(run_probe(config, log, f"repeat {number} of {task.repeats}", bar))
-            lines = "".join(json.dumps(run) + "\n" for run in runs)
-            write_atomically(recorder.folder / "repeats.jsonl", lines)
+            repeats.add(number, _run_metrics(runs[-1]))
     return summarize(runs, predicted)
 
 

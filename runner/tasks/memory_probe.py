@@ -6,7 +6,6 @@ stdout, one JSON object a line; whatever else is printed goes to stderr.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pickle
@@ -18,18 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.checkpoints.formats import BACKENDS, read_format
-from runner.checkpoints.resolve import locate, read_settings
-from runner.config.lora import PeftConfig
-from runner.config.model import StubConfig
+from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core import child, machine
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine
 from runner.engines.base import Engine, EngineReport, complete
+from runner.engines.kinds import kind_of
 from runner.engines.synthetic import check_room, synthetic_requests
-from runner.models.quantization import quiet_torchao
 
 
 @dataclass
@@ -88,9 +84,10 @@ def measure(config: RunnerConfig, probe: Probe) -> None:
     """Take a job through the four stages."""
     task = config.task
     assert isinstance(task, MemoryConfig)
-    engine = open_engine(config)
+    resolved = resolve(config)
+    engine = open_engine(config, resolved=resolved)
     machine.reset_peak()
-    probe.stage("import", lambda: import_libraries(config))
+    probe.stage("import", lambda: kind_of(config.model).import_libraries(config, resolved))
     report = EngineReport()
 
     def load() -> None:
@@ -105,29 +102,6 @@ def measure(config: RunnerConfig, probe: Probe) -> None:
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
     probe.emit(metrics=report.metrics | speed, facts=report.facts, notes=report.notes)
-
-
-def import_libraries(config: RunnerConfig) -> None:
-    """Import what the job will use, so that the next stage holds the weights and not the libraries."""
-    if isinstance(config.model, StubConfig):
-        return
-    quiet_torchao()
-    importlib.import_module("torch")
-    transformers = importlib.import_module("transformers")
-    # transformers imports a class when it is asked for
-    settings = read_settings(locate(config.model))
-    for name in (
-        "AutoModelForCausalLM",
-        "AutoTokenizer",
-        "DynamicCache",
-        *(settings.get("architectures") or ()),
-    ):
-        getattr(transformers, name, None)
-    stored = read_format(settings)
-    for library in BACKENDS.get(config.quantization.name if stored is None else stored.choice, ((), ""))[0]:
-        importlib.import_module(library)
-    if isinstance(config.lora, PeftConfig):
-        importlib.import_module("peft")
 
 
 def pss_mib() -> dict[str, float]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoints import byteio
-from runner.config.model import Dtype
 from runner.config.root import RunnerConfig
 from runner.config.task import MergeConfig
 from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.sharding import inline_partition, json_numbers, restore

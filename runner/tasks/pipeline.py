@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import byteio
+from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core.errors import ConfigError
@@ -45,10 +46,9 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
     for key, plain in (("quantization", "none"), ("lora", "none"), ("rope", "native")):
         if (choice := getattr(config, key).name) != plain:
             raise ConfigError(f"{key}={choice}: task=pipeline runs the parts as they were split: use {key}={plain}")
-    if config.model.device_map is not None:
+    if (device_map := local_model(config.model).device_map) is not None:
         raise ConfigError(
-            f"model.device_map={config.model.device_map}: task=pipeline gives each process its own parts and device: "
-            "leave it out"
+            f"model.device_map={device_map}: task=pipeline gives each process its own parts and device: leave it out"
         )
     require_runnable(manifest)
     part_cuts(manifest, task.processes or manifest.num_parts)

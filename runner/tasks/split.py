@@ -22,13 +22,14 @@ from typing import Any
 from runner.checkpoints import random_weights, resolve
 from runner.checkpoints.layout import find_layers
 from runner.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
-from runner.config.model import StubConfig
+from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import Explain, SplitConfig, Strategy
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.progress import Progress, tell
 from runner.core.result import Result
+from runner.engines.kinds import kind_of
 from runner.sharding import inline_partition, plan_picture, vllm_command, write
 from runner.sharding.bin_file import read_bin
 from runner.sharding.manifest import MANIFEST
@@ -56,8 +57,8 @@ class Planned(Inputs):
 def prepare(config: RunnerConfig) -> Planned:
     """Plan the split, so that what cannot work is refused at once; name the source by the state of its files."""
     plan = _plan(config, may_write=False)
-    if config.model.random_weights:
-        return Planned({"source": random_weights.sha256(config.model)}, plan)
+    if (model := local_model(config.model)).random_weights:
+        return Planned({"source": random_weights.sha256(model)}, plan)
     companions = {path.name: file_state(path) for path in plan.checkpoint.companions}
     return Planned({"source": sha256_of([plan.state["files"], companions])}, plan)
 
@@ -137,18 +138,20 @@ def _task(config: RunnerConfig) -> SplitConfig:
 
 def _made(config: RunnerConfig, plan: Plan) -> Plan:
     """Return the plan of a checkpoint that is on disk: random weights are made now."""
-    return _plan(config) if config.model.random_weights else plan
+    return _plan(config) if local_model(config.model).random_weights else plan
 
 
 def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     """Decide what goes where from the headers alone."""
     task = _task(config)
-    if isinstance(config.model, StubConfig):
-        raise ConfigError("task=split needs weights and model=stub has none: use model=embedded or model=auto")
+    if not kind_of(config.model).HAS_WEIGHTS:
+        kind = config.model.kind
+        raise ConfigError(f"task=split needs weights and model={kind} has none: use model=embedded or model=auto")
     for key in ("quantization", "lora"):
         if (choice := getattr(config, key).name) != "none":
             raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")
-    checkpoint = _noise(config) if config.model.random_weights and not may_write else _read(config)
+    model = local_model(config.model)
+    checkpoint = _noise(model) if model.random_weights and not may_write else _read(config)
     layout = find_layers(checkpoint)
     if task.inline_parameters:
         inline_partition.refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
@@ -163,22 +166,22 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
         task.checksums.value,
         # where it lay on this machine is nobody else's business
         checkpoint.folder.name if name.expanduser().is_absolute() else config.model.name,
-        config.model.revision,
-        _place(checkpoint.folder) if config.model.random_weights or not is_hub_id else None,
+        model.revision,
+        _place(checkpoint.folder) if model.random_weights or not is_hub_id else None,
         task.inline_parameters,
     )
 
 
 def _read(config: RunnerConfig) -> Checkpoint:
-    folder = resolve.locate(config.model)
+    folder = resolve.locate(local_model(config.model))
     if folder.is_file():
         raise ConfigError(f"model.name={config.model.name}: task=split cuts safetensors and .bin, this is a .gguf file")
     return read_checkpoint(folder, read_bin)
 
 
-def _noise(config: RunnerConfig) -> Checkpoint:
+def _noise(model: LocalModelConfig) -> Checkpoint:
     """What random weights will be, before they are made."""
-    folder, shape = random_weights.place(config.model), random_weights.read_shape(config.model)
+    folder, shape = random_weights.place(model), random_weights.read_shape(model)
     tensors = random_weights.list_tensors(shape, folder)
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])
 

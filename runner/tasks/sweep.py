@@ -6,10 +6,9 @@ all cells alike. A cell that does not fit in memory becomes a row with a note; t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import median
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core import machine
-from runner.core.errors import JobFailed, cannot_write
+from runner.core.errors import JobFailed
+from runner.core.repeats import RepeatLog
 from runner.core.result import Result
 from runner.engines.base import FEWER_ROWS, Engine, EngineReport, complete
 from runner.engines.synthetic import check_room, synthetic_requests
@@ -31,26 +31,12 @@ OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # by name: the stub's machi
 
 
 @dataclass
-class Repeat:
-    """One run of one cell."""
-
-    batch_size: int
-    prompt_tokens: int
-    round: int
-    counted: bool  # False: warm-up
-    ttft_s: float
-    prefill_tok_per_s: float
-    decode_tok_per_s: float
-    seconds: float
-
-
-@dataclass
 class Cell:
     """One batch size and prompt length, and what was measured there."""
 
     batch_size: int
     prompt_tokens: int
-    repeats: list[Repeat] = field(default_factory=list)  # counted ones
+    repeats: list[dict[str, float]] = field(default_factory=list)  # figures of the runs that count
     peak_rss_mib: float = 0.0
     note: str = ""  # why there are no numbers
 
@@ -61,7 +47,7 @@ class Cell:
 
     def values(self, name: str) -> list[float]:
         """One figure of every counted run."""
-        return [float(getattr(repeat, name)) for repeat in self.repeats]
+        return [repeat[name] for repeat in self.repeats]
 
 
 FIGURES = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")
@@ -82,21 +68,17 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     check_room(report, max(task.prompt_tokens), task.new_tokens)
     load_s = engine.stats.load_s
     cells = [Cell(batch, prompt) for batch, prompt in product(task.batch_sizes, task.prompt_tokens)]
-    log = recorder.folder / "repeats.jsonl"
+    log = RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
-    try:
-        with log.open("w", encoding="utf-8") as file, recorder.progress(rounds * len(cells), "sweep") as bar:
-            for number in range(rounds):
-                for cell in cells:
-                    bar.say(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
-                    if not cell.note:
-                        repeat = run_cell(config, engine, report, cell, number)
-                        if repeat is not None:
-                            file.write(json.dumps(asdict(repeat)) + "\n")
-                            file.flush()
-                    bar.advance(1)
-    except OSError as error:
-        raise cannot_write(log, error) from error
+    with recorder.progress(rounds * len(cells), "sweep") as bar:
+        for number in range(rounds):
+            for cell in cells:
+                bar.say(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
+                figures = None if cell.note else run_cell(config, engine, report, cell, number)
+                if figures is not None and number >= task.warmup:
+                    cell.repeats.append(figures)
+                    log.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
+                bar.advance(1)
     if all(cell.note for cell in cells):
         raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
     result = summarize(cells, report, load_s)
@@ -104,8 +86,10 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     return result
 
 
-def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int) -> Repeat | None:
-    """Run a cell once and add it to the cell; None when it does not fit, which the cell's note then says."""
+def run_cell(
+    config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int
+) -> dict[str, float] | None:
+    """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
     task = config.task
     assert isinstance(task, SweepConfig)
     requests = synthetic_requests(
@@ -138,19 +122,12 @@ def run_cell(config: RunnerConfig, engine: Engine, report: EngineReport, cell: C
     if number == 0:
         cell.peak_rss_mib = machine.peak_rss_mib()
     spent = engine.stats - before
-    repeat = Repeat(
-        batch_size=cell.batch_size,
-        prompt_tokens=cell.prompt_tokens,
-        round=number,
-        counted=number >= task.warmup,
-        ttft_s=median(completion.first_token_s for completion in completions),
-        prefill_tok_per_s=spent.prefill_tok_per_s,
-        decode_tok_per_s=spent.decode_tok_per_s,
-        seconds=seconds,
-    )
-    if repeat.counted:
-        cell.repeats.append(repeat)
-    return repeat
+    return {
+        "ttft_s": median(completion.first_token_s for completion in completions),
+        "prefill_tok_per_s": spent.prefill_tok_per_s,
+        "decode_tok_per_s": spent.decode_tok_per_s,
+        "seconds": seconds,
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.checkpoints import byteio, resolve
 from runner.checkpoints.weight_files import Checkpoint, read_checkpoint
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig, ModelConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import VerifyConfig, VerifyLevel
 from runner.core import machine
@@ -108,7 +108,8 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
     if name is None:
         return None
     try:
-        folder = resolve.locate(ModelConfig(name=name, revision=model.revision, cache_dir=model.cache_dir))
+        local = local_model(model)
+        folder = resolve.locate(LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir))
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
     if folder.is_file():

@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resolving import predict as predict_for
 
 from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.resolve import resolve
+from runner.checkpoints.tensors import read_tensors
 from runner.checkpoints.weight_files import Tensor
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import Fp4Config, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import DataError
+from runner.engines.kinds import kind_of
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
 Saved = Callable[..., Path]  # the fixture `saved_family`
 
 
 def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: Any) -> Footprint:
-    model = ModelConfig(name=str(folder), dtype=groups.pop("dtype", Dtype.auto))
-    predicted = footprint.predict(make_config(model=model, **groups), 4, 16, 8)
+    model = LocalModelConfig(name=str(folder), dtype=groups.pop("dtype", Dtype.auto))
+    predicted = predict_for(make_config(model=model, **groups), 4, 16, 8)
     assert predicted is not None
     return predicted
 
@@ -56,12 +62,12 @@ def test_quantized_weights_within_two_percent(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from runner.models.quantization import transformers_config, weight_bytes
+    from runner.models.quantization import weight_bytes
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        quantization_config=transformers_config(quantization),
+        **quantization.load_arguments(),
         dtype="auto",
         device_map={"": "cpu"},
     )
@@ -107,14 +113,16 @@ def test_weights_that_were_quantized_before_stay_as_stored() -> None:
 
 
 def test_a_stub_needs_nothing(make_config: Any) -> None:
-    predicted = footprint.predict(make_config(), 4, 16, 8)
+    config = make_config()
+    predicted = kind_of(config.model).predict(config, resolve(config), 4, 16, 8)
     assert predicted is not None
+    assert kind_of(config.model).need(config, resolve(config)).mib == 0
     assert predicted.total_mib == 0
 
 
 def test_no_safetensors_no_prediction(make_config: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert footprint.predict(make_config(model=ModelConfig(name=str(tmp_path))), 1, 1, 2) is None
+    assert predict_for(make_config(model=LocalModelConfig(name=str(tmp_path))), 1, 1, 2) is None
 
 
 def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path: Path) -> None:
@@ -126,14 +134,14 @@ def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path:
         write(name, tensor)
     index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert [tensor.name for tensor in footprint.read_tensors(tmp_path)] == ["a", "b"]
+    assert [tensor.name for tensor in read_tensors(tmp_path)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, struct.pack("<Q", 4) + b"{\xff\xfe}"])
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors"):
-        footprint.read_tensors(tmp_path)
+        read_tensors(tmp_path)
 
 
 def test_predicting_imports_no_torch() -> None:

@@ -14,17 +14,21 @@ import numpy as np
 import pytest
 import torch
 from families import save_pth
+from resolving import check_format, predict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from runner.checkpoints import footprint, formats, gguf_file, resolve
+from runner.checkpoints import gguf_file, resolve
 from runner.config.lora import PthConfig
-from runner.config.model import Dtype, LocalConfig, ModelConfig
-from runner.config.quantization import GgufConfig, Nf4Config, QuantizationConfig
+from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeLinearConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.load import Loaded, adapt, load_base
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Nf4Config
+from runner.quantization.gguf import GgufConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
@@ -163,11 +167,11 @@ def test_its_size_is_known_from_its_header(
     make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype
 ) -> None:
     loaded = load(make_config, files[kind], dtype)
-    predicted = footprint.predict(configure(make_config, files[kind], dtype), 2, 8, 8)
+    predicted = predict(configure(make_config, files[kind], dtype), 2, 8, 8)
     assert predicted is not None
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
     assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
-    like = footprint.predict(configure(make_config, original, dtype), 2, 8, 8)
+    like = predict(configure(make_config, original, dtype), 2, 8, 8)
     assert like is not None
     assert predicted.decode_kv_bytes == like.decode_kv_bytes
     assert predicted.activation_mib == like.activation_mib
@@ -220,7 +224,7 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
     for name, (content, message) in broken.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=message):
-            formats.check(configure(make_config, tmp_path / name))
+            check_format(configure(make_config, tmp_path / name))
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(TOKENS),
@@ -248,11 +252,11 @@ def test_what_does_not_go_together(
         (configure(make_config, original, quantization=GgufConfig()), "quantization=gguf reads a .gguf file, and model.name=.* is none: use model=local"),
         (configure(make_config, file.parent), r"a folder with .gguf files; name one, with quantization=gguf: model.name=\S+/F32.gguf, model.name=\S+/Q8_0.gguf"),
         (configure(make_config, tmp_path / "no.gguf"), "there is no folder and no .gguf file"),
-        (make_config(model=ModelConfig(name="some/no.gguf"), quantization=GgufConfig()), "model path does not exist"),
-        (make_config(model=ModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is none"),
+        (make_config(model=LocalModelConfig(name="some/no.gguf"), quantization=GgufConfig()), "model path does not exist"),
+        (make_config(model=LocalModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is none"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            formats.check(config)
+            check_format(config)
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     with pytest.raises(
         ConfigError, match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner\[gguf\]'"

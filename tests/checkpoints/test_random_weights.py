@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from resolving import predict
 
-from runner.checkpoints import footprint, random_weights, resolve
-from runner.config.model import ModelConfig
-from runner.config.quantization import Nf4Config
+from runner.checkpoints import random_weights, resolve
+from runner.checkpoints.resolve import Resolved
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.models.load import adapt, load_base
+from runner.quantization.bitsandbytes import Nf4Config
 
 PRESETS = sorted(file.stem for file in random_weights.SHAPES_DIR.glob("*.json"))
 MILLIONS = {  # as the models' own pages say, tied weights once
@@ -34,7 +36,7 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = random_weights.read_shape(ModelConfig(name="x", shape=preset))
+    shape = random_weights.read_shape(LocalModelConfig(name="x", shape=preset))
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -46,17 +48,19 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModelConfig:
     """A small shape beside the presets, and a cache of its own."""
     shape = json.loads((random_weights.SHAPES_DIR / "qwen2_05b_instruct.json").read_text())
     shape |= {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 1024}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
     (tmp_path / "small.json").write_text(json.dumps(shape))
     monkeypatch.setattr(random_weights, "SHAPES_DIR", tmp_path)
-    return ModelConfig(name="x", shape="small", random_weights=True, cache_dir=str(tmp_path / "cache"), device="cpu")
+    return LocalModelConfig(
+        name="x", shape="small", random_weights=True, cache_dir=str(tmp_path / "cache"), device="cpu"
+    )
 
 
-def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small: ModelConfig) -> None:
+def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small: LocalModelConfig) -> None:
     folder = resolve.locate(small)
     written = (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns
     assert resolve.locate(small) == folder
@@ -64,7 +68,7 @@ def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small
     config = make_config(model=small)
     loaded = adapt(load_base(config), config)
     assert loaded.facts["architecture"] == "Qwen2ForCausalLM"
-    predicted = footprint.predict(config, 1, 8, 8)
+    predicted = predict(config, 1, 8, 8)
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(loaded.metrics["weight_mib"], rel=0.001)
     weights = loaded.model.model.layers[1].mlp.up_proj.weight.detach().float()
@@ -75,7 +79,7 @@ def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small
 
 
 def test_it_quantizes_and_shards(
-    make_config: Callable[..., RunnerConfig], small: ModelConfig, monkeypatch: pytest.MonkeyPatch
+    make_config: Callable[..., RunnerConfig], small: LocalModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random_weights, "SHARD_BYTES", 200_000)
     folder = resolve.locate(small)
@@ -84,17 +88,19 @@ def test_it_quantizes_and_shards(
     assert adapt(load_base(config), config).metrics["quantized_modules"] == 14
 
 
-def test_identity_needs_no_file(make_config: Callable[..., RunnerConfig], small: ModelConfig, tmp_path: Path) -> None:
-    first = resolve.evidence(small, make_config().lora, tmp_path / "hashes.json")
+def test_identity_needs_no_file(
+    make_config: Callable[..., RunnerConfig], small: LocalModelConfig, tmp_path: Path
+) -> None:
+    first = Resolved(make_config(model=small)).evidence(tmp_path / "hashes.json")
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
-    assert footprint.predict(make_config(model=small), 1, 8, 8) is not None
+    assert predict(make_config(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
     (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
-    assert resolve.evidence(small, make_config().lora, tmp_path / "hashes.json") != first
+    assert Resolved(make_config(model=small)).evidence(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:
     with pytest.raises(ConfigError, match=r"needs a known shape: model.name=x has none. Pick one: model=llama32_1b\|"):
-        resolve.locate(ModelConfig(name="x", random_weights=True))
+        resolve.locate(LocalModelConfig(name="x", random_weights=True))
     with pytest.raises(ConfigError, match="no shape 'qwen3_8'. Did you mean qwen3_8b"):
-        resolve.locate(ModelConfig(name="x", shape="qwen3_8", random_weights=True))
+        resolve.locate(LocalModelConfig(name="x", shape="qwen3_8", random_weights=True))

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runner.checkpoints import resolve
 from runner.config.lora import LoraConfig, PeftConfig
-from runner.config.model import ModelConfig, StubConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig, SweepConfig
 from runner.core.errors import ConfigError
+from runner.engines.kinds import kind_of
+from runner.grid.plan import plan_job
+from runner.grid.sizing import how_many, need_of
+from runner.quantization.bitsandbytes import Nf4Config
+from runner.run import run
+
+Make = Callable[..., RunnerConfig]
+TASKS = [Gsm8kConfig(limit=4), SweepConfig()]
 
 
 def make_folder(path: Path, weights: bytes = b"w" * 100) -> Path:
@@ -21,7 +32,7 @@ def test_hash_follows_content_not_place(tmp_path: Path) -> None:
     one, copy = make_folder(tmp_path / "one"), make_folder(tmp_path / "copy")
     other = make_folder(tmp_path / "other", b"v" * 100)
     cache = tmp_path / "hashes.json"
-    hashes = [resolve.evidence(ModelConfig(name=str(f)), LoraConfig(), cache)["model"] for f in (one, copy, other)]
+    hashes = [resolve.model_sha256(f, cache) for f in (one, copy, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     (one / "notes.md").write_text("not part of the model")
     assert resolve.folder_sha256(one, cache) == hashes[0]
@@ -41,15 +52,44 @@ def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read) == 4
 
 
-def test_stub_and_adapter_evidence(tmp_path: Path) -> None:
+def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
-    assert resolve.evidence(StubConfig(), LoraConfig(), cache) == {"model": "stub"}
-    both = resolve.evidence(ModelConfig(name=str(base)), PeftConfig(path=str(adapter)), cache)
-    assert set(both) == {"model", "lora"}
+    stub = make_config()
+    assert kind_of(stub.model).evidence(resolve.resolve(stub), cache) == {"model": "stub"}
+    config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
+    assert set(kind_of(config.model).evidence(resolve.resolve(config), cache)) == {"model", "lora"}
+
+
+@pytest.fixture
+def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the models that were looked for, one by one."""
+    names: list[str] = []
+    real = resolve.locate
+    monkeypatch.setattr(resolve, "locate", lambda model: names.append(model.name) or real(model))
+    return names
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), PeftConfig(path="embedded")], ids=lambda lora: lora.name)
+def test_a_job_looks_for_its_model_once(make_config: Make, located: list[str], lora: LoraConfig) -> None:
+    model = LocalModelConfig(name="embedded", device="cpu")
+    record = run(make_config(model=model, lora=lora, quantization=Nf4Config()))
+    assert record.result.metrics["quantized_modules"] > 0
+    assert located == ["embedded"]
+
+
+def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str], tiny_model: LocalModelConfig) -> None:
+    models = [tiny_model, LocalModelConfig(name="embedded", device="cpu")]
+    configs = [make_config(model=model, seed=seed, task=task) for model in models for seed in (1, 2) for task in TASKS]
+    with resolve.sharing():
+        plan = [plan_job([], config) for config in configs]
+    assert located == [model.name for model in models]
+    assert how_many(plan, list(range(len(plan))), "auto") == 1
+    assert need_of(configs[0], resolve.resolve(configs[0])).mib > 0
+    assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
 
 
 @pytest.mark.parametrize(
@@ -64,16 +104,16 @@ def test_stub_and_adapter_evidence(tmp_path: Path) -> None:
 )
 def test_what_is_no_model(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve.locate(ModelConfig(name=name))
+        resolve.locate(LocalModelConfig(name=name))
 
 
 def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, a model is a folder"):
-        resolve.locate(ModelConfig(name=str(tmp_path / "file")))
+        resolve.locate(LocalModelConfig(name=str(tmp_path / "file")))
     with pytest.raises(ConfigError, match="holds no config.json"):
-        resolve.locate(ModelConfig(name=str(tmp_path)))
+        resolve.locate(LocalModelConfig(name=str(tmp_path)))
     with pytest.raises(ConfigError, match="adapter_config.json"):
-        resolve.locate_adapter(PeftConfig(path=str(tmp_path)), ModelConfig(name="x"))
+        resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
-        resolve.locate_adapter(PeftConfig(path="embedded"), ModelConfig(name=str(tmp_path)))
+        resolve.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))

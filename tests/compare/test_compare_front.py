@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner.compare.data import Row, Table
-from runner.compare.front import mark_front
+from runner.compare.table import mark_front
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -9,7 +9,7 @@ from scipy import stats as reference
 from stores import NF4, NONE, Store
 
 from runner.compare.data import Ratio, Row
-from runner.compare.ratios import judge_ratios, memory_measures, repeats_needed, sweep_measures
+from runner.compare.repeats import judge_ratios, repeats_needed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -17,30 +17,23 @@ pytestmark = [
 
 BASELINE = "quantization=none"
 SWEEP = {"tags": {"task": "sweep"}}
+REPEATED = {"task.name": "sweep", "task.repeats": "5"}
 
 
 def cells(*speeds: float, batch: int = 8) -> list[dict[str, Any]]:
-    """A sweep's repeats of one cell: a warm-up that does not count, then these speeds."""
+    """A sweep's repeats of one cell."""
     return [
-        {
-            "batch_size": batch,
-            "prompt_tokens": 64,
-            "round": number,
-            "counted": number > 0,
-            "ttft_s": 1 / speed,
-            "prefill_tok_per_s": 10 * speed,
-            "decode_tok_per_s": speed,
-            "seconds": 1.0,
-        }
-        for number, speed in enumerate((1.0, *speeds))
+        {"measure": f"{figure}/batch_{batch}_prompt_64", "repeat": number, "value": value}
+        for number, speed in enumerate(speeds, start=1)
+        for figure, value in (("ttft_s", 1 / speed), ("decode_tok_per_s", speed), ("seconds", 1.0))
     ]
 
 
 @pytest.fixture(scope="session")
 def sweeps(store: Store) -> Store:
     slow, fast = (100.0, 101.0, 102.0, 103.0, 104.0), (120.0, 121.0, 122.0, 123.0, 124.0)
-    store.job("sweeps", "base", {**NONE, "task.name": "sweep"}, repeats=cells(*slow), **SWEEP)
-    store.job("sweeps", "nf4", {**NF4, "task.name": "sweep"}, repeats=cells(*fast), **SWEEP)
+    store.job("sweeps", "base", {**NONE, **REPEATED}, repeats=cells(*slow), **SWEEP)
+    store.job("sweeps", "nf4", {**NF4, **REPEATED}, repeats=cells(*fast), **SWEEP)
     return store
 
 
@@ -53,7 +46,7 @@ def test_a_sweep_compares_its_cells(sweeps: Store, rows: Any, show: Any) -> None
     assert 120 / 104 <= it["ratio_low"] < it["ratio"] < it["ratio_high"] <= 124 / 100
     exact = reference.mannwhitneyu([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], method="exact").pvalue
     assert it["p"] == it["p_holm"] == pytest.approx(exact)
-    assert (it["finding"], it["repeats"], it["baseline_repeats"]) == ("larger", 5, 5)  # the warm-up left out
+    assert (it["finding"], it["repeats"], it["baseline_repeats"]) == ("larger", 5, 5)
     assert found["ttft_s/batch_8_prompt_64"]["finding"] == "smaller"
     _, out, _ = show("sweeps", "--baseline", BASELINE)
     assert "×1.2 [" in out
@@ -63,8 +56,8 @@ def test_a_sweep_compares_its_cells(sweeps: Store, rows: Any, show: Any) -> None
 
 
 def test_too_few_repeats_are_said_with_how_many_it_takes(store: Store, rows: Any, show: Any) -> None:
-    store.job("few", "base", {**NONE, "task.name": "sweep"}, repeats=cells(100, 101, 102), **SWEEP)
-    store.job("few", "nf4", {**NF4, "task.name": "sweep"}, repeats=cells(200, 201, 202), **SWEEP)
+    store.job("few", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102), **SWEEP)
+    store.job("few", "nf4", {**NF4, **REPEATED}, repeats=cells(200, 201, 202), **SWEEP)
     assert {it["finding"] for it in rows("few", "--baseline", BASELINE)["nf4"]["ratios"]} == {"no difference shown"}
     _, out, _ = show("few", "--baseline", BASELINE)
     assert "nf4 vs none: 3 repeats a side cannot show a difference in 1 comparison; task.repeats=4 can" in out
@@ -79,28 +72,6 @@ def test_the_repeats_needed_are_the_fewest_that_can(comparisons: int) -> None:
     assert comparisons * p(needed) < 0.05 <= comparisons * p(needed - 1)
 
 
-def test_memory_is_measured_in_fresh_processes() -> None:
-    def stage(peak: float, steady: float) -> dict[str, float]:
-        return {"peak_rss_mib": peak, "steady_rss_mib": steady}
-
-    lines = [
-        {
-            "figures": {"import": stage(300, 290), "load": stage(900 + extra, 500), "decode": stage(700, 600)},
-            "metrics": {"load_s": 2.0 + extra, "decode_tok_per_s": 50.0, "weight_mib": 5.0},
-        }
-        for extra in (0, 1, 2)
-    ]
-    assert memory_measures(lines) == {
-        "peak_over_baseline_mib": [610.0, 611.0, 612.0],
-        "peak_rss_mib": [900.0, 901.0, 902.0],
-        "steady_rss_mib": [600.0, 600.0, 600.0],
-        "load_s": [2.0, 3.0, 4.0],
-        "decode_tok_per_s": [50.0, 50.0, 50.0],
-    }
-    del lines[0]["metrics"]["load_s"]
-    assert "load_s" not in memory_measures(lines)  # not in every repeat
-
-
 def test_a_family_is_all_comparisons_of_one_figure() -> None:
     ratios = [Ratio(f"speed/cell_{number}", 2.0, 1.5, 2.5, 5, 5, 0.008) for number in range(4)]
     ratios += [Ratio("load_s", 2.0, 1.5, 2.5, 5, 5, 0.04)]
@@ -111,16 +82,15 @@ def test_a_family_is_all_comparisons_of_one_figure() -> None:
 
 def test_cells_that_only_one_sweep_measured_are_left_out(store: Store, rows: Any) -> None:
     both = cells(100, 101, 102, 103) + cells(200, 201, 202, 203, batch=16)
-    store.job("cells", "base", {**NONE, "task.name": "sweep"}, repeats=cells(100, 101, 102, 103), **SWEEP)
-    store.job("cells", "nf4", {**NF4, "task.name": "sweep"}, repeats=both, **SWEEP)
+    store.job("cells", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102, 103), **SWEEP)
+    store.job("cells", "nf4", {**NF4, **REPEATED}, repeats=both, **SWEEP)
     found = [it["measure"] for it in rows("cells", "--baseline", BASELINE)["nf4"]["ratios"]]
     assert found == ["decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"]
-    assert set(sweep_measures(both)) > set(found)
 
 
 def test_no_repeats_no_comparison(store: Store, rows: Any) -> None:
-    store.job("bare", "base", {**NONE, "task.name": "sweep"}, repeats=cells(100, 101), **SWEEP)
-    store.job("bare", "nf4", {**NF4, "task.name": "sweep"}, **SWEEP)
+    store.job("bare", "base", {**NONE, **REPEATED}, repeats=cells(100, 101), **SWEEP)
+    store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
     assert note.startswith("no evidence: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
     split = {"tags": {"task": "split"}}

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from runner.compare.data import Row, Table
-from runner.compare.front import mark_front
-from runner.compare.pair import judge, paired
-from runner.compare.show import Format, render
+from runner.compare.output import Format, render
+from runner.compare.pairing import judge, paired
+from runner.compare.table import mark_front
 
 
 class Terminal(io.StringIO):

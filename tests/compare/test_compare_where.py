@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.compare.data import Run
-from runner.compare.where import EXPRESSION, where
+from runner.compare.selection import EXPRESSION, where
 from runner.core.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from servers import free_port, mlflow_server
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
-from runner.compare import evidence, store
+from runner.compare import evidence
 
 RUNS = 12
 pytestmark = [
@@ -83,8 +83,8 @@ def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
             with lock:
                 now -= 1
 
-    real = store.download
-    monkeypatch.setattr(store, "download", download)
+    real = evidence.download
+    monkeypatch.setattr(evidence, "download", download)
     rows = rows_of(remote, tmp_path, "many", capsys)
     assert len(rows) == RUNS
     for number in range(RUNS // 3):
@@ -115,8 +115,8 @@ def test_a_server_that_goes_away_is_not_taken_for_runs_without_samples(
         process.wait()
         return real(*arguments)
 
-    real = store.download
-    monkeypatch.setattr(store, "download", gone)
+    real = evidence.download
+    monkeypatch.setattr(evidence, "download", gone)
     code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")

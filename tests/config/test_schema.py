@@ -16,13 +16,15 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.identity import semantic_keys
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Dtype, ModelConfig, StubConfig
-from runner.config.quantization import FourBitConfig, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, MemoryConfig, PromptStyle, SplitConfig, SweepConfig
 from runner.config.tracking import TrackingConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import FourBitConfig, Int8Config, Nf4Config
 
 ROOT = Path(__file__).resolve().parents[2]
 register()
@@ -81,7 +83,7 @@ def test_menu_defaults_equal_the_schema() -> None:
     config = composed()
     assert config.generation == GenerationConfig(name="greedy")
     assert config.task == Gsm8kConfig()
-    assert config.model == ModelConfig(name="embedded")
+    assert config.model == LocalModelConfig(name="embedded")
     assert composed("model=stub").model == StubConfig()
     assert composed("task=sweep").task == SweepConfig()
     assert composed("task=memory").task == MemoryConfig()
@@ -92,17 +94,23 @@ def test_menu_defaults_equal_the_schema() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ModelConfig(name="x", device="gpu"), "model.device=gpu: use auto, cpu, cuda or cuda:N"),
-        (lambda: ModelConfig(name="x", device="cpu:1"), "model.device=cpu:1"),
-        (lambda: ModelConfig(name=" "), "model.name=' '"),
-        (lambda: ModelConfig(name="x", device_map="balanced"), "model.device_map=balanced: use auto"),
-        (lambda: ModelConfig(name="x", max_memory={"cpu": "8GB"}), "model.max_memory needs model.device_map=auto"),
+        (lambda: LocalModelConfig(name="x", device="gpu"), "model.device=gpu: use auto, cpu, cuda or cuda:N"),
+        (lambda: LocalModelConfig(name="x", device="cpu:1"), "model.device=cpu:1"),
+        (lambda: LocalModelConfig(name=" "), "model.name=' '"),
+        (lambda: LocalModelConfig(name="x", device_map="balanced"), "model.device_map=balanced: use auto"),
+        (lambda: LocalModelConfig(name="x", max_memory={"cpu": "8GB"}), "model.max_memory needs model.device_map=auto"),
         (
-            lambda: ModelConfig(name="x", device_map="auto", max_memory={"gpu": "8GB"}),
+            lambda: LocalModelConfig(name="x", device_map="auto", max_memory={"gpu": "8GB"}),
             "model.max_memory.gpu=8GB: name a place",
         ),
-        (lambda: ModelConfig(name="x", device_map="auto", max_memory={"0": "8"}), "model.max_memory.0=8: give a size"),
-        (lambda: ModelConfig(name="x", device_map="auto", device="cpu"), "model.device_map=auto with model.device=cpu"),
+        (
+            lambda: LocalModelConfig(name="x", device_map="auto", max_memory={"0": "8"}),
+            "model.max_memory.0=8: give a size",
+        ),
+        (
+            lambda: LocalModelConfig(name="x", device_map="auto", device="cpu"),
+            "model.device_map=auto with model.device=cpu",
+        ),
         (lambda: StubConfig(delay_s=-1), "model.delay_s=-1"),
         (lambda: Int8Config(threshold=-1), "quantization.threshold=-1"),
         (lambda: FourBitConfig(name="nf4", compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
@@ -142,7 +150,7 @@ def test_merge_into_quantized_weights_is_refused() -> None:
 
 
 def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
-    config = make_config(model=ModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
+    config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
     assert set(counted) == everything - set(reasons)

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from grids import FAULTS, Grid
-
-CREATE = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
-
-
-@pytest.fixture(scope="session")
-def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
-    """Return a function that puts an empty MLflow database somewhere: to make one takes seconds, to copy it none."""
-    made = tmp_path_factory.mktemp("database") / "mlflow.db"
-
-    def put(path: Path) -> None:
-        if not made.exists():
-            uri = f"sqlite:///{made}"
-            subprocess.run([sys.executable, "-c", CREATE, uri], check=True, capture_output=True, cwd=made.parent)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made, path)
-
-    return put
 
 
 @pytest.fixture

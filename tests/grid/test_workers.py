@@ -15,8 +15,9 @@ from grids import command, end_at, mlflow_runs, results, samples, wait_for
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
+from runner.core.dtypes import Dtype
 from runner.grid.workers import Worker, WorkerPool
 from runner.run import run
 
@@ -200,7 +201,7 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
 
     def alone(**groups: Any) -> tuple[str, list[Any]]:
         config = make_config(
-            model=ModelConfig(name="embedded", device="cpu", dtype=Dtype.float32),
+            model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32),
             task=Gsm8kConfig(limit=12, split="hard5"),
             generation=GenerationConfig(name="greedy"),
             output_dir=str(tmp_path / "alone" / "outputs"),

@@ -17,23 +17,29 @@ from typing import Any
 
 import pytest
 import torch
+from resolving import check_memory
 
 from runner.checkpoints import disk, random_weights
+from runner.checkpoints.memory_check import limited, predict, size_mib
+from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype, ModelConfig, StubConfig
-from runner.config.quantization import Int8Config
+from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import MemoryConfig, SplitConfig, SweepConfig
 from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models import capability
 from runner.models.load import load_base
+from runner.quantization.bitsandbytes import Int8Config
+from runner.run import check
+from runner.tasks.base import task_of
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
-SHAPE = ModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
+SHAPE = LocalModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
 
 
 def spoil(folder: Path, to: Path, size: int = 300_000) -> Path:
@@ -62,8 +68,8 @@ def bloom(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def on_cpu(folder: Path, **keys: Any) -> ModelConfig:
-    return ModelConfig(name=str(folder), device="cpu", **keys)
+def on_cpu(folder: Path, **keys: Any) -> LocalModelConfig:
+    return LocalModelConfig(name=str(folder), device="cpu", **keys)
 
 
 # ------------------------------------------------------------------------------------------------- the shape
@@ -181,8 +187,9 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
     (folder / "config.json").write_text(json.dumps(settings | {"quantization_config": stored}))
     kinds: list[AdapterConfig] = [PeftConfig(path=str(adapter), merge=True), PthConfig(path="./x.pth", merge=True)]
     for lora in kinds:
+        config = make_config(model=on_cpu(folder), lora=lora)
         with pytest.raises(ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"):
-            capability.check(make_config(model=on_cpu(folder), lora=lora))
+            check(config, task_of(config), resolve(config))
 
 
 @pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
@@ -221,19 +228,18 @@ def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_pa
 def test_bitsandbytes_without_a_library_for_this_gpu(tmp_path: Path) -> None:
     library = "class lib: error_msg = 'CUDA version mismatch'"
     program = """
-from runner.config import Int8Config
-from runner.models.capability import require_usable
-require_usable(Int8Config(), "cpu")
-require_usable(Int8Config(), "cuda")
+from runner.quantization.bitsandbytes import Int8Config
+Int8Config().prepare("cpu")
+Int8Config().prepare("cuda")
 """
     env = os.environ | broken_bitsandbytes(tmp_path, library)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
-    assert "line 5" in done.stderr
+    assert "line 4" in done.stderr
     assert "does not run on this platform (CUDA version mismatch): install a version" in done.stderr
 
 
 def test_bitsandbytes_here_is_usable() -> None:
-    capability.require_usable(Int8Config(), "cpu")
+    Int8Config().prepare("cpu")
 
 
 # ----------------------------------------------------------------------------------------------------- memory
@@ -246,34 +252,34 @@ def test_weights_that_do_not_fit(make_config: Make) -> None:
         r"free: use quantization=nf4 \(5,290 MiB\), a smaller model, or model.check_memory=false"
     )
     with pytest.raises(ConfigError, match=message):
-        capability.check_memory(config, {MAIN: 9000})
+        check_memory(config, {MAIN: 9000})
     with pytest.raises(ConfigError) as caught:  # 4 bit would not help, another place would
-        capability.check_memory(config, {"GPU 0": 4000})
+        check_memory(config, {"GPU 0": 4000})
     assert "quantization=nf4" not in str(caught.value)
     assert "4,000 MiB of GPU 0 are free: use a smaller model, model.device=auto model.device_map=auto" in str(
         caught.value
     )
-    assert capability.check_memory(config, {"GPU 0": 10_000, MAIN: 20_000}) == []
+    assert check_memory(config, {"GPU 0": 10_000, MAIN: 20_000}) == []
 
 
 def test_memory_that_gets_short_is_a_note(make_config: Make) -> None:
     config = make_config(model=SHAPE, generation=GenerationConfig(name="x", batch_size=64, max_new_tokens=512))
-    (note,) = capability.check_memory(config, {MAIN: 15_000})
+    (note,) = check_memory(config, {MAIN: 15_000})
     # 28 layers, 4 key-value heads of 128, keys and values, 2 bytes, 64 rows of 512 + 512 positions
     assert f"{28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20:,.0f} MiB of KV cache" in note
     assert "15,000 MiB of main memory are free: a smaller generation.batch_size" in note
-    assert capability.check_memory(config, {MAIN: 30_000}) == []
+    assert check_memory(config, {MAIN: 30_000}) == []
 
 
 def test_the_check_can_be_switched_off(make_config: Make) -> None:
     config = make_config(model=dataclasses.replace(SHAPE, check_memory=False))
-    assert capability.check_memory(config, {MAIN: 1}) == []
+    assert check_memory(config, {MAIN: 1}) == []
 
 
 def test_the_work_of_the_task_counts(make_config: Make) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
-        predicted = capability.predict(make_config(model=SHAPE, task=task))
+        predicted = predict(config := make_config(model=SHAPE, task=task), resolve(config))
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()
@@ -281,20 +287,20 @@ def test_the_work_of_the_task_counts(make_config: Make) -> None:
 
 
 def test_what_loads_nothing_needs_nothing(make_config: Make) -> None:
-    config = make_config(model=dataclasses.replace(SHAPE, dtype=Dtype.float32), task=SplitConfig(output_dir="x"))
-    assert capability.check(config) == []
-    assert capability.check(make_config(model=StubConfig())) == []
+    large = dataclasses.replace(SHAPE, dtype=Dtype.float32)
+    for config in (make_config(model=large, task=SplitConfig(output_dir="x")), make_config(model=StubConfig())):
+        assert check(config, task_of(config), resolve(config)) == []
 
 
 def test_rooms_are_cut_to_max_memory(make_config: Make) -> None:
     free = {"0": 40_000.0, "1": 2_000.0, "cpu": 64_000.0}
-    assert capability.limited(free, None) == {"GPU 0": 40_000, "GPU 1": 2_000, MAIN: 64_000}
-    cut = capability.limited(free, {"0": "1.5GiB", "cpu": "3GB"})
+    assert limited(free, None) == {"GPU 0": 40_000, "GPU 1": 2_000, MAIN: 64_000}
+    cut = limited(free, {"0": "1.5GiB", "cpu": "3GB"})
     assert cut == {"GPU 0": 1536, "GPU 1": 0, MAIN: pytest.approx(3e9 / 2**20)}
-    assert capability.size_mib("800MB") == pytest.approx(8e8 / 2**20)
+    assert size_mib("800MB") == pytest.approx(8e8 / 2**20)
     assert capability.gpu_room_mib(free=2 * 2**20, reserved=5 * 2**20, allocated=2**20) == 6
     if not torch.cuda.is_available():
-        (only,) = capability.rooms(make_config(model=SHAPE), torch.device("cpu")).items()
+        (only,) = capability.rooms(SHAPE, torch.device("cpu")).items()
         assert only == (MAIN, pytest.approx(machine.available_mib(), rel=0.5))
 
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from runner.config.lora import PeftConfig
-from runner.config.model import Attention, Dtype, ModelConfig
-from runner.config.quantization import Fp4Config, Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.load import Loaded, adapt, load_base, pick_device, pick_dtype, release
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
@@ -32,7 +34,7 @@ def logits(loaded: Loaded) -> torch.Tensor:
         return loaded.model(IDS).logits.float()
 
 
-def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: ModelConfig) -> None:
+def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: LocalModelConfig) -> None:
     loaded = load(make_config(model=tiny_model))
     parameters = sum(p.numel() for p in loaded.model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
@@ -56,7 +58,7 @@ def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: ModelCo
     ids=["int8", "nf4", "fp4", "nf4-single"],
 )
 def test_quantization_is_really_on(
-    make_config: Make, tiny_model: ModelConfig, quantization: QuantizationConfig, bits: int, tolerance: float
+    make_config: Make, tiny_model: LocalModelConfig, quantization: QuantizationConfig, bits: int, tolerance: float
 ) -> None:
     model = dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)
     plain = load(make_config(model=model))
@@ -86,7 +88,7 @@ def test_layer_sizes_that_the_4_bit_kernels_cannot_do(make_config: Make, tmp_pat
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"quantization=nf4: .* is 96 x 96, and bitsandbytes' 4-bit kernels"):
-        load(make_config(model=ModelConfig(name=str(tmp_path)), quantization=Nf4Config()))
+        load(make_config(model=LocalModelConfig(name=str(tmp_path)), quantization=Nf4Config()))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_peft_is_really_on_and_merging_changes_nothing_more(
-    make_config: Make, tiny_model: ModelConfig, adapter: Path
+    make_config: Make, tiny_model: LocalModelConfig, adapter: Path
 ) -> None:
     plain = load(make_config(model=tiny_model))
     adapted = load(make_config(model=tiny_model, lora=PeftConfig(path=str(adapter))))
@@ -125,7 +127,7 @@ def test_peft_is_really_on_and_merging_changes_nothing_more(
     assert "lora_modules" in merged.metrics
 
 
-def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: ModelConfig, adapter: Path) -> None:
+def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
     plain, adapted = make_config(model=tiny_model), make_config(model=tiny_model, lora=PeftConfig(path=str(adapter)))
     merged = make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True))
     base = load_base(plain)
@@ -138,7 +140,7 @@ def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: ModelCo
     assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
 
 
-def test_peft_over_4_bit(make_config: Make, tiny_model: ModelConfig, adapter: Path) -> None:
+def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
     loaded = load(make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter))))
     assert loaded.metrics["quantized_modules"] == 14
     assert loaded.metrics["lora_modules"] == 4
@@ -146,7 +148,7 @@ def test_peft_over_4_bit(make_config: Make, tiny_model: ModelConfig, adapter: Pa
 
 
 def test_an_adapter_for_another_base_is_named(
-    make_config: Make, tiny_model: ModelConfig, adapter: Path, tmp_path: Path
+    make_config: Make, tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
@@ -157,7 +159,7 @@ def test_an_adapter_for_another_base_is_named(
 
 
 def test_an_adapter_that_does_not_fit_or_does_nothing(
-    make_config: Make, tiny_model: ModelConfig, adapter: Path, tmp_path: Path
+    make_config: Make, tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -175,20 +177,20 @@ def test_an_adapter_that_does_not_fit_or_does_nothing(
             load(make_config(model=tiny_model, lora=PeftConfig(path=str(folder))))
 
 
-def test_device_dtype_and_attention(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> None:
+def test_device_dtype_and_attention(make_config: Make, tiny_model: LocalModelConfig) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="model.device=cuda:3: no CUDA GPU is visible"):
             pick_device("cuda:3")
-    (tmp_path / "config.json").write_text('{"dtype": "float16"}')
-    dtype, notes = pick_dtype(Dtype.auto, tmp_path, torch.device("cpu"))
+    half = {"dtype": "float16"}
+    dtype, notes = pick_dtype(Dtype.auto, half, torch.device("cpu"))
     assert dtype is torch.bfloat16
     assert "float16" in notes[0]
-    assert pick_dtype(Dtype.float16, tmp_path, torch.device("cpu")) == (torch.float16, [])
+    assert pick_dtype(Dtype.float16, half, torch.device("cpu")) == (torch.float16, [])
     eager = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
     assert eager.facts["attention"] == "eager"
 
 
-def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: ModelConfig) -> None:
+def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: LocalModelConfig) -> None:
     if torch.cuda.is_available():
         pytest.skip("flash attention may run here")
     loaded = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
@@ -196,7 +198,7 @@ def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: M
     assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
 
 
-def test_device_map_auto(make_config: Make, tiny_model: ModelConfig) -> None:
+def test_device_map_auto(make_config: Make, tiny_model: LocalModelConfig) -> None:
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"})
     spread, plain = load(make_config(model=model)), load(make_config(model=tiny_model))
     if not torch.cuda.is_available():
@@ -209,4 +211,4 @@ def test_weights_that_are_no_weights(make_config: Make, tiny_llama: Path, tmp_pa
     shutil.copytree(tiny_llama, folder)
     (folder / "model.safetensors").write_bytes(b"\0" * 50)
     with pytest.raises(ConfigError, match="cannot be loaded from .*broken"):
-        load(make_config(model=ModelConfig(name=str(folder))))
+        load(make_config(model=LocalModelConfig(name=str(folder))))

@@ -22,17 +22,7 @@ from safetensors.torch import load_file
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype, ModelConfig
-from runner.config.quantization import (
-    AwqConfig,
-    Fp4Config,
-    GgufConfig,
-    GptqConfig,
-    Int8Config,
-    Nf4Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import (
     Rope2dConfig,
@@ -42,6 +32,7 @@ from runner.config.rope import (
     RopeLlama3Config,
     RopeYarnConfig,
 )
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
@@ -49,6 +40,11 @@ from runner.engines.base import Request
 from runner.engines.local.base_cache import Shelf
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import Loaded, load_base
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.gguf import GgufConfig
+from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.torchao import TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
@@ -239,7 +235,7 @@ def test_every_rope_and_adapter(
         pytest.skip("the optional torchao is not installed")
     shape = shape_of(family, tied, head_dim)
     attention = Attention.eager if tied == (head_dim == 64) else Attention.sdpa
-    model = ModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32, attention=attention)
     generation = GenerationConfig(name="greedy", max_new_tokens=3)
     native: dict[str, torch.Tensor] = {}
     for rope, choice in ROPES.items():
@@ -279,7 +275,7 @@ def test_merged_is_unmerged(
 ) -> None:
     for tied, head_dim in itertools.product((True, False), (64, 128)):
         shape = shape_of(family, tied, head_dim)
-        model = ModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
+        model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(name="greedy", max_new_tokens=3)
         found = [
             ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), Shelf())
@@ -306,7 +302,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path: Path) -> Path:
 
 def test_damaged_weights_are_said_where_nothing_else_is_wrong(make_config: Make, damaged: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded from"):
-        load_base(make_config(model=ModelConfig(name=str(damaged), device="cpu")))
+        load_base(make_config(model=LocalModelConfig(name=str(damaged), device="cpu")))
 
 
 @pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "none"])
@@ -315,7 +311,7 @@ def test_merging_into_quantized_weights(make_config: Make, damaged: Path, lora: 
     kind = PeftConfig if lora == "peft" else PthConfig
     with pytest.raises(ConfigError, match=f"lora.merge=true with quantization={quantization}"):
         make_config(
-            model=ModelConfig(name=str(damaged)),
+            model=LocalModelConfig(name=str(damaged)),
             quantization=QUANTIZATIONS[quantization],
             lora=kind(path="x", merge=True),
         )
@@ -361,7 +357,7 @@ def test_adapters_that_do_not_fit(
         "pth-zero": PthConfig(path=str(zero)),
         "pth-missing": PthConfig(path=str(tmp_path / "nowhere.pth")),
     }[wrong]
-    model = ModelConfig(name=str(damaged), device="cpu")
+    model = LocalModelConfig(name=str(damaged), device="cpu")
     with pytest.raises(ConfigError, match=message):
         load_base(make_config(model=model, lora=lora, quantization=QUANTIZATIONS[quantization], rope=ROPES[rope]))
 
@@ -377,7 +373,7 @@ def test_a_model_without_rotary_embedding(
     config = GPT2Config(vocab_size=259, n_positions=64, n_embd=64, n_layer=1, n_head=2, architectures=["GPT2LMHeadModel"])  # fmt: skip
     config.save_pretrained(tmp_path / "gpt2")
     (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"no weights")
-    model = ModelConfig(name=str(tmp_path / "gpt2"), device="cpu")
+    model = LocalModelConfig(name=str(tmp_path / "gpt2"), device="cpu")
     with pytest.raises(ConfigError, match=f"rope={rope}: GPT2LMHeadModel .*use rope=native"):
         load_base(make_config(model=model, rope=ROPES[rope], quantization=QUANTIZATIONS[quantization]))
 
@@ -387,7 +383,7 @@ def test_a_model_without_rotary_embedding(
 def test_a_checkpoint_that_is_not_quantized_already(
     make_config: Make, damaged: Path, quantization: QuantizationConfig, rope: str
 ) -> None:
-    config = make_config(model=ModelConfig(name=str(damaged)), quantization=quantization, rope=ROPES[rope])
+    config = make_config(model=LocalModelConfig(name=str(damaged)), quantization=quantization, rope=ROPES[rope])
     with pytest.raises(ConfigError, match=f"quantization={quantization.name}") as refused:
         load_base(config)
     assert "cannot be loaded" not in str(refused.value)

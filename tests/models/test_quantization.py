@@ -14,24 +14,24 @@ import pytest
 import torch
 from families import save_peft, save_pth
 from families import settings as family_settings
+from resolving import check_format, predict
 
-from runner.checkpoints import footprint, formats
+from runner.checkpoints import footprint
+from runner.checkpoints.resolve import read_settings, resolve
+from runner.checkpoints.tensors import read_tensors
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import Dtype, LocalConfig, ModelConfig
-from runner.config.quantization import (
-    AwqConfig,
-    Fp4Config,
-    GgufConfig,
-    GptqConfig,
-    Int8Config,
-    Nf4Config,
-    QuantizationConfig,
-    TorchaoInt8Config,
-)
+from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.load import Loaded, adapt, load_base
-from runner.models.quantization import transformers_config, weight_bytes
+from runner.models.quantization import weight_bytes
+from runner.quantization import read_format
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.gguf import GgufConfig
+from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.torchao import TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
@@ -59,7 +59,7 @@ def held_bytes(loaded: Loaded) -> int:
 
 
 def predicted_bytes(config: RunnerConfig) -> int:
-    predicted = footprint.predict(config, 1, 8, 8)
+    predicted = predict(config, 1, 8, 8)
     assert predicted is not None
     return sum(predicted.weights.values())
 
@@ -121,8 +121,14 @@ def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> No
     program = f"""
 import logging
 logging.basicConfig(level=logging.WARNING)
-from runner.config import *
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
 from runner.models.load import load_base
+from runner.quantization.torchao import TorchaoInt8Config
 groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig("greedy"), task=Gsm8kConfig())
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 load_base(RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups))
@@ -157,7 +163,7 @@ def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> 
                 saved_family(),
                 dtype=torch.bfloat16,
                 device_map={"": torch.device("cpu")},
-                quantization_config=transformers_config(REAL[kind]),
+                **REAL[kind].load_arguments(),
             )
             model.save_pretrained(done[kind])
             AutoTokenizer.from_pretrained(saved_family()).save_pretrained(done[kind])
@@ -191,7 +197,7 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
     held = held_bytes(loaded) - buffers
     # bitsandbytes shares one table of codes among layers in memory, and writes it for each
     assert held <= predicted_bytes(configure(make_config, folder)) <= held * 1.2
-    at_load, stored = (footprint.predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
+    at_load, stored = (predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
     assert at_load == stored
 
 
@@ -212,13 +218,13 @@ def test_it_is_not_quantized_again(
     make_config: Make, quantized: Callable[[str], Path], kind: str, asked: QuantizationConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        formats.check(configure(make_config, quantized(kind), asked))
+        check_format(configure(make_config, quantized(kind), asked))
 
 
 def test_nothing_is_merged_into_it(make_config: Make, quantized: Callable[[str], Path], tmp_path: Path) -> None:
     lora = PeftConfig(path=str(tmp_path), merge=True)
     with pytest.raises(ConfigError, match=r"lora.merge=true: model.name=\S+ is quantized already, int8 by bitsandb"):
-        formats.check(configure(make_config, quantized("int8"), lora=lora))
+        check_format(configure(make_config, quantized("int8"), lora=lora))
 
 
 # --------------------------------------------------------------------------- GPTQ, AWQ: shape and refusals
@@ -287,7 +293,7 @@ def test_what_does_not_go_together(
     settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
-        formats.check(configure(make_config, tmp_path, asked))
+        check_format(configure(make_config, tmp_path, asked))
 
 
 @pytest.mark.parametrize("stored", [GPTQ, AWQ], ids=["gptq", "awq"])
@@ -298,8 +304,8 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     tensors = load_file(folder / "model.safetensors")
     config = configure(make_config, folder, dtype=Dtype.float16)
     assert predicted_bytes(config) == sum(tensor.nbytes for tensor in tensors.values())
-    layers = [tensor for tensor in footprint.read_tensors(folder) if tensor.name.endswith("qweight")]
-    stored_as = formats.read_format(footprint.read_settings(folder))
+    layers = [tensor for tensor in read_tensors(folder) if tensor.name.endswith("qweight")]
+    stored_as = read_format(read_settings(folder))
     assert {footprint.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
 
 
@@ -345,7 +351,7 @@ def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:
 import socket, sys
 def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
-from runner.config import LocalConfig
+from runner.config.model import LocalConfig
 from runner.core.errors import ConfigError
 from runner.checkpoints.resolve import locate
 try:
@@ -360,14 +366,13 @@ except ConfigError as error:
 
 
 def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_family: Saved, tmp_path: Path) -> None:
-    from runner.run import identify
-    from runner.tasks.base import task_of
+    from runner.run import identify, task_of
 
     folder = str(saved_family())
     ids = set()
-    for model in (LocalConfig(name=folder), ModelConfig(name=folder)):
+    for model in (LocalConfig(name=folder), LocalModelConfig(name=folder)):
         config = make_config(model=model)
-        ids.add(identify(config, task_of(config))[1].job_id)
+        ids.add(identify(config, task_of(config), resolve(config)).job_id)
     assert len(ids) == 1
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from trips import Trip, contents
 
 from runner.checkpoints import byteio
-from runner.config.model import Dtype
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError
 from runner.sharding import inline_partition, json_numbers
 from runner.sharding.partition_file import Inline, Reference, read_partition

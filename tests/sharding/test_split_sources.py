@@ -15,7 +15,7 @@ from checkpoints import FAMILIES, LAYERS, assert_same, load_all
 from safetensors import safe_open
 from tasking import work
 
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, SplitConfig, Strategy
 from runner.core.result import Result
@@ -31,7 +31,7 @@ def run_split(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Split
 
     def run(folder: Path, **keys: Any) -> Result:
         task = SplitConfig(output_dir=str(tmp_path / "parts"), **keys)
-        config = make_config(model=ModelConfig(name=str(folder)), task=task)
+        config = make_config(model=LocalModelConfig(name=str(folder)), task=task)
         (tmp_path / "job").mkdir(exist_ok=True)
         return work(split, config, Recorder(Job("split-test", tmp_path / "job")))
 

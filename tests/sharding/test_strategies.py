@@ -223,7 +223,7 @@ def test_what_the_model_does_not_allow_is_refused(task: SplitConfig, message: st
         ({"strategy": Strategy.ranges, "ranges": ["0-1"], "num_parts": 2}, "task.num_parts=2: task.ranges has 1 entries"),
         ({"strategy": Strategy.ranges, "ranges": ["a-b"]}, "task.ranges=a-b: give first-last, both included"),
         ({"strategy": Strategy.ranges, "ranges": ["-1"]}, "task.ranges=-1: give first-last"),
-        ({"strategy": Strategy.by_type, "num_parts": 3}, "task.num_parts=3: task.strategy=by_type makes a part a kind"),
+        ({"strategy": Strategy.by_type, "num_parts": 3}, "task.num_parts=3: task.strategy=by_type makes one part per kind"),
         ({"strategy": Strategy.by_type, "explain": Explain.vllm}, "task.explain=vllm: a pipeline needs whole layers"),
     ],
 )  # fmt: skip

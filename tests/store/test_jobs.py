@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
@@ -38,7 +38,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make)
         make_config(task=Gsm8kConfig(limit=4, data="a copy of the same data")),
     ):
         assert job_id(other) == plain
-    one, two = make_config(model=ModelConfig(name="a")), make_config(model=ModelConfig(name="b"))
+    one, two = make_config(model=LocalModelConfig(name="a")), make_config(model=LocalModelConfig(name="b"))
     assert job_id(one) == job_id(two), "two names of the same weights are one job"
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from runner.checkpoints.resolve import resolve
 from runner.config.identity import semantic_keys
-from runner.config.quantization import Nf4Config
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, TrackingError
 from runner.core.result import Record, Result, Status
+from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
 from runner.store import tracking
 from runner.store.jobs import Job
@@ -123,10 +124,9 @@ def test_the_status_is_true_when_the_task_breaks(
 
 
 def _job_id(config: RunnerConfig) -> str:
-    from runner.run import identify
-    from runner.tasks.base import task_of
+    from runner.run import identify, task_of
 
-    return identify(config, task_of(config))[1].job_id
+    return identify(config, task_of(config), resolve(config)).job_id
 
 
 def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:

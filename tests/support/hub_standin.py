@@ -144,11 +144,11 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def locating(folder: Path, name: str, revision: str | None = None, **more: str) -> subprocess.Popen[str]:
     """Start a process that says where a model is, after fetching it, or why it is nowhere."""
     program = f"""
-from runner.config import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
 from runner.checkpoints.resolve import locate
 try:
-    print("at", locate(ModelConfig(name={name!r}, revision={revision!r})))
+    print("at", locate(LocalModelConfig(name={name!r}, revision={revision!r})))
 except ConfigError as error:
     print("error:", error)
 """

@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import SplitConfig
 from runner.config.tracking import TrackingConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
 from runner.run import run
 
 LAYERS = 5
@@ -82,7 +83,7 @@ def save_family(folder: Path, family: str, dtype: str = "float32", **keys: Any) 
 def split_into(folder: Path, parts: Path, num_parts: int, **keys: Any) -> Path:
     """Split a model with task=split."""
     config = RunnerConfig(
-        model=ModelConfig(name=str(folder), dtype=Dtype.float32),
+        model=LocalModelConfig(name=str(folder), dtype=Dtype.float32),
         quantization=QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
 from runner.engines.base import Engine
@@ -18,5 +19,5 @@ def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None
         assert engine is not None, "this task asked for an engine"
         return engine  # type: ignore[no-any-return]
 
-    result: Result = task.run(task.prepare(config), Context(config, recorder, open_engine))
+    result: Result = task.run(task.prepare(config), Context(config, recorder, resolve(config), open_engine))
     return result

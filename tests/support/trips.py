@@ -15,7 +15,7 @@ from tasking import work
 
 from runner.checkpoints import byteio
 from runner.checkpoints.weight_files import read_weight_file
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Archive, ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
 from runner.core.result import Result
@@ -44,7 +44,7 @@ class Trip:
 
     def split(self, source: Path, num_parts: int | None = 2, **keys: Any) -> Result:
         task = SplitConfig(num_parts=num_parts, output_dir=str(self.parts), **keys)
-        return self._run(split, task, model=ModelConfig(name=str(source)))
+        return self._run(split, task, model=LocalModelConfig(name=str(source)))
 
     def merge(self, parts: Path | None = None, into: Path | None = None, **keys: Any) -> Result:
         return self._run(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.model import ModelConfig
+from runner.checkpoints.resolve import resolve
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TASKS, ArchiveConfig, GenerateConfig, VerifyConfig
 from runner.run import check
@@ -40,10 +41,10 @@ def test_every_task_keeps_the_contract(name: str, make_config: Make) -> None:
 
 
 def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Make) -> None:
-    absent = ModelConfig(name="nobody/no-such-model")  # looking for it would need the network, which no test has
+    absent = LocalModelConfig(name="nobody/no-such-model")  # looking for it would need the network, which no test has
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
         config = make_config(model=absent, task=task)
-        assert check(config, task_of(config)) == []
+        assert check(config, task_of(config), resolve(config)) == []
 
 
 def test_an_engine_is_opened_once_and_only_when_it_is_asked_for(make_config: Make) -> None:
@@ -57,10 +58,10 @@ def test_an_engine_is_opened_once_and_only_when_it_is_asked_for(make_config: Mak
         opened.append("opened")
         return Engine()
 
-    unused = Context(make_config(), None, open_engine)  # type: ignore[arg-type]
+    unused = Context(make_config(), None, None, open_engine)  # type: ignore[arg-type]
     unused.close()
     assert opened == []
-    used = Context(make_config(), None, open_engine)  # type: ignore[arg-type]
+    used = Context(make_config(), None, None, open_engine)  # type: ignore[arg-type]
     assert used.engine() is used.engine()
     used.close()
     assert opened == ["opened", "closed"]

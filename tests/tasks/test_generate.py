@@ -14,7 +14,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.hydra import register, to_config
 from runner.config.identity import semantic_keys
 from runner.config.lora import PeftConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
@@ -328,7 +328,7 @@ TEXTS = ["a", "quite a long prompt, so that sorting by length turns the order ro
 
 
 @pytest.fixture
-def of_tiny_llama(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> Callable[..., Record]:
+def of_tiny_llama(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> Callable[..., Record]:
     prompts = write_prompts(tmp_path / "p.txt", TEXTS)
 
     def job(generation: GenerationConfig, seed: int = 0, **keys: object) -> Record:
@@ -381,12 +381,12 @@ def test_stop_raw_and_debug(
 def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     import shutil
 
-    from runner.config.model import Dtype
+    from runner.core.dtypes import Dtype
 
     plain = tmp_path / "plain"
     shutil.copytree(tiny_llama, plain)
     (plain / "chat_template.jinja").unlink()
-    model = ModelConfig(name=str(plain), device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name=str(plain), device="cpu", dtype=Dtype.float32)
     with pytest.raises(ConfigError, match=r"has no chat template.*task.format=raw \(generate\)"):
         run(make_config(model=model, task=GenerateConfig(prompt="hi")))
     refusing = "{{ raise_exception('system is not for me') }}"
@@ -400,7 +400,7 @@ def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Ma
 
     instruction = "\n\nSolve it step by step. End with '#### ' and the number."
     (problem,) = list(problems(Split("hard5"), 1))
-    model = ModelConfig(name="embedded", device="cpu")
+    model = LocalModelConfig(name="embedded", device="cpu")
     task = GenerateConfig(prompt=problem.question + instruction)
     generation = GenerationConfig(name="greedy", max_new_tokens=200)
     adapted = run(make_config(model=model, task=task, generation=generation, lora=PeftConfig(path="embedded")))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, ModelConfig, StubConfig
+from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Framing, GenerateConfig
@@ -52,7 +52,7 @@ def job(make_config: Make, saved_family: Callable[..., Path]) -> Job:
     """Return a function that generates with a tiny model, raw and greedy where nothing else is said."""
 
     def generated(generation: GenerationConfig | None = None, seed: int = 0, **keys: Any) -> Record:
-        model = ModelConfig(name=str(saved_family()), device="cpu")
+        model = LocalModelConfig(name=str(saved_family()), device="cpu")
         greedy = generation or GenerationConfig(name="greedy", max_new_tokens=8)
         task = GenerateConfig(**({"format": Framing.raw} | keys))
         return run(make_config(model=model, rope=Rope2dConfig(), task=task, generation=greedy, seed=seed))
@@ -88,8 +88,8 @@ def test_what_is_refused_before_anything_loads(make_config: Make, tmp_path: Path
     file = write(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "a", "branches": ["b"]})
     for task in (GenerateConfig(prompt="a", branches=["b"]), GenerateConfig(prompts=file)):
         with pytest.raises(ConfigError, match="rope=native has no place for the branches.*use rope=rope_2d"):
-            run(make_config(model=ModelConfig(name="embedded"), task=task))
-    flash = ModelConfig(name="embedded", attention=Attention.flash_attention_2)
+            run(make_config(model=LocalModelConfig(name="embedded"), task=task))
+    flash = LocalModelConfig(name="embedded", attention=Attention.flash_attention_2)
     with pytest.raises(ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"):
         run(make_config(model=flash, rope=Rope2dConfig(), task=GenerateConfig(prompt="a", branches=["b"])))
 
@@ -210,7 +210,7 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
 
 
 def test_a_sliding_window_bounds_the_room(make_config: Make, saved_family: Callable[..., Path]) -> None:
-    model = ModelConfig(name=str(saved_family("mistral", sliding_window=32)), device="cpu")
+    model = LocalModelConfig(name=str(saved_family("mistral", sliding_window=32)), device="cpu")
     task = GenerateConfig(prompt="a" * 20, branches=["b", "cc"], format=Framing.raw)
     generation = GenerationConfig(name="greedy", max_new_tokens=50)
     record = run(make_config(model=model, rope=Rope2dConfig(), task=task, generation=generation))

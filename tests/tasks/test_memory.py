@@ -5,18 +5,21 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 from tasking import work
 
-from runner.config.model import ModelConfig
-from runner.config.quantization import Nf4Config
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core.errors import ConfigError, JobFailed
+from runner.core.metrics import BY_REPEATS
+from runner.core.repeats import read_repeats
 from runner.core.result import Result
 from runner.engines.base import Engine
+from runner.quantization.bitsandbytes import Nf4Config
 from runner.store.jobs import Job, Recorder
 from runner.tasks import memory, memory_probe
 
@@ -51,13 +54,17 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
     assert result.metrics["peak_rss_mib_min"] <= result.metrics["peak_rss_mib"] <= result.metrics["peak_rss_mib_max"]
     assert result.metrics["weight_mib"] == result.metrics["predicted_weight_mib"] == 0
     assert all(re.fullmatch(r"[\w\-. :/]+", key) for key in result.metrics)
-    assert len((recorder.folder / "repeats.jsonl").read_text().splitlines()) == 2
+    repeats = read_repeats(recorder.folder / "repeats.jsonl")
+    assert {*BY_REPEATS} & result.metrics.keys() <= repeats.keys()
+    for name, values in repeats.items():
+        assert result.metrics[name] == median(values)
+        assert len(values) == 2
     assert len(result.notes) == len(set(result.notes))
 
 
 @pytest.mark.slow
 def test_a_real_model_is_measured_and_predicted(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
-    model = ModelConfig(name=str(tiny_llama), device="cpu")
+    model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     result = measure(make_config(model=model, task=small(prompt_tokens=16)), recorder)
     assert abs(result.metrics["weight_prediction_error"]) < 0.02
     assert result.metrics["baseline_mib"] > 50  # torch is in there
@@ -81,7 +88,7 @@ def blocky_llama(tiny_llama: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_llama: Path) -> None:
-    model = ModelConfig(name=str(blocky_llama), device="cpu")
+    model = LocalModelConfig(name=str(blocky_llama), device="cpu")
     result = measure(make_config(model=model, quantization=Nf4Config(), task=small()), recorder)
     assert result.metrics["quantized_modules"] > 0
     assert abs(result.metrics["weight_prediction_error"]) < 0.05
@@ -89,7 +96,7 @@ def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_l
 
 @pytest.mark.slow
 def test_an_error_in_the_probe_arrives_as_itself(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
-    model = ModelConfig(name=str(tiny_llama), device="cpu")
+    model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     with pytest.raises(ConfigError, match=r"task\.prompt_tokens=100000"):
         measure(make_config(model=model, task=small(prompt_tokens=100_000)), recorder)
 
@@ -133,7 +140,7 @@ def test_a_probe_that_ends_early_is_not_a_result(
 
 def test_a_missing_model_is_refused_before_any_process(make_config: MakeConfig, recorder: Recorder) -> None:
     with pytest.raises(ConfigError, match=r"model\.name=\./nowhere"):
-        measure(make_config(model=ModelConfig(name="./nowhere"), task=small()), recorder)
+        measure(make_config(model=LocalModelConfig(name="./nowhere"), task=small()), recorder)
 
 
 def test_stages_of_the_probe_and_the_task_agree(make_config: MakeConfig) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trips import Trip, contents, flip_last_byte
 
-from runner.config.model import Dtype
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError, JobFailed
 
 LAYERS = 3

@@ -17,20 +17,21 @@ from typing import Any
 import pytest
 from stages import split_into
 
+from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import Nf4Config
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, PipelineConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.result import FinishReason, Record, Sample
 from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
-from runner.run import identify, run
+from runner.quantization.bitsandbytes import Nf4Config
+from runner.run import identify, run, task_of
 from runner.store.jobs import read_samples
-from runner.tasks.base import task_of
 
 Make = Callable[..., RunnerConfig]
 LAYERS = 4
@@ -69,7 +70,7 @@ def pipeline(make_config: Make, parts: Path) -> Callable[..., RunnerConfig]:
         if "prompts" not in keys:
             plain["prompt"] = "one"
         task = PipelineConfig(**(plain | keys))
-        return make_config(model=ModelConfig(name="embedded", **CPU), task=task, generation=generation)  # type: ignore[arg-type]
+        return make_config(model=LocalModelConfig(name="embedded", **CPU), task=task, generation=generation)  # type: ignore[arg-type]
 
     return make
 
@@ -85,7 +86,7 @@ def answers(record: Record) -> list[tuple[Any, ...]]:
 
 def generated(make_config: Make, model: Path, prompts: str, generation: GenerationConfig, **keys: Any) -> Record:
     task = GenerateConfig(prompts=prompts, format=Framing.raw, **keys)
-    return run(make_config(model=ModelConfig(name=str(model), **CPU), task=task, generation=generation))  # type: ignore[arg-type]
+    return run(make_config(model=LocalModelConfig(name=str(model), **CPU), task=task, generation=generation))  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------- one process
@@ -142,7 +143,7 @@ def test_the_job_rests_on_manifest_prompts_and_generation(
     pipeline: Callable[..., RunnerConfig], parts: Path, tmp_path: Path, model: Path
 ) -> None:
     def job(config: RunnerConfig) -> str:
-        return identify(config, task_of(config))[1].job_id
+        return identify(config, task_of(config), resolve(config)).job_id
 
     first = job(pipeline())
     moved = tmp_path / "moved"
@@ -198,14 +199,14 @@ def test_refused_before_anything_is_loaded(
 ) -> None:
     def refused(config: RunnerConfig, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            identify(config, task_of(config))
+            identify(config, task_of(config), resolve(config))
 
     refused(pipeline(parts=str(tmp_path)), "task.parts=.*: no manifest.json there")
     refused(pipeline(processes=5), "task.processes=5: .* has 4: use at most 4")
     task = PipelineConfig(parts=str(parts), prompt="x")
     refused(make_config(task=task, quantization=Nf4Config()), "quantization=nf4: task=pipeline runs the parts")
     refused(make_config(task=task, lora=LoraConfig(name="peft")), "lora=peft: task=pipeline")
-    spread = ModelConfig(name="x", device_map="auto")
+    spread = LocalModelConfig(name="x", device_map="auto")
     refused(make_config(task=task, model=spread), "model.device_map=auto: task=pipeline gives each process")
     branched = tmp_path / "b.jsonl"
     branched.write_text('{"prompt": "a", "branches": ["b"]}\n')

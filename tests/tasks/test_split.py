@@ -22,12 +22,12 @@ from tasking import work
 
 from runner.checkpoints import byteio
 from runner.config.lora import PeftConfig
-from runner.config.model import ModelConfig
-from runner.config.quantization import Int8Config
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, Compare, Explain, SplitConfig, Strategy
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.result import Result
+from runner.quantization.bitsandbytes import Int8Config
 from runner.sharding import write
 from runner.sharding.strategies import PlannedPart
 from runner.store.jobs import Job, Recorder
@@ -53,7 +53,7 @@ def run_split(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Split
     def run(folder: Path, num_parts: int | None, **keys: Any) -> Result:
         groups = {name: keys.pop(name) for name in ("quantization", "lora") if name in keys}
         task = SplitConfig(**({"num_parts": num_parts, "output_dir": str(tmp_path / "parts")} | keys))
-        config = make_config(model=ModelConfig(name=str(folder)), task=task, **groups)
+        config = make_config(model=LocalModelConfig(name=str(folder)), task=task, **groups)
         assert set(split.prepare(config).hashes) == {"source"}
         (tmp_path / "job").mkdir(exist_ok=True)
         return work(split, config, Recorder(Job("split-test", tmp_path / "job")))

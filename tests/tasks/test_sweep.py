@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 from tasking import work
 
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core.errors import ConfigError, JobFailed
+from runner.core.repeats import read_repeats
 from runner.engines import open_engine
 from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.stub import StubEngine, StubSession
@@ -99,8 +101,11 @@ def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorde
         value for key, value in result.metrics.items() if key.startswith("decode_tok_per_s/")
     )
     lines = [json.loads(line) for line in (recorder.folder / "repeats.jsonl").read_text().splitlines()]
-    assert len(lines) == 12
-    assert [line["counted"] for line in lines] == [False] * 4 + [True] * 8
+    assert [line["repeat"] for line in lines] == [1] * 16 + [2] * 16  # 4 figures of 4 cells, the warm-up left out
+    repeats = read_repeats(recorder.folder / "repeats.jsonl")
+    assert len(repeats) == 16
+    for measure, values in repeats.items():
+        assert result.metrics[measure] == median(values)
 
 
 def test_repeats_are_interleaved_over_the_cells(make_config: MakeConfig, recorder: Recorder) -> None:
@@ -166,7 +171,7 @@ def test_a_prompt_too_long_is_refused_before_the_first_run(make_config: MakeConf
 
 
 def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
-    config = make_config(model=ModelConfig(name=str(tiny_llama), device="cpu"), task=small())
+    config = make_config(model=LocalModelConfig(name=str(tiny_llama), device="cpu"), task=small())
     engine = open_engine(config)
     result = work(sweep, config, recorder, engine)
     assert len(result.rows) == 4

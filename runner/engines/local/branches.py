@@ -74,19 +74,24 @@ def may_attend(times: torch.Tensor, valid: torch.Tensor | None = None, queries: 
     return seen if valid is None else seen & valid[None, :]
 
 
+def check(model: Any) -> None:
+    """Raise ConfigError unless a model tells one branch from another, and takes their mask."""
+    rope_2d.require(model)
+    implementation = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
+    if implementation not in ("sdpa", "eager"):
+        raise ConfigError(
+            f"model.attention={implementation} takes no mask of its own, which branches need: use sdpa or eager"
+        )
+
+
 class BranchDecoder:
     """The shared cache and its coordinates: prefill once, then one token a live branch for each step."""
 
     def __init__(self, model: Any) -> None:
         from transformers import DynamicCache
 
-        rope_2d.require(model)
+        check(model)
         self.settings = model.config.get_text_config()
-        implementation = str(getattr(self.settings, "_attn_implementation", None))
-        if implementation not in ("sdpa", "eager"):
-            raise ConfigError(
-                f"model.attention={implementation} takes no mask of its own, which branches need: use sdpa or eager"
-            )
         self.model = model
         self.cache = DynamicCache()  # without the config: a sliding window would drop what branches may still see
         self.times: list[int] = []  # of every token in the cache
@@ -206,6 +211,22 @@ def decode_with(
         logits = decoder.step({number: chosen[number] for number in live})
 
 
+def unanswered(rows: Sequence[Row], reason: FinishReason) -> Completion:
+    """Return the completion of a request with branches that were not decoded."""
+    request, at = rows[0].request, rows[0].branch_at
+    return Completion(
+        id=request.id,
+        text="",
+        token_ids=[],
+        finish_reason=reason,
+        prompt_sha256=rows[0].sha256,
+        prompt_tokens=at + sum(len(row.prompt) - at for row in rows),
+        first_token_s=0.0,
+        seconds=0.0,
+        error=rows[0].error,
+    )
+
+
 def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping) -> Completion:
     """Answer a request with branches, a row for each: the prompt is main, framed as ever, and each text goes on.
 
@@ -215,17 +236,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     decoder = BranchDecoder(loaded.model)
     request, at = rows[0].request, rows[0].branch_at
     main, begun = rows[0].prompt[:at], [row.prompt[at:] for row in rows]
-    completion = Completion(
-        id=request.id,
-        text="",
-        token_ids=[],
-        finish_reason=FinishReason.error,
-        prompt_sha256=rows[0].sha256,
-        prompt_tokens=len(main) + sum(map(len, begun)),
-        first_token_s=0.0,
-        seconds=0.0,
-        error=rows[0].error,
-    )
+    completion = unanswered(rows, FinishReason.error)
     if completion.error:
         return completion
     sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), loaded.device)

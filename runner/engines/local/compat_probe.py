@@ -1,4 +1,4 @@
-"""Whether the stream can serve a model: found out by trying it on a few tokens, next to the model's own attention."""
+"""Whether the scheduler can serve a model: found out by a trial of a few tokens, next to the model's own attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from runner.engines.base import Request
 from runner.engines.local import attention
 from runner.engines.local.attention import running
-from runner.engines.local.forward import Passes
+from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.rows import Row
@@ -23,27 +23,26 @@ TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lo
 COARSE = 0.15  # in 16 bits and over quantized layers
 
 
-class Unfit(Exception):
-    """Why a model cannot be served by the stream."""
+class Incompatible(Exception):
+    """Why a model cannot be served by the scheduler."""
 
 
-def check_length(loaded: Loaded, longest: int) -> None:
-    """Raise Unfit when a row may become so long that the model would no longer see its beginning."""
+def sliding_window(loaded: Loaded) -> int | None:
+    """Return how long a row may become before the model no longer sees its beginning; None = as long as it likes."""
     settings = loaded.model.config.get_text_config()
-    window = getattr(settings, "sliding_window", None) if getattr(settings, "use_sliding_window", True) else None
-    if window is not None and longest > window:
-        raise Unfit(f"its attention slides over {window} tokens, and {longest} are asked for")
+    window: int | None = getattr(settings, "sliding_window", None)
+    return window if getattr(settings, "use_sliding_window", True) else None
 
 
-def heads_of(loaded: Loaded) -> Heads:
-    """Return the shape of the model's attention; Unfit when the stream would not give the model's own answers."""
+def probe_heads(loaded: Loaded) -> Heads:
+    """Return the shape of the model's attention; Incompatible if the scheduler would not give the model's answers."""
     model = loaded.model
     settings = model.config.get_text_config()
     rope = getattr(settings, "rope_parameters", None) or {}
     if "dynamic" in str(rope) or "longrope" in str(rope):
-        raise Unfit("its rotary embedding depends on the longest row of a batch")
+        raise Incompatible("its rotary embedding depends on the longest row of a batch")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
-        raise Unfit("it is spread over several devices")
+        raise Incompatible("it is spread over several devices")
     attention.register()
     seen = _Shapes()
     ids = _trial_ids(loaded)
@@ -53,15 +52,15 @@ def heads_of(loaded: Loaded) -> Heads:
                 model(input_ids=ids[None, :2], position_ids=torch.arange(2, device=ids.device)[None], use_cache=False)
             heads = seen.heads(loaded.device)
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
-            ours = _through_stream(model, heads, ids.tolist())
+            ours = _scheduled(model, heads, ids.tolist())
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
-        raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+        raise Incompatible(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
     spread = expected.std().clamp(min=1e-6)
     off = float(((ours - expected).abs().mean() / spread).item())
     allowed = COARSE if int(loaded.metrics.get("quantized_modules", 0)) else TOLERANCE.get(heads.dtype, COARSE)
     if not off <= allowed:
-        raise Unfit(f"its logits would be off by {off:.2g} of their spread")
-    log.debug("stream: logits off by %.2g of their spread, %s", off, heads)
+        raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
+    log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     return heads
 
 
@@ -95,14 +94,14 @@ def _trial_ids(loaded: Loaded) -> torch.Tensor:
     return ids.to(loaded.device)
 
 
-def _through_stream(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
+def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
-    passes = Passes(model, heads)
-    passes.short_span = 1  # longer prompts go as spans, and these tokens stand for them
+    forward = Forward(model, heads)
+    forward.short_span = 1  # longer prompts go as spans, and these tokens stand for them
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
-    own = OwnKv(heads, 1, SUFFIX + 1, passes.kernels)
-    passes.read_prefix(prefix)
-    read = passes.read_prompts(own, [row], 0)
+    own = OwnKv(heads, 1, SUFFIX + 1, forward.kernels)
+    forward.read_prefix(prefix)
+    read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
-    return torch.cat((read, passes.step(own, [row], passes.uses_of([row])))).float()
+    return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.engines.local.kv_cache import SharedKv
+import torch
+
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import OwnKv, SharedKv
 from runner.engines.local.prefix_tree import LEAST_TOKENS, Prefix, common
+from runner.engines.rows import Row
 
 MOST_CONVERSATIONS = 8  # the one that was longest ago makes room
-SHARE_OF_BUDGET = 0.25  # of the tokens that a stream may hold
+SHARE_OF_BUDGET = 0.25  # of the tokens that the scheduler may hold
 
 
 @dataclass
@@ -18,11 +22,21 @@ class _Conversation:
     kv: SharedKv
 
 
-class Kept:
+class ConversationCache:
     """The conversations that went on last."""
 
     def __init__(self) -> None:
         self._conversations: list[_Conversation] = []  # the latest at the end
+
+    def keep(self, row: Row, own: OwnKv, slot: int, kernels: native.Kernels | None, budget_tokens: int) -> None:
+        """Keep what was computed for a row; its last token has not been through the model."""
+        above = row.prefix.path if row.prefix else []
+        kv = SharedKv.empty(own.heads, row.shared + row.places, kernels)
+        for layer in range(own.heads.layers):
+            parts = [*(prefix.kv.read(layer) for prefix in above), own.read(layer, slot, row.places)]
+            keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
+            kv.write(layer, keys, values)
+        self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
         """Keep a conversation; it takes the place of those that it goes on from."""

@@ -24,7 +24,7 @@ SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-class Exchange:
+class FastLayers:
     """Layers of a model whose function is exchanged, until `restore`."""
 
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:

@@ -1,8 +1,9 @@
-"""Forward passes of a stream: flat lists of tokens, and what attention must know of each."""
+"""Forward passes of the scheduler: flat lists of tokens, and what attention must know of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +17,18 @@ from runner.engines.rows import Row
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 
 
-class Passes:
+@dataclass
+class Piece:
+    """Neighbouring tokens of a row that enters, with the tokens whose logits are wanted: its last, or the targets'."""
+
+    row: Row
+    slot: int
+    ids: list[int]
+    before: int = 0  # own places filled by earlier pieces
+    targets: list[int] = field(default_factory=list)  # what follows each of its last tokens, for scoring
+
+
+class Forward:
     """Sends tokens through a model: a prefix, the own prompts of rows that enter, or one token a row."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
@@ -34,35 +46,36 @@ class Passes:
         self._forward(what, prefix.tokens, [start + at for at in everyone], [count - 1])
         prefix.kv = into
 
-    def read_prompts(self, own: OwnKv, entering: Sequence[Row], first_slot: int) -> torch.Tensor:
-        """Read what is pending of rows that enter the slots from the first on; return the logits [n, V] after each."""
+    def read_prompts(self, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Read pieces of rows that enter, each into its slot; return the logits [n, V] that they want, in order."""
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         places: list[int] = []
         seen: list[int] = []
         of_row: list[int] = []
-        last: list[int] = []
+        kept: list[int] = []
         spans = []
-        for number, row in enumerate(entering):
-            pending, slot, first = row.pending, first_slot + number, len(ids)
-            count = len(pending)
+        for number, piece in enumerate(pieces):
+            first, count, before = len(ids), len(piece.ids), piece.before
             is_long = count >= self.short_span
             if is_long:
-                spans.append(Span(first, first + count, slot))
-            ids += pending
-            positions += range(row.shared, row.shared + count)
-            slots += [slot] * count
-            places += range(count)
-            seen += [0] * count if is_long else range(1, count + 1)
+                spans.append(Span(first, first + count, piece.slot, before))
+            ids += piece.ids
+            start = piece.row.shared + before
+            positions += range(start, start + count)
+            slots += [piece.slot] * count
+            places += range(before, before + count)
+            seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
-            last.append(len(ids) - 1)
+            kept += range(len(ids) - max(len(piece.targets), 1), len(ids))
         uses = []
+        entering = [piece.row for piece in pieces]
         for prefix in _prefixes(entering):
             there = [row.stands_on(prefix) for row in entering]
             uses.append(self._use(prefix, [at for at, number in enumerate(of_row) if there[number]], len(ids)))
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
-        return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, last)
+        return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept)
 
     def uses_of(self, rows: Sequence[Row]) -> list[Use]:
         """Return the prefixes that rows stand on, one token each; they serve until the rows change."""

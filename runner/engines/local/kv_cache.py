@@ -1,4 +1,4 @@
-"""Keys and values of a stream: what several rows share, once, and what each row has of its own, in slots."""
+"""The KV cache of the scheduler: what several rows share, once, and what each row has of its own, in slots."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class OwnKv:
 
     def __init__(self, heads: Heads, slots: int, capacity: int, kernels: native.Kernels | None) -> None:
         self.heads, self.slots, self.capacity, self.kernels = heads, slots, _rounded(capacity), kernels
-        self.keys = [self._empty(self.capacity) for _ in range(heads.layers)]
-        self.values = [self._empty(self.capacity) for _ in range(heads.layers)]
+        self.keys = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
+        self.values = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
 
-    def _empty(self, capacity: int) -> torch.Tensor:
+    def _empty(self, slots: int, capacity: int) -> torch.Tensor:
         heads = self.heads
-        shape = (self.slots, heads.kv_heads, capacity, heads.dim)
+        shape = (slots, heads.kv_heads, capacity, heads.dim)
         # zeros, because a masked key must still be a number
         if heads.device.type != "cpu":
             return torch.zeros(shape, dtype=heads.dtype, device=heads.device)
@@ -47,15 +47,16 @@ class OwnKv:
         pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return torch.frombuffer(pages, dtype=heads.dtype).view(shape)
 
-    def grow(self, capacity: int) -> None:
-        """Make room for more places a slot, a layer at a time."""
+    def grow(self, slots: int, capacity: int, used: int) -> None:
+        """Make room for more slots, or more places in each, a layer at a time; the first `used` slots are copied."""
         capacity = _rounded(capacity)
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
-                new = self._empty(capacity)
-                new[:, :, : self.capacity] = old  # blocks of places follow one another, so this holds for both layouts
+                new = self._empty(slots, capacity)
+                # blocks of places follow one another, so this holds for both layouts
+                new[:used, :, : self.capacity] = old[:used]
                 tensors[layer] = new
-        self.capacity = capacity
+        self.slots, self.capacity = slots, capacity
 
     def move(self, source: int, target: int, places: int) -> None:
         """Copy a row into another slot."""

@@ -32,10 +32,13 @@ class Prefix:
         return len(self.tokens) + (self.parent.length if self.parent else 0)
 
 
-def share(prompts: Sequence[Sequence[int]]) -> list[Prefix | None]:
-    """Return for each prompt the deepest prefix that it shares; every prompt keeps one token or more of its own."""
+def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> list[Prefix | None]:
+    """Return for each prompt the deepest prefix that it shares; every prompt keeps one token or more of its own.
+
+    All prompts begin with the parent, where there is one, and are longer.
+    """
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
-    found: list[Prefix | None] = [None] * len(prompts)
+    found: list[Prefix | None] = [parent] * len(prompts)
 
     def descend(rows: list[int], start: int, parent: Prefix | None, depth: int) -> None:
         if len(rows) < 2 or depth == DEEPEST:
@@ -51,7 +54,7 @@ def share(prompts: Sequence[Sequence[int]]) -> list[Prefix | None]:
         for group in _branches(prompts, rows, end):
             descend(group, start, parent, depth)
 
-    descend(order, 0, None, 0)
+    descend(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
     return found
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from runner.checkpoints.resolve import read_settings
+from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core import machine
@@ -51,13 +53,12 @@ class StageWorker:
         cuts = part_cuts(manifest, rank.processes)
         self.config, self.rank = config, rank
         self.device = device_of(config, rank)
-        folder = manifest.folder / MODEL_FILES
-        self.dtype, self.notes = pick_dtype(config.model.dtype, folder, self.device)
-        self.threads = config.model.threads or max(
-            1, default_threads(manifest.totals.unique_params) // rank.local_processes
-        )
+        model = local_model(config.model)
+        settings = read_settings(manifest.folder / MODEL_FILES)
+        self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
+        self.threads = model.threads or max(1, default_threads(manifest.totals.unique_params) // rank.local_processes)
         torch.set_num_threads(self.threads)
-        attention = None if config.model.attention.value == "auto" else config.model.attention.value
+        attention = None if model.attention.value == "auto" else model.attention.value
         self.stages: list[Stage] = [
             load_part(manifest.folder, part_id, self.device, self.dtype, attention)
             for part_id in range(cuts[rank.rank], cuts[rank.rank + 1])
@@ -151,14 +152,16 @@ def manifest_of(config: RunnerConfig) -> Manifest:
 
 def device_of(config: RunnerConfig, rank: ProcessRank) -> torch.device:
     """Return the device of a process: with model.device=auto or cuda, the machine's GPUs in turn."""
-    device = pick_device(config.model.device)
-    if device.type == "cuda" and ":" not in config.model.device:
+    wanted = local_model(config.model).device
+    device = pick_device(wanted)
+    if device.type == "cuda" and ":" not in wanted:
         return torch.device("cuda", rank.local_rank % torch.cuda.device_count())
     return device
 
 
 def has_own_gpu(config: RunnerConfig, rank: ProcessRank) -> bool:
     """Whether each process of this machine has a GPU of its own, so that hidden states can go from GPU to GPU."""
-    if pick_device(config.model.device).type != "cuda" or ":" in config.model.device:
+    wanted = local_model(config.model).device
+    if pick_device(wanted).type != "cuda" or ":" in wanted:
         return False
     return torch.cuda.device_count() >= rank.local_processes

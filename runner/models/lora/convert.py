@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -14,7 +13,7 @@ from runner.checkpoints.resolve import locate_config
 from runner.core import console
 from runner.core.errors import ConfigError, OutputError
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
-from runner.models.quantization import quiet_torchao
+from runner.quantization import quiet_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,8 +44,7 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own we
 
 def entry() -> NoReturn:
     """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it, and it warns
-    quiet_torchao()
+    quiet_imports()
     console.run_entry("runner-convert-lora", lambda: print(convert(parser().parse_args())))
 
 

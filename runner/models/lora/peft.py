@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.weight_files import Tensor
+from runner.checkpoints.tensors import read_tensors
 from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError
 
@@ -28,14 +28,16 @@ class AdapterReport:
     notes: tuple[str, ...]
 
 
-def check(lora: PeftConfig, folder: Path, bare: Any, tensors: Sequence[Tensor], base_name: str) -> None:
+def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     """Hold an adapter's settings and the headers of its file against a model without weights."""
+    if bare is None:
+        return  # PEFT checks on the real base
     settings = json.loads((folder / "adapter_config.json").read_text())
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT's: its own checks are the ones that know it
     label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for tensor in tensors:
+    for tensor in read_tensors(folder):
         if match := KEY.fullmatch(tensor.name):
             shapes.setdefault(match["path"], {})[match["side"]] = tensor.shape
     found = [path for path in shapes if path in modules]
@@ -93,6 +95,11 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     if lora.merge:
         model = model.merge_and_unload()
     return model.eval(), report
+
+
+def remove(model: Any) -> None:
+    """Put the base's own modules back where they were."""
+    model.unload()
 
 
 def weight_bytes(model: Any) -> dict[str, int]:

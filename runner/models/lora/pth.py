@@ -79,19 +79,16 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> nn.Module:
     return model
 
 
-def check(lora: PthConfig, file: Path, folder: Path, base_name: str, trust_remote_code: bool) -> None:
+def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
     """Say what is wrong with an adapter before the weights of its base are read."""
     label = f"lora.path={lora.path}"
     adapter = read(file, label, lora.rank)
     delta(adapter, label, base_name)
-    try:
-        bare = skeleton(folder, trust_remote_code)
-    except Exception:  # noqa: BLE001  # custom code may not do without weights: apply checks again on the real base
-        return
-    fit(adapter, bare, label, base_name)
+    if bare is not None:
+        fit(adapter, bare, label, base_name)
 
 
-def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> AdapterReport:
+def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
     """Put the adapter in `file` on base, by hooks or folded into its weights, and report what was matched."""
     label = f"lora.path={lora.path}"
     adapter = read(file, label, lora.rank)
@@ -107,7 +104,7 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> AdapterRepo
     for path, layer in layers.items():
         (merge if lora.merge else attach)(layer, adapter.pairs[path])
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
-    return AdapterReport(len(layers), adapter.rank, parameters, norm, notes)
+    return base, AdapterReport(len(layers), adapter.rank, parameters, norm, notes)
 
 
 def delta(adapter: Adapter, label: str, base_name: str) -> float:
@@ -141,7 +138,7 @@ def merge(layer: Any, pair: Pair) -> None:
     layer.weight = nn.Parameter((weight.detach().to(dtype) + b @ a).to(weight.dtype), requires_grad=False)
 
 
-def detach(model: nn.Module) -> None:
+def remove(model: nn.Module) -> None:
     """Take every low-rank path off again."""
     for layer in list(model.modules()):
         path = layer._modules.get("lora")

@@ -294,7 +294,8 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     assert [same(slot, slot) for slot in range(3)] == [True] * 3
     own.move(0, 1, lengths[0])
     assert [same(0, 0), same(1, 0), same(2, 2)] == [True] * 3
-    own.grow(100)
+    own.grow(4, 100, used=3)
+    assert own.slots == 4
     assert own.capacity == 112
     assert [same(0, 0), same(1, 0), same(2, 2)] == [True] * 3
 

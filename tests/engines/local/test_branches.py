@@ -13,7 +13,7 @@ from families import FAMILIES, PEFT_WARNS, build
 from transformers import AutoTokenizer
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
@@ -142,7 +142,7 @@ def test_the_engine_answers_as_each_branch_alone(
     """The same comparison from the outside: a request in texts, tokens out, by uncached passes one token at a time."""
     folder, steps = saved_family(family), 6
     config = make_config(
-        model=ModelConfig(name=str(folder), device="cpu", attention=attention),
+        model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
         generation=GenerationConfig(name="greedy", max_new_tokens=steps),
     )
@@ -176,7 +176,7 @@ def test_the_engine_answers_as_each_branch_alone(
 
 def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: Callable[..., Path]) -> None:
     generation = GenerationConfig(name="greedy", max_new_tokens=8)
-    model = ModelConfig(name=str(saved_family()), device="cpu")
+    model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
     (free,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])

@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, SweepConfig
+from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.local.kernels import native
 from runner.run import run
@@ -61,7 +62,7 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go batch by batch,
 
 
 def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
-    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     return make_config(**({"model": model, "generation": GREEDY} | groups))
 
 
@@ -215,8 +216,9 @@ for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
     sys.modules[name] = None  # an import of it fails
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -224,7 +226,7 @@ from runner.config.tracking import TrackingConfig
 from runner.engines.base import Request, complete
 from runner.engines.local.engine import LocalEngine
 
-config = RunnerConfig(model=ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
+config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
     quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
     generation=GenerationConfig(name="greedy", max_new_tokens=int(sys.argv[3])), tracking=TrackingConfig(name="none"))
 engine = LocalEngine(config)

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request
-from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, Kept
+from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, ConversationCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads, SharedKv
 
@@ -25,7 +26,7 @@ PROMPT = "Once upon a time, in a land far away, there lived a king who counted h
 
 @pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
 def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
-    model = ModelConfig(name=str(tiny_llama), attention=request.param)
+    model = LocalModelConfig(name=str(tiny_llama), attention=request.param)
     one = LocalEngine(make_config(model=model, generation=GenerationConfig(name="greedy", max_new_tokens=40)))
     yield one
     one.close()
@@ -63,9 +64,8 @@ def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     list(base.complete(engine, [Request(0, "a", max_new_tokens=1)]))
     tokens = engine._model().tokenizer("né", add_special_tokens=False)["input_ids"]
-    assert engine._stopping is not None
-    assert engine._stopping.fresh(tokens[:-1], Request(0, ""), "") == "n"
-    assert engine._stopping.fresh(tokens, Request(0, ""), "n") == "é"
+    assert engine.stopping().fresh(tokens[:-1], Request(0, ""), "") == "n"
+    assert engine.stopping().fresh(tokens, Request(0, ""), "n") == "é"
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
@@ -118,7 +118,7 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     return answers, computed
 
 
-def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: ModelConfig) -> None:
+def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: LocalModelConfig) -> None:
     def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
         engine = LocalEngine(make_config(model=embedded, generation=GenerationConfig(name="greedy", max_new_tokens=12)))
         try:
@@ -138,7 +138,7 @@ def nothing_computed() -> SharedKv:
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
-    kept = Kept()
+    kept = ConversationCache()
     for number in range(MOST_CONVERSATIONS + 3):
         kept.add([number] * 100, nothing_computed(), budget_tokens=4000)
     assert kept.tokens == 100 * MOST_CONVERSATIONS
@@ -154,7 +154,7 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
 
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
-    kept = Kept()
+    kept = ConversationCache()
     kept.add([1] * 50, nothing_computed(), 10_000)
     kept.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
     assert kept.tokens == 52
@@ -164,4 +164,4 @@ def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
 
 @pytest.fixture
 def embedded() -> Any:
-    return ModelConfig(name="embedded", dtype=Dtype.float32)
+    return LocalModelConfig(name="embedded", dtype=Dtype.float32)

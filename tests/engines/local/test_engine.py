@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
@@ -38,7 +39,7 @@ def requests(**keys: Any) -> list[Request]:
 
 
 @pytest.fixture
-def engine(make_config: Make, tiny_model: ModelConfig) -> Engine:
+def engine(make_config: Make, tiny_model: LocalModelConfig) -> Engine:
     return open_engine(make_config(model=tiny_model))
 
 
@@ -57,7 +58,7 @@ def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_outputs_do_not_depend_on_the_batch(
-    make_config: Make, tiny_model: ModelConfig, batch_size: int, temperature: float
+    make_config: Make, tiny_model: LocalModelConfig, batch_size: int, temperature: float
 ) -> None:
     top_k = 20 if temperature else 0
     generation = GenerationConfig(
@@ -69,7 +70,7 @@ def test_outputs_do_not_depend_on_the_batch(
     assert {i: c.token_ids for i, c in whole.items()} == {i: c.token_ids for i, c in parts.items()}
 
 
-def test_sampling_follows_the_seed(make_config: Make, tiny_model: ModelConfig) -> None:
+def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConfig) -> None:
     generation = GenerationConfig(name="sampling", max_new_tokens=24, temperature=1.0)
     texts = [
         {
@@ -100,7 +101,7 @@ def test_limit_and_ignore_eos(engine: Engine) -> None:
     assert {c.finish_reason for c in done.values()} == {FinishReason.length}
 
 
-def test_eos_ends_a_row(make_config: Make, tiny_model: ModelConfig, tiny_llama: Path) -> None:
+def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
     engine = open_engine(make_config(model=tiny_model))
     free = complete(engine, requests(ignore_eos=True))
     engine.load()
@@ -134,7 +135,7 @@ def test_chat_goes_through_the_template(engine: Engine) -> None:
     assert done[0].prompt_sha256 == done[1].prompt_sha256
 
 
-def test_no_chat_template_is_an_error(make_config: Make, tiny_model: ModelConfig) -> None:
+def test_no_chat_template_is_an_error(make_config: Make, tiny_model: LocalModelConfig) -> None:
     engine = open_engine(make_config(model=tiny_model))
     engine.load()
     engine._real._loaded.tokenizer.chat_template = None  # type: ignore[attr-defined]
@@ -150,7 +151,7 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
     assert len(done[2].token_ids) <= 7  # room is what is left of 512
 
 
-def test_jobs_on_one_shelf_share_a_base(make_config: Make, tiny_model: ModelConfig) -> None:
+def test_jobs_on_one_shelf_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:
     shelf = Shelf()
     other = GenerationConfig(name="greedy", max_new_tokens=3)
     configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
@@ -165,8 +166,8 @@ def test_jobs_on_one_shelf_share_a_base(make_config: Make, tiny_model: ModelConf
     assert alone.load().metrics["base_loads"] == 1, "without a shelf each engine has its own"
 
 
-def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: ModelConfig) -> None:
-    engine = open_engine(make_config(model=ModelConfig(name=tiny_model.name)))
+def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: LocalModelConfig) -> None:
+    engine = open_engine(make_config(model=LocalModelConfig(name=tiny_model.name)))
     assert engine.stats.load_s == 0
     report = engine.load()
     assert report.facts["architecture"] == "LlamaForCausalLM"

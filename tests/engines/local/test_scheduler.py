@@ -16,23 +16,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import Attention, Dtype, ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import Engine, Request
-from runner.engines.local import prefix_tree, scheduler
+from runner.engines.local import prefix_tree, prefixes
 from runner.models.load import adapt, load_base
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
 
 
-def local(folder: Path, **keys: Any) -> ModelConfig:
-    return ModelConfig(**({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys))
+def local(folder: Path, **keys: Any) -> LocalModelConfig:
+    return LocalModelConfig(**({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys))
 
 
 def of_family(make_config: Make, saved_family: Saved, family: str = "llama", **groups: Any) -> RunnerConfig:
@@ -229,12 +230,12 @@ def test_prefixes_are_let_go_with_their_last_row(
     made: list[prefix_tree.Prefix] = []
     real = prefix_tree.share
 
-    def share(prompts: Any) -> Any:
-        found = real(prompts)
+    def share(prompts: Any, parent: Any) -> Any:
+        found = real(prompts, parent)
         made.extend({id(one): one for prefix in found if prefix for one in prefix.path}.values())
         return found
 
-    monkeypatch.setattr(scheduler, "share", share)
+    monkeypatch.setattr(prefixes, "share", share)
     complete(engine, requests())
     going = base.complete(engine, requests(), 3)
     next(going)

@@ -18,20 +18,21 @@ import torch
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
-from runner.engines.local import scheduler
+from runner.engines.local import memory
 from runner.engines.local.attention import Pass
-from runner.engines.local.forward import Passes
-from runner.engines.local.scheduler import Stream
+from runner.engines.local.forward import Forward
+from runner.engines.local.scheduler import Scheduler
 from runner.engines.sampling import Sampler
 from runner.run import run
 
-Forward = Callable[[Passes, Pass, list[int], list[int], Any], torch.Tensor]
+Run = Callable[[Forward, Pass, list[int], list[int], Any], torch.Tensor]
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
 GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
 SAMPLING = GenerationConfig(name="sampling", max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
@@ -42,25 +43,25 @@ def engine(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], request: pytest.FixtureRequest
 ) -> Iterator[Engine]:
     folder = saved_family("llama", max_position_embeddings=512)
-    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
     engine = open_engine(make_config(model=model, generation=request.param))
     yield engine
     engine.close()
 
 
 @contextmanager
-def forwards(through: Callable[[int, Stream, list[int]], None]) -> Iterator[None]:
+def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
     """Have every forward pass of a stream go through a function first, which may raise: (number, stream, its ids)."""
-    real: Forward = Passes._forward
-    begin: Any = Stream.__init__
-    streams: dict[int, Stream] = {}
+    real: Run = Forward._forward
+    begin: Any = Scheduler.__init__
+    streams: dict[int, Scheduler] = {}
     count = 0
 
-    def init(self: Stream, *arguments: Any) -> None:
+    def init(self: Scheduler, *arguments: Any) -> None:
         begin(self, *arguments)
-        streams[id(self.passes)] = self
+        streams[id(self.forward)] = self
 
-    def forward(self: Passes, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def forward(self: Forward, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
         nonlocal count
         if id(self) in streams:  # others are the trial of a model before its first stream
             count += 1
@@ -68,19 +69,19 @@ def forwards(through: Callable[[int, Stream, list[int]], None]) -> Iterator[None
         return real(self, what, ids, positions, keep)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stream, "__init__", init)
-        patch.setattr(Passes, "_forward", forward)
+        patch.setattr(Scheduler, "__init__", init)
+        patch.setattr(Forward, "_forward", forward)
         yield
 
 
 @pytest.mark.parametrize("failing", [{1}, {2}, {3}, {4}, {5, 6}, {9}, {12, 13, 14}, {5, 15, 25}], ids=str)
 def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: set[int]) -> None:
-    """Passes 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
+    """Forward 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
     expected = complete(engine, requests())
     assert engine.stats.notes == []
     alive = []
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if number in failing:
             alive.append(len(running.active))
             raise torch.OutOfMemoryError(CUDA_SAYS)
@@ -100,7 +101,7 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
     expected = complete(engine, requests())
     failed = 0
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         nonlocal failed
         if running.own is not None and not running.active and failed < 2:
             failed += 1
@@ -118,7 +119,7 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
 def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     expected = complete(engine, requests())
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if number <= 3:
             raise MemoryError
 
@@ -144,7 +145,7 @@ def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int
     expected = complete(engine, requests())
     seen = []
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if len(running.active) > room:
             raise error
         seen.append(len(running.active))
@@ -180,7 +181,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     poison = engine.encode(requests(["y"])[0])[1][0]
     alone = PROMPTS.index("y")
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if ids[-1] == poison and running.own is not None and 1 <= len(ids) <= 2 and not running.active:
             raise torch.OutOfMemoryError(CUDA_SAYS)
         if len(running.active) > 0 and any(row.request.id == alone for row in running.active):
@@ -197,7 +198,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
 def test_other_errors_go_on_their_way(engine: Engine) -> None:
     expected = complete(engine, requests())
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if number == 7:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -212,11 +213,11 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
     expected = complete(engine, requests())
-    free = tokens * engine._real._heads.bytes_per_token / scheduler.SHARE_OF_MEMORY  # type: ignore[attr-defined]
-    monkeypatch.setattr(scheduler, "_free_bytes", lambda _device: free)
+    free = tokens * engine._real._heads.bytes_per_token / memory.SHARE_OF_MEMORY  # type: ignore[attr-defined]
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
     most = 0
 
-    def look(number: int, running: Stream, ids: list[int]) -> None:
+    def look(number: int, running: Scheduler, ids: list[int]) -> None:
         nonlocal most
         rows = running.active
         most = max(most, len(rows))
@@ -232,8 +233,8 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = complete(engine, requests())
-    free = 400 * engine._real._heads.bytes_per_token / scheduler.SHARE_OF_MEMORY  # type: ignore[attr-defined]
-    monkeypatch.setattr(scheduler, "_free_bytes", lambda _device: free)
+    free = 400 * engine._real._heads.bytes_per_token / memory.SHARE_OF_MEMORY  # type: ignore[attr-defined]
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)
@@ -250,8 +251,9 @@ from pathlib import Path
 import torch
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import QuantizationConfig
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -261,7 +263,7 @@ from runner.engines.base import Request, complete
 from runner.engines.local import scheduler
 
 scheduler.ROOM_TO_GROW = 32
-model = ModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
+model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
     generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
     tracking=TrackingConfig(name="none"))
@@ -307,10 +309,10 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
 def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
 ) -> None:
-    model = ModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
     task = SweepConfig(batch_sizes=[2, 6], prompt_tokens=[20], new_tokens=4, warmup=0, repeats=2)
 
-    def fail(number: int, running: Stream, ids: list[int]) -> None:
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if len(running.active) > 4:
             raise torch.OutOfMemoryError(CUDA_SAYS)
 

@@ -12,9 +12,10 @@ import torch
 from stages import split_into
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
+from runner.core.dtypes import Dtype
 from runner.engines.base import Completion, EngineStats, Request
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker
@@ -53,7 +54,7 @@ def test_as_many_batches_as_stages_are_under_way(
 ) -> None:
     parts = split_into(saved_family("llama"), tmp_path / "parts", 2)
     task = PipelineConfig(parts=str(parts), prompt="x", micro_batch=micro_batch)
-    model = ModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
     config = make_config(task=task, model=model, generation=GenerationConfig(name="greedy", max_new_tokens=4))
     worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
     stages, stats = Stages(worker), EngineStats()

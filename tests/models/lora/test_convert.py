@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, OutputError
 from runner.models.load import adapt, load_base
@@ -107,7 +107,7 @@ def test_prefixed_file_and_its_twin(tiny_llama: Path, tmp_path: Path) -> None:
     ids=["plain", "alpha", "rslora", "pattern"],
 )
 def test_scaling_goes_into_b(
-    make_config: Make, make_peft: Callable[..., Path], tiny_model: ModelConfig, tmp_path: Path, settings: Any, scaling: float
+    make_config: Make, make_peft: Callable[..., Path], tiny_model: LocalModelConfig, tmp_path: Path, settings: Any, scaling: float
 ) -> None:  # fmt: skip
     peft = make_peft(**settings)
     said = run(peft, tmp_path / "lora.pth", "--base", tiny_model.name)

@@ -16,9 +16,9 @@ import torch
 from runner.checkpoints import resolve
 from runner.checkpoints.footprint import predict
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Dtype, ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines import open_engine
 from runner.engines.local.base_cache import Shelf
@@ -26,6 +26,8 @@ from runner.models import load as load_room
 from runner.models.load import Loaded, adapt, load_base, release
 from runner.models.lora.convert import convert, parser
 from runner.models.lora.pth import SquareLora
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from tools.embedded_model.lora import load_square_lora
 
 Make = Callable[..., RunnerConfig]
@@ -92,7 +94,7 @@ def test_pth_is_peft_is_merged(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    base = ModelConfig(name=str(bases[shape]), device="cpu", dtype=Dtype.float32)
+    base = LocalModelConfig(name=str(bases[shape]), device="cpu", dtype=Dtype.float32)
     state = squares(dtype=dtype, prefix=prefix)
     file = save(state, tmp_path / "lora.pth")
     peft = as_peft(file, bases[shape], tmp_path / "peft")
@@ -129,7 +131,7 @@ def test_pth_is_peft_is_merged(
 
 @pytest.mark.parametrize(("quantization", "kind"), [(Nf4Config(), "Linear4bit"), (Int8Config(), "Linear8bitLt")])
 def test_over_a_quantized_base(
-    make_config: Make, tiny_model: ModelConfig, tmp_path: Path, quantization: QuantizationConfig, kind: str
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, quantization: QuantizationConfig, kind: str
 ) -> None:
     state = squares(dtype=torch.float16)
     file = save(state, tmp_path / "lora.pth")
@@ -159,7 +161,7 @@ def test_over_a_quantized_base(
 def test_adapters_of_both_kinds_take_turns_on_one_base(
     make_config: Make, bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    base = ModelConfig(name=str(bases["llama"]), device="cpu", dtype=Dtype.float32)
+    base = LocalModelConfig(name=str(bases["llama"]), device="cpu", dtype=Dtype.float32)
     one, two = (save(squares(rank), tmp_path / f"{rank}.pth") for rank in (4, 2))
     adapters: dict[str, LoraConfig] = {
         "none": LoraConfig(),
@@ -185,7 +187,7 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
     assert (first["pth 2"] - first["pth 4"]).abs().max() > 0.01
 
 
-def test_nothing_stays_on_the_base(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> None:
+def test_nothing_stays_on_the_base(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     config = make_config(model=tiny_model, lora=PthConfig(path=save(squares(), tmp_path / "lora.pth")))
     base = load_base(config)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
@@ -212,7 +214,7 @@ def test_merging_leaves_a_tied_embedding_alone(make_config: Make, tiny_llama: Pa
     LlamaForCausalLM(settings).save_pretrained(folder)
     state = {"lm_head.lora.A.weight": torch.ones(1, 64), "lm_head.lora.B.weight": torch.ones(64, 1)}
     file = save(state | squares(1), tmp_path / "lora.pth")
-    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
     hooked, merged = (load(make_config(model=model, lora=PthConfig(path=file, merge=m))).model for m in (False, True))
     ids = torch.arange(3, 20)[None]
     with torch.inference_mode():
@@ -252,7 +254,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("state", "keys", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_what_does_not_fit_is_said_before_the_weights_are_read(
-    make_config: Make, tiny_model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str
 ) -> None:  # fmt: skip
     config = make_config(model=tiny_model, lora=PthConfig(path=save(state, tmp_path / "lora.pth"), **keys))
     base = load_base(make_config(model=tiny_model))
@@ -265,7 +267,7 @@ def test_what_does_not_fit_is_said_before_the_weights_are_read(
 
 
 def test_square_layers_that_the_file_leaves_out_are_noted(
-    make_config: Make, tiny_model: ModelConfig, tmp_path: Path
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     file = save(without(squares(), "layers.1"), tmp_path / "lora.pth")
     loaded = load(make_config(model=tiny_model, lora=PthConfig(path=file)))
@@ -287,7 +289,7 @@ class Malicious:
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle-0", "pickle-2", "pickle-4", "among-tensors"])
 def test_a_file_with_code_is_refused_and_not_run(
-    make_config: Make, tiny_model: ModelConfig, tmp_path: Path, form: str
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, form: str
 ) -> None:
     victim, file = tmp_path / "victim", tmp_path / "lora.pth"
     evil = Malicious(victim)
@@ -310,7 +312,7 @@ def test_a_file_with_code_is_refused_and_not_run(
         assert not victim.exists()
 
 
-def test_files_that_are_no_pth(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> None:
+def test_files_that_are_no_pth(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     file = tmp_path / "lora.pth"
     whole = Path(save(squares(), file)).read_bytes()
     for content in (b"", b"<html>", b"version https://git-lfs\noid 1\n", whole[:-300], whole[:700], os.urandom(99)):
@@ -328,13 +330,13 @@ def test_files_that_are_no_pth(make_config: Make, tiny_model: ModelConfig, tmp_p
         resolve.locate_adapter(PthConfig(path="embedded"), tiny_model)
 
 
-def test_torch_of_before_2019_is_read(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> None:
+def test_torch_of_before_2019_is_read(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     torch.save(squares(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     config = make_config(model=tiny_model, lora=PthConfig(path=str(tmp_path / "old.pth")))
     assert load(config).metrics["lora_modules"] == 4
 
 
-def test_merge_needs_unquantized_weights(make_config: Make, tiny_model: ModelConfig, tmp_path: Path) -> None:
+def test_merge_needs_unquantized_weights(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     lora = PthConfig(path=save(squares(), tmp_path / "lora.pth"), merge=True)
     with pytest.raises(ConfigError, match="lora.merge=true with quantization=int8"):
         make_config(model=tiny_model, quantization=Int8Config(), lora=lora)
@@ -343,19 +345,23 @@ def test_merge_needs_unquantized_weights(make_config: Make, tiny_model: ModelCon
         adapt(base, make_config(model=tiny_model, lora=lora))
 
 
-def test_the_hash_is_that_of_the_content(tmp_path: Path, tiny_model: ModelConfig) -> None:
+def test_the_hash_is_that_of_the_content(make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig) -> None:
     one = save(squares(), tmp_path / "one.pth")
     shutil.copy(one, tmp_path / "copy.pth")
     other = save(squares(2), tmp_path / "other.pth")
     hashes = [
-        resolve.evidence(tiny_model, PthConfig(path=path), tmp_path / "hashes.json")["lora"]
+        resolve.resolve(make_config(model=tiny_model, lora=PthConfig(path=path))).evidence(tmp_path / "hashes.json")[
+            "lora"
+        ]
         for path in (one, str(tmp_path / "copy.pth"), other)
     ]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_memory_is_predicted(make_config: Make, tiny_model: ModelConfig, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_memory_is_predicted(
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, dtype: torch.dtype
+) -> None:
     config = make_config(model=tiny_model, lora=PthConfig(path=save(squares(dtype=dtype), tmp_path / "lora.pth")))
     predicted = predict(config, batch_size=1, prompt_tokens=8, new_tokens=8)
     assert predicted is not None

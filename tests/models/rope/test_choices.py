@@ -13,7 +13,7 @@ from families import FAMILIES, settings
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import (
     Rope2dConfig,
@@ -74,7 +74,7 @@ def folders(saved_family: Callable[..., Path]) -> dict[str, Path]:
 
 
 def load(make_config: Make, folder: Path, rope: RopeConfig) -> Loaded:
-    return load_base(make_config(model=ModelConfig(name=str(folder), device="cpu"), rope=rope))
+    return load_base(make_config(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,8 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, ModelConfig
-from runner.config.quantization import Int8Config, Nf4Config, QuantizationConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
@@ -27,6 +26,8 @@ from runner.engines.local.base_cache import Shelf
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import adapt, load_base, release
 from runner.models.rope import rope_2d
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 SHAPES = [(family, 64) for family in FAMILIES] + [("llama", 128), ("qwen3", 128)]
@@ -224,15 +225,15 @@ def loras(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.fixture
-def model_config(folder: Path) -> ModelConfig:
-    return ModelConfig(name=str(folder), device="cpu")
+def model_config(folder: Path) -> LocalModelConfig:
+    return LocalModelConfig(name=str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name)
 @pytest.mark.parametrize("adapted", ["bare", "peft", "pth"])
 def test_native_then_rope_2d_then_native(
     make_config: Make,
-    model_config: ModelConfig,
+    model_config: LocalModelConfig,
     loras: dict[str, LoraConfig],
     quantization: QuantizationConfig,
     adapted: str,
@@ -263,7 +264,7 @@ def test_native_then_rope_2d_then_native(
 
 
 def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
-    make_config: Make, model_config: ModelConfig, folder: Path, loras: dict[str, LoraConfig]
+    make_config: Make, model_config: LocalModelConfig, folder: Path, loras: dict[str, LoraConfig]
 ) -> None:
     config = make_config(model=model_config, rope=Rope2dConfig(), lora=loras["pth"])
     found = logits(adapt(load_base(config), config).model)
@@ -288,7 +289,7 @@ TOLERANCES = {"none": 1e-5, "int8": 1e-5, "nf4": 0.05}
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 def test_one_pass_is_token_by_token_is_left_padded(
     make_config: Make,
-    model_config: ModelConfig,
+    model_config: LocalModelConfig,
     loras: dict[str, LoraConfig],
     attention: Attention,
     quantization: QuantizationConfig,
@@ -326,7 +327,7 @@ def test_one_pass_is_token_by_token_is_left_padded(
 
 @pytest.mark.parametrize("quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name)
 def test_jobs_leave_nothing_behind(
-    make_config: Make, model_config: ModelConfig, loras: dict[str, LoraConfig], quantization: QuantizationConfig
+    make_config: Make, model_config: LocalModelConfig, loras: dict[str, LoraConfig], quantization: QuantizationConfig
 ) -> None:
     """Native, then 2D with each adapter, then native, in one process and on one shelf: the same bits."""
     shelf, seen = Shelf(), []
@@ -368,7 +369,7 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
         assert plain.model.rotary_emb is inner
 
 
-def test_jobs_of_another_rope_on_one_shelf_get_a_clean_base(make_config: Make, model_config: ModelConfig) -> None:
+def test_jobs_of_another_rope_on_one_shelf_get_a_clean_base(make_config: Make, model_config: LocalModelConfig) -> None:
     generation = GenerationConfig(name="greedy", max_new_tokens=8)
     shelf, answers, loads = Shelf(), [], []
     for rope in ({}, {"rope": Rope2dConfig()}, {}):
@@ -389,7 +390,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention.value).eval()
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
     config = make_config(
-        model=ModelConfig(name=str(folder), device="cpu", attention=attention),
+        model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
         generation=GenerationConfig(name="greedy", max_new_tokens=10),
     )

@@ -1,4 +1,4 @@
-"""What fields of the schema are made of: the marker of a missing value, and fields outside a job's identity."""
+"""Helpers for the fields of the schema: the marker of a missing value, and fields outside a job's identity."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The comparison's way into MLflow, which is imported late: which store, its finished runs, a file of a run."""
+"""The runs in MLflow, which is imported late: which store, its finished runs, those of a grid, a file of a run."""
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,11 @@ if TYPE_CHECKING:
 
     Client = MlflowClient
 
+
 PARENT = "mlflow.parentRunId"
 PAGE = 50_000  # runs asked for at once: the most that MLflow allows
+LAST = "last"
+FOLDER = "comparison"  # among the artifacts of the grid's run
 
 
 def tracking_uri(output_dir: Path, given: str | None, environment: dict[str, str]) -> str:
@@ -133,3 +138,52 @@ def log(client: Client, run_id: str, folder: Path, names: list[str], target: str
             client.log_artifact(run_id, str(folder / name), target)
     except (MlflowException, OSError) as error:
         raise TrackingError(f"cannot log the comparison to run {run_id}: {brief(error)}") from error
+
+
+@dataclass
+class Grid:
+    """The run that a grid's jobs stand below."""
+
+    run_id: str
+    name: str  # the tag that the grid's process is known by
+    title: str
+
+
+def find_grid(client: Client, experiment: str, wanted: str) -> Grid:
+    """Return the grid with this id, or the last one that was begun."""
+    found = [
+        Grid(item.info.run_id, item.data.tags["grid"], item.info.run_name)
+        for item in search(client, experiment, "tags.grid LIKE '%'")
+    ]
+    if not found:
+        raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
+    fitting = [grid for grid in found if wanted and (grid.run_id.startswith(wanted) or grid.name.startswith(wanted))]
+    if wanted == LAST:
+        return found[0]
+    if len(fitting) != 1:
+        count = "several grids begin like that" if fitting else "no grid has this run id"
+        there = ", ".join(f"{grid.run_id} ({grid.title})" for grid in (fitting or found)[:6])
+        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {there}")
+    return fitting[0]
+
+
+def runs_of(client: Client, grid: Grid, runs: list[Run], scratch: Path) -> list[Run]:
+    """Return a grid's runs: those below it, and of jobs that were done before it began the recorded ones."""
+    mine = [run for run in runs if run.grid == grid.run_id]
+    plan = download(client, grid.run_id, "plan.json", scratch / grid.run_id)
+    jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
+    earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
+    chosen = mine + [run for run in runs if run.job_id in earlier]
+    if not chosen:
+        raise ConfigError(f"--grid {grid.run_id}: none of its jobs has finished")
+    return chosen
+
+
+def grid_to_log_to(runs: list[Run]) -> str:
+    """Return the one grid that all runs stand below."""
+    found = sorted({run.grid for run in runs if run.grid})
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError("--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder")
+    raise ConfigError(f"--log: these runs are of {len(found)} grids ({', '.join(found[:4])}): choose one with --grid")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.compare.columns import group
+from runner.compare.config_keys import group
 from runner.compare.data import JOB_ID, Answers, Comparison, Finding, Method, NotPaired, Row, Run, label
 from runner.compare.evidence import Evidence
 from runner.core.stats import (
@@ -127,7 +127,7 @@ def paired(
 
 def compare_unpaired(run: Run, base: Run, why: str) -> Comparison:
     """Compare two accuracies as if nothing tied the one's questions to the other's: from the logged counts."""
-    k1, n1, k2, n2 = (int(one.metrics[name]) for one in (run, base) for name in ("correct", "n"))
+    (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
     return unpaired(base.job_id, k1, n1, k2, n2, f"unpaired, {why}")
@@ -157,12 +157,12 @@ def judge(rows: list[Row]) -> None:
         it.p_holm = p_holm
         if p_holm < ALPHA:
             it.finding = Finding.better if it.difference > 0 else Finding.worse
-        n = int(row.metrics["n"])
+        correct, n = row.score or (0, 0)
         # ALPHA / comparisons is the strictest level that Holm can ask for: the promise holds at any rank.
         alpha = ALPHA / len(compared)
         if it.wins is not None and it.losses is not None:
             rate = (it.wins + it.losses) / n if n else 0.0
             it.detectable_difference = detectable_difference(n, rate, alpha=alpha)
         else:
-            pooled = (row.metrics["correct"] + it.baseline_correct) / (n + it.baseline_n)
+            pooled = (correct + it.baseline_correct) / (n + it.baseline_n)
             it.detectable_difference = unpaired_detectable_difference(n, it.baseline_n, pooled, alpha=alpha)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import Field, fields
 from typing import Any
 
-from runner.config.fields import HASHED
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
+from runner.core.fields import HASHED
 
 
 def inert_keys() -> set[str]:

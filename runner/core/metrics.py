@@ -1,0 +1,277 @@
+"""Every metric once: its unit, its label, how it is written, which way is better, how several runs are pooled.
+
+The report, the table of a grid and the comparison read all of this here. A metric's name stands in the task that
+computes it and in this file. Units stand in names (`peak_rss_mib`, `load_s`), so the unit follows from the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from string import Formatter
+from typing import Any
+
+UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_mib": "MiB", "_s": "s"}
+SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
+
+
+class Better(Enum):
+    """Which way a metric gets better, as the sign of a step for the better."""
+
+    higher = 1
+    lower = -1
+    neither = 0
+
+
+class Pooling(StrEnum):
+    """What several runs together have."""
+
+    sum = "sum"
+    mean = "mean"
+    max = "max"
+    per_token = "per_token"  # the speed over all tokens of all runs
+    dropped = "dropped"  # follows from other metrics, or means nothing over several runs
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that tasks measure."""
+
+    key: str
+    label: str  # without the unit
+    unit: str
+    form: str  # Python's format specification; empty: as many digits as help
+    better: Better
+    pooling: Pooling
+    tokens: str = ""  # of pooling per token: the metric that counts them
+    axis_words: str = ""  # where the label is too short for a picture's axis
+    head_words: str = ""  # where the label does not suit a narrow column
+
+    @property
+    def title(self) -> str:
+        """The label with the unit, for the head of a column."""
+        return f"{self.label} {self.unit}".strip()
+
+    @property
+    def head(self) -> str:
+        """The label over the unit, for the head of a narrow column."""
+        return self.head_words or "\n".join(self.title.rsplit(" ", 1))
+
+    @property
+    def axis(self) -> str:
+        """The label for a picture's axis."""
+        return self.axis_words or ", ".join(filter(None, (self.label, self.unit)))
+
+    def write(self, value: float) -> str:
+        """Return a value as text, without the unit."""
+        return format(value, self.form) if self.form else number(value)
+
+
+def number(value: float) -> str:
+    """Write a number with as many digits as help."""
+    if value == int(value):
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
+    """Describe a metric; what is not said follows from the unit."""
+    suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
+    unit = UNITS.get(suffix, "")
+    plain = {
+        "label": label or key.removesuffix(suffix).replace("_", " "),
+        "better": Better.neither if not unit else Better.higher if unit.endswith("/s") else Better.lower,
+        "pooling": Pooling.max if unit == "MiB" else Pooling.mean,
+    }
+    return Metric(key=key, unit=unit, form=form, **(plain | special))
+
+
+def _counts(better: Better, *keys: str) -> list[Metric]:
+    """Describe counts that add up over runs."""
+    return [_metric(key, form=",.0f", better=better, pooling=Pooling.sum) for key in keys]
+
+
+_EVERY = (
+    # questions and answers
+    _metric("accuracy", form=".1%", better=Better.higher, pooling=Pooling.dropped),  # follows from n and correct
+    _metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
+    _metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
+    *_counts(Better.higher, "correct"),
+    *_counts(Better.lower, "wrong", "no_answer", "cut_off", "errors"),
+    *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens"),
+    # speed
+    _metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="prompt_tokens"),
+    _metric(
+        "decode_tok_per_s", "", ",.0f", pooling=Pooling.per_token, tokens="new_tokens", axis_words="decode tokens/s"
+    ),
+    _metric("best_decode_tok_per_s", form=",.0f"),
+    *(_metric(key, form=".0f") for key in ("best_batch_size", "best_prompt_tokens")),
+    _metric("ttft_s", "time to first token"),
+    _metric("load_s", form=".2f"),
+    _metric("import_s"),
+    _metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
+    _metric("repeats"),
+    # the model
+    _metric("parameters", form=",.0f"),
+    _metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
+    *(_metric(key, form=".0f") for key in ("lora_modules", "lora_rank", "rope_pairs")),
+    _metric("lora_delta_norm", form=".3g"),
+    *map(_metric, ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched")),
+    *map(_metric, ("vocab_size", "max_positions", "base_loads")),
+    # memory
+    _metric("peak_rss_mib", "peak RSS", ",.0f"),
+    _metric("load_peak_rss_mib", "peak RSS of the load", ",.0f"),
+    _metric("load_rss_mib", "RSS after the load", ",.0f"),
+    _metric("sum_peak_rss_mib", "peak RSS of all processes"),
+    _metric("cuda_peak_mib", "peak GPU", axis_words="peak GPU memory, MiB"),
+    _metric("gpu_mib", "GPU", ",.0f"),
+    _metric("load_peak_gpu_mib", "peak GPU of the load", ",.0f"),
+    *map(_metric, ("cuda_reserved_mib", "cuda_steady_mib", "steady_rss_mib", "rss_growth_mib", "pss_mib")),
+    *map(_metric, ("mapped_files_mib", "baseline_mib", "baseline_anon_mib")),
+    *(_metric(f"{stage}_peak_rss_mib") for stage in ("prefill", "decode")),
+    *(_metric(f"{stage}_steady_rss_mib") for stage in ("load", "prefill", "decode")),
+    *(_metric(f"{stage}_{mark}_anon_mib") for stage in ("load", "prefill", "decode") for mark in ("peak", "steady")),
+    *(_metric(key, form=",.0f") for key in ("peak_over_baseline_mib", "predicted_total_mib")),
+    *(_metric(key, form=",.2f") for key in ("predicted_weight_mib", "kv_cache_mib")),
+    *map(_metric, ("predicted_activation_mib", "rest_mib", "weight_prediction_error", "total_prediction_error")),
+    # a checkpoint in parts, and a pipeline of processes
+    *(_metric(key, form=",.0f") for key in ("num_parts", "written_parts")),
+    *(_metric(key, form=",.1f") for key in ("largest_part_mib", "written_mib")),
+    _metric("stored_mib", "on disk"),
+    _metric("balance", form=".3f", better=Better.lower),
+    _metric("share", better=Better.lower),
+    _metric("problems", better=Better.lower),
+    _metric("write_gb_per_s", form=".2f"),
+    *map(_metric, ("tensors", "files", "total_params", "split_s", "unique_mib", "merged_mib", "archive_mib")),
+    *map(_metric, ("raw_mib", "raw_mib_per_s", "read_mib", "read_mib_per_s", "write_mib_per_s")),
+    *(_metric(key, form=".0f") for key in ("stages", "processes")),
+    _metric("bubble_share", form=".0%", better=Better.lower),
+)
+METRICS = {metric.key: metric for metric in _EVERY}
+
+ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
+OF_GRID = ("n", "best_decode_tok_per_s", "decode_tok_per_s", "weight_mib", "peak_rss_mib", "seconds")  # its columns
+OF_SCORED = (  # the columns of a comparison of accuracies, and how soon a narrow terminal goes without each (0: never)
+    ("no_answer", 5),
+    ("cut_off", 5),
+    ("weight_mib", 4),
+    ("stored_mib", 4),
+    ("cuda_peak_mib", 0),
+    ("peak_rss_mib", 0),
+    ("decode_tok_per_s", 0),
+    ("load_s", 3),
+    ("new_tokens", 2),
+)
+SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
+HEADLINES = (  # of a comparison without accuracies: first the ones that a task is run for, then those of all tasks
+    "best_decode_tok_per_s",
+    "best_batch_size",
+    "load_peak_rss_mib",
+    "steady_rss_mib",
+    "peak_over_baseline_mib",
+    "predicted_total_mib",
+    "largest_part_mib",
+    "stored_mib",
+    "weight_mib",
+    "peak_rss_mib",
+    "load_s",
+    "prefill_tok_per_s",
+    "decode_tok_per_s",
+    "seconds",
+)
+FRONT = (
+    ("cuda_peak_mib", "peak_rss_mib"),
+    ("decode_tok_per_s",),
+)  # Pareto's axes: of each the first that all rows have
+BY_REPEATS = (  # what runs are compared by that have no verdicts
+    "cuda_peak_mib",
+    "peak_over_baseline_mib",
+    "peak_rss_mib",
+    "steady_rss_mib",
+    "load_s",
+    "decode_tok_per_s",
+    "ttft_s",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a job's table: its label, and a text that names metrics in braces."""
+
+    label: str
+    text: str
+    common: bool = False  # most tasks have it: by itself it says nothing about a job
+    brief: bool = False  # stands on the one line that a job of a grid gets
+    names: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset(name for _, name, _, _ in Formatter().parse(self.text) if name))
+
+    def write(self, metrics: Mapping[str, float]) -> str:
+        """Return the text with the values of the metrics that it names."""
+        return self.text.format(**{name: METRICS[name].write(metrics[name]) for name in self.names})
+
+
+LINES = (
+    Line("accuracy", "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n}", brief=True),
+    Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
+    Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
+    Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
+    Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
+    Line(
+        "fastest cell",
+        "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}",
+    ),
+    Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
+    Line("written", "{written_parts} parts, {written_mib} MiB"),
+    Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
+    Line("pipeline", "{stages} parts in {processes} processes · {bubble_share} of their time without work"),
+    Line("load_s", "{load_s}", common=True),
+    Line("weight_mib", "{weight_mib}", common=True),
+    Line("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
+    Line("over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
+    Line("predicted", "weights {predicted_weight_mib} MiB · KV cache {kv_cache_mib} MiB"),
+    Line("lora", "{lora_modules} modules · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
+    Line("seconds", "{seconds}", common=True, brief=True),
+)
+
+
+def described(key: str) -> Metric:
+    """Return the metric behind a key, be it that of a cell (`ttft_s/batch_4_prompt_64`) or of a spread (`…_max`).
+
+    A key that stands nowhere here, of somebody else's task, is described by its unit.
+    """
+    base = key.partition("/")[0]
+    for name in (base, *(base.removesuffix(suffix) for suffix in SPREADS)):
+        if name in METRICS:
+            return METRICS[name]
+    return _metric(base)
+
+
+def score(metrics: Mapping[str, float]) -> tuple[int, int] | None:
+    """Return how many of how many answers were right; None where a run counted no right answers."""
+    return (int(metrics["correct"]), int(metrics["n"])) if {"correct", "n"} <= metrics.keys() else None
+
+
+def pool(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return what several runs measured together, of the metrics that all of them have."""
+    parts = list(runs)
+    pooled = {}
+    shared = [key for key in parts[0] if all(key in part for part in parts)]
+    for key in shared:
+        values, metric = [part[key] for part in parts], described(key)
+        match metric.pooling:
+            case Pooling.sum:
+                pooled[key] = sum(values)
+            case Pooling.max:
+                pooled[key] = max(values)
+            case Pooling.per_token if metric.tokens in shared and all(values):
+                tokens = [part[metric.tokens] for part in parts]
+                pooled[key] = sum(tokens) / sum(count / speed for count, speed in zip(tokens, values, strict=True))
+            case Pooling.mean | Pooling.per_token:
+                pooled[key] = sum(values) / len(values)
+            case Pooling.dropped:
+                pass
+    right = score(pooled)
+    return pooled | ({"accuracy": right[0] / right[1]} if right and right[1] else {})

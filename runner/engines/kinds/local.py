@@ -1,0 +1,86 @@
+"""Models that run on this machine: model=embedded, auto, local and the presets."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from runner.checkpoints import footprint, formats, random_weights
+from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.memory_check import check_memory, limited
+from runner.checkpoints.resolve import Resolved
+from runner.config import identity
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.engines import local
+from runner.engines.base import Capability, Engine
+from runner.engines.kinds import ModelKind, Need
+from runner.engines.local.base_cache import Shelf
+from runner.quantization import quiet_imports
+
+SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
+TYPICAL_ROWS = 64  # at once, where the engine is to choose
+
+
+class Local(ModelKind):
+    """Everything is known from its files."""
+
+    HAS_WEIGHTS = True
+
+    def evidence(self, resolved: Resolved, cache: Path) -> dict[str, str]:
+        """Name and SHA-256 of the model's and the adapter's files."""
+        return resolved.evidence(cache)
+
+    def base_key(self, config: RunnerConfig) -> str:
+        """Return model, quantization and rope, and an adapter that is merged."""
+        return identity.base_key(config)
+
+    def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
+        """Refuse what is known to be impossible without torch and without a weight; note what is close."""
+        model = resolved.model
+        formats.check(config, resolved)
+        if model.random_weights:
+            random_weights.check_disk(model)
+        on_gpu = model.device.startswith("cuda") or (model.device == "auto" and machine.gpu_models())
+        if on_gpu:
+            return []  # how much of a GPU is free is known to torch alone
+        return check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+
+    def predict(
+        self, config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
+    ) -> Footprint | None:
+        """Predict from the headers of the checkpoint."""
+        return footprint.predict(config, resolved, batch_size, prompt_tokens, new_tokens)
+
+    def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
+        """Predict from the headers of the checkpoint; nothing is known of one without."""
+        predicted = self.predict(config, resolved, *config.task.workload(config.generation, TYPICAL_ROWS))
+        if predicted is None:
+            return Need(0.0, machine.cores())
+        small = predicted.weight_mib < SMALL_WEIGHT_MIB
+        threads = resolved.model.threads or (1 if small else machine.cores())
+        return Need(predicted.weight_mib + predicted.kv_cache_mib + predicted.activation_mib, threads)
+
+    def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
+        """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
+        quiet_imports()
+        importlib.import_module("torch")
+        transformers = importlib.import_module("transformers")
+        own = resolved.settings.get("architectures") or ()
+        for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
+            getattr(transformers, name, None)  # transformers imports a class when it is asked for
+        for library in (*resolved.held(config.quantization).packages, *config.lora.packages):
+            importlib.import_module(library)
+
+    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
+        """Return all, but branches need two coordinates and a mask."""
+        return local.capabilities(config)
+
+    def open_engine(self, config: RunnerConfig, resolved: Resolved, shelf: Shelf | None) -> Engine:
+        """Return the local engine."""
+        from runner.engines.local.engine import LocalEngine  # imports torch
+
+        return LocalEngine(config, shelf, resolved)
+
+
+KIND = Local()

@@ -1,0 +1,94 @@
+"""Log-probabilities of given continuations, from the logits of a pass, in pieces that memory has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import torch
+
+from runner.core.result import FinishReason
+from runner.engines.base import Completion
+from runner.engines.local.forward import Forward, Piece
+from runner.engines.local.kv_cache import OwnKv
+from runner.engines.rows import Row
+
+MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may leave for scoring
+AT_ONCE = 2**22  # of them, in float32 and as a logarithm
+
+
+@dataclass
+class Scores:
+    """What is known of a continuation so far."""
+
+    logprobs: list[float] = field(default_factory=list)
+    greedy: list[bool] = field(default_factory=list)
+
+    def add(self, logits: torch.Tensor, targets: Sequence[int]) -> None:
+        """Score the next tokens by the logits [n, V] before each."""
+        step = max(AT_ONCE // logits.shape[-1], 1)
+        for first in range(0, len(targets), step):
+            wanted = torch.tensor(targets[first : first + step], device=logits.device)
+            scores = logits[first : first + step].float().log_softmax(dim=-1)
+            self.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
+            self.greedy += (scores.argmax(dim=-1) == wanted).tolist()
+
+    def completion(self, row: Row, seconds: float) -> Completion:
+        """Return the answer to a request with a continuation."""
+        assert row.given is not None
+        return Completion(
+            id=row.request.id,
+            text="",
+            token_ids=row.given,
+            finish_reason=FinishReason.stop,
+            prompt_sha256=row.sha256,
+            prompt_tokens=len(row.prompt),
+            first_token_s=seconds,
+            seconds=seconds,
+            logprobs=self.logprobs,
+            greedy=self.greedy,
+        )
+
+
+def most_positions(device: torch.device, vocab_size: int) -> int:
+    """Return after how many tokens one pass may leave logits for scoring."""
+    return max(MOST_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
+
+
+def read_entering(
+    forward: Forward, own: OwnKv, rows: list[Row], scored: list[Row], first_slot: int, most: int
+) -> tuple[torch.Tensor, list[Scores]]:
+    """Read rows that enter the slots from the first on; return the logits [n, V] after each prompt, and the scores.
+
+    A continuation whose logits are too many for one pass goes through in several.
+    """
+    scores = {id(row): Scores() for row in scored}
+    cut = [_pieces(row, slot, most) for slot, row in enumerate([*rows, *scored], start=first_slot)]
+    first: torch.Tensor | None = None
+    for some in zip_longest(*cut):
+        pieces = [piece for piece in some if piece is not None]
+        logits = forward.read_prompts(own, pieces)
+        if first is None:
+            first, logits = logits[: len(rows)], logits[len(rows) :]
+        for piece in pieces:
+            if piece.targets:
+                count = len(piece.targets)
+                scores[id(piece.row)].add(logits[:count], piece.targets)
+                logits = logits[count:]
+    assert first is not None
+    return first, list(scores.values())
+
+
+def _pieces(row: Row, slot: int, most: int) -> list[Piece]:
+    """Cut what is pending of a row that enters a slot: as a whole, or so that each piece leaves few enough logits."""
+    pending = row.pending
+    if row.given is None:
+        return [Piece(row, slot, pending)]
+    pieces = []
+    start, end = 0, len(pending) - len(row.given) + most
+    for first in range(0, len(row.given), most):
+        targets = row.given[first : first + most]
+        pieces.append(Piece(row, slot, pending[start:end], start, targets))
+        start, end = end, end + most
+    return pieces

@@ -1,0 +1,43 @@
+"""quantization – one file for each library, and the one list of all choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.gguf import GgufConfig
+from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.torchao import TorchaoInt8Config
+
+CHOICES: dict[str, type[QuantizationConfig]] = {
+    "none": QuantizationConfig,
+    "int8": Int8Config,
+    "nf4": Nf4Config,
+    "fp4": Fp4Config,
+    "gptq": GptqConfig,
+    "awq": AwqConfig,
+    "torchao_int8": TorchaoInt8Config,
+    "gguf": GgufConfig,
+}
+SMALLEST = Nf4Config  # of those that quantize a plain checkpoint: what to use when memory is short
+METHODS = tuple(dict.fromkeys(choice.method for choice in CHOICES.values() if choice.method))
+HOLDERS = tuple({holder for choice in CHOICES.values() for holder in choice.holders})
+
+
+def read_format(settings: dict[str, Any]) -> Format | None:
+    """Read off a config.json how the weights are quantized; None when they are not."""
+    stored = settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config")
+    if not stored:
+        return None
+    for choice in CHOICES.values():
+        if (found := choice.read_stored(stored)) is not None:
+            return found
+    method = str(stored.get("quant_method") or "")
+    return Format(method, QuantizationConfig(method or "an unnamed quant_method"), 8, matched=False, known=False)
+
+
+def quiet_imports() -> None:
+    """Keep what the libraries log on import out of the log: transformers and peft import those that are installed."""
+    for choice in CHOICES.values():
+        choice.quiet_import()

@@ -1,0 +1,199 @@
+"""bitsandbytes: int8, nf4 and fp4, quantized while loading or stored that way."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from runner.core.dtypes import BYTES, Dtype
+from runner.core.errors import ConfigError, check
+from runner.core.fields import MISSING
+from runner.quantization.base import Format, Quantized
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 64  # 4-bit weights that share one scale
+NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
+
+
+@dataclass
+class BitsAndBytesConfig(Quantized):
+    """What int8 and the two 4-bit formats have in common."""
+
+    packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
+    install: ClassVar[str] = "pip install bitsandbytes"
+    method: ClassVar[str] = "bitsandbytes"
+    holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read the bits and the keys; early releases wrote no quant_method."""
+        if stored.get("quant_method") not in (None, "", cls.method):
+            return None
+        if stored.get("load_in_8bit"):
+            return Format(cls.method, Int8Config(threshold=float(stored.get("llm_int8_threshold", 6.0))), 8)
+        if not stored.get("load_in_4bit"):
+            return None
+        dtype = str(stored.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
+        check(dtype in Dtype.__members__, "the checkpoint's bnb_4bit_compute_dtype", dtype, "no dtype of torch's")
+        name = str(stored.get("bnb_4bit_quant_type") or "fp4")
+        config = FourBitConfig(name, bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
+        return Format(cls.method, config, 4, matched=name in ("nf4", "fp4"))
+
+    def is_note(self, name: str) -> bool:
+        """How the weights are packed is held as Python's numbers."""
+        return ".quant_state." in name or name.endswith(".weight_format")
+
+    @staticmethod
+    def quiet_import() -> None:
+        """When it is imported it looks for optional kernels on a hub, and warns when it finds none."""
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+    def prepare(self, device: str) -> None:
+        """Import it, and turn its own ways of saying that it cannot run here into one message."""
+        self.require_packages()
+        try:
+            library = importlib.import_module("bitsandbytes.cextension").lib
+        except Exception as error:  # it loads a native library: whatever that says, it is about this platform
+            raise self._unusable(str(error)) from error
+        reason = getattr(library, "error_msg", None)  # of the stand-in that it takes when the native one does not load
+        if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
+            raise self._unusable(str(reason))
+
+    def _unusable(self, reason: str) -> ConfigError:
+        words = " ".join(reason.split())[:300]
+        return ConfigError(
+            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform ({words}): "
+            "install a version built for this system, or use quantization=none"
+        )
+
+    @staticmethod
+    def constants(parameter: Any) -> Iterator[Any]:
+        """Yield the scales: one for each row of int8; one for each block of 4 bits, perhaps quantized themselves."""
+        yield getattr(parameter, "SCB", None)
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            yield from (state.absmax, state.code)
+            if state.nested:
+                yield from (state.state2.absmax, state.state2.code)
+
+
+@dataclass
+class Int8Config(BitsAndBytesConfig):
+    """LLM.int8(): int8 weights, outlier columns kept apart."""
+
+    name: str = "int8"
+    threshold: float = 6.0
+
+    def __post_init__(self) -> None:
+        check(self.threshold >= 0, "quantization.threshold", self.threshold, "must be 0 or more")
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """One byte for each number, one float32 scale for each row."""
+        return numbers, 4 * rows
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in the dtype of the activations."""
+        return dtype_bytes
+
+    def prepare(self, device: str) -> None:
+        """At every product it logs that it casts to float16, which is how LLM.int8() works."""
+        super().prepare(device)
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' own config."""
+        import transformers
+
+        config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
+        return {"quantization_config": config}
+
+
+@dataclass
+class FourBitConfig(BitsAndBytesConfig):
+    """Shared keys of the two 4-bit formats."""
+
+    name: str = MISSING
+    double_quant: bool = True
+    compute_dtype: Dtype = Dtype.bfloat16
+
+    def __post_init__(self) -> None:
+        need = "choose bfloat16, float16 or float32"
+        check(self.compute_dtype is not Dtype.auto, "quantization.compute_dtype", self.compute_dtype, need)
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """Half a byte for each number; a scale for each block, and the table of the 16 values."""
+        blocks, table = math.ceil(numbers / BLOCK), 16 * 4
+        if not self.double_quant:
+            return math.ceil(numbers / 2), 4 * blocks + table
+        nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, their table, offset
+        return math.ceil(numbers / 2), blocks + table + nested
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in compute_dtype."""
+        return BYTES[self.compute_dtype.value]
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' own config."""
+        import torch
+        import transformers
+
+        config = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.name,
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype.value),
+        )
+        return {"quantization_config": config}
+
+    def check_loaded(self, model: torch.nn.Module) -> None:
+        """Refuse layer sizes that the packed 4-bit CPU kernels would crash on at the first forward pass."""
+        from bitsandbytes.functional import has_avx512bf16
+        from bitsandbytes.nn.modules import Linear4bit
+
+        for path, module in model.named_modules():
+            if isinstance(module, Linear4bit) and module.weight.device.type == "cpu" and has_avx512bf16():
+                inputs, outputs = module.in_features, module.out_features
+                if inputs % 64 or outputs % 32:
+                    raise ConfigError(
+                        f"quantization={self.name}: {path} is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels "
+                        "for this CPU need inputs divisible by 64 and outputs by 32: use quantization=int8 or none "
+                        "with an unquantized checkpoint, or a GPU"
+                    )
+
+    @contextmanager
+    def adapting(self, model: torch.nn.Module) -> Iterator[None]:
+        """Keep packed CPU weights as they are, whoever asks for a state dict inside, as PEFT does.
+
+        For a state dict bitsandbytes unpacks them for good, and rounds their scales a second time: the next job on
+        this base would get other answers than the first.
+        """
+        states: list[Any] = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
+        packed = [state for state in states if getattr(state, "packing_format_for_cpu", False)]
+        for state in packed:
+            state.packing_format_for_cpu = False
+        try:
+            yield
+        finally:
+            for state in packed:
+                state.packing_format_for_cpu = True
+
+
+@dataclass
+class Nf4Config(FourBitConfig):
+    """4-bit NormalFloat."""
+
+    name: str = "nf4"
+
+
+@dataclass
+class Fp4Config(FourBitConfig):
+    """4-bit float."""
+
+    name: str = "fp4"

@@ -1,0 +1,61 @@
+"""gptqmodel: checkpoints that GPTQ or AWQ has quantized; `none` loads them as they are, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runner.quantization.base import Format, Quantized, Source
+
+
+@dataclass
+class GptqModelConfig(Quantized):
+    """What GPTQ and AWQ have in common."""
+
+    source: ClassVar[Source] = Source.quantized
+    holders: ClassVar[tuple[str, ...]] = ("gptqmodel.",)
+    packed_names: ClassVar[tuple[str, ...]] = (".qweight",)
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """A weight that its checkpoint left unpacked is held in model.dtype; packed ones are as large as on disk."""
+        return numbers * dtype_bytes, 0
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in the dtype of the activations."""
+        return dtype_bytes
+
+    def load_arguments(self) -> dict[str, Any]:
+        """The checkpoint says it all."""
+        return {}
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read the bits."""
+        return (
+            Format(cls.method, cls(), int(stored.get("bits") or 4))
+            if stored.get("quant_method") == cls.method
+            else None
+        )
+
+
+@dataclass
+class GptqConfig(GptqModelConfig):
+    """A checkpoint that GPTQ has quantized already."""
+
+    name: str = "gptq"
+
+    packages: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
+    # gptqmodel compiles its kernels where it is installed, so no extra of ours can promise it
+    install: ClassVar[str] = "pip install gptqmodel optimum"
+    method: ClassVar[str] = "gptq"
+
+
+@dataclass
+class AwqConfig(GptqModelConfig):
+    """A checkpoint that AWQ has quantized already."""
+
+    name: str = "awq"
+
+    packages: ClassVar[tuple[str, ...]] = ("gptqmodel",)
+    install: ClassVar[str] = "pip install gptqmodel"
+    method: ClassVar[str] = "awq"

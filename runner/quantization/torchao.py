@@ -1,0 +1,80 @@
+"""torchao: weight-only int8, quantized while loading or stored that way."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runner.quantization.base import Format, Quantized
+
+
+@dataclass
+class TorchaoInt8Config(Quantized):
+    """Weight-only int8: int8 weights with one scale for each row, products in model.dtype."""
+
+    name: str = "torchao_int8"
+
+    packages: ClassVar[tuple[str, ...]] = ("torchao",)
+    install: ClassVar[str] = "pip install 'runner[torchao]'"
+    method: ClassVar[str] = "torchao"
+    holders: ClassVar[tuple[str, ...]] = ("torchao.",)  # the layers stay torch's, their weights are exchanged
+    packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """One byte for each number; one float32 scale and one int8 zero point for each row."""
+        return numbers, 5 * rows
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in the dtype of the activations."""
+        return dtype_bytes
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' config around torchao's own."""
+        from torchao.quantization import Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read which of torchao's many types it is: only weight-only int8 by rows is this choice."""
+        if stored.get("quant_method") != cls.method:
+            return None
+        kind = (stored.get("quant_type") or {}).get("default") or {}
+        data = kind.get("_data") or {}
+        plain = kind.get("_type") == "Int8WeightOnlyConfig" and data.get("group_size") is None
+        row = (data.get("granularity") or {"_type": "PerRow"}).get("_type") == "PerRow"
+        name = "torchao_int8" if plain and row else str(kind.get("_type"))
+        return Format(cls.method, cls(name), 4 if "4" in name else 8, matched=plain and row)
+
+    @staticmethod
+    def quiet_import() -> None:
+        """Transformers imports it for every model once it is installed.
+
+        It says which of its own kernels for other GPUs did not load, and that it calls torch by a name on its way
+        out: nothing that a user could act on.
+        """
+        for name, start, part in (
+            ("torchao", "Failed to load ", ""),
+            ("torchao.kernel.intmm", "Warning: Detected no triton", ""),  # which no weight-only product asks for
+            ("torch.utils._pytree", "", "register_constant() on Enum subclasses"),
+        ):
+            logging.getLogger(name).addFilter(_Without(start, part))
+
+
+class _Without(logging.Filter):
+    """Drops the messages that begin with one text and contain another."""
+
+    def __init__(self, start: str, part: str) -> None:
+        super().__init__()
+        self.start, self.part = start, part
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message.startswith(self.start) and self.part in message)
+
+    def __eq__(self, other: object) -> bool:  # so that a logger takes it once
+        return isinstance(other, _Without) and (self.start, self.part) == (other.start, other.part)
+
+    __hash__ = logging.Filter.__hash__

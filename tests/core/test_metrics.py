@@ -1,0 +1,154 @@
+"""The registry of metrics as a whole: it describes all that real jobs write, and what it says fits together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.generation import GenerationConfig
+from runner.config.lora import PthConfig
+from runner.config.model import ModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.config.task import (
+    ArchiveConfig,
+    GenerateConfig,
+    Gsm8kConfig,
+    MemoryConfig,
+    MergeConfig,
+    PipelineConfig,
+    SplitConfig,
+    SweepConfig,
+    TaskConfig,
+    VerifyConfig,
+)
+from runner.core.metrics import (
+    BY_REPEATS,
+    FRONT,
+    HEADLINES,
+    LINES,
+    METRICS,
+    OF_GRID,
+    OF_SCORED,
+    SPREADS,
+    Better,
+    Pooling,
+    described,
+    number,
+    pool,
+)
+from runner.quantization.bitsandbytes import Int8Config
+from runner.run import run
+
+Make = Callable[..., RunnerConfig]
+EMBEDDED = ModelConfig(name="embedded", device="cpu")
+SHORT = GenerationConfig(name="greedy", max_new_tokens=4)
+
+
+def undescribed(metrics: dict[str, float]) -> set[str]:
+    """The metrics that the registry does not name."""
+    return {key for key in metrics if described(key).key not in METRICS}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Gsm8kConfig(limit=1),
+        GenerateConfig(prompt="2+3=?"),
+        SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=2, repeats=2, warmup=0),
+        MemoryConfig(batch_size=1, prompt_tokens=4, new_tokens=2, repeats=1),
+    ],
+    ids=lambda task: task.name,
+)
+def test_a_job_of_the_stub_writes_described_metrics(make_config: Make, task: TaskConfig) -> None:
+    metrics = run(make_config(task=task)).result.metrics
+    assert len(metrics) > 5
+    assert undescribed(metrics) == set()
+
+
+def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
+    lora = PthConfig(path="embedded")
+    groups: dict[str, Any] = {"quantization": Int8Config(), "lora": lora, "rope": Rope2dConfig(), "generation": SHORT}
+    metrics = run(make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?"), **groups)).result.metrics
+    assert "weight_mib/int8" in metrics
+    assert undescribed(metrics) == set()
+
+
+@pytest.mark.slow
+def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: Path) -> None:
+    parts = str(tmp_path / "parts")
+    for task in (
+        SplitConfig(num_parts=2, output_dir=parts),
+        VerifyConfig(parts=parts),
+        MergeConfig(parts=parts, output_dir=str(tmp_path / "merged")),
+        ArchiveConfig(parts=parts, output_dir=str(tmp_path / "packed")),
+        PipelineConfig(parts=parts, prompt="2+3=?"),
+    ):
+        metrics = run(make_config(model=EMBEDDED, task=task, generation=SHORT)).result.metrics
+        assert undescribed(metrics) == set(), task.name
+
+
+def test_what_stands_in_tables_is_described() -> None:
+    named = {*OF_GRID, *(key for key, _ in OF_SCORED), *HEADLINES, *BY_REPEATS}.union(*FRONT)
+    assert named.union(*(line.names for line in LINES)) <= METRICS.keys()
+    assert all(METRICS[key].better is not Better.neither for axis in FRONT for key in axis)
+    for metric in METRICS.values():
+        assert metric.tokens in METRICS if metric.pooling is Pooling.per_token else metric.tokens == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "base"),
+    [
+        ("decode_tok_per_s/batch_4_prompt_64", "decode_tok_per_s"),
+        ("decode_tok_per_s_max/batch_4_prompt_64", "decode_tok_per_s"),
+        ("peak_rss_mib_min", "peak_rss_mib"),
+        ("weight_mib/bfloat16", "weight_mib"),
+    ],
+)
+def test_cells_and_spreads_are_their_base_metric(key: str, base: str) -> None:
+    assert described(key) is METRICS[base]
+    assert not any(base.endswith(suffix) for base in METRICS for suffix in SPREADS)
+
+
+def test_a_metric_of_somebody_elses_task_is_described_by_its_unit() -> None:
+    metric = described("reasoning_tok_per_s/hard")
+    assert (metric.key, metric.title, metric.better) == ("reasoning_tok_per_s", "reasoning tok/s", Better.higher)
+    assert described("cache_mib").pooling is Pooling.max
+    assert described("rounds").better is Better.neither
+
+
+def test_labels_for_columns_and_axes() -> None:
+    peak, speed, cut_off = (METRICS[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off"))
+    assert (peak.title, peak.head, peak.axis) == ("peak RSS MiB", "peak RSS\nMiB", "peak RSS, MiB")
+    assert (speed.title, speed.head, speed.axis) == ("decode tok/s", "decode\ntok/s", "decode tokens/s")
+    assert (cut_off.title, cut_off.head, cut_off.axis) == ("cut off", "cut\noff", "cut off")
+    heads = [metric.title for metric in METRICS.values()]
+    assert len(set(heads)) == len(heads)
+    assert not any(re.search(r"_|  ", head) for head in heads)
+
+
+def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
+    one = {"n": 10, "correct": 9, "new_tokens": 100, "decode_tok_per_s": 100, "peak_rss_mib": 5, "load_s": 1}
+    two = {"n": 30, "correct": 3, "new_tokens": 300, "decode_tok_per_s": 300, "peak_rss_mib": 7, "load_s": 2}
+    found = pool([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
+    assert found == {
+        "n": 40,
+        "correct": 12,
+        "accuracy": 0.3,
+        "new_tokens": 400,
+        "decode_tok_per_s": pytest.approx(200),  # 400 tokens in 2 s
+        "peak_rss_mib": 7,
+        "load_s": 1.5,
+    }
+    assert pool([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150  # one has no speed to weigh by
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234")]
+)
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text

@@ -1,0 +1,353 @@
+"""A session that stays open: requests come from any thread at any time, each with its own sampling, and can be ended."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from streams import AGENTS, PROMPTS, SYSTEM
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason
+from runner.engines import base
+from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId, Sampling, Session
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.session import LocalSession
+
+NEW_TOKENS = 24
+WARM = Sampling(temperature=0.8)
+
+
+def configure(
+    make_config: Callable[..., RunnerConfig], folder: Path, attention: Attention = Attention.auto, **keys: object
+) -> RunnerConfig:
+    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    generation = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
+    return make_config(**({"model": model, "generation": generation} | keys))
+
+
+@pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["scheduler", "plain"])
+def any_engine(
+    request: pytest.FixtureRequest, make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> Iterator[LocalEngine]:
+    folder = saved_family("llama", max_position_embeddings=512)
+    engine = LocalEngine(configure(make_config, folder, request.param))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
+    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
+    yield engine
+    assert engine.stats.notes == [], "the scheduler served, not its fallback"
+    engine.close()
+
+
+def drain(session: Session) -> list[Event]:
+    """Step until nothing is under way."""
+    events = []
+    while not session.idle:
+        events += session.step()
+    return events
+
+
+def completions(events: Sequence[Event]) -> dict[tuple[RequestId, int], Completion]:
+    """Return the completions by id and choice; none may come twice."""
+    ended = [event for event in events if isinstance(event, Completion)]
+    found = {(one.id, one.choice): one for one in ended}
+    assert len(found) == len(ended), "answered twice"
+    return found
+
+
+def alone(engine: LocalEngine, request: Request) -> list[int]:
+    """Return the tokens of a request that has the engine to itself."""
+    (done,) = base.complete(engine, [request])
+    assert done.error is None
+    return done.token_ids
+
+
+# ------------------------------------------------------------------------------------------- late requests
+
+
+def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(engine: LocalEngine) -> None:
+    late = Request("late", "Nobody has said this before.", max_new_tokens=1)
+    long_late = Request("long", SYSTEM + AGENTS[0] + "And now?", ignore_eos=True)
+    expected = {request.id: alone(engine, request) for request in (late, long_late)}
+    early = [Request(number, f"{number} sheep", ignore_eos=True) for number in range(100)]
+    some = {number: alone(engine, early[number]) for number in (0, 41, 99)}
+    with engine.open() as session:
+        for request in early:
+            session.submit(request)
+        while engine.stats.rows_alive < 100:
+            session.step()
+        session.step()
+        session.submit(late)
+        session.submit(long_late)
+        events = session.step()
+        assert completions(events)["late", 0].token_ids == expected["late"], "its first token comes with the next step"
+        assert engine.stats.rows_alive == 101, "all the others are still there, and the long one is among them"
+        done = completions(drain(session))
+    assert done["long", 0].token_ids == expected["long"]
+    assert {number: done[number, 0].token_ids for number in some} == some
+    assert len(done) == 101
+
+
+def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) -> None:
+    first = [Request(number, SYSTEM + AGENTS[0] + f"{number}?", ignore_eos=True) for number in range(4)]
+    late = Request(9, SYSTEM + AGENTS[0] + "And what about nine?", ignore_eos=True)
+    expected = alone(engine, late)
+    with engine.open() as session:
+        for request in first:
+            session.submit(request)
+        for _ in range(3):
+            session.step()
+        before = replace(engine.stats)
+        session.submit(late)
+        session.step()
+        spent = engine.stats - before
+        assert spent.shared_tokens >= len(SYSTEM + AGENTS[0])
+        assert spent.prefill_tokens < 40
+        assert completions(drain(session))[9, 0].token_ids == expected
+        assert isinstance(session, LocalSession)
+        assert session.scheduler is not None
+        assert session.scheduler.prefixes._alive == {}, "nothing is held for those that have ended"
+        assert session.scheduler.own is None
+
+
+def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) -> None:
+    requests = [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(PROMPTS)]
+    expected = {(request.id, 0): alone(any_engine, request) for request in requests}
+    events: list[Event] = []
+    with any_engine.open() as session:
+        for request in requests:
+            session.submit(request)
+            events += session.step()
+            events += session.step()
+        events += drain(session)
+    assert {key: done.token_ids for key, done in completions(events).items()} == expected
+
+
+def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
+    request = Request(0, PROMPTS[0])
+    with any_engine.open() as session:
+        answers = []
+        for _ in range(3):
+            session.submit(request)
+            answers.append(completions(drain(session))[0, 0].token_ids)
+            assert session.step() == []
+    assert answers[0] == answers[1] == answers[2]
+
+
+# ------------------------------------------------------------------------------------ sampling per request
+
+
+def test_requests_of_one_batch_are_each_sampled_as_alone(
+    any_engine: LocalEngine, make_config: Callable[..., RunnerConfig]
+) -> None:
+    """Alone means: in an engine whose generation group says what the request says here."""
+    asked = [
+        Request(0, PROMPTS[0], max_new_tokens=20),
+        Request(1, PROMPTS[1], max_new_tokens=7, sampling=Sampling(temperature=0.7)),
+        Request(2, PROMPTS[2], max_new_tokens=13, sampling=Sampling(temperature=1.3, top_k=12, top_p=0.9)),
+        Request(3, PROMPTS[3], sampling=Sampling(repetition_penalty=1.4)),
+        Request(4, PROMPTS[4], sampling=Sampling(temperature=0.7, seed=77)),
+        Request(5, PROMPTS[4], sampling=Sampling(temperature=0.7, repetition_penalty=1.3)),
+    ]
+    expected = {}
+    for request in asked:
+        own = request.sampling
+        generation = GenerationConfig(
+            "own", NEW_TOKENS, own.temperature or 0.0, own.top_p or 1.0, own.top_k or 0, own.repetition_penalty or 1.0
+        )
+        folder = Path(any_engine.config.model.name)
+        attention = any_engine.config.model.attention
+        config = configure(make_config, folder, attention, generation=generation, seed=own.seed or 0)
+        lone = LocalEngine(config)
+        expected[request.id, 0] = alone(lone, replace(request, sampling=Sampling()))
+        lone.close()
+    assert any_engine.config.seed == 0
+    with any_engine.open() as session:
+        for request in asked:
+            session.submit(request)
+        events = session.step()
+        assert not events, "all of them are on their way together"
+        done = completions(drain(session))
+    assert {key: one.token_ids for key, one in done.items()} == expected
+    assert len({tuple(tokens) for tokens in expected.values()}) == len(asked)
+
+
+def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
+    """Choice 0 is the request as ever, choice k the one that bears the id and k."""
+    request = Request(5, SYSTEM + "How many?", sampling=WARM, n=3, deltas=True)
+    expected = [alone(any_engine, replace(request, id=name, n=1)) for name in (5, "5:1", "5:2")]
+    assert len({tuple(tokens) for tokens in expected}) == 3
+    before = any_engine.stats.prefill_tokens
+    with any_engine.open() as session:
+        session.submit(request)
+        events = drain(session)
+    done = completions(events)
+    assert [done[5, choice].token_ids for choice in range(3)] == expected
+    for choice in range(3):
+        texts = [event.text for event in events if isinstance(event, Delta) and event.choice == choice]
+        assert "".join(texts) == done[5, choice].text
+    if any_engine.config.model.attention is Attention.auto:
+        assert any_engine.stats.prefill_tokens - before == len(SYSTEM + "How many?") + 2, "the prompt is computed once"
+
+
+# ------------------------------------------------------------------------------------------------ cancelling
+
+
+def test_cancelling_frees_the_row_at_once(engine: LocalEngine) -> None:
+    long, other, short = (
+        Request("long", PROMPTS[0], ignore_eos=True),
+        Request("other", PROMPTS[1], ignore_eos=True),
+        Request("short", PROMPTS[2], max_new_tokens=1),
+    )
+    expected = {request.id: alone(engine, request) for request in (long, other, short)}
+    with engine.open(batch_size=2) as session:
+        for request in (long, other, short):
+            session.submit(request)
+        for _ in range(4):
+            assert session.step() == []
+        assert (engine.stats.rows_alive, engine.stats.rows_waiting) == (2, 1)
+        session.cancel("long")
+        session.cancel("nobody")
+        done = completions(session.step())
+        assert done["long", 0].finish_reason is FinishReason.cancelled
+        tokens = done["long", 0].token_ids
+        assert 1 <= len(tokens) <= 5
+        assert tokens == expected["long"][: len(tokens)]
+        assert done["short", 0].token_ids == expected["short"], "it has the row from this very step on"
+        assert completions(drain(session))["other", 0].token_ids == expected["other"]
+
+
+def test_whoever_waits_can_be_cancelled_too(any_engine: LocalEngine) -> None:
+    with any_engine.open(batch_size=1) as session:
+        session.submit(Request(0, PROMPTS[0], ignore_eos=True))
+        session.submit(Request(1, "y", ignore_eos=True, n=2))
+        events = session.step()
+        session.cancel(1)
+        events += drain(session)
+        done = completions(events)
+        assert [done[1, choice].finish_reason for choice in range(2)] == [FinishReason.cancelled] * 2
+        assert [done[1, choice].token_ids for choice in range(2)] == [[], []]
+        assert len(done[0, 0].token_ids) == NEW_TOKENS
+        session.submit(Request(1, "y", max_new_tokens=2, ignore_eos=True))
+        assert completions(drain(session))[1, 0].finish_reason is FinishReason.length, "the id is free again"
+
+
+# --------------------------------------------------------------------------------------------------- threads
+
+
+def test_eight_threads_submit_a_thousand_requests(engine: LocalEngine) -> None:
+    def request_of(thread: int, number: int) -> Request:
+        beginning = (SYSTEM + AGENTS[number % 2], "", AGENTS[0])[number % 3]
+        sampling = (Sampling(), WARM, Sampling(temperature=1.1, top_k=30))[number % 5 % 3]
+        prompt = f"{beginning}{thread} and {number}"
+        limit = 1 + number % 4
+        return Request(f"{thread}/{number}", prompt, max_new_tokens=limit, ignore_eos=True, sampling=sampling)
+
+    with engine.open() as session:
+        threads = [
+            threading.Thread(target=lambda at=at: [session.submit(request_of(at, number)) for number in range(125)])
+            for at in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        events: list[Event] = []
+        while any(thread.is_alive() for thread in threads) or not session.idle:
+            if session.wait(0.05):
+                events += session.step()
+        for thread in threads:
+            thread.join()
+    counts = Counter(event.id for event in events if isinstance(event, Completion))
+    assert counts == {f"{thread}/{number}": 1 for thread in range(8) for number in range(125)}
+    done = completions(events)
+    for at in range(0, 1000, 13):
+        request = request_of(at % 8, at // 8)
+        assert done[request.id, 0].token_ids == alone(engine, request), request
+
+
+def test_an_engine_thread_waits_for_work_and_ends_with_the_session(engine: LocalEngine) -> None:
+    session = engine.open()
+    events: list[Event] = []
+    answered = threading.Event()
+
+    def drive() -> None:
+        while session.wait():
+            events.extend(session.step())
+            if session.idle:
+                answered.set()
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    assert not session.wait(0.01)
+    session.submit(Request("a", "Hello", max_new_tokens=3, ignore_eos=True))
+    assert answered.wait(60)
+    session.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(completions(events)["a", 0].token_ids) == 3
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+def test_what_a_session_refuses(engine: LocalEngine) -> None:
+    session = engine.open()
+    session.submit(Request(0, "x"))
+    with pytest.raises(ConfigError, match="request 0 is under way already"):
+        session.submit(Request(0, "y"))
+    with pytest.raises(ConfigError, match="request 1 asks for branches, which this engine does not offer"):
+        session.submit(Request(1, "x", branches=("a", "b")))
+    with pytest.raises(ConfigError, match=r"sampling\.temperature=-1: must lie in 0\.\.10"):
+        Request(1, "x", sampling=Sampling(temperature=-1))
+    with pytest.raises(ConfigError, match="request 1: continuation and n cannot be asked for together"):
+        Request(1, "x", continuation="y", n=2)
+    with pytest.raises(ConfigError, match=r"request\.n=0: must be 1 or more"):
+        Request(1, "x", n=0)
+    session.submit(Request(1, tuple([5] * 600), n=2))
+    done = completions(drain(session))
+    assert [done[1, choice].error for choice in range(2)] == [
+        "the prompt has 600 tokens, the model has room for 512"
+    ] * 2
+    session.close()
+    assert session.step() == []
+    with pytest.raises(ConfigError, match="this session is closed"):
+        session.submit(Request(2, "x"))
+
+
+def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(engine: LocalEngine) -> None:
+    engine._model().tokenizer.chat_template = None
+    with engine.open() as session:
+        session.submit(Request(0, "x", max_new_tokens=2, ignore_eos=True))
+        with pytest.raises(ConfigError, match="has no chat template"):
+            session.submit(Request(1, (Message("user", "x"),)))
+        assert list(completions(drain(session))) == [(0, 0)]
+
+
+def test_rows_within_a_sliding_window_stay_with_the_scheduler(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
+    engine = LocalEngine(configure(make_config, folder))
+    requests = [Request(0, "Short."), Request(1, PROMPTS[0]), Request(2, "Short, too.")]
+    expected = {(request.id, 0): alone(engine, request) for request in requests}
+    notes = len(engine.stats.notes)
+    with engine.open() as session:
+        for request in requests:
+            session.submit(request)
+        session.step()
+        assert engine.stats.rows_alive == 2
+        done = completions(drain(session))
+    assert {key: one.token_ids for key, one in done.items()} == expected
+    assert len(engine.stats.notes) == notes == 1
+    engine.close()

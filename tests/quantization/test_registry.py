@@ -1,0 +1,97 @@
+"""The registry of quantizations as a whole: a choice that is forgotten anywhere fails here."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runner.__main__ import CONF
+from runner.config.groups import GROUPS
+from runner.core.dtypes import BYTES
+from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
+from runner.quantization.base import QuantizationConfig, Quantized, Source
+
+TESTS = Path(__file__).resolve().parents[1]
+OTHERS = [choice for choice in CHOICES.values() if choice is not QuantizationConfig]
+STORED: dict[str, dict[str, Any]] = {  # what the config.json of a checkpoint of each choice says
+    "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+    "gptq": {"quant_method": "gptq", "bits": 4},
+    "awq": {"quant_method": "awq", "bits": 4},
+    "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+}
+
+
+def test_every_choice_is_in_the_menu_and_no_other() -> None:
+    assert {file.stem for file in (CONF / "quantization").glob("*.yaml")} == set(CHOICES)
+    assert GROUPS["quantization"] == CHOICES
+    for name, choice in CHOICES.items():
+        text = (CONF / "quantization" / f"{name}.yaml").read_text()
+        assert f"/hydra/schema/quantization/{name}@_here_" in text
+        assert set(yaml.safe_load(text)) - {"defaults"} == {item.name for item in fields(choice)} - {"name"}
+        assert choice().name == name
+
+
+@pytest.mark.parametrize("choice", OTHERS)
+def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None:
+    assert issubclass(choice, Quantized), "price, unpacked copy and load arguments must not be those of `none`"
+    assert choice.packages
+    assert choice.install.startswith("pip install ")
+    assert all(package in choice.install for package in choice.packages)
+    assert bool(choice.holders) == choice.packed, "loaded layers are recognised by where their classes are defined"
+    linear, constants = choice().price(64, 64 * 128, BYTES["float32"])
+    assert 0 < linear <= 64 * 128 * BYTES["float32"]
+    quantizes = choice.packed and choice.source is Source.plain
+    assert (linear < 64 * 128 * BYTES["bfloat16"]) == (constants > 0) == quantizes
+    assert (choice().unpacked_bytes(BYTES["float32"]) > 0) == choice.packed
+    if all(find_spec(package) for package in choice.packages):
+        assert bool(choice().load_arguments()) == (quantizes or choice.source is Source.gguf)
+
+
+@pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.packed])
+def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]) -> None:
+    stored = read_format({"quantization_config": STORED[choice().name]})
+    assert stored is not None
+    assert (stored.choice, stored.method, stored.matched, stored.known) == (choice().name, choice.method, True, True)
+    assert isinstance(stored.config, Quantized)
+    assert stored.config.keys.keys() == choice().keys.keys()
+    assert choice.method in METHODS
+
+
+def test_a_method_of_nobody_is_known_to_nobody() -> None:
+    stored = read_format({"quantization_config": {"quant_method": "fp8"}})
+    assert stored is not None
+    assert not stored.known
+    assert read_format({}) is None
+
+
+@pytest.mark.parametrize("choice", CHOICES.values())
+def test_every_choice_is_really_loaded_in_a_test(choice: type[QuantizationConfig]) -> None:
+    places = ("models/test_quantization.py", "models/test_matrix.py", "checkpoints/test_gguf_file.py")
+    used = {
+        node.id
+        for place in places
+        for node in ast.walk(ast.parse((TESTS / place).read_text()))
+        if isinstance(node, ast.Name)
+    }
+    assert choice.__name__ in used
+
+
+def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
+    class Forgetful(Quantized):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"):
+        Forgetful("forgetful")  # type: ignore[abstract]
+
+
+def test_the_smallest_is_the_smallest() -> None:
+    prices = {choice: sum(choice().price(64, 64 * 128, 2)) for choice in CHOICES.values()}
+    assert prices[SMALLEST] == min(prices.values())

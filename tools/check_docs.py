@@ -1,0 +1,217 @@
+"""Check that the pages hold: every relative link resolves, every command composes. `python -m tools.check_docs`.
+
+Nothing is run and nothing is loaded: a `runner` command is composed as `--cfg job` would and its keys are checked, the
+other commands go through their own argument parser. A command with `...` in it stands for many and is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
+from omegaconf import open_dict
+
+from runner.__main__ import CONF
+from runner.config.groups import GROUPS
+from runner.config.hydra import register, to_config
+from runner.config.hydra_errors import EXTRAS, explain
+from runner.config.plain_text import quote_plain_texts
+from runner.grid.plugin_defaults import adapt
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner/embedded/README.md")
+COMMAND = re.compile(
+    r"(runner|runner-compare|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"
+)
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+STANDS_FOR_MANY = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # no words of one command
+CHOICE = re.compile(r"(\w+(?:\.\w+)?)=(\w*)")
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """Return every page that a user reads."""
+    return sorted(page for pattern in PAGES for page in root.glob(pattern))
+
+
+def broken_links(page: Path) -> list[str]:
+    """Return the links of a page to files, or to headings, that are not there."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    wrong = []
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue  # another site
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        if not there.exists() or (anchor and anchor not in headings(there)):
+            wrong.append(target)
+    return wrong
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    found = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+def commands(page: Path) -> dict[str, str]:
+    """Return the commands of a page, from code blocks and from sentences, each with the error that it shows, if any."""
+    text = page.read_text(encoding="utf-8")
+    found = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
+    codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    found |= {code: "" for code in codes if " " in code}  # one word alone is the program's name
+    return {line: error for line, error in found.items() if COMMAND.match(line) and not STANDS_FOR_MANY.search(line)}
+
+
+def block_commands(block: str) -> Iterator[tuple[str, str]]:
+    """Yield the commands of a code block: after `$ ` where it shows output too, else every line."""
+    lines = re.sub(r"\\\n *", "", block).splitlines()[1:-1]
+    prompted = any(line.startswith("$ ") for line in lines)
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if prompted and line.startswith("$ "):
+            yield line.removeprefix("$ "), following if following.startswith("error: ") else ""
+        elif not prompted and not re.search(r" {3,}[^# ]", line):  # a row of a table
+            yield line.strip(), ""
+
+
+def fragments(page: Path) -> set[str]:
+    """Return the single `key=value` in code of a page's sentences, where the key is one of a group."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    words = [word for code in re.findall(r"`([^`\n]+)`", text) if not COMMAND.match(code) for word in code.split()]
+    return {match[0] for word in words if (match := CHOICE.match(word)) and match[1].split(".")[0] in GROUPS}
+
+
+def wrong_fragment(fragment: str) -> str | None:
+    """Say why a `group=choice` or `group.key=` cannot be right; None when it can."""
+    key, _, value = fragment.partition("=")
+    group, _, name = key.partition(".")
+    if not name:
+        known = {file.stem for file in (CONF / group).glob("*.yaml")}
+        return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
+    known = {field for schema in GROUPS[group].values() for field in schema.__dataclass_fields__}
+    return None if name in known else f"{fragment}: no such key"
+
+
+def wrong_command(line: str, shown: str = "") -> str | None:
+    """Say why a command cannot work, or does not fail as it is shown to fail; None when all is as it should be."""
+    error = ""
+    try:
+        program, *arguments = shlex.split(line, comments=True)
+        _check(program, arguments)
+    except SystemExit:
+        error = "error: its own parser refuses it"
+    except Exception as exception:  # noqa: BLE001  # whatever it is, it stands in the list
+        error = f"error: {explain(exception, CONF) or repr(exception)}"
+    right = error.startswith(shown.removesuffix(" …")) if shown else not error
+    return None if right else f"{line}: {error or 'no error'}"
+
+
+def _check(program: str, arguments: list[str]) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        if program == "make":
+            targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+            missing = [word for word in arguments if "=" not in word and word not in targets]
+            assert not missing, f"no target {missing}"
+        elif program == "python":
+            named = arguments[1].replace(".", "/") if arguments[0] == "-m" else arguments[0].removesuffix(".py")
+            assert (ROOT / f"{named}.py").is_file() or (ROOT / named).is_dir(), "no such script"
+        elif program == "runner":
+            _check_runner(arguments)
+        elif "--help" not in arguments:
+            _parse(program)(arguments)
+
+
+def _parse(program: str) -> Callable[[list[str]], object]:
+    if program == "runner-compare":
+        from runner.compare.command import parser
+    elif program == "runner-sync":
+        from runner.store.sync import parser
+    else:
+        from runner.models.lora.convert import parser
+    return parser().parse_args
+
+
+def _check_runner(arguments: list[str]) -> None:
+    options = get_args_parser().parse_args(quote_plain_texts(arguments))
+    if options.shell_completion:
+        return
+    hydra = _hydra(options.config_dir or "experiments")
+    for overrides in _one_by_one(hydra, options.overrides, grid=options.multirun or options.config_name is not None):
+        name = options.config_name or "config"
+        composed = hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
+        with open_dict(composed):
+            del composed["hydra"]
+        to_config(composed)
+
+
+@cache
+def _hydra(config_dir: str) -> Hydra:
+    search = create_config_search_path(str(CONF))
+    search.prepend("command-line", f"file://{ROOT / config_dir}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    return Hydra.create_main_hydra2("runner", search)
+
+
+def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:
+    """Yield single jobs in which each choice of a grid stands once, beside the first of all others."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if _is_absent(hydra, override.key_or_group, override.value()):  # its package is not installed here
+            overrides = [line for line in overrides if not line.startswith(("hydra/", "hydra."))]
+            yield from _one_by_one(hydra, overrides, grid)
+            return
+        if grid and override.is_sweep_override():
+            choices.append([f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([override.input_line or ""])
+    first = [values[0] for values in choices]
+    yield first
+    for place, values in enumerate(choices):
+        yield from ([*first[:place], value, *first[place + 1 :]] for value in values[1:])
+
+
+def _is_absent(hydra: Hydra, group: str, choice: object) -> bool:
+    if group not in ("hydra/launcher", "hydra/sweeper"):
+        return False
+    return choice in EXTRAS and choice not in hydra.config_loader.get_group_options(group)
+
+
+def problems(page: Path) -> Iterator[str]:
+    """Yield all that is wrong with a page, one line per problem."""
+    yield from (f"link to nowhere: {target}" for target in broken_links(page))
+    yield from filter(None, (wrong_command(line, shown) for line, shown in commands(page).items()))
+    yield from filter(None, map(wrong_fragment, sorted(fragments(page))))
+
+
+def prepare() -> None:
+    """Hand Hydra our schemas, and our defaults of other packages' plugins after their own."""
+    register()
+    Plugins.instance()
+    adapt()
+
+
+def main() -> int:
+    """Print what is wrong; returns the exit code."""
+    prepare()
+    found = [f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)]
+    print(
+        "\n".join(found) or f"{len(pages())} pages, {sum(len(commands(page)) for page in pages())} commands: all hold"
+    )
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
