@@ -10,9 +10,10 @@ import pytest
 from stages import split_into
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, PipelineConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import open_engine
@@ -39,7 +40,7 @@ def make(make_config: Callable[..., RunnerConfig], parts: Path, tmp_path: Path) 
 
     def build(**keys: Any) -> Engine:
         task = PipelineConfig(**({"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw} | keys))
-        model = ModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
+        model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(name="greedy", max_new_tokens=12)
         opened.append(open_engine(make_config(task=task, model=model, generation=generation), folder=tmp_path))
         return opened[-1]
@@ -131,7 +132,7 @@ def test_what_it_cannot_do_is_known_before_it_loads(make: Callable[..., Engine])
     assert engine.capabilities == frozenset(Capability) - {Capability.branches, Capability.logprobs}
     with make().open() as session:
         for request in (Request(0, "x", branches=("y",)), Request(0, "x", continuation="y")):
-            with pytest.raises(ConfigError, match="this engine has no such thing"):
+            with pytest.raises(ConfigError, match="which this engine does not offer"):
                 session.submit(request)
 
 
