@@ -38,7 +38,7 @@ def brief(record: Record) -> str:
 
 
 def show_grid(lines: list[GridLine], how: Print) -> None:
-    """Print all jobs of a grid: a table for people, one JSON line a job, or nothing."""
+    """Print all jobs of a grid: a table for people, one JSON line per job, or nothing."""
     if how is Print.json:
         for line in lines:
             if line.record is not None:
@@ -148,7 +148,7 @@ def _table(record: Record, choices: dict[str, str]) -> None:
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
-    """Return the lines of the table for which every metric is there; all metrics when no line says more than times."""
+    """Return the lines whose metrics are all there; every metric by itself where only common lines are left."""
     shown = [line for line in LINES if line.names <= metrics.keys()]
     if all(line.common for line in shown):
         return {key: number(value) for key, value in metrics.items() if "/" not in key}

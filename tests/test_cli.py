@@ -28,6 +28,7 @@ STUB = ("model=stub", "task.limit=5")
         (["taks=gsm8k"], "taks: no group or key 'taks'. Did you mean task? Choices: generation, "),
         (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.data, "),
         (["+task.extra=1", *STUB], "task.extra: no key 'task.extra'."),
+        (["+task.module=runner.tasks.sweep", *STUB], "task.module: no key 'task.module'."),
         (["+extra=1", *STUB], "extra: no key 'extra'."),
         (["model.dtype=fp8"], "model.dtype=fp8: no choice for model.dtype 'fp8'. Choices: auto, bfloat16, float16, float32"),
         (["task.limit=-3"], "task.limit=-3: must be 1 or more, or null for all"),

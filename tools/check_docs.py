@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def wrong_fragment(fragment: str) -> str | None:
     if not name:
         known = {file.stem for file in (CONF / group).glob("*.yaml")}
         return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
-    known = {field for schema in GROUPS[group].values() for field in schema.__dataclass_fields__}
+    known = {item.name for schema in GROUPS[group].values() for item in fields(schema)}
     return None if name in known else f"{fragment}: no such key"
 
 
@@ -162,7 +163,9 @@ def _hydra(config_dir: str) -> Hydra:
     search = create_config_search_path(str(CONF))
     search.prepend("command-line", f"file://{ROOT / config_dir}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
-    return Hydra.create_main_hydra2("runner", search)
+    hydra = Hydra.create_main_hydra2("runner", search)
+    GlobalHydra.instance().clear()  # it was entered there, and others want to enter theirs
+    return hydra
 
 
 def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:

@@ -25,8 +25,8 @@ from runner.core.errors import ConfigError, JobFailed, unknown
 
 def entry() -> NoReturn:
     """Console script: print the comparison and exit, 0 done, 2 when the user's input is wrong."""
-    gc.disable()  # looking for cycles among the objects of thousands of runs would take longer than to load them
-    atexit.register(gc.freeze)  # nor when Python ends
+    gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
+    atexit.register(gc.freeze)  # and none when Python ends
     console.run_entry("runner-compare", lambda: main(sys.argv[1:]))
 
 
@@ -42,7 +42,7 @@ def _compare(options: argparse.Namespace) -> None:
             compare(options, Path(scratch))
     except BrokenPipeError:  # `runner-compare | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except NotPaired as reason:  # what was there a moment ago is gone
+    except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason)) from reason
 
 
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     from_where.add_argument("--tracking-uri", help="MLflow store to read instead; or set MLFLOW_TRACKING_URI")
     from_where.add_argument("--experiment", default="runner", help="MLflow experiment (default: %(default)s)")
     which = it.add_argument_group("which runs (default: of every job the newest finished one)")
-    which.add_argument("--task", help="only this task, e.g. gsm8k (default: one table a task)")
+    which.add_argument("--task", help="only this task, e.g. gsm8k (default: one table per task)")
     which.add_argument(
         "--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one"
     )
@@ -154,7 +154,7 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evide
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
     base = None
-    if set(baseline) == {JOB_ID}:  # this very run, whatever the others differ in
+    if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
             raise ConfigError(
                 f"--baseline {options.baseline}: with --by, give the baseline by the values of those keys"
@@ -188,7 +188,7 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run
 
 
 def one_run(text: str, runs: list[Run], every: list[Run]) -> Run:
-    """Return the run that has this id, be it an older one, or the only chosen one that passes this filter."""
+    """Return the run with this id (older runs of a job count, too), or the only run that passes this filter."""
     found = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every, "--flips")
     if len(found) > 1:
         several = ", ".join(sorted(run.job_id for run in found)[:4])

@@ -28,7 +28,7 @@ def inert_keys() -> set[str]:
 
 
 def differing_keys(configs: list[dict[str, str]]) -> list[str]:
-    """Return the config keys in which the runs differ and that mean something, in the config's order."""
+    """Return the meaningful config keys in which the runs differ, in the config's order."""
     meaning = meaningful_keys(configs)
     return [key for key in meaning if len({config.get(key) for config in configs}) > 1]
 
@@ -46,7 +46,7 @@ def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:
 
 
 def telling_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Return the keys without those that say no more than their group's name does.
+    """Return the keys without those that follow from their group's name.
 
     nf4 always has double_quant and `none` never has: a column for it tells something only once nf4 has both.
     """

@@ -11,7 +11,7 @@ from runner.core.stats import wilson_interval
 ABSENT = "–"
 JOB_ID = "job_id"  # not a config key, but a way to name one run
 
-Question = tuple[int, str, str]  # index, question, gold: what has to agree for two answers to be a pair
+Question = tuple[int, str, str]  # index, question, gold: two answers are a pair where all three agree
 
 
 class NotPaired(Exception):
@@ -20,7 +20,7 @@ class NotPaired(Exception):
 
 @dataclass
 class Run:
-    """One finished run as MLflow has it, or several that --by puts together."""
+    """One finished run as MLflow has it, or several that --by pools."""
 
     run_id: str
     job_id: str
@@ -29,9 +29,9 @@ class Run:
     folder: str
     params: dict[str, str]
     metrics: dict[str, float]
-    grid: str = ""  # the run that it stands below
+    grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
-    parts: list[Run] = field(default_factory=list)  # of a run that was put together
+    parts: list[Run] = field(default_factory=list)  # the pooled runs
 
     def value(self, key: str) -> str | None:
         """Return a config key's value, or None where this run has no such key."""
@@ -52,7 +52,7 @@ class Answers:
 
 
 class Finding(StrEnum):
-    """What a comparison may say; equality is not among it."""
+    """What a comparison may find; no test can show that two runs are equal."""
 
     better = "better"
     worse = "worse"
@@ -70,7 +70,7 @@ class Method(StrEnum):
 
 @dataclass
 class Comparison:
-    """One run against its baseline; differences are fractions, this less baseline."""
+    """One run against its baseline; differences are fractions, this run minus the baseline."""
 
     baseline_job_id: str
     difference: float
@@ -101,7 +101,7 @@ class Ratio:
     baseline_repeats: int
     p: float
     p_holm: float = 1.0
-    comparisons: int = 1  # of this figure in the table: the family that p_holm allows for
+    comparisons: int = 1  # of this measure in the table: p_holm is adjusted for them
     finding: Finding = Finding.open
 
 
@@ -127,7 +127,7 @@ class Flips:
 
     job_id: str
     baseline_job_id: str
-    questions: list[Flip]  # of the won and lost ones as many as there is room for
+    questions: list[Flip]  # as many of the won and lost ones as there is room for
     won: int
     lost: int
     both_right: int
@@ -146,10 +146,10 @@ class Row:
     is_baseline: bool = False
     comparison: Comparison | None = None
     ratios: list[Ratio] = field(default_factory=list)
-    baseline_job_id: str | None = None  # what the ratios are over
+    baseline_job_id: str | None = None  # of the ratios
     note: str | None = None  # why there is no comparison
-    panel: tuple[str, ...] = ()  # which questions it answered, where the rows of a table differ in that
-    on_front: bool | None = None  # of accuracy, memory and speed; None where they were not all measured
+    panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
+    on_front: bool | None = None  # the Pareto front of accuracy, memory and speed; None where one is missing
     dominated_by: str | None = None
 
     @property

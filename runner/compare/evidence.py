@@ -1,4 +1,4 @@
-"""What a run answered, question by question, from wherever its samples are: its folder, or MLflow's artifacts."""
+"""What a run answered, question by question, read from its folder or from MLflow's artifacts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.jsonl"
 TEXT_END = 400  # characters: the answer stands at the end
-FETCHED_AT_ONCE = 8  # a server's answer is mostly waited for; more would crowd out its other users
+FETCHED_AT_ONCE = 8  # most of the time goes into waiting; more would crowd out the server's other users
 
 
 class Evidence:
-    """Reads which questions a run solved; keeps the baselines, which many runs are compared with."""
+    """Reads which questions a run solved; keeps the answers of baselines, as many runs are compared with them."""
 
     def __init__(self, client: Client, output_dir: Path, scratch: Path) -> None:
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
@@ -38,7 +38,7 @@ class Evidence:
         return self._baselines[run.run_id]
 
     def of(self, run: Run) -> Answers:
-        """Return whether each question was solved, as the first source that agrees with the log says."""
+        """Return which questions were solved, from the first file that agrees with the logged counts."""
         if run.parts:
             every = [self.of(part) for part in run.parts]
             return Answers(
@@ -61,12 +61,9 @@ class Evidence:
         return self._sources[run.run_id]
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield a file of the run's own folder, of the one that was moved along with the database, of MLflow's."""
+        """Yield the file from the run's folder, from that folder beside a moved database, and from MLflow."""
         yield from self._here(run, name)
-        key = run.run_id, name
-        if key not in self._fetched:
-            self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
-        fetched = self._fetched[key]
+        fetched = self._download(run, name)
         if fetched is not None:
             yield fetched
 
@@ -74,28 +71,29 @@ class Evidence:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
         parts = [part for run in runs for part in run.parts or [run]]
         missing = [run for run in parts if run.score and not any(self._here(run, SAMPLES))]
-
-        def fetched(run: Run) -> Path | None:
-            return download(self.client, run.run_id, SAMPLES, self.scratch / run.run_id)
-
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-                for run, path in zip(missing, pool.map(fetched, missing), strict=True):
-                    self._fetched[run.run_id, SAMPLES] = path
+                for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
                     bar.advance(1)
+
+    def _download(self, run: Run, name: str) -> Path | None:
+        key = run.run_id, name
+        if key not in self._fetched:
+            self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
+        return self._fetched[key]
 
     def _here(self, run: Run, name: str) -> Iterator[Path]:
         folders = [Path(run.folder)] if run.folder else []
         folders.append(self.output_dir / "jobs" / run.job_id)
         place = urlsplit(run.artifacts)
-        if place.scheme in ("", "file") and place.path:  # a folder of this machine, or of another that is not here
+        if place.scheme in ("", "file") and place.path:  # a local folder, perhaps of another machine
             folders.append(Path(unquote(place.path)))
         yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
 
 
 def read_answers(path: Path) -> Answers | None:
     """Return whether each scored question was solved; None when a line is not a sample."""
-    found: dict[int, tuple[Question, bool, str | None]] = {}  # of two lines with one index the later counts
+    found: dict[int, tuple[Question, bool, str | None]] = {}  # the later of two lines with one index counts
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
@@ -111,7 +109,7 @@ def read_answers(path: Path) -> Answers | None:
 
 
 def find_flips(run: Run, base: Run, evidence: Evidence, most: int | None = None) -> Flips:
-    """Return the questions that only one of the two solved: of the lost ones, and of the won ones, at most `most`."""
+    """Return the questions that only one of the two solved: at most `most` lost ones and as many won ones."""
     ours, theirs = evidence.of(run).solved, evidence.of_baseline(base).solved
     lost = sorted(question for question, solved in ours.items() if theirs[question] and not solved)
     won = sorted(question for question, solved in ours.items() if solved and not theirs[question])

@@ -20,7 +20,7 @@ from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
 
-FLIPS_A_PAIR, PAIRS = 50, 20  # lost ones and won ones that the page shows at most: more is no reading matter
+FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
 
 

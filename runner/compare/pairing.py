@@ -1,4 +1,4 @@
-"""One run against its baseline: which one that is, whether the two may be compared, and what the test says."""
+"""One run against its baseline: find the baseline, check that the two can be compared, and test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.core.stats import (
 
 ALPHA = 0.05
 EXTRACTOR = "task.extractor"
-MAKES_PROMPTS = ("model.", "task.prompt", "task.shots", "task.instruction", "task.system")  # how these keys begin
+MAKES_PROMPTS = ("model.", "task.prompt", "task.shots", "task.instruction", "task.system")  # keys that begin like this
 
 
 def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:
@@ -55,7 +55,7 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
 
 
 def scoring(run: Run) -> tuple[str, str | None]:
-    """Return by what a run's answers were judged: the task's version and the extractor."""
+    """Return the rules that judged a run's answers: the task's version and the extractor."""
     return run.task_version, run.value(EXTRACTOR)
 
 
@@ -126,7 +126,7 @@ def paired(
 
 
 def compare_unpaired(run: Run, base: Run, why: str) -> Comparison:
-    """Compare two accuracies as if nothing tied the one's questions to the other's: from the logged counts."""
+    """Compare two accuracies by their logged counts alone, as if their questions had nothing in common."""
     (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
@@ -158,7 +158,7 @@ def judge(rows: list[Row]) -> None:
         if p_holm < ALPHA:
             it.finding = Finding.better if it.difference > 0 else Finding.worse
         correct, n = row.score or (0, 0)
-        # ALPHA / comparisons is the strictest level that Holm can ask for: the promise holds at any rank.
+        # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
         alpha = ALPHA / len(compared)
         if it.wins is not None and it.losses is not None:
             rate = (it.wins + it.losses) / n if n else 0.0

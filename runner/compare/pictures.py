@@ -12,7 +12,7 @@ from runner.compare.data import Finding, Row, Table
 from runner.compare.wording import name_of
 from runner.core.metrics import METRICS
 
-if TYPE_CHECKING:  # a second that only --save and --log take
+if TYPE_CHECKING:  # its import takes a second, which only --save and --log need
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

@@ -14,7 +14,7 @@ from runner.core.stats import bootstrap_ratio_interval, holm, rank_sum_exact
 
 
 def compare_repeats(run: Run, base: Run, evidence: Evidence) -> list[Ratio]:
-    """Return this run over its baseline in every measure that both repeated."""
+    """Return the ratio to the baseline for every measure that both runs repeated."""
     if run.task_version != base.task_version:
         versions = f"version {base.task_version}, this run with version {run.task_version}"
         raise NotPaired(f"measured differently: the baseline with {versions}")
@@ -60,7 +60,7 @@ def judge_ratios(rows: list[Row]) -> None:
 
 
 def repeats_needed(comparisons: int) -> int:
-    """Return how many repeats a side can show a difference in each of so many comparisons, without any overlap."""
+    """Return how many repeats per side can show a difference in one of so many comparisons, if no values overlap."""
     needed = 1
     while 2 / math.comb(2 * needed, needed) >= ALPHA / comparisons:
         needed += 1

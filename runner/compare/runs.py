@@ -1,4 +1,4 @@
-"""The runs in MLflow, which is imported late: which store, its finished runs, those of a grid, a file of a run."""
+"""MLflow's runs: open the store, list finished runs and grids, fetch and log files. MLflow is imported late."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def brief(error: Exception) -> str:
 
 
 def load_runs(client: Client, experiment: str) -> list[Run]:
-    """Return the finished runs, the newest first; a job that ran more than once stands there as often."""
-    runs = [_run(item) for item in search(client, experiment, "attributes.status = 'FINISHED'") if _is_job(item)]
+    """Return the finished runs, the newest first; a job that ran twice is there twice."""
+    found = search(client, experiment, "attributes.status = 'FINISHED'")
+    runs = [_run(item) for item in found if JOB_ID in item.data.tags]  # a grid's parent run has none
     if not runs:
         raise ConfigError(f"--experiment {experiment}: no finished run in it yet")
     return runs
@@ -94,10 +95,6 @@ def search(client: Client, experiment: str, query: str) -> list[Any]:
                 return runs
     except MlflowException as error:
         raise TrackingError(f"cannot read the MLflow store: {brief(error)}") from error
-
-
-def _is_job(item: Any) -> bool:
-    return JOB_ID in item.data.tags  # a grid's parent run has none
 
 
 def _run(item: Any) -> Run:
@@ -142,7 +139,7 @@ def log(client: Client, run_id: str, folder: Path, names: list[str], target: str
 
 @dataclass
 class Grid:
-    """The run that a grid's jobs stand below."""
+    """The MLflow run that is the parent of a grid's jobs."""
 
     run_id: str
     name: str  # the tag that the grid's process is known by
@@ -168,7 +165,7 @@ def find_grid(client: Client, experiment: str, wanted: str) -> Grid:
 
 
 def runs_of(client: Client, grid: Grid, runs: list[Run], scratch: Path) -> list[Run]:
-    """Return a grid's runs: those below it, and of jobs that were done before it began the recorded ones."""
+    """Return a grid's runs: those that it ran, and earlier runs of jobs that were done already."""
     mine = [run for run in runs if run.grid == grid.run_id]
     plan = download(client, grid.run_id, "plan.json", scratch / grid.run_id)
     jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
@@ -180,7 +177,7 @@ def runs_of(client: Client, grid: Grid, runs: list[Run], scratch: Path) -> list[
 
 
 def grid_to_log_to(runs: list[Run]) -> str:
-    """Return the one grid that all runs stand below."""
+    """Return the one grid that all these runs belong to."""
     found = sorted({run.grid for run in runs if run.grid})
     if len(found) == 1:
         return found[0]

@@ -35,7 +35,7 @@ Test = Callable[[Run], bool]
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Return of each job only the newest run; the runs come newest first."""
+    """Return only the newest run of each job; the given runs are sorted newest first."""
     found: dict[str, Run] = {}
     for run in runs:
         found.setdefault(run.job_id, run)
@@ -43,7 +43,7 @@ def newest(runs: list[Run]) -> list[Run]:
 
 
 def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job or run ids, or what they begin with; of a job the newest run."""
+    """Return the runs with these job or run ids, or with ids that begin like these; the newest run of a job."""
     latest = newest(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
@@ -56,7 +56,7 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
             several = f"several runs begin like that: {listed(run.job_id for run in found)}"
             raise ConfigError(f"{option} {text}: {several if found else unknown('finished job or run', text, known)}")
         run = found[0]
-        if run not in latest:  # the job's folder holds what its newest run said: this one's is in MLflow only
+        if run not in latest:  # the job's folder belongs to its newest run: this one's files are in MLflow only
             run = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
         chosen[run.run_id] = run
     return list(chosen.values())
@@ -72,7 +72,7 @@ def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
     """Read KEY=VALUE[,KEY=VALUE]; a bare group name stands for group.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
-    for part in re.split(r",(?=[\w.]+=)", text):  # a comma inside a value, as in [1,4], parts nothing
+    for part in re.split(r",(?=[\w.]+=)", text):  # a comma inside a value, as in [1,4], separates nothing
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"{option} {text}: give KEY=VALUE, e.g. quantization=none")
@@ -91,9 +91,13 @@ def full_key(key: str, known: set[str], where: str) -> str:
 
 def select(runs: list[Run], wanted: dict[str, str], option: str) -> list[Run]:
     """Return the runs that have all wanted values; says which values there are when none has."""
-    chosen = [run for run in runs if matches(run, wanted)]
+    return _passing(runs, lambda run: matches(run, wanted), wanted, option)
+
+
+def _passing(runs: list[Run], test: Test, keys: Iterable[str], option: str) -> list[Run]:
+    chosen = [run for run in runs if test(run)]
     if not chosen:
-        there = (f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in wanted)
+        there = (f"{label(key)} has {listed(value_of(run, key) for run in runs)}" for key in dict.fromkeys(keys))
         raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
     return chosen
 
@@ -124,12 +128,7 @@ def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
     if not EXPRESSION.search(text):
         return select(runs, parse_pairs(text, runs, flag), option)
     parser = _Parser(text, runs, option)
-    test = parser.whole()
-    chosen = [run for run in runs if test(run)]
-    if not chosen:
-        there = (f"{label(key)} has {listed(value_of(run, key) for run in runs)}" for key in dict.fromkeys(parser.keys))
-        raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
-    return chosen
+    return _passing(runs, parser.whole(), parser.keys, option)
 
 
 def value_of(run: Run, key: str) -> str | None:
@@ -190,20 +189,16 @@ class _Parser:
 
     def comparison(self) -> Test:
         key = self.key()
-        if self.takes("not"):
+        inverted = self.takes("not")
+        if inverted:
             self.needs("in")
+        if inverted or self.takes("in"):
             values = self.values()
-            return lambda run: not any(same(value_of(run, key), value) for value in values)
-        if self.takes("in"):
-            values = self.values()
-            return lambda run: any(same(value_of(run, key), value) for value in values)
+            return lambda run: any(same(value_of(run, key), value) for value in values) != inverted
         sign = self.word("an operator: = != < <= > >= in")
-        if sign in ("=", "=="):
-            wanted = self.value()
-            return lambda run: same(value_of(run, key), wanted)
-        if sign == "!=":
-            wanted = self.value()
-            return lambda run: not same(value_of(run, key), wanted)
+        if sign in ("=", "==", "!="):
+            wanted, inverted = self.value(), sign == "!="
+            return lambda run: same(value_of(run, key), wanted) != inverted
         if sign not in ORDER:
             self.at -= 1
             raise self.expected("an operator: = != < <= > >= in")

@@ -18,7 +18,7 @@ from runner.core.metrics import FRONT, METRICS
 from runner.core.progress import Progress
 from runner.core.stats import pareto_front
 
-QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # what says which questions were asked
+QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # they say which questions were asked
 
 
 @dataclass
@@ -126,7 +126,7 @@ def arrange(table: Table) -> None:
 
 
 def pool(runs: list[Run], by: list[str], evidence: Evidence) -> list[Run]:
-    """Put the runs together that agree in these keys; never two that answered the same question."""
+    """Pool the runs that agree in these keys; two that answered the same question are refused."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
@@ -168,7 +168,7 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
 
 
 def mark_front(table: Table) -> None:
-    """Mark the rows on the front, and for each other row one that dominates it; by the measured values as they are."""
+    """Mark the rows on the Pareto front, and for each other row one that dominates it, by the values as measured."""
     rows = [row for row in table.rows if row.interval]
     axes = [next((name for name in names if all(name in row.metrics for row in rows)), "") for names in FRONT]
     table.axes = [name for name in axes if name]

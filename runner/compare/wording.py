@@ -64,7 +64,7 @@ def name_of(row: Row, keys: list[str]) -> str:
 
 
 def versus(row: Row, base: Row, keys: list[str]) -> str:
-    """Return what is compared, and on what both agree at the end: `nf4 vs none on task.split=test`."""
+    """Return what is compared, and at the end the keys in which both agree: `nf4 vs none on task.split=test`."""
     ours, theirs, shared = sides(row, base, keys)
     return f"{ours} vs {theirs}{f' on {shared}' if shared else ''}"
 
@@ -189,7 +189,7 @@ def columns(table: Table) -> list[Column]:
     """Return the columns of a table for people."""
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
-    by_job = not table.keys or len(set(names)) < len(names)  # the config alone does not tell these runs apart
+    by_job = not table.keys or len(set(names)) < len(names)  # two runs have the same config
     found = [Column("job", [row.job_id for row in rows], False)] * by_job
     found += [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
     if not table.scored:
@@ -209,7 +209,7 @@ def columns(table: Table) -> list[Column]:
             ),
         ]
         found += [Column(head, [text(row) for row in rows], leaves=leaves) for head, text, leaves in paired]
-    for name, leaves in OF_SCORED:
+    for name, leaves in OF_SCORED.items():
         values = [row.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
             found.append(_measured(rows, name, METRICS[name].head, leaves))

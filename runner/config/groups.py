@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import LocalConfig, LocalModelConfig, StubConfig
+from runner.config.model import MODELS
 from runner.config.rope import (
     Rope2dConfig,
     RopeConfig,
@@ -20,7 +20,7 @@ from runner.config.tracking import TrackingConfig
 from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig},
+    "model": dict(MODELS),
     "quantization": dict(CHOICES),
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
@@ -32,6 +32,6 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
         "llama3": RopeLlama3Config,
     },
     "generation": {"generation": GenerationConfig},
-    "task": {**TASKS},
+    "task": dict(TASKS),
     "tracking": {"tracking": TrackingConfig},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from runner.config.groups import GROUPS
@@ -44,7 +44,7 @@ def to_config(composed: Any) -> RunnerConfig:
 
 
 def _refuse_extra(prefix: str, composed: Any, checked: object) -> None:
-    known = checked.__dataclass_fields__  # type: ignore[attr-defined]  # only called on dataclasses
+    known = {item.name for item in fields(checked)}  # type: ignore[arg-type]  # only called on dataclasses
     for key in map(str, composed):
         if key not in known:
             raise ConfigError(f"{prefix}{key}: {unknown('key', prefix + key, (prefix + name for name in known))}")

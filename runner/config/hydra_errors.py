@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -99,7 +100,7 @@ def _unknown_key(key: str, conf: Path, owner: object = None) -> str:
 
 
 def _schema_keys(schema: object) -> set[str]:
-    return set(getattr(schema, "__dataclass_fields__", {}))
+    return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 
 def _first_lines(error: BaseException) -> str:

@@ -23,11 +23,11 @@ class Attention(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """What every kind of model has; `kind` finds its description, in runner/engines/kinds/."""
+    """What every kind of model has; `module` holds the description of the kind."""
 
     name: str = inert(MISSING, HASHED)
 
-    kind: ClassVar[str]
+    module: ClassVar[str]  # a string, so that a job imports its own kind only
 
 
 @dataclass
@@ -47,7 +47,7 @@ class LocalModelConfig(ModelConfig):
     trust_remote_code: bool = False
     check_memory: bool = inert(True, "refuses a model that would not fit, and changes nothing in one that does")
 
-    kind: ClassVar[str] = "local"
+    module: ClassVar[str] = "runner.engines.kinds.local"
     asks_hub: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -98,10 +98,17 @@ class StubConfig(ModelConfig):
     name: str = inert("stub", HASHED)
     delay_s: float = inert(0.0, "only slows the stub down")
 
-    kind: ClassVar[str] = "stub"
+    module: ClassVar[str] = "runner.engines.kinds.stub"
 
     def __post_init__(self) -> None:
         check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
+
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "model": LocalModelConfig,
+    "local": LocalConfig,
+    "stub": StubConfig,
+}
 
 
 def local_model(model: ModelConfig) -> LocalModelConfig:

@@ -7,7 +7,7 @@ computes it and in this file. Units stand in names (`peak_rss_mib`, `load_s`), s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from string import Formatter
 from typing import Any
@@ -70,7 +70,7 @@ class Metric:
 
 def number(value: float) -> str:
     """Write a number with as many digits as help."""
-    if value == int(value):
+    if value % 1 == 0:  # not so of infinity and of what is no number
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
@@ -134,65 +134,41 @@ _EVERY = (
     *(_metric(f"{stage}_{mark}_anon_mib") for stage in ("load", "prefill", "decode") for mark in ("peak", "steady")),
     *(_metric(key, form=",.0f") for key in ("peak_over_baseline_mib", "predicted_total_mib")),
     *(_metric(key, form=",.2f") for key in ("predicted_weight_mib", "kv_cache_mib")),
-    *map(_metric, ("predicted_activation_mib", "rest_mib", "weight_prediction_error", "total_prediction_error")),
+    *(_metric(key, better=Better.neither) for key in ("predicted_activation_mib", "rest_mib")),
+    *map(_metric, ("weight_prediction_error", "total_prediction_error")),
     # a checkpoint in parts, and a pipeline of processes
     *(_metric(key, form=",.0f") for key in ("num_parts", "written_parts")),
-    *(_metric(key, form=",.1f") for key in ("largest_part_mib", "written_mib")),
+    _metric("largest_part_mib", form=",.1f"),
+    _metric("written_mib", form=",.1f", better=Better.neither),
     _metric("stored_mib", "on disk"),
     _metric("balance", form=".3f", better=Better.lower),
     _metric("share", better=Better.lower),
     _metric("problems", better=Better.lower),
     _metric("write_gb_per_s", form=".2f"),
-    *map(_metric, ("tensors", "files", "total_params", "split_s", "unique_mib", "merged_mib", "archive_mib")),
-    *map(_metric, ("raw_mib", "raw_mib_per_s", "read_mib", "read_mib_per_s", "write_mib_per_s")),
+    *map(_metric, ("tensors", "files", "total_params", "split_s", "archive_mib")),
+    *map(_metric, ("raw_mib_per_s", "read_mib_per_s", "write_mib_per_s")),
+    *(_metric(key, better=Better.neither) for key in ("unique_mib", "merged_mib", "raw_mib", "read_mib")),
     *(_metric(key, form=".0f") for key in ("stages", "processes")),
     _metric("bubble_share", form=".0%", better=Better.lower),
 )
 METRICS = {metric.key: metric for metric in _EVERY}
 
+# Which metrics stand where, in this order.
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
 OF_GRID = ("n", "best_decode_tok_per_s", "decode_tok_per_s", "weight_mib", "peak_rss_mib", "seconds")  # its columns
-OF_SCORED = (  # the columns of a comparison of accuracies, and how soon a narrow terminal goes without each (0: never)
-    ("no_answer", 5),
-    ("cut_off", 5),
-    ("weight_mib", 4),
-    ("stored_mib", 4),
-    ("cuda_peak_mib", 0),
-    ("peak_rss_mib", 0),
-    ("decode_tok_per_s", 0),
-    ("load_s", 3),
-    ("new_tokens", 2),
-)
+# The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
+OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "cuda_peak_mib": 0, "peak_rss_mib": 0,
+             "decode_tok_per_s": 0, "load_s": 3, "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
-HEADLINES = (  # of a comparison without accuracies: first the ones that a task is run for, then those of all tasks
-    "best_decode_tok_per_s",
-    "best_batch_size",
-    "load_peak_rss_mib",
-    "steady_rss_mib",
-    "peak_over_baseline_mib",
-    "predicted_total_mib",
-    "largest_part_mib",
-    "stored_mib",
-    "weight_mib",
-    "peak_rss_mib",
-    "load_s",
-    "prefill_tok_per_s",
-    "decode_tok_per_s",
-    "seconds",
-)
-FRONT = (
-    ("cuda_peak_mib", "peak_rss_mib"),
-    ("decode_tok_per_s",),
-)  # Pareto's axes: of each the first that all rows have
-BY_REPEATS = (  # what runs are compared by that have no verdicts
-    "cuda_peak_mib",
-    "peak_over_baseline_mib",
-    "peak_rss_mib",
-    "steady_rss_mib",
-    "load_s",
-    "decode_tok_per_s",
-    "ttft_s",
-)
+# The columns of any other comparison: first the metrics that a task is run for, then those that most tasks have.
+HEADLINES = ("best_decode_tok_per_s", "best_batch_size", "load_peak_rss_mib", "steady_rss_mib",
+             "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib", "weight_mib",
+             "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
+# The axes of the Pareto front besides the accuracy: of each the first metric that all rows have.
+FRONT = (("cuda_peak_mib", "peak_rss_mib"), ("decode_tok_per_s",))
+# By which repeats runs without verdicts are compared.
+BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
+              "decode_tok_per_s", "ttft_s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,10 +179,11 @@ class Line:
     text: str
     common: bool = False  # most tasks have it: by itself it says nothing about a job
     brief: bool = False  # stands on the one line that a job of a grid gets
-    names: frozenset[str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", frozenset(name for _, name, _, _ in Formatter().parse(self.text) if name))
+    @property
+    def names(self) -> set[str]:
+        """The metrics that the text names."""
+        return {name for _, name, _, _ in Formatter().parse(self.text) if name}
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
@@ -220,8 +197,7 @@ LINES = (
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
     Line(
-        "fastest cell",
-        "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}",
+        "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),
     Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
     Line("written", "{written_parts} parts, {written_mib} MiB"),

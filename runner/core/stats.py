@@ -1,4 +1,4 @@
-"""The statistics behind a score and a comparison: intervals, paired tests, what a test could have shown.
+"""The statistics behind a score and a comparison: intervals, tests, and the differences that a test can detect.
 
 Pure Python, because scipy takes a second to import and a score needs none of it; the tests check every
 function against scipy, statsmodels or its own definition. Proportions and differences are fractions (0.024, not
@@ -62,7 +62,7 @@ def rank_sum_exact(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the two-sided exact p that a and b, repeats of two measurements, come from one distribution.
 
     Counts, over all ways to deal the values to the two sides, the rank sums that lie as far from the middle (or
-    farther) as the one seen. Fewer than 4 repeats a side cannot reach 0.05: at 3 and 3 no overlap at all is 0.1.
+    farther) as the one seen. Fewer than 4 repeats per side cannot reach 0.05: at 3 and 3 no overlap at all is 0.1.
     """
     if not a or not b:
         return 1.0

@@ -153,7 +153,7 @@ def _run_metrics(run: Run) -> dict[str, float]:
 
 
 def _predictions(metrics: dict[str, float], predicted: Footprint) -> dict[str, float]:
-    """What was predicted, its relative error, and what weights and KV cache leave unexplained of the peak."""
+    """Return the predictions, their relative errors, and the part of the peak that is neither weights nor KV cache."""
     held_mib = metrics.get("cuda_peak_mib", metrics["peak_over_baseline_mib"])  # where the weights are
     values = {
         "predicted_weight_mib": predicted.weight_mib,
@@ -169,7 +169,7 @@ def _predictions(metrics: dict[str, float], predicted: Footprint) -> dict[str, f
 
 
 def _rows(runs: list[Run], predicted: Footprint | None) -> list[dict[str, Any]]:
-    """One row a stage: medians over the repeats, and the peak's spread."""
+    """Return one row per stage: medians over the repeats, and the peak's spread."""
     predictions: dict[str, float] = {}
     if predicted is not None:
         predictions = {"load": predicted.weight_mib, "prefill": predicted.prefill_mib}

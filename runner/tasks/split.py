@@ -145,8 +145,9 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     """Decide what goes where from the headers alone."""
     task = _task(config)
     if not kind_of(config.model).HAS_WEIGHTS:
-        kind = config.model.kind
-        raise ConfigError(f"task=split needs weights and model={kind} has none: use model=embedded or model=auto")
+        raise ConfigError(
+            f"task=split needs weights and model={config.model.name} has none: use model=embedded or model=auto"
+        )
     for key in ("quantization", "lora"):
         if (choice := getattr(config, key).name) != "none":
             raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")

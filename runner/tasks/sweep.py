@@ -1,4 +1,4 @@
-"""Speed over batch sizes × prompt lengths: time to first token, prefill and decode tokens a second.
+"""Speed over batch sizes × prompt lengths: time to first token, prefill and decode tokens per second.
 
 Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine hits
 all cells alike. A cell that does not fit in memory becomes a row with a note; the others go on.
@@ -36,7 +36,7 @@ class Cell:
 
     batch_size: int
     prompt_tokens: int
-    repeats: list[dict[str, float]] = field(default_factory=list)  # figures of the runs that count
+    repeats: list[dict[str, float]] = field(default_factory=list)  # figures of each run after the warm-up
     peak_rss_mib: float = 0.0
     note: str = ""  # why there are no numbers
 
@@ -46,7 +46,7 @@ class Cell:
         return f"batch_{self.batch_size}_prompt_{self.prompt_tokens}"
 
     def values(self, name: str) -> list[float]:
-        """One figure of every counted run."""
+        """Return one figure of every run after the warm-up."""
         return [repeat[name] for repeat in self.repeats]
 
 
@@ -138,7 +138,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
-    """Put the cells together: medians and spreads, a row each, and the best one."""
+    """Put the cells together: medians and spreads, one row per cell, and the best cell."""
     measured = [cell for cell in cells if not cell.note]
     best = max(measured, key=lambda cell: median(cell.values("decode_tok_per_s")))
     metrics: dict[str, float] = dict(report.metrics)

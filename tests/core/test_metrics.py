@@ -11,7 +11,7 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PthConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import (
@@ -45,7 +45,7 @@ from runner.quantization.bitsandbytes import Int8Config
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
-EMBEDDED = ModelConfig(name="embedded", device="cpu")
+EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
 SHORT = GenerationConfig(name="greedy", max_new_tokens=4)
 
 
@@ -93,7 +93,7 @@ def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: 
 
 
 def test_what_stands_in_tables_is_described() -> None:
-    named = {*OF_GRID, *(key for key, _ in OF_SCORED), *HEADLINES, *BY_REPEATS}.union(*FRONT)
+    named = {*OF_GRID, *OF_SCORED, *HEADLINES, *BY_REPEATS}.union(*FRONT)
     assert named.union(*(line.names for line in LINES)) <= METRICS.keys()
     assert all(METRICS[key].better is not Better.neither for axis in FRONT for key in axis)
     for metric in METRICS.values():
@@ -148,7 +148,8 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234")]
+    ("value", "text"),
+    [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234"), (float("inf"), "inf")],
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text

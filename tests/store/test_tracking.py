@@ -109,7 +109,7 @@ def test_the_status_is_true_when_the_task_breaks(
     def broken(*_: object) -> Result:
         raise error
 
-    monkeypatch.setattr(gsm8k, "execute", broken)
+    monkeypatch.setattr(gsm8k, "run", broken)
     config = logged(seed=100 if status == "FAILED" else 101)
     with pytest.raises(type(error)):
         run(config)

@@ -1,4 +1,4 @@
-"""Kinds of models: one description each, found by `ModelConfig.kind`. Nobody else asks which kind a model is."""
+"""Kinds of models: one description each, found by `ModelConfig.module`. Nobody else asks which kind a model is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.base import Capability, Engine
 from runner.engines.local.base_cache import Shelf
-
-MODULES = {"local": "runner.engines.kinds.local", "stub": "runner.engines.kinds.stub"}  # each holds a KIND
 
 
 @dataclass(frozen=True)
@@ -69,5 +67,5 @@ class ModelKind(ABC):
 
 def kind_of(model: ModelConfig) -> ModelKind:
     """Return the description of a model's kind; imported here, so that a job pays only for its own."""
-    kind: ModelKind = importlib.import_module(MODULES[model.kind]).KIND
+    kind: ModelKind = importlib.import_module(model.module).KIND
     return kind
