@@ -12,8 +12,9 @@ import pytest
 from streams import AGENTS, PROMPTS, SYSTEM
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
@@ -28,7 +29,7 @@ WARM = Sampling(temperature=0.8)
 def configure(
     make_config: Callable[..., RunnerConfig], folder: Path, attention: Attention = Attention.auto, **keys: object
 ) -> RunnerConfig:
-    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     generation = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
     return make_config(**({"model": model, "generation": generation} | keys))
 
