@@ -56,7 +56,7 @@ def complete_missing(
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
             report = engine.load()
-            bar.say(what)
+            bar.describe(what)
             ended = reused
             last_news: dict[str, str] = {}
 

@@ -74,7 +74,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     with recorder.progress(rounds * len(cells), "sweep") as bar:
         for number in range(rounds):
             for cell in cells:
-                bar.say(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
+                bar.describe(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
                 figures = None if cell.note else run_cell(config, engine, report, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
