@@ -90,7 +90,7 @@ class Progress:
             line = "  ".join(f"{key} {value}" for key, value in news.items())
             self._bar.update(self._id, completed=done, news=line)
 
-    def say(self, what: str) -> None:
+    def describe(self, what: str) -> None:
         """Change what the bar says is going on."""
         self.what = what
         self._report({}, at_once=True)

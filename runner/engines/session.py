@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from typing import Generic, Self, TypeVar
 
 from runner.core.errors import ConfigError
@@ -124,33 +123,3 @@ class BaseSession(ABC, Generic[Admitted]):
             if not self._left[request_id]:
                 del self._left[request_id]
                 self._cancelled.discard(request_id)  # too late, and a later request may bear the same id
-
-
-class ListSession(BaseSession[Request]):
-    """For an engine that takes a closed list at a time: what is submitted meanwhile waits for the next list."""
-
-    def __init__(
-        self, capabilities: frozenset[Capability], run: Callable[[list[Request]], Iterator[list[Event]]]
-    ) -> None:
-        super().__init__(capabilities)
-        self._run = run
-        self._waiting: list[Request] = []
-        self._running: Iterator[list[Event]] | None = None
-
-    def _admit(self, request: Request) -> Request:
-        return request
-
-    def _advance(self, arrived: list[Request], _cancelled: set[RequestId]) -> list[Event]:
-        self._waiting += arrived
-        if self._running is None:
-            waiting, self._waiting = self._waiting, []
-            self._running = self._run(waiting)
-        events = next(self._running, None)
-        if events is None:
-            self._running = None
-        return events or []
-
-    def _drop(self) -> None:
-        if self._running is not None:
-            self._running.close()  # type: ignore[attr-defined]
-            self._running = None

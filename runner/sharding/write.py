@@ -144,7 +144,7 @@ def _write(
             byteio.write_file(folder / small.place, pieces, small.sha256, durable)
         began, meter, state = time.perf_counter(), Meter(bar), manifest["source"]["state"]
         for part in todo:
-            bar.say(f"part {part.part_id} of {len(plan.parts)}")
+            bar.describe(f"part {part.part_id} of {len(plan.parts)}")
             entry = _write_part(folder, part, plan, plan.key(part, state), durable, meter)
             manifest["parts"] = sorted([*manifest["parts"], entry], key=lambda one: int(one["part_id"]))
             if part is not todo[-1]:

@@ -81,7 +81,7 @@ def run(inputs: Parts, context: Context) -> Result:
         _write_unfinished(folder, values, done, made_from)
         _copy_small(manifest, folder)
         for part in todo:
-            bar.say(f"part {part.part_id}")
+            bar.describe(f"part {part.part_id}")
             entry = next(one for one in values["parts"] if one["part_id"] == part.part_id)
             convert = _unpacked if manifest.archive else _packed
             done[part.part_id] = convert(manifest, part, folder, entry, meter)

@@ -12,7 +12,7 @@ from typing import Any
 from runner.core.errors import JobFailed
 from runner.core.machine import peak_rss_mib, reset_peak
 from runner.core.result import FinishReason, Sample
-from runner.engines.base import Completion, Request, complete
+from runner.engines.base import Completion, Request, complete, require
 from runner.tasks.base import Context
 
 
@@ -53,9 +53,10 @@ def complete_missing(
     if todo:
         reset_peak()
         engine = context.engine()
+        require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
             report = engine.load()
-            bar.say(what)
+            bar.describe(what)
             ended = reused
             last_news: dict[str, str] = {}
 

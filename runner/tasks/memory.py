@@ -76,7 +76,7 @@ def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run
             event = json.loads(line)
             if "begin" in event:
                 stage = event["begin"]
-                bar.say(f"memory: {stage}, {which}")
+                bar.describe(f"memory: {stage}, {which}")
             elif "stage" in event:
                 run["figures"][event["stage"]] = event["figures"]
                 run["peak_since_start"] = event["peak_since_start"]

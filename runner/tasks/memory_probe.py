@@ -23,7 +23,7 @@ from runner.config.task import MemoryConfig
 from runner.core import child, machine
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine
-from runner.engines.base import Engine, EngineReport, complete
+from runner.engines.base import Capability, Engine, EngineReport, complete, require
 from runner.engines.kinds import kind_of
 from runner.engines.synthetic import check_room, synthetic_requests
 
@@ -86,6 +86,7 @@ def measure(config: RunnerConfig, probe: Probe) -> None:
     assert isinstance(task, MemoryConfig)
     resolved = resolve(config)
     engine = open_engine(config, resolved=resolved)
+    require(engine, "task=memory", [Capability.token_ids])
     machine.reset_peak()
     probe.stage("import", lambda: kind_of(config.model).import_libraries(config, resolved))
     report = EngineReport()

@@ -78,7 +78,7 @@ def run(inputs: Parts, context: Context) -> Result:
     ):
         meter = Meter(bar)
         for target in missing:
-            bar.say(f"write {target.name}")
+            bar.describe(f"write {target.name}")
             algorithm = "xxh3_128" if target.digest is None else byteio.algorithm_of(target.digest)
             byteio.write_digested(folder / target.name, target.pieces(meter), algorithm, target.digest)
     now = time.perf_counter()

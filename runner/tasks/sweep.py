@@ -19,7 +19,7 @@ from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.repeats import RepeatLog
 from runner.core.result import Result
-from runner.engines.base import FEWER_ROWS, Engine, EngineReport, complete
+from runner.engines.base import FEWER_ROWS, Capability, Engine, EngineReport, complete, require
 from runner.engines.synthetic import check_room, synthetic_requests
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -63,6 +63,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     config, engine, recorder = context.config, context.engine(), context.recorder
     task = config.task
     assert isinstance(task, SweepConfig)
+    require(engine, "task=sweep", [Capability.token_ids])
     with recorder.progress(None, "sweep: loading") as bar:
         report = engine.load()
     check_room(report, max(task.prompt_tokens), task.new_tokens)
@@ -73,7 +74,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     with recorder.progress(rounds * len(cells), "sweep") as bar:
         for number in range(rounds):
             for cell in cells:
-                bar.say(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
+                bar.describe(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
                 figures = None if cell.note else run_cell(config, engine, report, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)

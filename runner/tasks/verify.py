@@ -62,7 +62,7 @@ def run(inputs: Parts, context: Context) -> Result:
     with recorder.progress(total if deep else None, "verify", "bytes") as bar:
         meter = Meter(bar)
         for entry in manifest.parts:
-            bar.say(f"verify {entry.stored.file}")
+            bar.describe(f"verify {entry.stored.file}")
             part = check_part(manifest, entry, task.level, meter)
             checked.append(part)
             rows.append(_part_row(part, deep))
@@ -76,7 +76,7 @@ def run(inputs: Parts, context: Context) -> Result:
         rows.append(_row("-", MANIFEST, found, f"each of {manifest.totals.tensors} tensors once, tied ones, totals"))
         problems += found
         if checkpoint is not None:
-            bar.say("compare with the source")
+            bar.describe("compare with the source")
             began = time.perf_counter()
             found = source_problems(manifest, checked, checkpoint, task.level, meter)
             what = "content" if deep else "dtype and shape"

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
+from runner.core.result import FinishReason
 from runner.engines import base, open_engine
-from runner.engines.base import Message, Request
+from runner.engines.base import Completion, Delta, Message, Request
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:
@@ -25,3 +26,22 @@ def test_stub_keeps_to_the_limit(make_config: Callable[..., RunnerConfig]) -> No
     (long,) = base.complete(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
     assert (len(cut.token_ids), cut.finish_reason) == (3, "length")
     assert len(long.token_ids) == 500
+
+
+def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConfig]) -> None:
+    engine = open_engine(make_config(model=StubConfig()))
+    with engine.open() as session:
+        session.submit(Request("three", "Hi", n=3, deltas=True))
+        session.submit(Request("scored", "Hi", continuation="a b c"))
+        session.submit(Request("gone", "Hi"))
+        session.cancel("gone")
+        events = session.step()
+        ended = {event.id: event.finish_reason for event in events if isinstance(event, Completion)}
+        assert ended["gone"] is FinishReason.cancelled
+        events += session.step()
+        assert session.idle
+    texts = [event.text for event in events if isinstance(event, Delta)]
+    done = {(event.id, event.choice): event for event in events if isinstance(event, Completion)}
+    assert texts == [done["three", choice].text for choice in range(3)]
+    scored = done["scored", 0]
+    assert (len(scored.token_ids), scored.logprobs, scored.text) == (3, [-1.0] * 3, "")

@@ -372,7 +372,7 @@ def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_f
     ids = set()
     for model in (LocalConfig(name=folder), LocalModelConfig(name=folder)):
         config = make_config(model=model)
-        ids.add(identify(config, task_of(config), resolve(config)).job_id)
+        ids.add(identify(config, task_of(config), resolve(config))[1].job_id)
     assert len(ids) == 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from list_session import ListSession
 from tasking import work
 
 from runner.__main__ import CONF
@@ -21,7 +22,6 @@ from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import load_prompts
 from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
-from runner.engines.session import ListSession
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run
@@ -238,6 +238,8 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
 class Counting:
     """An engine that answers in reverse and counts; prompts that say `fail` err."""
 
+    capabilities = frozenset(Capability)
+
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.stats = EngineStats()
@@ -246,7 +248,7 @@ class Counting:
         return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
 
     def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(frozenset(Capability), self.answer)
+        return ListSession(self.capabilities, self.answer)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from list_session import ListSession
 from tasking import work
 
 from runner.config.root import RunnerConfig
@@ -12,7 +13,6 @@ from runner.core.errors import JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import Item
 from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
-from runner.engines.session import ListSession
 from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
 
@@ -22,6 +22,8 @@ Make = Callable[..., RunnerConfig]
 class Scripted:
     """An engine that says what it is told to, and counts."""
 
+    capabilities = frozenset(Capability)
+
     def __init__(self, answers: dict[int, tuple[str, FinishReason]]) -> None:
         self.answers, self.asked, self.stats = answers, [], EngineStats()  # type: ignore[var-annotated]
 
@@ -29,7 +31,7 @@ class Scripted:
         return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
 
     def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(frozenset(Capability), self.answer)
+        return ListSession(self.capabilities, self.answer)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):

@@ -143,7 +143,7 @@ def test_the_job_rests_on_manifest_prompts_and_generation(
     pipeline: Callable[..., RunnerConfig], parts: Path, tmp_path: Path, model: Path
 ) -> None:
     def job(config: RunnerConfig) -> str:
-        return identify(config, task_of(config), resolve(config)).job_id
+        return identify(config, task_of(config), resolve(config))[1].job_id
 
     first = job(pipeline())
     moved = tmp_path / "moved"

@@ -113,6 +113,7 @@ class MicroBatches:
         else:
             self.stages.send(Packet(Kind.end, batch.number))
             del self._under_way[batch.number]
+        self.stats.rows_waiting = len(self._waiting)
         self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())
         return events
 

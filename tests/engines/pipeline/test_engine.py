@@ -132,7 +132,7 @@ def test_what_it_cannot_do_is_known_before_it_loads(make: Callable[..., Engine])
     assert engine.capabilities == frozenset(Capability) - {Capability.branches, Capability.logprobs}
     with make().open() as session:
         for request in (Request(0, "x", branches=("y",)), Request(0, "x", continuation="y")):
-            with pytest.raises(ConfigError, match="this engine has no such thing"):
+            with pytest.raises(ConfigError, match="which this engine does not offer"):
                 session.submit(request)
 
 

@@ -1,0 +1,38 @@
+"""A session for engines that tests make up: a function answers the list of what was submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runner.engines.base import Capability, Event, Request, RequestId
+from runner.engines.session import BaseSession
+
+
+class ListSession(BaseSession[Request]):
+    """Answers a list of requests at a time, each as the function says; what is submitted meanwhile waits."""
+
+    def __init__(
+        self, capabilities: frozenset[Capability], run: Callable[[list[Request]], Iterator[list[Event]]]
+    ) -> None:
+        super().__init__(capabilities)
+        self._run = run
+        self._waiting: list[Request] = []
+        self._running: Iterator[list[Event]] | None = None
+
+    def _admit(self, request: Request) -> Request:
+        return request
+
+    def _advance(self, arrived: list[Request], _cancelled: set[RequestId]) -> list[Event]:
+        self._waiting += arrived
+        if self._running is None:
+            waiting, self._waiting = self._waiting, []
+            self._running = self._run(waiting)
+        events = next(self._running, None)
+        if events is None:
+            self._running = None
+        return events or []
+
+    def _drop(self) -> None:
+        if self._running is not None:
+            self._running.close()  # type: ignore[attr-defined]
+            self._running = None
