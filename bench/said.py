@@ -11,18 +11,20 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 MEASURED = "<measured>"
 NOISE = re.compile(
-    r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|best|mapped|spread)([_/.]|$)"
+    r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|busy|pss|best|mapped|spread)([_/.]|$)"
     r"|_(s|ms)($|[_/])|_per_s|over_baseline|on_front|dominated"
 )
 LEFT_OUT = {"mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "params.tracking.parent_run_id"}
-FILE_STATE = {"mtime_ns", "inode", "place"}  # a manifest's notes on the source's files, which are copies
+FILE_STATE = {"mtime_ns", "inode", "place", "key"}  # a manifest's notes on the source's files, which are copies
+WITH_MEASURES = {"result", "manifest", "comparison"}  # JSON files that hold times, file states or measured memory
 MEASURING = {"sweep", "memory"}  # tasks of which only the keys and rows can be compared
-SKIPPED = re.compile(r"(^|/)(\.[^/]*|workers|mlartifacts|multirun|log\.txt|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)")
+SKIPPED = re.compile(r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)")
 JOB_ID = re.compile(r"\b(?:gsm8k|generate|sweep|memory|split|verify|merge|archive|pipeline)-[0-9a-f]{12}\b")
 TEXT_MASKS = [
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*"), "<time>"),
@@ -62,8 +64,7 @@ def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any
     if (values := as_json(text)) is not None:
         return [plain(values, measures)]
     header: list[str] = []
-    rows = text.splitlines()
-    for line, below in zip(rows, [*rows[1:], ""], strict=True):
+    for line, below in pairwise([*text.splitlines(), ""]):
         if (values := as_json(line)) is not None:
             lines.append(plain(values, measures))
             continue
@@ -138,12 +139,20 @@ def files(folder: Path, masks: Masks) -> dict[str, Any]:
 
 def content(path: Path, masks: Masks) -> Any:
     """Return what stands in a file: JSON and tables as values, text as lines, all else as a digest."""
+    try:
+        return parsed(path, masks)
+    except (ValueError, AttributeError):  # broken, or no objects
+        return path.read_text(errors="replace").splitlines()
+
+
+def parsed(path: Path, masks: Masks) -> Any:
+    """Return the values in a file of a known form; raises ValueError where it is not of that form."""
+    measures = path.parent.name.partition("-")[0] in MEASURING
     match path.suffix:
-        case ".json":
-            values = json.loads(masks.names(path.read_text()))
-            return plain(values, values.get("task") in MEASURING if isinstance(values, dict) else False)
+        case ".json" if path.stem in WITH_MEASURES:
+            return plain(json.loads(masks.names(path.read_text())), measures)
         case ".jsonl":
-            lines = [plain(json.loads(line), False) for line in masks.names(path.read_text()).splitlines()]
+            lines = [plain(json.loads(line), measures) for line in masks.names(path.read_text()).splitlines()]
             return sorted(lines, key=lambda line: line.get("index", 0)) if path.name == "samples.jsonl" else lines
         case ".csv":
             rows = csv.DictReader(masks.names(path.read_text()).splitlines())
@@ -153,7 +162,7 @@ def content(path: Path, masks: Masks) -> Any:
             ]
         case ".db":
             return sorted(runs(path, masks), key=str)
-        case ".txt" | ".yaml":
+        case ".txt" | ".yaml" | ".json":
             return masks.names(path.read_text()).splitlines()
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
