@@ -63,7 +63,7 @@ def test_an_unknown_case_is_refused(tmp_path: Path) -> None:
 def test_what_was_measured_is_masked_and_nothing_else(tmp_path: Path) -> None:
     from said import Masks, differences, printed
 
-    def said(accuracy: str, speed: str) -> list[object]:
+    def said(accuracy: str, speed: str) -> object:
         return printed(TABLE.format(accuracy=accuracy, speed=speed), Masks({}), measures=False)
 
     assert list(differences(said("0.0 [0.0, 49.0]", "81,660"), said("0.0 [0.0, 49.0]", "660"), "")) == []
@@ -87,9 +87,10 @@ def test_what_was_measured_is_masked_and_nothing_else(tmp_path: Path) -> None:
 def test_metrics(tmp_path: Path, name: str, value: float, seen: bool) -> None:
     from said import Masks, content, differences
 
-    contents = []
+    contents: list[object] = []
     for number in (1.0, value):
         path = tmp_path / "result.json"
         path.write_text(json.dumps({"task": "gsm8k", "result": {"metrics": {name: number}}}))
         contents.append(content(path, Masks({})))
-    assert len(list(differences(*contents, ""))) == seen
+    old, new = contents
+    assert len(list(differences(old, new, ""))) == seen
