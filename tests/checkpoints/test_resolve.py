@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.checkpoints import resolve
+from runner.checkpoints import byteio, resolve
 from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -41,9 +41,14 @@ def test_hash_follows_content_not_place(tmp_path: Path) -> None:
 
 
 def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, cache, read = make_folder(tmp_path / "model"), tmp_path / "hashes.json", []
-    real = resolve.file_sha256
-    monkeypatch.setattr(resolve, "file_sha256", lambda file: read.append(file.name) or real(file))
+    folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
+    read: list[str] = []
+
+    def counted(file: Path) -> str:
+        read.append(file.name)
+        return byteio.file_sha256(file)
+
+    monkeypatch.setattr(resolve, "file_sha256", counted)
     first = resolve.folder_sha256(folder, cache)
     assert resolve.folder_sha256(folder, cache) == first
     assert sorted(read) == ["config.json", "model.safetensors"]
