@@ -49,13 +49,14 @@ def bases(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Two shapes with grouped queries, so that k_proj and v_proj are not square; Qwen2 has biases, too."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    sizes = {"vocab_size": 259, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"vocab_size": 259, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    kinds: dict[str, tuple[Any, Any]] = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    }
     folders = {}
-    for name, config, model in (
-        ("llama", LlamaConfig, LlamaForCausalLM),
-        ("qwen2", Qwen2Config, Qwen2ForCausalLM),
-    ):
+    for name, (config, model) in kinds.items():
         folders[name] = tmp_path_factory.mktemp(name)
         shutil.copytree(tiny_llama, folders[name], dirs_exist_ok=True)
         torch.manual_seed(3)
