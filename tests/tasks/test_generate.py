@@ -250,7 +250,7 @@ class Counting:
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):
-            self.asked.append(request.id)
+            self.asked.append(int(request.id))
             bad = request.prompt == "fail"
             reason = FinishReason.error if bad else FinishReason.length
             error = "boom" if bad else None

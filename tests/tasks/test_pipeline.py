@@ -66,7 +66,7 @@ def pipeline(make_config: Make, parts: Path) -> Callable[..., RunnerConfig]:
     """Return a function that makes the config of a pipeline over the parts."""
 
     def make(generation: GenerationConfig = GREEDY, **keys: Any) -> RunnerConfig:
-        plain = {"parts": str(parts), "processes": 1, "format": Framing.raw}
+        plain: dict[str, Any] = {"parts": str(parts), "processes": 1, "format": Framing.raw}
         if "prompts" not in keys:
             plain["prompt"] = "one"
         task = PipelineConfig(**(plain | keys))
