@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,12 @@ def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that were looked for, one by one."""
     names: list[str] = []
     real = resolve.locate
-    monkeypatch.setattr(resolve, "locate", lambda model: names.append(model.name) or real(model))
+
+    def counted(model: LocalModelConfig) -> Any:
+        names.append(model.name)
+        return real(model)
+
+    monkeypatch.setattr(resolve, "locate", counted)
     return names
 
 

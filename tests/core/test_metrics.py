@@ -11,7 +11,7 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PthConfig
-from runner.config.model import ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import (
@@ -45,7 +45,7 @@ from runner.quantization.bitsandbytes import Int8Config
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
-EMBEDDED = ModelConfig(name="embedded", device="cpu")
+EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
 SHORT = GenerationConfig(name="greedy", max_new_tokens=4)
 
 

@@ -128,9 +128,11 @@ def test_the_status_is_true_when_the_task_breaks(
 
 
 def _job_id(config: RunnerConfig) -> str:
-    from runner.run import identify, task_of
+    from runner.run import identify
+    from runner.tasks.base import task_of
 
-    return identify(config, task_of(config), resolve(config)).job_id
+    _, job = identify(config, task_of(config), resolve(config))
+    return job.job_id
 
 
 def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Spy(StubEngine):
     """Notes what it was asked, and runs out of memory where it is told to."""
 
     def __init__(self, config: RunnerConfig, fail_at: tuple[int, ...] = (), error: Exception | None = None):
-        super().__init__(config)
+        super().__init__(config, delay_s=0.0)
         self.calls: list[tuple[int, int]] = []
         self.requests: list[Sequence[Request]] = []
         self.fail_at, self.error = fail_at, error

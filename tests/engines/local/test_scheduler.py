@@ -184,6 +184,7 @@ def test_a_sample_depends_on_its_seed_and_index_only(
 ) -> None:
     generation = replace(GREEDY, name="sampling", temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=penalty)
     config = of_family(make_config, saved_family, generation=generation)
+    assert isinstance(config.model, LocalModelConfig)
     plain = open_engine(replace(config, model=replace(config.model, attention=Attention.sdpa)))
     expected: dict[Any, list[int]] = {}
     for request in requests():  # alone, and decoded by the model's own attention

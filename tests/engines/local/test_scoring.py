@@ -10,21 +10,22 @@ from typing import Any
 import pytest
 import torch
 from families import save_peft
-from runner.config.quantization import Nf4Config
 from streams import AGENTS, QUESTIONS, SYSTEM, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
-from runner.config.model import Attention, Dtype, ModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
+from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Message, Request
 from runner.engines.local import scoring
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import adapt, load_base
+from runner.quantization.bitsandbytes import Nf4Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
@@ -49,7 +50,7 @@ OTHERS: dict[str, Any] = {
 
 
 def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
-    model = ModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     return make_config(**({"model": model, "generation": GenerationConfig("greedy", 8)} | groups))
 
 
@@ -78,6 +79,7 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
         torch.testing.assert_close(torch.tensor(one.logprobs), expected, atol=tolerance, rtol=0)
         assert one.greedy is not None
         assert len(one.greedy) == len(given)
+    assert isinstance(config.model, LocalModelConfig)
     if config.model.attention is Attention.auto:
         assert engine.stats.notes == [], "the scheduler served, not its fallback"
         spent = engine.stats - before
@@ -107,11 +109,12 @@ def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
     make_config: Make, saved_family: Saved, what: str, tolerance: float, attention: Attention, tmp_path: Path
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
-    groups: dict[str, Any] = {
+    choices: dict[str, dict[str, Any]] = {
         "peft": {"lora": PeftConfig(path=str(tmp_path / "adapter"))},
         "rope_2d": {"rope": Rope2dConfig()},
         "nf4": {"quantization": Nf4Config()},
-    }[what]
+    }
+    groups = choices[what]
     if what == "peft":
         save_peft(tmp_path / "adapter", folder)
     config = configure(make_config, folder, attention, **groups)
@@ -156,7 +159,7 @@ def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved
 
 def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) -> None:
     """The embedded model's tokenizer joins characters: the tokens of a whole text are not those of its halves."""
-    engine = LocalEngine(make_config(model=ModelConfig(name="embedded", dtype=Dtype.float32)))
+    engine = LocalEngine(make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32)))
     tokenizer = engine._model().tokenizer
     whole, context = tokenizer("How many apples are left?")["input_ids"], tokenizer("How many app")["input_ids"]
     chat = (Message("user", "How many?"),)

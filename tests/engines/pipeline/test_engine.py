@@ -10,9 +10,10 @@ import pytest
 from stages import split_into
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Dtype, ModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, PipelineConfig
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import open_engine
@@ -38,8 +39,9 @@ def make(make_config: Callable[..., RunnerConfig], parts: Path, tmp_path: Path) 
     opened: list[Engine] = []
 
     def build(**keys: Any) -> Engine:
-        task = PipelineConfig(**({"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw} | keys))
-        model = ModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
+        plain: dict[str, Any] = {"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw}
+        task = PipelineConfig(**(plain | keys))
+        model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(name="greedy", max_new_tokens=12)
         opened.append(open_engine(make_config(task=task, model=model, generation=generation), folder=tmp_path))
         return opened[-1]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from resolving import predict
 
 from runner.checkpoints import resolve
-from runner.checkpoints.footprint import predict
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -364,7 +364,7 @@ def test_memory_is_predicted(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     config = make_config(model=tiny_model, lora=PthConfig(path=save(squares(dtype=dtype), tmp_path / "lora.pth")))
-    predicted = predict(config, batch_size=1, prompt_tokens=8, new_tokens=8)
+    predicted = predict(config, 1, 8, 8)
     assert predicted is not None
     assert predicted.weights["lora"] == load(config).metrics["lora_parameters"] * 4
 
