@@ -31,6 +31,7 @@ TEXT_MASKS = [
     (re.compile(r"\b[0-9a-f]{32}\b"), "<run id>"),
     (re.compile(r"^(\s*(?:speed|load|load_s|copying|seconds|peak_rss_mib|pipeline|over the import)  .*)$", re.M), None),
     (re.compile(r"((?:prefill|decode|peak_rss_mib|seconds|load_s|peak|then) [\d,.]+)"), None),
+    (re.compile(r"([\d,.]+ MiB of main memory are free)"), None),
     (re.compile(r"([\d,.]+ ?(?:tok/s|GB/s|MiB/s|ms|s|seconds)\b)"), None),
 ]
 NUMBER = re.compile(r"\d[\d,.]*")
