@@ -50,17 +50,17 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--no-deps", "-q"]
     subprocess.run([*install, "--no-index", str(wheel)], check=True, capture_output=True)
     where = subprocess.run(
-        [home / "bin" / "python", "-c", "import runner; print(runner.__path__[0])"],
+        [str(home / "bin" / "python"), "-c", "import runner; print(runner.__path__[0])"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.startswith(str(home))
-    command = [home / "bin" / "runner", "task.limit=2", "print=json", "tracking=none"]
+    command = [str(home / "bin" / "runner"), "task.limit=2", "print=json", "tracking=none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["n"] == 2
     assert (tmp_path / "outputs" / "jobs").is_dir()
-    for command in (["runner", "--help"], ["runner-compare", "--help"]):
-        subprocess.run([home / "bin" / command[0], *command[1:]], cwd=tmp_path, check=True, capture_output=True)
+    for script in ("runner", "runner-compare"):
+        subprocess.run([home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True)
 
 
 DISTRIBUTIONS = {"hydra": "hydra-core"}  # packages whose name is not the module's

@@ -102,6 +102,7 @@ class StubConfig(ModelConfig):
         check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
 
 
+# every kind of model, by the name of its schema
 MODELS: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,
     "local": LocalConfig,
@@ -112,7 +113,3 @@ MODELS: dict[str, type[ModelConfig]] = {
 def local_model(model: ModelConfig) -> LocalModelConfig:
     """Return the keys of a local model; their defaults stand in for a kind that has none."""
     return model if isinstance(model, LocalModelConfig) else LocalModelConfig(model.name)
-
-
-# every kind of model, by the name of its schema
-MODELS: dict[str, type[ModelConfig]] = {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig}

@@ -67,6 +67,7 @@ def write(path: Path, model: LlamaForCausalLM, kind: str, architecture: str = "l
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(settings.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
+    assert settings.head_dim
     writer.add_rope_dimension_count(settings.head_dim)
     writer.add_vocab_size(settings.vocab_size)
     writer.add_tokenizer_model("gpt2")

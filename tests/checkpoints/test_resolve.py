@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runner.checkpoints import resolve
+from runner.checkpoints import byteio, resolve
 from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -41,9 +42,14 @@ def test_hash_follows_content_not_place(tmp_path: Path) -> None:
 
 
 def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, cache, read = make_folder(tmp_path / "model"), tmp_path / "hashes.json", []
-    real = resolve.file_sha256
-    monkeypatch.setattr(resolve, "file_sha256", lambda file: read.append(file.name) or real(file))
+    folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
+    read: list[str] = []
+
+    def counted(file: Path) -> str:
+        read.append(file.name)
+        return byteio.file_sha256(file)
+
+    monkeypatch.setattr(resolve, "file_sha256", counted)
     first = resolve.folder_sha256(folder, cache)
     assert resolve.folder_sha256(folder, cache) == first
     assert sorted(read) == ["config.json", "model.safetensors"]
@@ -69,7 +75,12 @@ def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that were looked for, one by one."""
     names: list[str] = []
     real = resolve.locate
-    monkeypatch.setattr(resolve, "locate", lambda model: names.append(model.name) or real(model))
+
+    def counted(model: LocalModelConfig) -> Any:
+        names.append(model.name)
+        return real(model)
+
+    monkeypatch.setattr(resolve, "locate", counted)
     return names
 
 

@@ -18,7 +18,7 @@ from servers import free_port, mlflow_server
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
-from runner.compare import evidence
+from runner.compare import evidence, runs
 
 RUNS = 12
 pytestmark = [
@@ -83,7 +83,7 @@ def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
             with lock:
                 now -= 1
 
-    real = evidence.download
+    real = runs.download
     monkeypatch.setattr(evidence, "download", download)
     rows = rows_of(remote, tmp_path, "many", capsys)
     assert len(rows) == RUNS
@@ -115,7 +115,7 @@ def test_a_server_that_goes_away_is_not_taken_for_runs_without_samples(
         process.wait()
         return real(*arguments)
 
-    real = evidence.download
+    real = runs.download
     monkeypatch.setattr(evidence, "download", gone)
     code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
     captured = capsys.readouterr()

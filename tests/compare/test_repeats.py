@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 BASELINE = "quantization=none"
-SWEEP = {"tags": {"task": "sweep"}}
+SWEEP: dict[str, Any] = {"tags": {"task": "sweep"}}
 REPEATED = {"task.name": "sweep", "task.repeats": "5"}
 
 
@@ -93,7 +93,7 @@ def test_no_repeats_no_comparison(store: Store, rows: Any) -> None:
     store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
     assert note.startswith("no evidence: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
-    split = {"tags": {"task": "split"}}
+    split: dict[str, Any] = {"tags": {"task": "split"}}
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
     store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)
     assert rows("parts", "--baseline", BASELINE)["nf4"]["note"] == (

@@ -48,6 +48,8 @@ def by_transformers(row: int) -> list[int]:
     way, tokens, generator = WAYS[row], list(TEXTS[row]), generator_of(WAYS[row], row)
     for step in range(STEPS):
         scores = logits_at(step)[row : row + 1]
+        assert way.repetition_penalty is not None
+        assert way.top_p is not None
         if way.repetition_penalty != 1:
             scores = RepetitionPenaltyLogitsProcessor(way.repetition_penalty)(torch.tensor([tokens]), scores)
         if not way.temperature:

@@ -85,7 +85,8 @@ def outcome(function: Callable[[], DictConfig]) -> tuple[str, Any]:
     try:
         config = function()
     except Exception as error:  # noqa: BLE001 - whatever the one raises, the other must
-        causes, cause = [], error
+        causes: list[tuple[type[BaseException], str]] = []
+        cause: BaseException | None = error
         while cause is not None:
             causes.append((type(cause), str(cause)))
             cause = cause.__cause__

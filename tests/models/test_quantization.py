@@ -366,13 +366,15 @@ except ConfigError as error:
 
 
 def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_family: Saved, tmp_path: Path) -> None:
-    from runner.run import identify, task_of
+    from runner.run import identify
+    from runner.tasks.base import task_of
 
     folder = str(saved_family())
     ids = set()
     for model in (LocalConfig(name=folder), LocalModelConfig(name=folder)):
         config = make_config(model=model)
-        ids.add(identify(config, task_of(config), resolve(config))[1].job_id)
+        _, job = identify(config, task_of(config), resolve(config))
+        ids.add(job.job_id)
     assert len(ids) == 1
 
 

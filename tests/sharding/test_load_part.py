@@ -57,7 +57,7 @@ def test_importing_runner_stays_cheap() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "load_part\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'load_parts'"):
-        _ = runner.load_parts  # type: ignore[attr-defined]
+        _ = runner.load_parts
 
 
 def test_no_such_part(split: Path, tmp_path: Path) -> None:

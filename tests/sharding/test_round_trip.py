@@ -30,7 +30,8 @@ def go_round(trip: Trip, source: Path, num_parts: int | None = 2, **keys: Any) -
 
 def logits(folder: Path) -> torch.Tensor:
     """What a checkpoint answers, loaded by transformers with nothing missing."""
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, loading = loaded
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     with torch.no_grad():
@@ -102,7 +103,11 @@ def test_a_checkpoint_that_bitsandbytes_has_packed(trip: Trip, kind: str) -> Non
 def test_every_strategy(trip: Trip, strategy: Strategy, form: str) -> None:
     folder = trip.folder / "source"
     source = checkpoints.save(folder, "gemma") if form == "safetensors" else checkpoints.save_bin(folder, "gemma")
-    keys = {Strategy.ratios: {"ratios": [0.2, 0.8]}, Strategy.ranges: {"ranges": ["0", "1-2"]}}.get(strategy, {})
+    own: dict[Strategy, dict[str, Any]] = {
+        Strategy.ratios: {"ratios": [0.2, 0.8]},
+        Strategy.ranges: {"ranges": ["0", "1-2"]},
+    }
+    keys = own.get(strategy, {})
     go_round(trip, source, None, strategy=strategy, **keys)
 
 

@@ -146,7 +146,11 @@ def test_a_bin_with_tensors_in_no_plain_order(tmp_path: Path, run_split: Split) 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_every_strategy_on_disk(strategy: Strategy, tmp_path: Path, run_split: Split) -> None:
     source = checkpoints.save(tmp_path / "model", "gemma")
-    keys = {Strategy.ratios: {"ratios": [0.2, 0.8]}, Strategy.ranges: {"ranges": ["0", "1-2"]}}.get(strategy, {})
+    own: dict[Strategy, dict[str, Any]] = {
+        Strategy.ratios: {"ratios": [0.2, 0.8]},
+        Strategy.ranges: {"ranges": ["0", "1-2"]},
+    }
+    keys = own.get(strategy, {})
     run_split(source, strategy=strategy, checksums=Checksums.sha256, **keys)
     manifest = check(source, tmp_path / "parts")
     assert manifest["strategy"] == {"name": strategy.value, **keys}

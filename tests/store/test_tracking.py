@@ -71,6 +71,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "1")
     assert tags["output_dir"] == record.output_dir
     assert tags["mlflow.runName"] == "gsm8k stub nf4 test"
+    assert record.mlflow_run_id
     client = MlflowClient(record.mlflow_uri)
     files = {item.path for item in client.list_artifacts(record.mlflow_run_id)}
     assert files == {"config.yaml", "result.json", "samples.jsonl", "log.txt"}
@@ -115,8 +116,11 @@ def test_the_status_is_true_when_the_task_breaks(
         run(config)
     (folder,) = Path(config.output_dir).glob(f"jobs/{_job_id(config)}")
     assert json.loads((folder / "result.json").read_text())["status"] == status
-    client = MlflowClient(tracking.store_of(config).uri)
+    store = tracking.store_of(config)
+    assert store
+    client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("runner")
+    assert experiment
     found = client.search_runs([experiment.experiment_id], f"tags.job_id = '{_job_id(config)}'")
     assert [item.info.status for item in found] == [status]
     monkeypatch.undo()
@@ -124,9 +128,11 @@ def test_the_status_is_true_when_the_task_breaks(
 
 
 def _job_id(config: RunnerConfig) -> str:
-    from runner.run import identify, task_of
+    from runner.run import identify
+    from runner.tasks.base import task_of
 
-    return identify(config, task_of(config), resolve(config))[1].job_id
+    _, job = identify(config, task_of(config), resolve(config))
+    return job.job_id
 
 
 def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:
@@ -170,8 +176,12 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     config = logged(seed=200)
     config.tracking.experiment = "gone"
     run(config)
-    client = MlflowClient(tracking.store_of(config).uri)
-    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    store = tracking.store_of(config)
+    assert store
+    client = MlflowClient(store.uri)
+    gone = client.get_experiment_by_name("gone")
+    assert gone
+    client.delete_experiment(gone.experiment_id)
     config.rerun = True
     tracking._opened.clear()  # as in a new process
     with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):

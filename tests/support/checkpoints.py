@@ -69,7 +69,7 @@ def save_bin(folder: Path, family: str = "llama", shards: int = 1, **keys: Any) 
     if shards == 1:
         torch.save(state, folder / "pytorch_model.bin")
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(shards):
         name = f"pytorch_model-{number + 1:05}-of-{shards:05}.bin"
         names = [key for at, key in enumerate(state) if at * shards // len(state) == number]

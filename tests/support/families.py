@@ -110,5 +110,5 @@ def save_peft(folder: Path, base: Path, modules: tuple[str, ...] = ("q_proj", "d
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return folder

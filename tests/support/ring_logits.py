@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from stages import STEPS, greedy, left_padded, whole
+from torch.distributed.rendezvous import rendezvous
 
 import runner
 from runner.engines.pipeline.processes import loopback, temporarily
@@ -21,7 +22,7 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
     cache = stage.new_cache()
 
     def first(values: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        output = stage(values, mask, positions, cache)
+        output: torch.Tensor = stage(values, mask, positions, cache)
         if processes == 1:
             return output
         transport.send(Packet(Kind.decode, 0, positions, output))
@@ -47,7 +48,7 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
 
 
 def main() -> None:
-    store, rank, processes = next(dist.rendezvous("env://"))
+    store, rank, processes = next(rendezvous("env://"))
     with temporarily(loopback(ProcessRank(rank, processes, rank, processes))):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     transport = Transport(rank, processes, torch.device("cpu"), gpu_to_gpu=False)

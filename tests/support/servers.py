@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,11 +82,13 @@ def postgres_server() -> Iterator[str]:
     user = next((entry for entry in pwd.getpwall() if entry.pw_name == "postgres"), None)
     if os.geteuid() == 0 and user is None:
         pytest.skip("PostgreSQL does not run as root, and there is no user named postgres")
-    as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 and user else {}
+    as_user: dict[str, Any] = (
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 and user else {}
+    )
     # Below /tmp: a socket's path may have 107 characters, and pytest's folders are closed to other users.
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     try:
-        if as_user:
+        if as_user and user:
             os.chown(folder, user.pw_uid, user.pw_gid)
         data, path = folder / "data", folder / "server.log"
         quick = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]

@@ -127,7 +127,8 @@ def whole(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         named = {"position_ids": positions} if takes else {}
         with torch.inference_mode():
             output = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **named)
-        return output.logits
+        logits: torch.Tensor = output.logits
+        return logits
 
     return greedy(step)
 

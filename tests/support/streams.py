@@ -31,7 +31,7 @@ def requests(prompts: Sequence[str] = PROMPTS, **keys: Any) -> list[Request]:
     return [Request(index, prompt, **keys) for index, prompt in enumerate(prompts)]
 
 
-def tokens_of(completions: Iterable[Completion]) -> dict[int, list[int]]:
+def tokens_of(completions: Iterable[Completion]) -> dict[Any, list[int]]:
     """The tokens of each completion; none may have ended in an error."""
     done = {}
     for completion in completions:
@@ -41,7 +41,7 @@ def tokens_of(completions: Iterable[Completion]) -> dict[int, list[int]]:
     return done
 
 
-def complete(engine: Engine, asked: Sequence[Request], batch_size: int | None = None) -> dict[int, list[int]]:
+def complete(engine: Engine, asked: Sequence[Request], batch_size: int | None = None) -> dict[Any, list[int]]:
     """The tokens that an engine answers with."""
     done = tokens_of(base.complete(engine, asked, batch_size))
     assert sorted(done) == sorted(request.id for request in asked)
@@ -55,7 +55,7 @@ def generated(
     new_tokens: int = NEW_TOKENS,
     clear: float = CLEAR,
     **keys: Any,
-) -> dict[int, list[int]]:
+) -> dict[Any, list[int]]:
     """What transformers' own generate says to one prompt at a time; every step of it was a clear choice."""
     answers = {}
     for index, prompt in enumerate(prompts):

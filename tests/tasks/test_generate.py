@@ -20,7 +20,7 @@ from runner.config.root import Print, RunnerConfig
 from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
-from runner.datasets.prompts import load_prompts
+from runner.datasets.prompts import build_prompt, load_prompts
 from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
 from runner.grid.plan import State, plan_job
 from runner.report import show
@@ -129,10 +129,10 @@ def test_other_bad_input(tmp_path: Path) -> None:
 def test_build_prompt() -> None:
     chat = (Message("system", "own"), Message("user", "u"))
     task = GenerateConfig(prompt="x", system="s")
-    assert generate.build_prompt(task, "a") == (Message("system", "s"), Message("user", "a"))
-    assert generate.build_prompt(task, chat) == chat
-    assert generate.build_prompt(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
-    assert generate.build_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
+    assert build_prompt(task, "a") == (Message("system", "s"), Message("user", "a"))
+    assert build_prompt(task, chat) == chat
+    assert build_prompt(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
+    assert build_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
 
 
 def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ class Counting:
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):
-            self.asked.append(request.id)
+            self.asked.append(int(request.id))
             bad = request.prompt == "fail"
             reason = FinishReason.error if bad else FinishReason.length
             error = "boom" if bad else None

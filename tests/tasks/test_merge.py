@@ -28,7 +28,7 @@ LAYERS = 3
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind: transformers' own, tied or not, one file or shards, and one of all dtypes."""
     folders = {name: tmp_path_factory.mktemp("sources") / name for name in ("one", "shards", "half", "dtypes")}
-    shapes = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    shapes: dict[str, Any] = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
     save(folders["one"], tied=True, **shapes)
     save(folders["shards"], shard="20KB", **shapes)
     save(folders["half"], tied=True, shard="10KB", dtype="bfloat16", **shapes)
@@ -78,7 +78,8 @@ def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Pa
     tokens = torch.arange(12).reshape(2, 6)
     logits = []
     for folder in (sources[name], trip.merged):
-        model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        model, loading = loaded
         assert not loading["missing_keys"]
         with torch.no_grad():
             logits.append(model(tokens).logits)

@@ -30,8 +30,9 @@ from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
 from runner.quantization.bitsandbytes import Nf4Config
-from runner.run import identify, run, task_of
+from runner.run import identify, run
 from runner.store.jobs import read_samples
+from runner.tasks.base import task_of
 
 Make = Callable[..., RunnerConfig]
 LAYERS = 4
@@ -66,7 +67,7 @@ def pipeline(make_config: Make, parts: Path) -> Callable[..., RunnerConfig]:
     """Return a function that makes the config of a pipeline over the parts."""
 
     def make(generation: GenerationConfig = GREEDY, **keys: Any) -> RunnerConfig:
-        plain = {"parts": str(parts), "processes": 1, "format": Framing.raw}
+        plain: dict[str, Any] = {"parts": str(parts), "processes": 1, "format": Framing.raw}
         if "prompts" not in keys:
             plain["prompt"] = "one"
         task = PipelineConfig(**(plain | keys))
@@ -143,7 +144,8 @@ def test_the_job_rests_on_manifest_prompts_and_generation(
     pipeline: Callable[..., RunnerConfig], parts: Path, tmp_path: Path, model: Path
 ) -> None:
     def job(config: RunnerConfig) -> str:
-        return identify(config, task_of(config), resolve(config))[1].job_id
+        _, named = identify(config, task_of(config), resolve(config))
+        return named.job_id
 
     first = job(pipeline())
     moved = tmp_path / "moved"

@@ -40,8 +40,8 @@ Split = Callable[..., Result]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny Llamas with four layers: head tied and in one file, head of its own and in shards."""
-    shapes = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
-    make = partial(save, **shapes)
+    shapes: dict[str, Any] = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    make: Callable[..., Path] = partial(save, **shapes)
     root = tmp_path_factory.mktemp("models")
     return {"tied": make(root / "tied", tied=True), "untied": make(root / "untied", shard="30KB")}
 

@@ -81,7 +81,7 @@ class SpySession(StubSession):
 
 
 def small(**keys: Any) -> SweepConfig:
-    plain = {"batch_sizes": [1, 2], "prompt_tokens": [4, 8], "new_tokens": 3, "repeats": 2, "warmup": 1}
+    plain: dict[str, Any] = {"batch_sizes": [1, 2], "prompt_tokens": [4, 8], "new_tokens": 3, "repeats": 2, "warmup": 1}
     return SweepConfig(**(plain | keys))
 
 

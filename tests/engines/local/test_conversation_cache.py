@@ -34,8 +34,8 @@ def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) 
 
 def listen(
     engine: LocalEngine, requests: list[Request], enough: int = 10**9
-) -> tuple[dict[int, str], list[Completion]]:
-    heard: dict[int, str] = {request.id: "" for request in requests}
+) -> tuple[dict[Any, str], list[Completion]]:
+    heard: dict[Any, str] = {request.id: "" for request in requests}
 
     def text(delta: Delta) -> bool:
         assert delta.text

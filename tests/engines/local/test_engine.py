@@ -30,7 +30,7 @@ PROMPTS = [
 Make = Callable[..., RunnerConfig]
 
 
-def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[int, Completion]:
+def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[Any, Completion]:
     return {done.id: done for done in base.complete(engine, requests, batch_size)}
 
 
@@ -46,7 +46,7 @@ def engine(make_config: Make, tiny_model: LocalModelConfig) -> Engine:
 def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     done = complete(engine, requests())
     for index, prompt in enumerate(PROMPTS):

@@ -146,7 +146,7 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     for batch_size in (64, 1, 4):
         done = {completion.id: completion for completion in base.complete(engine, asked, batch_size)}
         for request in asked:
-            tokens, text, reason = _expected(request, free[request.id], eos, tokenizer)
+            tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
             got = done[request.id]
             assert (got.token_ids, got.text, got.finish_reason) == (tokens, text, reason), request
     reasons = {completion.finish_reason for completion in done.values()}
@@ -184,13 +184,14 @@ def test_a_sample_depends_on_its_seed_and_index_only(
 ) -> None:
     generation = replace(GREEDY, name="sampling", temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=penalty)
     config = of_family(make_config, saved_family, generation=generation)
+    assert isinstance(config.model, LocalModelConfig)
     plain = open_engine(replace(config, model=replace(config.model, attention=Attention.sdpa)))
-    expected = {}
+    expected: dict[Any, list[int]] = {}
     for request in requests():  # alone, and decoded by the model's own attention
         expected |= complete(plain, [request])
     plain.close()
     engine = in_every_way(config, expected, monkeypatch)
-    renumbered = [replace(request, id=request.id + 100) for request in requests()]
+    renumbered = [replace(request, id=int(request.id) + 100) for request in requests()]
     other = complete(engine, renumbered)
     assert all(other[index + 100] != tokens for index, tokens in expected.items()), "another index, another sample"
     engine.close()

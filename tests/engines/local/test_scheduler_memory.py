@@ -168,7 +168,7 @@ def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, mon
             raise torch.OutOfMemoryError(CUDA_SAYS)
         real(self, rows)
 
-    limits = [replace(request, max_new_tokens=2 + request.id // 2) for request in requests()]
+    limits = [replace(request, max_new_tokens=2 + int(request.id) // 2) for request in requests()]
     monkeypatch.setattr(Sampler, "keep", keep)
     assert complete(engine, limits) == {
         index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()

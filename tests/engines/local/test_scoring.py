@@ -79,6 +79,7 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
         torch.testing.assert_close(torch.tensor(one.logprobs), expected, atol=tolerance, rtol=0)
         assert one.greedy is not None
         assert len(one.greedy) == len(given)
+    assert isinstance(config.model, LocalModelConfig)
     if config.model.attention is Attention.auto:
         assert engine.stats.notes == [], "the scheduler served, not its fallback"
         spent = engine.stats - before
@@ -108,11 +109,12 @@ def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
     make_config: Make, saved_family: Saved, what: str, tolerance: float, attention: Attention, tmp_path: Path
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
-    groups: dict[str, Any] = {
+    choices: dict[str, dict[str, Any]] = {
         "peft": {"lora": PeftConfig(path=str(tmp_path / "adapter"))},
         "rope_2d": {"rope": Rope2dConfig()},
         "nf4": {"quantization": Nf4Config()},
-    }[what]
+    }
+    groups = choices[what]
     if what == "peft":
         save_peft(tmp_path / "adapter", folder)
     config = configure(make_config, folder, attention, **groups)

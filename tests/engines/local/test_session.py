@@ -26,6 +26,11 @@ NEW_TOKENS = 24
 WARM = Sampling(temperature=0.8)
 
 
+def attention_of(engine: LocalEngine) -> Attention:
+    assert isinstance(engine.config.model, LocalModelConfig)
+    return engine.config.model.attention
+
+
 def configure(
     make_config: Callable[..., RunnerConfig], folder: Path, attention: Attention = Attention.auto, **keys: object
 ) -> RunnerConfig:
@@ -169,7 +174,7 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
             "own", NEW_TOKENS, own.temperature or 0.0, own.top_p or 1.0, own.top_k or 0, own.repetition_penalty or 1.0
         )
         folder = Path(any_engine.config.model.name)
-        attention = any_engine.config.model.attention
+        attention = attention_of(any_engine)
         config = configure(make_config, folder, attention, generation=generation, seed=own.seed or 0)
         lone = LocalEngine(config)
         expected[request.id, 0] = alone(lone, replace(request, sampling=Sampling()))
@@ -199,7 +204,7 @@ def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
     for choice in range(3):
         texts = [event.text for event in events if isinstance(event, Delta) and event.choice == choice]
         assert "".join(texts) == done[5, choice].text
-    if any_engine.config.model.attention is Attention.auto:
+    if attention_of(any_engine) is Attention.auto:
         assert any_engine.stats.prefill_tokens - before == len(SYSTEM + "How many?") + 2, "the prompt is computed once"
 
 
@@ -257,10 +262,12 @@ def test_eight_threads_submit_a_thousand_requests(engine: LocalEngine) -> None:
         return Request(f"{thread}/{number}", prompt, max_new_tokens=limit, ignore_eos=True, sampling=sampling)
 
     with engine.open() as session:
-        threads = [
-            threading.Thread(target=lambda at=at: [session.submit(request_of(at, number)) for number in range(125)])
-            for at in range(8)
-        ]
+
+        def submit(thread: int) -> None:
+            for number in range(125):
+                session.submit(request_of(thread, number))
+
+        threads = [threading.Thread(target=submit, args=(at,)) for at in range(8)]
         for thread in threads:
             thread.start()
         events: list[Event] = []

@@ -39,7 +39,8 @@ def make(make_config: Callable[..., RunnerConfig], parts: Path, tmp_path: Path) 
     opened: list[Engine] = []
 
     def build(**keys: Any) -> Engine:
-        task = PipelineConfig(**({"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw} | keys))
+        plain: dict[str, Any] = {"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw}
+        task = PipelineConfig(**(plain | keys))
         model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(name="greedy", max_new_tokens=12)
         opened.append(open_engine(make_config(task=task, model=model, generation=generation), folder=tmp_path))

@@ -62,7 +62,7 @@ def test_as_many_batches_as_stages_are_under_way(
     micro_batches = MicroBatches(stages, stats, Stopping(load_tokenizer(parts)), pad=0)
     micro_batches.fixed_rows = micro_batch
     micro_batches.add(rows)
-    done = []
+    done: list[tuple[Any, int]] = []
     while len(done) < len(rows):
         done += [(one.id, len(one.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)]
     done.sort(key=str)

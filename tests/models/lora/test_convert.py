@@ -56,13 +56,13 @@ def make_peft(tiny_llama: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def make(dtype: torch.dtype = torch.float32, **settings: Any) -> Path:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        keys = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "o_proj"]} | settings
+        keys: dict[str, Any] = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "o_proj"]} | settings
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), LoraConfig(**keys))
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        model.to(dtype).save_pretrained(tmp_path / "peft")
+        model.to(dtype).save_pretrained(str(tmp_path / "peft"))
         return tmp_path / "peft"
 
     return make

@@ -49,13 +49,14 @@ def bases(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Two shapes with grouped queries, so that k_proj and v_proj are not square; Qwen2 has biases, too."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    sizes = {"vocab_size": 259, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"vocab_size": 259, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    kinds: dict[str, tuple[Any, Any]] = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    }
     folders = {}
-    for name, config, model in (
-        ("llama", LlamaConfig, LlamaForCausalLM),
-        ("qwen2", Qwen2Config, Qwen2ForCausalLM),
-    ):
+    for name, (config, model) in kinds.items():
         folders[name] = tmp_path_factory.mktemp(name)
         shutil.copytree(tiny_llama, folders[name], dirs_exist_ok=True)
         torch.manual_seed(3)
@@ -363,7 +364,7 @@ def test_memory_is_predicted(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     config = make_config(model=tiny_model, lora=PthConfig(path=save(squares(dtype=dtype), tmp_path / "lora.pth")))
-    predicted = predict(config, batch_size=1, prompt_tokens=8, new_tokens=8)
+    predicted = predict(config, 1, 8, 8)
     assert predicted is not None
     assert predicted.weights["lora"] == load(config).metrics["lora_parameters"] * 4
 

@@ -129,6 +129,7 @@ def test_phi3_keeps_the_original_length_elsewhere() -> None:
     config = Phi3Config(max_position_embeddings=4096, original_max_position_embeddings=4096, pad_token_id=0)
     scale(config, RopeYarnConfig(factor=2, original_max_position_embeddings=2048))
     config.standardize_rope_params()
+    assert config.rope_parameters
     assert config.rope_parameters["original_max_position_embeddings"] == 2048
 
 

@@ -273,7 +273,7 @@ def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
         assert (logits(adapt(load_base(other), other).model) - found).abs().max() > 1e-2
     model, state = AutoModelForCausalLM.from_pretrained(folder), pth_state(settings("llama"))
     for key in [key for key in state if ".A." in key]:
-        layer = model.get_submodule(key.removesuffix(".lora.A.weight"))
+        layer: Any = model.get_submodule(key.removesuffix(".lora.A.weight"))
         layer.weight.data += state[key.replace(".A.", ".B.")] @ state[key]
     model.model.rotary_emb = Reference(model.model.rotary_emb, 0.5)
     torch.testing.assert_close(found, logits(model), atol=1e-5, rtol=0)
@@ -341,10 +341,10 @@ def test_jobs_leave_nothing_behind(
         list(base.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine._model().model)))
         engine.close()
-    for rope in ("native", "rope_2d"):
-        bare, adapted = [[logit for name, lora, logit in seen if name == rope and (lora == "bare") is same] for same in (True, False)]  # fmt: skip
+    for kind in ("native", "rope_2d"):
+        bare, adapted = [[logit for name, lora, logit in seen if name == kind and (lora == "bare") is same] for same in (True, False)]  # fmt: skip
         assert len(bare) >= 2
-        assert all(torch.equal(logit, bare[0]) for logit in bare), f"{rope}: bit for bit"
+        assert all(torch.equal(logit, bare[0]) for logit in bare), f"{kind}: bit for bit"
         assert all((logit - bare[0]).abs().max() > 1e-2 for logit in adapted)
     pth = [logit for name, lora, logit in seen if (name, lora) == ("rope_2d", "pth")]
     assert torch.equal(*pth), "and the same adapter is the same again"

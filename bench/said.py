@@ -1,0 +1,201 @@
+"""What a command said, in a form that two checkouts can be compared by: see same_answers.py.
+
+Job ids, run ids, times, speeds and measured memory differ from run to run: they are masked, and all else is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+MEASURED = "<measured>"
+NOISE = re.compile(
+    r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|busy|pss|best|mapped|spread)([_/.]|$)"
+    r"|_(s|ms)($|[_/])|_per_s|over_baseline|on_front|dominated"
+)
+LEFT_OUT = {"mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "params.tracking.parent_run_id"}
+FILE_STATE = {"mtime_ns", "inode", "place", "key"}  # a manifest's notes on the source's files, which are copies
+WITH_MEASURES = {"result", "manifest", "comparison"}  # JSON files that hold times, file states or measured memory
+MEASURING = {"sweep", "memory"}  # tasks of which only the keys and rows can be compared
+SKIPPED = re.compile(r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)")
+JOB_ID = re.compile(r"\b(?:gsm8k|generate|sweep|memory|split|verify|merge|archive|pipeline)-[0-9a-f]{12}\b")
+TEXT_MASKS = [
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*"), "<time>"),
+    (re.compile(r"\b[0-9a-f]{32}\b"), "<run id>"),
+    (re.compile(r"^(\s*(?:speed|load|load_s|copying|seconds|peak_rss_mib|pipeline|over the import)  .*)$", re.M), None),
+    (re.compile(r"((?:prefill|decode|peak_rss_mib|seconds|load_s|peak|then) [\d,.]+)"), None),
+    (re.compile(r"([\d,.]+ MiB of main memory are free)"), None),
+    (re.compile(r"([\d,.]+ ?(?:tok/s|GB/s|MiB/s|ms|s|seconds)\b)"), None),
+]
+NUMBER = re.compile(r"\d[\d,.]*")
+
+
+class Masks:
+    """The names of one run that another run would have otherwise: its folders and its job ids."""
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self.folders = [(str(folder), name) for name, folder in folders.items()]
+        self.jobs: dict[str, str] = {}
+
+    def number(self, texts: list[str]) -> None:
+        """Name jobs by the order in which these texts speak of them."""
+        for text in texts:
+            for job_id in JOB_ID.findall(text):
+                self.jobs.setdefault(job_id, f"<{job_id.partition('-')[0]} {len(self.jobs) + 1}>")
+
+    def names(self, text: str) -> str:
+        """Put names in place of folders and job ids."""
+        for folder, name in self.folders:
+            text = text.replace(folder, name)
+        return JOB_ID.sub(lambda found: self.jobs.get(found[0], "<job>"), text)
+
+
+def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any]]:
+    """Return what a command printed, line by line, without what was measured."""
+    text, lines = masks.names(text), []
+    for pattern, word in TEXT_MASKS:
+        text = pattern.sub(lambda found, word=word: word or NUMBER.sub("#", found[1]), text)  # type: ignore[misc]
+    if (values := as_json(text)) is not None:
+        return [plain(values, measures)]
+    header: list[str] = []
+    for line, below in pairwise([*text.splitlines(), ""]):
+        if (values := as_json(line)) is not None:
+            lines.append(plain(values, measures))
+            continue
+        found = cells(line)
+        if re.match(r"\s*(─{3}|\|[ :-]*-{3})", below):
+            header = found
+        elif 2 < len(found) <= len(header):  # cells may be empty, but not those at the end, which were measured
+            names = ["", *header][-len(found) :]
+            found = [masked(cell, name) for name, cell in zip(names, found, strict=True)]
+        said = "  ".join(re.sub("─+", "─", cell) for cell in found)
+        lines.append(NUMBER.sub("#", said) if measures else said)
+    return lines
+
+
+def as_json(text: str) -> dict[str, Any] | None:
+    """Return the object that a text is, or None."""
+    try:
+        return dict(json.loads(text)) if text.startswith("{") else None
+    except ValueError:
+        return None
+
+
+def cells(line: str) -> list[str]:
+    """Split a line of a table into its cells."""
+    return [cell.strip() for cell in re.split(r"\s{2,}|\|", line.strip()) if cell.strip()]
+
+
+def masked(cell: str, name: str) -> str:
+    """Return a cell without its numbers where its column was measured; who lies on the front hangs on speed, too."""
+    return "#" if name == "Pareto" else NUMBER.sub("#", cell) if column(name) else cell
+
+
+def column(name: str) -> bool:
+    """Whether what stands under this header was measured."""
+    return bool(NOISE.search(name) or re.search(r"tok/s|RSS|seconds|Pareto|^(MiB|s)$", name))
+
+
+def progress(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any]]:
+    """Return what a command said on stderr; jobs of a grid end in any order."""
+    lines = printed(re.sub(r"\[\d+/(\d+)\]", r"[·/\1]", text), masks, measures)
+    return sorted(lines, key=str)
+
+
+def plain(value: Any, measures: bool, key: str = "") -> Any:
+    """Return JSON without what was measured; of a task that measures, without its numbers."""
+    match value:
+        case dict():
+            values = {name: plain(one, measures, name) for name, one in value.items() if name not in LEFT_OUT}
+            return {name: one for name, one in values.items() if name not in FILE_STATE}
+        case list():
+            return [plain(one, measures, key) for one in value]
+        case bool() | None:
+            return MEASURED if NOISE.search(key) else value
+        case int() | float():
+            return MEASURED if measures or NOISE.search(key) else value
+        case str():
+            return MEASURED if NOISE.search(key) else NUMBER.sub("#", value) if measures else value
+    return value
+
+
+def files(folder: Path, masks: Masks) -> dict[str, Any]:
+    """Return what a command left in its folder: every file's content, by name."""
+    found = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()}
+    kept = {path: name for path, name in found.items() if not SKIPPED.search(name)}
+    unnamed = [
+        path for path, name in kept.items() if path.name == "result.json" and not masks.jobs.keys() & {*path.parts}
+    ]
+    by_params = sorted(unnamed, key=lambda path: masks.names(json.dumps(json.loads(path.read_text())["params"])))
+    masks.number([path.parent.name for path in by_params])
+    return {masks.names(name): content(path, masks) for path, name in kept.items()}
+
+
+def content(path: Path, masks: Masks) -> Any:
+    """Return what stands in a file: JSON and tables as values, text as lines, all else as a digest."""
+    try:
+        return parsed(path, masks)
+    except (ValueError, AttributeError):  # broken, or no objects
+        return path.read_text(errors="replace").splitlines()
+
+
+def parsed(path: Path, masks: Masks) -> Any:
+    """Return the values in a file of a known form; raises ValueError where it is not of that form."""
+    measures = path.parent.name.partition("-")[0] in MEASURING
+    match path.suffix:
+        case ".json" if path.stem in WITH_MEASURES:
+            return plain(json.loads(masks.names(path.read_text())), measures)
+        case ".jsonl":
+            lines = [plain(json.loads(line), measures) for line in masks.names(path.read_text()).splitlines()]
+            return sorted(lines, key=lambda line: line.get("index", 0)) if path.name == "samples.jsonl" else lines
+        case ".csv":
+            rows = csv.DictReader(masks.names(path.read_text()).splitlines())
+            return [
+                {name: MEASURED if column(name) or name in LEFT_OUT else value for name, value in row.items()}
+                for row in rows
+            ]
+        case ".db":
+            return sorted(runs(path, masks), key=str)
+        case ".txt" | ".yaml" | ".json":
+            return masks.names(path.read_text()).splitlines()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def runs(database: Path, masks: Masks) -> Iterator[dict[str, Any]]:
+    """Return what MLflow knows of each run."""
+    with sqlite3.connect(database) as store:
+        for run, name, status in store.execute("select run_uuid, name, status from runs").fetchall():
+            about = {
+                table: dict(store.execute(f"select key, value from {table} where run_uuid = ?", [run]).fetchall())
+                for table in ("params", "tags", "latest_metrics")
+            }
+            tags, measures = about["tags"], about["tags"].get("task") in MEASURING
+            about["tags"] = {key: masks.names(tags[key]) if key[:5] == "fact." else "" for key in tags}
+            about["params"] = {key: masks.names(value) for key, value in about["params"].items()}
+            about["params"].pop("tracking.parent_run_id", None)
+            yield {"name": masks.names(name), "status": status} | plain(about, measures)
+
+
+def differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Walk through both, and say where they differ and how."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            if key not in new or key not in old:
+                yield f"{where} {key}", "is gone" if key not in new else "is new"
+            else:
+                yield from differences(old[key], new[key], f"{where} {key}".strip())
+    elif isinstance(old, list) and isinstance(new, list):
+        for at, (one, other) in enumerate(zip(old, new, strict=False)):
+            yield from differences(one, other, f"{where} [{at}]")
+        if len(old) != len(new):
+            extra = [*old[len(new) :], *new[len(old) :]][0]
+            yield where, f"{len(old)} entries became {len(new)}, e.g. {str(extra)[:160]}"
+    elif old != new or type(old) is not type(new):
+        yield where, f"{str(old)[:200]!r} became {str(new)[:200]!r}"
