@@ -5,6 +5,7 @@ This process runs the first parts, decides which micro-batch goes next and notic
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -119,7 +120,7 @@ class PipelineSession(BaseSession[list[Row]]):
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
         batches = self.stages.micro_batches
-        rows = [row for rows in arrived for row in rows]
+        rows = list(itertools.chain(*arrived))
         events: list[Event] = [batches.stopping.refusal(row) for row in rows if row.error]
         batches.add([row for row in rows if not row.error])
         events += batches.cancel(cancelled) if cancelled else []
