@@ -33,7 +33,7 @@ from runner.core.progress import Progress
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner.store import tracking
+from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify
 from runner.tasks.gsm8k import score
 
@@ -138,7 +138,7 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
         job.write_record(record)
-        tracking.finish(tracking.start(tracking.store_of(config), job, record), job, record)
+        tracking.finish(tracking.start(mlflow_store.store_of(config), job, record), job, record)
     return job.folder
 
 

@@ -34,7 +34,7 @@ from runner.grid.plan import Planned, State, mark_twins, plan_job, refuse_stdin
 from runner.grid.table import show_failures, show_plan, table_lines
 from runner.grid.view import summary
 from runner.report import near_uri, show_grid
-from runner.store import tracking
+from runner.store import mlflow_store, tracking
 
 
 class GridFailed(RunnerError):
@@ -228,7 +228,7 @@ def _known_keys(config: DictConfig) -> set[str]:
 
 
 def _mlflow_hint(config: RunnerConfig) -> str | None:
-    store = tracking.store_of(config)
+    store = mlflow_store.store_of(config)
     return near_uri(store.uri) if store else None
 
 

@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
-from runner.store import jobs, tracking
+from runner.store import jobs, mlflow_store, tracking
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int) -> Record
 def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> tracking.Tracker:
     """Start the job's run in MLflow; a grid whose store has gone away meanwhile goes on and is logged later."""
     try:
-        return tracking.start(tracking.store_of(config), job, record)
+        return tracking.start(mlflow_store.store_of(config), job, record)
     except TrackingError as error:
         if config.tracking.parent_run_id is None:
             raise
@@ -86,14 +86,14 @@ def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: 
 def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
     """Return a recorded result, after logging it where it is not logged yet."""
     log.info("%s is already done: this is the recorded result (rerun=true does it again)", job.job_id)
-    store = tracking.store_of(config)
+    store = mlflow_store.store_of(config)
     if store is not None and record.mlflow_uri != store.uri:
         log_late(store, job, record)
     record.from_ledger = True
     return record
 
 
-def log_late(store: tracking.Store, job: jobs.Job, record: Record) -> None:
+def log_late(store: mlflow_store.Store, job: jobs.Job, record: Record) -> None:
     """Log a recorded result; one whose process died between the store's yes and its own note stands there already."""
     if tracking.has(store, record.mlflow_run_id):
         record.mlflow_uri = store.uri
@@ -104,7 +104,7 @@ def log_late(store: tracking.Store, job: jobs.Job, record: Record) -> None:
 
 def is_logged(config: RunnerConfig, record: Record) -> bool:
     """Whether a recorded result stands in the store that the config names."""
-    store = tracking.store_of(config)
+    store = mlflow_store.store_of(config)
     return store is None or record.mlflow_uri == store.uri
 
 

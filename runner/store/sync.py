@@ -13,7 +13,7 @@ from runner.core import console
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
-from runner.store import ledger, tracking
+from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job, claim
 
 
@@ -38,8 +38,8 @@ def sync(options: argparse.Namespace) -> str:
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir():
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
-    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(output_dir)
-    store = tracking.Store(uri, options.experiment, output_dir)
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store.default_uri(output_dir)
+    store = mlflow_store.Store(uri, options.experiment, output_dir)
     missing = list(unlogged(output_dir, uri))
     logged = 0
     with Progress(len(missing), "logging") as bar:

@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, refuse_password
 from runner.run import run
-from runner.store import tracking
+from runner.store import mlflow_store
 
 # mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -167,4 +167,4 @@ def test_an_experiment_that_another_machine_creates_meanwhile_is_taken(tmp_path:
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     theirs = client.create_experiment("runner", artifact_location=str(tmp_path))
-    assert tracking._create_experiment(client, "runner", str(tmp_path)) == theirs
+    assert mlflow_store._create_experiment(client, "runner", str(tmp_path)) == theirs

@@ -18,7 +18,7 @@ from runner.core.errors import ConfigError, TrackingError
 from runner.core.result import Record, Result, Status
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
-from runner.store import tracking
+from runner.store import mlflow_store, tracking
 from runner.store.jobs import Job
 
 Make = Callable[..., RunnerConfig]
@@ -40,7 +40,7 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
 def start(config: RunnerConfig, job: Job) -> tracking.Tracker:
     params = dict(tracking.flatten(config))
     return tracking.start(
-        tracking.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
+        mlflow_store.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
     )
 
 
@@ -116,7 +116,7 @@ def test_the_status_is_true_when_the_task_breaks(
         run(config)
     (folder,) = Path(config.output_dir).glob(f"jobs/{_job_id(config)}")
     assert json.loads((folder / "result.json").read_text())["status"] == status
-    store = tracking.store_of(config)
+    store = mlflow_store.store_of(config)
     assert store
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("runner")
@@ -176,14 +176,14 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     config = logged(seed=200)
     config.tracking.experiment = "gone"
     run(config)
-    store = tracking.store_of(config)
+    store = mlflow_store.store_of(config)
     assert store
     client = MlflowClient(store.uri)
     gone = client.get_experiment_by_name("gone")
     assert gone
     client.delete_experiment(gone.experiment_id)
     config.rerun = True
-    tracking._opened.clear()  # as in a new process
+    mlflow_store._opened.clear()  # as in a new process
     with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):
         run(config)
 
