@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_nobody_asks_which_kind_a_model_a_quantization_or_an_adapter_is(module: 
         names = {name.id for part in asked for name in ast.walk(part) if isinstance(name, ast.Name)}
         kinds = names & {*KINDS, *quantizations}
         assert not kinds or f"{module}.".startswith(homes), f"runner/{module}:{node.lineno} asks for {kinds}"  # type: ignore[attr-defined]
+
+
+def test_nobody_asks_outside_tasks_which_task_it_is() -> None:
+    asked = re.compile(r"(isinstance\([^)]*\.task\b|\bmatch [^\n]*\.task\b|\.task\.name ==)")
+    found = {name for name, path in modules().items() if asked.search(path.read_text())}
+    assert {name for name in found if not name.startswith(("tasks.", "config."))} == set()
+
+
+LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
+
+
+def test_long_files_have_a_reason() -> None:
+    reasons = (ROOT / "ARCHITECTURE.md").read_text().split("## Files above 350 lines")[1].split("\n## ")[0]
+    files = [path for folder in ("runner", "bench", "tools", "tests") for path in (ROOT / folder).rglob("*.py")]
+    long = {str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > LONGEST}
+    assert long == {name for name in long if f"`{name}`" in reasons}
 
 
 def test_tasks_never_import_each_other() -> None:

@@ -386,6 +386,12 @@ class PipelineConfig(PromptsConfig):
         check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
 
 
+def pipeline_of(task: TaskConfig) -> PipelineConfig:
+    """Return the config of the task whose engine is the pipeline."""
+    assert isinstance(task, PipelineConfig)
+    return task
+
+
 TASKS: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,
     "generate": GenerateConfig,

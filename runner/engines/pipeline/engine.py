@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
-from runner.config.task import PipelineConfig
+from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError, JobFailed
 from runner.engines.admit import Admission
 from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
@@ -40,8 +40,7 @@ class PipelineEngine:
     capabilities = CAPABILITIES
 
     def __init__(self, config: RunnerConfig, folder: Path) -> None:
-        assert isinstance(config.task, PipelineConfig)
-        self.config, self.task, self.folder = config, config.task, folder
+        self.config, self.task, self.folder = config, pipeline_of(config.task), folder
         self.stats = EngineStats()
         self._stages: LoadedStages | None = None
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runner.config.root import RunnerConfig
-from runner.config.task import PipelineConfig
+from runner.config.task import pipeline_of
 from runner.core import child, errors
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, has_own_gpu, manifest_of
@@ -74,7 +74,6 @@ def join_rendezvous(port: int) -> Rendezvous:
 
 def connect(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous, device: torch.device) -> Transport:
     """Connect with the two neighbours; waits until every process does so."""
-    assert isinstance(config.task, PipelineConfig)
     gpu_to_gpu = has_own_gpu(config, rank)
     if gpu_to_gpu:
         torch.cuda.set_device(device)
@@ -85,7 +84,7 @@ def connect(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous, dev
             rank=rank.rank,
             world_size=rank.processes,
             # the first process counts the seconds; where it cannot, the others end themselves a while later
-            timeout=timedelta(seconds=60 + 2 * config.task.timeout_s),
+            timeout=timedelta(seconds=60 + 2 * pipeline_of(config.task).timeout_s),
         )
     return Transport(rank.rank, rank.processes, device, gpu_to_gpu)
 

@@ -12,7 +12,7 @@ import torch
 from runner.checkpoints.resolve import read_settings
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
-from runner.config.task import PipelineConfig
+from runner.config.task import pipeline_of
 from runner.core import machine
 from runner.core.machine import MIB
 from runner.engines.pipeline import prefill_packet
@@ -146,8 +146,7 @@ class StageWorker:
 
 def manifest_of(config: RunnerConfig) -> Manifest:
     """Read the manifest of task.parts."""
-    assert isinstance(config.task, PipelineConfig)
-    return read_manifest(Path(config.task.parts).expanduser().absolute())
+    return read_manifest(Path(pipeline_of(config.task).parts).expanduser().absolute())
 
 
 def device_of(config: RunnerConfig, rank: ProcessRank) -> torch.device:
