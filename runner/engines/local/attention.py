@@ -1,4 +1,4 @@
-"""The attention of a stream: what rows share is read once a pass and not once a row.
+"""Attention over rows of a KV cache: what they share is read once a pass and not once a row.
 
 One forward pass holds a flat list of tokens [1, T] of many rows. A token attends to the prefixes that its row stands
 on, all rows of a prefix in one product; to earlier tokens of its own row in the same pass (a span); and to its row's
@@ -21,9 +21,9 @@ import torch
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 
-NAME = "runner_stream"
+NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
-# what models hand to attention that changes nothing here; a sliding window is checked before (see stream.py)
+# what models hand to attention that changes nothing here; sliding windows are minded in session.py
 HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"}
 
 

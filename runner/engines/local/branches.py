@@ -74,6 +74,15 @@ def may_attend(times: torch.Tensor, valid: torch.Tensor | None = None, queries: 
     return seen if valid is None else seen & valid[None, :]
 
 
+def why_not(model: Any) -> ConfigError | None:
+    """Return the error that a request with branches is answered with; None where a model can serve it."""
+    try:
+        check(model)
+    except ConfigError as error:
+        return error
+    return None
+
+
 def check(model: Any) -> None:
     """Raise ConfigError unless a model tells one branch from another, and takes their mask."""
     rope_2d.require(model)

@@ -56,7 +56,8 @@ class PlainBatches:
         if self.batch is None:
             is_scored = self.waiting[0].given is not None
             rows = [row for row in self.waiting if (row.given is not None) is is_scored][: self.size]
-            self.waiting = [row for row in self.waiting if row not in rows]
+            taken = set(rows)
+            self.waiting = [row for row in self.waiting if row not in taken]
             if is_scored:
                 return _score(self.loaded, rows, self.stats)
             self.batch = _Batch(self.loaded, rows, self.stats, self.stopping)

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from runner.core.result import FinishReason
-from runner.engines.base import Event, Request, RequestId
+from runner.engines.base import Capability, Event, Request, RequestId
 from runner.engines.local import branches
 from runner.engines.local.compat_probe import sliding_window
 from runner.engines.local.plain_batches import PlainBatches
@@ -29,13 +29,15 @@ class LocalSession(BaseSession[list[Row]]):
         self.engine, self.loaded = engine, loaded
         self.admission, self.stopping = engine.admission(), engine.stopping()
         self.size = batch_size or engine.config.generation.batch_size
+        # asked here and not for each request: while a pass runs, the model's attention goes by another name
+        self.no_branches = branches.why_not(loaded.model) if Capability.branches in engine.capabilities else None
         self.branches: deque[list[Row]] = deque()
         self.scheduler: Scheduler | None = None
         self.plain = PlainBatches(loaded, self.size or PLAIN_BATCH, engine.stats, self.stopping)
 
     def _admit(self, request: Request) -> list[Row]:
-        if request.branches:
-            branches.check(self.loaded.model)
+        if request.branches and self.no_branches is not None:
+            raise self.no_branches
         return self.admission.rows(request)
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
@@ -68,11 +70,11 @@ class LocalSession(BaseSession[list[Row]]):
             return
         window = sliding_window(self.loaded)
         too_long = [row for row in rows if window is not None and row.need > window]
-        if too_long:
+        if window is not None and too_long:
             longest = max(row.need for row in too_long)
             self.engine.note_plain(f"its attention slides over {window} tokens, and {longest} are asked for")
             self.plain.add(too_long)
-            rows = [row for row in rows if row not in too_long]
+            rows = [row for row in rows if row.need <= window]
         if self.scheduler is None and rows:
             self.engine.quicken(self.loaded, heads)
             conversations = self.engine.conversations

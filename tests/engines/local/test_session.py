@@ -1,4 +1,4 @@
-"""A session that stays open: requests come from any thread at any time, each with its own sampling, and can be ended."""
+"""Open sessions: requests come from any thread at any time, each with its own sampling, and can be ended."""
 
 from __future__ import annotations
 
@@ -142,11 +142,10 @@ def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) 
 
 
 def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
-    request = Request(0, PROMPTS[0])
     with any_engine.open() as session:
         answers = []
         for _ in range(3):
-            session.submit(request)
+            session.submit(Request(0, PROMPTS[0]))
             answers.append(completions(drain(session))[0, 0].token_ids)
             assert session.step() == []
     assert answers[0] == answers[1] == answers[2]
@@ -212,14 +211,11 @@ def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
 
 
 def test_cancelling_frees_the_row_at_once(engine: LocalEngine) -> None:
-    long, other, short = (
-        Request("long", PROMPTS[0], ignore_eos=True),
-        Request("other", PROMPTS[1], ignore_eos=True),
-        Request("short", PROMPTS[2], max_new_tokens=1),
-    )
-    expected = {request.id: alone(engine, request) for request in (long, other, short)}
+    asked = [Request(name, prompt, ignore_eos=True) for name, prompt in zip(("long", "other"), PROMPTS, strict=False)]
+    asked.append(Request("short", PROMPTS[2], max_new_tokens=1))
+    expected = {request.id: alone(engine, request) for request in asked}
     with engine.open(batch_size=2) as session:
-        for request in (long, other, short):
+        for request in asked:
             session.submit(request)
         for _ in range(4):
             assert session.step() == []
@@ -282,28 +278,6 @@ def test_eight_threads_submit_a_thousand_requests(engine: LocalEngine) -> None:
     for at in range(0, 1000, 13):
         request = request_of(at % 8, at // 8)
         assert done[request.id, 0].token_ids == alone(engine, request), request
-
-
-def test_an_engine_thread_waits_for_work_and_ends_with_the_session(engine: LocalEngine) -> None:
-    session = engine.open()
-    events: list[Event] = []
-    answered = threading.Event()
-
-    def drive() -> None:
-        while session.wait():
-            events.extend(session.step())
-            if session.idle:
-                answered.set()
-
-    thread = threading.Thread(target=drive)
-    thread.start()
-    assert not session.wait(0.01)
-    session.submit(Request("a", "Hello", max_new_tokens=3, ignore_eos=True))
-    assert answered.wait(60)
-    session.close()
-    thread.join(60)
-    assert not thread.is_alive()
-    assert len(completions(events)["a", 0].token_ids) == 3
 
 
 # ------------------------------------------------------------------------------------------ what is refused
