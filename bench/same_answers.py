@@ -240,6 +240,7 @@ ALLOWED = [
         rf" params model\.({LOCAL_KEYS})$",
         "a stub has no weights: the keys of a local model are no longer params of its jobs",
     ),
+    Allowed("cli/help", r"runner --help`, stdout", "the help says better what -m does"),
     Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
 ]
 
