@@ -241,6 +241,7 @@ ALLOWED = [
         "a stub has no weights: the keys of a local model are no longer params of its jobs",
     ),
     Allowed("cli/help", r"runner --help`, stdout", "the help says better what -m does"),
+    Allowed("docs/vllm", r"stdout", "one GPU per stage: better words"),
     Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
 ]
 
