@@ -93,7 +93,7 @@ experiments/inference_sweep
     run -cd {tree}/experiments -cn inference_sweep
         task.batch_sizes=[1] task.prompt_tokens=[16,32] task.new_tokens=2 task.repeats=1
 experiments/memory_quantization
-    run -cd {tree}/experiments -cn memory_quantization hydra.sweeper.params.quantization=none,int8
+    run -cd {tree}/experiments -cn memory_quantization
         task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2 task.repeats=1
 experiments/split_parts
     run -cd {tree}/experiments -cn split_parts workers=1
