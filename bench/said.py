@@ -64,6 +64,10 @@ def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any
         text = pattern.sub(lambda found, word=word: word or NUMBER.sub("#", found[1]), text)  # type: ignore[misc]
     if (values := as_json(text)) is not None:
         return [plain(values, measures)]
+    if measures:  # by words: where a line is folded hangs on the digits in it
+        return [re.sub("─+", "─", NUMBER.sub("#", word)) for word in text.split()]
+    if re.match(r"\w+(,[^,\n]+){9}", text):
+        return list(by_column(text))
     header: list[str] = []
     for line, below in pairwise([*text.splitlines(), ""]):
         if (values := as_json(line)) is not None:
@@ -75,8 +79,10 @@ def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any
         elif 2 < len(found) <= len(header):  # cells may be empty, but not those at the end, which were measured
             names = ["", *header][-len(found) :]
             found = [masked(cell, name) for name, cell in zip(names, found, strict=True)]
+        elif len(found) == 2 and column(found[0]):
+            found[1] = NUMBER.sub("#", found[1])
         said = "  ".join(re.sub("─+", "─", cell) for cell in found)
-        lines.append(NUMBER.sub("#", said) if measures else said)
+        lines.append(said)
     return lines
 
 
@@ -86,6 +92,12 @@ def as_json(text: str) -> dict[str, Any] | None:
         return dict(json.loads(text)) if text.startswith("{") else None
     except ValueError:
         return None
+
+
+def by_column(text: str) -> Iterator[dict[str, Any]]:
+    """Return the rows of a CSV table without what was measured."""
+    for row in csv.DictReader(text.splitlines()):
+        yield {name: MEASURED if column(name) or name in LEFT_OUT else value for name, value in row.items()}
 
 
 def cells(line: str) -> list[str]:
@@ -100,7 +112,7 @@ def masked(cell: str, name: str) -> str:
 
 def column(name: str) -> bool:
     """Whether what stands under this header was measured."""
-    return bool(NOISE.search(name) or re.search(r"tok/s|RSS|seconds|Pareto|^(MiB|s)$", name))
+    return bool(NOISE.search(name) or re.search(r"tok/s|RSS|seconds|Pareto|^MiB$|(^|\s)s$", name))
 
 
 def progress(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any]]:
@@ -156,11 +168,7 @@ def parsed(path: Path, masks: Masks) -> Any:
             lines = [plain(json.loads(line), measures) for line in masks.names(path.read_text()).splitlines()]
             return sorted(lines, key=lambda line: line.get("index", 0)) if path.name == "samples.jsonl" else lines
         case ".csv":
-            rows = csv.DictReader(masks.names(path.read_text()).splitlines())
-            return [
-                {name: MEASURED if column(name) or name in LEFT_OUT else value for name, value in row.items()}
-                for row in rows
-            ]
+            return list(by_column(masks.names(path.read_text())))
         case ".db":
             return sorted(runs(path, masks), key=str)
         case ".txt" | ".yaml" | ".json":

@@ -93,7 +93,7 @@ experiments/inference_sweep
     run -cd {tree}/experiments -cn inference_sweep
         task.batch_sizes=[1] task.prompt_tokens=[16,32] task.new_tokens=2 task.repeats=1
 experiments/memory_quantization
-    run -cd {tree}/experiments -cn memory_quantization hydra.sweeper.params.quantization=none,int8
+    run -cd {tree}/experiments -cn memory_quantization
         task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2 task.repeats=1
 experiments/split_parts
     run -cd {tree}/experiments -cn split_parts workers=1
@@ -240,6 +240,8 @@ ALLOWED = [
         rf" params model\.({LOCAL_KEYS})$",
         "a stub has no weights: the keys of a local model are no longer params of its jobs",
     ),
+    Allowed("cli/help", r"runner --help`, stdout", "the help says better what -m does"),
+    Allowed("docs/vllm", r"stdout", "one GPU per stage: better words"),
     Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
 ]
 
