@@ -11,8 +11,10 @@ from jinja2 import TemplateError
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
-from runner.engines.base import Message, Request, prompt_sha256
+from runner.engines.base import Message, Request, Sampling, prompt_sha256
 from runner.engines.rows import Row
+
+NOTHING_SAID = Sampling()
 
 
 class Admission:
@@ -22,6 +24,7 @@ class Admission:
         self, config: RunnerConfig, tokenizer: Any, model_name: str, room: float, branch_room: float | None = None
     ) -> None:
         self.generation, self.seed = config.generation, config.seed
+        self._usual = NOTHING_SAID.over(config.generation, config.seed)
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
@@ -40,7 +43,7 @@ class Admission:
                 return self._branches(request, seen, ids)
             if request.continuation is not None:
                 return [self._continuation(request, seen, ids)]
-        sampling = request.sampling.over(self.generation, self.seed)
+        sampling = self._sampling(request)
         limit = min(request.max_new_tokens or self.generation.max_new_tokens, self.room - len(ids))
         error = None if ids and limit >= 1 else self._why_not(len(ids))
         sha256 = prompt_sha256(seen)
@@ -54,7 +57,7 @@ class Admission:
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = request.max_new_tokens or self.generation.max_new_tokens
-        sampling = request.sampling.over(self.generation, self.seed)
+        sampling = self._sampling(request)
         sha256 = prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False))
         return [
             Row(
@@ -82,6 +85,12 @@ class Admission:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
         return Row(request, ids, prompt_sha256(seen), 0, given=given, error=error)
+
+    def _sampling(self, request: Request) -> Sampling:
+        """Return how a request is sampled, nothing left open; usually all are sampled alike."""
+        if request.sampling == NOTHING_SAID:
+            return self._usual
+        return request.sampling.over(self.generation, self.seed)
 
     def _why_not(self, tokens: int) -> str:
         if not tokens:

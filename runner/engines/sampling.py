@@ -118,11 +118,11 @@ class Sampler:
 
     def _grouped(self) -> list[tuple[_Way, torch.Tensor | None, list[torch.Generator | None]]]:
         """Put rows that are sampled in one way together; one way for all is the usual case."""
+        if self.ways.count(self.ways[0]) == len(self.ways):
+            return [(self.ways[0], None, self.generators)]
         kinds: dict[_Way, list[int]] = {}
         for row, way in enumerate(self.ways):
             kinds.setdefault(way, []).append(row)
-        if len(kinds) == 1:
-            return [(self.ways[0], None, self.generators)]
         return [
             (way, torch.tensor(rows, device=self.device), [self.generators[row] for row in rows])
             for way, rows in kinds.items()
@@ -148,6 +148,7 @@ def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> 
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+@lru_cache(maxsize=256)  # rows of one way hold the same object, which is quick to compare
 def _way(sampling: Sampling) -> _Way:
     values = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty)
     temperature, top_k, top_p, penalty = values
