@@ -20,11 +20,13 @@ NOISE = re.compile(
     r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|busy|pss|best|mapped|spread)([_/.]|$)"
     r"|_(s|ms)($|[_/])|_per_s|over_baseline|on_front|dominated"
 )
-LEFT_OUT = {"mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "params.tracking.parent_run_id"}
+LEFT_OUT = {"mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "tracking.parent_run_id"}
 FILE_STATE = {"mtime_ns", "inode", "place", "key"}  # a manifest's notes on the source's files, which are copies
 WITH_MEASURES = {"result", "manifest", "comparison"}  # JSON files that hold times, file states or measured memory
 MEASURING = {"sweep", "memory"}  # tasks of which only the keys and rows can be compared
-SKIPPED = re.compile(r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)")
+SKIPPED = re.compile(
+    r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|[^/]*\.log|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)"
+)
 JOB_ID = re.compile(r"\b(?:gsm8k|generate|sweep|memory|split|verify|merge|archive|pipeline)-[0-9a-f]{12}\b")
 TEXT_MASKS = [
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*"), "<time>"),
@@ -187,7 +189,6 @@ def runs(database: Path, masks: Masks) -> Iterator[dict[str, Any]]:
             tags, measures = about["tags"], about["tags"].get("task") in MEASURING
             about["tags"] = {key: masks.names(tags[key]) if key[:5] == "fact." else "" for key in tags}
             about["params"] = {key: masks.names(value) for key, value in about["params"].items()}
-            about["params"].pop("tracking.parent_run_id", None)
             yield {"name": masks.names(name), "status": status} | plain(about, measures)
 
 

@@ -114,13 +114,11 @@ docs/convert an adapter
     runner-convert-lora embedded_pth peft_folder --base embedded
     runner-convert-lora peft_folder back.pth --base {model}
     run -m lora=peft lora.path=peft_folder lora.merge=true,false task.limit=6 workers=1
-    run lora=pth lora.path=back.pth lora.rank=8 task.limit=6
+    run lora=pth lora.path=back.pth lora.rank=16 task.limit=6
 docs/old tools: seeds and keys of a generation
     run -m seed=1,2,3 generation=agents generation.batch_size=4 generation.max_new_tokens=60 task.limit=6 workers=1
 docs/old tools: debug
     run task=generate task.debug=true task.prompt="What is 2+2?" model=local model.name={model} model.device=cpu
-docs/old tools: inline parameters
-    run task=split task.num_parts=2 task.output_dir=parts task.inline_parameters=true model=local model.name={model}
 gsm8k/quantization x adapter
     run -m quantization=none,int8,nf4,fp4,torchao_int8 lora=none,embedded,embedded_pth task.limit=6 workers=1
 gsm8k/merged adapters
@@ -138,7 +136,7 @@ gsm8k/rows at once
 gsm8k/dtype x attention
     run -m model.dtype=float32,bfloat16,float16 model.attention=sdpa,eager task.limit=4 workers=1
 gsm8k/prompts and shots
-    run -m task.prompt=chat,text task.shots=0,2 task.instruction="Solve it.",null task.limit=6 workers=1
+    run -m task.prompt=chat,text task.shots=0,2 task.instruction="Solve it.","Think." task.limit=6 workers=1
 gsm8k/splits and extractors
     run -m task.split=train,valid,test,hard,hard5 task.extractor=strict,flexible task.limit=6 workers=1
 gsm8k/own questions
@@ -197,6 +195,7 @@ errors/tasks
     run task=generate task.prompts=nothing.txt
     run task=generate task.prompt=hello task.branches=[a,b]
     run task=split task.num_parts=9
+    run task=split task.num_parts=2 task.output_dir=parts task.inline_parameters=true
     run task=split task.strategy=ratios task.output_dir=parts
     run task=verify task.parts=nowhere
     run task=merge task.parts=. task.output_dir=merged
@@ -241,7 +240,7 @@ ALLOWED = [
         "a stub has no weights: the keys of a local model are no longer params of its jobs",
     ),
     Allowed("cli/help", r"runner --help`, stdout", "the help says better what -m does"),
-    Allowed("docs/vllm", r"stdout", "one GPU per stage: better words"),
+    Allowed("docs/vllm", r"stdout|result text", "task.explain=vllm says it in better words"),
     Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
 ]
 
