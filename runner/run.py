@@ -11,12 +11,12 @@ from runner.config.root import RunnerConfig
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.store import jobs, ledger
 from runner.tasks.base import Context, Delivers, Inputs, Joins, Task, Uses, task_of
 
 
-def run(config: RunnerConfig, config_yaml: str = "", bases: Shelf | None = None, wait: bool = True) -> Record:
+def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
     """Do one job, or return what is recorded of it; `bases` keeps the loaded base for the next job of a grid."""
     task = task_of(config)
     resolved = resolve(config)
@@ -58,7 +58,13 @@ def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
 
 
 def execute(
-    config: RunnerConfig, task: Task, resolved: Resolved, inputs: Inputs, job: jobs.Job, yaml: str, bases: Shelf | None
+    config: RunnerConfig,
+    task: Task,
+    resolved: Resolved,
+    inputs: Inputs,
+    job: jobs.Job,
+    yaml: str,
+    bases: BaseCache | None,
 ) -> Record:
     """Run the task, and record how it ended whatever happens."""
     record = ledger.new_record(config, job, task.VERSION)

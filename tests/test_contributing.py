@@ -155,7 +155,7 @@ ENGINE = '''
 +    Capability, Completion, Engine, EngineReport, EngineStats, Event, Request, RequestId, Session, prompt_sha256,
 +)  # fmt: skip
 +from runner.engines.kinds import ModelKind
-+from runner.engines.local.base_cache import Shelf
++from runner.engines.local.base_cache import BaseCache
 +from runner.engines.session import BaseSession
 +
 +
@@ -203,7 +203,7 @@ ENGINE = '''
 +    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
 +        return BackwardsEngine.capabilities
 +
-+    def open_engine(self, config: RunnerConfig, resolved: Resolved, shelf: Shelf | None) -> Engine:
++    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
 +        assert isinstance(config.model, BackwardsConfig)
 +        return BackwardsEngine(config.model.shout)
 +

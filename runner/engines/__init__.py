@@ -10,7 +10,7 @@ from runner.config.root import RunnerConfig
 from runner.engines import pipeline
 from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request, Session
 from runner.engines.kinds import kind_of
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 
 
 class LazyEngine:
@@ -51,16 +51,16 @@ class LazyEngine:
 
 
 def open_engine(
-    config: RunnerConfig, shelf: Shelf | None = None, resolved: Resolved | None = None, folder: Path = Path()
+    config: RunnerConfig, bases: BaseCache | None = None, resolved: Resolved | None = None, folder: Path = Path()
 ) -> Engine:
     """Return the engine that the config asks for, not loaded yet.
 
-    A shelf keeps the base for the next job; folder takes the logs of an engine that starts processes.
+    `bases` keeps the loaded base for the next job; folder takes the logs of an engine that starts processes.
     """
     if config.task.engine == "pipeline":
         return LazyEngine(lambda: _pipeline(config, folder), pipeline.CAPABILITIES)
     kind, resolved = kind_of(config.model), resolved or resolve(config)
-    return LazyEngine(lambda: kind.open_engine(config, resolved, shelf), kind.capabilities(config))
+    return LazyEngine(lambda: kind.open_engine(config, resolved, bases), kind.capabilities(config))
 
 
 def _pipeline(config: RunnerConfig, folder: Path) -> Engine:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobHeld, RunnerError
 from runner.core.result import Record, Status
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.run import run
 from runner.store.ledger import NotLogged
 
@@ -23,7 +23,7 @@ class Outcome:
     held: bool = False  # another process is doing it
 
 
-def run_job(config: RunnerConfig, config_yaml: str = "", bases: Shelf | None = None, wait: bool = True) -> Outcome:
+def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:
     """Do one job of a grid: an error ends this job and no other."""
     try:
         record = run(config, config_yaml, bases, wait)

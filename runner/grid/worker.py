@@ -15,7 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.core import child, progress
 from runner.core.progress import Step
 from runner.core.result import Status
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.grid.outcome import Outcome, run_job
 
 
@@ -53,16 +53,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("runner").setLevel(logging.INFO)
-    shelf = Shelf()
+    bases = BaseCache()
     with Connection(descriptor) as connection:
         try:
             while (assignment := connection.recv()) is not None:
-                run_assignment(assignment, connection, shelf)
+                run_assignment(assignment, connection, bases)
         except (EOFError, OSError, KeyboardInterrupt):
             return  # the parent is gone, or has asked this worker to stop
 
 
-def run_assignment(assignment: Assignment, connection: Connection, shelf: Shelf) -> None:
+def run_assignment(assignment: Assignment, connection: Connection, bases: BaseCache) -> None:
     """Do one job and send how it ended; Ctrl-C ends the job as KILLED, and then the worker."""
     number = assignment.number
 
@@ -74,7 +74,7 @@ def run_assignment(assignment: Assignment, connection: Connection, shelf: Shelf)
 
     progress.report_to(report)
     try:
-        outcome = run_job(assignment.config, assignment.config_yaml, shelf, assignment.wait)
+        outcome = run_job(assignment.config, assignment.config_yaml, bases, assignment.wait)
     except KeyboardInterrupt:
         connection.send(Ended(number, Outcome(Status.KILLED, message="interrupted", exit_code=130)))
         raise

@@ -37,7 +37,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Request
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import Loaded, load_base
 from runner.quantization.base import QuantizationConfig
@@ -210,9 +210,9 @@ def lora_parameters(config: Any, lora: str) -> int:
 # ------------------------------------------------------------------------------------------ the complete product
 
 
-def ask(config: RunnerConfig, shelf: Shelf) -> tuple[Loaded, torch.Tensor, list[int]]:
+def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
     """Load, complete and close as a job does; return what was there, logits and tokens."""
-    engine = LocalEngine(config, shelf)
+    engine = LocalEngine(config, bases)
     (done,) = base.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.finish_reason is FinishReason.length
     loaded = engine._model()
@@ -239,7 +239,7 @@ def test_every_rope_and_adapter(
     generation = GenerationConfig(name="greedy", max_new_tokens=3)
     native: dict[str, torch.Tensor] = {}
     for rope, choice in ROPES.items():
-        shelf, plain = Shelf(), None
+        bases, plain = BaseCache(), None
         for lora in (*LORAS, "none"):
             config = make_config(
                 model=model,
@@ -248,7 +248,7 @@ def test_every_rope_and_adapter(
                 rope=choice,
                 generation=generation,
             )
-            loaded, logits, tokens = ask(config, shelf)
+            loaded, logits, tokens = ask(config, bases)
             check_report(loaded, shape, quantization, lora, rope, attention)
             assert len(tokens) == 3
             assert loaded.metrics["base_loads"] == (plain is None), "adapters are exchanged on one base"
@@ -278,7 +278,7 @@ def test_merged_is_unmerged(
         model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(name="greedy", max_new_tokens=3)
         found = [
-            ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), Shelf())
+            ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
             for choice in (shape.lora(lora), shape.lora(lora, merge=True))
         ]
         torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)

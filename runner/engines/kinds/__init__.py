@@ -12,7 +12,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.base import Capability, Engine
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class ModelKind(ABC):
         """Return what its engine can do."""
 
     @abstractmethod
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, shelf: Shelf | None) -> Engine:
-        """Return the engine; a shelf keeps the loaded base for the next job."""
+    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
+        """Return the engine; `bases` keeps what was loaded for the next job."""
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return what has to be loaded: jobs with the same key can share it; empty = nothing."""

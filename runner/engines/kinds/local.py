@@ -15,7 +15,7 @@ from runner.core import machine
 from runner.engines import local
 from runner.engines.base import Capability, Engine
 from runner.engines.kinds import ModelKind, Need
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
@@ -76,11 +76,11 @@ class Local(ModelKind):
         """Return all, but branches need two coordinates and a mask."""
         return local.capabilities(config)
 
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, shelf: Shelf | None) -> Engine:
+    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
         """Return the local engine."""
         from runner.engines.local.engine import LocalEngine  # imports torch
 
-        return LocalEngine(config, shelf, resolved)
+        return LocalEngine(config, bases, resolved)
 
 
 KIND = Local()

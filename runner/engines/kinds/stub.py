@@ -9,7 +9,7 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.engines.base import Capability, Engine
 from runner.engines.kinds import ModelKind
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.engines.stub import CAPABILITIES, StubEngine
 
 
@@ -24,7 +24,7 @@ class Stub(ModelKind):
         """Claim everything."""
         return CAPABILITIES
 
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, shelf: Shelf | None) -> Engine:
+    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
         """Return the stub engine."""
         assert isinstance(config.model, StubConfig)
         return StubEngine(config, config.model.delay_s)

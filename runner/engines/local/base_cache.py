@@ -1,4 +1,4 @@
-"""The shelf: the base that was loaded last stays there, for the next job that needs the same one."""
+"""The base that was loaded last is kept, for the next job that needs the same one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.config.identity import base_key
 from runner.config.root import RunnerConfig
 
 
-class Shelf:
+class BaseCache:
     """Room for one loaded base. Two would not fit where one just does."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from runner.config.root import RunnerConfig
 from runner.engines.admit import Admission
 from runner.engines.base import EngineReport, EngineStats, Request
 from runner.engines.local import capabilities
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.engines.local.compat_probe import Incompatible, probe_heads
 from runner.engines.local.conversation_cache import ConversationCache
 from runner.engines.local.fast_layers import FastLayers
@@ -27,13 +27,13 @@ from runner.models.load import Loaded, adapt, load_base, release
 class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
-    def __init__(self, config: RunnerConfig, shelf: Shelf | None = None, resolved: Resolved | None = None) -> None:
+    def __init__(self, config: RunnerConfig, bases: BaseCache | None = None, resolved: Resolved | None = None) -> None:
         self.config, self.capabilities = config, capabilities(config)
         self._resolved = resolved or resolve(config)
         self.stats = EngineStats()
         self.conversations = ConversationCache()
-        self._own_shelf = shelf is None
-        self._shelf = shelf or Shelf()
+        self._owns_bases = bases is None
+        self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
         self._admission: Admission | None = None
         self._stopping: Stopping | None = None
@@ -55,12 +55,12 @@ class LocalEngine:
         return LocalSession(self, self._model(), batch_size)
 
     def close(self) -> None:
-        """Take the adapter off; let go of the base, unless it was put on a shelf for the next job."""
+        """Take the adapter off; let go of the base, unless it was kept for the next job."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
         self.conversations.clear()
-        if self._loaded is not None and not (release(self._loaded, self.config) and not self._own_shelf):
-            self._shelf.clear()
+        if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
+            self._bases.clear()
         self._loaded = self._admission = self._stopping = self._heads = self._fast_layers = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -116,11 +116,11 @@ class LocalEngine:
 
     def _model(self) -> Loaded:
         if self._loaded is None:
-            base, reused = self._shelf.get(self.config, partial(load_base, resolved=self._resolved))
+            base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
             try:
                 self._loaded = adapt(base, self.config, self._resolved)
             except BaseException:
-                self._shelf.clear()  # half an adapter may be on it
+                self._bases.clear()  # half an adapter may be on it
                 raise
             self._loaded.metrics["base_loads"] = 0 if reused else 1
             self.stats.load_s += self._loaded.metrics["load_s"]

@@ -18,7 +18,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import Completion, Engine, Message, Request
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 
 PROMPTS = [
     "Ann has 3 apples.",
@@ -151,19 +151,19 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
     assert len(done[2].token_ids) <= 7  # room is what is left of 512
 
 
-def test_jobs_on_one_shelf_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    shelf = Shelf()
+def test_jobs_on_one_base_cache_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:
+    bases = BaseCache()
     other = GenerationConfig(name="greedy", max_new_tokens=3)
     configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
     configs.append(make_config(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
     loads = []
     for config in configs:
-        engine = open_engine(config, shelf)
+        engine = open_engine(config, bases)
         loads.append(engine.load().metrics["base_loads"])
         engine.close()
     assert loads == [1, 0, 1]
     alone = open_engine(configs[2])
-    assert alone.load().metrics["base_loads"] == 1, "without a shelf each engine has its own"
+    assert alone.load().metrics["base_loads"] == 1, "without a cache of bases each engine has its own"
 
 
 def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: LocalModelConfig) -> None:

@@ -21,7 +21,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines import open_engine
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.models import load as load_room
 from runner.models.load import Loaded, adapt, load_base, release
 from runner.models.lora.convert import convert, parser
@@ -172,9 +172,9 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
         "peft 4": PeftConfig(path=as_peft(one, bases["llama"], tmp_path / "peft_4")),
     }
     turns = ["none", "pth 4", "none", "peft 2", "none", "pth 2", "pth 4", "peft 4", "pth 4", "peft 2", "none"]
-    shelf, seen, loads = Shelf(), [], []
+    bases, seen, loads = BaseCache(), [], []
     for name in turns:
-        engine = open_engine(make_config(model=base, lora=adapters[name]), shelf)
+        engine = open_engine(make_config(model=base, lora=adapters[name]), bases)
         loads.append(engine.load().metrics["base_loads"])
         model = engine._real._loaded.model  # type: ignore[attr-defined]
         seen.append((name, logits(model)))

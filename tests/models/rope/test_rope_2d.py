@@ -22,7 +22,7 @@ from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
 from runner.engines import base, open_engine
 from runner.engines.base import Request
-from runner.engines.local.base_cache import Shelf
+from runner.engines.local.base_cache import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import adapt, load_base, release
 from runner.models.rope import rope_2d
@@ -329,15 +329,15 @@ def test_one_pass_is_token_by_token_is_left_padded(
 def test_jobs_leave_nothing_behind(
     make_config: Make, model_config: LocalModelConfig, loras: dict[str, LoraConfig], quantization: QuantizationConfig
 ) -> None:
-    """Native, then 2D with each adapter, then native, in one process and on one shelf: the same bits."""
-    shelf, seen = Shelf(), []
+    """Native, then 2D with each adapter, then native, in one process and on one base cache: the same bits."""
+    bases, seen = BaseCache(), []
     two_d = Rope2dConfig()
     for rope, lora in (
         (RopeConfig(), "bare"), (RopeConfig(), "peft"), (RopeConfig(), "bare"), (two_d, "pth"), (two_d, "peft"),
         (two_d, "bare"), (two_d, "pth"), (two_d, "bare"), (RopeConfig(), "pth"), (RopeConfig(), "bare"),
     ):  # fmt: skip
         config = make_config(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
-        engine = LocalEngine(config, shelf)
+        engine = LocalEngine(config, bases)
         list(base.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine._model().model)))
         engine.close()
@@ -369,11 +369,13 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
         assert plain.model.rotary_emb is inner
 
 
-def test_jobs_of_another_rope_on_one_shelf_get_a_clean_base(make_config: Make, model_config: LocalModelConfig) -> None:
+def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
+    make_config: Make, model_config: LocalModelConfig
+) -> None:
     generation = GenerationConfig(name="greedy", max_new_tokens=8)
-    shelf, answers, loads = Shelf(), [], []
+    bases, answers, loads = BaseCache(), [], []
     for rope in ({}, {"rope": Rope2dConfig()}, {}):
-        engine = open_engine(make_config(model=model_config, generation=generation, **rope), shelf)
+        engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
         requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
         answers.append({done.id: done.token_ids for done in base.complete(engine, requests)})
