@@ -18,8 +18,7 @@ from runner.tasks.base import Context, Delivers, Inputs, Joins, Task, Uses, task
 
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
     """Do one job, or return what is recorded of it; `bases` keeps the loaded base for the next job of a grid."""
-    task = task_of(config)
-    resolved = resolve(config)
+    task, resolved = task_of(config), resolve(config)
     inputs, job = identify(config, task, resolved)
     with jobs.claim(job, wait):
         if must_start_anew(config, task, job):
@@ -74,7 +73,7 @@ def execute(
     started = time.perf_counter()
     try:
         with ledger.log_file(job.folder / "log.txt"):
-            jobs.write_atomically(job.folder / "config.yaml", yaml)
+            jobs.write_atomically(job.folder / "config.yaml", config_yaml)
             record.result = task.run(inputs, context)
         record.status = Status.FAILED if record.result.problems else Status.FINISHED
         record.error = record.result.complaint

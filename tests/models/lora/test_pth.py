@@ -172,9 +172,9 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
         "peft 4": PeftConfig(path=as_peft(one, bases["llama"], tmp_path / "peft_4")),
     }
     turns = ["none", "pth 4", "none", "peft 2", "none", "pth 2", "pth 4", "peft 4", "pth 4", "peft 2", "none"]
-    bases, seen, loads = BaseCache(), [], []
+    kept, seen, loads = BaseCache(), [], []
     for name in turns:
-        engine = open_engine(make_config(model=base, lora=adapters[name]), bases)
+        engine = open_engine(make_config(model=base, lora=adapters[name]), kept)
         loads.append(engine.load().metrics["base_loads"])
         model = engine._real._loaded.model  # type: ignore[attr-defined]
         seen.append((name, logits(model)))
