@@ -62,7 +62,7 @@ def execute(
     resolved: Resolved,
     inputs: Inputs,
     job: jobs.Job,
-    yaml: str,
+    config_yaml: str,
     bases: BaseCache | None,
 ) -> Record:
     """Run the task, and record how it ended whatever happens."""
