@@ -72,7 +72,7 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
     except resolve.ToDownload as absent:  # a job's id rests on what its files hold
         planned.state, planned.notes = State.todo, [str(absent)]
     except RunnerError as error:
-        planned.problem, planned.exit_code = str(error), error.exit_code
+        planned.problem, planned.exit_code, planned.base = str(error), error.exit_code, ""  # nothing will be loaded
     else:
         if planned.record is not None:
             planned.state = State.done
