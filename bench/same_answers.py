@@ -371,6 +371,7 @@ def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float)
         return subprocess.CompletedProcess(command, 124, "", f"not done after {limit_s:.0f} s")
 
 
+TRACE = "Traceback (most recent call last):"  # two crashes may be the same, and are no answers
 TEXTS_IN = re.compile("|".join(map(re.escape, TEXTS)))
 
 
@@ -381,6 +382,7 @@ def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, li
     try:
         old, new = (say(side, commands, scratch / side.name / folder, scratch / "model", limit_s) for side in sides)
         found = list(differences(old, new, ""))
+        found += [(where, "a crash") for where, told in (old | new).items() if TRACE in told.get("stderr", ())]
         outcome.exit_codes = [told["exit code"] for told in old.values() if "exit code" in told]
     except Exception:  # noqa: BLE001  # one case that cannot be compared must not cost the others
         found = [("not compared", traceback.format_exc())]
