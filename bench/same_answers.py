@@ -239,7 +239,7 @@ ALLOWED = [
         rf" params model\.({LOCAL_KEYS})$",
         "a stub has no weights: the keys of a local model are no longer params of its jobs",
     ),
-    Allowed("cli/help", r"runner --help`, stdout", "the help says better what -m does"),
+    Allowed("cli/help", r"--help`, stdout", "the help says the same in better words"),
     Allowed("docs/vllm", r"stdout|result text", "task.explain=vllm says it in better words"),
     Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
 ]
@@ -284,6 +284,7 @@ class Side:
     name: str  # before, after_: as long as the other, so that tables fold alike
     tree: Path
     python: Path
+    own: bool  # whether it is the checkout's own Python, which finds the checkout by itself
 
     def program(self, word: str) -> list[str]:
         """Return how the checkout's command of this name is started, whether or not it is installed."""
@@ -352,7 +353,8 @@ def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float)
     while re.match("[A-Z_]+=", words[0]):
         key, _, given[key] = words.pop(0).partition("=")
     program, arguments = ("runner", [*words[1:], "tracking=none"]) if words[0] == "run" else (words[0], words[1:])
-    environment = os.environ | {"PYTHONPATH": str(side.tree), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | given
+    given |= {} if side.own else {"PYTHONPATH": str(side.tree)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | given
     for name in ("MLFLOW_TRACKING_URI", "COLUMNS"):
         environment.pop(name, None)
     try:
@@ -369,6 +371,7 @@ def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float)
         return subprocess.CompletedProcess(command, 124, "", f"not done after {limit_s:.0f} s")
 
 
+TRACE = "Traceback (most recent call last):"  # two crashes may be the same, and are no answers
 TEXTS_IN = re.compile("|".join(map(re.escape, TEXTS)))
 
 
@@ -379,6 +382,7 @@ def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, li
     try:
         old, new = (say(side, commands, scratch / side.name / folder, scratch / "model", limit_s) for side in sides)
         found = list(differences(old, new, ""))
+        found += [(where, "a crash") for where, told in (old | new).items() if TRACE in told.get("stderr", ())]
         outcome.exit_codes = [told["exit code"] for told in old.values() if "exit code" in told]
     except Exception:  # noqa: BLE001  # one case that cannot be compared must not cost the others
         found = [("not compared", traceback.format_exc())]
@@ -412,7 +416,7 @@ def main() -> None:
         parser.error(f"no case is called like {options.only}")
     scratch = (options.scratch or Path(tempfile.mkdtemp(prefix="same_answers_"))).resolve()
     sides = [
-        Side(name, tree.resolve(), (python or tree / ".venv/bin/python").absolute())
+        Side(name, tree.resolve(), (python or tree / ".venv/bin/python").absolute(), python is None)
         for name, tree, python in (
             ("before", options.before, options.python_before),
             ("after_", options.after, options.python_after),
