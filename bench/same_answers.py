@@ -241,6 +241,7 @@ ALLOWED = [
     ),
     Allowed("cli/help", r"--help`, stdout", "the help says the same in better words"),
     Allowed("docs/vllm", r"stdout|result text", "task.explain=vllm says it in better words"),
+    Allowed("memory", r"result notes$|stdout", "which notes a memory benchmark prints hangs on what it measured"),
     Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
 ]
 
