@@ -56,6 +56,7 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     first = runner(*STUB, database=False)
     assert first.code == 0, first.err
@@ -81,6 +82,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert statuses(tmp_path) == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_json_is_one_line_a_job_and_a_grid_goes_on_past_the_impossible(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", "model=stub", "task.limit=2,3", "task.split=tset,test", "print=json")
     assert done.code == 2
@@ -157,6 +159,7 @@ def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None
     assert sorted(indices) == list(range(2000)), "none twice, none lost"
 
 
+@pytest.mark.slow
 def test_locked_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
     other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
@@ -183,6 +186,7 @@ def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path
     assert "file is not a database" in other.err
 
 
+@pytest.mark.slow
 def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
     slow = ["model=stub", "task.limit=4", "model.delay_s=1.0", "seed=5"]
@@ -249,6 +253,7 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(runner: Run, tmp_path:
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
+@pytest.mark.slow
 def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> None:
     calls = [
         subprocess.Popen(

@@ -135,6 +135,7 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(ps: list[float])
 
 @settings(max_examples=25, deadline=None)  # theirs takes a tenth of a second
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@pytest.mark.slow
 def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
     assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-12)
 

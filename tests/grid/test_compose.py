@@ -142,6 +142,7 @@ def test_every_kind_of_override(line: str, loader: ConfigLoader, started: dict[s
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[str, Any]) -> None:
     usual = st.sampled_from([*CHOICES, *GOOD])
     lines = data.draw(st.lists(usual | usual | usual | st.sampled_from([*HYDRA, *BAD]), max_size=6))

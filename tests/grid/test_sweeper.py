@@ -125,6 +125,7 @@ def test_rerun_failed_and_rerun_all(grid: Start) -> None:
     assert [len(lines) for lines in samples(started.folder).values()] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_the_run_above_the_jobs(grid: Start) -> None:
     arguments = (*STUB, "workers=1", "seed=0,1,1")
     started = grid(*arguments, faults={1: "raise"})

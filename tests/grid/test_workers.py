@@ -115,6 +115,7 @@ def finished(folder: Path) -> set[str | None]:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.slow
 def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> None:
     store = "sqlite" if sent is signal.SIGINT else "none"
     arguments = (*STUB, "seed=0,1,2", f"tracking={store}")
@@ -159,6 +160,7 @@ def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start) -> No
     assert not any(command(pid) for pid in workers)
 
 
+@pytest.mark.slow
 def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
     both = [
         grid("model=stub", "task.limit=3", "model.delay_s=0.1", "workers=2", f"seed={seeds}", folder="work")

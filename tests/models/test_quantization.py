@@ -117,6 +117,7 @@ def test_adapters_over_torchao_int8(make_config: Make, saved_family: Saved, tmp_
     assert (logits(loaded) - logits(base)).norm() > 10 * (logits(loaded) - logits(plain)).norm()
 
 
+@pytest.mark.slow
 def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> None:
     program = f"""
 import logging

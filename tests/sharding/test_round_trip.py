@@ -39,6 +39,7 @@ def logits(folder: Path) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(trip: Trip, family: str) -> None:
     source = checkpoints.save(trip.folder / "source", family)
@@ -55,6 +56,7 @@ def test_safetensors(trip: Trip, tied: bool, dtype: str, shard: str) -> None:
     go_round(trip, source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])

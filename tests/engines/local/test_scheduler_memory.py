@@ -288,6 +288,7 @@ print(json.dumps([run(None), run(8)]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
+@pytest.mark.slow
 def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
     folder = saved_family("llama", head_dim=128, num_key_value_heads=2, num_hidden_layers=4)
     done = subprocess.run(

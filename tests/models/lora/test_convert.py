@@ -237,6 +237,7 @@ def test_a_base_without_weights_is_enough(tiny_llama: Path, tmp_path: Path) -> N
     assert "4 modules" in run(tmp_path / "lora.pth", tmp_path / "peft", "--base", tmp_path / "base")
 
 
+@pytest.mark.slow
 def test_command(runner: Callable[..., Any], tmp_path: Path) -> None:
     module = "runner.models.lora.convert"
     done = runner("embedded_pth", "peft", "--base", "embedded", module=module)

@@ -369,6 +369,7 @@ def test_memory_is_predicted(
     assert predicted.weights["lora"] == load(config).metrics["lora_parameters"] * 4
 
 
+@pytest.mark.slow
 def test_the_table_shows_what_was_matched(runner: Callable[..., Any]) -> None:
     table = runner("lora=embedded_pth", "task.split=hard5", "task.limit=2", "tracking=none").out
     assert "8 modules · rank 16 · norm of the delta 6.15" in " ".join(table.split())

@@ -198,6 +198,7 @@ def test_checks_name_the_rope_key(build: Any, message: str) -> None:
         build()
 
 
+@pytest.mark.slow
 def test_a_wrong_factor_on_the_command_line(runner: Callable[..., Any]) -> None:
     done = runner("rope=linear", "rope.factor=0", "model=stub")
     assert done.code == 2
