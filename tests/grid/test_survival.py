@@ -20,6 +20,7 @@ KILLS = 50
 SEED = 20
 # a stub that takes its time: half of the jobs wait on it, the others compute
 SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\nname: stub\ndelay_s: 0.15\n"
+REAL = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
 ANSWERS = ("accuracy", "accuracy_low", "accuracy_high", "n", "correct", "wrong", "no_answer", "cut_off",
            "prompt_tokens", "new_tokens")  # fmt: skip
 
@@ -28,11 +29,10 @@ def jobs_of(folder: Path, dtype: str = "float32") -> list[str]:
     """A grid of twelve jobs, six on the stub and six on the embedded model."""
     (folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
     (folder / "conf" / "model" / "slow.yaml").write_text(SLOW_STUB)
+    (folder / "conf" / "model" / "real.yaml").write_text(REAL.format(dtype))
     return [
         f"--config-dir={folder / 'conf'}",
-        "model=slow,embedded",
-        f"model.dtype={dtype}",
-        "model.device=cpu",
+        "model=slow,real",
         "seed=0,1,2",
         "generation=greedy,sampling",
         "task.limit=12",
