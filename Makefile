@@ -4,11 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast format lint types check bench clean
+.PHONY: help install demo test test-fast test-avx2 format lint types check bench clean
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */make \1\t/' | expand -t 18
 
 install: $(STAMP) ## install the runner and its tools, with pinned versions, into .venv
 
@@ -26,6 +26,9 @@ test-fast: $(STAMP) ## run the tests that take less than ten seconds each
 
 test: test-fast   ## run all tests, the fast ones first
 	$(BIN)/pytest -m slow -n 2 --dist loadfile
+
+test-avx2: $(STAMP) ## run the fast engine tests once more, as on a desktop processor without bfloat16 products
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile tests/engines/local
 
 format: $(STAMP)  ## rewrite every Python file in the house format
 	$(BIN)/ruff format .
