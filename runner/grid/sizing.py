@@ -15,14 +15,15 @@ WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any wei
 
 def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
     """Return the number of workers: as asked, or what GPUs, cores and memory allow."""
-    groups = len(group(plan, numbers))
+    together = group(plan, numbers)  # jobs that share a base need the same
+    groups = len(together)
     if wanted != "auto":
         return min(int(wanted), groups)
     if any(plan[number].measures for number in numbers):
         return 1  # a measurement beside another job measures the other job, too
     if gpus := len(machine.gpu_models()):
         return min(gpus, groups)
-    one_of_each = {plan[number].base: plan[number] for number in numbers}.values()
+    one_of_each = [plan[members[0]] for members in together]
     needs = [need_of(one.config, one.resolved) for one in one_of_each if one.config and one.resolved]
     by_memory = int(0.8 * machine.available_mib() // (WORKER_MIB + max(need.mib for need in needs)))
     by_cores = machine.cores() // max(need.threads for need in needs)
