@@ -16,7 +16,7 @@ import sys
 STEP = """
 import sys, time, torch
 from runner.config.model import LocalModelConfig
-from runner.model import random_weights
+from runner.checkpoints import random_weights
 from transformers import AutoModelForCausalLM
 shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
 model = AutoModelForCausalLM.from_pretrained(random_weights.make(shape), dtype=torch.bfloat16).eval()

@@ -18,7 +18,14 @@ from pathlib import Path
 
 LOOP = """
 import sys, time
-from runner.config import *
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import StubConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.tracking import TrackingConfig
+from runner.quantization.base import QuantizationConfig
 from runner.run import run
 jobs, folder = int(sys.argv[1]), sys.argv[2]
 def config(seed):

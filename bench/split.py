@@ -24,7 +24,7 @@ from statistics import median
 MAKE = """
 import sys
 from runner.config.model import LocalModelConfig
-from runner.model import random_weights
+from runner.checkpoints import random_weights
 model = LocalModelConfig(name="noise", shape=sys.argv[1], random_weights=True, cache_dir=sys.argv[2])
 tensors = random_weights.list_tensors(random_weights.read_shape(model))
 random_weights.SHARD_BYTES = sum(tensor.nbytes for tensor in tensors) // 4
