@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,6 @@ class Partition:
     part_id: int
     layers: tuple[Layer, ...]
     form: str  # reference | inline
-    total_params: int
 
 
 def read_partition(path: Path) -> Partition:
@@ -87,19 +87,12 @@ def read_partition(path: Path) -> Partition:
     said = values.get("parameters_format", next(iter(forms), INLINE))  # the old form says nothing
     if not forms <= {said}:
         fields.fail("parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", said)
-    partition = Partition(
-        path=path,
-        part_id=fields.count("part_id", values.get("part_id")),
-        layers=layers,
-        form=str(said),
-        total_params=fields.count("total_params", values.get("total_params")),
-    )
-    if (total := sum(layer.params for layer in layers)) != partition.total_params:
-        fields.fail("total_params", f"{total}, as the shapes say,", partition.total_params)
-    names = [layer.name for layer in layers]
-    if twice := next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None:
-        raise DataError(f"{path}: layers: {twice} stands there twice")
-    return partition
+    part_id, listed = (fields.count(key, values.get(key)) for key in ("part_id", "total_params"))
+    if (total := sum(layer.params for layer in layers)) != listed:
+        fields.fail("total_params", f"{total}, as the shapes say,", listed)
+    if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
+        raise DataError(f"{path}: layers: {twice[0]} stands there twice")
+    return Partition(path, part_id, layers, str(said))
 
 
 def _layer(fields: Fields, key: str, entry: object) -> Layer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from runner.checkpoints.layout import Layout
 from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
 from runner.config.task import Compare
 from runner.core.errors import ConfigError, DataError
+from runner.sharding.archive import Advance
 from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_file
 from runner.sharding.strategies import PlannedPart
 
 KEY = "task.output_dir"
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Plan:
 
     def header(self, part: PlannedPart) -> bytes:
         """The header of a part's file; it carries on what the source's headers say besides tensors."""
-        found = [file.metadata for file in self.checkpoint.files]
-        metadata = {"format": "pt"} | {key: text for one in found for key, text in one.items()}
+        metadata = {"format": "pt"}
+        for file in self.checkpoint.files:
+            metadata |= file.metadata
         return byteio.build_header(part.tensors, metadata)
 
     def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
@@ -99,10 +100,8 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
     """Allow writing over an earlier split only where it is one of the same model into the same parts."""
     if not earlier:
         return
-    source = earlier.get("source")
-    source = source if isinstance(source, dict) else {}
-    there_state = source.get("state")
-    there_state = there_state if isinstance(there_state, dict) else {}
+    source = _table(earlier, "source")
+    there_state = _table(source, "state")
     pairs: dict[str, tuple[Any, Any]] = {
         "format_version": (earlier.get("format_version"), FORMAT_VERSION),
         "num_parts": (earlier.get("num_parts"), len(plan.parts)),
@@ -121,6 +120,12 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
             f"{KEY}={folder}: holds another split ({', '.join(differ)}). Nothing was changed: "
             "give an empty or new folder"
         )
+
+
+def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return what an earlier split wrote under a key, nothing where that is no table."""
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _words(strategy: object) -> str:
@@ -157,18 +162,12 @@ def find_unchanged(
 def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
     """Read a part and its source, and tell whether they hold the same."""
     header = plan.header(part)
-    start = b"".join(bytes(piece) for piece in byteio.read_range(path, 0, min(len(header), byteio.file_size(path))))
-    if start != header or byteio.file_size(path) != len(header) + part.nbytes:
+    if byteio.file_size(path) != len(header) + part.nbytes:
         return False
     if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
         return False
-    offset = len(header)
-    for tensor in part.tensors:
-        there = byteio.digest_of(byteio.read_range(path, offset, tensor.nbytes), plan.checksums, advance)
-        if there != byteio.digest_of(byteio.tensor_pieces(tensor), plan.checksums, advance):
-            return False
-        offset += tensor.nbytes
-    return True
+    wanted = byteio.digest_of(byteio.tensor_bytes(header, part.tensors, advance), plan.checksums)
+    return byteio.file_digest(path, plan.checksums, advance) == wanted
 
 
 def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
