@@ -11,7 +11,6 @@ import copy
 import logging
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from runner.core.errors import ConfigError, DataError
 from runner.quantization import quiet_imports
 from runner.sharding.check import check_part
 from runner.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
-from runner.sharding.stage import AbsentModule, ForwardPass, Stage, allowed_absence
+from runner.sharding.stage import Stage
 
 # a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types, no_rope_layers, ...
 PER_LAYER = re.compile("layer")
@@ -61,20 +60,15 @@ def load_part(
     path = _layers_path(model, manifest)
     layers = model.get_submodule(path)
     _require_needed(entry, model, missing, path, is_first, is_last)
-    passing = ForwardPass()
+    stage = Stage(model, layers, part_id, span, is_first, is_last, wanted)
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
             raise _cannot_run(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
-        owner, _, leaf = name.rpartition(".")
-        absent = AbsentModule(name, part_id, allowed_absence(is_first, is_last), passing)
-        setattr(model.get_submodule(owner), leaf, absent)
-    meta = [name for name, tensor in _tensors(model) if tensor.is_meta]
+        stage.lacks(name)
+    meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not meta, f"part {part_id}: without values: {meta}"
     _set_generation(manifest.folder / MODEL_FILES, model)
-    model = model.requires_grad_(False).eval().to(device)
-    nbytes = sum(tensor.nbytes for _, tensor in _tensors(model))
-    at = next(tensor.device for _, tensor in _tensors(model))
-    stage = Stage(model, layers, part_id, span, is_first, is_last, nbytes, wanted, at, passing)
+    model.requires_grad_(False).eval().to(device)
     stage.load_s = time.perf_counter() - started
     return stage
 
@@ -265,12 +259,6 @@ def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
         logger.setLevel(before)
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return model, names & set(report["missing_keys"])
-
-
-def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every parameter and buffer once."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool) -> None:
