@@ -18,7 +18,7 @@ from typing import Any
 from runner.checkpoints.byteio import file_size
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile
 from runner.core.errors import DataError
-from runner.sharding.inline_partition import DTYPE_NAMES
+from runner.sharding.partition_file import DTYPE_NAMES
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began files with before 1.6

@@ -15,10 +15,10 @@ from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Listed
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
 from runner.core.errors import ConfigError, DataError
+from runner.sharding import partition_file
 from runner.sharding.archive import Advance, Read, open_part, read_header
-from runner.sharding.inline_partition import from_json, read_numbers
-from runner.sharding.manifest import MODEL_FILES, SOURCE_HEADERS, Manifest, PartEntry
-from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, Reference, read_partition
+from runner.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
+from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, Reference
 
 
 @dataclass
@@ -74,7 +74,7 @@ def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition
     if digest != entry.partition_sha256:
         problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
     try:
-        partition = read_partition(path)
+        partition = partition_file.read_partition(path)
     except DataError as error:
         problems.append(str(error))
         return None
@@ -182,8 +182,8 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
     for layer in partition.layers:
         if layer.name in done.tensors and isinstance(layer.parameters, Inline):
             tensor = done.tensors[layer.name]
-            there = [*read_numbers(tensor, read(tensor.offset, tensor.nbytes)), np.zeros(0)]
-            listed = np.concatenate([*from_json(partition, layer), np.zeros(0)])
+            there = [*partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes)), np.zeros(0)]
+            listed = np.concatenate([*partition_file.from_json(partition, layer), np.zeros(0)])
             differ = np.flatnonzero(listed != np.concatenate(there).astype("<f8"))
             if len(differ):
                 where = f"{partition.path.name}: tensor {layer.name}"
@@ -197,7 +197,7 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
 def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:
     """Check the files around the parts; return the problems of each folder."""
     problems: dict[str, list[str]] = {}
-    for sub, group in ((MODEL_FILES, manifest.companions), (SOURCE_HEADERS, manifest.headers)):
+    for sub, group in manifest.around.items():
         problems[sub] = []
         for listed in group:
             path = manifest.folder / sub / listed.file

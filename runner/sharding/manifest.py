@@ -16,6 +16,7 @@ from runner.checkpoints.weight_files import Tensor, is_bare_name, load_json
 from runner.core.errors import ConfigError, DataError
 
 FORMAT, FORMAT_VERSION = "runner-split", 2
+STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with
 MANIFEST = "manifest.json"
 UNFINISHED = "manifest.unfinished.json"  # says whose split this is while there is no manifest yet
 MODEL_FILES = "model_files"
@@ -30,7 +31,7 @@ def part_file(part_id: int) -> str:
     return f"part_{part_id}.safetensors"
 
 
-def partition_file(part_id: int) -> str:
+def partition_name(part_id: int) -> str:
     """Name of what describes a part."""
     return f"partition_{part_id}.json"
 
@@ -97,6 +98,11 @@ class Manifest:
         return len(self.parts)
 
     @property
+    def around(self) -> dict[str, tuple[Listed, ...]]:
+        """The files around the parts, by the folder that they lie in."""
+        return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
+
+    @property
     def sha256(self) -> str:
         """The SHA-256 of manifest.json, which holds the digest of everything else."""
         return byteio.file_sha256(self.folder / MANIFEST)
@@ -153,7 +159,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
         raise DataError(f"{path}: source.files and companions name the same file twice")
     suffix = ARCHIVES.get(manifest.archive or "", "")
     for number, part in enumerate(manifest.parts):
-        names = number, part_file(number) + suffix, partition_file(number)
+        names = number, part_file(number) + suffix, partition_name(number)
         if (part.part_id, part.stored.file, part.partition) != names:
             raise DataError(
                 f"{path}: parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "

@@ -17,12 +17,12 @@ from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Listed
 from runner.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE, WEIGHT_SUFFIXES, Tensor
 from runner.core.errors import DataError, JobFailed
-from runner.sharding import inline_partition
+from runner.sharding import partition_file
 from runner.sharding.archive import Advance
 from runner.sharding.check import CheckedPart, source_headers
 from runner.sharding.completeness import parts_by_tensor
-from runner.sharding.manifest import MANIFEST, MODEL_FILES, UNFINISHED, Manifest, partition_file
-from runner.sharding.partition_file import INLINE, Layer, Partition, read_partition
+from runner.sharding.manifest import MANIFEST, MODEL_FILES, UNFINISHED, Manifest, partition_name
+from runner.sharding.partition_file import INLINE, Layer, Partition
 from runner.sharding.write import Target, copied
 
 Homes = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
@@ -108,16 +108,16 @@ def is_legacy(folder: Path) -> bool:
     """Tell whether a folder holds partitions in the old form."""
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
         return False
-    return (folder / partition_file(0)).exists() and not any(folder.glob("part_*.safetensors*"))
+    return (folder / partition_name(0)).exists() and not any(folder.glob("part_*.safetensors*"))
 
 
 def read_legacy(folder: Path) -> list[Partition]:
     """Read all partitions of a folder; a gap in their numbers or a tensor listed twice is an error."""
     found = {path.name for path in folder.glob("partition_*.json")}
-    expected = [partition_file(number) for number in range(len(found))]
+    expected = [partition_name(number) for number in range(len(found))]
     if found != set(expected):
         raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(found))}")
-    partitions = [read_partition(folder / name) for name in expected]
+    partitions = [partition_file.read_partition(folder / name) for name in expected]
     homes: dict[str, Partition] = {}
     for number, partition in enumerate(partitions):
         if partition.part_id != number:
@@ -168,14 +168,14 @@ class FromNumbers:
         self.rounded = 0
         yield self.header
         for tensor, partition, layer in self.placed:
-            for values in inline_partition.from_json(partition, layer):
+            for values in partition_file.from_json(partition, layer):
                 where = f"{partition.path}: {layer.name}"
-                data, rounded = inline_partition.encode(values, tensor.dtype, where)
+                data, rounded = partition_file.encode(values, tensor.dtype, where)
                 self.rounded += rounded
                 yield data
                 advance(len(data))
 
 
 def _tensor(partition: Partition, layer: Layer, dtype: str | None) -> Tensor:
-    kind = dtype or inline_partition.safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
+    kind = dtype or partition_file.safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
     return Tensor(layer.name, kind, layer.shape, partition.path, 0, layer.params * DTYPE_BITS[kind] // 8)

@@ -8,6 +8,7 @@ has not changed since. task.compare=content reads everything instead, for users 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
 from runner.config.task import Compare
 from runner.core.errors import ConfigError, DataError
 from runner.sharding.archive import Advance
-from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_file
+from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_name
 from runner.sharding.strategies import PlannedPart
 
 KEY = "task.output_dir"
@@ -144,7 +145,7 @@ def find_unchanged(
     found = {}
     for part in plan.parts:
         entry, key = entries.get(part.part_id), plan.key(part, state)
-        path, partition = folder / part_file(part.part_id), folder / partition_file(part.part_id)
+        path, partition = folder / part_file(part.part_id), folder / partition_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
         there = file_state(path)
@@ -166,7 +167,8 @@ def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Pl
         return False
     if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
         return False
-    wanted = byteio.digest_of(byteio.tensor_bytes(header, part.tensors, advance), plan.checksums)
+    pieces: list[Iterable[bytes | memoryview]] = [[header], *map(byteio.tensor_pieces, part.tensors)]
+    wanted = byteio.digest_of(itertools.chain(*pieces), plan.checksums, advance)
     return byteio.file_digest(path, plan.checksums, advance) == wanted
 
 

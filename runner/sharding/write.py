@@ -20,20 +20,19 @@ from runner.checkpoints.layout import layer_type
 from runner.checkpoints.weight_files import Tensor
 from runner.config.task import Compare
 from runner.core.progress import Progress
-from runner.sharding import inline_partition, unchanged
+from runner.sharding import unchanged
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import (
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     MODEL_FILES,
     SOURCE_HEADERS,
+    STAMP,
     UNFINISHED,
     Totals,
     part_file,
-    partition_file,
+    partition_name,
 )
-from runner.sharding.partition_file import INLINE, REFERENCE
+from runner.sharding.partition_file import INLINE, REFERENCE, with_numbers
 from runner.sharding.strategies import PlannedPart
 from runner.sharding.unchanged import KEY, Plan
 
@@ -118,8 +117,7 @@ def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, d
     todo = [part for part in plan.parts if part.part_id not in kept]
     _require_space(folder, todo, missing)
     manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        **STAMP,
         "strategy": plan.strategy,
         "checksums": plan.checksums,
         "num_parts": len(plan.parts),
@@ -178,7 +176,7 @@ def _write_part(
     folder: Path, part: PlannedPart, plan: Plan, key: str, durable: bool, advance: Advance
 ) -> dict[str, Any]:
     """Write part_N.safetensors and partition_N.json, and return the part's entry in the manifest."""
-    name, partition = part_file(part.part_id), partition_file(part.part_id)
+    name, partition = part_file(part.part_id), partition_name(part.part_id)
     header, digests = plan.header(part), dict[str, str]()
     pieces = byteio.tensor_bytes(header, part.tensors, advance, digests, plan.checksums)
     digest = byteio.write_digested(folder / name, pieces, plan.checksums, durable=durable)
@@ -191,7 +189,7 @@ def _write_part(
         layers.append(layer | {"shape": list(tensor.shape), "parameters": reference})
     form = INLINE if plan.inline else REFERENCE
     content = {"part_id": part.part_id, "layers": layers, "parameters_format": form, "total_params": part.params}
-    text = inline_partition.text_of(content, part.tensors) if plan.inline else [_one_line_per_tensor(content)]
+    text = with_numbers(content, part.tensors) if plan.inline else [_one_line_per_tensor(content)]
     partition_sha256 = byteio.write_file(folder / partition, text, durable=durable)
     return {
         "part_id": part.part_id,

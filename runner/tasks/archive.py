@@ -21,17 +21,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_complete
-from runner.sharding.manifest import (
-    ARCHIVES,
-    MANIFEST,
-    MODEL_FILES,
-    SOURCE_HEADERS,
-    UNFINISHED,
-    Manifest,
-    PartEntry,
-    part_file,
-    read_manifest,
-)
+from runner.sharding.manifest import ARCHIVES, MANIFEST, UNFINISHED, Manifest, PartEntry, part_file, read_manifest
 from runner.sharding.write import Meter, copied
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -136,8 +126,7 @@ def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def _copy_small(manifest: Manifest, folder: Path) -> None:
     """Copy what is not a part: it was checked a moment ago, and is checked again on the way."""
-    small = [(f"{MODEL_FILES}/{one.file}", str(one.digest)) for one in manifest.companions]
-    small += [(f"{SOURCE_HEADERS}/{one.file}", str(one.digest)) for one in manifest.headers]
+    small = [(f"{sub}/{one.file}", str(one.digest)) for sub, group in manifest.around.items() for one in group]
     small += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for place, digest in small:
         copied(manifest.folder / place, place, digest=digest).write(folder)

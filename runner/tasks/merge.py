@@ -21,8 +21,8 @@ from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.sharding import restore
 from runner.sharding.completeness import require_complete
-from runner.sharding.inline_partition import safetensors_dtype
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
+from runner.sharding.partition_file import safetensors_dtype
 from runner.sharding.restore import FromNumbers, is_legacy, read_legacy
 from runner.sharding.write import Meter, Target
 from runner.tasks.base import Context, Inputs, Uses

@@ -30,9 +30,10 @@ from runner.core.errors import ConfigError
 from runner.core.progress import Progress, tell
 from runner.core.result import Result
 from runner.engines.kinds import kind_of
-from runner.sharding import inline_partition, plan_picture, write
+from runner.sharding import plan_picture, write
 from runner.sharding.bin_file import read_bin
 from runner.sharding.manifest import MANIFEST
+from runner.sharding.partition_file import refuse_large
 from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.jobs import Job, write_atomically
@@ -156,7 +157,7 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     checkpoint = _noise(model) if model.random_weights and not may_write else _read(model)
     layout = find_layers(checkpoint)
     if task.inline_parameters:
-        inline_partition.refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
+        refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
     told = {key: value for key in ("ratios", "ranges") if (value := getattr(task, key))}
     named = Path(config.model.name).expanduser()
     is_local = model.random_weights or named.exists() or config.model.name == "embedded"

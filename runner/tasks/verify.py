@@ -20,7 +20,7 @@ from runner.core.result import Result
 from runner.sharding.bin_file import read_bin
 from runner.sharding.check import CheckedPart, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_problems
-from runner.sharding.manifest import MANIFEST, SOURCE_HEADERS, Manifest, read_manifest
+from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -75,7 +75,7 @@ def run(inputs: Parts, context: Context) -> Result:
             rows[-1] |= _speed(part.nbytes, part.seconds)
             nbytes += part.nbytes
         for folder, found in check_files(manifest, task.level).items():
-            count = len(manifest.companions if folder != SOURCE_HEADERS else manifest.headers)
+            count = len(manifest.around[folder])
             note(f"{folder}/", found, f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}")
         found = coverage_problems(manifest, checked)
         note(MANIFEST, found, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
