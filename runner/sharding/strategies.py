@@ -10,7 +10,6 @@ last one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runner.checkpoints.layout import Layout, layer_type
@@ -57,25 +56,10 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
         raise ConfigError(f"{key}: the model has {count} layers, so {count} parts at most")
     if task.strategy is Strategy.equal_layers:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
-    measure = _params if task.strategy is Strategy.balanced_params else _nbytes
-    costs = _costs(layout, num_parts, measure)
+    # what each layer weighs, with what lies before the first and after the last
+    layers = _contiguous(layout, list(range(count + 1)))
+    costs = [part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers]
     return _contiguous(layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts))
-
-
-def _nbytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-def _params(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.params for tensor in tensors)
-
-
-def _costs(layout: Layout, num_parts: int, measure: Callable[[Iterable[Tensor]], int]) -> list[int]:
-    """What each layer weighs, with what lies before the first and after the last."""
-    costs = [measure(layer) for layer in layout.layers]
-    costs[0] += measure(layout.first)
-    costs[-1] += measure([*layout.norm, *layout.head, *(layout.tied if num_parts > 1 else [])])
-    return costs
 
 
 def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
@@ -114,7 +98,7 @@ def _part(
 ) -> PlannedPart:
     """Make a part, wide types first, as safetensors itself writes them: torch can only map aligned tensors."""
     tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
-    sizes = {what: _nbytes(found) for what, found in sections.items() if found}
+    sizes = {what: sum(tensor.nbytes for tensor in found) for what, found in sections.items() if found}
     return PlannedPart(part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes)
 
 

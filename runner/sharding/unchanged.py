@@ -140,8 +140,7 @@ def find_unchanged(
     folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any], compare: Compare, advance: Advance
 ) -> dict[int, dict[str, Any]]:
     """Return the entries of the parts that need not be written, by part id."""
-    listed = earlier.get("parts")
-    entries = {entry.get("part_id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
+    entries = {entry.get("part_id"): entry for entry in earlier.get("parts") or () if isinstance(entry, dict)}
     found = {}
     for part in plan.parts:
         entry, key = entries.get(part.part_id), plan.key(part, state)
