@@ -1,8 +1,8 @@
 """partition_N.json in both forms: each layer's numbers inline, or a reference to where its tensor lies.
 
 Lists of numbers are not parsed with the rest: they are cut out of the text while it is read, and only their position in
-the file is kept. They are read, and written for small models on request, piece by piece and without torch. So memory
-does not depend on how many numbers there are.
+the file is kept. They are read, and written for small models on request, piece by piece. So memory does not depend on
+how many numbers there are.
 """
 
 from __future__ import annotations
@@ -249,21 +249,11 @@ def decode(dtype: str, data: bytes) -> Numbers:
         return np.frombuffer(data, PLAIN[dtype])
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-    codes = np.frombuffer(data, np.uint8)
-    if dtype == "F8_E5M2":  # a float16 cut short
-        return (codes.astype("<u2") << 8).view("<f2")
-    return _e4m3()[codes]
+    import torch  # for these two alone, which numpy does not have
 
-
-def _e4m3() -> Numbers:
-    """The 256 numbers of F8_E4M3: bias 7, no infinity, NaN is all ones."""
-    import numpy as np
-
-    codes = np.arange(256)
-    exponent, mantissa = codes >> 3 & 15, codes & 7
-    size = np.where(exponent, (8 + mantissa) * 2.0 ** (exponent - 10.0), mantissa * 2.0**-9)
-    size = np.where(codes & 127 == 127, np.nan, size)
-    return np.where(codes & 128, -size, size).astype("<f4")
+    kind = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}[dtype]
+    numbers: Numbers = torch.frombuffer(bytearray(data), dtype=kind).float().numpy()
+    return numbers
 
 
 def from_json(partition: Partition, layer: Layer) -> Iterator[Numbers]:
