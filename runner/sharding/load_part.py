@@ -193,11 +193,10 @@ def _require_sound(manifest: Manifest, entry: PartEntry, verify: bool) -> None:
 
 def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
     """Turn a name into a dtype; auto is what the checkpoint says, float32 where it says nothing."""
+    if wanted == "auto":
+        wanted = getattr(config, "dtype", None) or torch.float32
     if isinstance(wanted, torch.dtype):
         return wanted
-    if wanted == "auto":
-        stored = getattr(config, "dtype", None) or torch.float32
-        return stored if isinstance(stored, torch.dtype) else _dtype(str(stored), config)
     found = getattr(torch, wanted, None)
     if not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ConfigError(f"dtype={wanted}: use auto, float32, bfloat16 or float16")

@@ -18,6 +18,7 @@ from runner.config.task import MergeConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.core.machine import MIB
 from runner.core.result import Result
 from runner.sharding import restore
 from runner.sharding.completeness import require_complete
@@ -30,8 +31,6 @@ from runner.tasks.base import Context, Inputs, Uses
 VERSION = 2
 USES = frozenset({Uses.own_location})
 FROM_LEDGER = True
-
-MIB = machine.MIB
 
 
 @dataclass

@@ -16,6 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import VerifyConfig, VerifyLevel
 from runner.core import machine
 from runner.core.errors import ConfigError
+from runner.core.machine import MIB
 from runner.core.result import Result
 from runner.sharding.bin_file import read_bin
 from runner.sharding.check import CheckedPart, check_files, check_part
@@ -27,8 +28,6 @@ from runner.tasks.base import Context, Inputs, Uses
 VERSION = 1
 USES = frozenset({Uses.own_location})  # the source, where there is one, is compared and not trusted
 FROM_LEDGER = False  # what was whole yesterday may be damaged today
-
-MIB = machine.MIB
 
 
 @dataclass
