@@ -61,19 +61,15 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
 
 def _differences(name: str, places: list[CheckedPart]) -> list[str]:
     """Compare the copies of a tensor that is stored in several parts."""
-    problems = []
-    first = _seen(places[0], name)
-    for other in places[1:]:
-        for what, here, there in zip(("dtype", "shape", "content"), first, _seen(other, name), strict=True):
+    held = [(place.tensors[name], place.digests.get(name)) for place in places]
+    copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in held]
+    first, problems = places[0].entry.stored.file, list[str]()
+    for other, copy in zip(places[1:], copies[1:], strict=True):
+        for what, here, there in zip(("dtype", "shape", "content"), copies[0], copy, strict=True):
             if here != there and None not in (here, there):
-                files = places[0].entry.stored.file, other.entry.stored.file
-                problems.append(f"{files[1]}: tensor {name}: {what} {here} expected as in {files[0]}, {there} found")
+                where = f"{other.entry.stored.file}: tensor {name}"
+                problems.append(f"{where}: {what} {here} expected as in {first}, {there} found")
     return problems
-
-
-def _seen(place: CheckedPart, name: str) -> tuple[str, str, str | None]:
-    tensor = place.tensors[name]
-    return tensor.dtype, str(list(tensor.shape)), place.digests.get(name)
 
 
 def _other_form(place: CheckedPart, tensor: Tensor, by: str) -> list[str]:
