@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from runner.sharding.manifest import PartEntry
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3
+Advance = Callable[[int], None]  # told how many bytes are done
 Read = Callable[[int, int], Iterator[bytes | memoryview]]  # (offset, nbytes) of a part -> its bytes
 
 
@@ -63,17 +64,14 @@ class ArchivedPart:
 
     def __init__(self, path: Path, entry: PartEntry) -> None:
         self.path, self.frames, self.raw_bytes = path, entry.frames, entry.raw.nbytes
+        self.begins = [0, *itertools.accumulate(self.frames)]
         expected = -(-self.raw_bytes // FRAME_BYTES)
-        if len(self.frames) != expected or sum(self.frames) != entry.stored.nbytes:
+        if len(self.frames) != expected or self.begins[-1] != entry.stored.nbytes:
             raise DataError(
                 f"{path}: frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
-                f"found {len(self.frames)} of {sum(self.frames)}"
+                f"found {len(self.frames)} of {self.begins[-1]}"
             )
         self._last = (-1, memoryview(b""))  # ranges are read in order: the next one mostly begins in the same frame
-
-    @cached_property
-    def _begins(self) -> list[int]:
-        return [0, *itertools.accumulate(self.frames)]
 
     def read(self, offset: int, nbytes: int) -> Iterator[memoryview]:
         """Yield the bytes of a range piece by piece."""
@@ -88,7 +86,7 @@ class ArchivedPart:
     def _frame(self, number: int) -> memoryview:
         if self._last[0] != number:
             size = min(FRAME_BYTES, self.raw_bytes - number * FRAME_BYTES)
-            stored = b"".join(map(bytes, byteio.read_range(self.path, self._begins[number], self.frames[number])))
+            stored = b"".join(map(bytes, byteio.read_range(self.path, self.begins[number], self.frames[number])))
             try:
                 content = codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:

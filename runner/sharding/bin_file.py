@@ -18,15 +18,12 @@ from typing import Any
 from runner.checkpoints.byteio import file_size
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile
 from runner.core.errors import DataError
+from runner.sharding.partition_file import DTYPE_NAMES
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began files with before 1.6
 LOCAL_HEADER_BYTES = 30
-DTYPES = {
-    "bool": "BOOL",
-    **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    "bfloat16": "BF16",
+DTYPES = DTYPE_NAMES | {
     "complex64": "C64",
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
@@ -59,10 +56,7 @@ def _require_zip(path: Path, size: int) -> None:
         return
     if start.startswith(LFS):
         raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
-    from runner.models.lora import pth_file
-
-    if code := pth_file.code_in(path, ""):
-        raise _holds_code(path, [code])
+    _refuse_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise DataError(
             f"{path}: written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
@@ -103,30 +97,26 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns before it fails
             return torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises a different exception for each kind of damage
-        if culprits := _code_in(path, str(error)):
-            raise _holds_code(path, culprits) from None  # torch's own message suggests to run it nevertheless
+        _refuse_code(path, str(error))
         reason = "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
 
 
-def _code_in(path: Path, message: str) -> list[str]:
-    """Name the code that unpickling the file would have called; empty where it was refused for another reason."""
+def _refuse_code(path: Path, message: str) -> None:
+    """Raise DataError where unpickling would have called code; torch's own message suggests to run it nevertheless."""
     import torch
 
     from runner.models.lora import pth_file
 
     try:
-        culprits = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # noqa: BLE001  # TorchScript, or damaged: the second check below says more
-        culprits = []
-    return culprits or [code for code in [pth_file.code_in(path, message)] if code]
-
-
-def _holds_code(path: Path, names: list[str]) -> DataError:
-    return DataError(
-        f"{path} holds code ({', '.join(names[:5])}) and was refused: nothing in it was run. Weights are tensors "
-        "alone: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
-    )
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # noqa: BLE001  # no zip archive, TorchScript, or damaged: the second check says more
+        names = []
+    if names := names or [code for code in [pth_file.code_in(path, message)] if code]:
+        raise DataError(
+            f"{path} holds code ({', '.join(names[:5])}) and was refused: nothing in it was run. Weights are tensors "
+            "alone: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
+        ) from None
 
 
 def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:

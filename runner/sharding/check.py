@@ -7,7 +7,7 @@ Three levels: `quick` reads sizes, headers and JSON. `files` reads every byte on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +15,10 @@ from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Listed
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
 from runner.core.errors import ConfigError, DataError
-from runner.sharding import json_numbers
-from runner.sharding.archive import Read, open_part, read_header
-from runner.sharding.manifest import MODEL_FILES, SOURCE_HEADERS, Manifest, PartEntry
-from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, read_partition
-
-Advance = Callable[[int], None]
+from runner.sharding import partition_file
+from runner.sharding.archive import Advance, Read, open_part, read_header
+from runner.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
+from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, Reference
 
 
 @dataclass
@@ -29,16 +27,12 @@ class CheckedPart:
 
     entry: PartEntry
     problems: list[str] = field(default_factory=list)
-    tensors: dict[str, Tensor] | None = None  # None: neither header nor partition is readable
+    readable: bool = False  # header or partition
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # as the header says, else as the partition does
     digests: dict[str, str] = field(default_factory=dict)  # of each tensor: computed by `full`, else as listed
     read: Read | None = None  # None: the header is not readable
     nbytes: int = 0  # that were read
     seconds: float = 0.0
-
-
-def check_parts(manifest: Manifest, level: str, advance: Advance) -> list[CheckedPart]:
-    """Check every part on its own."""
-    return [check_part(manifest, entry, level, advance) for entry in manifest.parts]
 
 
 def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> CheckedPart:
@@ -47,10 +41,10 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     path = folder / entry.stored.file
     partition = _partition(folder, entry, done.problems)
     if partition is not None:
-        layers = [layer for layer in partition.layers if layer.dtype in DTYPE_BITS]
-        done.tensors = {layer.name: _as_listed(layer, path) for layer in layers}
-        references = [layer for layer in partition.layers if not isinstance(layer.parameters, Inline)]
-        done.digests = {one.name: one.parameters.digest for one in references if not isinstance(one.parameters, Inline)}
+        done.readable = True
+        done.tensors = {one.name: _as_listed(one, path) for one in partition.layers if one.dtype in DTYPE_BITS}
+        placed = {layer.name: layer.parameters for layer in partition.layers}
+        done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, Reference)}
     found = list(_size(path, entry.stored))
     done.problems += found
     if not path.is_file():
@@ -60,12 +54,12 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     except DataError as error:
         done.problems.append(str(error))
     else:
-        done.tensors = {tensor.name: tensor for tensor in header.tensors}
+        done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
         done.problems += _header_problems(entry, header, partition)
         if not found:  # where the size is wrong, reading on finds nothing more
             done.read = open_part(folder, entry)
             if level != "quick":
-                _read_all(manifest, done, header, partition, level, advance)
+                _read_all(path, done, header, partition, level, advance)
     done.seconds = time.perf_counter() - started
     return done
 
@@ -80,7 +74,7 @@ def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition
     if digest != entry.partition_sha256:
         problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
     try:
-        partition = read_partition(path)
+        partition = partition_file.read_partition(path)
     except DataError as error:
         problems.append(str(error))
         return None
@@ -122,12 +116,8 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
             yield f"{file}: tensor {name}: missing, although {entry.partition} lists it"
             continue
         tensor, where = held[name], f"{file}: tensor {name}"
-        pairs: list[tuple[str, object, object]] = [
-            ("dtype", layer.dtype, tensor.dtype),
-            ("shape", list(layer.shape), list(tensor.shape)),
-        ]
-        if not isinstance(layer.parameters, Inline):
-            said = layer.parameters
+        pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
+        if isinstance(said := layer.parameters, Reference):
             pairs += [("file", said.file, entry.raw.file), ("tensor", said.tensor, name)]
             pairs += [(key, getattr(said, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
         for what, expected, found in dict.fromkeys((what, str(one), str(other)) for what, one, other in pairs):
@@ -136,12 +126,11 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
 
 
 def _read_all(
-    manifest: Manifest, done: CheckedPart, header: WeightFile, partition: Partition | None, level: str, advance: Advance
+    path: Path, done: CheckedPart, header: WeightFile, partition: Partition | None, level: str, advance: Advance
 ) -> None:
     """Read every byte of a part and compare digests."""
-    entry, read = done.entry, done.read
+    entry, read, inline = done.entry, done.read, partition is not None and partition.form == INLINE
     assert read is not None
-    path, inline = manifest.folder / entry.stored.file, partition is not None and partition.form == INLINE
     tensors_too = level == "full" or inline  # a partition with numbers in it lists no digests
     if entry.frames or not tensors_too:
         algorithm = byteio.algorithm_of(str(entry.stored.digest))
@@ -155,7 +144,7 @@ def _read_all(
         return
     try:
         whole, digests = _digests(read, header, byteio.algorithm_of(str(entry.raw.digest)), advance)
-        problems = _inline_problems(done, partition, header) if inline and partition else []
+        problems = _inline_problems(done, read, partition) if inline and partition else []
     except ConfigError as error:
         done.problems.append(str(error))
         return
@@ -185,17 +174,16 @@ def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -
     return whole.text(), digests
 
 
-def _inline_problems(done: CheckedPart, partition: Partition, header: WeightFile) -> list[str]:
+def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> list[str]:
     """Compare the numbers in the JSON with those of the tensors; only small models have them there."""
     import numpy as np
 
-    problems, held = [], {tensor.name: tensor for tensor in header.tensors}
-    assert done.read is not None
+    problems = []
     for layer in partition.layers:
-        if layer.name in held and isinstance(layer.parameters, Inline):
-            tensor = held[layer.name]
-            there = [*json_numbers.read_numbers(tensor, done.read(tensor.offset, tensor.nbytes)), np.zeros(0)]
-            listed = np.concatenate([*json_numbers.from_json(partition, layer), np.zeros(0)])
+        if layer.name in done.tensors and isinstance(layer.parameters, Inline):
+            tensor = done.tensors[layer.name]
+            there = [*partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes)), np.zeros(0)]
+            listed = np.concatenate([*partition_file.from_json(partition, layer), np.zeros(0)])
             differ = np.flatnonzero(listed != np.concatenate(there).astype("<f8"))
             if len(differ):
                 where = f"{partition.path.name}: tensor {layer.name}"
@@ -209,7 +197,7 @@ def _inline_problems(done: CheckedPart, partition: Partition, header: WeightFile
 def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:
     """Check the files around the parts; return the problems of each folder."""
     problems: dict[str, list[str]] = {}
-    for sub, group in ((MODEL_FILES, manifest.companions), (SOURCE_HEADERS, manifest.headers)):
+    for sub, group in manifest.around.items():
         problems[sub] = []
         for listed in group:
             path = manifest.folder / sub / listed.file

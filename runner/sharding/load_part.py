@@ -1,4 +1,4 @@
-"""Load one part of a split as a stage that runs: `load_part`.
+"""Load one part of a split as a stage that runs: `load_part`, and which model families allow that.
 
 The part's file is mapped and its tensors become the stage's parameters as they are, so that loading needs no memory
 beyond the weights themselves (a change of dtype or a GPU copies them, tensor by tensor). Plain `from_pretrained` cannot
@@ -11,8 +11,6 @@ import copy
 import logging
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,11 @@ import torch
 from runner.core.errors import ConfigError, DataError
 from runner.quantization import quiet_imports
 from runner.sharding.check import check_part
-from runner.sharding.family import (
-    cannot_run,
-    layers_path,
-    model_config,
-    one_line,
-    part_config,
-    require_runnable,
-    require_same_layers,
-)
-from runner.sharding.manifest import MODEL_FILES, Manifest, PartEntry, read_manifest
-from runner.sharding.stage import AbsentModule, ForwardPass, Stage, allowed_absence
+from runner.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
+from runner.sharding.stage import Stage
+
+# a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types, no_rope_layers, ...
+PER_LAYER = re.compile("layer")
 
 
 def load_part(
@@ -48,36 +40,35 @@ def load_part(
     """
     started = time.perf_counter()
     quiet_imports()
-    manifest = read_manifest(Path(folder).expanduser().absolute(), "folder")
-    entry = part_entry(manifest, part_id)
+    manifest = read_manifest(folder, "folder")
+    manifest.require_runnable("folder")
+    if not 0 <= part_id < manifest.num_parts:
+        raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
+    entry = manifest.parts[part_id]
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
-    config = model_config(manifest)
+    config = _model_config(manifest)
     span = entry.layers
-    assert span is not None  # part_entry has refused the others
-    own = part_config(manifest, config, span)
-    require_same_layers(manifest, config, own, span)
+    assert span is not None  # require_runnable has refused the others
+    own = _part_config(manifest, config, span)
+    _require_same_layers(manifest, config, own, span)
     _require_sound(manifest, entry, verify)
     wanted = _dtype(dtype, config)
-    state = _read(manifest, entry, wanted)
-    model, missing = _assign(own, state, wanted, attention) or _convert(own, state, wanted, attention)
+    state = _read(manifest, entry, span, wanted)
+    chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
+    model, missing = _assign(own, state, chosen) or _convert(own, state, chosen)
     del state
-    path = layers_path(model, manifest)
+    path = _layers_path(model, manifest)
     layers = model.get_submodule(path)
     _require_needed(entry, model, missing, path, is_first, is_last)
-    passing = ForwardPass()
+    stage = Stage(model, layers, part_id, span, is_first, is_last, wanted)
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
-            raise cannot_run(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
-        owner, _, leaf = name.rpartition(".")
-        absent = AbsentModule(name, part_id, allowed_absence(is_first, is_last), passing)
-        setattr(model.get_submodule(owner), leaf, absent)
-    meta = [name for name, tensor in _tensors(model) if tensor.is_meta]
+            raise _cannot_run(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
+        stage.lacks(name)
+    meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not meta, f"part {part_id}: without values: {meta}"
-    _set_generation(manifest, model)
-    model = model.requires_grad_(False).eval().to(device)
-    nbytes = sum(tensor.nbytes for _, tensor in _tensors(model))
-    at = next(tensor.device for _, tensor in _tensors(model))
-    stage = Stage(model, layers, part_id, span, is_first, is_last, nbytes, wanted, at, passing)
+    _set_generation(manifest.folder / MODEL_FILES, model)
+    model.requires_grad_(False).eval().to(device)
     stage.load_s = time.perf_counter() - started
     return stage
 
@@ -90,7 +81,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"task.parts={folder}: no usable tokenizer in {place}: {one_line(error)}") from error
+        raise ConfigError(f"task.parts={folder}: no usable tokenizer in {place}: {_one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: any token will do
     return tokenizer
@@ -99,12 +90,97 @@ def load_tokenizer(folder: str | Path) -> Any:
 # ------------------------------------------------------------------------------------------ what can be loaded
 
 
-def part_entry(manifest: Manifest, part_id: int) -> PartEntry:
-    """Return the manifest's entry of a part that can be loaded."""
-    require_runnable(manifest, "folder")
-    if not 0 <= part_id < manifest.num_parts:
-        raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
-    return manifest.parts[part_id]
+def _model_config(manifest: Manifest) -> Any:
+    """Return the config of the whole model; refuses families whose layers cannot run apart."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
+
+    place = manifest.folder / MODEL_FILES
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {_one_line(error)}") from error
+    why = None
+    if getattr(config, "quantization_config", None):
+        why = "its weights are quantized"
+    elif getattr(config, "is_encoder_decoder", False):
+        why = "it has an encoder and a decoder"
+    elif config.get_text_config() is not config:
+        why = "it is more than a language model"
+    elif type(config) not in KNOWN:
+        why = "transformers knows it by no causal language model"
+    elif getattr(config, "num_kv_shared_layers", 0):
+        why = "its layers share keys and values across parts"
+    elif getattr(KNOWN[type(config)], "_is_stateful", False):
+        why = "its layers keep a state that is no key-value cache"
+    if why is not None:
+        raise _cannot_run(manifest, config, why)
+    return config
+
+
+def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
+    """Say why a family cannot run in parts, and what to do instead."""
+    return ConfigError(f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}")
+
+
+def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
+    """Return a copy of the config that describes a model of these layers only."""
+    own = copy.deepcopy(config)
+    count, (first, last) = manifest.num_layers, span
+    if config.num_hidden_layers != count:
+        raise DataError(f"{manifest.folder}: {count} layers in the manifest, {config.num_hidden_layers} in config.json")
+    for key, value in vars(config).items():
+        if PER_LAYER.search(key) and isinstance(value, list) and len(value) == count:
+            setattr(own, key, value[first : last + 1])
+    own.num_hidden_layers = last + 1 - first
+    return own
+
+
+def _layers_path(model: Any, manifest: Manifest) -> str:
+    """Return the path of the layers: what the manifest says, else the outermost list of the family's own blocks."""
+    by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
+    lists = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    blocks = set(model._no_split_modules or ())
+    of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
+    found = [*(path for path in lists if path in by_name), *of_blocks]
+    if not found:
+        raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
+    return str(found[0])
+
+
+def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
+    """Refuse a family whose layers depend on their number in a way that the part's config cannot express."""
+    layers, numbered = (_layers(manifest, one) for one in (own, config))
+    for offset, layer in enumerate(layers):
+        number = span[0] + offset
+        here, there = _traits(layer), _traits(numbered[number])
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                why = f"layer {number} would be another one as number {offset} of a part"
+                differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} here"
+                raise _cannot_run(manifest, config, f"{why} ({differ})")
+
+
+def _layers(manifest: Manifest, config: Any) -> Any:
+    """Return the layers of a model without weights."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    return model.get_submodule(_layers_path(model, manifest))
+
+
+def _traits(layer: torch.nn.Module) -> dict[str, Any]:
+    """Return what describes a layer apart from its number: classes, shapes, plain values."""
+    traits: dict[str, Any] = {}
+    for path, module in layer.named_modules():
+        traits[path] = type(module).__name__
+        for key, value in vars(module).items():
+            if isinstance(value, bool | int | float | str) and "layer_id" not in key and key != "training":
+                traits[f"{path}.{key}".lstrip(".")] = value
+    traits |= {name: tuple(tensor.shape) for name, tensor in layer.named_parameters()}
+    return traits
 
 
 def _require_sound(manifest: Manifest, entry: PartEntry, verify: bool) -> None:
@@ -117,11 +193,10 @@ def _require_sound(manifest: Manifest, entry: PartEntry, verify: bool) -> None:
 
 def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
     """Turn a name into a dtype; auto is what the checkpoint says, float32 where it says nothing."""
+    if wanted == "auto":
+        wanted = getattr(config, "dtype", None) or torch.float32
     if isinstance(wanted, torch.dtype):
         return wanted
-    if wanted == "auto":
-        stored = getattr(config, "dtype", None) or torch.float32
-        return stored if isinstance(stored, torch.dtype) else _dtype(str(stored), config)
     found = getattr(torch, wanted, None)
     if not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ConfigError(f"dtype={wanted}: use auto, float32, bfloat16 or float16")
@@ -131,12 +206,11 @@ def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
 # ------------------------------------------------------------------------------------------------ the weights
 
 
-def _read(manifest: Manifest, entry: PartEntry, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _read(manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Map the part and return its tensors, the layers numbered from 0 on."""
     from safetensors.torch import load_file
 
-    assert entry.layers is not None
-    first, last = entry.layers
+    first, last = span
     pattern = re.compile(rf"{re.escape(manifest.prefix)}\.(\d+)\.(.+)")
     state = {}
     for name, tensor in load_file(manifest.folder / entry.stored.file).items():
@@ -148,17 +222,14 @@ def _read(manifest: Manifest, entry: PartEntry, dtype: torch.dtype) -> dict[str,
     return state
 
 
-def _assign(
-    config: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, attention: str | None
-) -> tuple[Any, set[str]] | None:
+def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]] | None:
     """Make the mapped tensors a model's parameters; None where names on disk are not those of the modules."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    chosen = {} if attention is None else {"attn_implementation": attention}
     with no_init_weights(), init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, **chosen)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **chosen)
     if not state.keys() <= model.state_dict().keys():
         return None
     model.requires_grad_(False)
@@ -172,36 +243,21 @@ def _assign(
     return model, missing
 
 
-def _convert(
-    config: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, attention: str | None
-) -> tuple[Any, set[str]]:
+def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]]:
     """Let transformers rename and fuse tensors that are stored under other names than its modules have."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
-    settings: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-    settings |= {"config": config, "state_dict": state, "dtype": dtype, "output_loading_info": True}
+    settings = {"config": config, "state_dict": state, "output_loading_info": True, **chosen}
     family: Any = KNOWN[type(config)]
-    with _quiet():  # it warns that other parts' weights are newly initialized; those are thrown away
-        model, report = family.from_pretrained(None, **settings)
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return model, names & set(report["missing_keys"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
     logger = logging.getLogger("transformers")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # it warns that other parts' weights are newly initialized; those are thrown away
     try:
-        yield
+        model, report = family.from_pretrained(None, **settings)
     finally:
         logger.setLevel(before)
-
-
-def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every parameter and buffer once."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return model, names & set(report["missing_keys"])
 
 
 def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool) -> None:
@@ -215,10 +271,14 @@ def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str,
         raise DataError(f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}")
 
 
-def _set_generation(manifest: Manifest, model: Any) -> None:
+def _set_generation(place: Path, model: Any) -> None:
     """Give the stage the checkpoint's generation config: it names further tokens that end a text."""
     from transformers import GenerationConfig
 
-    place = manifest.folder / MODEL_FILES
     if (place / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split())[:300]

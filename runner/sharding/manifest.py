@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.byteio import ALGORITHMS
+from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Fields, Listed
-from runner.checkpoints.weight_files import is_bare_name, load_json
+from runner.checkpoints.weight_files import Tensor, is_bare_name, load_json
 from runner.core.errors import ConfigError, DataError
 
 FORMAT, FORMAT_VERSION = "runner-split", 2
+STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with
 MANIFEST = "manifest.json"
 UNFINISHED = "manifest.unfinished.json"  # says whose split this is while there is no manifest yet
 MODEL_FILES = "model_files"
 SOURCE_HEADERS = "source_headers"
+INSTEAD = "put the parts back together with task=merge and run the whole model"
 ARCHIVES = {"zstd": ".zst"}  # how an archived part is stored, and what its name ends in
 SOURCE_FORMATS = ("safetensors", "bin")
 
@@ -29,7 +31,7 @@ def part_file(part_id: int) -> str:
     return f"part_{part_id}.safetensors"
 
 
-def partition_file(part_id: int) -> str:
+def partition_name(part_id: int) -> str:
     """Name of what describes a part."""
     return f"partition_{part_id}.json"
 
@@ -45,18 +47,8 @@ class PartEntry:
     partition: str
     partition_sha256: str
     layers: tuple[int, int] | None  # first and last, both included; None for a part without layers
-    holds: tuple[str, ...]
     tensors: int
     params: int
-
-
-@dataclass(frozen=True)
-class Tied:
-    """A tensor that stands in several parts on purpose."""
-
-    tensor: str
-    parts: tuple[int, ...]
-    stands_for: str
 
 
 @dataclass(frozen=True)
@@ -69,15 +61,23 @@ class Totals:
     unique_bytes: int
     stored_bytes: int
 
+    @classmethod
+    def of(cls, unique: list[Tensor], stored: list[Tensor]) -> Totals:
+        """Add up the tensors of a model, and those of its parts."""
+        return cls(
+            len(unique),
+            *(sum(tensor.params for tensor in group) for group in (unique, stored)),
+            *(sum(tensor.nbytes for tensor in group) for group in (unique, stored)),
+        )
+
 
 @dataclass(frozen=True)
 class Manifest:
     """A manifest, checked; files, headers, companions and parts lie in different folders."""
 
     folder: Path
-    strategy: dict[str, Any]
+    strategy: str
     source: str
-    revision: str | None
     source_format: str  # safetensors | bin
     checksums: str  # what parts and tensors are hashed with
     files: tuple[Listed, ...]  # of the source
@@ -86,10 +86,8 @@ class Manifest:
     prefix: str  # what stands before a layer's number
     num_layers: int
     contiguous: bool
-    embedding: tuple[int, ...]  # part ids
-    norm: tuple[int, ...]
-    head: tuple[int, ...]
-    tied: tuple[Tied, ...]
+    holders: dict[str, tuple[int, ...]]  # the ids of the parts that hold embedding, norm and head
+    tied: dict[str, tuple[int, ...]]  # of each tensor that stands in several parts on purpose: their ids
     parts: tuple[PartEntry, ...]
     totals: Totals
     archive: str | None
@@ -99,18 +97,34 @@ class Manifest:
         """How many parts there are."""
         return len(self.parts)
 
-    def refuse_archive(self, key: str = "task.parts") -> None:
-        """Raise ConfigError where parts have to be read in place and are compressed."""
+    @property
+    def around(self) -> dict[str, tuple[Listed, ...]]:
+        """The files around the parts, by the folder that they lie in."""
+        return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of manifest.json, which holds the digest of everything else."""
+        return byteio.file_sha256(self.folder / MANIFEST)
+
+    def require_runnable(self, key: str = "task.parts") -> None:
+        """Refuse a split whose parts cannot run as stages: an archive, or parts that are not cut between layers."""
         if self.archive is not None:
             raise ConfigError(
                 f"{key}={self.folder}: these parts are an archive ({self.archive}), which can be merged and verified, "
                 f"but not loaded: unpack it once, runner task=archive task.archive=none task.parts={self.folder} "
                 "task.output_dir=NEW_FOLDER"
             )
+        if not self.contiguous or any(part.layers is None for part in self.parts):
+            raise ConfigError(
+                f"{key}={self.folder}: the parts of strategy {self.strategy} are not runs of whole layers, "
+                f"so none of them can run: split by layers (task.strategy=balanced_bytes), or {INSTEAD}"
+            )
 
 
-def read_manifest(folder: Path, key: str = "task.parts") -> Manifest:
+def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
     """Read manifest.json and refuse what is not one, or what points out of its folder."""
+    folder = Path(parts).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(f"{key}={folder}: {_why_none(folder)}")
@@ -145,7 +159,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
         raise DataError(f"{path}: source.files and companions name the same file twice")
     suffix = ARCHIVES.get(manifest.archive or "", "")
     for number, part in enumerate(manifest.parts):
-        names = number, part_file(number) + suffix, partition_file(number)
+        names = number, part_file(number) + suffix, partition_name(number)
         if (part.part_id, part.stored.file, part.partition) != names:
             raise DataError(
                 f"{path}: parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
@@ -153,10 +167,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
             )
     if manifest.contiguous:
         _require_joined(path, manifest)
-    for what, ids in (
-        *((key, getattr(manifest, key)) for key in ("embedding", "norm", "head")),
-        *((f"tied: {tied.tensor}", tied.parts) for tied in manifest.tied),
-    ):
+    for what, ids in (manifest.holders | {f"tied: {name}": ids for name, ids in manifest.tied.items()}).items():
         if any(part_id >= manifest.num_parts for part_id in ids):
             raise DataError(f"{path}: {what}: part ids below {manifest.num_parts} expected, found {list(ids)}")
 
@@ -196,39 +207,35 @@ class _Reader(Fields):
     """Takes a manifest out of its JSON."""
 
     def manifest(self, values: dict[str, Any]) -> Manifest:
-        source = self.table("source", values.get("source"))
-        layers = self.table("layers", values.get("layers"))
+        source, layers, strategy, totals = (
+            self.table(key, values.get(key)) for key in ("source", "layers", "strategy", "totals")
+        )
         archive = self.one_of("archive", values.get("archive"), (None, *ARCHIVES))
-        strategy = self.table("strategy", values.get("strategy"))
-        self.text("strategy.name", strategy.get("name"))
-        revision = source.get("revision")
         return Manifest(
             folder=self.path.parent,
-            strategy=strategy,
+            strategy=self.text("strategy.name", strategy.get("name")),
             source=self.text("source.name", source.get("name")),
-            revision=None if revision is None else self.text("source.revision", revision),
             source_format=str(self.one_of("source.format", source.get("format"), SOURCE_FORMATS)),
-            checksums=str(self.one_of("checksums", values.get("checksums"), ALGORITHMS)),
+            checksums=str(self.one_of("checksums", values.get("checksums"), byteio.ALGORITHMS)),
             files=self.files("source.files", source.get("files"), may_lack_digest=True),
             headers=self.files("headers", values.get("headers")),
             companions=self.files("companions", values.get("companions")),
             prefix=self.text("layers.prefix", layers.get("prefix")),
             num_layers=self.count("layers.count", layers.get("count")),
             contiguous=self.one_of("contiguous", values.get("contiguous"), (True, False)) is True,
-            embedding=self.ids("embedding", values.get("embedding")),
-            norm=self.ids("norm", values.get("norm")),
-            head=self.ids("head", values.get("head")),
-            tied=tuple(self.tied(n, entry) for n, entry in enumerate(self.many("tied", values.get("tied")))),
-            parts=tuple(
-                self.part(f"parts[{number}]", entry, archive is not None)
-                for number, entry in enumerate(self.many("parts", values.get("parts")))
-            ),
-            totals=self.totals(self.table("totals", values.get("totals"))),
+            holders={key: self.ids(key, values.get(key)) for key in ("embedding", "norm", "head")},
+            tied=dict(self.tied(key, entry) for key, entry in self.numbered("tied", values)),
+            parts=tuple(self.part(key, entry, archive is not None) for key, entry in self.numbered("parts", values)),
+            totals=Totals(**{key: self.count(f"totals.{key}", totals.get(key)) for key in Totals.__dataclass_fields__}),
             archive=None if archive is None else str(archive),
         )
 
-    def part(self, key: str, entry: object, archived: bool) -> PartEntry:
-        values = self.table(key, entry)
+    def numbered(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """The JSON objects of a list, each with its key."""
+        entries = ((f"{key}[{number}]", entry) for number, entry in enumerate(self.many(key, values.get(key))))
+        return [(place, self.table(place, entry)) for place, entry in entries]
+
+    def part(self, key: str, values: dict[str, Any], archived: bool) -> PartEntry:
         stored = raw = self.listed(key, values)
         frames: tuple[int, ...] = ()
         partition = values.get("partition")
@@ -247,18 +254,9 @@ class _Reader(Fields):
             partition=str(partition),
             partition_sha256=self.text(f"{key}.partition_sha256", values.get("partition_sha256")),
             layers=self.range(f"{key}.layers", values.get("layers")),
-            holds=tuple(self.text(f"{key}.holds", held) for held in self.many(f"{key}.holds", values.get("holds"))),
             tensors=self.count(f"{key}.tensors", values.get("tensors")),
             params=self.count(f"{key}.params", values.get("params")),
         )
 
-    def tied(self, number: int, entry: object) -> Tied:
-        values = self.table(f"tied[{number}]", entry)
-        return Tied(
-            tensor=self.text(f"tied[{number}].tensor", values.get("tensor")),
-            parts=self.ids(f"tied[{number}].parts", values.get("parts")),
-            stands_for=self.text(f"tied[{number}].as", values.get("as")),
-        )
-
-    def totals(self, values: dict[str, Any]) -> Totals:
-        return Totals(**{key: self.count(f"totals.{key}", values.get(key)) for key in Totals.__dataclass_fields__})
+    def tied(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(f"{key}.parts", values.get("parts"))

@@ -1,4 +1,4 @@
-"""A plan of parts to look at: rows for tables, lines of text, and a picture with one bar per part.
+"""A plan of parts to look at: rows for tables, lines of text, a picture with one bar per part, a command for vLLM.
 
 The picture is SVG, written by hand: every browser and MLflow's page show it, and no plotting library has to be loaded
 into a process that otherwise needs a few MiB.
@@ -6,6 +6,7 @@ into a process that otherwise needs a few MiB.
 
 from __future__ import annotations
 
+import shlex
 from html import escape
 from typing import Any
 
@@ -22,6 +23,11 @@ COLOURS = {
     "mlp": "#76b7b2",
     "other": "#bab0ac",
 }
+WHEN = """\
+Use vLLM when many requests come at once, or when one machine is not enough: it reads the original checkpoint (not
+these parts), batches continuously, pages its KV cache and captures its kernels. What the parts are for: a model that
+fits no single machine's memory, stages on CPUs, parts that are stored, shipped or verified one by one.
+"""
 LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
@@ -48,11 +54,11 @@ def lines(parts: list[PlannedPart]) -> list[str]:
         numbers = f"{row['params']:,}", f"{row['mib']:,.1f}", f"{row['share']:.1%}"
         table.append((str(row["part"]), row["layers"], row["also_holds"], *numbers))
     widths = [max(len(line[column]) for line in table) for column in range(6)]
-    aligned = [
-        [cell.ljust(width) if column in (1, 2) else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
-        for pairs in (list(zip(line, widths, strict=True)) for line in table)
+    sides = (str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
+    return [
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)).rstrip()
+        for line in table
     ]
-    return ["  ".join(cells).rstrip() for cells in aligned]
 
 
 def svg(parts: list[PlannedPart], title: str) -> str:
@@ -86,3 +92,20 @@ def _box(x: float, y: float, width: float, height: float, colour: str, title: st
 
 def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}">{escape(text)}</text>'
+
+
+def vllm(model: str, revision: str | None, parts: list[PlannedPart], settings: dict[str, Any]) -> str:
+    """Return the command that serves a checkpoint in the same stages, and when to use it."""
+    stages = [part.layers[1] - part.layers[0] + 1 for part in parts if part.layers is not None]
+    words = ["vllm", "serve", model, "--pipeline-parallel-size", str(len(stages))]
+    words += ["--revision", revision] if revision else []
+    words += ["--trust-remote-code"] if settings.get("auto_map") else []
+    command = f"VLLM_PP_LAYER_PARTITION={','.join(map(str, stages))} {shlex.join(words)}"
+    return (
+        f"{command}\n\n"
+        f"One GPU per stage: {len(stages)} GPUs, here or on several machines. VLLM_PP_LAYER_PARTITION gives each stage "
+        "the layers of this plan; without it vLLM cuts by number of layers.\n"
+        f"On {len(stages)} machines add, on each: --nnodes {len(stages)} --node-rank RANK --master-addr FIRST_MACHINE "
+        "(on all but the first also --headless), or start Ray on them and add --distributed-executor-backend ray.\n\n"
+        f"{WHEN}"
+    )

@@ -10,7 +10,7 @@ layer is taken before the final norm. A placeholder that is called between the t
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -27,31 +27,19 @@ class PassState(StrEnum):
     after = "after its layers"
 
 
-@dataclass
-class ForwardPass:
-    """The input of the first layer, the output of the last one, and how far the pass has come."""
-
-    where: PassState = PassState.before
-    received: torch.Tensor | None = None
-    sent: torch.Tensor | None = None
-
-    def begin(self, received: torch.Tensor | None) -> None:
-        """Start a pass."""
-        self.where, self.received, self.sent = PassState.before, received, None
-
-
 class AbsentModule(torch.nn.Module):
     """Replaces a module whose weights are in another part; it may be called only where its output is thrown away."""
 
-    def __init__(self, name: str, part_id: int, allowed: frozenset[PassState], passing: ForwardPass) -> None:
+    def __init__(self, name: str, stage: Stage) -> None:
         super().__init__()
-        self.name, self.part_id = name, part_id
-        self.allowed, self.passing = allowed, passing
+        self.name, self.stage = name, stage
 
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """Return the value, or a zero to add in place of an embedding of token ids or positions."""
-        if self.passing.where not in self.allowed:
-            raise DataError(f"part {self.part_id} needs {self.name} {self.passing.where.value}, and does not hold it")
+        stage = self.stage
+        thrown_away = {PassState.before: not stage.is_first, PassState.after: not stage.is_last}
+        if not thrown_away.get(stage.where, False):
+            raise DataError(f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not hold it")
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
 
 
@@ -68,11 +56,11 @@ class Stage:
     span: tuple[int, int]  # first and last layer in the whole model, both included
     is_first: bool
     is_last: bool
-    nbytes: int
     dtype: torch.dtype
-    device: torch.device
-    passing: ForwardPass = field(default_factory=ForwardPass)
     load_s: float = 0.0
+    where: PassState = PassState.before  # how far the forward pass has come
+    _received: torch.Tensor | None = None  # the input of the first layer
+    _sent: torch.Tensor | None = None  # the output of the last layer
     _takes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -80,6 +68,22 @@ class Stage:
         self._takes = frozenset(inspect.signature(target.forward).parameters)
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights and buffers."""
+        return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        at: torch.device = next(self.model.parameters()).device
+        return at
+
+    def lacks(self, name: str) -> None:
+        """Put a placeholder where a module's weights are in another part."""
+        owner, _, leaf = name.rpartition(".")
+        setattr(self.model.get_submodule(owner), leaf, AbsentModule(name, self))
 
     def new_cache(self) -> Any:
         """Return an empty KV cache for this part's layers."""
@@ -96,7 +100,7 @@ class Stage:
         last_only: bool = False,
     ) -> torch.Tensor:
         """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of the last token."""
-        self.passing.begin(None if self.is_first else values)
+        self._begin(None if self.is_first else values)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
         arguments["input_ids" if self.is_first else "inputs_embeds"] = values
@@ -110,26 +114,25 @@ class Stage:
                     logits: torch.Tensor = self.model(**arguments).logits
                     return logits[:, -1:] if last_only else logits
                 self.model.base_model(**arguments)
-                assert self.passing.sent is not None, "the last layer was not run"
-                return self.passing.sent
+                assert self._sent is not None, "the last layer was not run"
+                return self._sent
         finally:
-            self.passing.begin(None)  # let go of the tensors
+            self._begin(None)  # let go of the tensors
+
+    def _begin(self, received: torch.Tensor | None) -> None:
+        """Start a pass."""
+        self.where, self._received, self._sent = PassState.before, received, None
 
     def _enter(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Replace the input of the first layer by the hidden states of the stage before."""
-        self.passing.where = PassState.inside
-        if self.passing.received is None:
+        self.where = PassState.inside
+        if self._received is None:
             return given, named
         if given:
-            return (self.passing.received, *given[1:]), named
-        return given, named | {"hidden_states": self.passing.received}
+            return (self._received, *given[1:]), named
+        return given, named | {"hidden_states": self._received}
 
     def _leave(self, _: Any, __: Any, output: Any) -> None:
         """Keep the output of the last layer."""
-        self.passing.where = PassState.after
-        self.passing.sent = output[0] if isinstance(output, tuple) else output
-
-
-def allowed_absence(is_first: bool, is_last: bool) -> frozenset[PassState]:
-    """Say where in a pass a module of another part may be called, because its output is thrown away there."""
-    return frozenset(([] if is_first else [PassState.before]) + ([] if is_last else [PassState.after]))
+        self.where = PassState.after
+        self._sent = output[0] if isinstance(output, tuple) else output

@@ -1,4 +1,6 @@
-"""Which layers go to which part. Contiguous runs of layers, or, by type, one part for each kind of tensor.
+"""Which layers go to which part, and which parts to which process of a pipeline.
+
+Contiguous runs of layers, or, by type, one part for each kind of tensor.
 
 Embeddings go with the first layer, final norm and head with the last one, and they count where parts are balanced.
 A head that is tied to the embedding has no tensor of its own: the embedding is then stored in the first part and in the
@@ -8,13 +10,13 @@ last one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runner.checkpoints.layout import Layout, layer_type
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.config.task import SplitConfig, Strategy
 from runner.core.errors import ConfigError
+from runner.sharding.manifest import Manifest
 
 DEFAULT_PARTS = 2
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
@@ -54,48 +56,25 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
         raise ConfigError(f"{key}: the model has {count} layers, so {count} parts at most")
     if task.strategy is Strategy.equal_layers:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
-    measure = _params if task.strategy is Strategy.balanced_params else _nbytes
-    costs = costs_of(layout, num_parts, measure)
+    # what each layer weighs, with what lies before the first and after the last
+    layers = _contiguous(layout, list(range(count + 1)))
+    costs = [part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers]
     return _contiguous(layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts))
-
-
-def _nbytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-def _params(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.params for tensor in tensors)
-
-
-def _last(layout: Layout, num_parts: int) -> list[Tensor]:
-    """What follows the last layer; a tied embedding is stored again only where the first part is another one."""
-    return [*layout.norm, *layout.head, *(layout.tied if num_parts > 1 else [])]
-
-
-def costs_of(layout: Layout, num_parts: int, measure: Callable[[Iterable[Tensor]], int] = _nbytes) -> list[int]:
-    """What each layer weighs, with what lies before the first and after the last."""
-    costs = [measure(layer) for layer in layout.layers]
-    costs[0] += measure(layout.first)
-    costs[-1] += measure(_last(layout, num_parts))
-    return costs
 
 
 def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
     """Make the parts that lie between the cuts."""
     count, num_parts = len(layout.layers), len(cuts) - 1
+    again = layout.tied if num_parts > 1 else []  # a single part has the embedding already
+    also = ["tied head"] if num_parts == 1 and layout.tied else []
     parts = []
     for part_id, (begin, end) in enumerate(itertools.pairwise(cuts)):
         sections = {"layers": [tensor for layer in layout.layers[begin:end] for tensor in layer]}
         if begin == 0:
             sections = {"embedding": layout.first} | sections
         if end == count:
-            sections |= {"norm": layout.norm, "head": layout.head}
-            sections |= {"tied head": layout.tied if num_parts > 1 else []}
-        tensors = [tensor for section in sections.values() for tensor in section]
-        holds = [what for what, found in sections.items() if found and what != "layers"]
-        if num_parts == 1 and layout.tied:
-            holds.append("tied head")  # the embedding that is there already
-        parts.append(PlannedPart(part_id, (begin, end - 1), _aligned(tensors), holds, _sizes(sections)))
+            sections |= {"norm": layout.norm, "head": layout.head, "tied head": again}
+        parts.append(_part(part_id, (begin, end - 1), sections, also))
     return parts
 
 
@@ -105,25 +84,22 @@ def _by_type(layout: Layout) -> list[PlannedPart]:
     groups: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
         groups[place.get(tensor.name) or layer_type(tensor.name)].append(tensor)
-    found = [(kind, tensors) for kind, tensors in groups.items() if tensors]
     tied = {tensor.name for tensor in layout.tied}
-    return [
-        PlannedPart(part_id, None, _aligned(tensors), _held(kind, tensors, tied), {kind: _nbytes(tensors)})
-        for part_id, (kind, tensors) in enumerate(found)
-    ]
+    parts = list[PlannedPart]()
+    for kind, tensors in groups.items():
+        if tensors:
+            also = ["tied head"] if any(tensor.name in tied for tensor in tensors) else []
+            parts.append(_part(len(parts), None, {kind: tensors}, also))
+    return parts
 
 
-def _held(kind: str, tensors: list[Tensor], tied: set[str]) -> list[str]:
-    return [kind, *(["tied head"] if any(tensor.name in tied for tensor in tensors) else [])]
-
-
-def _sizes(sections: dict[str, list[Tensor]]) -> dict[str, int]:
-    return {what: _nbytes(tensors) for what, tensors in sections.items() if tensors}
-
-
-def _aligned(tensors: list[Tensor]) -> list[Tensor]:
-    """Put wide types first, as safetensors itself writes them: torch can only map aligned tensors."""
-    return sorted(tensors, key=lambda tensor: -DTYPE_BITS[tensor.dtype])
+def _part(
+    part_id: int, layers: tuple[int, int] | None, sections: dict[str, list[Tensor]], also: list[str]
+) -> PlannedPart:
+    """Make a part, wide types first, as safetensors itself writes them: torch can only map aligned tensors."""
+    tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
+    sizes = {what: sum(tensor.nbytes for tensor in found) for what, found in sections.items() if found}
+    return PlannedPart(part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes)
 
 
 def _cuts_of(ranges: list[str], count: int) -> list[int]:
@@ -186,15 +162,30 @@ def proportion(costs: list[int], ratios: list[float]) -> list[int]:
     """
     sums = [0, *itertools.accumulate(costs)]
     count, num_parts = len(costs), len(ratios)
-    best: list[tuple[float, list[int]]] = [(0.0, [0]), *[(float("inf"), [])] * count]  # of the layers before `end`
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}  # of the layers before a cut: worst ratio, cuts so far
     for done, ratio in enumerate(ratios, start=1):
-        ends = range(done, count - (num_parts - done) + 1)
-        found = {
-            end: min((max(best[begin][0], (sums[end] - sums[begin]) / ratio), begin) for begin in range(done - 1, end))
-            for end in ends
-        }
-        best = [
-            (found[end][0], [*best[found[end][1]][1], end]) if end in found else (float("inf"), [])
-            for end in range(count + 1)
-        ]
+        found = {}
+        for end in range(done, count - (num_parts - done) + 1):
+            begins = [begin for begin in best if begin < end]
+            worst, begin = min((max(best[begin][0], (sums[end] - sums[begin]) / ratio), begin) for begin in begins)
+            found[end] = (worst, [*best[begin][1], end])
+        best = found
     return best[count][1]
+
+
+def part_cuts(manifest: Manifest, processes: int) -> list[int]:
+    """Return the first part of each process, and the number of parts; the largest process is as small as can be."""
+    if processes > manifest.num_parts:
+        raise ConfigError(
+            f"task.processes={processes}: each process runs a part or more, and {manifest.folder} has "
+            f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more"
+        )
+    return balance([part.raw.nbytes for part in manifest.parts], processes)
+
+
+def parts_of(manifest: Manifest, processes: int, rank: int) -> str:
+    """Name the parts and layers of a process, for messages."""
+    first, end = part_cuts(manifest, processes)[rank : rank + 2]
+    spans = [part.layers for part in manifest.parts[first:end] if part.layers is not None]
+    which = f"part {first}" if end == first + 1 else f"parts {first}-{end - 1}"
+    return f"{which}, layers {spans[0][0]}-{spans[-1][1]}"

@@ -8,8 +8,9 @@ has not changed since. task.compare=content reads everything instead, for users 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from runner.checkpoints.layout import Layout
 from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
 from runner.config.task import Compare
 from runner.core.errors import ConfigError, DataError
-from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_file
+from runner.sharding.archive import Advance
+from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_name
 from runner.sharding.strategies import PlannedPart
 
 KEY = "task.output_dir"
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Plan:
 
     def header(self, part: PlannedPart) -> bytes:
         """The header of a part's file; it carries on what the source's headers say besides tensors."""
-        found = [file.metadata for file in self.checkpoint.files]
-        metadata = {"format": "pt"} | {key: text for one in found for key, text in one.items()}
+        metadata = {"format": "pt"}
+        for file in self.checkpoint.files:
+            metadata |= file.metadata
         return byteio.build_header(part.tensors, metadata)
 
     def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
@@ -99,10 +101,8 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
     """Allow writing over an earlier split only where it is one of the same model into the same parts."""
     if not earlier:
         return
-    source = earlier.get("source")
-    source = source if isinstance(source, dict) else {}
-    there_state = source.get("state")
-    there_state = there_state if isinstance(there_state, dict) else {}
+    source = _table(earlier, "source")
+    there_state = _table(source, "state")
     pairs: dict[str, tuple[Any, Any]] = {
         "format_version": (earlier.get("format_version"), FORMAT_VERSION),
         "num_parts": (earlier.get("num_parts"), len(plan.parts)),
@@ -123,6 +123,12 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         )
 
 
+def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return what an earlier split wrote under a key, nothing where that is no table."""
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _words(strategy: object) -> str:
     """A strategy in one line."""
     if not isinstance(strategy, dict):
@@ -134,12 +140,11 @@ def find_unchanged(
     folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any], compare: Compare, advance: Advance
 ) -> dict[int, dict[str, Any]]:
     """Return the entries of the parts that need not be written, by part id."""
-    listed = earlier.get("parts")
-    entries = {entry.get("part_id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
+    entries = {entry.get("part_id"): entry for entry in earlier.get("parts") or () if isinstance(entry, dict)}
     found = {}
     for part in plan.parts:
         entry, key = entries.get(part.part_id), plan.key(part, state)
-        path, partition = folder / part_file(part.part_id), folder / partition_file(part.part_id)
+        path, partition = folder / part_file(part.part_id), folder / partition_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
         there = file_state(path)
@@ -157,18 +162,13 @@ def find_unchanged(
 def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
     """Read a part and its source, and tell whether they hold the same."""
     header = plan.header(part)
-    start = b"".join(bytes(piece) for piece in byteio.read_range(path, 0, min(len(header), byteio.file_size(path))))
-    if start != header or byteio.file_size(path) != len(header) + part.nbytes:
+    if byteio.file_size(path) != len(header) + part.nbytes:
         return False
     if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
         return False
-    offset = len(header)
-    for tensor in part.tensors:
-        there = byteio.digest_of(byteio.read_range(path, offset, tensor.nbytes), plan.checksums, advance)
-        if there != byteio.digest_of(byteio.tensor_pieces(tensor), plan.checksums, advance):
-            return False
-        offset += tensor.nbytes
-    return True
+    pieces: list[Iterable[bytes | memoryview]] = [[header], *map(byteio.tensor_pieces, part.tensors)]
+    wanted = byteio.digest_of(itertools.chain(*pieces), plan.checksums, advance)
+    return byteio.file_digest(path, plan.checksums, advance) == wanted
 
 
 def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:

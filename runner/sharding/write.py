@@ -10,27 +10,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.layout import layer_type
+from runner.checkpoints.weight_files import Tensor
 from runner.config.task import Compare
 from runner.core.progress import Progress
-from runner.sharding import inline_partition, unchanged
+from runner.sharding import unchanged
+from runner.sharding.archive import Advance
 from runner.sharding.manifest import (
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     MODEL_FILES,
     SOURCE_HEADERS,
+    STAMP,
     UNFINISHED,
+    Totals,
     part_file,
-    partition_file,
+    partition_name,
 )
-from runner.sharding.partition_file import REFERENCE
+from runner.sharding.partition_file import INLINE, REFERENCE, with_numbers
 from runner.sharding.strategies import PlannedPart
 from runner.sharding.unchanged import KEY, Plan
 
@@ -49,18 +51,38 @@ class WriteResult:
 
 
 @dataclass(frozen=True)
-class SmallFile:
-    """A file that is copied unchanged: config, tokenizer, an original header."""
+class Target:
+    """A file to write."""
 
-    place: str  # path below the folder
+    name: str  # path below the folder
     nbytes: int
-    sha256: str
-    content: Path | bytes
+    pieces: Callable[[Advance], Iterable[bytes | memoryview]]  # makes its bytes
+    digest: str | None = None  # where it is known
+    tensors: tuple[Tensor, ...] = ()  # of a file of weights
 
     @property
-    def entry(self) -> dict[str, Any]:
-        """What the manifest says of it."""
-        return {"file": Path(self.place).name, "bytes": self.nbytes, "sha256": self.sha256}
+    def params(self) -> int:
+        """How many numbers it holds."""
+        return sum(tensor.params for tensor in self.tensors)
+
+    def is_at(self, path: Path) -> bool:
+        """Tell whether a file is this one, finished; where no digest is known, its bytes are made once more."""
+        if not path.is_file() or byteio.file_size(path) != self.nbytes:
+            return False
+        digest = self.digest or byteio.digest_of(self.pieces(lambda _: None), "xxh3_128")
+        return byteio.file_digest(path, byteio.algorithm_of(digest)) == digest
+
+    def write(self, folder: Path, advance: Advance = lambda _: None, durable: bool = False) -> None:
+        """Write the file into a folder; raise JobFailed where it has not the known digest."""
+        path, algorithm = folder / self.name, byteio.algorithm_of(self.digest) if self.digest else "xxh3_128"
+        byteio.make_folder(path.parent)
+        byteio.write_digested(path, self.pieces(advance), algorithm, self.digest, durable=durable)
+
+
+def copied(path: Path, name: str, nbytes: int | None = None, digest: str | None = None) -> Target:
+    """A file that is copied unchanged: config, tokenizer."""
+    size = byteio.file_size(path) if nbytes is None else nbytes
+    return Target(name, size, lambda _: byteio.read_range(path, 0, size), digest or byteio.file_digest(path, "sha256"))
 
 
 class Meter:
@@ -89,14 +111,13 @@ def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, d
     stored = sum(part.nbytes for part in plan.parts)
     with progress(2 * stored if compare is Compare.content else None, "compare", "bytes") as bar:
         kept = unchanged.find_unchanged(folder, earlier, plan, state, compare, Meter(bar))
-    companions = [_companion(path) for path in plan.checkpoint.companions]
+    companions = [copied(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
     headers = [_header(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
-    missing = [small for small in (*companions, *headers) if not _is_there(folder, small)]
+    missing = [small for small in (*companions, *headers) if not small.is_at(folder / small.name)]
     todo = [part for part in plan.parts if part.part_id not in kept]
     _require_space(folder, todo, missing)
     manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        **STAMP,
         "strategy": plan.strategy,
         "checksums": plan.checksums,
         "num_parts": len(plan.parts),
@@ -107,8 +128,8 @@ def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, d
             "files": _source_files(plan, earlier, state, progress),
             "state": state,
         },
-        "companions": [small.entry for small in companions],
-        "headers": [small.entry for small in headers],
+        "companions": [_listed(small) for small in companions],
+        "headers": [_listed(small) for small in headers],
         **_contents_of(plan),
         "archive": None,
         "parts": [kept[part_id] for part_id in sorted(kept)],
@@ -127,7 +148,7 @@ def _write(
     plan: Plan,
     done: WriteResult,
     todo: list[PlannedPart],
-    missing: list[SmallFile],
+    missing: list[Target],
     progress: OpenProgress,
     durable: bool,
 ) -> None:
@@ -138,10 +159,7 @@ def _write(
         byteio.write_json(folder / UNFINISHED, manifest, durable)
         (folder / MANIFEST).unlink(missing_ok=True)  # from here on it would be wrong
         for small in missing:
-            byteio.make_folder((folder / small.place).parent)
-            content = small.content
-            pieces = [content] if isinstance(content, bytes) else byteio.read_range(content, 0, small.nbytes)
-            byteio.write_file(folder / small.place, pieces, small.sha256, durable)
+            small.write(folder, durable=durable)
         began, meter, state = time.perf_counter(), Meter(bar), manifest["source"]["state"]
         for part in todo:
             bar.describe(f"part {part.part_id} of {len(plan.parts)}")
@@ -155,10 +173,10 @@ def _write(
 
 
 def _write_part(
-    folder: Path, part: PlannedPart, plan: Plan, key: str, durable: bool, advance: Callable[[int], None]
+    folder: Path, part: PlannedPart, plan: Plan, key: str, durable: bool, advance: Advance
 ) -> dict[str, Any]:
     """Write part_N.safetensors and partition_N.json, and return the part's entry in the manifest."""
-    name, partition = part_file(part.part_id), partition_file(part.part_id)
+    name, partition = part_file(part.part_id), partition_name(part.part_id)
     header, digests = plan.header(part), dict[str, str]()
     pieces = byteio.tensor_bytes(header, part.tensors, advance, digests, plan.checksums)
     digest = byteio.write_digested(folder / name, pieces, plan.checksums, durable=durable)
@@ -167,25 +185,12 @@ def _write_part(
         reference = {"file": name, "tensor": tensor.name, "dtype": tensor.dtype, "offset": offset}
         reference |= {"nbytes": tensor.nbytes, "digest": digests[tensor.name]}
         offset += tensor.nbytes
-        layers.append(
-            {
-                "name": tensor.name,
-                "layer_type": layer_type(tensor.name),
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "parameters": reference,
-            }
-        )
-    content = {
-        "part_id": part.part_id,
-        "layers": layers,
-        "parameters_format": REFERENCE,
-        "total_params": part.params,
-    }
-    if plan.inline:
-        partition_sha256 = inline_partition.write_inline(folder / partition, content, part.tensors)
-    else:
-        partition_sha256 = byteio.write_file(folder / partition, [_one_line_per_tensor(content)], durable=durable)
+        layer = {"name": tensor.name, "layer_type": layer_type(tensor.name), "dtype": tensor.dtype}
+        layers.append(layer | {"shape": list(tensor.shape), "parameters": reference})
+    form = INLINE if plan.inline else REFERENCE
+    content = {"part_id": part.part_id, "layers": layers, "parameters_format": form, "total_params": part.params}
+    text = with_numbers(content, part.tensors) if plan.inline else [_one_line_per_tensor(content)]
+    partition_sha256 = byteio.write_file(folder / partition, text, durable=durable)
     return {
         "part_id": part.part_id,
         "file": name,
@@ -210,18 +215,15 @@ def _one_line_per_tensor(partition: dict[str, Any]) -> bytes:
     return f'{{"part_id": {partition["part_id"]},\n "layers": [\n  {layers}\n ],\n {rest[1:]}\n'.encode()
 
 
-def _companion(path: Path) -> SmallFile:
-    return SmallFile(f"{MODEL_FILES}/{path.name}", byteio.file_size(path), byteio.file_sha256(path), path)
+def _header(file: str, header: bytes) -> Target:
+    digest = byteio.digest_of([header], "sha256")
+    return Target(f"{SOURCE_HEADERS}/{file}.header", len(header), lambda _: [header], digest)
 
 
-def _header(file: str, header: bytes) -> SmallFile:
-    sha256 = byteio.digest_of([header], "sha256").partition(":")[2]
-    return SmallFile(f"{SOURCE_HEADERS}/{file}.header", len(header), sha256, header)
-
-
-def _is_there(folder: Path, small: SmallFile) -> bool:
-    path = folder / small.place
-    return path.is_file() and byteio.file_size(path) == small.nbytes and byteio.file_sha256(path) == small.sha256
+def _listed(small: Target) -> dict[str, Any]:
+    """What the manifest says of a file that is copied unchanged."""
+    sha256 = str(small.digest).removeprefix("sha256:")
+    return {"file": Path(small.name).name, "bytes": small.nbytes, "sha256": sha256}
 
 
 def _source_files(
@@ -229,18 +231,20 @@ def _source_files(
 ) -> list[dict[str, Any]]:
     """List the source's files, with their SHA-256 only where that was asked for: it reads all files once more."""
     files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
-    digests: dict[str, Any] = {file.path.name: None for file in files}
+    digests: dict[str, Any] = {}
     if plan.checksums == "sha256":
         there = earlier.get("source", {})
         states = there.get("state", {}).get("files", {})
         known = {one.get("file"): one.get("digest") for one in there.get("files", [])}
-        same = {name for name in digests if states.get(name) == state["files"][name] and known.get(name)}
-        digests |= {name: known[name] for name in same}
-        with progress(sum(file.size for file in files if file.path.name not in same), "hash", "bytes") as bar:
-            for file in files:
-                if file.path.name not in same:
-                    digests[file.path.name] = byteio.file_digest(file.path, "sha256", Meter(bar))
-    entries = [{"file": file.path.name, "bytes": file.size, "digest": digests[file.path.name]} for file in files]
+        same = [name for name, now in state["files"].items() if states.get(name) == now and known.get(name)]
+        digests = {name: known[name] for name in same}
+        todo = [file for file in files if file.path.name not in digests]
+        with progress(sum(file.size for file in todo), "hash", "bytes") as bar:
+            for file in todo:
+                digests[file.path.name] = byteio.file_digest(file.path, "sha256", Meter(bar))
+    entries: list[dict[str, Any]] = [
+        {"file": file.path.name, "bytes": file.size, "digest": digests.get(file.path.name)} for file in files
+    ]
     if plan.checkpoint.format == "bin":  # it keeps no header, and merge makes shards of the same tensors
         for entry, file in zip(entries, files, strict=True):
             entry["tensors"] = [tensor.name for tensor in file.tensors]
@@ -249,13 +253,13 @@ def _source_files(
 
 def _contents_of(plan: Plan) -> dict[str, Any]:
     """Say which parts hold embedding, norm and head, and how large the model is, counted once and as stored."""
-    parts, tensors = plan.parts, plan.checkpoint.tensors
+    parts = plan.parts
 
     def holders(*what: str) -> list[int]:
         return [part.part_id for part in parts if {*what} & {*part.holds}]
 
-    def parts_with(name: str) -> list[int]:
-        return [part.part_id for part in parts if any(tensor.name == name for tensor in part.tensors)]
+    def parts_with(tensor: Tensor) -> list[int]:
+        return [part.part_id for part in parts if tensor in part.tensors]
 
     return {
         "layers": {"prefix": plan.layout.stack, "count": len(plan.layout.layers)},
@@ -263,18 +267,12 @@ def _contents_of(plan: Plan) -> dict[str, Any]:
         "embedding": holders("embedding"),
         "norm": holders("norm"),
         "head": holders("head", "tied head"),
-        "tied": [{"tensor": one.name, "parts": parts_with(one.name), "as": "head"} for one in plan.layout.tied],
-        "totals": {
-            "tensors": len(tensors),
-            "unique_params": sum(tensor.params for tensor in tensors),
-            "stored_params": sum(part.params for part in parts),
-            "unique_bytes": sum(tensor.nbytes for tensor in tensors),
-            "stored_bytes": sum(part.nbytes for part in parts),
-        },
+        "tied": [{"tensor": one.name, "parts": parts_with(one), "as": "head"} for one in plan.layout.tied],
+        "totals": vars(Totals.of(plan.checkpoint.tensors, [tensor for part in parts for tensor in part.tensors])),
     }
 
 
-def _require_space(folder: Path, todo: list[PlannedPart], missing: list[SmallFile]) -> None:
+def _require_space(folder: Path, todo: list[PlannedPart], missing: list[Target]) -> None:
     """Require room on the disk; a part is written beside its predecessor, which is removed afterwards."""
     needed = held = sum(small.nbytes for small in missing)
     for part in todo:

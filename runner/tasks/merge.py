@@ -9,7 +9,6 @@ partition_N.json files becomes one safetensors file.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,29 +18,27 @@ from runner.config.task import MergeConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.core.machine import MIB
 from runner.core.result import Result
-from runner.sharding import inline_partition, json_numbers, restore
+from runner.sharding import restore
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.sharding.restore import CopiedFile, Target, WeightsFile
-from runner.sharding.write import Meter
-from runner.store.jobs import Recorder
+from runner.sharding.partition_file import safetensors_dtype
+from runner.sharding.restore import FromNumbers, is_legacy, read_legacy
+from runner.sharding.write import Meter, Target
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 2
 USES = frozenset({Uses.own_location})
 FROM_LEDGER = True
 
-MIB = machine.MIB
-
 
 @dataclass
 class Parts(Inputs):
-    """The folder of the parts, and its manifest where it has one."""
+    """What the parts are: a manifest, or numbers in the old form."""
 
     task: MergeConfig
-    folder: Path
-    manifest: Manifest | None
+    split: Manifest | FromNumbers
 
 
 def prepare(config: RunnerConfig) -> Parts:
@@ -49,51 +46,58 @@ def prepare(config: RunnerConfig) -> Parts:
     task = config.task
     assert isinstance(task, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
-    if inline_partition.is_legacy(folder):
-        partitions = inline_partition.read_legacy(folder)
-        return Parts({one.path.name: byteio.file_sha256(one.path) for one in partitions}, task, folder, None)
+    if is_legacy(folder):
+        partitions = read_legacy(folder)
+        kind = None if task.dtype is Dtype.auto else safetensors_dtype(task.dtype.value)
+        hashes = {one.path.name: byteio.file_sha256(one.path) for one in partitions}
+        return Parts(hashes, task, FromNumbers(folder, partitions, kind))
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
         raise ConfigError(
             f"task.dtype={task.dtype}: only numbers in JSON without a {MANIFEST} have no dtype of their own; these "
             "parts keep theirs: leave task.dtype out"
         )
-    return Parts({"manifest": byteio.file_sha256(folder / MANIFEST)}, task, folder, manifest)
+    return Parts({"manifest": manifest.sha256}, task, manifest)
 
 
 def run(inputs: Parts, context: Context) -> Result:
     """Check the parts, restore the files, and say how many bytes that were."""
     machine.reset_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
-    parts_dir, manifest, recorder = inputs.folder, inputs.manifest, context.recorder
+    split, recorder = inputs.split, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
-    targets = _from_json(parts_dir, inputs.task.dtype) if manifest is None else _from_parts(manifest, recorder)
+    facts, notes = {"output_dir": str(folder), "source": split.source}, list[str]()
+    if isinstance(split, Manifest):
+        targets = restore.targets(split, require_complete(split, recorder.progress))
+        facts["bit_identical"] = _proof(split)
+    else:
+        targets = split.targets()
     missing = _missing(folder, targets)
-    byteio.require_space(folder, sum(target.nbytes for target in missing))
+    to_write = sum(target.nbytes for target in missing)
+    byteio.require_space(folder, to_write)
     byteio.make_folder(folder)
     write_started = time.perf_counter()
-    with (
-        byteio.hold(folder, "task.output_dir"),
-        recorder.progress(sum(target.nbytes for target in missing), "merge", "bytes") as bar,
-    ):
+    with byteio.hold(folder, "task.output_dir"), recorder.progress(to_write, "merge", "bytes") as bar:
         meter = Meter(bar)
         for target in missing:
             bar.describe(f"write {target.name}")
-            algorithm = "xxh3_128" if target.digest is None else byteio.algorithm_of(target.digest)
-            byteio.write_digested(folder / target.name, target.pieces(meter), algorithm, target.digest)
+            target.write(folder, meter)
     now = time.perf_counter()
-    weights = [target for target in targets if isinstance(target, WeightsFile | inline_partition.RestoredFile)]
-    written_mib = sum(target.nbytes for target in missing) / MIB
+    weights = [target for target in targets if target.tensors]
+    if isinstance(split, FromNumbers) and split.rounded:
+        notes.append(f"{split.rounded} numbers had to be rounded to their dtype")
+    if not missing:
+        notes.append("all files were there already: nothing was written")
     return Result(
         metrics={
-            "num_parts": manifest.num_parts if manifest else len(list(parts_dir.glob("partition_*.json"))),
+            "num_parts": split.num_parts,
             "files": len(weights),
             "tensors": sum(len(file.tensors) for file in weights),
             "total_params": sum(file.params for file in weights),
             "merged_mib": sum(file.nbytes for file in weights) / MIB,
-            "written_mib": written_mib,
+            "written_mib": to_write / MIB,
             "seconds": now - started,
-            "write_mib_per_s": written_mib / (now - write_started),
+            "write_mib_per_s": to_write / MIB / (now - write_started),
             "peak_rss_mib": machine.peak_rss_mib(),
             "rss_growth_mib": max(0.0, machine.peak_rss_mib() - rss_mib),
         },
@@ -101,31 +105,13 @@ def run(inputs: Parts, context: Context) -> Result:
             {"file": file.name, "tensors": len(file.tensors), "params": file.params, "mib": file.nbytes / MIB}
             for file in weights
         ],
-        facts={"output_dir": str(folder), "source": manifest.source if manifest else parts_dir.name}
-        | ({"bit_identical": _proof(manifest)} if manifest else {}),
-        notes=[*_notes(weights), *(["all files were there already: nothing was written"] if not missing else [])],
+        facts=facts,
+        notes=notes,
         artifacts=[str(folder / target.name) for target in targets],
     )
 
 
-def _from_parts(manifest: Manifest, recorder: Recorder) -> list[Target]:
-    """Check everything that will be read, and list the files to write."""
-    with recorder.progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
-        checked = require_complete(manifest, Meter(bar))
-    return restore.targets(manifest, checked)
-
-
-def _from_json(folder: Path, dtype: Dtype) -> list[Target]:
-    """List the files to write from partitions that hold their numbers."""
-    kind = None if dtype is Dtype.auto else json_numbers.safetensors_dtype(dtype.value)
-    copied = [
-        CopiedFile(path.name, byteio.file_size(path), path, f"sha256:{byteio.file_sha256(path)}")
-        for path in inline_partition.companions(folder)
-    ]
-    return [*copied, inline_partition.RestoredFile(inline_partition.read_legacy(folder), kind)]
-
-
-def _missing(folder: Path, targets: Sequence[Target]) -> list[Target]:
+def _missing(folder: Path, targets: list[Target]) -> list[Target]:
     """Return what is still to be written; a folder with anything else than finished targets is refused."""
     known = {target.name: target for target in targets}
     there = set()
@@ -146,8 +132,3 @@ def _proof(manifest: Manifest) -> str:
     if manifest.source_format == "bin":
         return f"{tensors}; the .bin is now safetensors"
     return f"yes: {tensors}, and every header is the source's"
-
-
-def _notes(weights: Sequence[Target]) -> list[str]:
-    rounded = sum(file.rounded for file in weights if isinstance(file, inline_partition.RestoredFile))
-    return [f"{rounded} numbers had to be rounded to their dtype"] if rounded else []

@@ -7,21 +7,18 @@ of every part, and on the prompts. A process that dies ends the job by name; com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
-from runner.config.task import PipelineConfig
+from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.core.result import Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 from runner.engines.base import EngineStats, Request
-from runner.sharding.family import require_runnable
-from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.sharding.placement import part_cuts
+from runner.sharding.manifest import Manifest, read_manifest
+from runner.sharding.strategies import part_cuts
 from runner.store.jobs import write_atomically
 from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import Completed, complete_missing, count_completions, sample_of
@@ -42,7 +39,8 @@ class PartsAndPrompts(Inputs):
 
 def prepare(config: RunnerConfig) -> PartsAndPrompts:
     """Read and hash manifest and prompts; refuse what cannot run, as far as the manifest tells."""
-    task, manifest = _task(config), _manifest(config)
+    task = pipeline_of(config.task)
+    manifest = read_manifest(task.parts)
     for key, plain in (("quantization", "none"), ("lora", "none"), ("rope", "native")):
         if (choice := getattr(config, key).name) != plain:
             raise ConfigError(f"{key}={choice}: task=pipeline runs the parts as they were split: use {key}={plain}")
@@ -50,13 +48,12 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
         raise ConfigError(
             f"model.device_map={device_map}: task=pipeline gives each process its own parts and device: leave it out"
         )
-    require_runnable(manifest)
+    manifest.require_runnable()
     part_cuts(manifest, task.processes or manifest.num_parts)
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         raise ConfigError("branches: task=pipeline has none, each prompt has one completion: use task=generate")
-    hashes = {"manifest": byteio.file_sha256(manifest.folder / MANIFEST), "prompts": prompts_sha256(prompts)}
-    return PartsAndPrompts(hashes, task, manifest, prompts)
+    return PartsAndPrompts({"manifest": manifest.sha256, "prompts": prompts_sha256(prompts)}, task, manifest, prompts)
 
 
 def run(inputs: PartsAndPrompts, context: Context) -> Result:
@@ -86,7 +83,7 @@ def joins(config: RunnerConfig) -> int | None:
 
 def predict_mib(config: RunnerConfig) -> float:
     """Return the size of the parts: each is loaded by one process."""
-    return sum(part.raw.nbytes for part in _manifest(config).parts) / MIB
+    return sum(part.raw.nbytes for part in read_manifest(pipeline_of(config.task).parts).parts) / MIB
 
 
 def _account(done: Completed, stats: EngineStats) -> list[dict[str, Any]]:
@@ -112,12 +109,3 @@ def _text(prompts: list[Given], samples: list[Sample], show: int) -> str:
         return texts[0]
     shown = [f"[{index}] {text}" for index, text in enumerate(texts[:show])]
     return "\n\n".join([*shown, *([f"... and {len(texts) - show} more"] if len(texts) > show else [])])
-
-
-def _manifest(config: RunnerConfig) -> Manifest:
-    return read_manifest(Path(_task(config).parts).expanduser().absolute())
-
-
-def _task(config: RunnerConfig) -> PipelineConfig:
-    assert isinstance(config.task, PipelineConfig)
-    return config.task

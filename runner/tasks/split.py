@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runner.checkpoints import random_weights, resolve
 from runner.checkpoints.layout import find_layers
@@ -30,9 +30,10 @@ from runner.core.errors import ConfigError
 from runner.core.progress import Progress, tell
 from runner.core.result import Result
 from runner.engines.kinds import kind_of
-from runner.sharding import inline_partition, plan_picture, vllm_command, write
+from runner.sharding import plan_picture, write
 from runner.sharding.bin_file import read_bin
 from runner.sharding.manifest import MANIFEST
+from runner.sharding.partition_file import refuse_large
 from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.jobs import Job, write_atomically
@@ -74,16 +75,15 @@ def run(inputs: Planned, context: Context) -> Result:
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     config, recorder = context.config, context.recorder
     task, plan = _task(config), _made(config, inputs.plan)
-    stored = sum(part.nbytes for part in plan.parts)
-    sizes = [part.nbytes for part in plan.parts]
+    sizes, tensors = [part.nbytes for part in plan.parts], plan.checkpoint.tensors
     metrics: dict[str, float] = {
         "num_parts": len(plan.parts),
-        "tensors": len(plan.checkpoint.tensors),
-        "total_params": sum(tensor.params for tensor in plan.checkpoint.tensors),
-        "unique_mib": sum(tensor.nbytes for tensor in plan.checkpoint.tensors) / MIB,
-        "stored_mib": stored / MIB,
+        "tensors": len(tensors),
+        "total_params": sum(tensor.params for tensor in tensors),
+        "unique_mib": sum(tensor.nbytes for tensor in tensors) / MIB,
+        "stored_mib": sum(sizes) / MIB,
         "largest_part_mib": max(sizes) / MIB,
-        "balance": max(sizes) * len(sizes) / stored,
+        "balance": max(sizes) * len(sizes) / sum(sizes),
     }
     result = Result(
         metrics=metrics,
@@ -94,7 +94,9 @@ def run(inputs: Planned, context: Context) -> Result:
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
     write_atomically(recorder.folder / PICTURE, plan_picture.svg(plan.parts, title))
     if task.explain is Explain.vllm:
-        result.text = vllm_command.vllm(_served_name(config, plan), plan.revision, plan.parts, plan.checkpoint.config)
+        # what another program calls the model: its hub id, else its folder
+        name = config.model.name if plan.place is None else str(plan.checkpoint.folder)
+        result.text = plan_picture.vllm(name, plan.revision, plan.parts, plan.checkpoint.config)
         return result
     if config.print is not Print.none:
         tell("\n".join([title, *plan_picture.lines(plan.parts)]))
@@ -152,13 +154,13 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
         if (choice := getattr(config, key).name) != "none":
             raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")
     model = local_model(config.model)
-    checkpoint = _noise(model) if model.random_weights and not may_write else _read(config)
+    checkpoint = _noise(model) if model.random_weights and not may_write else _read(model)
     layout = find_layers(checkpoint)
     if task.inline_parameters:
-        inline_partition.refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
-    told = {"ratios": task.ratios} if task.ratios else {"ranges": task.ranges} if task.ranges else {}
-    name = Path(config.model.name)
-    is_hub_id = not name.expanduser().exists() and config.model.name != "embedded"
+        refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
+    told = {key: value for key in ("ratios", "ranges") if (value := getattr(task, key))}
+    named = Path(config.model.name).expanduser()
+    is_local = model.random_weights or named.exists() or config.model.name == "embedded"
     return Plan(
         checkpoint,
         layout,
@@ -166,17 +168,17 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
         {"name": task.strategy.value, **told},
         task.checksums.value,
         # where it lay on this machine is nobody else's business
-        checkpoint.folder.name if name.expanduser().is_absolute() else config.model.name,
+        checkpoint.folder.name if named.is_absolute() else config.model.name,
         model.revision,
-        _place(checkpoint.folder) if model.random_weights or not is_hub_id else None,
+        hashlib.sha256(str(checkpoint.folder).encode()).hexdigest()[:16] if is_local else None,
         task.inline_parameters,
     )
 
 
-def _read(config: RunnerConfig) -> Checkpoint:
-    folder = resolve.locate(local_model(config.model))
+def _read(model: LocalModelConfig) -> Checkpoint:
+    folder = resolve.locate(model)
     if folder.is_file():
-        raise ConfigError(f"model.name={config.model.name}: task=split cuts safetensors and .bin, this is a .gguf file")
+        raise ConfigError(f"model.name={model.name}: task=split cuts safetensors and .bin, this is a .gguf file")
     return read_checkpoint(folder, read_bin)
 
 
@@ -187,10 +189,6 @@ def _noise(model: LocalModelConfig) -> Checkpoint:
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])
 
 
-def _place(folder: Path) -> str:
-    return hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-
-
 def _output_dir(config: RunnerConfig, plan: Plan) -> Path:
     """Where the parts go: where the user says, else a folder of their own in output_dir."""
     if (given := _task(config).output_dir) is not None:
@@ -198,11 +196,6 @@ def _output_dir(config: RunnerConfig, plan: Plan) -> Path:
     name = Path(plan.name).name or plan.checkpoint.folder.name
     kind = "" if plan.strategy["name"] == Strategy.balanced_bytes else f"-{plan.strategy['name']}"
     return Path(config.output_dir).expanduser().absolute() / "parts" / f"{name}-{len(plan.parts)}{kind}"
-
-
-def _served_name(config: RunnerConfig, plan: Plan) -> str:
-    """What another program calls the model: its hub id, else its folder."""
-    return config.model.name if plan.place is None else str(plan.checkpoint.folder)
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -216,11 +209,8 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("parts by type hold no whole layers: they can be merged and verified, not run as a pipeline")
     if plan.checkpoint.format == "bin":
         notes.append("the source is .bin: merge gives the same tensors back, as safetensors")
-        seen: dict[tuple[Any, ...], int] = {}
-        for tensor in plan.checkpoint.tensors:
-            place = (tensor.file, tensor.offset, tensor.nbytes)
-            seen[place] = seen.get(place, 0) + bool(tensor.nbytes)
-        if shared := sum(count for count in seen.values() if count > 1):
+        places = Counter((one.file, one.offset, one.nbytes) for one in plan.checkpoint.tensors if one.nbytes)
+        if shared := sum(count for count in places.values() if count > 1):
             notes.append(f"{shared} tensors of the source share their bytes with another: each is written by its name")
     if left_out := plan.checkpoint.left_out:
         notes.append(f"not copied, as neither this checkpoint's weights nor its configuration: {left_out}")

@@ -1,36 +1,33 @@
 """Check the parts of a split against their manifest, and against the source where one is given.
 
-Everything that is wrong is listed, not only the first: with file, tensor, what was expected and what was found. A
-verification is never answered from the ledger: what was whole yesterday may be damaged today.
+Everything that is wrong is listed, not only the first: with file, tensor, what was expected and what was found.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio, resolve
+from runner.checkpoints import resolve
 from runner.checkpoints.weight_files import Checkpoint, read_checkpoint
 from runner.config.model import LocalModelConfig, ModelConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import VerifyConfig, VerifyLevel
 from runner.core import machine
 from runner.core.errors import ConfigError
+from runner.core.machine import MIB
 from runner.core.result import Result
 from runner.sharding.bin_file import read_bin
 from runner.sharding.check import CheckedPart, check_files, check_part
-from runner.sharding.completeness import coverage_problems, source_bytes, source_problems
-from runner.sharding.manifest import MANIFEST, SOURCE_HEADERS, Manifest, PartEntry, read_manifest
+from runner.sharding.completeness import coverage_problems, source_problems
+from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # the source, where there is one, is compared and not trusted
 FROM_LEDGER = False  # what was whole yesterday may be damaged today
-
-MIB = machine.MIB
 
 
 @dataclass
@@ -45,9 +42,8 @@ def prepare(config: RunnerConfig) -> Parts:
     """Refuse what is no parts folder; the rest is what this task is there to find out."""
     task = config.task
     assert isinstance(task, VerifyConfig)
-    folder = Path(task.parts).expanduser().absolute()
-    manifest = read_manifest(folder)
-    return Parts({"manifest": byteio.file_sha256(folder / MANIFEST)}, task, manifest)
+    manifest = read_manifest(task.parts)
+    return Parts({"manifest": manifest.sha256}, task, manifest)
 
 
 def run(inputs: Parts, context: Context) -> Result:
@@ -56,35 +52,40 @@ def run(inputs: Parts, context: Context) -> Result:
     started, task, manifest, recorder = time.perf_counter(), inputs.task, inputs.manifest, context.recorder
     checkpoint = _source(task, context.config.model)
     deep = task.level is VerifyLevel.full
-    total = sum(_to_read(part) for part in manifest.parts) + (source_bytes(checkpoint) if checkpoint else 0)
-    checked, rows, problems = list[CheckedPart](), list[dict[str, Any]](), list[str]()
-    nbytes = 0
-    with recorder.progress(total if deep else None, "verify", "bytes") as bar:
+    in_source = sum(tensor.nbytes for tensor in checkpoint.tensors) if checkpoint else 0
+    stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
+    checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[str](), 0
+
+    def note(file: str, found: list[str], what: str, part: str = "-") -> None:
+        """Add a line to the table, and its problems to all of them."""
+        problems.extend(found)
+        status = f"{len(found)} problem{'s' * (len(found) > 1)}" if found else "ok"
+        rows.append({"part": part, "file": file, "status": status, "checked": what})
+
+    with recorder.progress(stored + in_source if deep else None, "verify", "bytes") as bar:
         meter = Meter(bar)
         for entry in manifest.parts:
             bar.describe(f"verify {entry.stored.file}")
             part = check_part(manifest, entry, task.level, meter)
             checked.append(part)
-            rows.append(_part_row(part, deep))
-            problems += part.problems
+            what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
+            what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
+            note(entry.stored.file, part.problems, what, str(entry.part_id))
+            rows[-1] |= _speed(part.nbytes, part.seconds)
             nbytes += part.nbytes
         for folder, found in check_files(manifest, task.level).items():
-            count = len(manifest.companions if folder != SOURCE_HEADERS else manifest.headers)
-            rows.append(_row("-", f"{folder}/", found, f"{'sha256' if deep else 'size'} of {_files(count)}"))
-            problems += found
+            count = len(manifest.around[folder])
+            note(f"{folder}/", found, f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}")
         found = coverage_problems(manifest, checked)
-        rows.append(_row("-", MANIFEST, found, f"each of {manifest.totals.tensors} tensors once, tied ones, totals"))
-        problems += found
+        note(MANIFEST, found, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
         if checkpoint is not None:
             bar.describe("compare with the source")
             began = time.perf_counter()
             found = source_problems(manifest, checked, checkpoint, task.level, meter)
-            what = "content" if deep else "dtype and shape"
-            row = _row("-", f"source {checkpoint.folder.name}", found, f"{what} of {len(checkpoint.tensors)} tensors")
-            read = source_bytes(checkpoint) if deep else 0
-            rows.append(row | _speed(read, time.perf_counter() - began))
-            problems += found
-            nbytes += read
+            what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
+            note(f"source {checkpoint.folder.name}", found, what)
+            rows[-1] |= _speed(in_source if deep else 0, time.perf_counter() - began)
+            nbytes += in_source if deep else 0
     seconds = time.perf_counter() - started
     return Result(
         metrics={
@@ -115,28 +116,6 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
     if folder.is_file():
         raise ConfigError(f"task.source={name}: a .gguf file, which no parts are made from")
     return read_checkpoint(folder, read_bin)
-
-
-def _to_read(entry: PartEntry) -> int:
-    return entry.raw.nbytes + (entry.stored.nbytes if entry.frames else 0)
-
-
-def _part_row(part: CheckedPart, deep: bool) -> dict[str, Any]:
-    entry = part.entry
-    what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
-    what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
-    row = _row(entry.part_id, entry.stored.file, part.problems, what)
-    return row | _speed(part.nbytes, part.seconds)
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
-def _row(part: int | str, file: str, problems: list[str], what: str) -> dict[str, Any]:
-    count = len(problems)
-    status = "ok" if not count else f"{count} problem{'s' * (count > 1)}"
-    return {"part": str(part), "file": file, "status": status, "checked": what}
 
 
 def _speed(nbytes: int, seconds: float) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Tri
     trip.split(source, 2)
     trip.pack()
     with pytest.raises(ConfigError, match=r"parts are an archive \(zstd\).* runner task=archive task\.archive=none"):
-        read_manifest(trip.packed).refuse_archive()
+        read_manifest(trip.packed).require_runnable()
     trip.packed.rename(trip.folder / "aside")
     trip.parts.rename(trip.packed)
     with pytest.raises(ConfigError, match=r"task\.archive=none: .* is no archive"):

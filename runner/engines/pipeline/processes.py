@@ -29,7 +29,7 @@ from runner.core import child, errors
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, has_own_gpu, manifest_of
 from runner.engines.pipeline.transport import Kind, PeerGone, Transport
-from runner.sharding.placement import parts_of
+from runner.sharding.strategies import parts_of
 
 STAGE_PROCESS = "runner.engines.pipeline.stage_process"
 POLL_S = 0.1

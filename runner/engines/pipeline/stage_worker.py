@@ -21,8 +21,8 @@ from runner.engines.sampling import Sampler
 from runner.models.load import default_threads, pick_device, pick_dtype
 from runner.sharding.load_part import load_part
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
-from runner.sharding.placement import part_cuts
 from runner.sharding.stage import Stage
+from runner.sharding.strategies import part_cuts
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from trips import Trip, contents
 from runner.checkpoints import byteio
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError
-from runner.sharding import inline_partition, json_numbers
+from runner.sharding import partition_file
 from runner.sharding.partition_file import Inline, Reference, read_partition
+from runner.sharding.restore import read_legacy
 
 
 def write_old(folder: Path, tensors: dict[str, torch.Tensor], num_parts: int = 2, indent: int | None = None) -> Path:
@@ -99,12 +100,12 @@ def test_pieces_may_end_anywhere(trip: Trip, chunk: int, monkeypatch: pytest.Mon
     old = write_old(trip.folder / "old", tensors, indent=1)
     monkeypatch.setattr(byteio, "CHUNK_BYTES", chunk)
     monkeypatch.setattr("runner.sharding.partition_file.OVERLAP_BYTES", 40)
-    partitions = inline_partition.read_legacy(old)
+    partitions = read_legacy(old)
     found = {layer.name: (one, layer) for one in partitions for layer in one.layers}
     assert list(found) == list(tensors)
     for name, tensor in tensors.items():
         assert isinstance(found[name][1].parameters, Inline)
-        values = np.concatenate([*json_numbers.from_json(*found[name]), np.zeros(0)])
+        values = np.concatenate([*partition_file.from_json(*found[name]), np.zeros(0)])
         assert values.tolist() == tensor.double().flatten().tolist()
 
 
@@ -237,8 +238,8 @@ def test_verify_compares_the_numbers_with_the_tensors(model: Path, trip: Trip) -
 
 def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
     with pytest.raises(ConfigError, match=r"1,235,814,400 parameters would be 25\.32 GiB of JSON text, and 1,000,000"):
-        inline_partition.refuse_large(1_235_814_400)
-    inline_partition.refuse_large(1_000_000)
+        partition_file.refuse_large(1_235_814_400)
+    partition_file.refuse_large(1_000_000)
     source = trip.folder / "source"
     source.mkdir()
     (source / "config.json").write_text('{"n_layer": 2}')
@@ -266,32 +267,32 @@ def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
 def test_all_numbers_of_one_byte_are_torchs(dtype: str, kind: torch.dtype) -> None:
     codes = torch.arange(2 if kind is torch.bool else 256, dtype=torch.uint8)
     expected = codes.view(kind).float().numpy()
-    assert np.array_equal(json_numbers.decode(dtype, codes.numpy().tobytes()).astype("<f4"), expected, equal_nan=True)
+    assert np.array_equal(partition_file.decode(dtype, codes.numpy().tobytes()).astype("<f4"), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("BF16", torch.bfloat16), ("F16", torch.float16)])
 def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype) -> None:
     patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     every = patterns.view(kind).float()
-    assert np.array_equal(json_numbers.decode(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True)
+    assert np.array_equal(partition_file.decode(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True)
     finite = every[every.isfinite()]
     torch.manual_seed(0)
     between = finite + torch.rand(len(finite)) * finite.abs() * 2**-8  # and what lies between two of them
     ties = (finite[:-1].double() + finite[1:].double()).div(2).float()
     for values in (finite, between, ties):
         values = values[values.abs() < 6e4]
-        data, _ = json_numbers.encode(values.double().numpy(), dtype, "here")
+        data, _ = partition_file.encode(values.double().numpy(), dtype, "here")
         assert data == checkpoints.as_bytes(values.to(kind))
-    assert json_numbers.encode(finite.double().numpy(), dtype, "here")[1] == 0
+    assert partition_file.encode(finite.double().numpy(), dtype, "here")[1] == 0
     with pytest.raises(DataError, match=f"here: 1e\\+39 is beyond the range of {dtype}"):
-        json_numbers.encode(np.array([1e39]), dtype, "here")
+        partition_file.encode(np.array([1e39]), dtype, "here")
 
 
 def test_dtypes_that_hold_no_such_numbers() -> None:
     with pytest.raises(DataError, match="I8 expected, found numbers with fractions"):
-        json_numbers.encode(np.array([1.5]), "I8", "here")
+        partition_file.encode(np.array([1.5]), "I8", "here")
     with pytest.raises(ConfigError, match=r"here: numbers cannot be stored as F8_E4M3: use task\.dtype=float32"):
-        json_numbers.encode(np.array([1.5]), "F8_E4M3", "here")
+        partition_file.encode(np.array([1.5]), "F8_E4M3", "here")
     safetensors_dtype = {
         "torch.bfloat16": "BF16",
         "float32": "F32",
@@ -299,4 +300,4 @@ def test_dtypes_that_hold_no_such_numbers() -> None:
         "torch.int8": "I8",
         "attention": None,
     }
-    assert {word: json_numbers.safetensors_dtype(word) for word in safetensors_dtype} == safetensors_dtype
+    assert {word: partition_file.safetensors_dtype(word) for word in safetensors_dtype} == safetensors_dtype
