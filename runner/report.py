@@ -21,13 +21,10 @@ WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention",
 
 def show(record: Record, choices: dict[str, str], how: Print) -> None:
     """Print a record on stdout in the form that print=... asks for."""
-    match how:
-        case Print.none:
-            return
-        case Print.json:
-            print(to_json(record), flush=True)
-        case Print.table:
-            _table(record, choices)
+    if how is Print.json:
+        print(to_json(record), flush=True)
+    elif how is Print.table:
+        _table(record, choices)
 
 
 def brief(record: Record) -> str:
