@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.compare.data import Answers, Finding, Question, Row, Run
-from runner.compare.evidence import Evidence
 from runner.compare.pairing import ALPHA, compare_pair, compare_unpaired, judge
+from runner.compare.runs import Evidence
 from runner.core.stats import (
     bootstrap_ratio_interval,
     detectable_difference,
@@ -102,9 +102,7 @@ def verdicts(solved: Solved, evidence: Drawn) -> list[Row]:
         evidence.answers[run.run_id] = Answers(
             dict(zip(evidence.questions, line.tolist(), strict=True)), evidence.prompts
         )
-    rows = [Row(run.job_id, run.run_id, "", {}, run.metrics) for run in runs[1:]]
-    for row, run in zip(rows, runs[1:], strict=True):
-        row.comparison = compare_pair(run, runs[0], evidence)
+    rows = [Row(run, {}, comparison=compare_pair(run, runs[0], evidence)) for run in runs[1:]]
     judge(rows)
     return rows
 
@@ -112,7 +110,7 @@ def verdicts(solved: Solved, evidence: Drawn) -> list[Row]:
 def unpaired_verdict(first: Solved, second: Solved) -> Row:
     """Compare two runs on other questions."""
     base, run = drawn_run("base", first), drawn_run("run", second)
-    row = Row(run.job_id, run.run_id, "", {}, run.metrics, comparison=compare_unpaired(run, base, "drawn"))
+    row = Row(run, {}, comparison=compare_unpaired(run, base, "drawn"))
     judge([row])
     return row
 

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Job:
 
     def write_record(self, record: Record) -> None:
         """Replace result.json in one step, so that a crash leaves the old one or the new one."""
-        write_atomically(self.folder / "result.json", json.dumps(record.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.folder / "result.json", json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
 
     def forget(self) -> None:
         """Drop what an earlier run of this job left (rerun=true)."""

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from runner.core import console
-from runner.core.errors import ConfigError, RunnerError
+from runner.core.errors import ConfigError, RunnerError, run_entry
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store
@@ -19,7 +18,7 @@ from runner.store.jobs import Job, claim
 
 def entry() -> NoReturn:
     """Console script: exit 0 when everything is logged, 1 or 2 with a message when not."""
-    console.run_entry("runner-sync", lambda: print(sync(parser().parse_args())))
+    run_entry("runner-sync", lambda: print(sync(parser().parse_args())))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from servers import free_port, mlflow_server, postgres_server
 
-from runner.compare.evidence import read_answers
-from runner.compare.runs import open_store
+from runner.compare.runs import open_store, read_answers
 from runner.config.root import RunnerConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, refuse_password
