@@ -14,7 +14,6 @@ from statistics import median
 from runner.compare.data import (
     ABSENT,
     JOB_ID,
-    Answers,
     Comparison,
     Finding,
     Flip,
@@ -91,22 +90,6 @@ def scoring(run: Run) -> str:
     return f"version {run.task_version} {run.value(EXTRACTOR) or ''}".strip()
 
 
-def refuse_other_questions(ours: Answers, theirs: Answers) -> None:
-    """Raise NotPaired where two runs were asked other questions."""
-    if ours.solved.keys() == theirs.solved.keys():
-        return
-    shared = len(ours.solved.keys() & theirs.solved.keys())
-    same_text = {key[:2] for key in ours.solved} == {key[:2] for key in theirs.solved}
-    what = "the gold answers differ" if same_text else f"{shared} are the same"
-    raise NotPaired(f"other questions: {len(ours.solved)} here, {len(theirs.solved)} in the baseline, {what}")
-
-
-def other_prompts(ours: Answers, theirs: Answers) -> int:
-    """Return for how many questions the two runs were given prompts that differ; unknown ones do not count."""
-    pairs = ((prompt, theirs.prompts.get(question)) for question, prompt in ours.prompts.items())
-    return sum(one is not None and other is not None and one != other for one, other in pairs)
-
-
 def compare_pair(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] = ()) -> Comparison:
     """Compare two runs question by question.
 
@@ -115,9 +98,14 @@ def compare_pair(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] =
     if scoring(run) != scoring(base):
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
     ours, theirs = evidence.of(run), evidence.of_baseline(base)
-    refuse_other_questions(ours, theirs)
     n, remark = len(ours.solved), None
-    other = other_prompts(ours, theirs)
+    if ours.solved.keys() != theirs.solved.keys():
+        same_text = {key[:2] for key in ours.solved} == {key[:2] for key in theirs.solved}
+        shared = len(ours.solved.keys() & theirs.solved.keys())
+        what = "the gold answers differ" if same_text else f"{shared} are the same"
+        raise NotPaired(f"other questions: {n} here, {len(theirs.solved)} in the baseline, {what}")
+    prompts = ((prompt, theirs.prompts.get(question)) for question, prompt in ours.prompts.items())
+    other = sum(one is not None and two is not None and one != two for one, two in prompts)  # unknown ones do not count
     if other:
         if not any(key.startswith(MAKES_PROMPTS) for key in asked):
             raise NotPaired(f"other prompts: {other} of {n} questions were put in other words than in the baseline")
@@ -131,17 +119,15 @@ def paired(
     base_job_id: str, wins: int, losses: int, n: int, base_correct: int = 0, remark: str | None = None
 ) -> Comparison:
     """Return the paired comparison that these counts make, before Holm's correction."""
-    low, high = paired_difference_interval(wins, losses, n)
     return Comparison(
         base_job_id,
         (wins - losses) / n if n else 0.0,
-        low,
-        high,
+        *paired_difference_interval(wins, losses, n),
         mcnemar_exact(wins, losses),
         Method.mcnemar,
         wins,
         losses,
-        n - wins - losses,
+        ties=n - wins - losses,
         baseline_correct=base_correct,
         baseline_n=n,
         remark=remark,
@@ -153,12 +139,10 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Comparison:
     (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
-    low, high = unpaired_difference_interval(k1, n1, k2, n2)
     return Comparison(
         base.job_id,
         k1 / n1 - k2 / n2,
-        low,
-        high,
+        *unpaired_difference_interval(k1, n1, k2, n2),
         fisher_exact(k1, n1, k2, n2),
         Method.fisher,
         baseline_correct=k2,
@@ -194,12 +178,11 @@ def compare_repeats(run: Run, base: Run, evidence: Evidence) -> list[Ratio]:
     ours, theirs = repeats_of(run, evidence), repeats_of(base, evidence)
     shared = [name for name in ours if name in theirs and min(*ours[name], *theirs[name]) > 0]
     if not shared:
-        raise NotPaired("nothing was measured in both: " + "; ".join(f"{', '.join(them)}" for them in (ours, theirs)))
-    found = []
-    for name, a, b in ((name, ours[name], theirs[name]) for name in shared):
-        interval = bootstrap_ratio_interval(a, b)
-        found.append(Ratio(name, median(a) / median(b), *interval, len(a), len(b), rank_sum_exact(a, b)))
-    return found
+        raise NotPaired(f"nothing was measured in both: {', '.join(ours)}; {', '.join(theirs)}")
+    return [
+        Ratio(name, median(a) / median(b), *bootstrap_ratio_interval(a, b), len(a), len(b), rank_sum_exact(a, b))
+        for name, a, b in ((name, ours[name], theirs[name]) for name in shared)
+    ]
 
 
 def repeats_of(run: Run, evidence: Evidence) -> dict[str, list[float]]:
