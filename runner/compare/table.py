@@ -58,12 +58,8 @@ def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
         Row(run, {key: run.value(key) for key in keys}, panel=tuple(f"{label(key)}={run.value(key)}" for key in asked))
         for run in runs
     ]
-    table = Table(runs[0].task, keys, rows)
-    table.common = {
-        key: value
-        for key in meaningful_keys(configs)
-        if (value := configs[0].get(key)) is not None and {config.get(key) for config in configs} == {value}
-    }
+    same = agreed(configs)
+    table = Table(runs[0].task, keys, rows, common={key: same[key] for key in meaningful_keys(configs) if key in same})
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, evidence)
@@ -151,6 +147,11 @@ def inert_keys() -> set[str]:
     return keys
 
 
+def agreed(configs: list[dict[str, str]]) -> dict[str, str]:
+    """Return the keys and values that all configs have."""
+    return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
+
+
 def differing_keys(configs: list[dict[str, str]]) -> list[str]:
     """Return the meaningful config keys in which the runs differ, in the config's order."""
     return [key for key in meaningful_keys(configs) if len({config.get(key) for config in configs}) > 1]
@@ -199,15 +200,12 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
         raise ConfigError(f"{where} were scored by different rules and cannot be put together ({apart or 'versions'})")
     if not all(run.score for run in members):
         raise ConfigError(f"{where} cannot be put together: not all of them counted right answers")
-    params = {
-        key: value for key, value in members[0].params.items() if all(run.params.get(key) == value for run in members)
-    }
     whole = replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
         job_id="+".join(run.job_id for run in members),
         folder=", ".join(run.folder for run in members),
-        params=params,
+        params=agreed([run.params for run in members]),
         metrics=metrics.pool(run.metrics for run in members),
         parts=members,
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, TrackingError, cannot_write, check, refuse_password
+from runner.store.jobs import hold
 
 STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")  # whose exceptions say that a store failed
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
@@ -64,16 +65,14 @@ def open_store(store: Store) -> tuple[Any, str]:
 def _open_first(store: Store) -> tuple[Any, str]:
     """Open the store; one process at a time, because creating a database is a race."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = (output_dir / ".mlflow.lock").open("w")
-    except OSError as error:
-        raise cannot_write(output_dir / ".mlflow.lock", error) from error
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls out of a benchmark
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
+    try:
+        lock = hold(output_dir / ".mlflow.lock")
+    except OSError as error:
+        raise cannot_write(output_dir / ".mlflow.lock", error) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         _probe_sqlite(uri)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         import mlflow  # noqa: F401  # it sets up the loggers that are quietened next

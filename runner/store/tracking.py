@@ -6,7 +6,6 @@ with tracking=none must not pay for it.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import re
@@ -23,7 +22,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import TrackingError
 from runner.core.result import Record, Status
-from runner.store.jobs import Job
+from runner.store.jobs import Job, hold
 from runner.store.mlflow_store import Store, clear_errors, open_store, store_of
 
 log = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, 
     with clear_errors(store.uri):
         end_dead_grids(config)
         client, experiment_id = open_store(store)
-        alive = _hold(store.output_dir / GRIDS / uuid.uuid4().hex)
+        alive = hold(store.output_dir / GRIDS / uuid.uuid4().hex)
         tags = {
             "grid": Path(alive.name).name,
             "overrides": " ".join(overrides)[:8000],
@@ -142,7 +141,7 @@ def end_dead_grids(config: RunnerConfig) -> None:
         return
     for file in sorted((store.output_dir / GRIDS).glob("*")):
         try:
-            with suppress(OSError), _hold(file, wait=False):  # refused while its process lives
+            with suppress(OSError), hold(file, wait=False):  # refused while its process lives
                 _end_running(store, "grid", file.name, Status.KILLED)
                 file.unlink(missing_ok=True)
         except TrackingError as error:
@@ -156,18 +155,6 @@ def _end_running(store: Store, tag: str, value: str, status: Status, folder: Pat
         for run in client.search_runs([experiment_id], f"tags.{tag} = '{value}' and attributes.status = 'RUNNING'"):
             if folder is None or run.data.tags.get("output_dir") == str(folder):
                 client.set_terminated(run.info.run_id, status.value)
-
-
-def _hold(file: Path, wait: bool = True) -> TextIO:
-    """Hold a file as long as this process lives: a lock that dies with it, unlike a process id that is given again."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    held = file.open("a")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        held.close()
-        raise
-    return held
 
 
 def run_name(config: RunnerConfig) -> str:
