@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from runner.core.metrics import score
 from runner.core.stats import wilson_interval
@@ -56,12 +57,14 @@ class Run:
         return correct / n, *wilson_interval(correct, n)
 
 
-@dataclass
-class Answers:
-    """What a run answered: which questions it solved, and the prompt of each, by its hash."""
+class Answer(NamedTuple):
+    """Whether a run solved a question, and the prompt that put it, by its hash."""
 
-    solved: dict[Question, bool]
-    prompts: dict[Question, str | None]
+    solved: bool
+    prompt: str | None
+
+
+Answers = dict[Question, Answer]
 
 
 class Finding(StrEnum):

@@ -98,21 +98,20 @@ def compare_pair(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] =
     if scoring(run) != scoring(base):
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
     ours, theirs = evidence.of(run), evidence.of_baseline(base)
-    n, remark = len(ours.solved), None
-    if ours.solved.keys() != theirs.solved.keys():
-        same_text = {key[:2] for key in ours.solved} == {key[:2] for key in theirs.solved}
-        shared = len(ours.solved.keys() & theirs.solved.keys())
-        what = "the gold answers differ" if same_text else f"{shared} are the same"
-        raise NotPaired(f"other questions: {n} here, {len(theirs.solved)} in the baseline, {what}")
-    prompts = ((prompt, theirs.prompts.get(question)) for question, prompt in ours.prompts.items())
-    other = sum(one is not None and two is not None and one != two for one, two in prompts)  # unknown ones do not count
+    n, remark = len(ours), None
+    if ours.keys() != theirs.keys():
+        same_text = {key[:2] for key in ours} == {key[:2] for key in theirs}
+        what = "the gold answers differ" if same_text else f"{len(ours.keys() & theirs.keys())} are the same"
+        raise NotPaired(f"other questions: {n} here, {len(theirs)} in the baseline, {what}")
+    pairs = [(answer, theirs[question]) for question, answer in ours.items()]
+    other = sum(our.prompt != their.prompt and None not in (our.prompt, their.prompt) for our, their in pairs)
     if other:
         if not any(key.startswith(MAKES_PROMPTS) for key in asked):
             raise NotPaired(f"other prompts: {other} of {n} questions were put in other words than in the baseline")
         remark = f"other prompts for {other} of {n} questions"
-    wins = sum(solved and not theirs.solved[question] for question, solved in ours.solved.items())
-    losses = sum(not solved and theirs.solved[question] for question, solved in ours.solved.items())
-    return paired(base.job_id, wins, losses, n, sum(theirs.solved.values()), remark)
+    wins = sum(our.solved and not their.solved for our, their in pairs)
+    losses = sum(their.solved and not our.solved for our, their in pairs)
+    return paired(base.job_id, wins, losses, n, sum(their.solved for _, their in pairs), remark)
 
 
 def paired(
@@ -223,13 +222,13 @@ def repeats_needed(comparisons: int) -> int:
 
 def find_flips(run: Run, base: Run, evidence: Evidence, most: int | None = None) -> Flips:
     """Return the questions that only one of the two solved: at most `most` lost ones and as many won ones."""
-    ours, theirs = evidence.of(run).solved, evidence.of_baseline(base).solved
-    lost = sorted(question for question, solved in ours.items() if theirs[question] and not solved)
-    won = sorted(question for question, solved in ours.items() if solved and not theirs[question])
+    ours, theirs = evidence.of(run), evidence.of_baseline(base)
+    lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
+    won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
     shown = lost[:most] + won[:most]
     our_words, their_words = words(run, set(shown), evidence), words(base, set(shown), evidence)
-    questions = [Flip(*question, our_words[question], their_words[question], ours[question]) for question in shown]
-    both_right = sum(solved and theirs[question] for question, solved in ours.items())
+    questions = [Flip(*it, our_words[it], their_words[it], ours[it].solved) for it in shown]
+    both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())
     both_wrong = len(ours) - both_right - len(won) - len(lost)
     return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)
 

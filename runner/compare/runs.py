@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from runner.compare.data import JOB_ID, Answers, NotPaired, Question, Run
+from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
 from runner.core.errors import ConfigError, refuse_password, unknown
 from runner.core.progress import Progress
 from runner.store.mlflow_store import default_uri, one_message, open_client
@@ -172,15 +172,11 @@ class Evidence:
     def of(self, run: Run) -> Answers:
         """Return which questions were solved, from the first file that agrees with the logged counts."""
         if run.parts:
-            every = [self.of(part) for part in run.parts]
-            return Answers(
-                {question: right for answers in every for question, right in answers.solved.items()},
-                {question: prompt for answers in every for question, prompt in answers.prompts.items()},
-            )
+            return {question: answer for part in run.parts for question, answer in self.of(part).items()}
         why = "is neither in its folder nor in MLflow"
         for path in self.files(run, SAMPLES):
             answers = read_answers(path)
-            if answers is not None and (sum(answers.solved.values()), len(answers.solved)) == run.score:
+            if answers is not None and (sum(it.solved for it in answers.values()), len(answers)) == run.score:
                 self.sources[run.run_id] = path
                 return answers
             why = "disagrees with its logged n and correct"
@@ -218,7 +214,7 @@ class Evidence:
 
 def read_answers(path: Path) -> Answers | None:
     """Return whether each scored question was solved; None when a line is not a sample."""
-    found: dict[int, tuple[Question, bool, str | None]] = {}  # the later of two lines with one index counts
+    found: dict[int, tuple[Question, Answer]] = {}  # the later of two lines with one index counts
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
@@ -226,8 +222,7 @@ def read_answers(path: Path) -> Answers | None:
                 if "verdict" in sample:
                     index = sample["index"]
                     question = (index, sample["question"], sample["gold"])
-                    found[index] = question, sample["verdict"] == "correct", sample.get("prompt_sha256")
+                    found[index] = question, Answer(sample["verdict"] == "correct", sample.get("prompt_sha256"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    solved = {question: right for question, right, _ in found.values()}
-    return Answers(solved, {question: prompt for question, _, prompt in found.values()})
+    return dict(found.values())

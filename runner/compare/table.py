@@ -213,7 +213,7 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
         answers = evidence.of(whole)
     except NotPaired as reason:
         raise ConfigError(f"{where} cannot be put together: {reason}") from reason
-    if whole.score and len(answers.solved) < whole.score[1]:
+    if whole.score and len(answers) < whole.score[1]:
         raise ConfigError(
             f"{where} answered the same questions more than once ({apart or 'nothing differs'}): name those keys in "
             "--by, too, or choose one value with --where"

@@ -46,7 +46,7 @@ def counted(theirs: Path, ours: Path) -> tuple[int, int]:
     base, this = read_answers(theirs), read_answers(ours)
     assert base is not None
     assert this is not None
-    pairs = [(right, base.solved[question]) for question, right in this.solved.items()]
+    pairs = [(answer.solved, base[question].solved) for question, answer in this.items()]
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
