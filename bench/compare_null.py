@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.compare.data import Answers, Finding, Question, Row, Run
-from runner.compare.evidence import Evidence
+from runner.compare.data import Answer, Answers, Finding, Question, Row, Run
 from runner.compare.pairing import ALPHA, compare_pair, compare_unpaired, judge
+from runner.compare.runs import Evidence
 from runner.core.stats import (
     bootstrap_ratio_interval,
     detectable_difference,
@@ -69,7 +69,6 @@ class Drawn(Evidence):
 
     def __init__(self, n: int) -> None:
         self.questions: list[Question] = [(index, f"question {index}", "42") for index in range(n)]
-        self.prompts: dict[Question, str | None] = dict.fromkeys(self.questions, "the same")
         self.answers: dict[str, Answers] = {}
 
     def of(self, run: Run) -> Answers:
@@ -99,12 +98,9 @@ def verdicts(solved: Solved, evidence: Drawn) -> list[Row]:
     """Compare each run but the first with the first, as one table does."""
     runs = [drawn_run(f"run-{number}", line) for number, line in enumerate(solved)]
     for run, line in zip(runs, solved, strict=True):
-        evidence.answers[run.run_id] = Answers(
-            dict(zip(evidence.questions, line.tolist(), strict=True)), evidence.prompts
-        )
-    rows = [Row(run.job_id, run.run_id, "", {}, run.metrics) for run in runs[1:]]
-    for row, run in zip(rows, runs[1:], strict=True):
-        row.comparison = compare_pair(run, runs[0], evidence)
+        marks = (Answer(solves, "the same prompt") for solves in line.tolist())
+        evidence.answers[run.run_id] = dict(zip(evidence.questions, marks, strict=True))
+    rows = [Row(run, {}, comparison=compare_pair(run, runs[0], evidence)) for run in runs[1:]]
     judge(rows)
     return rows
 
@@ -112,7 +108,7 @@ def verdicts(solved: Solved, evidence: Drawn) -> list[Row]:
 def unpaired_verdict(first: Solved, second: Solved) -> Row:
     """Compare two runs on other questions."""
     base, run = drawn_run("base", first), drawn_run("run", second)
-    row = Row(run.job_id, run.run_id, "", {}, run.metrics, comparison=compare_unpaired(run, base, "drawn"))
+    row = Row(run, {}, comparison=compare_unpaired(run, base, "drawn"))
     judge([row])
     return row
 

@@ -60,13 +60,13 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner.compare import command, evidence, pairing
+from runner.compare import command, pairing, runs
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
     (command, "open_store", "importing MLflow, opening the store"),
     (command, "load_runs", "asking the store for its runs"),
-    (evidence.Evidence, "fetch", "fetching samples out of MLflow"),
-    (evidence.Evidence, "of", "reading samples"),
+    (runs.Evidence, "fetch", "fetching samples out of MLflow"),
+    (runs.Evidence, "of", "reading samples"),
     (pairing, "mcnemar_exact", "statistics"), (pairing, "paired_difference_interval", "statistics"),
     (pairing, "detectable_difference", "statistics"), (pairing, "holm", "statistics"),
     (command, "tabulate", "table"), (command, "render", "printing"),

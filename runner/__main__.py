@@ -14,7 +14,7 @@ from runner.config import hydra_errors
 from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.plain_text import quote_plain_texts
-from runner.core import console
+from runner.core.errors import exit_code_of, run_entry
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -37,7 +37,7 @@ def entry() -> NoReturn:
     sys.argv[1:] = quote_plain_texts(sys.argv[1:])
     interrupted = "interrupted: what was done is kept, the same command goes on from there"
     # Hydra drops what main returns
-    console.run_entry("error", lambda: main() or max(exit_codes), message_of, interrupted)
+    run_entry("error", lambda: main() or max(exit_codes), message_of, interrupted)
 
 
 def message_of(error: Exception) -> str | None:
@@ -53,7 +53,7 @@ def main(composed: DictConfig) -> Any:
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # an error that got out of here Hydra would show in its own way
-        exit_codes.append(console.exit_code_of("error", lambda: run_single(composed, hydra_config), message_of))
+        exit_codes.append(exit_code_of("error", lambda: run_single(composed, hydra_config), message_of))
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
         from runner.grid.other_launchers import run_launched

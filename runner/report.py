@@ -21,13 +21,10 @@ WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention",
 
 def show(record: Record, choices: dict[str, str], how: Print) -> None:
     """Print a record on stdout in the form that print=... asks for."""
-    match how:
-        case Print.none:
-            return
-        case Print.json:
-            print(to_json(record), flush=True)
-        case Print.table:
-            _table(record, choices)
+    if how is Print.json:
+        print(to_json(record), flush=True)
+    elif how is Print.table:
+        _table(record, choices)
 
 
 def brief(record: Record) -> str:
@@ -123,17 +120,11 @@ def _table(record: Record, choices: dict[str, str]) -> None:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     loaded = lines(result.metrics, result.facts)
-    said = SHOWN if loaded else set()
-    for key, value in headline(result.metrics).items():
-        if key not in said:
-            table.add_row(key, value)
-    for key in WORDS:
-        if key in result.facts and key not in said:
-            table.add_row(key, Text(result.facts[key]))
-    for key, value in loaded.items():
-        table.add_row(key, Text(value))
-    table.add_row("job", Text(f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    table.add_row("kept in", Text(_near(record.output_dir)))
+    shown = [*headline(result.metrics).items(), *((key, result.facts[key]) for key in WORDS if key in result.facts)]
+    shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
+    shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
+    for key, text in [*shown, ("kept in", _near(record.output_dir))]:
+        table.add_row(key, Text(text))
     if result.text is not None:
         print(result.text, end="\n\n", flush=True)  # as it is: not folded at the width of the terminal
     out.print(Text(title, style="bold"))

@@ -12,28 +12,36 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from runner.compare.config_keys import differing_keys
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
-from runner.compare.evidence import Evidence, find_flips
-from runner.compare.output import Format, render, save
-from runner.compare.runs import FOLDER, find_grid, grid_to_log_to, load_runs, log, open_store, runs_of, tracking_uri
+from runner.compare.output import FORMATS, render, save
+from runner.compare.pairing import find_flips
+from runner.compare.runs import (
+    FOLDER,
+    Evidence,
+    find_grid,
+    grid_to_log_to,
+    load_runs,
+    log,
+    open_store,
+    runs_of,
+    tracking_uri,
+)
 from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
-from runner.compare.table import Choice, tabulate
-from runner.core import console
-from runner.core.errors import ConfigError, JobFailed, unknown
+from runner.compare.table import Choice, differing_keys, tabulate
+from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry, unknown
 
 
 def entry() -> NoReturn:
     """Console script: print the comparison and exit, 0 done, 2 when the user's input is wrong."""
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
     atexit.register(gc.freeze)  # and none when Python ends
-    console.run_entry("runner-compare", lambda: main(sys.argv[1:]))
+    run_entry("runner-compare", lambda: main(sys.argv[1:]))
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = parser().parse_args(arguments)
-    return console.exit_code_of("runner-compare", lambda: _compare(options))
+    return exit_code_of("runner-compare", lambda: _compare(options))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -103,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
     )
     result = it.add_argument_group("what comes out")
-    result.add_argument("--format", default="table", choices=list(map(str, Format)), help="default: %(default)s")
+    result.add_argument("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
     result.add_argument("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
     result.add_argument("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
     return it
@@ -117,13 +125,13 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
     grid = find_grid(client, options.experiment, options.grid) if options.grid else None
     every = runs_of(client, grid, every, scratch) if grid else every
     runs = choose(options, every)
-    target = (grid.run_id if grid else grid_to_log_to(runs)) if options.log else None
+    target = (grid or grid_to_log_to(runs)) if options.log else None
     evidence = Evidence(client, output_dir, scratch)
     if options.flips:
         tables = [tabulate_flips(options, runs, every, evidence)]
     else:
         tables = tabulate_tasks(options, runs, evidence)
-    render(tables, Format(options.format), sys.stdout)
+    render(tables, options.format, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER

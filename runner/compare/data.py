@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from runner.core.metrics import score
 from runner.core.stats import wilson_interval
 
 ABSENT = "–"
-JOB_ID = "job_id"  # not a config key, but a way to name one run
+JOB_ID = "job_id"
+IDS = (JOB_ID, "run_id", "task")  # no config keys, but ways to name runs
 
 Question = tuple[int, str, str]  # index, question, gold: two answers are a pair where all three agree
 
@@ -34,21 +37,34 @@ class Run:
     parts: list[Run] = field(default_factory=list)  # the pooled runs
 
     def value(self, key: str) -> str | None:
-        """Return a config key's value, or None where this run has no such key."""
-        return self.job_id if key == JOB_ID else self.params.get(key)
+        """Return a config key's, an id's or a metric's value as text, or None where this run has none."""
+        if key in IDS:
+            return str(getattr(self, key))
+        number = self.metrics.get(key)
+        return self.params.get(key, None if number is None else f"{number:.17g}")
 
     @property
     def score(self) -> tuple[int, int] | None:
         """How many of how many questions it solved; None where it has no verdicts."""
         return score(self.metrics)
 
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """The accuracy and its 95 % interval, from the counts; None where no question was answered."""
+        if self.score is None or not self.score[1]:
+            return None
+        correct, n = self.score
+        return correct / n, *wilson_interval(correct, n)
 
-@dataclass
-class Answers:
-    """What a run answered: which questions it solved, and the prompt of each, by its hash."""
 
-    solved: dict[Question, bool]
-    prompts: dict[Question, str | None]
+class Answer(NamedTuple):
+    """Whether a run solved a question, and the prompt that put it, by its hash."""
+
+    solved: bool
+    prompt: str | None
+
+
+Answers = dict[Question, Answer]
 
 
 class Finding(StrEnum):
@@ -114,11 +130,7 @@ class Flip:
     gold: str
     ours: dict[str, str]  # verdict, answer, text
     theirs: dict[str, str]
-
-    @property
-    def won(self) -> bool:
-        """Whether this run solved it, and the baseline did not."""
-        return self.ours["verdict"] == "correct"
+    won: bool  # whether this run solved it, and the baseline did not
 
 
 @dataclass
@@ -127,43 +139,28 @@ class Flips:
 
     job_id: str
     baseline_job_id: str
-    questions: list[Flip]  # as many of the won and lost ones as there is room for
     won: int
     lost: int
     both_right: int
     both_wrong: int
+    questions: list[Flip]  # as many of the won and lost ones as there is room for
 
 
 @dataclass
 class Row:
-    """One run: where it is, the config keys in which the runs differ, its numbers, how it compares."""
+    """One run of a table: the config keys in which the runs differ, and how it compares."""
 
-    job_id: str
-    run_id: str
-    folder: str
+    run: Run
     config: dict[str, str | None]
-    metrics: dict[str, float]
     is_baseline: bool = False
+    baseline: Row | None = None  # what it was compared with
     comparison: Comparison | None = None
     ratios: list[Ratio] = field(default_factory=list)
-    baseline_job_id: str | None = None  # of the ratios
     note: str | None = None  # why there is no comparison
+    sentence: str = ""  # what the comparison shows, in words
     panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
     on_front: bool | None = None  # the Pareto front of accuracy, memory and speed; None where one is missing
     dominated_by: str | None = None
-
-    @property
-    def score(self) -> tuple[int, int] | None:
-        """How many of how many questions it solved; None where it has no verdicts."""
-        return score(self.metrics)
-
-    @property
-    def interval(self) -> tuple[float, float, float] | None:
-        """The accuracy and its 95 % interval, from the counts; None where no question was answered."""
-        if self.score is None or not self.score[1]:
-            return None
-        correct, n = self.score
-        return correct / n, *wilson_interval(correct, n)
 
 
 @dataclass
@@ -174,18 +171,40 @@ class Table:
     keys: list[str]
     rows: list[Row]
     baseline: dict[str, str] = field(default_factory=dict)
-    sentences: list[str] = field(default_factory=list)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
     axes: list[str] = field(default_factory=list)  # the metrics that the front is drawn over, besides accuracy
     flips: list[Flips] = field(default_factory=list)
-    runs: dict[str, Run] = field(default_factory=dict)  # by the job_id of their rows
 
     @property
     def scored(self) -> bool:
         """Whether this is a table of accuracies."""
-        return any(row.score for row in self.rows)
+        return any(row.run.score for row in self.rows)
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether repeats were compared."""
+        return any(row.ratios for row in self.rows)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the comparisons show, in words."""
+        return [row.sentence for row in self.rows if row.sentence]
+
+    def row(self, job_id: str) -> Row:
+        """Return the row of a job."""
+        return next(row for row in self.rows if row.run.job_id == job_id)
 
 
 def label(key: str) -> str:
     """Return a config key as it is shown: quantization.name is quantization."""
     return key.removesuffix(".name")
+
+
+def group(key: str) -> str:
+    """Return the config group that a key stands in."""
+    return key.partition(".")[0]
+
+
+def named_groups(keys: Iterable[str]) -> set[str]:
+    """Return the config groups whose choice is among these keys."""
+    return {group(key) for key in keys if key.endswith(".name")}

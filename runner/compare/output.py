@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
 
 from runner.compare import pictures
 from runner.compare.data import Comparison, Flips, Row, Table
-from runner.compare.evidence import Evidence, find_flips
 from runner.compare.page import write_page
+from runner.compare.pairing import find_flips
+from runner.compare.runs import Evidence
 from runner.compare.wording import Column, columns, fit, flips_headline, flips_names, ratio_columns, summary, verdict
 from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
@@ -22,26 +21,6 @@ from runner.core.progress import Progress
 
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
-
-
-class Format(StrEnum):
-    """What goes to stdout."""
-
-    table = "table"
-    markdown = "markdown"
-    json = "json"
-    csv = "csv"
-
-
-def render(tables: list[Table], style: Format, out: TextIO) -> None:
-    """Print the tables in the style asked for."""
-    show: dict[Format, Callable[[list[Table], TextIO], None]] = {
-        Format.table: _rich,
-        Format.markdown: _markdown,
-        Format.json: _json,
-        Format.csv: _csv,
-    }
-    show[style](tables, out)
 
 
 def _rich(tables: list[Table], out: TextIO) -> None:
@@ -56,7 +35,7 @@ def _rich(tables: list[Table], out: TextIO) -> None:
         console.print(_grid(found), soft_wrap=False)
         if left_out:
             console.print(f"no room for: {', '.join(left_out)} (--format markdown, --save)", style="dim")
-        if any(row.ratios for row in table.rows):
+        if table.has_ratios:
             console.print(_grid(ratio_columns(table)), soft_wrap=False)
         for sentence in table.sentences:
             console.print(f"• {escape(sentence)}")
@@ -105,7 +84,7 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
     for table in tables:
         out.write(f"### {table.task}\n\n")
         _markdown_grid(columns(table), out)
-        if any(row.ratios for row in table.rows):
+        if table.has_ratios:
             _markdown_grid(ratio_columns(table), out)
         if table.baseline:
             out.writelines(f"- {sentence}\n" for sentence in table.sentences)
@@ -136,14 +115,15 @@ def _one_line(text: str) -> str:
 
 def _record(table: Table, row: Row) -> dict[str, Any]:
     """Return a row as plain data: what it is, its config, its metrics, how it compares."""
-    metrics = dict(sorted(row.metrics.items()))
-    if row.interval:  # from the counts, so that every table has the same interval
-        metrics |= dict(zip(ACCURACY[1:], row.interval[1:], strict=True))
+    run = row.run
+    metrics = dict(sorted(run.metrics.items()))
+    if run.interval:  # from the counts, so that every table has the same interval
+        metrics |= dict(zip(ACCURACY[1:], run.interval[1:], strict=True))
     return {
         "task": table.task,
-        "job_id": row.job_id,
-        "run_id": row.run_id,
-        "output_dir": row.folder,
+        "job_id": run.job_id,
+        "run_id": run.run_id,
+        "output_dir": run.folder,
         "config": row.config,
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
@@ -165,24 +145,12 @@ def _json(tables: list[Table], out: TextIO) -> None:
             "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
             "rows": [_record(table, row) for row in table.rows],
             "sentences": table.sentences,
-            **({"flips": [_flips(it) for it in table.flips]} if table.flips else {}),
+            **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
         }
         for table in tables
     ]
     json.dump({"tables": content}, out, indent=2, ensure_ascii=False)
     out.write("\n")
-
-
-def _flips(flips: Flips) -> dict[str, Any]:
-    return {
-        "job_id": flips.job_id,
-        "baseline_job_id": flips.baseline_job_id,
-        "won": flips.won,
-        "lost": flips.lost,
-        "both_right": flips.both_right,
-        "both_wrong": flips.both_wrong,
-        "questions": [{**asdict(flip), "won": flip.won} for flip in flips.questions],
-    }
 
 
 def _csv(tables: list[Table], out: TextIO) -> None:
@@ -206,11 +174,18 @@ def _csv(tables: list[Table], out: TextIO) -> None:
     writer.writerows(lines)
 
 
+FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
+
+
+def render(tables: list[Table], style: str, out: TextIO) -> None:
+    """Print the tables in the style asked for."""
+    FORMATS[style](tables, out)
+
+
 def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
     with Progress(None, "drawing"):
-        drawn = [(table, pictures.draw(table)) for table in tables]
-        flips = [table.flips or flips_of(table, evidence) for table in tables]
+        parts = [(table, pictures.draw(table), table.flips or flips_of(table, evidence)) for table in tables]
     names: list[str] = []
 
     def path(name: str) -> Path:
@@ -220,14 +195,12 @@ def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str,
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(
-                [(table, figures, them) for (table, figures), them in zip(drawn, flips, strict=True)], asked, out
-            )
+            write_page(parts, asked, out)
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(tables, out)
-        several = sum(bool(figures) for _, figures in drawn) > 1
-        for table, figures in drawn:
+        several = sum(bool(figures) for _, figures, _ in parts) > 1
+        for table, figures, _ in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name
                 path(f"{stem}.png").write_bytes(figure.png())
@@ -239,10 +212,5 @@ def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str,
 
 def flips_of(table: Table, evidence: Evidence) -> list[Flips]:
     """Return the flips that a page shows under a table: of each paired comparison, as far as there is room."""
-    found: list[Flips] = []
-    for row in table.rows:
-        it = row.comparison
-        if it is not None and (it.wins or it.losses) and len(found) < PAIRS:
-            run, base = table.runs[row.job_id], table.runs[it.baseline_job_id]
-            found.append(find_flips(run, base, evidence, FLIPS_A_PAIR))
-    return found
+    shown = [row for row in table.rows if row.comparison and (row.comparison.wins or row.comparison.losses)][:PAIRS]
+    return [find_flips(row.run, row.baseline.run, evidence, FLIPS_A_PAIR) for row in shown if row.baseline]

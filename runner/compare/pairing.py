@@ -1,23 +1,50 @@
-"""One run against its baseline: find the baseline, check that the two can be compared, and test."""
+"""One run against its baseline: find the baseline, check that the two can be compared, and test.
+
+Runs with verdicts are compared by their answers to the same questions, others by their repeats: a sweep's cells, the
+figures of a memory benchmark.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from statistics import median
 
-from runner.compare.config_keys import group
-from runner.compare.data import JOB_ID, Answers, Comparison, Finding, Method, NotPaired, Row, Run, label
-from runner.compare.evidence import Evidence
+from runner.compare.data import (
+    ABSENT,
+    JOB_ID,
+    Comparison,
+    Finding,
+    Flip,
+    Flips,
+    Method,
+    NotPaired,
+    Question,
+    Ratio,
+    Row,
+    Run,
+    group,
+    label,
+    named_groups,
+)
+from runner.compare.runs import Evidence
+from runner.core.metrics import BY_REPEATS
+from runner.core.result import REPEATS, read_repeats
 from runner.core.stats import (
+    bootstrap_ratio_interval,
     detectable_difference,
     fisher_exact,
     holm,
     mcnemar_exact,
     paired_difference_interval,
+    rank_sum_exact,
     unpaired_detectable_difference,
     unpaired_difference_interval,
 )
 
 ALPHA = 0.05
+TEXT_END = 400  # characters: the answer stands at the end
 EXTRACTOR = "task.extractor"
 MAKES_PROMPTS = ("model.", "task.prompt", "task.shots", "task.instruction", "task.system")  # keys that begin like this
 
@@ -28,7 +55,7 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
     nf4 has keys that `none` lacks: within a group that the baseline names, a key that only one of the two
     runs has comes with the choice and does not count.
     """
-    groups = {key.removesuffix("name") for key in baseline if key.endswith(".name")}
+    chosen = named_groups(baseline)
 
     def differences(other: Run) -> list[str]:
         return [
@@ -36,7 +63,7 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
             for key in keys
             if key not in baseline
             and run.value(key) != other.value(key)
-            and not (None in (run.value(key), other.value(key)) and f"{group(key)}." in groups)
+            and not (None in (run.value(key), other.value(key)) and group(key) in chosen)
         ]
 
     if not candidates:
@@ -45,8 +72,7 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
     fitting = [other for differing, other in found if not differing]
     if not fitting:
         differing, other = min(found, key=lambda item: len(item[0]))
-        what = ", ".join(f"{label(key)} ({other.value(key)}, here {run.value(key)})" for key in differing)
-        raise NotPaired(f"no baseline: the nearest one differs in {what}")
+        raise NotPaired(f"no baseline: the nearest one differs in {both_values(run, other, differing)}")
     alike = [other for other in fitting if scoring(other) == scoring(run)] or fitting
     if len(alike) > 1:
         several = ", ".join(sorted(other.job_id for other in alike)[:3])
@@ -54,35 +80,14 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
     return alike[0]
 
 
-def scoring(run: Run) -> tuple[str, str | None]:
+def both_values(run: Run, base: Run, keys: list[str]) -> str:
+    """Return what two runs have for each of these keys: `seed (0, here 1)`."""
+    return ", ".join(f"{label(key)} ({base.value(key)}, here {run.value(key)})" for key in keys)
+
+
+def scoring(run: Run) -> str:
     """Return the rules that judged a run's answers: the task's version and the extractor."""
-    return run.task_version, run.value(EXTRACTOR)
-
-
-def refuse_other_scoring(run: Run, base: Run) -> None:
-    """Raise NotPaired where two runs were judged by different rules."""
-
-    def words(one: Run) -> str:
-        return f"version {one.task_version} {one.value(EXTRACTOR) or ''}".strip()
-
-    if scoring(run) != scoring(base):
-        raise NotPaired(f"scored differently: the baseline with {words(base)}, this run with {words(run)}")
-
-
-def refuse_other_questions(ours: Answers, theirs: Answers) -> None:
-    """Raise NotPaired where two runs were asked other questions."""
-    if ours.solved.keys() == theirs.solved.keys():
-        return
-    shared = len(ours.solved.keys() & theirs.solved.keys())
-    same_text = {key[:2] for key in ours.solved} == {key[:2] for key in theirs.solved}
-    what = "the gold answers differ" if same_text else f"{shared} are the same"
-    raise NotPaired(f"other questions: {len(ours.solved)} here, {len(theirs.solved)} in the baseline, {what}")
-
-
-def other_prompts(ours: Answers, theirs: Answers) -> int:
-    """Return for how many questions the two runs were given prompts that differ; unknown ones do not count."""
-    pairs = ((prompt, theirs.prompts.get(question)) for question, prompt in ours.prompts.items())
-    return sum(one is not None and other is not None and one != other for one, other in pairs)
+    return f"version {run.task_version} {run.value(EXTRACTOR) or ''}".strip()
 
 
 def compare_pair(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] = ()) -> Comparison:
@@ -90,35 +95,38 @@ def compare_pair(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] =
 
     `asked` are the keys that the comparison is about: prompts may differ where one of them makes prompts.
     """
-    refuse_other_scoring(run, base)
+    if scoring(run) != scoring(base):
+        raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
     ours, theirs = evidence.of(run), evidence.of_baseline(base)
-    refuse_other_questions(ours, theirs)
-    n, remark = len(ours.solved), None
-    other = other_prompts(ours, theirs)
+    n, remark = len(ours), None
+    if ours.keys() != theirs.keys():
+        same_text = {key[:2] for key in ours} == {key[:2] for key in theirs}
+        what = "the gold answers differ" if same_text else f"{len(ours.keys() & theirs.keys())} are the same"
+        raise NotPaired(f"other questions: {n} here, {len(theirs)} in the baseline, {what}")
+    pairs = [(answer, theirs[question]) for question, answer in ours.items()]
+    other = sum(our.prompt != their.prompt and None not in (our.prompt, their.prompt) for our, their in pairs)
     if other:
         if not any(key.startswith(MAKES_PROMPTS) for key in asked):
             raise NotPaired(f"other prompts: {other} of {n} questions were put in other words than in the baseline")
         remark = f"other prompts for {other} of {n} questions"
-    wins = sum(solved and not theirs.solved[question] for question, solved in ours.solved.items())
-    losses = sum(not solved and theirs.solved[question] for question, solved in ours.solved.items())
-    return paired(base.job_id, wins, losses, n, sum(theirs.solved.values()), remark)
+    wins = sum(our.solved and not their.solved for our, their in pairs)
+    losses = sum(their.solved and not our.solved for our, their in pairs)
+    return paired(base.job_id, wins, losses, n, sum(their.solved for _, their in pairs), remark)
 
 
 def paired(
     base_job_id: str, wins: int, losses: int, n: int, base_correct: int = 0, remark: str | None = None
 ) -> Comparison:
     """Return the paired comparison that these counts make, before Holm's correction."""
-    low, high = paired_difference_interval(wins, losses, n)
     return Comparison(
         base_job_id,
         (wins - losses) / n if n else 0.0,
-        low,
-        high,
+        *paired_difference_interval(wins, losses, n),
         mcnemar_exact(wins, losses),
         Method.mcnemar,
         wins,
         losses,
-        n - wins - losses,
+        ties=n - wins - losses,
         baseline_correct=base_correct,
         baseline_n=n,
         remark=remark,
@@ -130,22 +138,15 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Comparison:
     (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
-    return unpaired(base.job_id, k1, n1, k2, n2, f"unpaired, {why}")
-
-
-def unpaired(base_job_id: str, k1: int, n1: int, k2: int, n2: int, remark: str | None = None) -> Comparison:
-    """Return the comparison of k1 right of n1 with the baseline's k2 of n2, before Holm's correction."""
-    low, high = unpaired_difference_interval(k1, n1, k2, n2)
     return Comparison(
-        base_job_id,
+        base.job_id,
         k1 / n1 - k2 / n2,
-        low,
-        high,
+        *unpaired_difference_interval(k1, n1, k2, n2),
         fisher_exact(k1, n1, k2, n2),
         Method.fisher,
         baseline_correct=k2,
         baseline_n=n2,
-        remark=remark,
+        remark=f"unpaired, {why}",
     )
 
 
@@ -157,7 +158,7 @@ def judge(rows: list[Row]) -> None:
         it.p_holm = p_holm
         if p_holm < ALPHA:
             it.finding = Finding.better if it.difference > 0 else Finding.worse
-        correct, n = row.score or (0, 0)
+        correct, n = row.run.score or (0, 0)
         # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
         alpha = ALPHA / len(compared)
         if it.wins is not None and it.losses is not None:
@@ -166,3 +167,87 @@ def judge(rows: list[Row]) -> None:
         else:
             pooled = (correct + it.baseline_correct) / (n + it.baseline_n)
             it.detectable_difference = unpaired_detectable_difference(n, it.baseline_n, pooled, alpha=alpha)
+
+
+def compare_repeats(run: Run, base: Run, evidence: Evidence) -> list[Ratio]:
+    """Return the ratio to the baseline for every measure that both runs repeated."""
+    if run.task_version != base.task_version:
+        versions = f"version {base.task_version}, this run with version {run.task_version}"
+        raise NotPaired(f"measured differently: the baseline with {versions}")
+    ours, theirs = repeats_of(run, evidence), repeats_of(base, evidence)
+    shared = [name for name in ours if name in theirs and min(*ours[name], *theirs[name]) > 0]
+    if not shared:
+        raise NotPaired(f"nothing was measured in both: {', '.join(ours)}; {', '.join(theirs)}")
+    return [
+        Ratio(name, median(a) / median(b), *bootstrap_ratio_interval(a, b), len(a), len(b), rank_sum_exact(a, b))
+        for name, a, b in ((name, ours[name], theirs[name]) for name in shared)
+    ]
+
+
+def repeats_of(run: Run, evidence: Evidence) -> dict[str, list[float]]:
+    """Return the repeats of each measure that runs are compared by, from the run's folder or from MLflow."""
+    if "task.repeats" not in run.params:
+        raise NotPaired(f"task={run.task} has neither verdicts nor repeats to compare by")
+    for path in evidence.files(run, REPEATS):
+        try:
+            measures = read_repeats(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # half written, perhaps: MLflow has another copy
+        found = {name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key}
+        if found:
+            return found
+    raise NotPaired(f"no evidence: {REPEATS} of {run.job_id} is neither in its folder nor in MLflow, or not whole")
+
+
+def judge_ratios(rows: list[Row]) -> None:
+    """Adjust p over all comparisons of one figure in the table, and decide what each one shows."""
+    families: dict[str, list[Ratio]] = {}
+    for row in rows:
+        for it in row.ratios:
+            families.setdefault(it.measure.partition("/")[0], []).append(it)
+    for family in families.values():
+        for it, p_holm in zip(family, holm([one.p for one in family]), strict=True):
+            it.p_holm, it.comparisons = p_holm, len(family)
+            if p_holm < ALPHA and it.ratio != 1:
+                it.finding = Finding.larger if it.ratio > 1 else Finding.smaller
+
+
+def repeats_needed(comparisons: int) -> int:
+    """Return how many repeats per side can show a difference in one of so many comparisons, if no values overlap."""
+    needed = 1
+    while 2 / math.comb(2 * needed, needed) >= ALPHA / comparisons:
+        needed += 1
+    return needed
+
+
+def find_flips(run: Run, base: Run, evidence: Evidence, most: int | None = None) -> Flips:
+    """Return the questions that only one of the two solved: at most `most` lost ones and as many won ones."""
+    ours, theirs = evidence.of(run), evidence.of_baseline(base)
+    lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
+    won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
+    shown = lost[:most] + won[:most]
+    our_words, their_words = words(run, set(shown), evidence), words(base, set(shown), evidence)
+    questions = [Flip(*it, our_words[it], their_words[it], ours[it].solved) for it in shown]
+    both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())
+    both_wrong = len(ours) - both_right - len(won) - len(lost)
+    return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)
+
+
+def words(run: Run, wanted: set[Question], evidence: Evidence) -> dict[Question, dict[str, str]]:
+    """Return what a run said to some questions: verdict, extracted answer, and the end of its text."""
+    found: dict[Question, dict[str, str]] = {}
+    for part in run.parts or [run]:
+        extractor = part.value(EXTRACTOR) or ""
+        with evidence.sources[part.run_id].open(encoding="utf-8") as lines:
+            for line in lines:
+                sample = json.loads(line)
+                question = (sample["index"], sample.get("question"), sample.get("gold"))
+                if question in wanted:
+                    text, extracted = sample.get("text", ""), sample.get("extracted") or {}
+                    answer = extracted.get(extractor, next(iter(extracted.values()), None))
+                    found[question] = {
+                        "verdict": sample["verdict"],
+                        "answer": ABSENT if answer is None else answer,
+                        "text": text if len(text) <= TEXT_END else "…" + text[-TEXT_END:],
+                    }
+    return found

@@ -97,7 +97,7 @@ def accuracy(table: Table) -> Figure:
     """Draw each row's accuracy with its interval and, next to it, the difference to its baseline."""
     from matplotlib.figure import Figure
 
-    scored = [(row, interval) for row in table.rows if (interval := row.interval)]
+    scored = [(row, interval) for row in table.rows if (interval := row.run.interval)]
     shown = scored[:MOST_ROWS]
     rows = [row for row, _ in shown]
     compared = any(row.comparison for row in rows)
@@ -144,8 +144,9 @@ def pareto(table: Table) -> Figure:
     panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
+        asked = {part.partition("=")[0] for part in panel}
         for pane, axis in zip(line, table.axes, strict=True):
-            _front_pane(pane, members, axis, [key for key in table.keys if not _in_panel(key, panel)])
+            _front_pane(pane, members, axis, [key for key in table.keys if key not in asked])
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(", ".join(panel), loc="left")
@@ -154,14 +155,10 @@ def pareto(table: Table) -> Figure:
     return figure
 
 
-def _in_panel(key: str, panel: tuple[str, ...]) -> bool:
-    return any(part.startswith(f"{key}=") for part in panel)
-
-
 def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line."""
     sign = METRICS[axis].better.value
-    points = [(row.metrics[axis], 100 * row.interval[0], row) for row in rows if row.interval]
+    points = [(row.run.metrics[axis], 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
         colour = FRONT if row.on_front else MUTED
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)

@@ -1,32 +1,38 @@
-"""MLflow's runs: open the store, list finished runs and grids, fetch and log files. MLflow is imported late."""
+"""MLflow's runs: open the store, list finished runs and grids, fetch and log files, and read what a run answered.
+
+MLflow is imported late.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
-from runner.compare.data import JOB_ID, Run
-from runner.core.errors import ConfigError, TrackingError, no_driver, refuse_password, unknown
+from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
+from runner.core.errors import ConfigError, refuse_password, unknown
+from runner.core.progress import Progress
+from runner.store.mlflow_store import default_uri, one_message, open_client
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    Client = MlflowClient
-
+    from mlflow import MlflowClient as Client
 
 PARENT = "mlflow.parentRunId"
 PAGE = 50_000  # runs asked for at once: the most that MLflow allows
 LAST = "last"
 FOLDER = "comparison"  # among the artifacts of the grid's run
+SAMPLES = "samples.jsonl"
+FETCHED_AT_ONCE = 8  # most of the time goes into waiting; more would crowd out the server's other users
 
 
 def tracking_uri(output_dir: Path, given: str | None, environment: dict[str, str]) -> str:
     """Return the store to read: the one given, else the database in output_dir, else MLflow's own setting."""
     database = output_dir / "mlflow.db"
-    uri = given or (f"sqlite:///{database}" if database.exists() else environment.get("MLFLOW_TRACKING_URI"))
+    uri = given or (default_uri(output_dir) if database.exists() else environment.get("MLFLOW_TRACKING_URI"))
     if not uri:
         raise ConfigError(
             f"no MLflow database at {database}: run something first, or say where it is with --output-dir or "
@@ -44,21 +50,9 @@ def open_store(uri: str) -> Client:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a wrong address must not take minutes
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return MlflowClient(uri)
-    except ModuleNotFoundError as error:
-        raise no_driver("--tracking-uri", uri, error) from error
-    except (MlflowException, SQLAlchemyError) as error:  # the latter where a file is no database at all
-        raise TrackingError(f"cannot open {uri}: {brief(error)}") from error
-
-
-def brief(error: Exception) -> str:
-    """Return an error of MLflow or SQLAlchemy on one line: theirs run to whole paragraphs."""
-    return " ".join(str(error).partition("(Background on")[0].split())[:300]
+    with one_message(lambda text: f"cannot open {uri}: {text}"):
+        client: Client = open_client(uri, "--tracking-uri")
+        return client
 
 
 def load_runs(client: Client, experiment: str) -> list[Run]:
@@ -72,9 +66,7 @@ def load_runs(client: Client, experiment: str) -> list[Run]:
 
 def search(client: Client, experiment: str, query: str) -> list[Any]:
     """Return the runs of an experiment that MLflow finds, the newest first."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with one_message(lambda text: f"cannot read the MLflow store: {text}"):
         found = client.get_experiment_by_name(experiment)
         if found is None:
             names = [item.name for item in client.search_experiments()]
@@ -82,19 +74,12 @@ def search(client: Client, experiment: str, query: str) -> list[Any]:
         runs: list[Any] = []
         token = None
         while True:
-            page = client.search_runs(
-                [found.experiment_id],
-                query,
-                max_results=PAGE,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
+            newest = ["attributes.start_time DESC"]
+            page = client.search_runs([found.experiment_id], query, max_results=PAGE, order_by=newest, page_token=token)
             runs += page
             token = page.token
             if not token:
                 return runs
-    except MlflowException as error:
-        raise TrackingError(f"cannot read the MLflow store: {brief(error)}") from error
 
 
 def _run(item: Any) -> Run:
@@ -114,65 +99,48 @@ def _run(item: Any) -> Run:
 
 def download(client: Client, run_id: str, name: str, target: Path) -> Path | None:
     """Fetch one artifact of a run into a folder; None where the run has no such artifact."""
-    from mlflow.exceptions import MlflowException
-
     target.mkdir(parents=True, exist_ok=True)
-    try:
-        return Path(client.download_artifacts(run_id, name, str(target)))
-    except (MlflowException, OSError) as error:
-        absent = isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
-        if absent:
-            return None
-        raise TrackingError(f"cannot fetch {name} of run {run_id}: {brief(error)}") from error
+    with one_message(lambda text: f"cannot fetch {name} of run {run_id}: {text}"):
+        try:
+            return Path(client.download_artifacts(run_id, name, str(target)))
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
 
 
 def log(client: Client, run_id: str, folder: Path, names: list[str], target: str) -> None:
     """Copy files to a run's artifacts; what stood there under the same names is replaced."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
             client.log_artifact(run_id, str(folder / name), target)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"cannot log the comparison to run {run_id}: {brief(error)}") from error
 
 
-@dataclass
-class Grid:
-    """The MLflow run that is the parent of a grid's jobs."""
-
-    run_id: str
-    name: str  # the tag that the grid's process is known by
-    title: str
-
-
-def find_grid(client: Client, experiment: str, wanted: str) -> Grid:
-    """Return the grid with this id, or the last one that was begun."""
-    found = [
-        Grid(item.info.run_id, item.data.tags["grid"], item.info.run_name)
-        for item in search(client, experiment, "tags.grid LIKE '%'")
-    ]
+def find_grid(client: Client, experiment: str, wanted: str) -> str:
+    """Return the MLflow run of the grid with this id, or of the last one that was begun."""
+    found = search(client, experiment, "tags.grid LIKE '%'")  # the tag that the grid's process is known by
     if not found:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
-    fitting = [grid for grid in found if wanted and (grid.run_id.startswith(wanted) or grid.name.startswith(wanted))]
+    fitting = [it for it in found if it.info.run_id.startswith(wanted) or it.data.tags["grid"].startswith(wanted)]
     if wanted == LAST:
-        return found[0]
+        fitting = found[:1]
     if len(fitting) != 1:
         count = "several grids begin like that" if fitting else "no grid has this run id"
-        there = ", ".join(f"{grid.run_id} ({grid.title})" for grid in (fitting or found)[:6])
+        there = ", ".join(f"{it.info.run_id} ({it.info.run_name})" for it in (fitting or found)[:6])
         raise ConfigError(f"--grid {wanted}: {count}. Newest first: {there}")
-    return fitting[0]
+    run_id: str = fitting[0].info.run_id
+    return run_id
 
 
-def runs_of(client: Client, grid: Grid, runs: list[Run], scratch: Path) -> list[Run]:
+def runs_of(client: Client, grid: str, runs: list[Run], scratch: Path) -> list[Run]:
     """Return a grid's runs: those that it ran, and earlier runs of jobs that were done already."""
-    mine = [run for run in runs if run.grid == grid.run_id]
-    plan = download(client, grid.run_id, "plan.json", scratch / grid.run_id)
+    mine = [run for run in runs if run.grid == grid]
+    plan = download(client, grid, "plan.json", scratch / grid)
     jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
     earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
     chosen = mine + [run for run in runs if run.job_id in earlier]
     if not chosen:
-        raise ConfigError(f"--grid {grid.run_id}: none of its jobs has finished")
+        raise ConfigError(f"--grid {grid}: none of its jobs has finished")
     return chosen
 
 
@@ -184,3 +152,77 @@ def grid_to_log_to(runs: list[Run]) -> str:
     if not found:
         raise ConfigError("--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder")
     raise ConfigError(f"--log: these runs are of {len(found)} grids ({', '.join(found[:4])}): choose one with --grid")
+
+
+class Evidence:
+    """Reads which questions a run solved; keeps the answers of baselines, as many runs are compared with them."""
+
+    def __init__(self, client: Client, output_dir: Path, scratch: Path) -> None:
+        self.client, self.output_dir, self.scratch = client, output_dir, scratch
+        self._baselines: dict[str, Answers] = {}
+        self.sources: dict[str, Path] = {}  # by run: the file that its answers were read from
+        self._fetched: dict[tuple[str, str], Path | None] = {}  # by run and file: what MLflow had
+
+    def of_baseline(self, run: Run) -> Answers:
+        """Return the baseline's answers, read once."""
+        if run.run_id not in self._baselines:
+            self._baselines[run.run_id] = self.of(run)
+        return self._baselines[run.run_id]
+
+    def of(self, run: Run) -> Answers:
+        """Return which questions were solved, from the first file that agrees with the logged counts."""
+        if run.parts:
+            return {question: answer for part in run.parts for question, answer in self.of(part).items()}
+        why = "is neither in its folder nor in MLflow"
+        for path in self.files(run, SAMPLES):
+            answers = read_answers(path)
+            if answers is not None and (sum(it.solved for it in answers.values()), len(answers)) == run.score:
+                self.sources[run.run_id] = path
+                return answers
+            why = "disagrees with its logged n and correct"
+        raise NotPaired(f"no evidence: {SAMPLES} of {run.job_id} {why}")
+
+    def files(self, run: Run, name: str) -> Iterator[Path]:
+        """Yield the file from the run's folder, from that folder beside a moved database, and from MLflow."""
+        yield from self._here(run, name)
+        fetched = self._download(run, name)
+        if fetched is not None:
+            yield fetched
+
+    def fetch(self, runs: Iterable[Run]) -> None:
+        """Fetch the samples that lie in no folder here from MLflow, several at a time."""
+        missing = [run for run in runs if run.score and not any(self._here(run, SAMPLES))]
+        if missing:
+            with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+                for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
+                    bar.advance(1)
+
+    def _download(self, run: Run, name: str) -> Path | None:
+        key = run.run_id, name
+        if key not in self._fetched:
+            self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
+        return self._fetched[key]
+
+    def _here(self, run: Run, name: str) -> Iterator[Path]:
+        folders = [Path(run.folder)] if run.folder else []
+        folders.append(self.output_dir / "jobs" / run.job_id)
+        place = urlsplit(run.artifacts)
+        if place.scheme in ("", "file") and place.path:  # a local folder, perhaps of another machine
+            folders.append(Path(unquote(place.path)))
+        yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
+
+
+def read_answers(path: Path) -> Answers | None:
+    """Return whether each scored question was solved; None when a line is not a sample."""
+    found: dict[int, tuple[Question, Answer]] = {}  # the later of two lines with one index counts
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                sample = json.loads(line)
+                if "verdict" in sample:
+                    index = sample["index"]
+                    question = (index, sample["question"], sample["gold"])
+                    found[index] = question, Answer(sample["verdict"] == "correct", sample.get("prompt_sha256"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(found.values())

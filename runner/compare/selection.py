@@ -12,26 +12,17 @@ parameters.
 
 from __future__ import annotations
 
-import operator
+import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable
+from dataclasses import replace
 
-from runner.compare.data import JOB_ID, Run, label
+from runner.compare.data import IDS, JOB_ID, Run, label
 from runner.core.errors import ConfigError, unknown
 
-TOKEN = re.compile(r"""\s*('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)""")
+TOKEN = re.compile(r"""('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)|(\S.*)""", re.DOTALL)  # or what is none
 EXPRESSION = re.compile(r"""['"<>]|!=|==|\s=|=\s|\s(and|or|in|not)\s|^\s*(not\b|\()""")
-ORDER: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-IDS = (JOB_ID, "run_id", "task")
 EXAMPLE = 'e.g. "quantization.name=\'nf4\' and accuracy > 0.9", "seed in (0, 1)"'
-
-Test = Callable[[Run], bool]
 
 
 def newest(runs: list[Run]) -> list[Run]:
@@ -91,13 +82,13 @@ def full_key(key: str, known: set[str], where: str) -> str:
 
 def select(runs: list[Run], wanted: dict[str, str], option: str) -> list[Run]:
     """Return the runs that have all wanted values; says which values there are when none has."""
-    return _passing(runs, lambda run: matches(run, wanted), wanted, option)
+    return at_least_one([run for run in runs if matches(run, wanted)], runs, wanted, option)
 
 
-def _passing(runs: list[Run], test: Test, keys: Iterable[str], option: str) -> list[Run]:
-    chosen = [run for run in runs if test(run)]
+def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option: str) -> list[Run]:
+    """Return the chosen runs; says which values these keys have when there are none."""
     if not chosen:
-        there = (f"{label(key)} has {listed(value_of(run, key) for run in runs)}" for key in dict.fromkeys(keys))
+        there = (f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys))
         raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
     return chosen
 
@@ -109,10 +100,15 @@ def matches(run: Run, wanted: dict[str, str]) -> bool:
 
 def same(value: str | None, wanted: str) -> bool:
     """Whether a value is the wanted one, as a text or as a number."""
+    return value == wanted or number(value) == number(wanted)
+
+
+def number(text: str | None) -> float:
+    """Read a number; what is none is NaN, which equals nothing and lies on no side of anything."""
     try:
-        return value is not None and (value == wanted or float(value) == float(wanted))
+        return math.nan if text is None else float(text)
     except ValueError:
-        return False
+        return math.nan
 
 
 def listed(values: Iterable[str | None], most: int = 12) -> str:
@@ -127,85 +123,73 @@ def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
     option = f"{flag} {text}"
     if not EXPRESSION.search(text):
         return select(runs, parse_pairs(text, runs, flag), option)
-    parser = _Parser(text, runs, option)
-    return _passing(runs, parser.whole(), parser.keys, option)
+    expression = _Expression(text, runs, option)
+    found = expression.either()
+    if expression.tokens:
+        raise expression.expected("and, or, or the end")
+    return at_least_one([run for run in runs if run.run_id in found], runs, expression.keys, option)
 
 
-def value_of(run: Run, key: str) -> str | None:
-    """Return a config key's, an id's or a metric's value as text, or None where the run has none."""
-    if key in IDS:
-        return str(getattr(run, key))
-    if key in run.params:
-        return run.params[key]
-    return f"{run.metrics[key]:.17g}" if key in run.metrics else None
+OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
+    "=": same,
+    "==": same,
+    "!=": lambda value, wanted: not same(value, wanted),
+    "<": lambda value, limit: number(value) < number(limit),
+    "<=": lambda value, limit: number(value) <= number(limit),
+    ">": lambda value, limit: number(value) > number(limit),
+    ">=": lambda value, limit: number(value) >= number(limit),
+}
 
 
-@dataclass
-class _Parser:
-    text: str
-    runs: list[Run]
-    option: str
+class _Expression:
+    """Reads an expression from its tokens, the next one last; each part of it gives the ids of the runs that pass."""
 
-    def __post_init__(self) -> None:
-        self.tokens: list[str] = []
-        self.at = 0
+    def __init__(self, text: str, runs: list[Run], option: str) -> None:
+        self.runs, self.option = runs, option
         self.keys: list[str] = []
-        self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in self.runs))
-        rest = self.text.strip()
-        while rest:
-            found = TOKEN.match(rest)
-            if found is None:
-                raise ConfigError(f"{self.option}: cannot read {rest[:20]!r}; quote values, {EXAMPLE}")
-            self.tokens.append(found[1])
-            rest = rest[found.end() :].strip()
+        self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in runs))
+        found = TOKEN.findall(text.strip())
+        if found and (unread := found[-1][1]):
+            raise ConfigError(f"{option}: cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
+        self.tokens: list[str] = [token for token, _ in reversed(found)]
 
-    def whole(self) -> Test:
-        test = self.either()
-        if self.at < len(self.tokens):
-            raise self.expected("and, or, or the end")
-        return test
-
-    def either(self) -> Test:
-        tests = [self.both()]
+    def either(self) -> set[str]:
+        found = self.both()
         while self.takes("or"):
-            tests.append(self.both())
-        return lambda run: any(test(run) for test in tests)
+            found |= self.both()
+        return found
 
-    def both(self) -> Test:
-        tests = [self.one()]
+    def both(self) -> set[str]:
+        found = self.one()
         while self.takes("and"):
-            tests.append(self.one())
-        return lambda run: all(test(run) for test in tests)
+            found &= self.one()
+        return found
 
-    def one(self) -> Test:
+    def one(self) -> set[str]:
         if self.takes("not"):
-            test = self.one()
-            return lambda run: not test(run)
+            return {run.run_id for run in self.runs} - self.one()
         if self.takes("("):
-            test = self.either()
+            found = self.either()
             self.needs(")")
-            return test
+            return found
         return self.comparison()
 
-    def comparison(self) -> Test:
+    def comparison(self) -> set[str]:
         key = self.key()
-        inverted = self.takes("not")
-        if inverted:
+        negated = self.takes("not")
+        if negated:
             self.needs("in")
-        if inverted or self.takes("in"):
-            values = self.values()
-            return lambda run: any(same(value_of(run, key), value) for value in values) != inverted
-        sign = self.word("an operator: = != < <= > >= in")
-        if sign in ("=", "==", "!="):
-            wanted, inverted = self.value(), sign == "!="
-            return lambda run: same(value_of(run, key), wanted) != inverted
-        if sign not in ORDER:
-            self.at -= 1
-            raise self.expected("an operator: = != < <= > >= in")
-        limit = _number(text := self.value())
-        if limit is None:
+        if negated or self.takes("in"):
+            wanted = self.values()
+            return self.passing(key, lambda value: any(same(value, one) for one in wanted) != negated)
+        sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
+        text = self.value()
+        if sign[0] in "<>" and math.isnan(number(text)):
             raise ConfigError(f"{self.option}: {key} {sign} {text}: give a number")
-        return lambda run: (mine := _number(value_of(run, key))) is not None and ORDER[sign](mine, limit)
+        return self.passing(key, lambda value: OPERATORS[sign](value, text))
+
+    def passing(self, key: str, test: Callable[[str | None], bool]) -> set[str]:
+        return {run.run_id for run in self.runs if test(run.value(key))}
 
     def key(self) -> str:
         word = self.word("a key")
@@ -229,15 +213,15 @@ class _Parser:
         word = self.word("a value")
         return word[1:-1] if word[0] in "'\"" else word
 
-    def word(self, what: str) -> str:
-        if self.at >= len(self.tokens) or self.tokens[self.at] in ("(", ")", ","):
+    def word(self, what: str, among: Container[str] | None = None) -> str:
+        if self.next in ("", "(", ")", ",") or (among is not None and self.next not in among):
             raise self.expected(what)
-        self.at += 1
-        return self.tokens[self.at - 1]
+        return self.tokens.pop()
 
     def takes(self, token: str) -> bool:
-        found = self.at < len(self.tokens) and self.tokens[self.at].lower() == token
-        self.at += found
+        found = self.next.lower() == token
+        if found:
+            self.tokens.pop()
         return found
 
     def needs(self, token: str) -> None:
@@ -245,12 +229,10 @@ class _Parser:
             raise self.expected(token)
 
     def expected(self, what: str) -> ConfigError:
-        found = repr(self.tokens[self.at]) if self.at < len(self.tokens) else "the end"
-        return ConfigError(f"{self.option}: expected {what}, found {found}; {EXAMPLE}")
+        return ConfigError(
+            f"{self.option}: expected {what}, found {repr(self.next) if self.tokens else 'the end'}; {EXAMPLE}"
+        )
 
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
+    @property
+    def next(self) -> str:
+        return self.tokens[-1] if self.tokens else ""

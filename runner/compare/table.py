@@ -1,19 +1,32 @@
-"""From runs to a table: pooled by --by, each row with its baseline and finding, the Pareto front, the order."""
+"""From runs to a table: the keys in which they differ, pooled by --by, each row with its baseline and finding, the
+Pareto front, the order.
+"""
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
 
-from runner.compare.config_keys import differing_keys, group, meaningful_keys, telling_keys
-from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, label
-from runner.compare.evidence import Evidence
-from runner.compare.pairing import compare_pair, compare_unpaired, find_baseline, judge, scoring
-from runner.compare.repeats import compare_repeats, judge_ratios
+from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, group, label, named_groups
+from runner.compare.pairing import (
+    both_values,
+    compare_pair,
+    compare_repeats,
+    compare_unpaired,
+    find_baseline,
+    judge,
+    judge_ratios,
+    scoring,
+)
+from runner.compare.runs import Evidence
 from runner.compare.selection import listed, matches
 from runner.compare.wording import natural, sentence
+from runner.config.groups import GROUPS
+from runner.config.root import RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
+from runner.core.fields import HASHED
 from runner.core.metrics import FRONT, METRICS
 from runner.core.progress import Progress
 from runner.core.stats import pareto_front
@@ -40,16 +53,13 @@ def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
     keys = choice.by or telling_keys(varying, configs)
-    rows = [Row(run.job_id, run.run_id, run.folder, {key: run.value(key) for key in keys}, run.metrics) for run in runs]
-    table = Table(runs[0].task, keys, rows, runs={run.job_id: run for run in runs})
-    table.common = {
-        key: value
-        for key in meaningful_keys(configs)
-        if (value := configs[0].get(key)) is not None and {config.get(key) for config in configs} == {value}
-    }
     asked = [key for key in QUESTION_KEYS if key in keys]
-    for row in rows:
-        row.panel = tuple(f"{label(key)}={row.config[key]}" for key in asked)
+    rows = [
+        Row(run, {key: run.value(key) for key in keys}, panel=tuple(f"{label(key)}={run.value(key)}" for key in asked))
+        for run in runs
+    ]
+    same = agreed(configs)
+    table = Table(runs[0].task, keys, rows, common={key: same[key] for key in meaningful_keys(configs) if key in same})
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, evidence)
@@ -59,30 +69,31 @@ def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
 
 
 def _compare(table: Table, varying: list[str], choice: Choice, evidence: Evidence) -> None:
-    every = table.runs.values()
+    rows = {row.run.run_id: row for row in table.rows}
+    every = [row.run for row in table.rows]
     candidates = [choice.base] if choice.base else [run for run in every if matches(run, choice.baseline)]
-    baseline_ids = {run.job_id for run in candidates}
-    with Progress(len(table.rows), "comparing") as bar:
+    for run in candidates:
+        rows[run.run_id].is_baseline = True
+    with Progress(len(rows), "comparing") as bar:
         for row in table.rows:
             bar.advance(1)
-            run = table.runs[row.job_id]
-            row.is_baseline = row.job_id in baseline_ids
             if row.is_baseline:
                 continue
             try:
-                base = choice.base or find_baseline(run, candidates, choice.baseline, varying)
-                _fill(row, run, base, choice, evidence)
+                base = choice.base or find_baseline(row.run, candidates, choice.baseline, varying)
+                row.baseline = rows[base.run_id]
+                _fill(row, base, choice, evidence)
             except NotPaired as reason:
                 row.note = str(reason)
     judge(table.rows)
     judge_ratios(table.rows)
 
 
-def _fill(row: Row, run: Run, base: Run, choice: Choice, evidence: Evidence) -> None:
+def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
     """Compare one row with its baseline: by verdicts where it has them, else by repeats."""
-    if row.score is None:
+    run = row.run
+    if run.score is None:
         row.ratios = compare_repeats(run, base, evidence)
-        row.baseline_job_id = base.job_id
         return
     asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     try:
@@ -99,30 +110,76 @@ def _fill(row: Row, run: Run, base: Run, choice: Choice, evidence: Evidence) -> 
 def also_differ(run: Run, base: Run, choice: Choice) -> str | None:
     """Say in which keys two configurations differ besides those that --by names."""
     named = {*choice.by, *choice.baseline}
-    groups = {group(key) for key in named if key.endswith(".name")}
-    keys = [key for key in differing_keys([run.params, base.params]) if key not in named and group(key) not in groups]
-    if not keys:
-        return None
-    return "they also differ in " + ", ".join(
-        f"{label(key)} ({base.value(key)}, here {run.value(key)})" for key in keys
-    )
+    chosen = named_groups(named)
+    keys = [key for key in differing_keys([run.params, base.params]) if key not in named and group(key) not in chosen]
+    return f"they also differ in {both_values(run, base, keys)}" if keys else None
 
 
 def arrange(table: Table) -> None:
     """Put each baseline right above what is compared with it, and say what each comparison shows."""
-    inner = {group(key) for key in table.baseline if key.endswith(".name")}
+    inner = named_groups(table.baseline)
     named = JOB_ID in table.baseline  # one run that all others are compared with: it stands first
     outer = [key for key in table.keys if not named and key not in table.baseline and group(key) not in inner]
 
     def place(row: Row) -> tuple[object, ...]:
         alike = [natural(row.config[key]) for key in outer]
-        return alike, not row.is_baseline, [natural(row.config[key]) for key in table.keys], row.job_id
+        return alike, not row.is_baseline, [natural(row.config[key]) for key in table.keys], row.run.job_id
 
     table.rows.sort(key=place)
-    by_id = {row.job_id: row for row in table.rows}
-    if table.baseline:
-        found = (sentence(row, by_id, table.keys) for row in table.rows if not row.is_baseline)
-        table.sentences = [text for text in found if text]
+    for row in table.rows:
+        row.sentence = sentence(row, table.keys)
+
+
+def inert_keys() -> set[str]:
+    """Return the config keys in which runs may differ and still be the same experiment.
+
+    A place whose content is hashed (model.name, task.data) is inert for a job's identity, but it is what a
+    reader knows a model or a data set by; only the download cache says nothing.
+    """
+
+    def inert(item: Field[Any]) -> bool:
+        return item.metadata.get("inert", HASHED) != HASHED or item.name == "cache_dir"
+
+    keys = {item.name for item in fields(RunnerConfig) if inert(item)}
+    for group_name, schemas in GROUPS.items():
+        for schema in schemas.values():
+            keys |= {f"{group_name}.{item.name}" for item in fields(schema) if inert(item)}
+    return keys
+
+
+def agreed(configs: list[dict[str, str]]) -> dict[str, str]:
+    """Return the keys and values that all configs have."""
+    return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
+
+
+def differing_keys(configs: list[dict[str, str]]) -> list[str]:
+    """Return the meaningful config keys in which the runs differ, in the config's order."""
+    return [key for key in meaningful_keys(configs) if len({config.get(key) for config in configs}) > 1]
+
+
+def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:
+    """Return the config keys of these runs that can change what they do, in the config's order."""
+    inert = inert_keys()
+    order = [item.name for item in fields(RunnerConfig)]
+
+    def place(key: str) -> tuple[int, bool, str]:
+        top = group(key)
+        return (order.index(top) if top in order else len(order)), not key.endswith(".name"), key
+
+    return sorted({key for config in configs for key in config if not {key, group(key)} & inert}, key=place)
+
+
+def telling_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
+    """Return the keys without those that follow from their group's name.
+
+    nf4 always has double_quant and `none` never has: a column for it tells something only once nf4 has both.
+    """
+
+    def tells(key: str) -> bool:
+        values = {config.get(key) for config in configs}
+        return not (None in values and len(values) == 2 and f"{group(key)}.name" in keys)
+
+    return [key for key in keys if tells(key)]
 
 
 def pool(runs: list[Run], by: list[str], evidence: Evidence) -> list[Run]:
@@ -143,15 +200,12 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
         raise ConfigError(f"{where} were scored by different rules and cannot be put together ({apart or 'versions'})")
     if not all(run.score for run in members):
         raise ConfigError(f"{where} cannot be put together: not all of them counted right answers")
-    params = {
-        key: value for key, value in members[0].params.items() if all(run.params.get(key) == value for run in members)
-    }
     whole = replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
         job_id="+".join(run.job_id for run in members),
         folder=", ".join(run.folder for run in members),
-        params=params,
+        params=agreed([run.params for run in members]),
         metrics=metrics.pool(run.metrics for run in members),
         parts=members,
     )
@@ -159,7 +213,7 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
         answers = evidence.of(whole)
     except NotPaired as reason:
         raise ConfigError(f"{where} cannot be put together: {reason}") from reason
-    if whole.score and len(answers.solved) < whole.score[1]:
+    if whole.score and len(answers) < whole.score[1]:
         raise ConfigError(
             f"{where} answered the same questions more than once ({apart or 'nothing differs'}): name those keys in "
             "--by, too, or choose one value with --where"
@@ -169,24 +223,23 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
 
 def mark_front(table: Table) -> None:
     """Mark the rows on the Pareto front, and for each other row one that dominates it, by the values as measured."""
-    rows = [row for row in table.rows if row.interval]
-    axes = [next((name for name in names if all(name in row.metrics for row in rows)), "") for names in FRONT]
-    table.axes = [name for name in axes if name]
-    if len(rows) < 2 or not table.axes:
-        table.axes = []
+    rows = [row for row in table.rows if row.run.interval]
+    axes = [next((name for name in names if all(name in row.run.metrics for row in rows)), "") for names in FRONT]
+    table.axes = [name for name in axes if name] if len(rows) > 1 else []
+    if not table.axes:
         return
     for panel in dict.fromkeys(row.panel for row in rows):
         members = [row for row in rows if row.panel == panel]
-        points = [_goodness(row, table.axes) for row in members]
+        points = [_goodness(row.run, table.axes) for row in members]
         front = pareto_front(points)
-        best = [(point, row.job_id) for row, point, on_front in zip(members, points, front, strict=True) if on_front]
+        best = [(row, point) for row, point, on_front in zip(members, points, front, strict=True) if on_front]
         for row, point, on_front in zip(members, points, front, strict=True):
             row.on_front = on_front
             if not on_front:
-                row.dominated_by = next(job for other, job in best if all(map(operator.ge, other, point)))
+                row.dominated_by = next(it.run.job_id for it, other in best if all(map(operator.ge, other, point)))
 
 
-def _goodness(row: Row, axes: list[str]) -> tuple[float, ...]:
-    """Return a row's point, each number better the larger it is."""
-    assert row.interval is not None
-    return row.interval[0], *(METRICS[name].better.value * row.metrics[name] for name in axes)
+def _goodness(run: Run, axes: list[str]) -> tuple[float, ...]:
+    """Return a run's point, each number better the larger it is."""
+    assert run.interval is not None
+    return run.interval[0], *(METRICS[name].better.value * run.metrics[name] for name in axes)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Ratio, Row, Table, label
-from runner.compare.pairing import ALPHA
-from runner.compare.repeats import repeats_needed
+from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Row, Table, label
+from runner.compare.pairing import ALPHA, repeats_needed
 from runner.core.metrics import HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
 
 
@@ -43,11 +42,6 @@ def at_least(difference: float | None) -> str:
     return ABSENT if difference is None else f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
-def ratio_text(it: Ratio) -> str:
-    """Return a ratio with its interval: ×1.32 [1.28, 1.35]."""
-    return f"×{it.ratio:.3g} [{it.ratio_low:.3g}, {it.ratio_high:.3g}]"
-
-
 def assignments(row: Row, keys: list[str]) -> str:
     """Return what a row was run with: quantization=nf4, seed=1."""
     return ", ".join(f"{label(key)}={row.config[key]}" for key in keys if row.config[key] is not None)
@@ -60,20 +54,22 @@ def name_of(row: Row, keys: list[str]) -> str:
         for key in keys
         if row.config[key] is not None
     ]
-    return " ".join(values) or row.job_id
+    return " ".join(values) or row.run.job_id
 
 
-def versus(row: Row, base: Row, keys: list[str]) -> str:
+def versus(row: Row, keys: list[str]) -> str:
     """Return what is compared, and at the end the keys in which both agree: `nf4 vs none on task.split=test`."""
-    ours, theirs, shared = sides(row, base, keys)
+    ours, theirs, shared = sides(row, keys)
     return f"{ours} vs {theirs}{f' on {shared}' if shared else ''}"
 
 
-def sides(row: Row, base: Row, keys: list[str]) -> tuple[str, str, str]:
+def sides(row: Row, keys: list[str]) -> tuple[str, str, str]:
     """Return a run's and its baseline's name by the keys in which they differ, and the other keys."""
+    base = row.baseline
+    assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]
     shared = assignments(row, [key for key in keys if key not in own])
-    ours, theirs = assignments(row, own) or row.job_id, assignments(base, own) or base.job_id
+    ours, theirs = (assignments(side, own) or side.run.job_id for side in (row, base))
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
     if len(both) == 1 and both[0].endswith(".name"):  # `nf4 vs none`, the keys that only one has in brackets
         more = [key for key in own if key not in both]
@@ -83,46 +79,38 @@ def sides(row: Row, base: Row, keys: list[str]) -> tuple[str, str, str]:
     return ours, theirs, shared
 
 
-def sentence(row: Row, by_id: dict[str, Row], keys: list[str]) -> str:
-    """Return one row's finding in words; empty where a table of ratios says it."""
+def sentence(row: Row, keys: list[str]) -> str:
+    """Return one row's finding in words; empty for a baseline, and where a table of ratios says it."""
     if row.note is not None:
-        return f"{assignments(row, keys) or row.job_id}: not compared, {row.note}"
+        return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     it = row.comparison
     if it is None:
-        return _few_repeats(row, by_id, keys)
-    n = f"{row.score[1] if row.score else 0:,}"
+        return _few_repeats(row, keys) if row.ratios else ""
+    n = f"{row.run.score[1] if row.run.score else 0:,}"
     low, high = points(it.difference_low), points(it.difference_high)
     ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
     sizes = n if it.method is Method.mcnemar else f"{n} and {it.baseline_n:,}, Fisher's exact test"
     text = (
-        f"{versus(row, by_id[it.baseline_job_id], keys)} (n={sizes}): {it.finding} "
+        f"{versus(row, keys)} (n={sizes}): {it.finding} "
         f"(Δ {points(it.difference)} points, 95 % interval {low}..{high}, {ps})"
     )
-    if it.finding is Finding.open:
-        text += f"; {could_have_seen(it, n)}"
+    if it.finding is Finding.open and it.detectable_difference is None:
+        text += f"; {n} questions are too few to show any difference"
+    elif it.finding is Finding.open:
+        least = at_least(it.detectable_difference)
+        text += f"; a true difference of ≥ {least} points would have been seen at least 4 times in 5"
     return f"{text}; {it.remark}" if it.remark else text
 
 
-def could_have_seen(it: Comparison, n: str) -> str:
-    """Return what a comparison that shows no difference would have shown."""
-    if it.detectable_difference is None:
-        return f"{n} questions are too few to show any difference"
-    return (
-        f"a true difference of ≥ {at_least(it.detectable_difference)} points would have been seen at least 4 times in 5"
-    )
-
-
-def _few_repeats(row: Row, by_id: dict[str, Row], keys: list[str]) -> str:
+def _few_repeats(row: Row, keys: list[str]) -> str:
     """Say where repeats are too few for the test to show anything, however far apart they are."""
-    if not row.ratios or row.baseline_job_id is None:
-        return ""
     fewest = min(min(it.repeats, it.baseline_repeats) for it in row.ratios)
     family = max(it.comparisons for it in row.ratios)
     needed = repeats_needed(family)
     if fewest >= needed:
         return ""
     return (
-        f"{versus(row, by_id[row.baseline_job_id], keys)}: {fewest} repeat{'s' * (fewest != 1)} a side cannot show a "
+        f"{versus(row, keys)}: {fewest} repeat{'s' * (fewest != 1)} a side cannot show a "
         f"difference in {family} comparison{'s' * (family != 1)}; task.repeats={needed} can"
     )
 
@@ -130,17 +118,18 @@ def _few_repeats(row: Row, by_id: dict[str, Row], keys: list[str]) -> str:
 def summary(table: Table) -> str:
     """Return the legend under a table with comparisons."""
     compared = [row.comparison for row in table.rows if row.comparison]
-    count = len(compared)
     parts = []
     if compared:
-        tests = "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions; "
-        if any(it.method is Method.fisher for it in compared):
-            tests += "rows without wins are unpaired (Newcombe's interval, Fisher's exact test); "
         parts.append(
-            f"{tests}Holm: p adjusted for the {count} comparison{'s' * (count != 1)} of this table. "
+            "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;"
+        )
+        if any(it.method is Method.fisher for it in compared):
+            parts.append("rows without wins are unpaired (Newcombe's interval, Fisher's exact test);")
+        parts.append(
+            f"Holm: p adjusted for the {len(compared)} comparison{'s' * (len(compared) != 1)} of this table. "
             "Intervals hold 95 % each."
         )
-    if any(row.ratios for row in table.rows):
+    if table.has_ratios:
         parts.append(
             "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %; p: exact rank-sum "
             f"test, Holm over the comparisons of one figure, {ALPHA:g} decides."
@@ -160,16 +149,14 @@ def verdict(side: dict[str, str]) -> str:
 
 def flips_names(flips: Flips, table: Table) -> tuple[str, str]:
     """Return what the run and its baseline are called."""
-    ours, theirs = ({row.job_id: row for row in table.rows}[job] for job in (flips.job_id, flips.baseline_job_id))
-    return sides(ours, theirs, table.keys)[:2]
+    return sides(table.row(flips.job_id), table.keys)[:2]
 
 
 def flips_headline(flips: Flips, table: Table) -> str:
     """Return what a list of flips is about, and what the other questions came to."""
-    rows: dict[str, Row] = {row.job_id: row for row in table.rows}
     cut = len(flips.questions) < flips.won + flips.lost
     return (
-        f"{versus(rows[flips.job_id], rows[flips.baseline_job_id], table.keys)}: {flips.lost} lost, {flips.won} won, "
+        f"{versus(table.row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
         f"{flips.both_right} right in both, {flips.both_wrong} wrong in both"
         f"{f' (the first {len(flips.questions)} flips)' if cut else ''}"
     )
@@ -190,29 +177,31 @@ def columns(table: Table) -> list[Column]:
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # two runs have the same config
-    found = [Column("job", [row.job_id for row in rows], False)] * by_job
+    found = [Column("job", [row.run.job_id for row in rows], False)] * by_job
     found += [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+
+    def measured(name: str, head: str, leaves: int = 0) -> Column:
+        return Column(head, [number(row.run.metrics.get(name)) for row in rows], leaves=leaves)
+
+    def compared(head: str, text: Callable[[Comparison], str], leaves: int = 0) -> Column:
+        return Column(head, [text(row.comparison) if row.comparison else "" for row in rows], leaves=leaves)
+
     if not table.scored:
-        return found + [_measured(rows, name, name) for name in headline_metrics(rows)]
-    found.append(Column("n", [number(row.score[1]) if row.score else ABSENT for row in rows]))
+        return found + [measured(name, name) for name in headline_metrics(rows)]
+    found.append(Column("n", [number(row.run.score[1]) if row.run.score else ABSENT for row in rows]))
     found.append(Column("accuracy", list(map(_accuracy, rows))))
     if table.baseline:
-        paired: list[tuple[str, Callable[[Row], str], int]] = [
-            ("Δ points", _difference, 0),
-            ("p", lambda row: p_value(row.comparison.p) if row.comparison else "", 8),
-            ("Holm", lambda row: p_value(row.comparison.p_holm) if row.comparison else "", 0),
-            ("wins/losses\n/ties", _counts, 0),
-            (
-                "could see\npoints",
-                lambda row: f"≥{at_least(row.comparison.detectable_difference)}" if row.comparison else "",
-                6,
-            ),
+        found += [
+            Column("Δ points", list(map(_difference, rows))),
+            compared("p", lambda it: p_value(it.p), 8),
+            compared("Holm", lambda it: p_value(it.p_holm)),
+            compared("wins/losses\n/ties", _counts),
+            compared("could see\npoints", lambda it: f"≥{at_least(it.detectable_difference)}", 6),
         ]
-        found += [Column(head, [text(row) for row in rows], leaves=leaves) for head, text, leaves in paired]
     for name, leaves in OF_SCORED.items():
-        values = [row.metrics.get(name) for row in rows]
+        values = [row.run.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
-            found.append(_measured(rows, name, METRICS[name].head, leaves))
+            found.append(measured(name, METRICS[name].head, leaves))
     if table.axes:
         found.append(Column("Pareto", [_front(row) for row in rows], False, 7))
     return found
@@ -221,11 +210,11 @@ def columns(table: Table) -> list[Column]:
 def ratio_columns(table: Table) -> list[Column]:
     """Return the columns of the table of ratios: one line for each run and measure."""
     lines = [(row, it) for row in table.rows for it in row.ratios]
-    names = [assignments(row, table.keys) or row.job_id for row, _ in lines]
+    names = [assignments(row, table.keys) or row.run.job_id for row, _ in lines]
     return [
         Column("compared with the baseline", names, False),
         Column("measure", [it.measure for _, it in lines], False),
-        Column("ratio", [ratio_text(it) for _, it in lines]),
+        Column("ratio", [f"×{it.ratio:.3g} [{it.ratio_low:.3g}, {it.ratio_high:.3g}]" for _, it in lines]),
         Column("repeats", [f"{it.repeats}/{it.baseline_repeats}" for _, it in lines]),
         Column("p", [p_value(it.p) for _, it in lines]),
         Column("Holm", [p_value(it.p_holm) for _, it in lines]),
@@ -235,7 +224,7 @@ def ratio_columns(table: Table) -> list[Column]:
 
 def headline_metrics(rows: list[Row]) -> list[str]:
     """Return up to eight metrics that all rows have: headlines first, then the task's own by name."""
-    shared = set.intersection(*(set(row.metrics) for row in rows))
+    shared = set.intersection(*(set(row.run.metrics) for row in rows))
     known = [name for name in HEADLINES if name in shared]
     return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]
 
@@ -254,18 +243,14 @@ def fit(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
     return found, left_out
 
 
-def _measured(rows: list[Row], name: str, head: str, leaves: int = 0) -> Column:
-    return Column(head, [number(row.metrics.get(name)) for row in rows], leaves=leaves)
-
-
 def _word(value: str | None) -> str:
     return ABSENT if value is None else value if len(value) <= 60 else value[:59] + "…"
 
 
 def _accuracy(row: Row) -> str:
-    if row.interval is None:
+    if row.run.interval is None:
         return ABSENT
-    accuracy, low, high = row.interval
+    accuracy, low, high = row.run.interval
     return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
@@ -276,10 +261,7 @@ def _difference(row: Row) -> str:
     return f"{points(it.difference)} [{points(it.difference_low)}, {points(it.difference_high)}]"
 
 
-def _counts(row: Row) -> str:
-    it = row.comparison
-    if it is None:
-        return ""
+def _counts(it: Comparison) -> str:
     return "unpaired" if it.method is Method.fisher else f"{it.wins}/{it.losses}/{it.ties}"
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong that a user can cause or mend: one clear message each, no traceback.
+"""What can go wrong that a user can cause or mend: one clear message each on stderr and an exit code, no traceback.
 
 RunnerError              exit 1   a job failed
 ├── ConfigError          exit 2   a key, value or choice is wrong
@@ -12,10 +12,14 @@ RunnerError              exit 1   a job failed
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
+
+INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has ended
 
 
 class RunnerError(Exception):
@@ -80,23 +84,11 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: a password would end up in configs and logs: {fix}")
 
 
-def no_driver(key: str, uri: str, missing: ModuleNotFoundError) -> ConfigError:
-    """Say which package SQLAlchemy lacks for this kind of database."""
-    extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
-    return ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}")
-
-
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice that looks most like word, or None when none is close."""
-    matches = get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
-
-
 def unknown(what: str, word: str, choices: Iterable[str]) -> str:
     """Say that word is no `what`, with the nearest choice first and then all of them."""
     options = sorted(choices)
-    hint = nearest(word, options)
-    meant = f" Did you mean {hint}?" if hint else ""
+    close = get_close_matches(word, options, n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
     return f"no {what} {word!r}.{meant} Choices: {', '.join(options)}"
 
 
@@ -108,3 +100,38 @@ def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputE
             "make room and run the same command again to go on"
         )
     return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
+
+
+def message_of(error: Exception) -> str | None:
+    """Return the message to show for an error, None for a bug, which is to be seen with its traceback."""
+    return str(error) if isinstance(error, RunnerError) else None
+
+
+def exit_code_of(
+    name: str, work: Callable[[], int | None], message_of: Callable[[Exception], str | None] = message_of
+) -> int:
+    """Do the work and return its exit code; where it fails, print `name: message` and return the error's code."""
+    try:
+        return work() or 0
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        print(f"{name}: {message}", file=sys.stderr)
+        return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
+
+
+def run_entry(
+    name: str,
+    work: Callable[[], int | None],
+    message_of: Callable[[Exception], str | None] = message_of,
+    when_interrupted: str | None = None,
+) -> NoReturn:
+    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
+    try:
+        code = exit_code_of(name, work, message_of)
+    except KeyboardInterrupt:
+        if when_interrupted:
+            print(when_interrupted, file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)

@@ -14,13 +14,18 @@ MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
-def _status_mib(key: str) -> float:
-    """Read one kB figure of /proc/self/status as MiB; 0 where the platform has no such file."""
+def _said(file: str | Path, key: str) -> str | None:
+    """Return what stands behind a key in a file of /proc; None where there is no such file or key."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(file).read_text().splitlines()
     except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), 0.0)
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
+
+
+def _status_mib(key: str) -> float:
+    """Return one kB figure of this process as MiB; 0 where the platform has no such file."""
+    return int((_said("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
 
 
 def rss_mib() -> float:
@@ -107,11 +112,7 @@ def versions() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return _said("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def _total_memory_bytes() -> int:
@@ -120,12 +121,10 @@ def _total_memory_bytes() -> int:
 
 def available_mib() -> float:
     """Memory that new processes can take without pushing others out: the machine's, or this container's if less."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+    free = _said("/proc/meminfo", "MemAvailable:")
+    if free is None:
         return _total_memory_bytes() / MIB / 2
-    free = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:"))
-    return min([free, *cgroup_rooms_mib()])
+    return min([int(free.split()[0]) / 1024, *cgroup_rooms_mib()])
 
 
 def cgroup_rooms_mib(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[float]:
@@ -158,9 +157,7 @@ def cgroup_rooms_mib(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/
 
 def gpu_models() -> list[str]:
     """Names of the GPUs that this process may use, from the driver's files: no library has to be imported."""
-    models: list[str] = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = file.read_text().splitlines()
-        models += [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model")]
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [model for file in files if (model := _said(file, "Model"))]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return models if visible is None else models[: len([name for name in visible.split(",") if name.strip()])]

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from runner.core import machine
@@ -76,19 +75,15 @@ class Progress:
 
     def advance(self, step: float = 1, **news: str) -> None:
         """Move on by step; news are shown as `name value` at the end of the line."""
-        self._done += step
-        self._report(news)
-        if self._bar is not None:
-            line = "  ".join(f"{key} {value}" for key, value in news.items())
-            self._bar.update(self._id, advance=step, **({"news": line} if news else {}))
+        self.show(self._done + step, **news)
 
     def show(self, done: float, **news: str) -> None:
-        """Show how far it is, parts of a step included, without counting a step."""
+        """Show how far it is, which may be within a step."""
         self._done = done
         self._report(news)
         if self._bar is not None:
             line = "  ".join(f"{key} {value}" for key, value in news.items())
-            self._bar.update(self._id, completed=done, news=line)
+            self._bar.update(self._id, completed=done, **({"news": line} if news else {}))
 
     def describe(self, what: str) -> None:
         """Change what the bar says is going on."""
@@ -97,9 +92,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._id, description=what)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

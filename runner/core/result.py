@@ -1,11 +1,24 @@
-"""What a task gives back and what is kept on disk: Sample, Verdict, Result, Record. Imports no torch."""
+"""What a task gives back and what is kept on disk: Sample, Verdict, Result, Record, repeats. Imports no torch.
+
+repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares these:
+
+    {"measure": "decode_tok_per_s/batch_4_prompt_64", "repeat": 1, "value": 812.5}
+
+A measure is named as the metric that the job reports of it, the median. Warm-up runs are left out.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
+
+from runner.core.errors import cannot_write
+
+REPEATS = "repeats.jsonl"
 
 
 class FinishReason(StrEnum):
@@ -100,19 +113,11 @@ class Sample:
         values["finish_reason"] = FinishReason(values["finish_reason"])
         if values.get("verdict") is not None:
             values["verdict"] = Verdict(values["verdict"])
-        if values.get("branches") is not None:
-            values["branches"] = [_with_reason(BranchText(**branch)) for branch in values["branches"]]
-        if values.get("calls") is not None:
-            values["calls"] = [_with_reason(Call(**call)) for call in values["calls"]]
+        for key, kind in (("branches", BranchText), ("calls", Call)):
+            if values.get(key) is not None:
+                said = [kind(**it) for it in values[key]]
+                values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in said]
         return cls(**values)
-
-
-Said = TypeVar("Said", BranchText, Call)
-
-
-def _with_reason(said: Said) -> Said:
-    """Turn the finish reason that was read as text into the enum's member."""
-    return replace(said, finish_reason=FinishReason(said.finish_reason))
 
 
 @dataclass
@@ -160,12 +165,41 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     from_ledger: bool = False  # this answer was recorded earlier
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain data for result.json."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
-        """Read what to_dict wrote."""
+        """Read what result.json holds."""
         result = Result(**values.pop("result"))
         return cls(**{**values, "status": Status(values["status"]), "result": result})
+
+
+class RepeatLog:
+    """Writes the repeats of a job, each as soon as it is measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / REPEATS
+        self._write("", mode="w")  # a job that begins again measures again
+
+    def add(self, repeat: int, values: Mapping[str, float]) -> None:
+        """Append what one repeat measured: measure -> value."""
+        lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in values.items())
+        self._write("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _write(self, text: str, mode: str = "a") -> None:
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+def read_repeats(path: Path) -> dict[str, list[float]]:
+    """Return the values of each measure; without those of fewer repeats, e.g. of a cell that ran out of memory.
+
+    Raises ValueError, KeyError or TypeError where a line is not a repeat.
+    """
+    found: dict[str, list[float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        repeat = json.loads(line)
+        found.setdefault(repeat["measure"], []).append(float(repeat["value"]))
+    most = max(map(len, found.values()), default=0)
+    return {measure: values for measure, values in found.items() if len(values) == most}

@@ -14,8 +14,10 @@ from functools import lru_cache
 from itertools import combinations, pairwise
 from statistics import NormalDist
 
+CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of the differences called detectable
 
-def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+
+def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return Wilson's score interval for k successes in n; (0, 1) when nothing was counted."""
     assert 0 <= k <= n
     if n == 0:
@@ -95,7 +97,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_difference_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def paired_difference_interval(b: int, c: int, n: int) -> tuple[float, float]:
     """Return Tango's score interval for the paired difference (b - c) / n; (-1, 1) when n is 0.
 
     b of n pairs succeeded only the first time, c only the second. Tango (Statistics in Medicine 17, 1998)
@@ -104,7 +106,7 @@ def paired_difference_interval(b: int, c: int, n: int, confidence: float = 0.95)
     assert min(b, c, n - b - c) >= 0
     if n == 0:
         return -1.0, 1.0
-    z = _two_sided_z(1 - confidence)
+    z = _two_sided_z(1 - CONFIDENCE)
     estimate = (b - c) / n
 
     def score(difference: float) -> float:
@@ -123,7 +125,7 @@ def paired_difference_interval(b: int, c: int, n: int, confidence: float = 0.95)
     return low, high
 
 
-def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> tuple[float, float]:
+def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int) -> tuple[float, float]:
     """Return Newcombe's hybrid score interval for k1 / n1 - k2 / n2 of two independent samples.
 
     Method 10 of Newcombe (Statistics in Medicine 17, 1998), put together from the two Wilson intervals that stand
@@ -132,14 +134,14 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, confidence:
     """
     if not n1 or not n2:
         return -1.0, 1.0
-    (low1, high1), (low2, high2) = wilson_interval(k1, n1, confidence), wilson_interval(k2, n2, confidence)
+    (low1, high1), (low2, high2) = wilson_interval(k1, n1), wilson_interval(k2, n2)
     rate1, rate2 = k1 / n1, k2 / n2
     down = math.hypot(rate1 - low1, high2 - rate2)
     up = math.hypot(high1 - rate1, rate2 - low2)
     return max(-1.0, rate1 - rate2 - down), min(1.0, rate1 - rate2 + up)
 
 
-def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """Return the percentile bootstrap interval for median(a) / median(b), repeats of two measurements above 0.
 
     The medians of all resamples are counted, not drawn: no seed, no noise, the same answer each time. BCa has
@@ -150,7 +152,7 @@ def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float], confidence:
     """
     assert min(len(a), len(b), *a, *b) > 0
     ratios = sorted((x / y, p * q) for x, p in _medians(a) for y, q in _medians(b))
-    outside = (1 - confidence) / 2
+    outside = (1 - CONFIDENCE) / 2
 
     def first_beyond(ordered: Iterable[tuple[float, float]]) -> float:
         passed = 0.0
@@ -178,8 +180,8 @@ def _medians(values: Sequence[float]) -> list[tuple[float, float]]:
     return found + [(x, ways / n**n) for x, ways in zip(ordered, lower, strict=True)]
 
 
-def detectable_difference(n: int, discordant_rate: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Return the smallest true paired difference that n pairs show with this power; None when n shows none.
+def detectable_difference(n: int, discordant_rate: float, alpha: float = 0.05) -> float | None:
+    """Return the smallest true paired difference that n pairs show 4 times in 5; None when n shows none.
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity as the exact test is the stricter one:
     n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). A difference of d makes more pairs discordant than the rate
@@ -187,7 +189,7 @@ def detectable_difference(n: int, discordant_rate: float, power: float = 0.8, al
     large, and what follows from questions of normally distributed difficulty in between (bench/compare_null.py).
     """
     assert 0 <= discordant_rate <= 1
-    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(power)
+    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
 
     def surplus(difference: float) -> float:
         rate = min(1.0, math.hypot(discordant_rate, difference))
@@ -197,10 +199,8 @@ def detectable_difference(n: int, discordant_rate: float, power: float = 0.8, al
     return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
 
 
-def unpaired_detectable_difference(
-    n1: int, n2: int, rate: float, power: float = 0.8, alpha: float = 0.05
-) -> float | None:
-    """Return the smallest true difference that Fisher's test shows with this power; None when n shows none.
+def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = 0.05) -> float | None:
+    """Return the smallest true difference that Fisher's test shows 4 times in 5; None when n shows none.
 
     Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the exact test's strictness:
     d - (1/n1 + 1/n2)/2 = z(alpha/2)·√(p·q·(1/n1 + 1/n2)) + z(power)·√(p1·q1/n1 + p2·q2/n2). One side has the given
@@ -209,7 +209,7 @@ def unpaired_detectable_difference(
     assert 0 <= rate <= 1
     if not n1 or not n2:
         return None
-    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(power)
+    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
 
     def surplus(difference: float) -> float:
         less = max(0.0, max(rate, 1 - rate) - difference)

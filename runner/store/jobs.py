@@ -13,10 +13,10 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from runner.config.identity import semantic_keys
 from runner.config.root import RunnerConfig
@@ -61,7 +61,7 @@ class Job:
 
     def write_record(self, record: Record) -> None:
         """Replace result.json in one step, so that a crash leaves the old one or the new one."""
-        write_atomically(self.folder / "result.json", json.dumps(record.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.folder / "result.json", json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
 
     def forget(self) -> None:
         """Drop what an earlier run of this job left (rerun=true)."""
@@ -88,16 +88,25 @@ def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], 
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
     """Hold the job against other processes; while another one has it, wait for it or raise JobHeld."""
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        lock = (job.folder / ".lock").open("w")
+        lock = hold(job.folder / ".lock", wait)
+    except BlockingIOError as error:
+        raise JobHeld(f"{job.job_id} is being done by another process") from error
     except OSError as error:
         raise cannot_write(job.folder, error) from error
-    with lock:  # closing the file frees the lock, also when the process dies
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise JobHeld(f"{job.job_id} is being done by another process") from error
+    with lock:
         yield
+
+
+def hold(file: Path, wait: bool = True) -> TextIO:
+    """Hold a file until it is closed or this process dies: a lock, unlike a process id, is never given again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    held = file.open("a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        held.close()
+        raise
+    return held
 
 
 class Recorder:

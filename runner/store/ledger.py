@@ -50,7 +50,7 @@ def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> track
     except TrackingError as error:
         if config.tracking.parent_run_id is None:
             raise
-        return tracking.Tracker(None, problem=error)
+        return tracking.Tracker(problem=error)
 
 
 def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:

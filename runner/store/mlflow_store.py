@@ -8,16 +8,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.core.errors import TrackingError, cannot_write, check, no_driver, refuse_password
+from runner.core.errors import ConfigError, TrackingError, cannot_write, check, refuse_password
+from runner.store.jobs import hold
 
+STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")  # whose exceptions say that a store failed
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
 
 
@@ -64,23 +65,21 @@ def open_store(store: Store) -> tuple[Any, str]:
 def _open_first(store: Store) -> tuple[Any, str]:
     """Open the store; one process at a time, because creating a database is a race."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = (output_dir / ".mlflow.lock").open("w")
-    except OSError as error:
-        raise cannot_write(output_dir / ".mlflow.lock", error) from error
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls out of a benchmark
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
+    try:
+        lock = hold(output_dir / ".mlflow.lock")
+    except OSError as error:
+        raise cannot_write(output_dir / ".mlflow.lock", error) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         _probe_sqlite(uri)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         import mlflow  # noqa: F401  # it sets up the loggers that are quietened next
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
         _create_sqlite(uri)
-        client = _client(uri)
+        client = open_client(uri, "tracking.uri")
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             check(
@@ -95,13 +94,15 @@ def _open_first(store: Store) -> tuple[Any, str]:
         return client, _create_experiment(client, name, location)
 
 
-def _client(uri: str) -> Any:
+def open_client(uri: str, key: str) -> Any:
+    """Return MLflow's client for a store; `key` is where the user named it."""
     from mlflow import MlflowClient
 
     try:
         return MlflowClient(uri)
-    except ModuleNotFoundError as error:
-        raise no_driver("tracking.uri", uri, error) from error
+    except ModuleNotFoundError as missing:  # what SQLAlchemy lacks for this kind of database
+        extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
+        raise ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}") from missing
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
@@ -153,26 +154,27 @@ def _create_sqlite(uri: str) -> None:
 
 
 @contextmanager
-def clear_errors(uri: str | None, kept: Path | None = None) -> Iterator[None]:
-    """Turn the many ways in which a store can fail into one message that says what is safe."""
-    import sqlite3
-
+def one_message(compose: Callable[[str], str]) -> Iterator[None]:
+    """Turn the many ways in which a store can fail into one message, composed of the error's own text on one line."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        raise _failed(uri, error, kept) from error
     except Exception as error:
         # MLflow's and SQLAlchemy's exceptions, named by module so that neither has to be imported for this
-        if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "alembic", "requests"):
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in STORE_MODULES:
             raise
-        raise _failed(uri, error, kept) from error
+        text = str(error).partition("(Background on this error")[0]  # SQLAlchemy's run to whole paragraphs
+        raise TrackingError(compose(" ".join(text.split())[:300])) from error
 
 
-def _failed(uri: str | None, error: Exception, kept: Path | None) -> TrackingError:
-    text = " ".join(re.sub(r"\(Background on this error.*", "", str(error), flags=re.DOTALL).split())[:300]
-    if "locked" in text:
-        text = "the database is locked by another program: close it, or wait, and run again"
-    elif "readonly" in text or "unable to open" in text or "Permission" in text:
-        text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
-    safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
-    return TrackingError(f"MLflow at {uri} cannot be reached or written: {text}.{safe}")
+def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:
+    """Say of an error of the store what it takes to mend it, and what is safe."""
+
+    def compose(text: str) -> str:
+        if "locked" in text:
+            text = "the database is locked by another program: close it, or wait, and run again"
+        elif "readonly" in text or "unable to open" in text or "Permission" in text:
+            text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
+        safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
+        return f"MLflow at {uri} cannot be reached or written: {text}.{safe}"
+
+    return one_message(compose)

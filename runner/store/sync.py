@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from runner.core import console
-from runner.core.errors import ConfigError, RunnerError
+from runner.core.errors import ConfigError, RunnerError, run_entry
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store
@@ -19,7 +17,7 @@ from runner.store.jobs import Job, claim
 
 def entry() -> NoReturn:
     """Console script: exit 0 when everything is logged, 1 or 2 with a message when not."""
-    console.run_entry("runner-sync", lambda: print(sync(parser().parse_args())))
+    run_entry("runner-sync", lambda: print(sync(parser().parse_args())))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,35 +38,29 @@ def sync(options: argparse.Namespace) -> str:
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store.default_uri(output_dir)
     store = mlflow_store.Store(uri, options.experiment, output_dir)
-    missing = list(unlogged(output_dir, uri))
+    missing = []
+    for file in sorted(output_dir.glob("jobs/*/result.json")):
+        job = Job(file.parent.name, file.parent)
+        try:
+            if unlogged(job, uri):
+                missing.append(job)
+        except RunnerError as error:
+            print(f"left out: {error}", file=sys.stderr)
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:
             with claim(job):  # a run of this job that is going on logs itself, and so does another runner-sync
-                record = job.last_record()
-                if record is not None and is_missing(record, uri):
+                if record := unlogged(job, uri):
                     ledger.log_late(store, job, record)
                     logged += 1
             bar.advance()
     return f"{logged} results logged to {uri}" if logged else f"nothing to do: {uri} has every finished job"
 
 
-def is_missing(record: Record, uri: str) -> bool:
-    """Whether a result is final and does not say that it stands in the store."""
-    return record.status is Status.FINISHED and record.mlflow_uri != uri
-
-
-def unlogged(output_dir: Path, uri: str) -> Iterator[Job]:
-    """Yield the finished jobs that the store does not have."""
-    for file in sorted(output_dir.glob("jobs/*/result.json")):
-        job = Job(file.parent.name, file.parent)
-        try:
-            record = job.last_record()
-        except RunnerError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        if record is not None and is_missing(record, uri):
-            yield job
+def unlogged(job: Job, uri: str) -> Record | None:
+    """Return a job's record where it is final and does not say that it stands in the store."""
+    record = job.last_record()
+    return record if record and record.status is Status.FINISHED and record.mlflow_uri != uri else None
 
 
 if __name__ == "__main__":

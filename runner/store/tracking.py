@@ -6,7 +6,6 @@ with tracking=none must not pay for it.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import re
@@ -15,16 +14,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import TrackingError
-from runner.core.result import Record, Result, Status
-from runner.store.jobs import Job
+from runner.core.result import Record, Status
+from runner.store.jobs import Job, hold
 from runner.store.mlflow_store import Store, clear_errors, open_store, store_of
 
 log = logging.getLogger(__name__)
@@ -34,60 +32,28 @@ GRIDS = ".grids"  # in output_dir: a file for each running grid
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 
 
+@dataclass
 class Tracker:
     """One job's run in MLflow, or nothing at all with tracking=none."""
 
-    def __init__(
-        self,
-        uri: str | None,
-        client: Any = None,
-        run_id: str | None = None,
-        problem: TrackingError | None = None,
-        alive: TextIO | None = None,
-    ) -> None:
-        self.uri, self.run_id = uri, run_id
-        self.client = client
-        self.problem = problem  # why nothing can be logged, though something should be
-        self.alive = alive  # held while a grid's process lives
-
-    def log(self, job: Job, result: Result) -> None:
-        """Write metrics and evidence."""
-        if self.client is None:
-            return
-        from mlflow.entities import Metric, RunTag
-
-        now_ms = int(time.time() * 1000)
-        metrics = [
-            Metric(_legal(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)
-        ]
-        tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
-        tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
-        for start in range(0, len(metrics), METRICS_A_CALL):
-            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
-        self.client.log_batch(self.run_id, tags=tags)
-        self.log_evidence(job)
-
-    def log_evidence(self, job: Job) -> None:
-        """Copy what the job folder holds into the run's artifacts."""
-        for file in sorted(job.folder.iterdir()):
-            if self.client is not None and file.is_file() and not file.name.startswith("."):
-                self.client.log_artifact(self.run_id, str(file))
-
-    def end(self, status: Status) -> None:
-        """Give the run its final status."""
-        if self.client is not None:
-            self.client.set_terminated(self.run_id, status.value)
+    uri: str | None = None
+    client: Any = None
+    run_id: str | None = None
+    problem: TrackingError | None = None  # why nothing can be logged, though something should be
+    alive: TextIO | None = None  # held while a grid's process lives
 
 
 def start(store: Store | None, job: Job, record: Record) -> Tracker:
     """Open MLflow and start the job's run; says what is wrong before anything expensive happens."""
     if store is None:
-        return Tracker(None)
+        return Tracker()
     with clear_errors(store.uri):
         client, experiment_id = open_store(store)
+        from mlflow.entities import Param  # after its settings, which opening the store has made
+
         begun = job.folder / ".begun"
         if begun.exists():  # and whoever began it is gone, perhaps before it wrote anything else
-            _end_dead_runs(client, experiment_id, job, Status.KILLED)
+            _end_running(store, "job_id", job.job_id, Status.KILLED, job.folder)
         begun.touch()
         tags = {
             "job_id": job.job_id,
@@ -100,19 +66,44 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         if store.parent_run_id is not None:
             tags["mlflow.parentRunId"] = store.parent_run_id
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        _log_params(client, run_id, record.params)
+        params = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
+        for begin in range(0, len(params), PARAMS_A_CALL):
+            client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
     return Tracker(store.uri, client, run_id)
+
+
+def finish(tracker: Tracker, job: Job, record: Record) -> None:
+    """Log metrics, evidence and status; when MLflow fails here, the result is on disk and stays there."""
+    if tracker.problem is not None:
+        raise tracker.problem
+    if tracker.client is None:
+        return
+    from mlflow.entities import Metric, RunTag
+
+    client, run_id, result = tracker.client, tracker.run_id, record.result
+    now_ms = int(time.time() * 1000)
+    metrics = [Metric(_legal(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)]
+    tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
+    tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
+    with clear_errors(tracker.uri, kept=job.folder):
+        for begin in range(0, len(metrics), METRICS_A_CALL):
+            client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
+        client.log_batch(run_id, tags=tags)
+        for file in sorted(job.folder.iterdir()):
+            if file.is_file() and not file.name.startswith("."):
+                client.log_artifact(run_id, str(file))
+        client.set_terminated(run_id, record.status.value)
 
 
 def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, Any]]) -> Tracker:
     """Open the run that a grid's jobs stand below: the plan, the overrides, what it runs on."""
     store = store_of(config)
     if store is None:
-        return Tracker(None)
+        return Tracker()
     with clear_errors(store.uri):
         end_dead_grids(config)
         client, experiment_id = open_store(store)
-        alive = _hold(store.output_dir / GRIDS / uuid.uuid4().hex)
+        alive = hold(store.output_dir / GRIDS / uuid.uuid4().hex)
         tags = {
             "grid": Path(alive.name).name,
             "overrides": " ".join(overrides)[:8000],
@@ -135,7 +126,7 @@ def finish_grid(tracker: Tracker, status: Status, plan: list[dict[str, Any]]) ->
     try:
         with clear_errors(tracker.uri):
             tracker.client.log_dict(tracker.run_id, {"jobs": plan}, "plan.json")
-            tracker.end(status)
+            tracker.client.set_terminated(tracker.run_id, status.value)
             if tracker.alive is not None:
                 Path(tracker.alive.name).unlink(missing_ok=True)
                 tracker.alive.close()
@@ -150,31 +141,20 @@ def end_dead_grids(config: RunnerConfig) -> None:
         return
     for file in sorted((store.output_dir / GRIDS).glob("*")):
         try:
-            with suppress(OSError), _hold(file, wait=False):  # refused while its process lives
-                _end_grid(store, file.name)
+            with suppress(OSError), hold(file, wait=False):  # refused while its process lives
+                _end_running(store, "grid", file.name, Status.KILLED)
                 file.unlink(missing_ok=True)
         except TrackingError as error:
             log.warning("%s", error)
 
 
-def _end_grid(store: Store, name: str) -> None:
+def _end_running(store: Store, tag: str, value: str, status: Status, folder: Path | None = None) -> None:
+    """End the runs with this tag that a dead process left RUNNING; of a job's, those of this folder only."""
     with clear_errors(store.uri):
         client, experiment_id = open_store(store)
-        query = f"tags.grid = '{name}' and attributes.status = 'RUNNING'"
-        for run in client.search_runs([experiment_id], query):
-            client.set_terminated(run.info.run_id, Status.KILLED.value)
-
-
-def _hold(file: Path, wait: bool = True) -> TextIO:
-    """Hold a file as long as this process lives: a lock that dies with it, unlike a process id that is given again."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    held = file.open("a")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        held.close()
-        raise
-    return held
+        for run in client.search_runs([experiment_id], f"tags.{tag} = '{value}' and attributes.status = 'RUNNING'"):
+            if folder is None or run.data.tags.get("output_dir") == str(folder):
+                client.set_terminated(run.info.run_id, status.value)
 
 
 def run_name(config: RunnerConfig) -> str:
@@ -196,15 +176,6 @@ def has(store: Store, run_id: str | None) -> bool:
         return bool(client.search_runs([experiment_id], query))
 
 
-def finish(tracker: Tracker, job: Job, record: Record) -> None:
-    """Log the outcome; when MLflow fails here, the result is on disk and stays there."""
-    if tracker.problem is not None:
-        raise tracker.problem
-    with clear_errors(tracker.uri, kept=job.folder):
-        tracker.log(job, record.result)
-        tracker.end(record.status)
-
-
 def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield every resolved key with its value as text."""
     assert is_dataclass(config)
@@ -217,8 +188,6 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, Enum):
-        return str(value.value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
@@ -227,26 +196,8 @@ def _text(value: object) -> str:
 def end_dead_runs(config: RunnerConfig, job: Job, status: Status) -> None:
     """End the runs of this job that a dead process left RUNNING; the caller holds the job, so nobody is running it."""
     store = store_of(config)
-    if store is None:
-        return
-    with clear_errors(store.uri):
-        client, experiment_id = open_store(store)
-        _end_dead_runs(client, experiment_id, job, status)
-
-
-def _end_dead_runs(client: Any, experiment_id: str, job: Job, status: Status) -> None:
-    query = f"tags.job_id = '{job.job_id}' and attributes.status = 'RUNNING'"
-    for run in client.search_runs([experiment_id], query):
-        if run.data.tags.get("output_dir") == str(job.folder):
-            client.set_terminated(run.info.run_id, status.value)
-
-
-def _log_params(client: Any, run_id: str, params: dict[str, str]) -> None:
-    from mlflow.entities import Param
-
-    entities = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
-    for begin in range(0, len(entities), PARAMS_A_CALL):
-        client.log_batch(run_id, params=entities[begin : begin + PARAMS_A_CALL])
+    if store is not None:
+        _end_running(store, "job_id", job.job_id, status, job.folder)
 
 
 def _legal(key: str) -> str:

@@ -17,8 +17,7 @@ from runner.config.task import MemoryConfig
 from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress
-from runner.core.repeats import RepeatLog
-from runner.core.result import Result
+from runner.core.result import RepeatLog, Result
 from runner.engines.kinds import kind_of
 from runner.tasks.base import Context, Inputs, Uses
 

@@ -17,8 +17,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core import machine
 from runner.core.errors import JobFailed
-from runner.core.repeats import RepeatLog
-from runner.core.result import Result
+from runner.core.result import RepeatLog, Result
 from runner.engines.base import FEWER_ROWS, Capability, Engine, EngineReport, complete, require
 from runner.engines.synthetic import check_room, synthetic_requests
 from runner.tasks.base import Context, Inputs, Uses

@@ -14,10 +14,10 @@ import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
-from runner.compare.config_keys import differing_keys, telling_keys
 from runner.compare.data import NotPaired, Run
 from runner.compare.pairing import find_baseline
 from runner.compare.runs import tracking_uri
+from runner.compare.table import differing_keys, telling_keys
 from runner.core.errors import ConfigError
 
 pytestmark = [

@@ -1,18 +1,24 @@
-"""What may be compared, what is refused by name, and that the numbers are the textbook's."""
+"""What may be compared, what is refused by name, and that the numbers are the textbook's; repeats, and --flips A B."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from scipy import stats as reference
 from stores import INT8, NF4, NONE, Store, marks
 
+from runner.compare.data import Ratio, Row, Run
+from runner.compare.pairing import judge_ratios, repeats_needed
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
 BASELINE = "quantization=none"
+SWEEP: dict[str, Any] = {"tags": {"task": "sweep"}}
+REPEATED = {"task.name": "sweep", "task.repeats": "5"}
 
 
 def test_other_prompts_are_refused_and_counted(store: Store, rows: Any) -> None:
@@ -96,3 +102,168 @@ def test_the_numbers_are_scipys(grid: Store, rows: Any) -> None:
     for rank, name in enumerate(ordered):
         expected = max(min(1.0, (len(ps) - at) * ps[other]) for at, other in enumerate(ordered[: rank + 1]))
         assert found[name]["comparison"]["p_holm"] == pytest.approx(expected)
+
+
+# ------------------------------------------------- sweeps and memory benchmarks have no verdicts: repeats are compared
+
+
+def cells(*speeds: float, batch: int = 8) -> list[dict[str, Any]]:
+    """A sweep's repeats of one cell."""
+    return [
+        {"measure": f"{figure}/batch_{batch}_prompt_64", "repeat": number, "value": value}
+        for number, speed in enumerate(speeds, start=1)
+        for figure, value in (("ttft_s", 1 / speed), ("decode_tok_per_s", speed), ("seconds", 1.0))
+    ]
+
+
+@pytest.fixture(scope="session")
+def sweeps(store: Store) -> Store:
+    slow, fast = (100.0, 101.0, 102.0, 103.0, 104.0), (120.0, 121.0, 122.0, 123.0, 124.0)
+    store.job("sweeps", "base", {**NONE, **REPEATED}, repeats=cells(*slow), **SWEEP)
+    store.job("sweeps", "nf4", {**NF4, **REPEATED}, repeats=cells(*fast), **SWEEP)
+    return store
+
+
+def test_a_sweep_compares_its_cells(sweeps: Store, rows: Any, show: Any) -> None:
+    row = rows("sweeps", "--baseline", BASELINE)["nf4"]
+    found = {it["measure"]: it for it in row["ratios"]}
+    assert set(found) == {"decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"}
+    it = found["decode_tok_per_s/batch_8_prompt_64"]
+    assert it["ratio"] == pytest.approx(122 / 102)
+    assert 120 / 104 <= it["ratio_low"] < it["ratio"] < it["ratio_high"] <= 124 / 100
+    exact = reference.mannwhitneyu([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], method="exact").pvalue
+    assert it["p"] == it["p_holm"] == pytest.approx(exact)
+    assert (it["finding"], it["repeats"], it["baseline_repeats"]) == ("larger", 5, 5)
+    assert found["ttft_s/batch_8_prompt_64"]["finding"] == "smaller"
+    _, out, _ = show("sweeps", "--baseline", BASELINE)
+    assert "×1.2 [" in out
+    assert "exact rank-sum test" in out
+    for style, said in (("markdown", "| ×1.2 ["), ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64")):
+        assert said in show("sweeps", "--baseline", BASELINE, "--format", style)[1]
+
+
+def test_too_few_repeats_are_said_with_how_many_it_takes(store: Store, rows: Any, show: Any) -> None:
+    store.job("few", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102), **SWEEP)
+    store.job("few", "nf4", {**NF4, **REPEATED}, repeats=cells(200, 201, 202), **SWEEP)
+    assert {it["finding"] for it in rows("few", "--baseline", BASELINE)["nf4"]["ratios"]} == {"no difference shown"}
+    _, out, _ = show("few", "--baseline", BASELINE)
+    assert "nf4 vs none: 3 repeats a side cannot show a difference in 1 comparison; task.repeats=4 can" in out
+
+
+@pytest.mark.parametrize("comparisons", [1, 2, 5, 12])
+def test_the_repeats_needed_are_the_fewest_that_can(comparisons: int) -> None:
+    def p(repeats: int) -> float:
+        return float(reference.mannwhitneyu(range(repeats), range(100, 100 + repeats), method="exact").pvalue)
+
+    needed = repeats_needed(comparisons)
+    assert comparisons * p(needed) < 0.05 <= comparisons * p(needed - 1)
+
+
+def test_a_family_is_all_comparisons_of_one_figure() -> None:
+    ratios = [Ratio(f"speed/cell_{number}", 2.0, 1.5, 2.5, 5, 5, 0.008) for number in range(4)]
+    ratios += [Ratio("load_s", 2.0, 1.5, 2.5, 5, 5, 0.04)]
+    judge_ratios([Row(Run("run", "job", "sweep", "1", "", {}, {}), {}, ratios=ratios)])
+    assert [it.p_holm for it in ratios] == pytest.approx([0.032] * 4 + [0.04])
+    assert {str(it.finding) for it in ratios} == {"larger"}
+
+
+def test_cells_that_only_one_sweep_measured_are_left_out(store: Store, rows: Any) -> None:
+    both = cells(100, 101, 102, 103) + cells(200, 201, 202, 203, batch=16)
+    store.job("cells", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102, 103), **SWEEP)
+    store.job("cells", "nf4", {**NF4, **REPEATED}, repeats=both, **SWEEP)
+    found = [it["measure"] for it in rows("cells", "--baseline", BASELINE)["nf4"]["ratios"]]
+    assert found == ["decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"]
+
+
+def test_no_repeats_no_comparison(store: Store, rows: Any) -> None:
+    store.job("bare", "base", {**NONE, **REPEATED}, repeats=cells(100, 101), **SWEEP)
+    store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
+    note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
+    assert note.startswith("no evidence: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
+    split: dict[str, Any] = {"tags": {"task": "split"}}
+    store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
+    store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)
+    assert rows("parts", "--baseline", BASELINE)["nf4"]["note"] == (
+        "task=split has neither verdicts nor repeats to compare by"
+    )
+
+
+# --------------------------------------- --flips A B: the questions that only one of two runs solved, side by side
+
+
+@pytest.fixture(scope="session")
+def flips(store: Store) -> Store:
+    """Of ten questions the baseline solves 0 to 5, nf4 solves 2 to 6: two lost, one won."""
+    store.job("flips", "base", NONE, marks(6, 10))
+    store.job("flips", "four", NF4, [2 <= index <= 6 for index in range(10)])
+    store.job("flips", "far", {**NF4, "seed": "3", "lora.name": "pth"}, marks(6, 10, 1))
+    return store
+
+
+def test_side_by_side_in_the_terminal(flips: Store, show: Any) -> None:
+    code, out, err = show("flips", "--flips", "base", "four")
+    assert (code, err) == (0, "")
+    assert "nf4 vs none: 2 lost, 1 won, 4 right in both, 3 wrong in both" in out
+    lost = out.index("lost #0 question 0  gold 42")
+    assert lost < out.index("lost #1 question 1") < out.index("won #6 question 6")
+    first = out[lost : out.index("lost #1")]
+    assert first.index("none  correct: 42") < first.index("nf4  wrong: 7")  # the baseline on the left
+    line = next(line for line in first.splitlines() if "base thinks about question 0" in line)
+    assert line.index("base thinks") < line.index("four thinks about question 0")
+    assert "#2 " not in out
+
+
+def test_everything_in_json(flips: Store, show: Any) -> None:
+    _, out, _ = show("flips", "--flips", "quantization=none", "quantization='nf4' and seed=0", "--format", "json")
+    table = json.loads(out)["tables"][0]
+    found = table["flips"][0]
+    assert (found["job_id"], found["baseline_job_id"]) == ("four", "base")
+    assert (found["lost"], found["won"], found["both_right"], found["both_wrong"]) == (2, 1, 4, 3)
+    assert [(flip["index"], flip["won"]) for flip in found["questions"]] == [(0, False), (1, False), (6, True)]
+    won = found["questions"][2]
+    assert won["ours"] == {"verdict": "correct", "answer": "42", "text": "four thinks about question 6\n#### 42"}
+    assert won["theirs"]["answer"] == "7"
+    comparison = {row["job_id"]: row["comparison"] for row in table["rows"]}["four"]
+    assert (comparison["wins"], comparison["losses"]) == (1, 2)
+
+
+def test_any_two_runs_that_answered_the_same_questions(flips: Store, show: Any) -> None:
+    code, out, _ = show("flips", "--flips", "four", "far", "--format", "markdown")  # they differ in three keys
+    assert code == 0
+    assert "- **lost, question 6:** question 6 Gold: 42" in out
+    assert "- **won, question 1:**" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["base", "base"], "both are base"),
+        (["base", "quantization=nf4"], "2 runs match (far, four); they differ in lora, seed: name one"),
+        (["base", "fuor"], "no finished job or run 'fuor'. Did you mean four?"),
+        (["base", "four", "--baseline", "quantization=none"], "leave out --baseline"),
+    ],
+)
+def test_flips_mistakes(flips: Store, show: Any, arguments: list[str], said: str) -> None:
+    code, out, err = show("flips", "--flips", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_runs_that_cannot_be_compared_are_refused(store: Store, show: Any) -> None:
+    store.job("unlike", "base", NONE, marks(5, 10))
+    store.job("unlike", "other", NF4, marks(5, 10), questions="puzzle")
+    store.job("unlike", "speed", {"task.name": "sweep"}, tags={"task": "sweep"})
+    code, _, err = show("unlike", "--flips", "base", "other")
+    assert code == 2
+    assert "--flips base other: other questions: 10 here, 10 in the baseline, 0 are the same" in err
+    store.job("unlike", "reworded", {"lora.name": "peft"}, marks(5, 10), prompts="reworded")
+    store.job("unlike", "shots", {"task.shots": "8"}, marks(4, 10), prompts="reworded")
+    code, _, err = show("unlike", "--flips", "base", "reworded")
+    assert code == 2
+    assert "other prompts: 10 of 10 questions were put in other words" in err
+    code, out, _ = show("unlike", "--flips", "base", "shots")  # a key in which they differ makes the prompts
+    assert code == 0
+    assert "other prompts for 10 of 10 questions" in out
+    code, _, err = show("unlike", "--flips", "base", "speed")
+    assert code == 2
+    assert "task gsm8k and task sweep have no question in common" in err

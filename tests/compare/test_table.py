@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.compare.data import Row, Table
+from runner.compare.data import Row, Run, Table
 from runner.compare.table import mark_front
 
 pytestmark = [
@@ -19,11 +19,12 @@ pytestmark = [
 
 def row(job: str, correct: int, rss: float | None, speed: float | None, panel: tuple[str, ...] = ()) -> Row:
     metrics = {"n": 10.0, "correct": float(correct), "peak_rss_mib": rss, "decode_tok_per_s": speed}
-    return Row(job, job, "", {}, {name: value for name, value in metrics.items() if value is not None}, panel=panel)
+    measured = {name: value for name, value in metrics.items() if value is not None}
+    return Row(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
 
 
 def dominates(one: Row, other: Row) -> bool:
-    a, b = one.metrics, other.metrics
+    a, b = one.run.metrics, other.run.metrics
     pairs = [(a["correct"], b["correct"]), (-a["peak_rss_mib"], -b["peak_rss_mib"])]
     pairs += [(a["decode_tok_per_s"], b["decode_tok_per_s"])]
     return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
@@ -35,7 +36,7 @@ def test_the_front_is_what_nothing_dominates(points: list[tuple[int, int, int]])
     table = Table("gsm8k", [], rows)
     mark_front(table)
     assert table.axes == ["peak_rss_mib", "decode_tok_per_s"]
-    by_id = {one.job_id: one for one in rows}
+    by_id = {one.run.job_id: one for one in rows}
     for one in rows:
         assert one.on_front == (not any(dominates(other, one) for other in rows))
         if not one.on_front:
@@ -64,7 +65,7 @@ def test_the_axes_are_what_all_rows_measured() -> None:
     assert table.axes == ["peak_rss_mib"]
     assert [one.on_front for one in rows] == [True, False]
     for one in rows:
-        del one.metrics["peak_rss_mib"]
+        del one.run.metrics["peak_rss_mib"]
         one.on_front = None
     mark_front(table)
     assert table.axes == []

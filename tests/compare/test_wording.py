@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from runner.compare.data import Row, Table
-from runner.compare.output import Format, render
+from runner.compare.data import Row, Run, Table
+from runner.compare.output import render
 from runner.compare.pairing import judge, paired
 from runner.compare.table import mark_front
 
@@ -24,7 +24,8 @@ def example() -> Table:
     for name, wins, losses in (("none", 0, 0), ("int8", 10, 20), ("nf4", 1, 90)):
         metrics = {"n": 1000.0, "correct": 500.0 + wins - losses, "weight_mib": 6.07, "stored_mib": 3.0, "load_s": 1.5}
         metrics |= {"peak_rss_mib": 843.0 + losses, "decode_tok_per_s": 21228.0 - losses, "new_tokens": 34898.0}
-        row = Row(name, name, "", {"quantization.name": name, "task.split": "hard5"}, metrics)
+        run = Run(name, name, "gsm8k", "1", "", {}, metrics)
+        row = Row(run, {"quantization.name": name, "task.split": "hard5"})
         row.is_baseline = name == "none"
         row.comparison = None if row.is_baseline else paired("none", wins, losses, 1000)
         rows.append(row)
@@ -38,7 +39,7 @@ def shown(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    render([example()], Format.table, out)
+    render([example()], "table", out)
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())  # bold and colours
 
 
@@ -63,6 +64,6 @@ def test_what_a_terminal_has_no_room_for_is_said(monkeypatch: pytest.MonkeyPatch
 def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     out = io.StringIO()
-    render([example()], Format.table, out)
+    render([example()], "table", out)
     row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4"))
     assert row.split()[-3:] == ["1.5", "34,898", "dominated"]

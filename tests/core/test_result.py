@@ -1,10 +1,16 @@
-"""A line of samples.jsonl: one completion, several branches, or several calls."""
+"""A line of samples.jsonl: one completion, several branches, or several calls; and repeats.jsonl, which the comparison
+reads.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from runner.core.result import BranchText, Call, FinishReason, Sample, Verdict
+import pytest
+
+from runner.core.errors import OutputError
+from runner.core.result import BranchText, Call, FinishReason, RepeatLog, Sample, Verdict, read_repeats
 
 ONE = Sample(3, "sha", 7, "so 4", [1, 2], FinishReason.stop, 0.5, question="2+2?", gold="4", verdict=Verdict.correct)
 
@@ -29,3 +35,37 @@ def test_a_question_may_take_several_calls() -> None:
     assert [call.who for call in again.calls] == ["solver", "checker"]
     assert [said.finish_reason for said in again.said] == [FinishReason.stop, FinishReason.length]
     assert sum(len(said.token_ids) for said in again.said) == 4
+
+
+def test_repeats_are_read_as_they_were_written(tmp_path: Path) -> None:
+    log = RepeatLog(tmp_path)
+    for number in (1, 2):
+        log.add(number, {"load_s": 0.5 * number, "ttft_s/batch_1_prompt_4": 0.25})
+    lines = log.path.read_text().splitlines()
+    assert lines[2] == '{"measure": "load_s", "repeat": 2, "value": 1.0}'
+    assert read_repeats(log.path) == {"load_s": [0.5, 1.0], "ttft_s/batch_1_prompt_4": [0.25, 0.25]}
+
+
+def test_what_was_not_measured_in_every_repeat_is_left_out(tmp_path: Path) -> None:
+    log = RepeatLog(tmp_path)
+    log.add(1, {"load_s": 1.0, "ttft_s/batch_64_prompt_4": 9.0})
+    log.add(2, {"load_s": 2.0})  # the cell ran out of memory
+    assert read_repeats(log.path) == {"load_s": [1.0, 2.0]}
+
+
+def test_a_job_that_begins_again_measures_again(tmp_path: Path) -> None:
+    RepeatLog(tmp_path).add(1, {"load_s": 1.0})
+    assert read_repeats(RepeatLog(tmp_path).path) == {}
+
+
+@pytest.mark.parametrize("torn", ['{"measure": "load_s", "rep', '{"repeat": 1, "value": 2}', "[1]"])
+def test_a_line_that_is_no_repeat_is_an_error(tmp_path: Path, torn: str) -> None:
+    log = RepeatLog(tmp_path)
+    log.path.write_text(torn)
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        read_repeats(log.path)
+
+
+def test_a_folder_that_is_gone_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="repeats.jsonl"):
+        RepeatLog(tmp_path / "gone")

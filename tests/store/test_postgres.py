@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from servers import free_port, mlflow_server, postgres_server
 
-from runner.compare.evidence import read_answers
-from runner.compare.runs import open_store
+from runner.compare.runs import open_store, read_answers
 from runner.config.root import RunnerConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, refuse_password
@@ -47,7 +46,7 @@ def counted(theirs: Path, ours: Path) -> tuple[int, int]:
     base, this = read_answers(theirs), read_answers(ours)
     assert base is not None
     assert this is not None
-    pairs = [(right, base.solved[question]) for question, right in this.solved.items()]
+    pairs = [(answer.solved, base[question].solved) for question, answer in this.items()]
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 

@@ -16,8 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import MemoryConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.metrics import BY_REPEATS
-from runner.core.repeats import read_repeats
-from runner.core.result import Result
+from runner.core.result import Result, read_repeats
 from runner.engines.base import Engine
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.store.jobs import Job, Recorder

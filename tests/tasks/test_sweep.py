@@ -16,7 +16,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
 from runner.core.errors import ConfigError, JobFailed
-from runner.core.repeats import read_repeats
+from runner.core.result import read_repeats
 from runner.engines import open_engine
 from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.stub import StubEngine, StubSession

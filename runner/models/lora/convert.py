@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
-from runner.core import console
-from runner.core.errors import ConfigError, OutputError
+from runner.core.errors import ConfigError, OutputError, run_entry
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
@@ -45,7 +44,7 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own we
 def entry() -> NoReturn:
     """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
     quiet_imports()
-    console.run_entry("runner-convert-lora", lambda: print(convert(parser().parse_args())))
+    run_entry("runner-convert-lora", lambda: print(convert(parser().parse_args())))
 
 
 def parser() -> argparse.ArgumentParser:
