@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get, repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # lazily exported
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
 
 from runner.checkpoints import hub_cache
 from runner.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
@@ -34,9 +34,8 @@ from runner.core.progress import Progress
 
 log = logging.getLogger(__name__)
 
-TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[
-    0
-]  # the base class of the HTTP client's errors, whichever client it is
+# the base class of the HTTP client's errors, whichever client it is
+TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
 UNREADABLE = (ValueError, KeyError, TypeError)  # raised by an answer that does not come from a hub
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
 RANGE_REFUSED = 416
@@ -159,17 +158,6 @@ class _Part(FileIO):
         return hashlib.sha256() if self._git_head is None else hashlib.sha1(self._git_head)
 
 
-class _NoBar:
-    """Replaces huggingface_hub's bar for each file: the whole download has one bar."""
-
-    def __init__(self, **_: Any) -> None: ...
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def update(self, count: float = 1) -> None: ...
-
-
 def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
     """Bring one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
@@ -220,7 +208,7 @@ def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, met
 def _get(url: str, stream: _Part, size: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
-    target, no_bar = cast(BinaryIO, stream), cast(Any, _NoBar)
+    target, no_bar = cast(BinaryIO, stream), cast(Any, silent_tqdm)  # the whole download has one bar
     http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
 
 
