@@ -20,6 +20,7 @@ from typing import Any
 
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write
+from runner.core.machine import MIB
 
 CHUNK_BYTES = 256 * 1024  # fits into the processor's cache
 ALGORITHMS = ("xxh3_128", "sha256")
@@ -236,13 +237,23 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, error, "task.output_dir") from error
 
 
-def require_space(folder: Path, needed_bytes: int, key: str = "task.output_dir") -> None:
+def free_bytes(folder: Path) -> int:
+    """Return what is free on the disk that folder is, or will be, on."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def require_space(folder: Path, needed: int, key: str = "task.output_dir") -> None:
     """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many bytes."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free_bytes = shutil.disk_usage(there).free
-    if free_bytes < needed_bytes:
-        need, free = needed_bytes / 2**20, free_bytes / 2**20
-        raise JobFailed(f"{key}={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written")
+    if needed > (free := free_bytes(folder)):
+        raise JobFailed(
+            f"{key}={folder}: {needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free. Nothing was written"
+        )
+
+
+def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
+    """Raise ConfigError unless the disk of a folder has room for what the user has asked for."""
+    if needed > (free := free_bytes(folder)):
+        raise ConfigError(f"{what} needs {needed / MIB:,.1f} MiB in {folder}, {free / MIB:,.1f} MiB are free: {fix}")
 
 
 def list_folder(folder: Path, key: str) -> list[str]:

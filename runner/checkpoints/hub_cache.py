@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import disk
+from runner.checkpoints import byteio
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
@@ -67,8 +67,9 @@ class Snapshot:
         return sum(max(0, file.size - self._there(file)) for file in self.missing)
 
     def check_room(self) -> None:
-        """Refuse a download that does not fit on the disk."""
-        disk.check_download(self.key, self.name, self.missing_bytes, self.repo.parent)
+        """Refuse a download that does not fit on the disk; the hub has said how large it is."""
+        fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
+        byteio.require_room(self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix)
 
     def blob(self, checksum: str) -> Path:
         """Return the path of a file's content."""
