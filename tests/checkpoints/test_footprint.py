@@ -13,8 +13,7 @@ from resolving import predict as predict_for
 
 from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.resolve import resolve
-from runner.checkpoints.tensors import read_tensors
+from runner.checkpoints.resolve import read_tensors, resolve
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig

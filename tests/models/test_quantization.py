@@ -17,8 +17,7 @@ from families import settings as family_settings
 from resolving import check_format, predict
 
 from runner.checkpoints import footprint
-from runner.checkpoints.resolve import read_settings, resolve
-from runner.checkpoints.tensors import read_tensors
+from runner.checkpoints.resolve import read_settings, read_tensors, resolve
 from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig

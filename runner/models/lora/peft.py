@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.tensors import read_tensors
+from runner.checkpoints.resolve import read_tensors
 from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError
 
