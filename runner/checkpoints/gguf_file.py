@@ -9,7 +9,7 @@ import math
 import mmap
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,8 @@ def read_settings(header: Header) -> dict[str, Any]:
 
 def unpacked_tensors(header: Header) -> list[Tensor]:
     """List the tensors as transformers unpacks them: as float32 numbers."""
-    return [
-        Tensor(tensor.name, "F32", tensor.shape, tensor.file, tensor.offset, 4 * tensor.params)
-        for tensor in header.tensors
-        if tensor.name not in NOT_WEIGHTS
-    ]
+    weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
+    return [replace(tensor, dtype="F32", nbytes=4 * tensor.params) for tensor in weights]
 
 
 def _largest(value: Any) -> Any:
@@ -186,17 +183,16 @@ def _parse(reader: _Reader, path: Path, size: int) -> Header:
     found = []
     for _ in range(tensor_count):
         name = reader.string()
-        shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[
-            ::-1
-        ]  # GGUF lists the fastest-changing dimension first
+        fastest_first = [reader.scalar("Q") for _ in range(reader.scalar("I"))]
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
             raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
         type_name, numbers, block_bytes = BLOCKS[kind]
-        found.append((name, type_name, shape, offset, math.prod(shape) // numbers * block_bytes))
+        nbytes = math.prod(fastest_first) // numbers * block_bytes
+        found.append(Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes))
     alignment = metadata.get("general.alignment", ALIGNMENT)
     start = math.ceil(reader.at / max(alignment, 1)) * alignment
-    tensors = tuple(Tensor(name, kind, shape, path, start + at, nbytes) for name, kind, shape, at, nbytes in found)
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in found)
     for tensor in tensors:
         if tensor.offset + tensor.nbytes > size:
             raise DataError(

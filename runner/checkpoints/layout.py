@@ -59,9 +59,7 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
     numbered = covering[stack]
     layout = Layout(stack, [numbered[index] for index in range(count)])
     for index in sorted(numbered.keys() - range(count)):
-        layout.layers[-1].extend(
-            numbered[index]
-        )  # layers for multi-token prediction have the numbers after the last layer
+        layout.layers[-1] += numbered[index]  # layers for multi-token prediction have the numbers after the last one
     inside = {tensor.name for layer in layout.layers for tensor in layer}
     parent = _module(stack)
     for tensor in checkpoint.tensors:
