@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 
 from runner.checkpoints import formats
+from runner.checkpoints.footprint import check_memory
 from runner.checkpoints.gguf_file import read_header
-from runner.checkpoints.memory_check import check_memory
 from runner.checkpoints.resolve import Resolved, for_transformers, resolve
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
