@@ -82,9 +82,8 @@ def predict(
     shape = _shape(settings)
     cache = 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes * batch_size  # for each position
     eager = model.attention is Attention.eager
-    held = resolved.held(config.quantization)
-    largest = max((elements(tensor, resolved.stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
-    unpacked = largest * held.unpacked_bytes(dtype_bytes)
+    largest = max(elements(tensor, resolved.stored) for tensor in tensors)
+    unpacked = largest * resolved.held(config.quantization).unpacked_bytes(dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
         return unpacked + _activation_bytes(shape, dtype_bytes, batch_size, tokens, context if eager else 0)

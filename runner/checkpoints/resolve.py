@@ -163,17 +163,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     return gguf_file.read_settings(gguf_file.read_header(path))
 
 
-def for_transformers(path: Path) -> tuple[Path, dict[str, Any]]:
+def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
     """Return the folder and the further arguments with which transformers finds a model: it wants .gguf files apart."""
-    here = {"local_files_only": True}
-    return (path, here) if path.is_dir() else (path.parent, here | {"gguf_file": path.name})
+    found = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    return (path, found) if path.is_dir() else (path.parent, found | {"gguf_file": path.name})
 
 
 def locate_config(name: str) -> Path:
     """Return a folder with a model's config.json; of a hub id, nothing else is fetched."""
     if name == "embedded":
         return MODEL_DIR
-    return _folder("--base", name, "config.json", None, None, only=("config.json",))
+    return _folder("--base", name, "config.json", only=("config.json",))
 
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
@@ -188,7 +188,7 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
         return LORA_PTH_PATH if is_file else LORA_PEFT_DIR
     if is_file:
         return _adapter_file(lora.path)
-    return _folder("lora.path", lora.path, "adapter_config.json", None, model.cache_dir)
+    return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
 
 
 def read_tensors(path: Path) -> list[Tensor]:
@@ -236,7 +236,12 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
 
 
 def _folder(
-    key: str, name: str, required: str, revision: str | None, cache_dir: str | None, only: tuple[str, ...] = ()
+    key: str,
+    name: str,
+    required: str,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    only: tuple[str, ...] = (*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS),
 ) -> Path:
     """Return the folder that name means, downloaded where it is a hub id; it must hold the required file."""
     path = Path(name).expanduser()
@@ -256,7 +261,7 @@ def _folder(
             "Give a folder, a hub id, or model=embedded"
         )
     else:
-        folder = _download(key, name, revision, cache_dir, only or (*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS))
+        folder = _download(key, name, revision, cache_dir, only)
     if not (folder / required).exists():
         raise ConfigError(f"{key}={name}: {folder} holds no {required}, so it is not what {key} needs")
     return folder

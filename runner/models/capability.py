@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,30 +68,41 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
     return instead, [f"model.attention=flash_attention_2: {missing}, so {instead.value} is used"]
 
 
+def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the config that transformers makes of a model's files."""
+    from transformers import AutoConfig
+
+    place, found = for_transformers(path, trust_remote_code)
+    return AutoConfig.from_pretrained(place, **found)
+
+
+def skeleton(settings: Any, trust_remote_code: bool = False) -> Any:
+    """Build a model from its config alone, without memory for weights: what adapters and patches are held against."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):  # from_config writes into what it gets
+        return AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code)
+
+
 def class_of(path: Path, trust_remote_code: bool) -> Any:
     """Return the class that a checkpoint's config leads to; None where only its own code knows."""
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
-    folder, here = for_transformers(path)
     try:
-        settings = AutoConfig.from_pretrained(folder, **here, trust_remote_code=trust_remote_code)
+        found = KNOWN.get(type(settings_of(path, trust_remote_code)), None)
     except (OSError, ValueError, KeyError):
         return None  # the load says it, with what was asked for
-    found = KNOWN.get(type(settings), None)
     return found[0] if isinstance(found, list | tuple) else found
 
 
 def check_adapter(lora: LoraConfig, resolved: Resolved) -> None:
     """Hold an adapter against the model's shape: what does not fit is said before the weights are read."""
-    from runner.models.lora import pth
-
-    wanted = adapter_of(lora)
+    wanted, model = adapter_of(lora), resolved.model
     if wanted is None or resolved.adapter is None:
         return
-    model = resolved.model
     try:
-        bare = pth.skeleton(resolved.path, model.trust_remote_code)
+        bare = skeleton(settings_of(resolved.path, model.trust_remote_code), model.trust_remote_code)
     except Exception:  # noqa: BLE001  # custom code may not do without weights: it is checked again on the real base
         bare = None
     home_of(wanted).check(wanted, resolved.adapter, bare, model.name)

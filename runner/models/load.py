@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +23,7 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.loaded import text
 from runner.models import capability, inventory
-from runner.models import quantization as quantization_room
 from runner.models.lora import home_of
-from runner.models.lora import peft as lora_room
 from runner.models.rope import choices as rope_room
 from runner.quantization import quiet_imports
 from runner.quantization.base import QuantizationConfig
@@ -43,7 +42,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     device: torch.device
-    bytes_by_dtype: dict[str, int] = field(default_factory=dict)
+    bytes_by_dtype: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -91,7 +90,7 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
     started = time.perf_counter()
     loaded = replace(
         base,
-        bytes_by_dtype=dict(base.bytes_by_dtype),
+        bytes_by_dtype=base.bytes_by_dtype.copy(),
         metrics=dict(base.metrics),
         facts=dict(base.facts),
         notes=list(base.notes),
@@ -103,13 +102,12 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
         with base.quantization.adapting(base.model):
             loaded.model, report = home_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
-        for dtype, size in lora_room.weight_bytes(loaded.model).items():
-            loaded.bytes_by_dtype[dtype] = loaded.bytes_by_dtype.get(dtype, 0) + size
+        loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
     threads = resolved.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
-    _note(loaded, inventory.describe_lora(config.lora, report))
+    _note(loaded, inventory.describe_lora(lora, report))
     _note(loaded, inventory.describe_weights(loaded.bytes_by_dtype))
     loaded.metrics |= inventory.held(loaded.metrics)
     log.info("what is on:\n%s", text(loaded.metrics, loaded.facts))
@@ -166,13 +164,12 @@ def _from_pretrained(
 
     transformers_logging.disable_progress_bar()
     model, folder = resolved.model, resolved.path
-    place, settings = for_transformers(folder)
+    place, settings = for_transformers(folder, model.trust_remote_code)
     settings |= {"dtype": dtype, "device_map": {"": device}}
     if model.device_map is not None:
         settings["device_map"] = model.device_map
         sizes = model.max_memory or {}
         settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
-    settings["trust_remote_code"] = model.trust_remote_code
     if quantization is not None:
         settings |= quantization.load_arguments()
     if attention is not Attention.auto:
@@ -194,14 +191,9 @@ def _tokenizer(resolved: Resolved) -> Any:
     from transformers import AutoTokenizer
 
     model, folder = resolved.model, resolved.path
-    place, settings = for_transformers(folder)
+    place, found = for_transformers(folder, model.trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            place,
-            **settings,
-            trust_remote_code=model.trust_remote_code,
-            padding_side="left",
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
         first_lines = " ".join(str(error).split())[:300]
         raise ConfigError(f"model.name={model.name}: no usable tokenizer in {folder}: {first_lines}") from error
@@ -217,7 +209,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     if config.quantization.packed and not base.metrics["quantized_modules"]:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
-    base.bytes_by_dtype = quantization_room.weight_bytes(model)
+    base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics |= {
         "parameters": model.num_parameters(),
         "vocab_size": settings.vocab_size,

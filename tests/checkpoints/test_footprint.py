@@ -61,7 +61,7 @@ def test_quantized_weights_within_two_percent(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from runner.models.quantization import weight_bytes
+    from runner.models.inventory import weight_bytes
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(

@@ -23,8 +23,8 @@ from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.models.inventory import weight_bytes
 from runner.models.load import Loaded, adapt, load_base
-from runner.models.quantization import weight_bytes
 from runner.quantization import read_format
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config

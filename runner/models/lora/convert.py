@@ -91,12 +91,12 @@ def convert(options: argparse.Namespace) -> str:
     return f"{target}: {sizes}\n{how}"
 
 
-def _skeleton(base: str) -> nn.Module:
-    from runner.models.lora import pth
+def _skeleton(base: str) -> Any:
+    from runner.models import capability
 
     folder = locate_config(base)
     try:
-        return pth.skeleton(folder)
+        return capability.skeleton(capability.settings_of(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {reason}") from error

@@ -102,16 +102,6 @@ def remove(model: Any) -> None:
     model.unload()
 
 
-def weight_bytes(model: Any) -> dict[str, int]:
-    """Bytes of the adapter's own tensors by dtype; none once it is merged."""
-    by_dtype: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/models/lora/pth.py does
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            by_dtype[dtype] = by_dtype.get(dtype, 0) + parameter.numel() * parameter.element_size()
-    return by_dtype
-
-
 def base_mismatch(folder: Path, base_name: str) -> tuple[str, ...]:
     """Return a note naming both when the adapter says that it was made for another base."""
     made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")

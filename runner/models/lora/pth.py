@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runner.checkpoints.resolve import for_transformers
 from runner.config.lora import PthConfig
 from runner.core.errors import ConfigError
 from runner.models.lora.peft import AdapterReport, delta_norm
@@ -66,17 +65,6 @@ def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[
     bare = [path for path in _squares(modules) if path not in adapter.pairs]
     notes = (f"{len(bare)} square layers are not in the adapter and stay as they are: {few(bare)}",) if bare else ()
     return {path: modules[path] for path in adapter.pairs}, notes
-
-
-def skeleton(folder: Path, trust_remote_code: bool = False) -> nn.Module:
-    """Build a model from its config alone, without memory for weights: what an adapter is held against."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    place, found = for_transformers(folder)
-    config = AutoConfig.from_pretrained(place, **found, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return model
 
 
 def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:

@@ -6,11 +6,9 @@ is patched over the loaded model (`runner/models/rope/rope_2d.py`).
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import for_transformers
 from runner.config.rope import (
     Rope2dConfig,
     RopeConfig,
@@ -21,6 +19,8 @@ from runner.config.rope import (
     RopeYarnConfig,
 )
 from runner.core.errors import ConfigError
+from runner.models import capability
+from runner.models.rope import rope_2d
 
 NO_LIMIT = 1e9  # positions of a model that names no maximum
 
@@ -29,10 +29,7 @@ def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
     """Return the config to load the model with, None = its own; refuses before any weight is read."""
     if type(rope) is RopeConfig:
         return None
-    from transformers import AutoConfig
-
-    place, found = for_transformers(folder)
-    settings = AutoConfig.from_pretrained(place, **found, trust_remote_code=trust_remote_code)
+    settings = capability.settings_of(folder, trust_remote_code)
     put_on(settings, rope, trust_remote_code)
     return settings
 
@@ -42,13 +39,7 @@ def put_on(settings: Any, rope: RopeConfig, trust_remote_code: bool = False) -> 
     if isinstance(rope, RopeScalingConfig):
         scale(settings, rope)
     elif isinstance(rope, Rope2dConfig):
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        from runner.models.rope import rope_2d
-
-        with torch.device("meta"):  # the model without its weights; from_config writes into what it gets
-            rope_2d.find(AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code))
+        rope_2d.find(capability.skeleton(settings, trust_remote_code))
 
 
 def scale(settings: Any, rope: RopeScalingConfig) -> None:
@@ -83,15 +74,11 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
 def apply(model: Any, rope: RopeConfig) -> None:
     """Patch what is patched on the loaded model."""
     if isinstance(rope, Rope2dConfig):
-        from runner.models.rope import rope_2d
-
         rope_2d.apply(model, rope)
 
 
 def describe(model: Any) -> str:
     """Name the rotary embedding of a loaded model: what is patched, its type and base, or that it has none."""
-    from runner.models.rope import rope_2d
-
     parameters = getattr(model.config.get_text_config(), "rope_parameters", None)
     patch = rope_2d.patch_of(model)
     if not parameters:
@@ -103,8 +90,6 @@ def describe(model: Any) -> str:
 
 def measure(model: Any, rope: RopeConfig) -> dict[str, float]:
     """Count the patched pairs and the positions there is room for."""
-    from runner.models.rope import rope_2d
-
     patch = rope_2d.patch_of(model)
     return {
         "rope_pairs": rope_2d.pairs_of(model),
