@@ -88,13 +88,7 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
 def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     """Put the job's adapter and thread count on a base, and report the two together."""
     started = time.perf_counter()
-    loaded = replace(
-        base,
-        bytes_by_dtype=base.bytes_by_dtype.copy(),
-        metrics=dict(base.metrics),
-        facts=dict(base.facts),
-        notes=list(base.notes),
-    )
+    loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
     resolved = resolved or resolve(config)
     lora, report = adapter_of(config.lora), None
     if lora is not None:
@@ -102,6 +96,7 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
         with base.quantization.adapting(base.model):
             loaded.model, report = home_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
+        loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
         loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
     threads = resolved.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
@@ -227,7 +222,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         log.warning("note: %s", note)
 
 
-def _note(loaded: Loaded, described: tuple[dict[str, float], dict[str, str]]) -> None:
+def _note(loaded: Loaded, described: inventory.Described) -> None:
     metrics, facts = described
     loaded.metrics |= metrics
     loaded.facts |= facts

@@ -59,9 +59,9 @@ def _require_zip(path: Path, size: int) -> None:
         return
     if start.startswith(LFS):
         raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
-    from runner.models.lora import pth_file
+    from runner.models.lora import pth
 
-    if code := pth_file.code_in(path, ""):
+    if code := pth.code_in(path, ""):
         raise _holds_code(path, [code])
     if start.startswith(OLD_FORMAT):
         raise DataError(
@@ -113,13 +113,13 @@ def _code_in(path: Path, message: str) -> list[str]:
     """Name the code that unpickling the file would have called; empty where it was refused for another reason."""
     import torch
 
-    from runner.models.lora import pth_file
+    from runner.models.lora import pth
 
     try:
         culprits = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # noqa: BLE001  # TorchScript, or damaged: the second check below says more
         culprits = []
-    return culprits or [code for code in [pth_file.code_in(path, message)] if code]
+    return culprits or [code for code in [pth.code_in(path, message)] if code]
 
 
 def _holds_code(path: Path, names: list[str]) -> DataError:

@@ -18,7 +18,7 @@ from runner.quantization import quiet_imports
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from runner.models.lora.pth_file import Adapter
+    from runner.models.lora.pth import Adapter
 
     Matrices = dict[tuple[str, str], Tensor]  # by module path and side, A or B
 
@@ -29,15 +29,8 @@ HARMLESS = {
     *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
-    *(
-        "runtime_config",
-        "megatron_core",
-        "qalora_group_size",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-    ),
+    *("runtime_config", "megatron_core", "qalora_group_size"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 }
 PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own weights, too
 
@@ -70,11 +63,11 @@ def convert(options: argparse.Namespace) -> str:
         raise ConfigError(f"OUT={options.target} exists already, and nothing is overwritten: give another name")
     if not source.exists():
         raise ConfigError(f"{label}: there is no file or folder {source}")
-    from runner.models.lora import pth, pth_file
+    from runner.models.lora import pth
 
     base = _skeleton(options.base)
     to_pth = source.is_dir()
-    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth_file.read(source, label), {})
+    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth.read(source, label), {})
     pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
     norm = pth.delta(_scaled(adapter, scalings), label, options.base)
     tensors, how = _cast(adapter, scalings, options.dtype, label)
@@ -107,7 +100,7 @@ def _skeleton(base: str) -> Any:
 
 def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
     """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
-    from runner.models.lora.pth_file import Adapter, Pair, few, one_rank
+    from runner.models.lora.pth import Adapter, Pair, few, one_rank
 
     tensors = _peft_tensors(folder, label)
     scalings = _peft_scalings(folder, base, label)
@@ -127,7 +120,7 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from runner.models.lora.pth_file import load_tensors
+    from runner.models.lora.pth import load_tensors
 
     if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
         return load_tensors(folder / "adapter_model.bin", label)
@@ -211,7 +204,7 @@ def _write_pth(file: Path, tensors: Matrices) -> None:
 
 def _scaled(adapter: Adapter, scalings: dict[str, float]) -> Adapter:
     """Return the adapter with its scaling in B, in float64: for the norm, not for the file."""
-    from runner.models.lora.pth_file import Adapter, Pair
+    from runner.models.lora.pth import Adapter, Pair
 
     pairs = {path: Pair(a, b.double() * scalings.get(path, 1.0)) for path, (a, b) in adapter.pairs.items()}
     return Adapter(pairs, adapter.rank)
