@@ -148,23 +148,20 @@ class _Reader:
     def value(self, kind: int, path: Path) -> Any:
         if kind == STRING:
             return self.string()
-        if kind == ARRAY:
-            inner, count = self.scalar("I"), self.scalar("Q")
-            return self._array(inner, count, path)
-        if kind not in SCALARS:
+        if kind in SCALARS:
+            return self.scalar(SCALARS[kind])
+        if kind != ARRAY:
             raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
-        return self.scalar(SCALARS[kind])
-
-    def _array(self, kind: int, count: int, path: Path) -> Any:
+        inner, count = self.scalar("I"), self.scalar("Q")
         if count <= LONG_ARRAY:
-            return [self.value(kind, path) for _ in range(count)]
-        if kind == STRING:
+            return [self.value(inner, path) for _ in range(count)]
+        if inner == STRING:
             for _ in range(count):
                 self.string(wanted=False)
-        elif kind in SCALARS:
-            self.at += count * struct.calcsize(f"<{SCALARS[kind]}")
+        elif inner in SCALARS:
+            self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
-            raise DataError(f"{path}: damaged header: a long array of the type {kind} at byte {self.at}")
+            raise DataError(f"{path}: damaged header: a long array of the type {inner} at byte {self.at}")
         return count
 
 

@@ -169,7 +169,7 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
             "whether it arrives whole: use the hub itself, or a mirror that passes its ETags on"
         )
     hub_cache.begin(snapshot)
-    lock = snapshot.lock(checksum)
+    lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"  # as huggingface_hub has it
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not snapshot.blob(checksum).exists():

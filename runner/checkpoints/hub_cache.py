@@ -79,10 +79,6 @@ class Snapshot:
         """Return the path of a file's content while it is being fetched."""
         return self.repo / "blobs" / f"{checksum}.part"
 
-    def lock(self, checksum: str) -> Path:
-        """Return the lock that is held while a file is fetched; huggingface_hub uses the same one."""
-        return self.repo.parent / ".locks" / self.repo.name / f"{checksum}.lock"
-
     def _there(self, file: File) -> int:
         places = (self.blob(file.checksum), self.part(file.checksum)) if file.checksum else ()
         return next((place.stat().st_size for place in places if place.exists()), 0)

@@ -186,9 +186,16 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
                 f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
             )
         return LORA_PTH_PATH if is_file else LORA_PEFT_DIR
-    if is_file:
-        return _adapter_file(lora.path)
-    return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
+    if not is_file:
+        return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
+    path = Path(lora.path).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigError(
+            f"lora.path={lora.path}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
+        )
+    if not path.is_file():
+        raise ConfigError(f"lora.path={lora.path}: there is no file {path}")
+    return path
 
 
 def read_tensors(path: Path) -> list[Tensor]:
@@ -265,16 +272,6 @@ def _folder(
     if not (folder / required).exists():
         raise ConfigError(f"{key}={name}: {folder} holds no {required}, so it is not what {key} needs")
     return folder
-
-
-def _adapter_file(name: str) -> Path:
-    """Return the `.pth` file that name means; a folder or nothing at all is an error."""
-    path = Path(name).expanduser().absolute()
-    if path.is_dir():
-        raise ConfigError(f"lora.path={name}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft")
-    if not path.is_file():
-        raise ConfigError(f"lora.path={name}: there is no file {path}")
-    return path
 
 
 def _download(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]) -> Path:

@@ -27,21 +27,17 @@ def rooms(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
     gpus = range(torch.cuda.device_count()) if model.device_map is not None else []
     if device.type == "cuda":
         gpus = gpus or [device.index or 0]
-    free = {str(gpu): gpu_room_mib(*gpu_figures(gpu)) for gpu in gpus}
+    free = {}
+    for gpu in gpus:
+        reserved, allocated = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
+        free[str(gpu)] = gpu_room_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
     if device.type == "cpu" or model.device_map is not None:
         free["cpu"] = machine.available_mib()
     return limited(free, model.max_memory)
 
 
-def gpu_figures(gpu: int) -> tuple[int, int, int]:
-    """Return bytes of a GPU: free for everybody, reserved by this process, and in use by this process."""
-    import torch
-
-    return torch.cuda.mem_get_info(gpu)[0], torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
-
-
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
-    """Return what this process can still take: what is free, and what it keeps without using it."""
+    """Return what this process can still take of a GPU: what is free, and what it keeps without using it."""
     return (free + reserved - allocated) / MIB
 
 

@@ -69,7 +69,7 @@ def convert(options: argparse.Namespace) -> str:
     to_pth = source.is_dir()
     adapter, scalings = _read_peft(source, base, label) if to_pth else (pth.read(source, label), {})
     pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
-    norm = pth.delta(_scaled(adapter, scalings), label, options.base)
+    norm = pth.delta(adapter, label, options.base, scalings)
     tensors, how = _cast(adapter, scalings, options.dtype, label)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,14 +200,6 @@ def _write_pth(file: Path, tensors: Matrices) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ numbers
-
-
-def _scaled(adapter: Adapter, scalings: dict[str, float]) -> Adapter:
-    """Return the adapter with its scaling in B, in float64: for the norm, not for the file."""
-    from runner.models.lora.pth import Adapter, Pair
-
-    pairs = {path: Pair(a, b.double() * scalings.get(path, 1.0)) for path, (a, b) in adapter.pairs.items()}
-    return Adapter(pairs, adapter.rank)
 
 
 def _cast(adapter: Adapter, scalings: dict[str, float], dtype: str | None, label: str) -> tuple[Matrices, str]:

@@ -77,7 +77,9 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
     from peft import PeftModel
 
-    notes = base_mismatch(folder, base_name)
+    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    fits = not made_for or Path(made_for).name == Path(base_name).name
+    notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     try:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 by an old name; it is theirs to mend
@@ -100,14 +102,6 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
 def remove(model: Any) -> None:
     """Put the base's own modules back where they were."""
     model.unload()
-
-
-def base_mismatch(folder: Path, base_name: str) -> tuple[str, ...]:
-    """Return a note naming both when the adapter says that it was made for another base."""
-    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    if not made_for or Path(made_for).name == Path(base_name).name:
-        return ()
-    return (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
 
 
 def delta_norm(pairs: Iterable[tuple[Any, Any, float]]) -> float:

@@ -12,7 +12,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,9 +237,10 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     return base, AdapterReport(len(layers), adapter.rank, parameters, norm, notes)
 
 
-def delta(adapter: Adapter, label: str, base_name: str) -> float:
+def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:
     """Return the norm of all B A together; an adapter that changes nothing, or anything to nan, is an error."""
-    norm = delta_norm((pair.a, pair.b, 1.0) for pair in adapter.pairs.values())
+    by_path = scalings or {}
+    norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
     if not norm < float("inf"):
         raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}")
     if norm == 0:
