@@ -42,7 +42,6 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 class Header:
     """The header of a .gguf file; `metadata` holds a long array's length instead of the array."""
 
-    path: Path
     metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
 
@@ -196,4 +195,4 @@ def _parse(reader: _Reader, path: Path, size: int) -> Header:
                 f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
                 f"the file at {size}"
             )
-    return Header(path, metadata, tensors)
+    return Header(metadata, tensors)

@@ -86,6 +86,11 @@ def no_driver(key: str, uri: str, missing: ModuleNotFoundError) -> ConfigError:
     return ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}")
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the beginning of a library's error text on one line."""
+    return " ".join(str(error).split())[:limit]
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that looks most like word, or None when none is close."""
     matches = get_close_matches(word, list(choices), n=1, cutoff=0.6)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, one_line
 from runner.core.loaded import text
 from runner.models import capability, inventory
 from runner.models.lora import home_of
@@ -71,7 +72,8 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
-    base = Loaded(model, _tokenizer(resolved), device, notes=notes, quantization=held)
+    tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
+    base = Loaded(model, tokenizer, device, notes=notes, quantization=held)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
     if stored is not None:
@@ -175,23 +177,22 @@ def _from_pretrained(
             settings["config"] = scaled
         return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first_lines = " ".join(str(error).split())[:400]
+        why = one_line(error, limit=400)
         if folder.is_file():
             what = read_header(folder).architecture
-            first_lines += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
-        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {first_lines}") from error
+            why += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
+        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
 
 
-def _tokenizer(resolved: Resolved) -> Any:
+def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the tokenizer that lies with a model's files; `named` is how the user named them."""
     from transformers import AutoTokenizer
 
-    model, folder = resolved.model, resolved.path
-    place, found = for_transformers(folder, model.trust_remote_code)
+    place, found = for_transformers(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
-        first_lines = " ".join(str(error).split())[:300]
-        raise ConfigError(f"model.name={model.name}: no usable tokenizer in {folder}: {first_lines}") from error
+        raise ConfigError(f"{named}: no usable tokenizer in {path}: {one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
     return tokenizer

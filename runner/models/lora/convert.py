@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
 from runner.core import console
-from runner.core.errors import ConfigError, OutputError
+from runner.core.errors import ConfigError, OutputError, one_line
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
@@ -91,8 +91,8 @@ def _skeleton(base: str) -> Any:
     try:
         return capability.skeleton(capability.settings_of(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {reason}") from error
+        why = one_line(error)
+        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {why}") from error
 
 
 # ------------------------------------------------------------------------------------------- PEFT folder
@@ -152,7 +152,7 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
             warnings.simplefilter("ignore")  # peft speaks to those who train here
             inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{label} does not fit the base: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
     layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 

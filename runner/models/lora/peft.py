@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.checkpoints.resolve import read_tensors
 from runner.config.lora import PeftConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, one_line
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
@@ -86,8 +86,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
-        first_lines = " ".join(str(error).split())[:300]
-        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {first_lines}") from error
+        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}") from error
     report = _report(model, notes)
     if report.modules == 0 or report.delta_norm == 0:
         raise ConfigError(
