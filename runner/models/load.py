@@ -55,7 +55,8 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     quiet_imports()
     resolved = resolved or resolve(config)
     model_config, folder = resolved.model, resolved.path
-    stored, held = formats.check(config, resolved), resolved.held(config.quantization)
+    formats.check(config, resolved)
+    stored, held = resolved.stored, resolved.held(config.quantization)
     started = time.perf_counter()
     unreset = inventory.start_memory()
     device = pick_device(model_config.device)

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from runner.models.lora.pth import Adapter
 
-    Matrices = dict[tuple[str, str], Tensor]  # by module path and side, A or B
-
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_KEY, PTH_KEY = "base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight"  # of a matrix: module path, A or B
 SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
 # What an adapter_config.json may say without being more than y = W x + scaling * B(A(x)) on the layers it names.
 HARMLESS = {
@@ -70,7 +69,7 @@ def convert(options: argparse.Namespace) -> str:
     adapter, scalings = _read_peft(source, base, label) if to_pth else (pth.read(source, label), {})
     pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
     norm = pth.delta(adapter, label, options.base, scalings)
-    tensors, how = _cast(adapter, scalings, options.dtype, label)
+    tensors, how = _cast(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if to_pth:
@@ -104,7 +103,7 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
 
     tensors = _peft_tensors(folder, label)
     scalings = _peft_scalings(folder, base, label)
-    names = {path: [f"base_model.model.{path}.lora_{side}.weight" for side in ("A", "B")] for path in scalings}
+    names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(f"{label}: {len(strange)} tensors are no A or B of a targeted linear layer: {few(strange)}")
@@ -157,7 +156,7 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 
 
-def _write_peft(folder: Path, adapter: Adapter, tensors: Matrices, base: str) -> None:
+def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base: str) -> None:
     from safetensors.torch import save_file
 
     settings = {
@@ -172,12 +171,9 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: Matrices, base: str) ->
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    named = {
-        f"base_model.model.{path}.lora_{side}.weight": tensor.contiguous() for (path, side), tensor in tensors.items()
-    }
     folder.mkdir()
     try:
-        save_file(named, folder / WEIGHTS, {"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     except BaseException:
         shutil.rmtree(folder)  # half a folder would look like an adapter
@@ -187,13 +183,12 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: Matrices, base: str) ->
 # ---------------------------------------------------------------------------------------------- .pth file
 
 
-def _write_pth(file: Path, tensors: Matrices) -> None:
+def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
     import torch
 
-    named = {f"{path}.lora.{side}.weight": tensor.contiguous() for (path, side), tensor in tensors.items()}
     with file.open("xb") as stream:
         try:
-            torch.save(named, stream)
+            torch.save(tensors, stream)
         except BaseException:
             file.unlink()
             raise
@@ -202,21 +197,23 @@ def _write_pth(file: Path, tensors: Matrices) -> None:
 # ------------------------------------------------------------------------------------------------ numbers
 
 
-def _cast(adapter: Adapter, scalings: dict[str, float], dtype: str | None, label: str) -> tuple[Matrices, str]:
-    """Return the tensors to write by (path, side) and how exact they are; rounding happens only when asked for."""
+def _cast(
+    adapter: Adapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
+) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors to write under their keys and how exact they are; rounding happens only when asked for."""
     import torch
 
-    tensors: Matrices = {}
+    tensors: dict[str, Tensor] = {}
     rounded = numbers = 0
     for path, pair in adapter.pairs.items():
         for side, tensor, scaling in (("A", pair.a, 1.0), ("B", pair.b, scalings.get(path, 1.0))):
             wanted = getattr(torch, dtype) if dtype else tensor.dtype
-            if scaling == 1 and wanted == tensor.dtype:
-                tensors[path, side] = tensor
-            else:
+            cast = tensor
+            if scaling != 1 or wanted != tensor.dtype:
                 exact = tensor.double() * scaling
-                tensors[path, side] = exact.to(wanted)
-                rounded += int((tensors[path, side].double() != exact).sum())
+                cast = exact.to(wanted)
+                rounded += int((cast.double() != exact).sum())
+            tensors[key.format(path, side)] = cast.contiguous()
             numbers += tensor.numel()
     factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
     folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""
