@@ -207,18 +207,15 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
-    base.metrics |= {
-        "parameters": model.num_parameters(),
-        "vocab_size": settings.vocab_size,
-        **rope_room.measure(model, config.rope),
-        **inventory.peaks(),
-    }
+    rope_metrics, rope_facts = rope_room.describe(model, config.rope)
+    base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
+    base.metrics |= rope_metrics | inventory.peaks()
     base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
         "device": inventory.places(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
-        "rope": rope_room.describe(model),
+        **rope_facts,
     }
     for note in base.notes:
         log.warning("note: %s", note)

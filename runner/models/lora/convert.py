@@ -94,9 +94,6 @@ def _skeleton(base: str) -> Any:
         raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {why}") from error
 
 
-# ------------------------------------------------------------------------------------------- PEFT folder
-
-
 def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
     """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
     from runner.models.lora.pth import Adapter, Pair, few, one_rank
@@ -180,9 +177,6 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base
         raise
 
 
-# ---------------------------------------------------------------------------------------------- .pth file
-
-
 def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
     import torch
 
@@ -192,9 +186,6 @@ def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
         except BaseException:
             file.unlink()
             raise
-
-
-# ------------------------------------------------------------------------------------------------ numbers
 
 
 def _cast(

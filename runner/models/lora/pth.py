@@ -158,9 +158,6 @@ def few(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + more
 
 
-# ------------------------------------------------------------------------------------------- on a base
-
-
 class SquareLora(nn.Module):
     """The low-rank path of one layer; as its child, it has the names that the file's keys have."""
 

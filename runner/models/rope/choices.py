@@ -20,6 +20,7 @@ from runner.config.rope import (
 )
 from runner.core.errors import ConfigError
 from runner.models import capability
+from runner.models.inventory import Described
 from runner.models.rope import rope_2d
 
 NO_LIMIT = 1e9  # positions of a model that names no maximum
@@ -77,25 +78,20 @@ def apply(model: Any, rope: RopeConfig) -> None:
         rope_2d.apply(model, rope)
 
 
-def describe(model: Any) -> str:
-    """Name the rotary embedding of a loaded model: what is patched, its type and base, or that it has none."""
-    parameters = getattr(model.config.get_text_config(), "rope_parameters", None)
-    patch = rope_2d.patch_of(model)
-    if not parameters:
-        return "none" if patch is None else patch.describe()
-    kind = parameters.get("rope_type", "default") if patch is None else patch.describe()
-    factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
-    return f"{kind}{factor}, theta {parameters.get('rope_theta', '?')}"
-
-
-def measure(model: Any, rope: RopeConfig) -> dict[str, float]:
-    """Count the patched pairs and the positions there is room for."""
-    patch = rope_2d.patch_of(model)
-    return {
+def describe(model: Any, rope: RopeConfig) -> Described:
+    """Count the patched pairs and the positions there is room for, and name the rotary embedding of a loaded model."""
+    settings, patch = model.config.get_text_config(), rope_2d.patch_of(model)
+    metrics = {
         "rope_pairs": rope_2d.pairs_of(model),
         "rope_pairs_patched": 0 if patch is None else len(patch.patched),
-        "max_positions": max_positions(model.config.get_text_config(), rope),
+        "max_positions": max_positions(settings, rope),
     }
+    parameters = getattr(settings, "rope_parameters", None) or {}
+    name = parameters.get("rope_type", "default") if patch is None else patch.describe()
+    if not parameters:
+        return metrics, {"rope": "none" if patch is None else name}
+    factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
+    return metrics, {"rope": f"{name}{factor}, theta {parameters.get('rope_theta', '?')}"}
 
 
 def max_positions(text: Any, rope: RopeConfig) -> float:
