@@ -29,7 +29,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  #
 
 from runner.checkpoints import hub_cache
 from runner.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, few
 from runner.core.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -242,9 +242,8 @@ def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> Config
     at = f"{cached.key}={cached.name}"
     if not gaps:
         return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {_why(error)}")
-    few = ", ".join(gaps[:5]) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
     return ConfigError(
-        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few}, and {_why(error)}. "
+        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {_why(error)}. "
         "With the hub in reach, the same command fetches what is missing"
     )
 

@@ -12,7 +12,7 @@ RunnerError              exit 1   a job failed
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -86,9 +86,15 @@ def no_driver(key: str, uri: str, missing: ModuleNotFoundError) -> ConfigError:
     return ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}")
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
+def one_line(error: object, limit: int = 300) -> str:
     """Return the beginning of a library's error text on one line."""
     return " ".join(str(error).split())[:limit]
+
+
+def few(names: Sequence[str], limit: int = 3) -> str:
+    """List the first few names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

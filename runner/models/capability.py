@@ -55,10 +55,11 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
         )
     if wanted is not Attention.flash_attention_2:
         return wanted, []
-    missing = "there is no CUDA GPU" if device != "cuda" else ""
-    if not missing and find_spec("flash_attn") is None:
+    if device != "cuda":
+        missing = "there is no CUDA GPU"
+    elif find_spec("flash_attn") is None:
         missing = "the package flash_attn is not installed"
-    if not missing:
+    else:
         return wanted, []
     instead = Attention.sdpa if has[Attention.sdpa] else Attention.eager
     return instead, [f"model.attention=flash_attention_2: {missing}, so {instead.value} is used"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.dtypes import BYTES, Dtype
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, one_line
 from runner.core.fields import MISSING
 from runner.quantization.base import Format, Quantized
 
@@ -61,16 +61,15 @@ class BitsAndBytesConfig(Quantized):
         try:
             library = importlib.import_module("bitsandbytes.cextension").lib
         except Exception as error:  # it loads a native library: whatever that says, it is about this platform
-            raise self._unusable(str(error)) from error
+            raise self._unusable(error) from error
         reason = getattr(library, "error_msg", None)  # of the stand-in that it takes when the native one does not load
         if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
-            raise self._unusable(str(reason))
+            raise self._unusable(reason)
 
-    def _unusable(self, reason: str) -> ConfigError:
-        words = " ".join(reason.split())[:300]
+    def _unusable(self, reason: object) -> ConfigError:
         return ConfigError(
-            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform ({words}): "
-            "install a version built for this system, or use quantization=none"
+            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform "
+            f"({one_line(reason)}): install a version built for this system, or use quantization=none"
         )
 
     @staticmethod

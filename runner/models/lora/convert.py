@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
 from runner.core import console
-from runner.core.errors import ConfigError, OutputError, one_line
+from runner.core.errors import ConfigError, OutputError, few, one_line
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
@@ -96,7 +96,7 @@ def _skeleton(base: str) -> Any:
 
 def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
     """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
-    from runner.models.lora.pth import Adapter, Pair, few, one_rank
+    from runner.models.lora.pth import Adapter, Pair, one_rank
 
     tensors = _peft_tensors(folder, label)
     scalings = _peft_scalings(folder, base, label)

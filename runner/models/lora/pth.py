@@ -12,7 +12,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.config.lora import PthConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, few
 from runner.models.lora.peft import AdapterReport, delta_norm
 
 KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<side>[AB])\.weight")
@@ -150,12 +150,6 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
     if wanted not in (None, rank):
         raise ConfigError(f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out")
     return rank
-
-
-def few(names: Sequence[str], limit: int = 3) -> str:
-    """List the first few names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 class SquareLora(nn.Module):
