@@ -211,6 +211,19 @@ def write_json(target: Path, values: object, durable: bool = True) -> str:
     return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"], durable=durable)
 
 
+def replace_with(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or a link under another name, of this process's own, and move it into place atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.unlink(missing_ok=True)
+    try:
+        make(fresh)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents."""
     try:

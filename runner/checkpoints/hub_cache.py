@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -102,7 +102,7 @@ def begin(snapshot: Snapshot) -> None:
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
-    _replace(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
+    byteio.replace_with(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
         write_ref(snapshot)  # a ref to an older, complete snapshot stays until the new one is complete
 
@@ -110,26 +110,13 @@ def begin(snapshot: Snapshot) -> None:
 def write_ref(snapshot: Snapshot) -> None:
     """Write down the commit of the branch or tag."""
     if snapshot.revision != snapshot.commit:
-        _replace(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
+        byteio.replace_with(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
 
 
 def link(snapshot: Snapshot, file: File, checksum: str) -> None:
     """Link a file whose content is in the cache into the snapshot."""
     blob = snapshot.blob(checksum)
-    _replace(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
-
-
-def _replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file or a link under another name and move it into place atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fresh.unlink(missing_ok=True)
-    try:
-        make(fresh)
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    byteio.replace_with(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
 
 
 def cached_commit(repo: Path, revision: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import gguf_file, random_weights
-from runner.checkpoints.byteio import file_sha256
+from runner.checkpoints.byteio import file_sha256, replace_with
 from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_weight_file
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
@@ -233,12 +232,9 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:
-        partial = cache.with_name(f"{cache.name}.{os.getpid()}")
         # a cache that cannot be kept costs time, not correctness; the output folder's own check speaks up
         with suppress(OSError):
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(known | fresh, indent=0))
-            partial.replace(cache)
+            replace_with(cache, lambda path: path.write_text(json.dumps(known | fresh, indent=0)))
     return total.hexdigest()
 
 

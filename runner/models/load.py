@@ -80,7 +80,6 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     if stored is not None:
         if not base.metrics["quantized_modules"]:
             raise ConfigError(f"model.name={config.model.name} says that it is quantized, {stored}: no layer of it is")
-        _note(base, inventory.describe_quantization(model, stored.config))  # whatever was asked for, this is it
         base.facts["checkpoint"] = f"quantized already: {stored}"
     elif folder.is_file():
         base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
@@ -202,7 +201,7 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
 def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     model = base.model
     settings = model.config.get_text_config()
-    _note(base, inventory.describe_quantization(model, config.quantization))
+    _note(base, inventory.describe_quantization(model, base.quantization))
     if config.quantization.packed and not base.metrics["quantized_modules"]:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
