@@ -68,7 +68,10 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     notes += unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
 
-    model = _from_pretrained(config, resolved, device, dtype, held if stored is None else None, attention)
+    told: dict[str, Any] = {"dtype": dtype} | (held.load_arguments() if stored is None else {})
+    if attention is not Attention.auto:
+        told["attn_implementation"] = attention.value
+    model = _from_pretrained(config, resolved, device, told)
     held.check_loaded(model)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
@@ -148,29 +151,16 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     return getattr(torch, name), []
 
 
-def _from_pretrained(
-    config: RunnerConfig,
-    resolved: Resolved,
-    device: torch.device,
-    dtype: torch.dtype,
-    quantization: QuantizationConfig | None,
-    attention: Attention,
-) -> Any:
+def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     model, folder = resolved.model, resolved.path
     place, settings = for_transformers(folder, model.trust_remote_code)
-    settings |= {"dtype": dtype, "device_map": {"": device}}
-    if model.device_map is not None:
-        settings["device_map"] = model.device_map
-        sizes = model.max_memory or {}
-        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
-    if quantization is not None:
-        settings |= quantization.load_arguments()
-    if attention is not Attention.auto:
-        settings["attn_implementation"] = attention.value
+    settings |= {**told, "device_map": model.device_map or {"": device}}
+    if model.max_memory:
+        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in model.max_memory.items()}
     try:
         scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
