@@ -174,13 +174,13 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
     with WeakFileLock(lock):
         if not snapshot.blob(checksum).exists():
             _grow(snapshot, file.name, url, checksum, size, meter)
-            snapshot.part(checksum).replace(snapshot.blob(checksum))
+            snapshot.blob(checksum, ".part").replace(snapshot.blob(checksum))
         hub_cache.link(snapshot, file, checksum)
 
 
 def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
     """Fetch the rest of a file, and compare the whole with its checksum."""
-    at, part = f"{snapshot.key}={snapshot.name}", snapshot.part(checksum)
+    at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
             f"{at}: {name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "

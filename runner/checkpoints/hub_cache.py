@@ -71,16 +71,12 @@ class Snapshot:
         fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
         byteio.require_room(self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix)
 
-    def blob(self, checksum: str) -> Path:
-        """Return the path of a file's content."""
-        return self.repo / "blobs" / checksum
-
-    def part(self, checksum: str) -> Path:
-        """Return the path of a file's content while it is being fetched."""
-        return self.repo / "blobs" / f"{checksum}.part"
+    def blob(self, checksum: str, end: str = "") -> Path:
+        """Return the path of a file's content; it ends in `.part` while it is being fetched."""
+        return self.repo / "blobs" / f"{checksum}{end}"
 
     def _there(self, file: File) -> int:
-        places = (self.blob(file.checksum), self.part(file.checksum)) if file.checksum else ()
+        places = [self.blob(file.checksum, end) for end in ("", ".part") if file.checksum]
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
