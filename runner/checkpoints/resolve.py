@@ -46,7 +46,7 @@ class ToDownload(Exception):
 
 
 @contextmanager
-def only_looking(wanted: bool = True) -> Iterator[None]:
+def only_looking(wanted: bool) -> Iterator[None]:
     """While a plan is made nothing is downloaded: what would be is raised as ToDownload."""
     before = _only_looking.set(wanted)
     try:

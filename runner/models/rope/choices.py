@@ -9,15 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.config.rope import (
-    Rope2dConfig,
-    RopeConfig,
-    RopeDynamicConfig,
-    RopeLengthScalingConfig,
-    RopeLlama3Config,
-    RopeScalingConfig,
-    RopeYarnConfig,
-)
+from runner.config.rope import Rope2dConfig, RopeConfig, RopeDynamicConfig, RopeLengthScalingConfig, RopeScalingConfig
 from runner.core.errors import ConfigError
 from runner.models import capability
 from runner.models.inventory import Described
@@ -64,11 +56,8 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
         scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 keeps it here, and here it would win
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
-    if isinstance(rope, RopeYarnConfig):
-        optional = {key: getattr(rope, key) for key in ("attention_factor", "beta_fast", "beta_slow")}
-        scaling |= {key: float(value) for key, value in optional.items() if value is not None}
-    if isinstance(rope, RopeLlama3Config):
-        scaling |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
+    own = vars(rope).keys() - {"name", "factor", "original_max_position_embeddings"}  # as transformers calls them, too
+    scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
     text.rope_parameters = scaling
 
 
