@@ -27,6 +27,8 @@ CHUNK_BYTES = 256 * 1024  # fits into the processor's cache
 ALGORITHMS = ("xxh3_128", "sha256")
 SLOW_BYTES = 64 * 1024  # SHA-256 of more than this is computed in a thread
 
+Pieces = Iterable[bytes | memoryview]  # of a file, one after the other
+
 
 def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
     """Yield the bytes of a range piece by piece; each piece is valid until the next one."""
@@ -106,9 +108,7 @@ def algorithm_of(digest: str) -> str:
     return algorithm
 
 
-def digest_of(
-    pieces: Iterable[bytes | memoryview], algorithm: str, advance: Callable[[int], None] | None = None
-) -> str:
+def digest_of(pieces: Pieces, algorithm: str, advance: Callable[[int], None] | None = None) -> str:
     """Return the digest of all pieces together."""
     digest = Digest(algorithm)
     for piece in pieces:
@@ -166,11 +166,7 @@ def tensor_bytes(
 
 
 def write_digested(
-    target: Path,
-    pieces: Iterable[bytes | memoryview],
-    algorithm: str,
-    expected: str | None = None,
-    durable: bool = False,
+    target: Path, pieces: Pieces, algorithm: str, expected: str | None = None, durable: bool = False
 ) -> str:
     """Write a file atomically and return its digest; raise JobFailed where that is not the expected one.
 
@@ -198,9 +194,7 @@ def write_digested(
     return text
 
 
-def write_file(
-    target: Path, pieces: Iterable[bytes | memoryview], expected_sha256: str | None = None, durable: bool = True
-) -> str:
+def write_file(target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True) -> str:
     """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
     return write_digested(target, pieces, "sha256", expected, durable=durable).partition(":")[2]

@@ -145,21 +145,19 @@ def elements(tensor: Tensor, stored: Format | None) -> int:
     return tensor.params if _part(tensor) == "linear" else 0
 
 
-def _activation_bytes(
-    shape: dict[str, int], dtype_bytes: int, batch_size: int, tokens: int, scores_context: int
-) -> int:
+def _activation_bytes(shape: dict[str, int], dtype_bytes: int, rows: int, tokens: int, scores_context: int) -> int:
     """Estimate the peak in the MLP or attention of one block, or at the logits, whichever is largest.
 
     MLP: gate, up and their product beside two copies of the hidden state. Attention: query, key, value and
     output, and a copy of one layer's keys as the cache grows; eager attention also holds its scores, in
     float32 too. Logits: the last position's, in the model's dtype and in float32.
     """
-    positions = batch_size * tokens
+    positions = rows * tokens
     mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
     heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
     attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
     attention += positions * scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
-    logits = batch_size * shape["vocab"] * (dtype_bytes + BYTES["float32"])
+    logits = rows * shape["vocab"] * (dtype_bytes + BYTES["float32"])
     return max(mlp, attention, logits)
 
 

@@ -122,12 +122,7 @@ def _quantized_kind(module: torch.nn.Module) -> str:
 def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:
     """Say what of an adapter is on: modules, rank, parameters, norm of the delta, and where it is from."""
     on = report or AdapterReport(0, 0, 0, 0.0, ())
-    metrics = {
-        "lora_modules": float(on.modules),
-        "lora_rank": float(on.rank),
-        "lora_parameters": float(on.parameters),
-        "lora_delta_norm": on.delta_norm,
-    }
+    metrics = {f"lora_{key}": float(getattr(on, key)) for key in ("modules", "rank", "parameters", "delta_norm")}
     if adapter is None:
         return metrics, {"lora": "none"}
     words = (
