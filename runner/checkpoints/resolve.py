@@ -22,7 +22,7 @@ from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, re
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.quantization import read_format
@@ -192,8 +192,7 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
         raise ConfigError(
             f"lora.path={lora.path}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
         )
-    if not path.is_file():
-        raise ConfigError(f"lora.path={lora.path}: there is no file {path}")
+    check(path.is_file(), "lora.path", lora.path, f"there is no file {path}")
     return path
 
 

@@ -21,7 +21,7 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, one_line
+from runner.core.errors import ConfigError, check, one_line
 from runner.core.loaded import text
 from runner.models import capability, inventory
 from runner.models.lora import home_of
@@ -135,9 +135,8 @@ def pick_device(wanted: str) -> torch.device:
     device = torch.device(wanted)
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
-            raise ConfigError(f"model.device={wanted}: {have}; use model.device=auto or cpu")
+        have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
+        check((device.index or 0) < count, "model.device", wanted, f"{have}; use model.device=auto or cpu")
     return device
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
 from runner.core import console
-from runner.core.errors import ConfigError, OutputError, few, one_line
+from runner.core.errors import ConfigError, OutputError, check, few, one_line
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
@@ -60,8 +60,7 @@ def convert(options: argparse.Namespace) -> str:
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
         raise ConfigError(f"OUT={options.target} exists already, and nothing is overwritten: give another name")
-    if not source.exists():
-        raise ConfigError(f"{label}: there is no file or folder {source}")
+    check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
     from runner.models.lora import pth
 
     base = _skeleton(options.base)
