@@ -12,7 +12,7 @@ RunnerError              exit 1   a job failed
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -60,6 +60,17 @@ class JobFailed(RunnerError):
     """The work broke although the input was right."""
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """Return the beginning of a library's error text on one line."""
+    return " ".join(str(error).split())[:limit]
+
+
+def few(names: list[str], limit: int = 3) -> str:
+    """List the first few names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def check(ok: bool, key: str, value: object, need: str) -> None:
     """Raise ConfigError `key=value: need` unless ok."""
     if not ok:
@@ -84,17 +95,6 @@ def no_driver(key: str, uri: str, missing: ModuleNotFoundError) -> ConfigError:
     """Say which package SQLAlchemy lacks for this kind of database."""
     extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
     return ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}")
-
-
-def one_line(error: object, limit: int = 300) -> str:
-    """Return the beginning of a library's error text on one line."""
-    return " ".join(str(error).split())[:limit]
-
-
-def few(names: Sequence[str], limit: int = 3) -> str:
-    """List the first few names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

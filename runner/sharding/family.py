@@ -6,7 +6,7 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
-from runner.core.errors import ConfigError, DataError, one_line
+from runner.core.errors import ConfigError, DataError
 from runner.sharding.manifest import MODEL_FILES, Manifest
 
 if TYPE_CHECKING:
@@ -129,3 +129,8 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
                 traits[f"{path}.{key}".lstrip(".")] = value
     traits |= {name: tuple(tensor.shape) for name, tensor in layer.named_parameters()}
     return traits
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split())[:300]

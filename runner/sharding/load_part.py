@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from runner.core.errors import ConfigError, DataError
-from runner.models import load
 from runner.quantization import quiet_imports
 from runner.sharding.check import check_part
 from runner.sharding.family import (
     cannot_run,
     layers_path,
     model_config,
+    one_line,
     part_config,
     require_runnable,
     require_same_layers,
@@ -84,7 +84,16 @@ def load_part(
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Return the tokenizer of a split model; it lies in model_files/."""
-    return load.load_tokenizer(f"task.parts={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
+    from transformers import AutoTokenizer
+
+    place = Path(folder).expanduser().absolute() / MODEL_FILES
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, padding_side="left")
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"task.parts={folder}: no usable tokenizer in {place}: {one_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: any token will do
+    return tokenizer
 
 
 # ------------------------------------------------------------------------------------------ what can be loaded
