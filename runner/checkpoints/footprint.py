@@ -72,7 +72,8 @@ def predict(
     config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
 ) -> Footprint | None:
     """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
-    model, settings, tensors = resolved.model, resolved.text_settings, resolved.tensors
+    model, tensors = resolved.model, resolved.tensors
+    settings = resolved.settings | resolved.settings.get("text_config", {})  # of a model that also sees or hears
     if not tensors:
         return None
     dtype_bytes = BYTES[compute_dtype(model, settings)]
@@ -125,7 +126,8 @@ def weight_bytes(
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
             held = stored.config
             part = "linear" if tensor.name.endswith(held.packed_names) else "scales"
-            parts[part] += 0 if held.is_note(tensor.name) else tensor.nbytes
+            is_note = any(name in tensor.name for name in held.note_names)
+            parts[part] += 0 if is_note else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # quantized before: loaded as it is
         elif part != "linear" or stored is not None:

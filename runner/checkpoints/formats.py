@@ -77,8 +77,8 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
     """Refuse to quantize again, or a choice with other keys than the checkpoint was quantized with."""
-    if wanted.name != stored.choice:
-        also = f" or quantization={stored.choice}" if stored.matched else ""
+    if wanted.name != stored.config.name:
+        also = f" or quantization={stored.config.name}" if stored.matched else ""
         raise ConfigError(
             f"quantization={wanted.name}: {where} is quantized already, {stored}: use quantization=none{also}, "
             "which load it as it is, or the original checkpoint"

@@ -73,11 +73,6 @@ class Resolved:
         return random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
 
     @cached_property
-    def text_settings(self) -> dict[str, Any]:
-        """The same; of a model that also sees or hears, with the part about text on top."""
-        return {**self.settings, **self.settings.get("text_config", {})}
-
-    @cached_property
     def stored(self) -> Format | None:
         """How the checkpoint is quantized already."""
         return read_format(self.settings)

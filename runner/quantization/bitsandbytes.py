@@ -30,6 +30,7 @@ class BitsAndBytesConfig(Quantized):
     install: ClassVar[str] = "pip install bitsandbytes"
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
+    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # becomes Python's numbers
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -45,10 +46,6 @@ class BitsAndBytesConfig(Quantized):
         name = str(stored.get("bnb_4bit_quant_type") or "fp4")
         config = FourBitConfig(name, bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
         return Format(cls.method, config, 4, matched=name in ("nf4", "fp4"))
-
-    def is_note(self, name: str) -> bool:
-        """How the weights are packed is held as Python's numbers."""
-        return ".quant_state." in name or name.endswith(".weight_format")
 
     @staticmethod
     def quiet_import() -> None:
