@@ -103,9 +103,6 @@ def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
     return str(info.sha), tree
 
 
-# ------------------------------------------------------------------------------------------- one file
-
-
 @dataclass
 class _Meter:
     """How far a download is, and how fast."""
@@ -210,9 +207,6 @@ def _get(url: str, stream: _Part, size: int) -> None:
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
     target, no_bar = cast(BinaryIO, stream), cast(Any, silent_tqdm)  # the whole download has one bar
     http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
-
-
-# --------------------------------------------------------------------------------------------- errors
 
 
 def _check_token() -> None:
