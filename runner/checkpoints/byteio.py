@@ -20,10 +20,14 @@ from typing import Any
 
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write
+from runner.core.machine import MIB
 
+KEY = "task.output_dir"  # names every folder that is written to here
 CHUNK_BYTES = 256 * 1024  # fits into the processor's cache
 ALGORITHMS = ("xxh3_128", "sha256")
 SLOW_BYTES = 64 * 1024  # SHA-256 of more than this is computed in a thread
+
+Pieces = Iterable[bytes | memoryview]  # of a file, one after the other
 
 
 def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
@@ -66,8 +70,10 @@ class Digest:
     """A hash over pieces. A slow hash is computed in its own thread while the piece is being written."""
 
     def __init__(self, algorithm: str) -> None:
+        import xxhash
+
         self.algorithm = algorithm
-        self._hash = _new_hash(algorithm)
+        self._hash: Any = hashlib.sha256() if algorithm == "sha256" else xxhash.xxh3_128()
         self._pool = ThreadPoolExecutor(1) if algorithm == "sha256" else None  # starts its thread with the first task
         self._pending: Future[None] | None = None
 
@@ -93,14 +99,6 @@ class Digest:
         return f"{self.algorithm}:{self._hash.hexdigest()}"
 
 
-def _new_hash(algorithm: str) -> Any:
-    if algorithm == "sha256":
-        return hashlib.sha256()
-    import xxhash
-
-    return xxhash.xxh3_128()
-
-
 def algorithm_of(digest: str) -> str:
     """Return the algorithm of a digest ALGORITHM:HEX; raise DataError for any other text."""
     algorithm, _, rest = digest.partition(":")
@@ -110,9 +108,7 @@ def algorithm_of(digest: str) -> str:
     return algorithm
 
 
-def digest_of(
-    pieces: Iterable[bytes | memoryview], algorithm: str, advance: Callable[[int], None] | None = None
-) -> str:
+def digest_of(pieces: Pieces, algorithm: str, advance: Callable[[int], None] | None = None) -> str:
     """Return the digest of all pieces together."""
     digest = Digest(algorithm)
     for piece in pieces:
@@ -128,9 +124,9 @@ def file_digest(path: Path, algorithm: str, advance: Callable[[int], None] | Non
     return digest_of(read_range(path, 0, file_size(path)), algorithm, advance)
 
 
-def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hex, read in pieces."""
-    return file_digest(path, "sha256", advance).partition(":")[2]
+    return file_digest(path, "sha256").partition(":")[2]
 
 
 def file_size(path: Path) -> int:
@@ -154,35 +150,23 @@ def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def tensor_bytes(
-    header: bytes,
-    tensors: Iterable[Tensor],
-    advance: Callable[[int], None],
-    hashes: dict[str, str] | None = None,
-    algorithm: str = "xxh3_128",
+    header: bytes, tensors: Iterable[Tensor], advance: Callable[[int], None], hashes: dict[str, str], algorithm: str
 ) -> Iterator[bytes | memoryview]:
     """Yield a whole safetensors file, header first; fills `hashes` with the digest of each tensor."""
     yield header
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for tensor in tensors:
-        digest = None if hashes is None else Digest(algorithm)
+        digest = Digest(algorithm)
         for piece in tensor_pieces(tensor, buffer):
-            if digest is not None:
-                digest.update(piece)
+            digest.update(piece)
             yield piece
-            if digest is not None:
-                digest.wait()
+            digest.wait()
             advance(len(piece))
-        if hashes is not None and digest is not None:
-            hashes[tensor.name] = digest.text()
+        hashes[tensor.name] = digest.text()
 
 
 def write_digested(
-    target: Path,
-    pieces: Iterable[bytes | memoryview],
-    algorithm: str,
-    expected: str | None = None,
-    key: str = "task.output_dir",
-    durable: bool = False,
+    target: Path, pieces: Pieces, algorithm: str, expected: str | None = None, durable: bool = False
 ) -> str:
     """Write a file atomically and return its digest; raise JobFailed where that is not the expected one.
 
@@ -191,33 +175,26 @@ def write_digested(
     partial = target.with_name(target.name + ".tmp")
     digest = Digest(algorithm)
     try:
-        with partial.open("wb", buffering=0) as stream:
+        with partial.open("wb") as stream:  # pieces as large as ours go past its buffer
             for piece in pieces:
                 digest.update(piece)
-                _write_all(stream.fileno(), piece)
+                stream.write(piece)
                 digest.wait()
             if durable:
+                stream.flush()
                 os.fsync(stream.fileno())
         text = digest.text()
         if expected not in (None, text):
             raise JobFailed(f"{target} would not equal the original: {expected} expected, {text} found")
         partial.replace(target)
     except OSError as error:
-        raise cannot_write(target, error, key) from error
+        raise cannot_write(target, error, KEY) from error
     finally:
         partial.unlink(missing_ok=True)  # gone already after a success
     return text
 
 
-def _write_all(target: int, piece: bytes | memoryview) -> None:
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[os.write(target, rest) :]
-
-
-def write_file(
-    target: Path, pieces: Iterable[bytes | memoryview], expected_sha256: str | None = None, durable: bool = True
-) -> str:
+def write_file(target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True) -> str:
     """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
     return write_digested(target, pieces, "sha256", expected, durable=durable).partition(":")[2]
@@ -228,21 +205,44 @@ def write_json(target: Path, values: object, durable: bool = True) -> str:
     return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"], durable=durable)
 
 
+def replace_with(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or a link under another name, of this process's own, and move it into place atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.unlink(missing_ok=True)
+    try:
+        make(fresh)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(folder, error, "task.output_dir") from error
+        raise cannot_write(folder, error, KEY) from error
 
 
-def require_space(folder: Path, needed_bytes: int, key: str = "task.output_dir") -> None:
+def free_bytes(folder: Path) -> int:
+    """Return what is free on the disk that folder is, or will be, on."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def require_space(folder: Path, needed: int) -> None:
     """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many bytes."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free_bytes = shutil.disk_usage(there).free
-    if free_bytes < needed_bytes:
-        need, free = needed_bytes / 2**20, free_bytes / 2**20
-        raise JobFailed(f"{key}={folder}: {need:,.1f} MiB needed, {free:,.1f} MiB free. Nothing was written")
+    if needed > (free := free_bytes(folder)):
+        raise JobFailed(
+            f"{KEY}={folder}: {needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free. Nothing was written"
+        )
+
+
+def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
+    """Raise ConfigError unless the disk of a folder has room for what the user has asked for."""
+    if needed > (free := free_bytes(folder)):
+        raise ConfigError(f"{what} needs {needed / MIB:,.1f} MiB in {folder}, {free / MIB:,.1f} MiB are free: {fix}")
 
 
 def list_folder(folder: Path, key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a model will need, from config.json and the safetensors headers alone: nothing is loaded, no torch.
+"""What a model will need, from config.json and the safetensors headers alone, and whether there is room; no torch.
 
 Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them: linear layers of the
 blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once.
@@ -7,7 +7,8 @@ blocks are quantized; embeddings, the head, norms and biases keep model.dtype; t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.checkpoints.resolve import Resolved
@@ -15,12 +16,14 @@ from runner.checkpoints.weight_files import Tensor
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import BYTES, Dtype
+from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
-from runner.quantization import read_format
-from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization import SMALLEST, read_format
+from runner.quantization.base import Format, QuantizationConfig, Source
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
@@ -69,21 +72,22 @@ def predict(
     config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
 ) -> Footprint | None:
     """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
-    model, settings, tensors = resolved.model, resolved.text_settings, resolved.tensors
+    model, tensors = resolved.model, resolved.tensors
+    settings = resolved.settings | resolved.settings.get("text_config", {})  # of a model that also sees or hears
     if not tensors:
         return None
     dtype_bytes = BYTES[compute_dtype(model, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
     if not config.lora.merges and resolved.adapter is not None:
         weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # so is an adapter of a 16-bit model held
-    cache = kv_bytes_per_token(settings, dtype_bytes) * batch_size
+    shape = _shape(settings)
+    cache = 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes * batch_size  # for each position
     eager = model.attention is Attention.eager
-    held = resolved.held(config.quantization)
-    largest = max((elements(tensor, resolved.stored) for tensor in tensors if _part(tensor) != "embedding"), default=0)
-    unpacked = largest * held.unpacked_bytes(dtype_bytes)
+    largest = max(elements(tensor, resolved.stored) for tensor in tensors)
+    unpacked = largest * resolved.held(config.quantization).unpacked_bytes(dtype_bytes)
 
     def activations(tokens: int, context: int) -> int:
-        return unpacked + _activation_bytes(settings, dtype_bytes, batch_size, tokens, context if eager else 0)
+        return unpacked + _activation_bytes(shape, dtype_bytes, batch_size, tokens, context if eager else 0)
 
     context = prompt_tokens + new_tokens
     return Footprint(
@@ -93,6 +97,11 @@ def predict(
         prefill_activation_bytes=activations(prompt_tokens, prompt_tokens),
         decode_activation_bytes=activations(1, context),
     )
+
+
+def predict_job(config: RunnerConfig, resolved: Resolved) -> Footprint | None:
+    """Predict what the job will hold at its largest; of a sweep, in its smallest cell, as the others may fail."""
+    return predict(config, resolved, *config.task.workload(config.generation))
 
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
@@ -117,7 +126,8 @@ def weight_bytes(
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
             held = stored.config
             part = "linear" if tensor.name.endswith(held.packed_names) else "scales"
-            parts[part] += 0 if held.is_note(tensor.name) else tensor.nbytes
+            is_note = any(name in tensor.name for name in held.note_names)
+            parts[part] += 0 if is_note else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # quantized before: loaded as it is
         elif part != "linear" or stored is not None:
@@ -137,28 +147,19 @@ def elements(tensor: Tensor, stored: Format | None) -> int:
     return tensor.params if _part(tensor) == "linear" else 0
 
 
-def kv_bytes_per_token(settings: dict[str, Any], dtype_bytes: int) -> int:
-    """Keys and values that one position of one row leaves behind, over all layers."""
-    shape = _shape(settings)
-    return 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes
-
-
-def _activation_bytes(
-    settings: dict[str, Any], dtype_bytes: int, batch_size: int, tokens: int, scores_context: int
-) -> int:
+def _activation_bytes(shape: dict[str, int], dtype_bytes: int, rows: int, tokens: int, scores_context: int) -> int:
     """Estimate the peak in the MLP or attention of one block, or at the logits, whichever is largest.
 
     MLP: gate, up and their product beside two copies of the hidden state. Attention: query, key, value and
     output, and a copy of one layer's keys as the cache grows; eager attention also holds its scores, in
     float32 too. Logits: the last position's, in the model's dtype and in float32.
     """
-    shape = _shape(settings)
-    positions = batch_size * tokens
+    positions = rows * tokens
     mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
     heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
     attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
     attention += positions * scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
-    logits = batch_size * shape["vocab"] * (dtype_bytes + BYTES["float32"])
+    logits = rows * shape["vocab"] * (dtype_bytes + BYTES["float32"])
     return max(mlp, attention, logits)
 
 
@@ -187,3 +188,57 @@ def _part(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
+
+
+def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]) -> list[str]:
+    """Refuse weights that do not fit; say it when they do, but not with what comes on top while completing."""
+    if not resolved.model.check_memory:
+        return []
+    try:
+        predicted = predict_job(config, resolved)
+    except DataError:
+        return []  # a damaged header: the load will read it, too, and name the tensor
+    if predicted is None:
+        return []
+    free_mib = sum(rooms_mib.values())
+    where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
+    model, quantization = resolved.model, config.quantization.name
+    if predicted.weight_mib > free_mib:
+        fixes = [*_smaller(config, resolved, free_mib), "a smaller model"]
+        if model.device_map is None and "main memory" not in rooms_mib:
+            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
+        raise ConfigError(
+            f"model.name={model.name} with quantization={quantization}: the weights need {predicted.weight_mib:,.0f} "
+            f"MiB, and {where} are free: use {', '.join(fixes)}, or model.check_memory=false to try it all the same"
+        )
+    if predicted.total_mib > free_mib:
+        return [
+            f"memory is short: {predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV "
+            f"cache and {predicted.activation_mib:,.0f} MiB of activations are predicted, and {where} are free: "
+            "a smaller generation.batch_size or generation.max_new_tokens needs less"
+        ]
+    return []
+
+
+def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[str]:
+    """Name the smallest quantization as the fix where it would be one."""
+    if config.quantization.source is not Source.plain or config.lora.merges:
+        return []
+    smallest = SMALLEST()
+    predicted = predict_job(replace(config, quantization=smallest), resolved)
+    if predicted is None or predicted.weight_mib > free_mib:
+        return []
+    return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
+
+
+def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
+    """Cut each place to what model.max_memory allows there, and name it as people do."""
+    if max_memory:  # as accelerate has it: a place that is not named gets nothing
+        free_mib = {place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()}
+    return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
+
+
+def size_mib(size: str) -> float:
+    """Turn 3GB, 800MiB and the like into MiB."""
+    number = size.rstrip("KMGiB")
+    return float(number) * UNITS[size[len(number) : -1]] / MIB

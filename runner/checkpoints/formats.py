@@ -16,15 +16,14 @@ from runner.quantization import METHODS
 from runner.quantization.base import Format, QuantizationConfig, Source
 
 
-def check(config: RunnerConfig, resolved: Resolved) -> Format | None:
-    """Refuse a checkpoint × quantization that cannot be loaded; return how the checkpoint is quantized already."""
+def check(config: RunnerConfig, resolved: Resolved) -> None:
+    """Refuse a checkpoint × quantization that cannot be loaded."""
     model, wanted = resolved.model, config.quantization
     path = None if model.random_weights else resolved.path  # which would make them
     if wanted.source is Source.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
-        return None
-    where = f"model.name={model.name}"
-    stored = resolved.stored
+        return
+    where, stored = f"model.name={model.name}", resolved.stored
     if stored is None:
         if wanted.source is Source.quantized:
             raise ConfigError(
@@ -33,7 +32,7 @@ def check(config: RunnerConfig, resolved: Resolved) -> Format | None:
                 f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}"
             )
         wanted.require_packages()
-        return None
+        return
     if not stored.known:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
@@ -47,7 +46,6 @@ def check(config: RunnerConfig, resolved: Resolved) -> Format | None:
             "precision; use lora.merge=false, or the original checkpoint"
         )
     stored.config.require_packages(f"{where} is {stored}, which")
-    return stored
 
 
 def notes(path: Path, stored: Format | None, dtype: str) -> list[str]:
@@ -79,8 +77,8 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
     """Refuse to quantize again, or a choice with other keys than the checkpoint was quantized with."""
-    if wanted.name != stored.choice:
-        also = f" or quantization={stored.choice}" if stored.matched else ""
+    if wanted.name != stored.config.name:
+        also = f" or quantization={stored.config.name}" if stored.matched else ""
         raise ConfigError(
             f"quantization={wanted.name}: {where} is quantized already, {stored}: use quantization=none{also}, "
             "which load it as it is, or the original checkpoint"

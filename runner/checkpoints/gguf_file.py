@@ -9,7 +9,7 @@ import math
 import mmap
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 class Header:
     """The header of a .gguf file; `metadata` holds a long array's length instead of the array."""
 
-    path: Path
     metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
 
@@ -103,11 +102,8 @@ def read_settings(header: Header) -> dict[str, Any]:
 
 def unpacked_tensors(header: Header) -> list[Tensor]:
     """List the tensors as transformers unpacks them: as float32 numbers."""
-    return [
-        Tensor(tensor.name, "F32", tensor.shape, tensor.file, tensor.offset, 4 * tensor.params)
-        for tensor in header.tensors
-        if tensor.name not in NOT_WEIGHTS
-    ]
+    weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
+    return [replace(tensor, dtype="F32", nbytes=4 * tensor.params) for tensor in weights]
 
 
 def _largest(value: Any) -> Any:
@@ -151,23 +147,20 @@ class _Reader:
     def value(self, kind: int, path: Path) -> Any:
         if kind == STRING:
             return self.string()
-        if kind == ARRAY:
-            inner, count = self.scalar("I"), self.scalar("Q")
-            return self._array(inner, count, path)
-        if kind not in SCALARS:
+        if kind in SCALARS:
+            return self.scalar(SCALARS[kind])
+        if kind != ARRAY:
             raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
-        return self.scalar(SCALARS[kind])
-
-    def _array(self, kind: int, count: int, path: Path) -> Any:
+        inner, count = self.scalar("I"), self.scalar("Q")
         if count <= LONG_ARRAY:
-            return [self.value(kind, path) for _ in range(count)]
-        if kind == STRING:
+            return [self.value(inner, path) for _ in range(count)]
+        if inner == STRING:
             for _ in range(count):
                 self.string(wanted=False)
-        elif kind in SCALARS:
-            self.at += count * struct.calcsize(f"<{SCALARS[kind]}")
+        elif inner in SCALARS:
+            self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
-            raise DataError(f"{path}: damaged header: a long array of the type {kind} at byte {self.at}")
+            raise DataError(f"{path}: damaged header: a long array of the type {inner} at byte {self.at}")
         return count
 
 
@@ -186,21 +179,20 @@ def _parse(reader: _Reader, path: Path, size: int) -> Header:
     found = []
     for _ in range(tensor_count):
         name = reader.string()
-        shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[
-            ::-1
-        ]  # GGUF lists the fastest-changing dimension first
+        fastest_first = [reader.scalar("Q") for _ in range(reader.scalar("I"))]
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
             raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
         type_name, numbers, block_bytes = BLOCKS[kind]
-        found.append((name, type_name, shape, offset, math.prod(shape) // numbers * block_bytes))
+        nbytes = math.prod(fastest_first) // numbers * block_bytes
+        found.append(Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes))
     alignment = metadata.get("general.alignment", ALIGNMENT)
     start = math.ceil(reader.at / max(alignment, 1)) * alignment
-    tensors = tuple(Tensor(name, kind, shape, path, start + at, nbytes) for name, kind, shape, at, nbytes in found)
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in found)
     for tensor in tensors:
         if tensor.offset + tensor.nbytes > size:
             raise DataError(
                 f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
                 f"the file at {size}"
             )
-    return Header(path, metadata, tensors)
+    return Header(metadata, tensors)

@@ -25,18 +25,17 @@ from urllib.parse import urlsplit
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get, repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # lazily exported
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
 
 from runner.checkpoints import hub_cache
 from runner.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, few
 from runner.core.progress import Progress
 
 log = logging.getLogger(__name__)
 
-TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[
-    0
-]  # the base class of the HTTP client's errors, whichever client it is
+# the base class of the HTTP client's errors, whichever client it is
+TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
 UNREADABLE = (ValueError, KeyError, TypeError)  # raised by an answer that does not come from a hub
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
 RANGE_REFUSED = 416
@@ -104,9 +103,6 @@ def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
     return str(info.sha), tree
 
 
-# ------------------------------------------------------------------------------------------- one file
-
-
 @dataclass
 class _Meter:
     """How far a download is, and how fast."""
@@ -159,17 +155,6 @@ class _Part(FileIO):
         return hashlib.sha256() if self._git_head is None else hashlib.sha1(self._git_head)
 
 
-class _NoBar:
-    """Replaces huggingface_hub's bar for each file: the whole download has one bar."""
-
-    def __init__(self, **_: Any) -> None: ...
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def update(self, count: float = 1) -> None: ...
-
-
 def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
     """Bring one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
@@ -181,18 +166,18 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
             "whether it arrives whole: use the hub itself, or a mirror that passes its ETags on"
         )
     hub_cache.begin(snapshot)
-    lock = snapshot.lock(checksum)
+    lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"  # as huggingface_hub has it
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not snapshot.blob(checksum).exists():
             _grow(snapshot, file.name, url, checksum, size, meter)
-            snapshot.part(checksum).replace(snapshot.blob(checksum))
+            snapshot.blob(checksum, ".part").replace(snapshot.blob(checksum))
         hub_cache.link(snapshot, file, checksum)
 
 
 def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
     """Fetch the rest of a file, and compare the whole with its checksum."""
-    at, part = f"{snapshot.key}={snapshot.name}", snapshot.part(checksum)
+    at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
             f"{at}: {name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
@@ -220,11 +205,8 @@ def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, met
 def _get(url: str, stream: _Part, size: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
-    target, no_bar = cast(BinaryIO, stream), cast(Any, _NoBar)
+    target, no_bar = cast(BinaryIO, stream), cast(Any, silent_tqdm)  # the whole download has one bar
     http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
-
-
-# --------------------------------------------------------------------------------------------- errors
 
 
 def _check_token() -> None:
@@ -254,9 +236,8 @@ def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> Config
     at = f"{cached.key}={cached.name}"
     if not gaps:
         return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {_why(error)}")
-    few = ", ".join(gaps[:5]) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
     return ConfigError(
-        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few}, and {_why(error)}. "
+        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {_why(error)}. "
         "With the hub in reach, the same command fetches what is missing"
     )
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import disk
+from runner.checkpoints import byteio
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
@@ -67,23 +67,16 @@ class Snapshot:
         return sum(max(0, file.size - self._there(file)) for file in self.missing)
 
     def check_room(self) -> None:
-        """Refuse a download that does not fit on the disk."""
-        disk.check_download(self.key, self.name, self.missing_bytes, self.repo.parent)
+        """Refuse a download that does not fit on the disk; the hub has said how large it is."""
+        fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
+        byteio.require_room(self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix)
 
-    def blob(self, checksum: str) -> Path:
-        """Return the path of a file's content."""
-        return self.repo / "blobs" / checksum
-
-    def part(self, checksum: str) -> Path:
-        """Return the path of a file's content while it is being fetched."""
-        return self.repo / "blobs" / f"{checksum}.part"
-
-    def lock(self, checksum: str) -> Path:
-        """Return the lock that is held while a file is fetched; huggingface_hub uses the same one."""
-        return self.repo.parent / ".locks" / self.repo.name / f"{checksum}.lock"
+    def blob(self, checksum: str, end: str = "") -> Path:
+        """Return the path of a file's content; it ends in `.part` while it is being fetched."""
+        return self.repo / "blobs" / f"{checksum}{end}"
 
     def _there(self, file: File) -> int:
-        places = (self.blob(file.checksum), self.part(file.checksum)) if file.checksum else ()
+        places = [self.blob(file.checksum, end) for end in ("", ".part") if file.checksum]
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
@@ -105,7 +98,7 @@ def begin(snapshot: Snapshot) -> None:
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
-    _replace(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
+    byteio.replace_with(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
         write_ref(snapshot)  # a ref to an older, complete snapshot stays until the new one is complete
 
@@ -113,26 +106,13 @@ def begin(snapshot: Snapshot) -> None:
 def write_ref(snapshot: Snapshot) -> None:
     """Write down the commit of the branch or tag."""
     if snapshot.revision != snapshot.commit:
-        _replace(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
+        byteio.replace_with(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
 
 
 def link(snapshot: Snapshot, file: File, checksum: str) -> None:
     """Link a file whose content is in the cache into the snapshot."""
     blob = snapshot.blob(checksum)
-    _replace(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
-
-
-def _replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file or a link under another name and move it into place atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fresh.unlink(missing_ok=True)
-    try:
-        make(fresh)
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    byteio.replace_with(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
 
 
 def cached_commit(repo: Path, revision: str) -> str:

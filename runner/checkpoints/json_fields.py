@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.checkpoints.byteio import algorithm_of
-from runner.checkpoints.weight_files import is_bare_name
+from runner.checkpoints.weight_files import is_bare_name, short
 from runner.core.errors import DataError
 
 
@@ -100,5 +100,4 @@ class Fields:
 
     def fail(self, key: str, expected: str, found: object) -> NoReturn:
         """Raise DataError."""
-        text = repr(found)
-        raise DataError(f"{self.path}: {key}: {expected} expected, found {text if len(text) <= 120 else text[:117]}")
+        raise DataError(f"{self.path}: {key}: {expected} expected, found {short(found)}")

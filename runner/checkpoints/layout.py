@@ -6,7 +6,7 @@ Names on disk are not always module names: some families rename tensors at load.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,15 +53,13 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
 
     def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
         found = covering[prefix]
-        return len(found) == count, sum(map(_nbytes, found.values()))
+        return len(found) == count, sum(tensor.nbytes for layer in found.values() for tensor in layer)
 
     stack = max(outermost, key=weight)
     numbered = covering[stack]
     layout = Layout(stack, [numbered[index] for index in range(count)])
     for index in sorted(numbered.keys() - range(count)):
-        layout.layers[-1].extend(
-            numbered[index]
-        )  # layers for multi-token prediction have the numbers after the last layer
+        layout.layers[-1] += numbered[index]  # layers for multi-token prediction have the numbers after the last one
     inside = {tensor.name for layer in layout.layers for tensor in layer}
     parent = _module(stack)
     for tensor in checkpoint.tensors:
@@ -113,7 +111,7 @@ def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
     beside = [module for module in modules if _module(module) == parent]
 
     def size(module: str) -> int:
-        return _nbytes(tensor for tensor in found if _module(tensor.name) == module)
+        return sum(tensor.nbytes for tensor in found if _module(tensor.name) == module)
 
     chosen = max(beside or modules, key=size, default=None)
     return [tensor for tensor in found if _module(tensor.name) == chosen]
@@ -122,10 +120,6 @@ def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
 def _module(name: str) -> str:
     """Return the module of a name: all but its last component."""
     return name.rpartition(".")[0]
-
-
-def _nbytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
 
 
 def layer_type(name: str) -> str:

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import disk
-from runner.checkpoints.byteio import build_header, make_folder, write_file, write_json
+from runner.checkpoints.byteio import build_header, make_folder, require_room, write_file, write_json
 from runner.checkpoints.weight_files import INDEX, Tensor
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError, unknown
@@ -82,15 +81,14 @@ def place(model: LocalModelConfig) -> Path:
     return cache / f"{model.shape}-{sha256(model)[:12]}"
 
 
-def check_disk(model: LocalModelConfig, free: int | None = None) -> None:
+def check_disk(model: LocalModelConfig) -> None:
     """Refuse a checkpoint that is not there yet and does not fit on its disk; its size is known from its shape."""
     folder = place(model)
     if folder.is_dir():
         return
     needed = sum(tensor.nbytes for tensor in list_tensors(read_shape(model)))
     fix = "make room, name a larger disk with model.cache_dir=FOLDER, or pick a smaller shape"
-    free = disk.free_bytes(folder.parent) if free is None else free
-    disk.require(needed, free, f"model.random_weights=true: noise in the shape of {model.shape}", folder.parent, fix)
+    require_room(folder.parent, needed, f"model.random_weights=true: noise in the shape of {model.shape}", fix)
 
 
 def make(model: LocalModelConfig) -> Path:

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import pickletools
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import gguf_file, random_weights
-from runner.checkpoints.byteio import file_sha256
-from runner.checkpoints.tensors import count_pth_numbers, read_tensors
-from runner.checkpoints.weight_files import Tensor, load_json
+from runner.checkpoints.byteio import file_sha256, replace_with
+from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_weight_file
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.quantization import read_format
@@ -32,13 +32,10 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
 OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
 # what transformers takes from the folder of a .gguf file, before what the file itself says
 BESIDE_GGUF = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "generation_config.json"),
 )
+PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 
 _only_looking = ContextVar("only_looking", default=False)
 _shared: ContextVar[dict[str, Resolved] | None] = ContextVar("shared", default=None)
@@ -49,7 +46,7 @@ class ToDownload(Exception):
 
 
 @contextmanager
-def only_looking(wanted: bool = True) -> Iterator[None]:
+def only_looking(wanted: bool) -> Iterator[None]:
     """While a plan is made nothing is downloaded: what would be is raised as ToDownload."""
     before = _only_looking.set(wanted)
     try:
@@ -76,11 +73,6 @@ class Resolved:
         return random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
 
     @cached_property
-    def text_settings(self) -> dict[str, Any]:
-        """The same; of a model that also sees or hears, with the part about text on top."""
-        return {**self.settings, **self.settings.get("text_config", {})}
-
-    @cached_property
     def stored(self) -> Format | None:
         """How the checkpoint is quantized already."""
         return read_format(self.settings)
@@ -105,16 +97,16 @@ class Resolved:
         if self.adapter is None:
             return 0
         if self.adapter.is_file():
-            return count_pth_numbers(self.adapter)
+            return _count_pth_numbers(self.adapter)
         return sum(tensor.params for tensor in read_tensors(self.adapter))
 
     def evidence(self, cache: Path) -> dict[str, str]:
         """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
         random = self.model.random_weights
-        hashes = {"model": random_weights.sha256(self.model) if random else model_sha256(self.path, cache)}
+        hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
-            hashes["lora"] = folder_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
+            hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
         return hashes
 
 
@@ -150,16 +142,12 @@ def locate(model: LocalModelConfig) -> Path:
         return MODEL_DIR
     if gguf_file.is_gguf(path):
         return path
-    folder = _folder(model.name, "model.name", "model")
-    if folder is None:
-        folder = _download(model.name, "model.name", model.revision, model.cache_dir)
-    elif not (folder / "config.json").exists() and (files := sorted(file.name for file in folder.glob("*.gguf"))):
+    if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
             f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
             + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
         )
-    _require(folder, "model.name", model.name, ("config.json",))
-    return folder
+    return _folder("model.name", model.name, "config.json", model.revision, model.cache_dir)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -169,19 +157,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     return gguf_file.read_settings(gguf_file.read_header(path))
 
 
-def for_transformers(path: Path) -> tuple[Path, dict[str, Any]]:
+def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
     """Return the folder and the further arguments with which transformers finds a model: it wants .gguf files apart."""
-    here = {"local_files_only": True}
-    return (path, here) if path.is_dir() else (path.parent, here | {"gguf_file": path.name})
+    found = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    return (path, found) if path.is_dir() else (path.parent, found | {"gguf_file": path.name})
 
 
 def locate_config(name: str) -> Path:
     """Return a folder with a model's config.json; of a hub id, nothing else is fetched."""
     if name == "embedded":
         return MODEL_DIR
-    folder = _folder(name, "--base", "model") or _download(name, "--base", None, None, ["config.json"])
-    _require(folder, "--base", name, ("config.json",))
-    return folder
+    return _folder("--base", name, "config.json", only=("config.json",))
 
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
@@ -194,30 +180,44 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
                 f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
             )
         return LORA_PTH_PATH if is_file else LORA_PEFT_DIR
-    if is_file:
-        return _adapter_file(lora.path)
-    folder = _folder(lora.path, "lora.path", "adapter") or _download(lora.path, "lora.path", None, model.cache_dir)
-    _require(folder, "lora.path", lora.path, ("adapter_config.json",))
-    return folder
-
-
-def model_sha256(path: Path, cache: Path) -> str:
-    """Hash a model's folder, or a .gguf file with what transformers would take from beside it."""
+    if not is_file:
+        return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
+    path = Path(lora.path).expanduser().absolute()
     if path.is_dir():
-        return folder_sha256(path, cache)
+        raise ConfigError(
+            f"lora.path={lora.path}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
+        )
+    check(path.is_file(), "lora.path", lora.path, f"there is no file {path}")
+    return path
+
+
+def read_tensors(path: Path) -> list[Tensor]:
+    """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf file, unpacked."""
+    if path.is_file():
+        return gguf_file.unpacked_tensors(gguf_file.read_header(path))
+    whole = [path / SINGLE, path / "adapter_model.safetensors"]
+    files = [file for file in whole if file.exists()][:1]
+    if (index := path / INDEX).exists():  # as from_pretrained has it, whatever else lies there
+        files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return [tensor for file in files for tensor in read_weight_file(file).tensors]
+
+
+def files_sha256(path: Path, cache: Path) -> str:
+    """Hash what decides what a model says: a folder's files, or a .gguf file and what transformers takes beside it."""
+    if path.is_dir():
+        files = sorted({file for pattern in WEIGHT_PATTERNS + OTHER_PATTERNS for file in path.glob(pattern)})
+        return _sha256({file.name: file for file in files}, cache)
     beside = [path.with_name(name) for name in BESIDE_GGUF if path.with_name(name).is_file()]
     return _sha256({"model.gguf": path} | {file.name: file for file in beside}, cache)
 
 
-def folder_sha256(folder: Path, cache: Path) -> str:
-    """Hash names and contents of the files that decide what a model says."""
-    files = sorted({file for pattern in WEIGHT_PATTERNS + OTHER_PATTERNS for file in folder.glob(pattern)})
-    return _sha256({file.name: file for file in files}, cache)
-
-
 def _sha256(files: dict[str, Path], cache: Path) -> str:
     """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime and inode."""
-    known = _read_cache(cache)
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        known = {}  # no cache yet, or a torn one: it is rebuilt
+    known = known if isinstance(known, dict) else {}
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for name, file in files.items():
@@ -226,51 +226,49 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:
-        _write_cache(cache, known | fresh)
+        # a cache that cannot be kept costs time, not correctness; the output folder's own check speaks up
+        with suppress(OSError):
+            replace_with(cache, lambda path: path.write_text(json.dumps(known | fresh, indent=0)))
     return total.hexdigest()
 
 
-def _folder(name: str, key: str, what: str) -> Path | None:
-    """Return the folder that name means, None when it is a hub id; an absent folder is an error."""
+def _folder(
+    key: str,
+    name: str,
+    required: str,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    only: tuple[str, ...] = (*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS),
+) -> Path:
+    """Return the folder that name means, downloaded where it is a hub id; it must hold the required file."""
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path.absolute()
-    if path.exists():
-        also = " or a .gguf file" if what == "model" else ""
-        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
+    what = "adapter" if required.startswith("adapter") else "model"
     looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
     looks_local |= name.endswith(".gguf")  # no hub id, although OWNER/FILE.gguf reads like one
-    if looks_local:
+    if path.is_dir():
+        folder = path.absolute()
+    elif path.exists():
+        also = " or a .gguf file" if what == "model" else ""
+        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
+    elif looks_local:
         raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}")
-    if "/" not in name:
+    elif "/" not in name:
         raise ConfigError(
             f"{key}={name}: no folder {path.absolute()}, and no hub id (those read OWNER/NAME). "
             "Give a folder, a hub id, or model=embedded"
         )
-    return None
+    else:
+        folder = _download(key, name, revision, cache_dir, only)
+    if not (folder / required).exists():
+        raise ConfigError(f"{key}={name}: {folder} holds no {required}, so it is not what {key} needs")
+    return folder
 
 
-def _adapter_file(name: str) -> Path:
-    """Return the `.pth` file that name means; a folder or nothing at all is an error."""
-    path = Path(name).expanduser().absolute()
-    if path.is_dir():
-        raise ConfigError(f"lora.path={name}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft")
-    if not path.is_file():
-        raise ConfigError(f"lora.path={name}: there is no file {path}")
-    return path
-
-
-def _require(folder: Path, key: str, value: str, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        raise ConfigError(f"{key}={value}: {folder} holds no {' or '.join(missing)}, so it is not what {key} needs")
-
-
-def _download(name: str, key: str, revision: str | None, cache_dir: str | None, only: list[str] | None = None) -> Path:
+def _download(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]) -> Path:
     """Return the folder of a hub id's files in the hub's cache, after fetching what is not there yet."""
     from runner.checkpoints import hub  # its import takes longer than most jobs need to be identified
 
-    snapshot = hub.find(key, name, revision, cache_dir, only or [*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS])
+    snapshot = hub.find(key, name, revision, cache_dir, patterns)
     if missing := snapshot.missing:
         if _only_looking.get():
             snapshot.check_room()
@@ -282,19 +280,13 @@ def _download(name: str, key: str, revision: str | None, cache_dir: str | None, 
     return snapshot.folder
 
 
-def _read_cache(cache: Path) -> dict[str, str]:
+def _count_pth_numbers(file: Path) -> int:
+    """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
     try:
-        known = json.loads(cache.read_text())
-    except (OSError, ValueError):
-        return {}  # no cache yet, or a torn one: it is rebuilt
-    return known if isinstance(known, dict) else {}
-
-
-def _write_cache(cache: Path, known: dict[str, str]) -> None:
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known, indent=0))
-        partial.replace(cache)
-    except OSError:
-        return  # a cache that cannot be kept costs time, not correctness; the output folder's own check speaks up
+        with zipfile.ZipFile(file) as archive:
+            stored = sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
+    except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name
+        return file.stat().st_size // 2
+    return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)

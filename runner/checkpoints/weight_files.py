@@ -19,20 +19,9 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NAMES = {"safetensors": (SINGLE, INDEX), "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json")}
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-WEIGHT_SUFFIXES = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".gguf",
-    ".h5",
-    ".msgpack",
-    ".onnx",
-    ".npz",
-)
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz")
 DTYPE_BITS = {
-    **dict.fromkeys(("F4",), 4),
+    "F4": 4,
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
@@ -122,7 +111,7 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
     """Read every shard that the index names; index and shards must agree on every tensor."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(f"{index}: weight_map must map tensor names to file names, found {_short(weight_map)}")
+        raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
             raise DataError(f"{index}: tensor {name} is said to lie in {shard!r}; expected a bare file name")
@@ -169,11 +158,9 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DataError(f"{path}: __metadata__ must map names to text, found {_short(metadata)}")
-    tensors = sorted(
-        (_tensor(name, entry, path, len(header)) for name, entry in entries.items()),
-        key=lambda tensor: (tensor.offset, tensor.nbytes),
-    )
+        raise DataError(f"{path}: __metadata__ must map names to text, found {short(metadata)}")
+    found = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
+    tensors = sorted(found, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
     for tensor in tensors:
         if tensor.offset != position:
@@ -196,13 +183,13 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {_short(entry)}")
+        raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)}")
     if dtype not in DTYPE_BITS:
         raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(
-            f"{path}: tensor {name}: {dtype} of shape {_short(shape)} needs {bits / 8:.10g} bytes, "
+            f"{path}: tensor {name}: {dtype} of shape {short(shape)} needs {bits / 8:.10g} bytes, "
             f"its data_offsets {begin}..{end} hold {end - begin}"
         )
     return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
@@ -232,11 +219,12 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON object expected, found {_short(value)}")
+        raise DataError(f"{where}: a JSON object expected, found {short(value)}")
     return value
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Show a value from a file in an error, the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 

@@ -64,6 +64,17 @@ class JobFailed(RunnerError):
     """The work broke although the input was right."""
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """Return the beginning of a library's error text on one line."""
+    return " ".join(str(error).split())[:limit]
+
+
+def few(names: list[str], limit: int = 3) -> str:
+    """List the first few names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def check(ok: bool, key: str, value: object, need: str) -> None:
     """Raise ConfigError `key=value: need` unless ok."""
     if not ok:

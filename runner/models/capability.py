@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints.memory_check import limited
+from runner.checkpoints.footprint import limited
 from runner.checkpoints.resolve import Resolved, for_transformers
 from runner.config.lora import LoraConfig, adapter_of
 from runner.config.model import Attention, LocalModelConfig
@@ -26,21 +27,17 @@ def rooms(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
     gpus = range(torch.cuda.device_count()) if model.device_map is not None else []
     if device.type == "cuda":
         gpus = gpus or [device.index or 0]
-    free = {str(gpu): gpu_room_mib(*gpu_figures(gpu)) for gpu in gpus}
+    free = {}
+    for gpu in gpus:
+        reserved, allocated = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
+        free[str(gpu)] = gpu_room_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
     if device.type == "cpu" or model.device_map is not None:
         free["cpu"] = machine.available_mib()
     return limited(free, model.max_memory)
 
 
-def gpu_figures(gpu: int) -> tuple[int, int, int]:
-    """Return bytes of a GPU: free for everybody, reserved by this process, and in use by this process."""
-    import torch
-
-    return torch.cuda.mem_get_info(gpu)[0], torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
-
-
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
-    """Return what this process can still take: what is free, and what it keeps without using it."""
+    """Return what this process can still take of a GPU: what is free, and what it keeps without using it."""
     return (free + reserved - allocated) / MIB
 
 
@@ -58,39 +55,51 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
         )
     if wanted is not Attention.flash_attention_2:
         return wanted, []
-    missing = "there is no CUDA GPU" if device != "cuda" else ""
-    if not missing and find_spec("flash_attn") is None:
+    if device != "cuda":
+        missing = "there is no CUDA GPU"
+    elif find_spec("flash_attn") is None:
         missing = "the package flash_attn is not installed"
-    if not missing:
+    else:
         return wanted, []
     instead = Attention.sdpa if has[Attention.sdpa] else Attention.eager
     return instead, [f"model.attention=flash_attention_2: {missing}, so {instead.value} is used"]
 
 
+def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the config that transformers makes of a model's files."""
+    from transformers import AutoConfig
+
+    place, found = for_transformers(path, trust_remote_code)
+    return AutoConfig.from_pretrained(place, **found)
+
+
+def skeleton(settings: Any, trust_remote_code: bool = False) -> Any:
+    """Build a model from its config alone, without memory for weights: what adapters and patches are held against."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):  # from_config writes into what it gets
+        return AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code)
+
+
 def class_of(path: Path, trust_remote_code: bool) -> Any:
     """Return the class that a checkpoint's config leads to; None where only its own code knows."""
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
-    folder, here = for_transformers(path)
     try:
-        settings = AutoConfig.from_pretrained(folder, **here, trust_remote_code=trust_remote_code)
+        found = KNOWN.get(type(settings_of(path, trust_remote_code)), None)
     except (OSError, ValueError, KeyError):
         return None  # the load says it, with what was asked for
-    found = KNOWN.get(type(settings), None)
     return found[0] if isinstance(found, list | tuple) else found
 
 
 def check_adapter(lora: LoraConfig, resolved: Resolved) -> None:
     """Hold an adapter against the model's shape: what does not fit is said before the weights are read."""
-    from runner.models.lora import pth
-
-    wanted = adapter_of(lora)
+    wanted, model = adapter_of(lora), resolved.model
     if wanted is None or resolved.adapter is None:
         return
-    model = resolved.model
     try:
-        bare = pth.skeleton(resolved.path, model.trust_remote_code)
+        bare = skeleton(settings_of(resolved.path, model.trust_remote_code), model.trust_remote_code)
     except Exception:  # noqa: BLE001  # custom code may not do without weights: it is checked again on the real base
         bare = None
     home_of(wanted).check(wanted, resolved.adapter, bare, model.name)

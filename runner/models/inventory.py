@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from runner.config.lora import LoraConfig, adapter_of
+from runner.config.lora import AdapterConfig
 from runner.core import machine
-from runner.models import quantization as quantization_room
 from runner.models.lora.peft import AdapterReport
+from runner.quantization import CHOICES, HOLDERS
 from runner.quantization.base import QuantizationConfig
 
-NO_LORA = {"lora_modules": 0.0, "lora_rank": 0.0, "lora_parameters": 0.0, "lora_delta_norm": 0.0}
 NAMES_SHOWN = 4
+
+Described = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
 
 
 def start_memory() -> list[str]:
@@ -59,51 +60,81 @@ def held(before: dict[str, float]) -> dict[str, float]:
     return figures
 
 
-def linear_layers(model: Any) -> tuple[list[str], list[str]]:
-    """Return the paths of the linear layers, those that are quantized and those that were left alone."""
-    quantized, alone = [], []
+def weight_bytes(model: torch.nn.Module) -> Counter[str]:
+    """Bytes of parameters and buffers by dtype, tied tensors once, quantization constants included."""
+    seen: set[int] = set()
+    by_dtype: Counter[str] = Counter()
+    constants = {choice.constants for choice in CHOICES.values()}
+
+    def add(tensor: Any) -> None:
+        if hasattr(tensor, "__tensor_flatten__"):  # a shell, as torchao's: the bytes are those of what it holds
+            for inner in tensor.__tensor_flatten__()[0]:
+                add(getattr(tensor, inner))
+        elif hasattr(tensor, "data_ptr") and tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            by_dtype[_dtype_of(tensor)] += tensor.nbytes
+
+    for parameter in [*model.parameters(), *model.buffers()]:
+        add(parameter)
+        for of_choice in constants:
+            for tensor in of_choice(parameter):
+                add(tensor)
+    return by_dtype
+
+
+def adapter_bytes(model: Any) -> Counter[str]:
+    """Bytes of the adapter's own tensors by dtype; none once it is merged."""
+    by_dtype: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/models/lora/pth.py does
+            by_dtype[_dtype_of(parameter)] += parameter.nbytes
+    return by_dtype
+
+
+def _dtype_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def describe_quantization(model: Any, quantization: QuantizationConfig) -> Described:
+    """Count the linear layers by what became of them."""
+    kinds: Counter[str] = Counter()
+    alone = []
     for path, module in model.named_modules():
-        if quantization_room.is_quantized(module):
-            quantized.append(path)
+        if kind := _quantized_kind(module):
+            kinds[kind] += 1
         elif isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
             alone.append(path)
-    return quantized, alone
-
-
-def describe_quantization(model: Any, quantization: QuantizationConfig) -> tuple[dict[str, float], dict[str, str]]:
-    """Count the linear layers by what became of them, as metrics and in words."""
-    quantized, alone = linear_layers(model)
-    kinds = Counter(quantization_room.kind_of(model.get_submodule(path)) for path in quantized)
-    total = len(quantized) + len(alone)
+    quantized, total = kinds.total(), kinds.total() + len(alone)
     held = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     how = quantization.name if quantization.packed else "as the checkpoint is"
-    on = f"{how}: {len(quantized)} of {total} linear layers ({held})"
+    on = f"{how}: {quantized} of {total} linear layers ({held})"
     rest = some(alone) if quantized else f"all {total} linear layers"
-    metrics = {"quantized_modules": float(len(quantized)), "unquantized_linears": float(len(alone))}
+    metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(alone))}
     return metrics, {"quantized": on if quantized else "none", "left_alone": rest if alone else "none"}
 
 
-def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> tuple[dict[str, float], dict[str, str]]:
+def _quantized_kind(module: torch.nn.Module) -> str:
+    """Name what holds quantized weights, whatever was asked for: the layer's class, or its weight's; else nothing."""
+    holders = (module, module._parameters.get("weight"))
+    return next((type(one).__name__ for one in holders if type(one).__module__.startswith(HOLDERS)), "")
+
+
+def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:
     """Say what of an adapter is on: modules, rank, parameters, norm of the delta, and where it is from."""
-    adapter = adapter_of(lora)
-    if report is None or adapter is None:
-        return dict(NO_LORA), {"lora": "none"}
-    metrics = {
-        "lora_modules": float(report.modules),
-        "lora_rank": float(report.rank),
-        "lora_parameters": float(report.parameters),
-        "lora_delta_norm": report.delta_norm,
-    }
+    on = report or AdapterReport(0, 0, 0, 0.0, ())
+    metrics = {f"lora_{key}": float(getattr(on, key)) for key in ("modules", "rank", "parameters", "delta_norm")}
+    if adapter is None:
+        return metrics, {"lora": "none"}
     words = (
-        f"{adapter.name} {adapter.path}: {report.modules} modules · rank {report.rank} · "
-        f"norm of the delta {report.delta_norm:.3g} · {report.parameters:,} parameters"
+        f"{adapter.name} {adapter.path}: {on.modules} modules · rank {on.rank} · "
+        f"norm of the delta {on.delta_norm:.3g} · {on.parameters:,} parameters"
         f"{' · merged into the weights' if adapter.merge else ''}"
     )
     return metrics, {"lora": words}
 
 
-def describe_weights(bytes_by_dtype: dict[str, int]) -> tuple[dict[str, float], dict[str, str]]:
-    """Return MiB of all weights and by dtype, as metrics and in words."""
+def describe_weights(bytes_by_dtype: Counter[str]) -> Described:
+    """Return MiB of all weights and by dtype."""
     sizes = {name: size / machine.MIB for name, size in sorted(bytes_by_dtype.items())}
     metrics = {"weight_mib": sum(sizes.values())} | {f"weight_mib/{name}": size for name, size in sizes.items()}
     return metrics, {"dtype": ", ".join(f"{name} {size:.2f} MiB" for name, size in sizes.items())}

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from runner.checkpoints import formats
+from runner.checkpoints.footprint import check_memory
 from runner.checkpoints.gguf_file import read_header
-from runner.checkpoints.memory_check import check_memory
 from runner.checkpoints.resolve import Resolved, for_transformers, resolve
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, check, one_line
 from runner.core.loaded import text
 from runner.models import capability, inventory
-from runner.models import quantization as quantization_room
 from runner.models.lora import home_of
-from runner.models.lora import peft as lora_room
 from runner.models.rope import choices as rope_room
 from runner.quantization import quiet_imports
 from runner.quantization.base import QuantizationConfig
@@ -43,7 +43,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     device: torch.device
-    bytes_by_dtype: dict[str, int] = field(default_factory=dict)
+    bytes_by_dtype: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -55,7 +55,8 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     quiet_imports()
     resolved = resolved or resolve(config)
     model_config, folder = resolved.model, resolved.path
-    stored, held = formats.check(config, resolved), resolved.held(config.quantization)
+    formats.check(config, resolved)
+    stored, held = resolved.stored, resolved.held(config.quantization)
     started = time.perf_counter()
     unreset = inventory.start_memory()
     device = pick_device(model_config.device)
@@ -67,18 +68,21 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     notes += unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
 
-    model = _from_pretrained(config, resolved, device, dtype, held if stored is None else None, attention)
+    told: dict[str, Any] = {"dtype": dtype} | (held.load_arguments() if stored is None else {})
+    if attention is not Attention.auto:
+        told["attn_implementation"] = attention.value
+    model = _from_pretrained(config, resolved, device, told)
     held.check_loaded(model)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
-    base = Loaded(model, _tokenizer(resolved), device, notes=notes, quantization=held)
+    tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
+    base = Loaded(model, tokenizer, device, notes=notes, quantization=held)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
     if stored is not None:
         if not base.metrics["quantized_modules"]:
             raise ConfigError(f"model.name={config.model.name} says that it is quantized, {stored}: no layer of it is")
-        _note(base, inventory.describe_quantization(model, stored.config))  # whatever was asked for, this is it
         base.facts["checkpoint"] = f"quantized already: {stored}"
     elif folder.is_file():
         base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
@@ -89,13 +93,7 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
 def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     """Put the job's adapter and thread count on a base, and report the two together."""
     started = time.perf_counter()
-    loaded = replace(
-        base,
-        bytes_by_dtype=dict(base.bytes_by_dtype),
-        metrics=dict(base.metrics),
-        facts=dict(base.facts),
-        notes=list(base.notes),
-    )
+    loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
     resolved = resolved or resolve(config)
     lora, report = adapter_of(config.lora), None
     if lora is not None:
@@ -103,13 +101,13 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
         with base.quantization.adapting(base.model):
             loaded.model, report = home_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
-        for dtype, size in lora_room.weight_bytes(loaded.model).items():
-            loaded.bytes_by_dtype[dtype] = loaded.bytes_by_dtype.get(dtype, 0) + size
+        loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
+        loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
     threads = resolved.model.threads or default_threads(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
-    _note(loaded, inventory.describe_lora(config.lora, report))
+    _note(loaded, inventory.describe_lora(lora, report))
     _note(loaded, inventory.describe_weights(loaded.bytes_by_dtype))
     loaded.metrics |= inventory.held(loaded.metrics)
     log.info("what is on:\n%s", text(loaded.metrics, loaded.facts))
@@ -137,9 +135,8 @@ def pick_device(wanted: str) -> torch.device:
     device = torch.device(wanted)
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
-            raise ConfigError(f"model.device={wanted}: {have}; use model.device=auto or cpu")
+        have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
+        check((device.index or 0) < count, "model.device", wanted, f"{have}; use model.device=auto or cpu")
     return device
 
 
@@ -153,58 +150,38 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     return getattr(torch, name), []
 
 
-def _from_pretrained(
-    config: RunnerConfig,
-    resolved: Resolved,
-    device: torch.device,
-    dtype: torch.dtype,
-    quantization: QuantizationConfig | None,
-    attention: Attention,
-) -> Any:
+def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     model, folder = resolved.model, resolved.path
-    place, settings = for_transformers(folder)
-    settings |= {"dtype": dtype, "device_map": {"": device}}
-    if model.device_map is not None:
-        settings["device_map"] = model.device_map
-        sizes = model.max_memory or {}
-        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in sizes.items()} or None
-    settings["trust_remote_code"] = model.trust_remote_code
-    if quantization is not None:
-        settings |= quantization.load_arguments()
-    if attention is not Attention.auto:
-        settings["attn_implementation"] = attention.value
+    place, settings = for_transformers(folder, model.trust_remote_code)
+    settings |= {**told, "device_map": model.device_map or {"": device}}
+    if model.max_memory:
+        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in model.max_memory.items()}
     try:
         scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
         return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first_lines = " ".join(str(error).split())[:400]
+        why = one_line(error, limit=400)
         if folder.is_file():
             what = read_header(folder).architecture
-            first_lines += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
-        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {first_lines}") from error
+            why += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
+        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
 
 
-def _tokenizer(resolved: Resolved) -> Any:
+def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the tokenizer that lies with a model's files; `named` is how the user named them."""
     from transformers import AutoTokenizer
 
-    model, folder = resolved.model, resolved.path
-    place, settings = for_transformers(folder)
+    place, found = for_transformers(path, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            place,
-            **settings,
-            trust_remote_code=model.trust_remote_code,
-            padding_side="left",
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
-        first_lines = " ".join(str(error).split())[:300]
-        raise ConfigError(f"model.name={model.name}: no usable tokenizer in {folder}: {first_lines}") from error
+        raise ConfigError(f"{named}: no usable tokenizer in {path}: {one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
     return tokenizer
@@ -213,29 +190,26 @@ def _tokenizer(resolved: Resolved) -> Any:
 def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     model = base.model
     settings = model.config.get_text_config()
-    _note(base, inventory.describe_quantization(model, config.quantization))
+    _note(base, inventory.describe_quantization(model, base.quantization))
     if config.quantization.packed and not base.metrics["quantized_modules"]:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
-    base.bytes_by_dtype = quantization_room.weight_bytes(model)
-    base.metrics |= {
-        "parameters": model.num_parameters(),
-        "vocab_size": settings.vocab_size,
-        **rope_room.measure(model, config.rope),
-        **inventory.peaks(),
-    }
+    base.bytes_by_dtype = inventory.weight_bytes(model)
+    rope_metrics, rope_facts = rope_room.describe(model, config.rope)
+    base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
+    base.metrics |= rope_metrics | inventory.peaks()
     base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
         "device": inventory.places(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
-        "rope": rope_room.describe(model),
+        **rope_facts,
     }
     for note in base.notes:
         log.warning("note: %s", note)
 
 
-def _note(loaded: Loaded, described: tuple[dict[str, float], dict[str, str]]) -> None:
+def _note(loaded: Loaded, described: inventory.Described) -> None:
     metrics, facts = described
     loaded.metrics |= metrics
     loaded.facts |= facts

@@ -41,6 +41,7 @@ class QuantizationConfig:
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # where the classes of its layers, or of their weights, are defined
     packed_names: ClassVar[tuple[str, ...]] = ()  # how stored packed weights end that are not called .weight
+    note_names: ClassVar[tuple[str, ...]] = ()  # in names of stored tensors that say how others are packed: not held
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes of one linear weight as it is held, and of its constants."""
@@ -58,10 +59,6 @@ class QuantizationConfig:
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003
         """Read off `quantization_config` of a config.json what its library made; None when it was another."""
         return None
-
-    def is_note(self, name: str) -> bool:
-        """Whether a stored tensor only says how others are packed, and is not held as a tensor once it is loaded."""
-        return False
 
     @staticmethod
     def quiet_import() -> None:
@@ -89,8 +86,7 @@ class QuantizationConfig:
             are = "is" if len(missing) == 1 else "are"
             raise ConfigError(
                 f"{who or f'quantization={self.name}'} needs {' and '.join(missing)}, which {are} not installed: "
-                + self.install
-                + ("" if who else ", or use quantization=none")
+                f"{self.install}{'' if who else ', or use quantization=none'}"
             )
 
     @property
@@ -128,11 +124,6 @@ class Format:
     matched: bool = True  # False: a variant of the method that no choice makes
     known: bool = True  # False: a method that no choice stands for
 
-    @property
-    def choice(self) -> str:
-        """The name of the choice that stands for it."""
-        return self.config.name
-
     def __str__(self) -> str:
         keys = ", ".join(f"{key}={value}" for key, value in self.config.keys.items())
-        return f"{self.choice} by {self.method}" + (f" ({keys})" if keys else "")
+        return f"{self.config.name} by {self.method}" + (f" ({keys})" if keys else "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.dtypes import BYTES, Dtype
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, one_line
 from runner.core.fields import MISSING
 from runner.quantization.base import Format, Quantized
 
@@ -30,6 +30,7 @@ class BitsAndBytesConfig(Quantized):
     install: ClassVar[str] = "pip install bitsandbytes"
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
+    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # becomes Python's numbers
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -46,10 +47,6 @@ class BitsAndBytesConfig(Quantized):
         config = FourBitConfig(name, bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
         return Format(cls.method, config, 4, matched=name in ("nf4", "fp4"))
 
-    def is_note(self, name: str) -> bool:
-        """How the weights are packed is held as Python's numbers."""
-        return ".quant_state." in name or name.endswith(".weight_format")
-
     @staticmethod
     def quiet_import() -> None:
         """When it is imported it looks for optional kernels on a hub, and warns when it finds none."""
@@ -61,16 +58,15 @@ class BitsAndBytesConfig(Quantized):
         try:
             library = importlib.import_module("bitsandbytes.cextension").lib
         except Exception as error:  # it loads a native library: whatever that says, it is about this platform
-            raise self._unusable(str(error)) from error
+            raise self._unusable(error) from error
         reason = getattr(library, "error_msg", None)  # of the stand-in that it takes when the native one does not load
         if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
-            raise self._unusable(str(reason))
+            raise self._unusable(reason)
 
-    def _unusable(self, reason: str) -> ConfigError:
-        words = " ".join(reason.split())[:300]
+    def _unusable(self, reason: object) -> ConfigError:
         return ConfigError(
-            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform ({words}): "
-            "install a version built for this system, or use quantization=none"
+            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform "
+            f"({one_line(reason)}): install a version built for this system, or use quantization=none"
         )
 
     @staticmethod

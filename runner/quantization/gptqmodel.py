@@ -31,11 +31,8 @@ class GptqModelConfig(Quantized):
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
         """Read the bits."""
-        return (
-            Format(cls.method, cls(), int(stored.get("bits") or 4))
-            if stored.get("quant_method") == cls.method
-            else None
-        )
+        is_own = stored.get("quant_method") == cls.method
+        return Format(cls.method, cls(), int(stored.get("bits") or 4)) if is_own else None
 
 
 @dataclass

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
+
+# What it logs on import and no user can act on, by logger: which of its own kernels for other GPUs did not load, and
+# that it calls torch by a name on its way out.
+NO_NEWS = {
+    "torchao": "Failed to load ",
+    "torchao.kernel.intmm": "Warning: Detected no triton",  # which no weight-only product asks for
+    "torch.utils._pytree": r"(?s).*register_constant\(\) on Enum subclasses",
+}
 
 
 @dataclass
@@ -50,31 +59,10 @@ class TorchaoInt8Config(Quantized):
 
     @staticmethod
     def quiet_import() -> None:
-        """Transformers imports it for every model once it is installed.
-
-        It says which of its own kernels for other GPUs did not load, and that it calls torch by a name on its way
-        out: nothing that a user could act on.
-        """
-        for name, start, part in (
-            ("torchao", "Failed to load ", ""),
-            ("torchao.kernel.intmm", "Warning: Detected no triton", ""),  # which no weight-only product asks for
-            ("torch.utils._pytree", "", "register_constant() on Enum subclasses"),
-        ):
-            logging.getLogger(name).addFilter(_Without(start, part))
+        """Transformers imports it for every model once it is installed; a logger takes the same filter once."""
+        for name in NO_NEWS:
+            logging.getLogger(name).addFilter(_is_news)
 
 
-class _Without(logging.Filter):
-    """Drops the messages that begin with one text and contain another."""
-
-    def __init__(self, start: str, part: str) -> None:
-        super().__init__()
-        self.start, self.part = start, part
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not (message.startswith(self.start) and self.part in message)
-
-    def __eq__(self, other: object) -> bool:  # so that a logger takes it once
-        return isinstance(other, _Without) and (self.start, self.part) == (other.start, other.part)
-
-    __hash__ = logging.Filter.__hash__
+def _is_news(record: logging.LogRecord) -> bool:
+    return re.match(NO_NEWS[record.name], record.getMessage()) is None

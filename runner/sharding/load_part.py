@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from runner.core.errors import ConfigError, DataError
+from runner.core.errors import ConfigError, DataError, one_line
+from runner.models import load
 from runner.quantization import quiet_imports
 from runner.sharding.check import check_part
 from runner.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
@@ -75,16 +76,7 @@ def load_part(
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Return the tokenizer of a split model; it lies in model_files/."""
-    from transformers import AutoTokenizer
-
-    place = Path(folder).expanduser().absolute() / MODEL_FILES
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, padding_side="left")
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"task.parts={folder}: no usable tokenizer in {place}: {_one_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: any token will do
-    return tokenizer
+    return load.load_tokenizer(f"task.parts={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
 # ------------------------------------------------------------------------------------------ what can be loaded
@@ -99,7 +91,7 @@ def _model_config(manifest: Manifest) -> Any:
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {_one_line(error)}") from error
+        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}") from error
     why = None
     if getattr(config, "quantization_config", None):
         why = "its weights are quantized"
@@ -277,8 +269,3 @@ def _set_generation(place: Path, model: Any) -> None:
 
     if (place / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split())[:300]

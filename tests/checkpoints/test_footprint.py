@@ -13,8 +13,7 @@ from resolving import predict as predict_for
 
 from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.resolve import resolve
-from runner.checkpoints.tensors import read_tensors
+from runner.checkpoints.resolve import read_tensors, resolve
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -62,7 +61,7 @@ def test_quantized_weights_within_two_percent(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from runner.models.quantization import weight_bytes
+    from runner.models.inventory import weight_bytes
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(

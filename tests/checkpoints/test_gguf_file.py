@@ -280,17 +280,17 @@ def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Pa
     for copy in copies:
         copy.parent.mkdir()
         shutil.copy(files["F32"], copy)
-    first, second = (resolve.model_sha256(copy, cache) for copy in copies)
+    first, second = (resolve.files_sha256(copy, cache) for copy in copies)
     assert first == second, "the name does not count"
     (copies[0].parent / "notes.txt").write_text("not the model's")
     shutil.copy(files["Q8_0"], copies[0].parent)
-    assert resolve.model_sha256(copies[0], cache) == first, "nor do other files"
+    assert resolve.files_sha256(copies[0], cache) == first, "nor do other files"
     shutil.copy(original / "tokenizer.json", copies[0].parent)
-    assert resolve.model_sha256(copies[0], cache) != first, "transformers prefers this tokenizer to the file's own"
+    assert resolve.files_sha256(copies[0], cache) != first, "transformers prefers this tokenizer to the file's own"
     content = bytearray(copies[1].read_bytes())
     content[-1] ^= 1
     copies[1].write_bytes(content)
-    assert resolve.model_sha256(copies[1], cache) != second
+    assert resolve.files_sha256(copies[1], cache) != second
 
 
 def test_the_table_of_blocks_is_the_formats_own() -> None:

@@ -33,12 +33,12 @@ def test_hash_follows_content_not_place(tmp_path: Path) -> None:
     one, copy = make_folder(tmp_path / "one"), make_folder(tmp_path / "copy")
     other = make_folder(tmp_path / "other", b"v" * 100)
     cache = tmp_path / "hashes.json"
-    hashes = [resolve.model_sha256(f, cache) for f in (one, copy, other)]
+    hashes = [resolve.files_sha256(f, cache) for f in (one, copy, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     (one / "notes.md").write_text("not part of the model")
-    assert resolve.folder_sha256(one, cache) == hashes[0]
+    assert resolve.files_sha256(one, cache) == hashes[0]
     (one / "config.json").write_text('{"changed": 1}')
-    assert resolve.folder_sha256(one, cache) != hashes[0]
+    assert resolve.files_sha256(one, cache) != hashes[0]
 
 
 def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,11 +50,11 @@ def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.Mon
         return byteio.file_sha256(file)
 
     monkeypatch.setattr(resolve, "file_sha256", counted)
-    first = resolve.folder_sha256(folder, cache)
-    assert resolve.folder_sha256(folder, cache) == first
+    first = resolve.files_sha256(folder, cache)
+    assert resolve.files_sha256(folder, cache) == first
     assert sorted(read) == ["config.json", "model.safetensors"]
     cache.write_text("{torn")
-    assert resolve.folder_sha256(folder, cache) == first
+    assert resolve.files_sha256(folder, cache) == first
     assert len(read) == 4
 
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 from resolving import check_memory
 
-from runner.checkpoints import disk, random_weights
-from runner.checkpoints.memory_check import limited, predict, size_mib
+from runner.checkpoints import byteio, random_weights
+from runner.checkpoints.footprint import limited, predict_job, size_mib
 from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
@@ -279,7 +279,7 @@ def test_the_check_can_be_switched_off(make_config: Make) -> None:
 def test_the_work_of_the_task_counts(make_config: Make) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
-        predicted = predict(config := make_config(model=SHAPE, task=task), resolve(config))
+        predicted = predict_job(config := make_config(model=SHAPE, task=task), resolve(config))
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()
@@ -338,13 +338,15 @@ def test_a_plan_says_what_does_not_fit(runner: Callable[..., Any], tmp_path: Pat
 # ------------------------------------------------------------------------------------------------------- disk
 
 
-def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert byteio.free_bytes(tmp_path / "not" / "yet") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     model = dataclasses.replace(SHAPE, cache_dir=str(tmp_path / "not" / "yet"))
     message = r"needs 14,52\d\.\d MiB in \S+, 100\.0 MiB are free: make room, name a larger disk with model.cache_dir="
+    monkeypatch.setattr(byteio, "free_bytes", lambda _: 100 * 2**20)
     with pytest.raises(ConfigError, match=message):
-        random_weights.check_disk(model, free=100 * 2**20)
-    random_weights.check_disk(model, free=2**40)
-    assert disk.free_bytes(tmp_path / "not" / "yet") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+        random_weights.check_disk(model)
+    monkeypatch.setattr(byteio, "free_bytes", lambda _: 2**40)
+    random_weights.check_disk(model)
 
 
 class HugeHub(http.server.BaseHTTPRequestHandler):

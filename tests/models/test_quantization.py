@@ -17,15 +17,14 @@ from families import settings as family_settings
 from resolving import check_format, predict
 
 from runner.checkpoints import footprint
-from runner.checkpoints.resolve import read_settings, resolve
-from runner.checkpoints.tensors import read_tensors
+from runner.checkpoints.resolve import read_settings, read_tensors, resolve
 from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.models.inventory import weight_bytes
 from runner.models.load import Loaded, adapt, load_base
-from runner.models.quantization import weight_bytes
 from runner.quantization import read_format
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config

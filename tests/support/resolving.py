@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.checkpoints import footprint, formats, memory_check
+from runner.checkpoints import footprint, formats
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
-from runner.quantization.base import Format
 
 
 def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
     return footprint.predict(config, resolve(config), batch_size, prompt_tokens, new_tokens)
 
 
-def check_format(config: RunnerConfig) -> Format | None:
-    return formats.check(config, resolve(config))
+def check_format(config: RunnerConfig) -> None:
+    formats.check(config, resolve(config))
 
 
 def check_memory(config: RunnerConfig, rooms_mib: Mapping[str, float]) -> list[str]:
-    return memory_check.check_memory(config, resolve(config), rooms_mib)
+    return footprint.check_memory(config, resolve(config), rooms_mib)

@@ -6,8 +6,7 @@ import importlib
 from pathlib import Path
 
 from runner.checkpoints import footprint, formats, random_weights
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.memory_check import check_memory, limited
+from runner.checkpoints.footprint import Footprint, check_memory, limited
 from runner.checkpoints.resolve import Resolved
 from runner.config import identity
 from runner.config.root import RunnerConfig

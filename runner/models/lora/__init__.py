@@ -1,33 +1,19 @@
-"""lora: adapters, one module for each kind."""
+"""lora: adapters, one module for each kind, with three functions.
+
+check(lora, path, bare, base_name)   refuse an adapter that does not fit the model without weights; `bare` is None
+                                     where that cannot be built
+apply(base, lora, path, base_name)   put the adapter on; returns the adapted model, and an AdapterReport
+remove(model)                        take an adapter that was not merged off again
+"""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
 from runner.config.lora import AdapterConfig
 
-if TYPE_CHECKING:
-    from runner.models.lora.peft import AdapterReport
 
-
-class AdapterKind(Protocol):
-    """What a module of this folder does for its kind of adapter."""
-
-    def check(self, lora: Any, path: Path, bare: Any, base_name: str) -> None:
-        """Refuse an adapter that does not fit the model without weights; None where that cannot be built."""
-        ...
-
-    def apply(self, base: Any, lora: Any, path: Path, base_name: str) -> tuple[Any, AdapterReport]:
-        """Put the adapter on; returns the adapted model, and what was matched."""
-        ...
-
-    def remove(self, model: Any) -> None:
-        """Take an adapter that was not merged off again."""
-        ...
-
-
-def home_of(lora: AdapterConfig) -> AdapterKind:
+def home_of(lora: AdapterConfig) -> Any:
     """Return the module that knows this kind of adapter; imported here, as some libraries are slow to import."""
-    return cast(AdapterKind, importlib.import_module(lora.module))
+    return importlib.import_module(lora.module)

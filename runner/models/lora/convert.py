@@ -10,33 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
-from runner.core.errors import ConfigError, OutputError, run_entry
+from runner.core.errors import ConfigError, OutputError, check, few, one_line, run_entry
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from runner.models.lora.pth_file import Adapter
-
-    Matrices = dict[tuple[str, str], Tensor]  # by module path and side, A or B
+    from runner.models.lora.pth import Adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_KEY, PTH_KEY = "base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight"  # of a matrix: module path, A or B
 SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
 # What an adapter_config.json may say without being more than y = W x + scaling * B(A(x)) on the layers it names.
 HARMLESS = {
     *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
-    *(
-        "runtime_config",
-        "megatron_core",
-        "qalora_group_size",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-    ),
+    *("runtime_config", "megatron_core", "qalora_group_size"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 }
 PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own weights, too
 
@@ -67,16 +59,15 @@ def convert(options: argparse.Namespace) -> str:
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
         raise ConfigError(f"OUT={options.target} exists already, and nothing is overwritten: give another name")
-    if not source.exists():
-        raise ConfigError(f"{label}: there is no file or folder {source}")
-    from runner.models.lora import pth, pth_file
+    check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
+    from runner.models.lora import pth
 
     base = _skeleton(options.base)
     to_pth = source.is_dir()
-    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth_file.read(source, label), {})
+    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth.read(source, label), {})
     pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
-    norm = pth.delta(_scaled(adapter, scalings), label, options.base)
-    tensors, how = _cast(adapter, scalings, options.dtype, label)
+    norm = pth.delta(adapter, label, options.base, scalings)
+    tensors, how = _cast(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if to_pth:
@@ -90,27 +81,24 @@ def convert(options: argparse.Namespace) -> str:
     return f"{target}: {sizes}\n{how}"
 
 
-def _skeleton(base: str) -> nn.Module:
-    from runner.models.lora import pth
+def _skeleton(base: str) -> Any:
+    from runner.models import capability
 
     folder = locate_config(base)
     try:
-        return pth.skeleton(folder)
+        return capability.skeleton(capability.settings_of(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {reason}") from error
-
-
-# ------------------------------------------------------------------------------------------- PEFT folder
+        why = one_line(error)
+        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {why}") from error
 
 
 def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
     """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
-    from runner.models.lora.pth_file import Adapter, Pair, few, one_rank
+    from runner.models.lora.pth import Adapter, Pair, one_rank
 
     tensors = _peft_tensors(folder, label)
     scalings = _peft_scalings(folder, base, label)
-    names = {path: [f"base_model.model.{path}.lora_{side}.weight" for side in ("A", "B")] for path in scalings}
+    names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(f"{label}: {len(strange)} tensors are no A or B of a targeted linear layer: {few(strange)}")
@@ -126,7 +114,7 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from runner.models.lora.pth_file import load_tensors
+    from runner.models.lora.pth import load_tensors
 
     if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
         return load_tensors(folder / "adapter_model.bin", label)
@@ -158,12 +146,12 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
             warnings.simplefilter("ignore")  # peft speaks to those who train here
             inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{label} does not fit the base: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
     layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 
 
-def _write_peft(folder: Path, adapter: Adapter, tensors: Matrices, base: str) -> None:
+def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base: str) -> None:
     from safetensors.torch import save_file
 
     settings = {
@@ -178,59 +166,43 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: Matrices, base: str) ->
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    named = {
-        f"base_model.model.{path}.lora_{side}.weight": tensor.contiguous() for (path, side), tensor in tensors.items()
-    }
     folder.mkdir()
     try:
-        save_file(named, folder / WEIGHTS, {"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     except BaseException:
         shutil.rmtree(folder)  # half a folder would look like an adapter
         raise
 
 
-# ---------------------------------------------------------------------------------------------- .pth file
-
-
-def _write_pth(file: Path, tensors: Matrices) -> None:
+def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
     import torch
 
-    named = {f"{path}.lora.{side}.weight": tensor.contiguous() for (path, side), tensor in tensors.items()}
     with file.open("xb") as stream:
         try:
-            torch.save(named, stream)
+            torch.save(tensors, stream)
         except BaseException:
             file.unlink()
             raise
 
 
-# ------------------------------------------------------------------------------------------------ numbers
-
-
-def _scaled(adapter: Adapter, scalings: dict[str, float]) -> Adapter:
-    """Return the adapter with its scaling in B, in float64: for the norm, not for the file."""
-    from runner.models.lora.pth_file import Adapter, Pair
-
-    pairs = {path: Pair(a, b.double() * scalings.get(path, 1.0)) for path, (a, b) in adapter.pairs.items()}
-    return Adapter(pairs, adapter.rank)
-
-
-def _cast(adapter: Adapter, scalings: dict[str, float], dtype: str | None, label: str) -> tuple[Matrices, str]:
-    """Return the tensors to write by (path, side) and how exact they are; rounding happens only when asked for."""
+def _cast(
+    adapter: Adapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
+) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors to write under their keys and how exact they are; rounding happens only when asked for."""
     import torch
 
-    tensors: Matrices = {}
+    tensors: dict[str, Tensor] = {}
     rounded = numbers = 0
     for path, pair in adapter.pairs.items():
         for side, tensor, scaling in (("A", pair.a, 1.0), ("B", pair.b, scalings.get(path, 1.0))):
             wanted = getattr(torch, dtype) if dtype else tensor.dtype
-            if scaling == 1 and wanted == tensor.dtype:
-                tensors[path, side] = tensor
-            else:
+            cast = tensor
+            if scaling != 1 or wanted != tensor.dtype:
                 exact = tensor.double() * scaling
-                tensors[path, side] = exact.to(wanted)
-                rounded += int((tensors[path, side].double() != exact).sum())
+                cast = exact.to(wanted)
+                rounded += int((cast.double() != exact).sum())
+            tensors[key.format(path, side)] = cast.contiguous()
             numbers += tensor.numel()
     factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
     folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""

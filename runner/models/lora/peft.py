@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.tensors import read_tensors
+from runner.checkpoints.resolve import read_tensors
 from runner.config.lora import PeftConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, one_line
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
@@ -77,15 +77,16 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
     from peft import PeftModel
 
-    notes = base_mismatch(folder, base_name)
+    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    fits = not made_for or Path(made_for).name == Path(base_name).name
+    notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     try:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 by an old name; it is theirs to mend
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
-        first_lines = " ".join(str(error).split())[:300]
-        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {first_lines}") from error
+        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}") from error
     report = _report(model, notes)
     if report.modules == 0 or report.delta_norm == 0:
         raise ConfigError(
@@ -100,24 +101,6 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
 def remove(model: Any) -> None:
     """Put the base's own modules back where they were."""
     model.unload()
-
-
-def weight_bytes(model: Any) -> dict[str, int]:
-    """Bytes of the adapter's own tensors by dtype; none once it is merged."""
-    by_dtype: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/models/lora/pth.py does
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            by_dtype[dtype] = by_dtype.get(dtype, 0) + parameter.numel() * parameter.element_size()
-    return by_dtype
-
-
-def base_mismatch(folder: Path, base_name: str) -> tuple[str, ...]:
-    """Return a note naming both when the adapter says that it was made for another base."""
-    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    if not made_for or Path(made_for).name == Path(base_name).name:
-        return ()
-    return (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
 
 
 def delta_norm(pairs: Iterable[tuple[Any, Any, float]]) -> float:

@@ -6,21 +6,14 @@ is patched over the loaded model (`runner/models/rope/rope_2d.py`).
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import for_transformers
-from runner.config.rope import (
-    Rope2dConfig,
-    RopeConfig,
-    RopeDynamicConfig,
-    RopeLengthScalingConfig,
-    RopeLlama3Config,
-    RopeScalingConfig,
-    RopeYarnConfig,
-)
+from runner.config.rope import Rope2dConfig, RopeConfig, RopeDynamicConfig, RopeLengthScalingConfig, RopeScalingConfig
 from runner.core.errors import ConfigError
+from runner.models import capability
+from runner.models.inventory import Described
+from runner.models.rope import rope_2d
 
 NO_LIMIT = 1e9  # positions of a model that names no maximum
 
@@ -29,10 +22,7 @@ def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
     """Return the config to load the model with, None = its own; refuses before any weight is read."""
     if type(rope) is RopeConfig:
         return None
-    from transformers import AutoConfig
-
-    place, found = for_transformers(folder)
-    settings = AutoConfig.from_pretrained(place, **found, trust_remote_code=trust_remote_code)
+    settings = capability.settings_of(folder, trust_remote_code)
     put_on(settings, rope, trust_remote_code)
     return settings
 
@@ -42,13 +32,7 @@ def put_on(settings: Any, rope: RopeConfig, trust_remote_code: bool = False) -> 
     if isinstance(rope, RopeScalingConfig):
         scale(settings, rope)
     elif isinstance(rope, Rope2dConfig):
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        from runner.models.rope import rope_2d
-
-        with torch.device("meta"):  # the model without its weights; from_config writes into what it gets
-            rope_2d.find(AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code))
+        rope_2d.find(capability.skeleton(settings, trust_remote_code))
 
 
 def scale(settings: Any, rope: RopeScalingConfig) -> None:
@@ -72,45 +56,31 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
         scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 keeps it here, and here it would win
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
-    if isinstance(rope, RopeYarnConfig):
-        optional = {key: getattr(rope, key) for key in ("attention_factor", "beta_fast", "beta_slow")}
-        scaling |= {key: float(value) for key, value in optional.items() if value is not None}
-    if isinstance(rope, RopeLlama3Config):
-        scaling |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
+    own = vars(rope).keys() - {"name", "factor", "original_max_position_embeddings"}  # as transformers calls them, too
+    scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
     text.rope_parameters = scaling
 
 
 def apply(model: Any, rope: RopeConfig) -> None:
     """Patch what is patched on the loaded model."""
     if isinstance(rope, Rope2dConfig):
-        from runner.models.rope import rope_2d
-
         rope_2d.apply(model, rope)
 
 
-def describe(model: Any) -> str:
-    """Name the rotary embedding of a loaded model: what is patched, its type and base, or that it has none."""
-    from runner.models.rope import rope_2d
-
-    parameters = getattr(model.config.get_text_config(), "rope_parameters", None)
-    patch = rope_2d.patch_of(model)
-    if not parameters:
-        return "none" if patch is None else patch.describe()
-    kind = parameters.get("rope_type", "default") if patch is None else patch.describe()
-    factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
-    return f"{kind}{factor}, theta {parameters.get('rope_theta', '?')}"
-
-
-def measure(model: Any, rope: RopeConfig) -> dict[str, float]:
-    """Count the patched pairs and the positions there is room for."""
-    from runner.models.rope import rope_2d
-
-    patch = rope_2d.patch_of(model)
-    return {
+def describe(model: Any, rope: RopeConfig) -> Described:
+    """Count the patched pairs and the positions there is room for, and name the rotary embedding of a loaded model."""
+    settings, patch = model.config.get_text_config(), rope_2d.patch_of(model)
+    metrics = {
         "rope_pairs": rope_2d.pairs_of(model),
         "rope_pairs_patched": 0 if patch is None else len(patch.patched),
-        "max_positions": max_positions(model.config.get_text_config(), rope),
+        "max_positions": max_positions(settings, rope),
     }
+    parameters = getattr(settings, "rope_parameters", None) or {}
+    name = parameters.get("rope_type", "default") if patch is None else patch.describe()
+    if not parameters:
+        return metrics, {"rope": "none" if patch is None else name}
+    factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
+    return metrics, {"rope": f"{name}{factor}, theta {parameters.get('rope_theta', '?')}"}
 
 
 def max_positions(text: Any, rope: RopeConfig) -> float:

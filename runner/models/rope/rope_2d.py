@@ -109,13 +109,12 @@ def patch_of(model: Any) -> Rope2d | None:
 
 def pairs_of(model: Any) -> int:
     """Count the frequency pairs of a model's rotary embedding, patched or not; 0 when it has none."""
-    if (patch := patch_of(model)) is not None:
-        return int(patch.pairs)
     try:
         parent, name = find(model)
     except ConfigError:
         return 0
-    return int(getattr(parent, name).inv_freq.numel())
+    rotary = getattr(parent, name)
+    return int(rotary.pairs if isinstance(rotary, Rope2d) else rotary.inv_freq.numel())
 
 
 def find(model: Any) -> tuple[Any, str]:
