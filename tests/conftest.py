@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
     from trips import Trip
+    from warm_process import WarmStarter
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -166,11 +167,22 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], N
     return put
 
 
+@pytest.fixture(scope="session")
+def warm_starter() -> Iterator[WarmStarter]:
+    """Keep the process that others are forked from until the tests are over."""
+    from warm_process import WarmStarter
+
+    starter = WarmStarter()
+    yield starter
+    starter.close()
+
+
 @pytest.fixture
-def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[..., Finished]:
+def runner(tmp_path: Path, new_database: Callable[[Path], None], warm_starter: WarmStarter) -> Callable[..., Finished]:
     """Return a function that runs `python -m runner ARGUMENTS` in an empty folder.
 
-    An empty database is put there first, unless a test asks for the runner to make it (database=False).
+    An empty database is put there first, unless a test asks for the runner to make it (database=False). Where no
+    variable of the environment is given, the process is forked from one that has imported the libraries already.
     """
 
     def call(
@@ -179,6 +191,8 @@ def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[...
         tracks = module == "runner" and not any(word.startswith(("tracking", "output_dir")) for word in arguments)
         if database and tracks and cwd.is_dir() and not (cwd / "outputs").exists():
             new_database(cwd / "outputs" / "mlflow.db")
+        if not environment:
+            return Finished(*warm_starter.run(module, [*arguments], cwd, timeout_s=300))
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=cwd,
