@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -27,11 +28,11 @@ class Incompatible(Exception):
     """Why a model cannot be served by the scheduler."""
 
 
-def sliding_window(loaded: Loaded) -> int | None:
-    """Return how long a row may become before the model no longer sees its beginning; None = as long as it likes."""
+def sliding_window(loaded: Loaded) -> float:
+    """Return how long a row may become before the model no longer sees its beginning."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
-    return window if getattr(settings, "use_sliding_window", True) else None
+    return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
 def probe_heads(loaded: Loaded) -> Heads:

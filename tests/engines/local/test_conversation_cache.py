@@ -19,6 +19,7 @@ from runner.engines.base import Completion, Delta, Message, Request
 from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, ConversationCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads, SharedKv
+from runner.engines.stopping import Stopping
 
 Make = Callable[..., RunnerConfig]
 PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
@@ -62,10 +63,10 @@ def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
 
 
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
-    list(base.complete(engine, [Request(0, "a", max_new_tokens=1)]))
-    tokens = engine._model().tokenizer("né", add_special_tokens=False)["input_ids"]
-    assert engine.stopping().fresh(tokens[:-1], Request(0, ""), "") == "n"
-    assert engine.stopping().fresh(tokens, Request(0, ""), "n") == "é"
+    tokenizer = engine._model().tokenizer
+    tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
+    assert stopping.fresh(tokens[:-1], Request(0, ""), "") == "n"
+    assert stopping.fresh(tokens, Request(0, ""), "n") == "é"
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:

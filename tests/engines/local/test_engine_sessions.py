@@ -19,8 +19,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId, Sampling, Session
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.session import LocalSession
+from runner.engines.local.engine import LocalEngine, LocalSession
 
 NEW_TOKENS = 24
 WARM = Sampling(temperature=0.8)
