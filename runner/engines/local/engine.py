@@ -24,9 +24,8 @@ from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.plain_batches import PlainBatches
 from runner.engines.local.scheduler import Scheduler
-from runner.engines.rows import Row
+from runner.engines.rows import Row, Stopping, stop_tokens
 from runner.engines.session import BaseSession
-from runner.engines.stopping import Stopping, stop_tokens
 from runner.models.load import Loaded, adapt, load_base, release
 
 PLAIN_BATCH = 16  # where the batch is ours to choose
@@ -152,7 +151,7 @@ class LocalSession(BaseSession[list[Row]]):
             if some[0].request.branches:
                 self.branches.append(some)
             elif some[0].error is not None:
-                events += [self.stopping.refusal(row) for row in some]
+                events += [row.completion(FinishReason.error, 0.0) for row in some]
             else:
                 rows += some
         if rows:

@@ -72,7 +72,7 @@ class Forward:
         uses = []
         entering = [piece.row for piece in pieces]
         for prefix in _prefixes(entering):
-            there = [row.stands_on(prefix) for row in entering]
+            there = [prefix in row.path for row in entering]
             uses.append(self._use(prefix, [at for at, number in enumerate(of_row) if there[number]], len(ids)))
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
         return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept)
@@ -80,7 +80,7 @@ class Forward:
     def uses_of(self, rows: Sequence[Row]) -> list[Use]:
         """Return the prefixes that rows stand on, one token each; they serve until the rows change."""
         return [
-            self._use(prefix, [at for at, row in enumerate(rows) if row.stands_on(prefix)], len(rows))
+            self._use(prefix, [at for at, row in enumerate(rows) if prefix in row.path], len(rows))
             for prefix in _prefixes(rows)
         ]
 
@@ -119,4 +119,4 @@ class Forward:
 
 def _prefixes(rows: Sequence[Row]) -> list[Prefix]:
     """The prefixes that these rows stand on, each once."""
-    return list(dict.fromkeys(prefix for row in rows if row.prefix for prefix in row.prefix.path))
+    return list(dict.fromkeys(prefix for row in rows for prefix in row.path))

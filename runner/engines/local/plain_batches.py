@@ -14,9 +14,8 @@ import torch
 
 from runner.engines.base import EngineStats, Event, RequestId
 from runner.engines.local.scoring import Scores, most_positions
-from runner.engines.rows import Row
+from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
-from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 

@@ -26,9 +26,8 @@ from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.memory import MEMORY_ERRORS
 from runner.engines.local.prefixes import Prefixes
 from runner.engines.local.scoring import most_positions, read_entering
-from runner.engines.rows import Row
+from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
-from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
@@ -324,8 +323,8 @@ class Scheduler:
             row = self.waiting.popleft()
             self.prefixes.release(row)
             count = len(row.prompt) + len(row.given or ())
-            why = f"out of memory with its {count} tokens alone"
-            return [self.stopping.completion(row, FinishReason.error, _seconds(row), why)]
+            row.error = f"out of memory with its {count} tokens alone"
+            return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
         when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
         self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} at once from there on")

@@ -36,19 +36,10 @@ class Scores:
 
     def completion(self, row: Row, seconds: float) -> Completion:
         """Return the answer to a request with a continuation."""
-        assert row.given is not None
-        return Completion(
-            id=row.request.id,
-            text="",
-            token_ids=row.given,
-            finish_reason=FinishReason.stop,
-            prompt_sha256=row.sha256,
-            prompt_tokens=len(row.prompt),
-            first_token_s=seconds,
-            seconds=seconds,
-            logprobs=self.logprobs,
-            greedy=self.greedy,
-        )
+        done = row.completion(FinishReason.stop, seconds)
+        done.token_ids, done.first_token_s = row.given or [], seconds
+        done.logprobs, done.greedy = self.logprobs, self.greedy
+        return done
 
 
 def most_positions(device: torch.device, vocab_size: int) -> int:

@@ -20,6 +20,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import FinishReason
 from runner.engines.admit import Admission
 from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
 from runner.engines.pipeline import CAPABILITIES, torchrun
@@ -27,9 +28,8 @@ from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
 from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
-from runner.engines.rows import Row
+from runner.engines.rows import Row, Stopping, stop_tokens
 from runner.engines.session import BaseSession
-from runner.engines.stopping import Stopping, stop_tokens
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
 
@@ -120,7 +120,7 @@ class PipelineSession(BaseSession[list[Row]]):
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
         batches = self.stages.micro_batches
         rows = list(itertools.chain(*arrived))
-        events: list[Event] = [batches.stopping.refusal(row) for row in rows if row.error]
+        events: list[Event] = [row.completion(FinishReason.error, 0.0) for row in rows if row.error]
         batches.add([row for row in rows if not row.error])
         events += batches.cancel(cancelled) if cancelled else []
         with naming_who_died(self.stages.peers, self.stages):

@@ -18,8 +18,7 @@ import torch
 from runner.engines.base import EngineStats, Event, RequestId
 from runner.engines.pipeline import prefill_packet
 from runner.engines.pipeline.transport import Kind, Packet
-from runner.engines.rows import Row
-from runner.engines.stopping import Stopping
+from runner.engines.rows import Row, Stopping
 
 MOST_ROWS = 16  # of a micro-batch, where its size is ours to choose
 

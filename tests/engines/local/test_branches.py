@@ -17,10 +17,12 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
+from runner.core.result import BranchText, FinishReason
 from runner.engines import base, open_engine
-from runner.engines.base import Request
-from runner.engines.local.branches import BranchDecoder, columnar, decode, may_attend
+from runner.engines.base import EngineStats, Request
+from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, why_not
+from runner.engines.rows import Row, Stopping
+from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 
 Make = Callable[..., RunnerConfig]
@@ -34,6 +36,28 @@ def tiny(family: str, attention: str = "sdpa", patched: bool = True, **keys: Any
     if patched:
         rope_2d.apply(model, Rope2dConfig())
     return model
+
+
+class Mute:
+    """Stands in for a tokenizer where nobody reads the text."""
+
+    def decode(self, _: list[int], **__: Any) -> str:
+        return ""
+
+
+def decode(
+    model: Any, main: list[int], branches: list[list[int]], limit: int, stops: frozenset[int] = frozenset()
+) -> list[BranchText]:
+    """Continue every branch greedily."""
+    request = Request(0, "", branches=("",) * len(branches))
+    rows = [
+        Row(request, [*main, *branch], "", limit, number, branch_at=len(main))
+        for number, branch in enumerate(branches, start=1)
+    ]
+    loaded = Loaded(model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size})
+    done = complete(loaded, rows, EngineStats(), Stopping(Mute(), stops))
+    assert done.branches is not None
+    return done.branches
 
 
 # ------------------------------------------------------------------------------------ layout and mask
@@ -54,7 +78,7 @@ def test_the_example_of_the_definition() -> None:
         "g": "abcdfg",
         "h": "abcdfegh",
     }
-    mask = may_attend(torch.tensor(columns.times))
+    mask = may_attend(torch.tensor(columns.times), 8)
     found = {
         chr(columns.tokens[i]): "".join(
             chr(t) for t, seen in zip(columns.tokens, mask[i].tolist(), strict=True) if seen
@@ -64,12 +88,11 @@ def test_the_example_of_the_definition() -> None:
     assert found == sees
 
 
-def test_mask_of_what_is_not_valid_and_of_the_last_tokens() -> None:
+def test_mask_of_the_last_tokens() -> None:
     times = torch.tensor([0, 1, 2, 3, 3])
-    valid = torch.tensor([False, True, True, True, True])
-    expected = [[v and (times[j] < times[i] or i == j) for j, v in enumerate(valid.tolist())] for i in range(5)]
-    assert may_attend(times, valid).tolist() == expected
-    assert may_attend(times, valid, queries=2).tolist() == expected[3:]
+    expected = [[bool(times[j] < times[i] or i == j) for j in range(5)] for i in range(5)]
+    assert may_attend(times, queries=5).tolist() == expected
+    assert may_attend(times, queries=2).tolist() == expected[3:]
 
 
 # ------------------------------------------------------------------------- side by side, and one by one
@@ -271,27 +294,13 @@ def test_branches_know_which_one_they_are() -> None:
 
 def test_what_cannot_be_decoded_in_branches() -> None:
     with pytest.raises(ConfigError, match="rope=native: branches need two coordinates a token; use rope=rope_2d"):
-        BranchDecoder(tiny("llama", patched=False))
-    model = tiny("llama")
-    with pytest.raises(ConfigError, match="a main stream of one token or more, and at least one branch"):
-        decode(model, [], [[1]], 4)
-    with pytest.raises(ConfigError, match="max_new_tokens=0"):
-        decode(model, MAIN, BRANCHES, 0)
-    decoder = BranchDecoder(model)
-    with pytest.raises(ConfigError, match=r"branches \[1\] do not exist: there are none, prefill first"):
-        decoder.step({1: 5})
-    decoder.prefill(MAIN, BRANCHES)
-    with pytest.raises(ConfigError, match="no branch is named: there are 1, 2, 3"):
-        decoder.step({})
-    with pytest.raises(ConfigError, match=r"branches \[4\] do not exist: there are 1, 2, 3"):
-        decoder.step({4: 1})
-    with pytest.raises(ConfigError, match="has its prompts already"):
-        decoder.prefill(MAIN, BRANCHES)
+        BranchDecoder(tiny("llama", patched=False)).prefill(MAIN, BRANCHES)
     with pytest.raises(ConfigError, match="beyond this model's sliding window of 8 tokens"):
         decode(tiny("mistral", sliding_window=8), MAIN, BRANCHES, 8)
+    model = tiny("llama")
+    assert why_not(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"):
-        BranchDecoder(model)
+    assert "model.attention=flash_attention_2 takes no mask of its own" in str(why_not(model))
 
 
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:

@@ -19,7 +19,7 @@ from runner.engines.base import Completion, Delta, Message, Request
 from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, ConversationCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads, SharedKv
-from runner.engines.stopping import Stopping
+from runner.engines.rows import Row, Stopping
 
 Make = Callable[..., RunnerConfig]
 PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
@@ -65,8 +65,8 @@ def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     tokenizer = engine._model().tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.fresh(tokens[:-1], Request(0, ""), "") == "n"
-    assert stopping.fresh(tokens, Request(0, ""), "n") == "é"
+    assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
+    assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:

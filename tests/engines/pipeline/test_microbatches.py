@@ -20,8 +20,7 @@ from runner.engines.base import Completion, EngineStats, Request
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker
 from runner.engines.pipeline.transport import Kind, Packet
-from runner.engines.rows import Row
-from runner.engines.stopping import Stopping
+from runner.engines.rows import Row, Stopping
 from runner.sharding.load_part import load_tokenizer
 
 DEPTH = 3
