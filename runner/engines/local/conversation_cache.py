@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import OwnKv, SharedKv
 from runner.engines.local.prefix_tree import LEAST_TOKENS, Prefix, common
 from runner.engines.rows import Row
@@ -16,24 +14,17 @@ MOST_CONVERSATIONS = 8  # the one that was longest ago makes room
 SHARE_OF_BUDGET = 0.25  # of the tokens that the scheduler may hold
 
 
-@dataclass
-class _Conversation:
-    tokens: list[int]
-    kv: SharedKv
-
-
 class ConversationCache:
     """The conversations that went on last."""
 
     def __init__(self) -> None:
-        self._conversations: list[_Conversation] = []  # the latest at the end
+        self._conversations: list[Prefix] = []  # the latest at the end
 
-    def keep(self, row: Row, own: OwnKv, slot: int, kernels: native.Kernels | None, budget_tokens: int) -> None:
+    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
         """Keep what was computed for a row; its last token has not been through the model."""
-        above = row.prefix.path if row.prefix else []
-        kv = SharedKv.empty(own.heads, row.shared + row.places, kernels)
+        kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
         for layer in range(own.heads.layers):
-            parts = [*(prefix.kv.read(layer) for prefix in above), own.read(layer, slot, row.places)]
+            parts = [*(prefix.kv.read(layer) for prefix in row.path), own.read(layer, slot, row.places)]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.write(layer, keys, values)
         self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
@@ -46,7 +37,7 @@ class ConversationCache:
             return
         while others and (len(others) >= MOST_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
             others.pop(0)
-        self._conversations = [*others, _Conversation(tokens, kv)]
+        self._conversations = [*others, Prefix(tokens, kv=kv)]
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
         """Return what a prompt has in common with the conversation that it shares most with, ready to be used."""

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from runner.core import machine
 from runner.engines.local.kernels import native
+
+SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 
 
 @dataclass
@@ -26,6 +29,18 @@ class Heads:
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
+
+
+def room_tokens(heads: Heads) -> int:
+    """Return how many tokens' keys and values memory has room for."""
+    return int(free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Return how much memory is free on a device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return machine.available_mib() * machine.MIB
 
 
 class OwnKv:

@@ -18,13 +18,11 @@ import torch
 from runner.core import machine
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId
-from runner.engines.local import memory
 from runner.engines.local.attention import Use
 from runner.engines.local.conversation_cache import ConversationCache
 from runner.engines.local.forward import Forward
-from runner.engines.local.kv_cache import Heads, OwnKv
-from runner.engines.local.memory import MEMORY_ERRORS
-from runner.engines.local.prefixes import Prefixes
+from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
+from runner.engines.local.prefix_tree import Prefixes
 from runner.engines.local.scoring import most_positions, read_entering
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
@@ -33,6 +31,11 @@ from runner.models.load import Loaded
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
+MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch's own are of the first kind, mmap's of the last
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
+    "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
+)  # fmt: skip
 
 
 class Scheduler:
@@ -80,7 +83,7 @@ class Scheduler:
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait for their turn, behind those that wait already."""
         if not self.is_busy:
-            self.budget_tokens = memory.budget_tokens(self.heads)
+            self.budget_tokens = room_tokens(self.heads)
         self.waiting.extend(self.prefixes.arrange(rows))
         if self.own is not None:
             need = max(row.need for row in (*self.active, *self.waiting))
@@ -277,10 +280,9 @@ class Scheduler:
     def _leave(self, row: Row) -> None:
         """Take a row out; the last one moves into its slot."""
         assert self.own is not None
-        if row.request.keep:
-            slot = self.active.index(row)
-            self.conversations.keep(row, self.own, slot, self.forward.kernels, self.budget_tokens)
         at, last = self.active.index(row), len(self.active) - 1
+        if row.request.keep:
+            self.conversations.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
         if at != last:
             self.own.move(last, at, self.active[last].places)
@@ -305,7 +307,7 @@ class Scheduler:
 
     def _shrink(self, error: BaseException) -> list[Event]:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
-        if not memory.is_out_of_memory(error):
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.most_rows == 1
