@@ -106,7 +106,7 @@ class Forward:
     def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
         """Return the logits [n, V] after the tokens to keep, or after all."""
         device = self.heads.device
-        with torch.inference_mode(), running(self.model, what):
+        with torch.inference_mode(), running(self.model, what.attend):
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),

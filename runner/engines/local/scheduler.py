@@ -47,12 +47,12 @@ class Scheduler:
         heads: Heads,
         stats: EngineStats,
         stopping: Stopping,
-        asked_rows: int | None = None,
-        conversations: ConversationCache | None = None,
+        asked_rows: int | None,
+        conversations: ConversationCache,
     ) -> None:
         self.heads, self.stats, self.stopping = heads, stats, stopping
         self.asked_rows = asked_rows  # None: nobody minds how many
-        self.conversations = conversations or ConversationCache()
+        self.conversations = conversations
         self.forward = Forward(loaded.model, heads)
         self.prefixes = Prefixes(self.forward, stats, self.conversations)
         self.vocab_size = int(loaded.metrics["vocab_size"])
