@@ -15,8 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import pipeline_of
 from runner.core import machine
 from runner.core.machine import MIB
-from runner.engines.pipeline import prefill_packet
-from runner.engines.pipeline.transport import Kind, Packet
+from runner.engines.pipeline.transport import Kind, Packet, sampler_for, token_mask
 from runner.engines.sampling import Sampler
 from runner.models.load import default_threads, pick_device, pick_dtype
 from runner.sharding.load_part import load_part
@@ -103,11 +102,11 @@ class StageWorker:
         """Set up a micro-batch: its prompts are padded on the left, and padding gets no attention."""
         numbers = packet.numbers
         assert numbers is not None
-        mask = prefill_packet.token_mask(numbers).to(self.device)
+        mask = token_mask(numbers).to(self.device)
         positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
         sampler = None
         if self.is_last:
-            sampler = prefill_packet.sampler_for(numbers, self.stages[-1].model.config.vocab_size, self.device)
+            sampler = sampler_for(numbers, self.stages[-1].model.config.vocab_size, self.device)
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
     def _advance(self, state: BatchState, kept: torch.Tensor | None) -> None:
