@@ -11,10 +11,8 @@ from jinja2 import TemplateError
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
-from runner.engines.base import Message, Request, Sampling, prompt_sha256
+from runner.engines.base import Message, Request, prompt_sha256
 from runner.engines.rows import Row
-
-NOTHING_SAID = Sampling()
 
 
 class Admission:
@@ -24,7 +22,6 @@ class Admission:
         self, config: RunnerConfig, tokenizer: Any, model_name: str, room: float, branch_room: float | None = None
     ) -> None:
         self.generation, self.seed = config.generation, config.seed
-        self._usual = NOTHING_SAID.over(config.generation, config.seed)
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
@@ -43,7 +40,7 @@ class Admission:
                 return self._branches(request, seen, ids)
             if request.continuation is not None:
                 return [self._continuation(request, seen, ids)]
-        sampling = self._sampling(request)
+        sampling = request.sampling.over(self.generation, self.seed)
         limit = min(request.max_new_tokens or self.generation.max_new_tokens, self.room - len(ids))
         error = None if ids and limit >= 1 else self._why_not(len(ids))
         sha256 = prompt_sha256(seen)
@@ -51,13 +48,13 @@ class Admission:
 
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
         """Put each text behind the prompt as it is, without special tokens; choices count from 1."""
-        begun = [self._plain_ids(text) for text in request.branches]
+        begun = [self._ids(text, special=False) for text in request.branches]
         longest, room = len(main) + max(map(len, begun)), self.branch_room
         error = None if main else self._why_not(0)
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = request.max_new_tokens or self.generation.max_new_tokens
-        sampling = self._sampling(request)
+        sampling = request.sampling.over(self.generation, self.seed)
         sha256 = prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False))
         return [
             Row(
@@ -73,11 +70,10 @@ class Admission:
         if not isinstance(continuation, str):
             given = list(continuation or ())
         elif isinstance(seen, str):
-            is_chat = not isinstance(request.prompt, str)
-            whole = self._plain_ids(seen + continuation) if is_chat else self._ids(seen + continuation)
-            given = whole[len(ids) :]
+            is_text = isinstance(request.prompt, str)  # a chat's template has put the special tokens
+            given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
-            given = self._plain_ids(continuation)
+            given = self._ids(continuation, special=False)
         error = None if ids else self._why_not(0)
         if ids and not given:
             error = "the continuation has no tokens, so there is nothing to score"
@@ -85,12 +81,6 @@ class Admission:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
         return Row(request, ids, prompt_sha256(seen), 0, given=given, error=error)
-
-    def _sampling(self, request: Request) -> Sampling:
-        """Return how a request is sampled, nothing left open; usually all are sampled alike."""
-        if request.sampling == NOTHING_SAID:
-            return self._usual
-        return request.sampling.over(self.generation, self.seed)
 
     def _why_not(self, tokens: int) -> str:
         if not tokens:
@@ -100,10 +90,10 @@ class Admission:
     def _encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         prompt = request.prompt
         if isinstance(prompt, str):
-            return prompt, self._ids(prompt)
+            return prompt, self._ids(prompt, special=True)
         if all(isinstance(part, Message) for part in prompt):
             text = self._chat([part for part in prompt if isinstance(part, Message)])
-            return text, self._plain_ids(text)
+            return text, self._ids(text, special=False)
         ids = [part for part in prompt if isinstance(part, int)]
         return ids, ids
 
@@ -122,11 +112,7 @@ class Admission:
             raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
         return text
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids
-
-    def _plain_ids(self, text: str) -> list[int]:
-        """Return token ids without special tokens around them."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _ids(self, text: str, special: bool) -> list[int]:
+        """Return token ids, with or without special tokens around them."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
@@ -59,25 +59,17 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
-        values = {key: value for key, value in given.items() if value is not None}
-        for key, (ok, need) in {
-            "temperature": (0 <= values.get("temperature", 0) <= 10, "must lie in 0..10"),
-            "top_p": (0 < values.get("top_p", 1) <= 1, "must lie in (0, 1]"),
-            "top_k": (values.get("top_k", 0) >= 0, "must be 0 (off) or more"),
-            "repetition_penalty": (0.1 <= values.get("repetition_penalty", 1) <= 10, "must lie in 0.1..10 (1 = off)"),
-        }.items():
-            check(ok, f"sampling.{key}", given[key], need)
+        temperature, top_p, top_k, penalty, _ = astuple(self)
+        check(temperature is None or 0 <= temperature <= 10, "sampling.temperature", temperature, "must lie in 0..10")
+        check(top_p is None or 0 < top_p <= 1, "sampling.top_p", top_p, "must lie in (0, 1]")
+        check(top_k is None or top_k >= 0, "sampling.top_k", top_k, "must be 0 (off) or more")
+        need = "must lie in 0.1..10 (1 = off)"
+        check(penalty is None or 0.1 <= penalty <= 10, "sampling.repetition_penalty", penalty, need)
 
     def over(self, generation: GenerationConfig, seed: int) -> Sampling:
         """Return it with nothing left open."""
-        return Sampling(
-            generation.temperature if self.temperature is None else self.temperature,
-            generation.top_p if self.top_p is None else self.top_p,
-            generation.top_k if self.top_k is None else self.top_k,
-            generation.repetition_penalty if self.repetition_penalty is None else self.repetition_penalty,
-            seed if self.seed is None else self.seed,
-        )
+        usual = (generation.temperature, generation.top_p, generation.top_k, generation.repetition_penalty, seed)
+        return Sampling(*(said if own is None else own for own, said in zip(astuple(self), usual, strict=True)))
 
 
 RequestId = int | str

@@ -46,11 +46,7 @@ class PipelineEngine:
 
     def load(self) -> EngineReport:
         """Start the other processes, load this one's parts while they load theirs, and connect."""
-        started = time.perf_counter()
-        if self._stages is None:
-            self._stages = self._start()
-            self.stats.load_s = time.perf_counter() - started
-        stages = self._stages
+        stages = self.stages
         model = stages.worker.stages[0].model
         facts = {
             "architecture": type(model).__name__,
@@ -87,12 +83,14 @@ class PipelineEngine:
     @property
     def stages(self) -> LoadedStages:
         """The stages, loaded."""
-        self.load()
-        assert self._stages is not None
+        if self._stages is None:
+            started = time.perf_counter()
+            self._stages = self._start()
+            self.stats.load_s = time.perf_counter() - started
         return self._stages
 
     def _start(self) -> LoadedStages:
-        peers = torchrun.peers()
+        peers = torchrun.peers
         if peers is None:
             peers = start_processes(self.config, self.task.processes or manifest_of(self.config).num_parts, self.folder)
         elif self.task.processes not in (None, peers.rank.processes):
@@ -159,7 +157,7 @@ class LoadedStages:
             self.worker.notes += [note for note in notes if note not in self.worker.notes]
         if self.depth > 1:
             peers.rendezvous.post("go")
-            self._transport = connect(config, peers.rank, peers.rendezvous, self.worker.device)
+            self._transport = connect(self.worker, peers.rendezvous)
             self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
             self._listener.start()
         self.at_rest = True
@@ -230,7 +228,10 @@ class LoadedStages:
                 self.peers.wait_for_exit()
         finally:
             self.peers.kill()
-            self._disconnect()
+            if self._listener is not None:
+                self._listener.join(timeout=1.0)
+                if not self._listener.is_alive():  # else one of another machine is still connected; exiting cuts it
+                    dist.destroy_process_group()
 
     def _listen(self, transport: Transport) -> None:
         """Receive in a thread of its own: a blocked receive hears neither Ctrl-C nor the death of another process."""
@@ -244,13 +245,6 @@ class LoadedStages:
             self.lost_at = time.monotonic()
             self._received.put(error)
 
-    def _disconnect(self) -> None:
-        if self._listener is not None:
-            self._listener.join(timeout=1.0)
-            if not self._listener.is_alive():  # else a process of another machine is still connected; exiting cuts it
-                dist.destroy_process_group()
-            self._listener = None
-
 
 @contextmanager
 def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
@@ -258,10 +252,9 @@ def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterat
     try:
         yield
     except KeyboardInterrupt:
-        terminated_at = torchrun.terminated_at()
-        if terminated_at is not None:
+        if torchrun.terminated_at is not None:
             peers.check()
-            if stages is not None and stages.lost_at is not None and stages.lost_at <= terminated_at:
+            if stages is not None and stages.lost_at is not None and stages.lost_at <= torchrun.terminated_at:
                 gone = PeerGone(peers.rank.processes - 1, ConnectionError("closed"))
                 raise peers.find_cause(gone) from None
         raise

@@ -27,7 +27,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import pipeline_of
 from runner.core import child, errors
 from runner.core.errors import JobFailed, RunnerError
-from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, has_own_gpu, manifest_of
+from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, PeerGone, Transport
 from runner.sharding.placement import parts_of
 
@@ -72,11 +72,11 @@ def join_rendezvous(port: int) -> Rendezvous:
     return Rendezvous(TCPStore("127.0.0.1", port, None, is_master=False))
 
 
-def connect(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous, device: torch.device) -> Transport:
+def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     """Connect with the two neighbours; waits until every process does so."""
-    gpu_to_gpu = has_own_gpu(config, rank)
+    rank, gpu_to_gpu = worker.rank, worker.has_own_gpu
     if gpu_to_gpu:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(worker.device)
     with temporarily(loopback(rank)):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
@@ -84,9 +84,9 @@ def connect(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous, dev
             rank=rank.rank,
             world_size=rank.processes,
             # the first process counts the seconds; where it cannot, the others end themselves a while later
-            timeout=timedelta(seconds=60 + 2 * pipeline_of(config.task).timeout_s),
+            timeout=timedelta(seconds=60 + 2 * pipeline_of(worker.config.task).timeout_s),
         )
-    return Transport(rank.rank, rank.processes, device, gpu_to_gpu)
+    return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
 
 # ----------------------------------------------------------------------------------------- the other processes
@@ -116,7 +116,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
     rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), worker.notes])
     if not rendezvous.wait_for("go"):
         return
-    transport = connect(config, rank, rendezvous, worker.device)
+    transport = connect(worker, rendezvous)
     while (packet := transport.receive()).kind is not Kind.stop:
         if packet.kind is Kind.figures:
             rendezvous.post(f"figures/{rank.rank}", worker.figures())

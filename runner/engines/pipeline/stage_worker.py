@@ -51,7 +51,7 @@ class StageWorker:
         manifest = manifest_of(config)
         cuts = part_cuts(manifest, rank.processes)
         self.config, self.rank = config, rank
-        self.device = device_of(config, rank)
+        self.device, self.has_own_gpu = device_of(config, rank)
         model = local_model(config.model)
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
@@ -148,18 +148,14 @@ def manifest_of(config: RunnerConfig) -> Manifest:
     return read_manifest(Path(pipeline_of(config.task).parts).expanduser().absolute())
 
 
-def device_of(config: RunnerConfig, rank: ProcessRank) -> torch.device:
-    """Return the device of a process: with model.device=auto or cuda, the machine's GPUs in turn."""
+def device_of(config: RunnerConfig, rank: ProcessRank) -> tuple[torch.device, bool]:
+    """Return the device of a process, and whether each process of this machine has a GPU of its own.
+
+    With model.device=auto or cuda, the machine's GPUs in turn; hidden states can go from GPU to GPU where each has one.
+    """
     wanted = local_model(config.model).device
     device = pick_device(wanted)
-    if device.type == "cuda" and ":" not in wanted:
-        return torch.device("cuda", rank.local_rank % torch.cuda.device_count())
-    return device
-
-
-def has_own_gpu(config: RunnerConfig, rank: ProcessRank) -> bool:
-    """Whether each process of this machine has a GPU of its own, so that hidden states can go from GPU to GPU."""
-    wanted = local_model(config.model).device
-    if pick_device(wanted).type != "cuda" or ":" in wanted:
-        return False
-    return torch.cuda.device_count() >= rank.local_processes
+    if device.type != "cuda" or ":" in wanted:
+        return device, False
+    count = torch.cuda.device_count()
+    return torch.device("cuda", rank.local_rank % count), count >= rank.local_processes

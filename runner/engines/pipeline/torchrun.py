@@ -12,19 +12,20 @@ from runner.config.root import RunnerConfig
 from runner.engines.pipeline.processes import PeerProcesses, Rendezvous, run_stages
 from runner.engines.pipeline.stage_worker import ProcessRank
 
-_terminated_at: list[float] = []
-_peers: list[PeerProcesses] = []  # of the first process: those that torchrun has started beside it
+terminated_at: float | None = None  # when torchrun has told this process to end
+peers: PeerProcesses | None = None  # of the first process: those that torchrun has started beside it
 
 
 def joins(config: RunnerConfig) -> int | None:
     """Run this process's stages and return the exit code; None in the first process, which goes on with its job."""
+    global peers
     from torch.distributed.rendezvous import rendezvous as meet
 
     store, number, processes = next(meet("env://"))
     local = int(os.environ.get("LOCAL_RANK", number)), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     rank, rendezvous = ProcessRank(number, processes, *local), Rendezvous(store)
     if number == 0:
-        _peers.append(PeerProcesses(config, rank, rendezvous))
+        peers = PeerProcesses(config, rank, rendezvous)
         signal.signal(signal.SIGTERM, _on_terminate)
         atexit.register(_end_pipeline, rendezvous)  # also when the job is done already, or cannot begin
         return None
@@ -38,18 +39,9 @@ def joins(config: RunnerConfig) -> int | None:
 
 def _on_terminate(*_: object) -> None:
     """Remember when: torchrun sends SIGTERM to all when one has died, and passes Ctrl-C on as SIGINT."""
-    _terminated_at.append(time.monotonic())
+    global terminated_at
+    terminated_at = terminated_at or time.monotonic()
     signal.raise_signal(signal.SIGINT)
-
-
-def terminated_at() -> float | None:
-    """When torchrun has told this process to end, None when it has not."""
-    return _terminated_at[0] if _terminated_at else None
-
-
-def peers() -> PeerProcesses | None:
-    """Return the processes that torchrun has started, None where it has not."""
-    return _peers[-1] if _peers else None
 
 
 def _end_pipeline(rendezvous: Rendezvous) -> None:
