@@ -69,7 +69,8 @@ class Sampling:
     def over(self, generation: GenerationConfig, seed: int) -> Sampling:
         """Return it with nothing left open."""
         usual = (generation.temperature, generation.top_p, generation.top_k, generation.repetition_penalty, seed)
-        return Sampling(*(said if own is None else own for own, said in zip(astuple(self), usual, strict=True)))
+        given: list[Any] = [said if own is None else own for own, said in zip(astuple(self), usual, strict=True)]
+        return Sampling(*given)
 
 
 RequestId = int | str
@@ -203,27 +204,21 @@ class Session(Protocol):
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        ...
 
     def submit(self, request: Request) -> None:
         """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
-        ...
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""
-        ...
 
     def step(self) -> list[Event]:
         """Do one unit of work, such as a forward pass, in the calling thread; return what came of it."""
-        ...
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until something is under way, or the session is closed; return whether something is."""
-        ...
 
     def close(self) -> None:
         """Drop what is under way, without events; no request is let in from here on."""
-        ...
 
     def __enter__(self) -> Self: ...
 
@@ -236,28 +231,22 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What it can do; known before anything is loaded."""
-        ...
 
     @property
     def stats(self) -> EngineStats:
         """Totals so far."""
-        ...
 
     def load(self) -> EngineReport:
         """Load if that has not happened, and say what was loaded."""
-        ...
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        ...
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session for requests; batch_size = the most rows at once, None = the generation group's."""
-        ...
 
     def close(self) -> None:
         """Let go of the weights."""
-        ...
 
 
 def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:

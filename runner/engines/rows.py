@@ -34,6 +34,8 @@ class Row:
     generator: torch.Generator | None = None
     places: int = 0  # of its own in the scheduler's store
     sent: str = ""  # text that has gone out as deltas
+    logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
+    greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
 
     @property
     def path(self) -> list[Prefix]:
@@ -69,6 +71,8 @@ class Row:
             seconds=seconds,
             error=self.error,
             choice=self.choice,
+            logprobs=self.logprobs or None,
+            greedy=self.greedy or None,
         )
 
 

@@ -77,12 +77,9 @@ class BaseSession(ABC, Generic[Admitted]):
     def step(self) -> list[Event]:
         """Do one unit of work; return what came of it."""
         with self._driving:
-            arrived: list[Admitted] = []
-            cancelled: set[RequestId] = set()
-            if self._arrived or self._cancelled:
-                with self._changed:
-                    arrived, self._arrived = self._arrived, arrived
-                    cancelled, self._cancelled = self._cancelled, cancelled
+            with self._changed:
+                arrived, self._arrived = self._arrived, []
+                cancelled, self._cancelled = self._cancelled, set()
             if not self._left:
                 return []
             events = self._advance(arrived, cancelled)

@@ -46,9 +46,7 @@ def probe_heads(loaded: Loaded) -> Heads:
     register()
     shapes: dict[int, tuple[int, int, int, torch.dtype, torch.device]] = {}  # of each layer
 
-    def take_down(
-        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+    def take_down(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float) -> torch.Tensor:
         """Attend somehow: only the shapes are of interest."""
         shapes[layer] = key.shape[0], query.shape[0] // key.shape[0], key.shape[2], key.dtype, key.device
         if value.shape != key.shape:

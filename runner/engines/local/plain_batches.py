@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from runner.engines.base import EngineStats, Event, RequestId
-from runner.engines.local.scoring import Scores, most_positions
+from runner.engines.local.scoring import most_positions, score, scored
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
@@ -95,14 +95,15 @@ class _Batch:
     def settle(self, events: list[Event]) -> None:
         """Note the new tokens, and let go of the rows that end with them."""
         started = time.perf_counter()
-        ended = set()
+        going = []
         for at in self.alive:
             row = self.rows[at]
             reason = self.stopping.accept(row, self.chosen[at], events)
-            if reason is not None:
+            if reason is None:
+                going.append(at)
+            else:
                 events.append(self.stopping.completion(row, reason, self.busy_s))
-                ended.add(at)
-        self.alive = [at for at in self.alive if at not in ended]
+        self.alive = going
         self.stats.decode_s += time.perf_counter() - started
 
     def decode(self) -> None:
@@ -136,7 +137,6 @@ class _Batch:
 def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
     """Read prompts with their continuations, in pieces that leave few enough logits, and score these."""
     started = time.perf_counter()
-    scores = [Scores() for _ in rows]
     ids, mask = _left_pad([row.pending for row in rows], loaded)  # [B, W]
     positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
     width, longest = ids.shape[1], max(len(row.given or ()) for row in rows)
@@ -145,16 +145,16 @@ def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
     for wanted in range(width - longest, width, most):  # the first place of each piece whose logits are wanted
         last = min(wanted + most, width)
         logits = _forward(loaded, ids[:, first:last], mask[:, :last], positions[:, first:last], cache, last - wanted)
-        for one, row, some in zip(scores, rows, logits, strict=True):
+        for row, some in zip(rows, logits, strict=True):
             given = row.given or []
             begin = width - len(given)  # before its first token
             if last > begin:
-                one.add(some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
+                score(row, some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
         first = last
     seconds = time.perf_counter() - started
     stats.prefill_s += seconds
     stats.prefill_tokens += sum(len(row.pending) for row in rows)
-    return [one.completion(row, seconds) for one, row in zip(scores, rows, strict=True)]
+    return [scored(row, seconds) for row in rows]
 
 
 def _new_cache(loaded: Loaded) -> Any:

@@ -79,12 +79,8 @@ def _branches(prompts: Sequence[Sequence[int]], rows: list[int], at: int) -> Ite
 
 def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
     """Return up to which token two prompts agree, that they agree before `start` being known."""
-    end = start
-    for one, other in zip(first[start:], last[start:], strict=False):
-        if one != other:
-            break
-        end += 1
-    return end
+    pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
 
 
 class Prefixes:

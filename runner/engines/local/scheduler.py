@@ -23,7 +23,7 @@ from runner.engines.local.conversation_cache import ConversationCache
 from runner.engines.local.forward import Forward
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
 from runner.engines.local.prefix_tree import Prefixes
-from runner.engines.local.scoring import most_positions, read_entering
+from runner.engines.local.scoring import most_positions, read_entering, scored
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.models.load import Loaded
@@ -192,9 +192,9 @@ class Scheduler:
         now = time.perf_counter()
         self._make_room([*self.active, *entering])
         rows = [row for row in entering if row.given is None]
-        scored = [row for row in entering if row.given is not None]
+        given = [row for row in entering if row.given is not None]
         assert self.own is not None
-        logits, scores = read_entering(self.forward, self.own, rows, scored, len(self.active), self.most_positions)
+        logits = read_entering(self.forward, self.own, rows, given, len(self.active), self.most_positions)
         for row in entering:
             row.entered_s = row.entered_s or now
         for row in rows:
@@ -210,10 +210,10 @@ class Scheduler:
             self.uses = None
         for row in rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
-        for row in scored:
+        for row in given:
             self.prefixes.release(row)
-        self.has_just_scored = bool(scored)
-        return first, [one.completion(row, _seconds(row)) for row, one in zip(scored, scores, strict=True)]
+        self.has_just_scored = bool(given)
+        return first, [scored(row, _seconds(row)) for row in given]
 
     def _make_room(self, rows: list[Row]) -> None:
         """Have a slot for each row and places for what they hold now and soon."""
@@ -316,7 +316,7 @@ class Scheduler:
         self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
         self.waiting.extendleft(reversed(back))
         for row in self.waiting:
-            row.places = 0
+            row.places, row.logprobs, row.greedy = 0, [], []
         self.prefixes.forget()
         error.__traceback__ = None  # it holds the tensors of the pass that failed
         if self.heads.device.type == "cuda":

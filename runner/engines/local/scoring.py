@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import torch
@@ -18,28 +17,20 @@ MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may leave f
 AT_ONCE = 2**22  # of them, in float32 and as a logarithm
 
 
-@dataclass
-class Scores:
-    """What is known of a continuation so far."""
+def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
+    """Score the next tokens of a row's continuation by the logits [n, V] before each."""
+    step = max(AT_ONCE // logits.shape[-1], 1)
+    for first in range(0, len(targets), step):
+        wanted = torch.tensor(targets[first : first + step], device=logits.device)
+        scores = logits[first : first + step].float().log_softmax(dim=-1)
+        row.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
+        row.greedy += (scores.argmax(dim=-1) == wanted).tolist()
 
-    logprobs: list[float] = field(default_factory=list)
-    greedy: list[bool] = field(default_factory=list)
 
-    def add(self, logits: torch.Tensor, targets: Sequence[int]) -> None:
-        """Score the next tokens by the logits [n, V] before each."""
-        step = max(AT_ONCE // logits.shape[-1], 1)
-        for first in range(0, len(targets), step):
-            wanted = torch.tensor(targets[first : first + step], device=logits.device)
-            scores = logits[first : first + step].float().log_softmax(dim=-1)
-            self.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
-            self.greedy += (scores.argmax(dim=-1) == wanted).tolist()
-
-    def completion(self, row: Row, seconds: float) -> Completion:
-        """Return the answer to a request with a continuation."""
-        done = row.completion(FinishReason.stop, seconds)
-        done.token_ids, done.first_token_s = row.given or [], seconds
-        done.logprobs, done.greedy = self.logprobs, self.greedy
-        return done
+def scored(row: Row, seconds: float) -> Completion:
+    """Return the answer to a request with a continuation."""
+    row.tokens, row.first_token_s = row.given or [], seconds
+    return row.completion(FinishReason.stop, seconds)
 
 
 def most_positions(device: torch.device, vocab_size: int) -> int:
@@ -48,14 +39,13 @@ def most_positions(device: torch.device, vocab_size: int) -> int:
 
 
 def read_entering(
-    forward: Forward, own: OwnKv, rows: list[Row], scored: list[Row], first_slot: int, most: int
-) -> tuple[torch.Tensor, list[Scores]]:
-    """Read rows that enter the slots from the first on; return the logits [n, V] after each prompt, and the scores.
+    forward: Forward, own: OwnKv, rows: list[Row], given: list[Row], first_slot: int, most: int
+) -> torch.Tensor:
+    """Read rows that enter the slots from the first on, and score; return the logits [n, V] after the others' prompts.
 
     A continuation whose logits are too many for one pass goes through in several.
     """
-    scores = {id(row): Scores() for row in scored}
-    cut = [_pieces(row, slot, most) for slot, row in enumerate([*rows, *scored], start=first_slot)]
+    cut = [_pieces(row, slot, most) for slot, row in enumerate([*rows, *given], start=first_slot)]
     first: torch.Tensor | None = None
     for some in zip_longest(*cut):
         pieces = [piece for piece in some if piece is not None]
@@ -65,10 +55,10 @@ def read_entering(
         for piece in pieces:
             if piece.targets:
                 count = len(piece.targets)
-                scores[id(piece.row)].add(logits[:count], piece.targets)
+                score(piece.row, logits[:count], piece.targets)
                 logits = logits[count:]
     assert first is not None
-    return first, list(scores.values())
+    return first
 
 
 def _pieces(row: Row, slot: int, most: int) -> list[Piece]:

@@ -56,7 +56,12 @@ class MicroBatches:
     def add(self, rows: list[Row]) -> None:
         """Let rows in; they form the next micro-batches, those with long prompts first: so these pad no short ones."""
         self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
-        self._rows_per_batch = self._choose_rows(len(self._waiting))
+        if self.fixed_rows is not None:
+            self._rows_per_batch = self.fixed_rows
+        elif self.rows_at_once is not None:
+            self._rows_per_batch = max(1, self.rows_at_once // self.depth)
+        else:  # few enough that there is a micro-batch for every stage
+            self._rows_per_batch = max(1, min(MOST_ROWS, math.ceil(len(self._waiting) / self.depth)))
 
     def cancel(self, ids: set[RequestId]) -> list[Event]:
         """End these requests; rows under way leave their micro-batch when it comes back."""
@@ -105,14 +110,6 @@ class MicroBatches:
         self.stats.rows_waiting = len(self._waiting)
         self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())
         return events
-
-    def _choose_rows(self, rows: int) -> int:
-        """Choose how many rows go together: few enough that there is a micro-batch for every stage."""
-        if self.fixed_rows is not None:
-            return self.fixed_rows
-        if self.rows_at_once is not None:
-            return max(1, self.rows_at_once // self.depth)
-        return max(1, min(MOST_ROWS, math.ceil(rows / self.depth)))
 
     def _account(self, batch: MicroBatch) -> None:
         """Add what an answer took, counted from the one before it: the stages overlap, time does not."""
