@@ -23,7 +23,7 @@ from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
 from runner.engines.admit import Admission
 from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
-from runner.engines.pipeline import CAPABILITIES, torchrun
+from runner.engines.pipeline import CAPABILITIES, processes
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
 from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
@@ -90,7 +90,7 @@ class PipelineEngine:
         return self._stages
 
     def _start(self) -> LoadedStages:
-        peers = torchrun.peers
+        peers = processes.torchrun_peers
         if peers is None:
             peers = start_processes(self.config, self.task.processes or manifest_of(self.config).num_parts, self.folder)
         elif self.task.processes not in (None, peers.rank.processes):
@@ -252,9 +252,9 @@ def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterat
     try:
         yield
     except KeyboardInterrupt:
-        if torchrun.terminated_at is not None:
+        if processes.terminated_at is not None:
             peers.check()
-            if stages is not None and stages.lost_at is not None and stages.lost_at <= torchrun.terminated_at:
+            if stages is not None and stages.lost_at is not None and stages.lost_at <= processes.terminated_at:
                 gone = PeerGone(peers.rank.processes - 1, ConnectionError("closed"))
                 raise peers.find_cause(gone) from None
         raise

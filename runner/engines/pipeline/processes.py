@@ -6,9 +6,11 @@ The first process watches the others: when one is killed or fails, the pipeline 
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -37,6 +39,8 @@ CULPRIT_S = 3.0  # how long to look for the process that failed first, when its 
 LEAVE_S = 10.0  # for a process that has nothing left to do, to be gone
 KEPT = "All other processes were ended; completions so far are kept, the same command goes on from them"
 log = logging.getLogger(__name__)
+terminated_at: float | None = None  # when torchrun has told this process to end
+torchrun_peers: PeerProcesses | None = None  # of the first process: those that torchrun has started beside it
 
 
 class Rendezvous:
@@ -87,6 +91,29 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
             timeout=timedelta(seconds=60 + 2 * pipeline_of(worker.config.task).timeout_s),
         )
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
+
+
+def loopback(rank: ProcessRank) -> dict[str, str]:
+    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
+    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    interfaces = {name for _, name in socket.if_nameindex()}
+    return next(({"GLOO_SOCKET_IFNAME": name} for name in ("lo", "lo0") if name in interfaces), {})
+
+
+@contextmanager
+def temporarily(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a moment."""
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 # ----------------------------------------------------------------------------------------- the other processes
@@ -240,24 +267,37 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
     return peers
 
 
-def loopback(rank: ProcessRank) -> dict[str, str]:
-    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
-    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ:
-        return {}
-    interfaces = {name for _, name in socket.if_nameindex()}
-    return next(({"GLOO_SOCKET_IFNAME": name} for name in ("lo", "lo0") if name in interfaces), {})
+# ------------------------------------------------------------------------------------------------- torchrun
 
 
-@contextmanager
-def temporarily(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a moment."""
-    before = {key: os.environ.get(key) for key in variables}
-    os.environ.update(variables)
+def join_torchrun(config: RunnerConfig) -> int | None:
+    """In a process that torchrun has started: run its stages and return the exit code; None in the first one."""
+    global torchrun_peers
+    from torch.distributed.rendezvous import rendezvous as meet
+
+    store, number, processes = next(meet("env://"))
+    local = int(os.environ.get("LOCAL_RANK", number)), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    rank, rendezvous = ProcessRank(number, processes, *local), Rendezvous(store)
+    if number == 0:
+        torchrun_peers = PeerProcesses(config, rank, rendezvous)
+        signal.signal(signal.SIGTERM, _on_terminate)
+        atexit.register(_end_pipeline, rendezvous)  # also when the job is done already, or cannot begin
+        return None
+    for wish in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wish, signal.SIG_DFL)  # Python's own handler would wait until a packet has come
     try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        return run_stages(config, rank, rendezvous)
+    except RuntimeError:  # the store went away with the first process: the job was over before it began
+        return 1
+
+
+def _on_terminate(*_: object) -> None:
+    """Remember when: torchrun sends SIGTERM to all when one has died, and passes Ctrl-C on as SIGINT."""
+    global terminated_at
+    terminated_at = terminated_at or time.monotonic()
+    signal.raise_signal(signal.SIGINT)
+
+
+def _end_pipeline(rendezvous: Rendezvous) -> None:
+    with suppress(RuntimeError):  # the process that held the store may be gone
+        rendezvous.post("over")
