@@ -115,19 +115,23 @@ class StubSession(BaseSession[Request]):
 def _answers(request: Request, said: list[BranchText], reason: FinishReason, seconds: float) -> list[Event]:
     """Return the completions of a request, one for each choice, after their text where that is wanted."""
     texts = said if said and not request.branches else [BranchText("", [], reason)] * request.n
+    prompt = _whole(request)
+    sha256, prompt_tokens = prompt_sha256(prompt), len(prompt.split())
+    branches = said if request.branches and said else None
     events: list[Event] = []
     for choice, one in enumerate(texts):
         completion = Completion(
-            id=request.id,
-            text=one.text,
-            token_ids=one.token_ids,
-            finish_reason=reason,
-            prompt_sha256=prompt_sha256(_whole(request)),
-            prompt_tokens=len(_whole(request).split()),
-            first_token_s=seconds / 2,
-            seconds=seconds,
-            branches=said if request.branches and said else None,
-            choice=choice,
+            request.id,
+            one.text,
+            one.token_ids,
+            reason,
+            sha256,
+            prompt_tokens,
+            seconds / 2,
+            seconds,
+            None,
+            branches,
+            choice,
         )
         if request.continuation is not None and reason is not FinishReason.cancelled:
             given = request.continuation

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,23 +24,15 @@ from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 
-
-@dataclass(frozen=True)
-class Columns:
-    """Tokens in the order in which they lie in the cache, each with its branch and time."""
-
-    tokens: list[int]
-    branches: list[int]
-    times: list[int]
+Place = tuple[int, int, int]  # of a token in the cache: its time, its branch, and the token
 
 
-def columnar(main: Sequence[int], branches: Sequence[Sequence[int]]) -> Columns:
+def columnar(main: Sequence[int], branches: Sequence[Sequence[int]]) -> list[Place]:
     """Lay main and branches out left-aligned: main first, then the tokens of each time, branch by branch."""
     placed = [(time, 0, token) for time, token in enumerate(main)]
     for number, branch in enumerate(branches, start=1):
         placed += [(time, number, token) for time, token in enumerate(branch, start=len(main))]
-    placed.sort(key=lambda token: token[:2])
-    return Columns([token for _, _, token in placed], [b for _, b, _ in placed], [t for t, _, _ in placed])
+    return sorted(placed, key=lambda place: place[:2])
 
 
 def may_attend(times: torch.Tensor, queries: int) -> torch.Tensor:
@@ -70,44 +62,42 @@ class BranchDecoder:
         self.cache = DynamicCache()  # without the config: a sliding window would drop what branches may still see
         self.times: list[int] = []  # of every token in the cache
         self.clocks: dict[int, int] = {}  # branch -> time of its next token
-        self.passes = 0
 
     def prefill(self, main: Sequence[int], branches: Sequence[Sequence[int]]) -> torch.Tensor:
         """Read main and the beginnings of all branches in one pass; return logits [k, V] for their next tokens."""
-        columns = columnar(main, branches)
+        placed = columnar(main, branches)
         self.clocks = {number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)}
-        logits = self._forward(columns)
+        logits = self._forward(placed)
         last = [len(main) - 1] * len(branches)  # a branch that is empty so far goes on from main
-        for place, number in enumerate(columns.branches):
+        for at, (_, number, _) in enumerate(placed):
             if number:
-                last[number - 1] = place
+                last[number - 1] = at
         return logits[last]
 
     def step(self, tokens: Mapping[int, int]) -> torch.Tensor:
         """Add one token to each branch named (1 … k) in one pass; return their logits [live, V], in that order."""
-        columns = Columns(list(tokens.values()), list(tokens), [self.clocks[number] for number in tokens])
+        placed = [(self.clocks[number], number, token) for number, token in tokens.items()]
         for number in tokens:
             self.clocks[number] += 1
-        return self._forward(columns)
+        return self._forward(placed)
 
-    def _forward(self, columns: Columns) -> torch.Tensor:
+    def _forward(self, placed: Sequence[Place]) -> torch.Tensor:
         """Return the logits [T, V] of new tokens after they have joined the cache."""
         device = self.model.get_input_embeddings().weight.device
-        self.times += columns.times
+        self.times += [time for time, _, _ in placed]
         self._check_room()
-        seen = may_attend(torch.tensor(self.times, device=device), queries=len(columns.times))
+        seen = may_attend(torch.tensor(self.times, device=device), queries=len(placed))
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)  # added to the scores: what eager and sdpa both take
-        branches, times = (torch.tensor([row], device=device) for row in (columns.branches, columns.times))
+        times, branches, ids = torch.tensor(placed, device=device).T[:, None]  # each [1, T]
         with torch.inference_mode(), rope_2d.in_branches(self.model), rope_2d.at(self.model, branches, times):
             output = self.model(
-                input_ids=torch.tensor([columns.tokens], device=device),
+                input_ids=ids,
                 attention_mask=mask[None, None],
                 position_ids=times,  # what is not patched turns with time, too: a branch reads on where main ends
                 past_key_values=self.cache,
                 use_cache=True,
             )
-        self.passes += 1
         logits: torch.Tensor = output.logits[0]
         return logits
 

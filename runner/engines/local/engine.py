@@ -12,19 +12,18 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
-from runner.engines.admit import Admission
 from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, RequestId
 from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
 from runner.engines.local.base_cache import BaseCache
 from runner.engines.local.compat_probe import Incompatible, probe_heads, sliding_window
-from runner.engines.local.conversation_cache import ConversationCache
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.plain_batches import PlainBatches
+from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.scheduler import Scheduler
-from runner.engines.rows import Row, Stopping, stop_tokens
+from runner.engines.rows import Admission, Row, Stopping, stop_tokens
 from runner.engines.session import BaseSession
 from runner.models.load import Loaded, adapt, load_base, release
 

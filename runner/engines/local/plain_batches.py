@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from runner.engines.base import EngineStats, Event, RequestId
-from runner.engines.local.scoring import most_positions, score, scored
+from runner.engines.local.forward import most_positions, score, scored
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded

@@ -1,6 +1,7 @@
-"""Which beginnings several prompts share: a small radix tree over token ids, found by itself.
+"""Which beginnings prompts share with each other, in a small radix tree over token ids, and with what was said before.
 
-A prefix is computed when the first row needs it, and let go with the last one that stands on it.
+A prefix is computed when the first row needs it, and let go with the last one that stands on it; that of a conversation
+is kept when it ends, so that the next turn computes only what is new.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from runner.engines.base import EngineStats
+from runner.engines.local.kv_cache import OwnKv, SharedKv
 
 if TYPE_CHECKING:
-    from runner.engines.local.conversation_cache import ConversationCache
     from runner.engines.local.forward import Forward
     from runner.engines.rows import Row
 
 LEAST_TOKENS = 32  # a shorter beginning costs more to attend to apart than it saves
 LEAST_SAVED = 128  # tokens that need not be computed again
 DEEPEST = 6
+MOST_CONVERSATIONS = 8  # the one that was longest ago makes room
+SHARE_OF_BUDGET = 0.25  # of the tokens that the scheduler may hold, for conversations
 
 
 @dataclass(eq=False)
@@ -81,6 +86,50 @@ def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
     """Return up to which token two prompts agree, that they agree before `start` being known."""
     pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+
+
+class ConversationCache:
+    """The conversations that went on last."""
+
+    def __init__(self) -> None:
+        self._conversations: list[Prefix] = []  # the latest at the end
+
+    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
+        """Keep what was computed for a row; its last token has not been through the model."""
+        kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
+        for layer in range(own.heads.layers):
+            parts = [*(prefix.kv.read(layer) for prefix in row.path), own.read(layer, slot, row.places)]
+            keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
+            kv.write(layer, keys, values)
+        self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
+
+    def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
+        """Keep a conversation; it takes the place of those that it goes on from."""
+        others = [one for one in self._conversations if one.tokens != tokens[: len(one.tokens)]]
+        room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
+        if room < 0:
+            return
+        while others and (len(others) >= MOST_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
+            others.pop(0)
+        self._conversations = [*others, Prefix(tokens, kv=kv)]
+
+    def find(self, prompt: Sequence[int]) -> Prefix | None:
+        """Return what a prompt has in common with the conversation that it shares most with, ready to be used."""
+        shared = [common(one.tokens, prompt, 0) for one in self._conversations]
+        length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
+        if length < LEAST_TOKENS:
+            return None
+        best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
+        return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are kept."""
+        return sum(len(one.tokens) for one in self._conversations)
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self._conversations = []
 
 
 class Prefixes:

@@ -19,11 +19,9 @@ from runner.core import machine
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId
 from runner.engines.local.attention import Use
-from runner.engines.local.conversation_cache import ConversationCache
-from runner.engines.local.forward import Forward
+from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
-from runner.engines.local.prefix_tree import Prefixes
-from runner.engines.local.scoring import most_positions, read_entering, scored
+from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.models.load import Loaded

@@ -21,14 +21,13 @@ from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.admit import Admission
 from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
 from runner.engines.pipeline import CAPABILITIES, processes
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
 from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
-from runner.engines.rows import Row, Stopping, stop_tokens
+from runner.engines.rows import Admission, Row, Stopping, stop_tokens
 from runner.engines.session import BaseSession
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer

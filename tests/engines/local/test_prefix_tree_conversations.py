@@ -16,9 +16,9 @@ from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request
-from runner.engines.local.conversation_cache import MOST_CONVERSATIONS, ConversationCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads, SharedKv
+from runner.engines.local.prefix_tree import MOST_CONVERSATIONS, ConversationCache
 from runner.engines.rows import Row, Stopping
 
 Make = Callable[..., RunnerConfig]
