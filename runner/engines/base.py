@@ -1,6 +1,6 @@
 """The contract that every task is written against: open a session, submit requests, step, read the events.
 
-`complete` is the helper for who has a list of requests and wants their completions.
+What a session is stands in session.py. `complete` is the helper for who has a list of requests and wants completions.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig
 from runner.core.errors import ConfigError, check
 from runner.core.result import BranchText, FinishReason
+
+if TYPE_CHECKING:
+    from runner.engines.session import Session
 
 
 class Capability(StrEnum):
@@ -196,33 +199,6 @@ class EngineReport:
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)  # one line per part, where the model comes in parts
-
-
-class Session(Protocol):
-    """Requests on their way through an engine: any thread submits and cancels, one thread steps."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-
-    def submit(self, request: Request) -> None:
-        """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
-
-    def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""
-
-    def step(self) -> list[Event]:
-        """Do one unit of work, such as a forward pass, in the calling thread; return what came of it."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until something is under way, or the session is closed; return whether something is."""
-
-    def close(self) -> None:
-        """Drop what is under way, without events; no request is let in from here on."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 class Engine(Protocol):

@@ -27,7 +27,7 @@ from runner.engines.base import (
 )
 from runner.engines.kinds import ModelKind
 from runner.engines.local.base_cache import BaseCache
-from runner.engines.session import BaseSession
+from runner.engines.session import Session
 
 CAPABILITIES = frozenset(Capability)
 HEAD_CHARACTERS = 120
@@ -64,7 +64,7 @@ class StubEngine:
         """Nothing to let go of."""
 
 
-class StubSession(BaseSession[Request]):
+class StubSession(Session):
     """Answers one request at each step."""
 
     def __init__(self, engine: StubEngine) -> None:
@@ -116,8 +116,6 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
     """Return the completions of a request, one for each choice, after their text where that is wanted."""
     texts = said if said and not request.branches else [BranchText("", [], reason)] * request.n
     prompt = _whole(request)
-    sha256, prompt_tokens = prompt_sha256(prompt), len(prompt.split())
-    branches = said if request.branches and said else None
     events: list[Event] = []
     for choice, one in enumerate(texts):
         completion = Completion(
@@ -125,14 +123,13 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             one.text,
             one.token_ids,
             reason,
-            sha256,
-            prompt_tokens,
+            prompt_sha256(prompt),
+            len(prompt.split()),
             seconds / 2,
             seconds,
-            None,
-            branches,
-            choice,
         )
+        completion.choice = choice
+        completion.branches = said if request.branches and said else None
         if request.continuation is not None and reason is not FinishReason.cancelled:
             given = request.continuation
             completion.token_ids = list(range(len(given.split() if isinstance(given, str) else given)))

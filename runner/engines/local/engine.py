@@ -24,7 +24,7 @@ from runner.engines.local.plain_batches import PlainBatches
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.rows import Admission, Row, Stopping, stop_tokens
-from runner.engines.session import BaseSession
+from runner.engines.session import Session
 from runner.models.load import Loaded, adapt, load_base, release
 
 PLAIN_BATCH = 16  # where the batch is ours to choose
@@ -120,7 +120,7 @@ class LocalEngine:
         return self._loaded
 
 
-class LocalSession(BaseSession[list[Row]]):
+class LocalSession(Session):
     """Rows go to the scheduler, or to plain batches where they must; requests with branches one by one."""
 
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:

@@ -28,7 +28,7 @@ from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, st
 from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
 from runner.engines.rows import Admission, Row, Stopping, stop_tokens
-from runner.engines.session import BaseSession
+from runner.engines.session import Session
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
 
@@ -103,7 +103,7 @@ class PipelineEngine:
             raise
 
 
-class PipelineSession(BaseSession[list[Row]]):
+class PipelineSession(Session):
     """Requests on their way through the stages; new ones form the next micro-batches."""
 
     def __init__(self, stages: LoadedStages) -> None:
@@ -126,7 +126,7 @@ class PipelineSession(BaseSession[list[Row]]):
     def _drop(self) -> None:
         if not self.idle:
             self.stages.micro_batches.drop_all()
-        elif not self.stages.at_rest and not self.stages.closed:
+        elif not self.stages.at_rest:
             self.stages.collect_figures()
 
 
@@ -135,8 +135,7 @@ class LoadedStages:
 
     def __init__(self, config: RunnerConfig, task: PipelineConfig, stats: EngineStats, peers: PeerProcesses) -> None:
         self.task, self.stats, self.peers = task, stats, peers
-        self.at_rest = False  # nothing is under way, and every process waits for a packet
-        self.closed = False
+        self.at_rest = False  # nothing is under way, and every process waits for a packet, or has ended
         self.lost_at: float | None = None  # when the connection broke
         self._transport: Transport | None = None
         self._listener: threading.Thread | None = None
@@ -217,10 +216,9 @@ class LoadedStages:
 
     def close(self) -> None:
         """End the other processes."""
-        self.closed = True
+        was_at_rest, self.at_rest = self.at_rest, True
         try:
-            if self.at_rest and self._transport is not None:
-                self.at_rest = False
+            if was_at_rest and self._transport is not None:
                 self.send(Packet(Kind.stop))
                 self.receive()
                 self._transport.flush()
