@@ -96,17 +96,22 @@ class Admission:
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        with self._lock:
-            return self._encode(request)
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            return prompt, self._ids(prompt, special=True)
+        if all(isinstance(part, Message) for part in prompt):
+            text = self._chat([part for part in prompt if isinstance(part, Message)])
+            return text, self._ids(text, special=False)
+        ids = [part for part in prompt if isinstance(part, int)]
+        return ids, ids
 
     def rows(self, request: Request) -> list[Row]:
         """Return a row for each choice, one for each branch, or one for a continuation; a row may be an error."""
-        with self._lock:
-            seen, ids = self._encode(request)
-            if request.branches:
-                return self._branches(request, seen, ids)
-            if request.continuation is not None:
-                return [self._continuation(request, seen, ids)]
+        seen, ids = self.encode(request)
+        if request.branches:
+            return self._branches(request, seen, ids)
+        if request.continuation is not None:
+            return [self._continuation(request, seen, ids)]
         sampling = request.sampling.over(self.generation, self.seed)
         limit = min(request.max_new_tokens or self.generation.max_new_tokens, self.room - len(ids))
         error = None if ids and limit >= 1 else self._why_not(len(ids))
@@ -154,16 +159,6 @@ class Admission:
             return "the prompt has no tokens, so there is nothing to go on from"
         return f"the prompt has {tokens} tokens, the model has room for {self.room}"
 
-    def _encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        prompt = request.prompt
-        if isinstance(prompt, str):
-            return prompt, self._ids(prompt, special=True)
-        if all(isinstance(part, Message) for part in prompt):
-            text = self._chat([part for part in prompt if isinstance(part, Message)])
-            return text, self._ids(text, special=False)
-        ids = [part for part in prompt if isinstance(part, int)]
-        return ids, ids
-
     def _chat(self, messages: list[Message]) -> str:
         """Put the turns into the model's template."""
         if not self.tokenizer.chat_template:
@@ -173,7 +168,8 @@ class Admission:
             )
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            with self._lock:
+                text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:  # some templates refuse a system message, or two turns of one role in a row
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
@@ -181,7 +177,8 @@ class Admission:
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Return token ids, with or without special tokens around them."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        with self._lock:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids
 
 

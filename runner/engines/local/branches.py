@@ -85,7 +85,13 @@ class BranchDecoder:
         """Return the logits [T, V] of new tokens after they have joined the cache."""
         device = self.model.get_input_embeddings().weight.device
         self.times += [time for time, _, _ in placed]
-        self._check_room()
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        longest = max(self.times) + 1
+        if window is not None and longest > window:
+            raise ConfigError(
+                f"branches reach time {longest}, beyond this model's sliding window of {window} tokens, which the "
+                "mask of branches does not cut: use shorter prompts or fewer new tokens"
+            )
         seen = may_attend(torch.tensor(self.times, device=device), queries=len(placed))
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)  # added to the scores: what eager and sdpa both take
@@ -100,15 +106,6 @@ class BranchDecoder:
             )
         logits: torch.Tensor = output.logits[0]
         return logits
-
-    def _check_room(self) -> None:
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        longest = max(self.times) + 1
-        if window is not None and longest > window:
-            raise ConfigError(
-                f"branches reach time {longest}, beyond this model's sliding window of {window} tokens, which the "
-                "mask of branches does not cut: use shorter prompts or fewer new tokens"
-            )
 
 
 def unanswered(rows: Sequence[Row], reason: FinishReason) -> Completion:

@@ -122,11 +122,6 @@ class ConversationCache:
         best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens are kept."""
-        return sum(len(one.tokens) for one in self._conversations)
-
     def clear(self) -> None:
         """Let go of all of them."""
         self._conversations = []
@@ -155,7 +150,9 @@ class Prefixes:
         places: dict[int, tuple[int, ...]] = {}
         for row in rows:
             for one in row.path:
-                self._claim(one)
+                if not one.users:
+                    self._alive.setdefault((one.parent, one.tokens[0]), []).append(one)
+                one.users += 1
             places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.path)
         return sorted(rows, key=lambda row: (places[id(row)], -row.need))
 
@@ -191,11 +188,6 @@ class Prefixes:
             for prefix in prefixes:
                 prefix.kv = None
         self.tokens = 0
-
-    def _claim(self, prefix: Prefix) -> None:
-        if not prefix.users:
-            self._alive.setdefault((prefix.parent, prefix.tokens[0]), []).append(prefix)
-        prefix.users += 1
 
     def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the deepest prefix on its way that a prompt begins with; the prompt's last token stays its own."""

@@ -95,7 +95,9 @@ class MicroBatches:
             self._last_answer = time.perf_counter()
         while self._waiting and len(self._under_way) < self.depth:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
-            self._prefill(MicroBatch(next(self._numbers), rows))
+            number, numbers = next(self._numbers), write_rows(rows, self.pad)
+            self._under_way[number] = MicroBatch(number, rows)
+            self.send(Packet(Kind.prefill, number, numbers), numbers[:, SETTINGS:])
         if not self._under_way:
             return []
         answer = self.receive()
@@ -139,12 +141,6 @@ class MicroBatches:
             else:
                 events.append(self.stopping.completion(row, reason, seconds))
         return events, kept
-
-    def _prefill(self, batch: MicroBatch) -> None:
-        """Send the prompts on their way."""
-        self._under_way[batch.number] = batch
-        numbers = write_rows(batch.rows, self.pad)
-        self.send(Packet(Kind.prefill, batch.number, numbers), numbers[:, SETTINGS:])
 
     def _decode(self, batch: MicroBatch, kept: list[int]) -> None:
         """Send the last tokens, and which rows go on where some have ended."""

@@ -81,7 +81,7 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     rank, gpu_to_gpu = worker.rank, worker.has_own_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
-    with temporarily(loopback(rank)):
+    with loopback(rank):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
             store=PrefixStore("ring", rendezvous.store),
@@ -93,27 +93,18 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
 
-def loopback(rank: ProcessRank) -> dict[str, str]:
-    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
-    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ:
-        return {}
-    interfaces = {name for _, name in socket.if_nameindex()}
-    return next(({"GLOO_SOCKET_IFNAME": name} for name in ("lo", "lo0") if name in interfaces), {})
-
-
 @contextmanager
-def temporarily(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a moment."""
-    before = {key: os.environ.get(key) for key in variables}
-    os.environ.update(variables)
+def loopback(rank: ProcessRank) -> Iterator[None]:
+    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
+    names = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
+    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ or not names:
+        yield
+        return
+    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        del os.environ["GLOO_SOCKET_IFNAME"]
 
 
 # ----------------------------------------------------------------------------------------- the other processes
