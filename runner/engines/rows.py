@@ -199,13 +199,15 @@ class Stopping:
         self.tokenizer, self.stops = tokenizer, stops
         self._completes: dict[tuple[str, int], bool] = {}
 
-    def accept(self, row: Row, token: int, events: list[Event]) -> FinishReason | None:
-        """Give a row its next token; say why it ends with it, or None, after a delta where one is wanted and due."""
+    def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
+        """Give a row its next token, and tell of it what is due: a delta, the completion; return whether it goes on."""
         row.tokens.append(token)
         reason = self.reason(row)
         if row.request.deltas:
             self._tell(row, events, reason is not None)
-        return reason
+        if reason is not None:
+            events.append(self.completion(row, reason, seconds))
+        return reason is None
 
     def cancel(self, row: Row, seconds: float, events: list[Event]) -> None:
         """End a row as cancelled, with what it has got so far."""

@@ -271,13 +271,14 @@ def _join(
         return result
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    outs, tops, sums = [], [], []
+    terms = []
     for part in parts:
         rows = part.row_of.clamp(min=0).long()
         there = (part.row_of >= 0)[:, None, None]
-        outs.append(part.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float())
-        tops.append(part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, -math.inf))
-        sums.append(part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, 0.0))
+        out = part.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
+        top = part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, -math.inf)
+        total = part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, 0.0)
+        terms.append((out, top, total))
     longest = int(what.seen.max())
     if longest:
         slots = what.slot.long()
@@ -289,13 +290,11 @@ def _join(
         scores.masked_fill_(hidden[:, None, None, :], -math.inf)
         top = scores.amax(dim=-1)
         scores.sub_(top.where(top.isfinite(), 0.0)[..., None]).exp_()
-        outs.append((scores.to(values.dtype) @ values).float())
-        tops.append(top)
-        sums.append(scores.sum(dim=-1))
-    best = torch.stack(tops).amax(dim=0)
+        terms.append(((scores.to(values.dtype) @ values).float(), top, scores.sum(dim=-1)))
+    best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
     result = torch.zeros(*shape, heads.dim, device=query.device)
     total = torch.zeros(shape, device=query.device)
-    for out, top, count in zip(outs, tops, sums, strict=True):
+    for out, top, count in terms:
         weight = (top - best).exp()
         result += out.where((weight > 0)[..., None], 0.0) * weight[..., None]
         total += count * weight

@@ -156,7 +156,11 @@ class LocalSession(Session):
         if rows:
             self._route(rows)
         if cancelled:
-            events += self._cancel(cancelled)
+            ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
+            events += [branches.unanswered(rows, FinishReason.cancelled) for rows in ended]
+            self.branches = deque(rows for rows in self.branches if rows[0].request.id not in cancelled)
+            for decoder in self._decoders:
+                events += decoder.cancel(cancelled)
         if self.branches:
             events.append(branches.complete(self.loaded, self.branches.popleft(), self.engine.stats, self.stopping))
         for decoder in self._decoders:
@@ -180,14 +184,6 @@ class LocalSession(Session):
                 stats, conversations = self.engine.stats, self.engine.conversations
                 self.scheduler = Scheduler(self.loaded, heads, stats, self.stopping, self.size, conversations)
             self.scheduler.add(fitting)
-
-    def _cancel(self, ids: set[RequestId]) -> list[Event]:
-        ended = [rows for rows in self.branches if rows[0].request.id in ids]
-        self.branches = deque(rows for rows in self.branches if rows[0].request.id not in ids)
-        events: list[Event] = [branches.unanswered(rows, FinishReason.cancelled) for rows in ended]
-        for decoder in self._decoders:
-            events += decoder.cancel(ids)
-        return events
 
     def _drop(self) -> None:
         self.branches.clear()

@@ -44,11 +44,10 @@ class Forward:
         """Compute keys and values of a prefix, which stands on those above it."""
         count = len(prefix.tokens)
         into = SharedKv.empty(self.heads, count, self.kernels)
-        everyone, nobody = list(range(count)), self._ints([0] * count)
-        uses = [self._use(one, everyone, count) for one in (prefix.parent.path if prefix.parent else [])]
-        what = Pass(self.heads, self.kernels, into.store, nobody, self._ints(everyone), nobody, uses, [Span(0, count)])
-        start = prefix.length - count
-        self._forward(what, prefix.tokens, [start + at for at in everyone], [count - 1])
+        zeros, places = self._ints([0] * count), self._ints(range(count))
+        uses = self._uses([prefix.path[:-1]], [0] * count)
+        what = Pass(self.heads, self.kernels, into.store, zeros, places, zeros, uses, [Span(0, count)])
+        self._forward(what, prefix.tokens, list(range(prefix.length - count, prefix.length)), [count - 1])
         prefix.kv = into
 
     def read_prompts(self, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
@@ -74,20 +73,13 @@ class Forward:
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
             kept += range(len(ids) - max(len(piece.targets), 1), len(ids))
-        uses = []
-        entering = [piece.row for piece in pieces]
-        for prefix in _prefixes(entering):
-            there = [prefix in row.path for row in entering]
-            uses.append(self._use(prefix, [at for at, number in enumerate(of_row) if there[number]], len(ids)))
+        uses = self._uses([piece.row.path for piece in pieces], of_row)
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
         return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept)
 
     def uses_of(self, rows: Sequence[Row]) -> list[Use]:
         """Return the prefixes that rows stand on, one token each; they serve until the rows change."""
-        return [
-            self._use(prefix, [at for at, row in enumerate(rows) if prefix in row.path], len(rows))
-            for prefix in _prefixes(rows)
-        ]
+        return self._uses([row.path for row in rows], range(len(rows)))
 
     def step(self, own: OwnKv, rows: Sequence[Row], uses: list[Use]) -> torch.Tensor:
         """Send the last token of each row, which lie in the slots 0 … n-1; return the logits [n, V]."""
@@ -97,13 +89,18 @@ class Forward:
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
         return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None)
 
-    def _use(self, prefix: Prefix, rows: list[int], tokens: int) -> Use:
-        everyone = len(rows) == tokens
-        row_of = [-1] * tokens
-        for number, at in enumerate(rows):
-            row_of[at] = number
-        chosen = None if everyone else torch.tensor(rows, device=self.heads.device)
-        return Use(prefix.kv, chosen, self._ints(row_of), len(rows))
+    def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[Use]:
+        """Return the prefixes on these paths, each once, for tokens of which each stands on one of the paths."""
+        uses = []
+        for prefix in dict.fromkeys(prefix for path in paths for prefix in path):
+            there = [prefix in path for path in paths]
+            seen_by = [at for at, number in enumerate(of_path) if there[number]]
+            row_of = [-1] * len(of_path)
+            for number, at in enumerate(seen_by):
+                row_of[at] = number
+            chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
+            uses.append(Use(prefix.kv, chosen, self._ints(row_of), len(seen_by)))
+        return uses
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
@@ -120,11 +117,6 @@ class Forward:
             )
         logits: torch.Tensor = output.logits[0]
         return logits
-
-
-def _prefixes(rows: Sequence[Row]) -> list[Prefix]:
-    """The prefixes that these rows stand on, each once."""
-    return list(dict.fromkeys(prefix for row in rows for prefix in row.path))
 
 
 # ------------------------------------------------------------------------------------------------ scoring

@@ -97,12 +97,8 @@ class _Batch:
         started = time.perf_counter()
         going = []
         for at in self.alive:
-            row = self.rows[at]
-            reason = self.stopping.accept(row, self.chosen[at], events)
-            if reason is None:
+            if self.stopping.accept(self.rows[at], self.chosen[at], self.busy_s, events):
                 going.append(at)
-            else:
-                events.append(self.stopping.completion(row, reason, self.busy_s))
         self.alive = going
         self.stats.decode_s += time.perf_counter() - started
 

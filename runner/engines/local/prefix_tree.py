@@ -6,7 +6,7 @@ is kept when it ends, so that the next turn computes only what is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -66,20 +66,13 @@ def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> lis
             for row in rows:
                 found[row] = parent
             start, depth = end, depth + 1
-        for group in _branches(prompts, rows, end):
-            descend(group, start, parent, depth)
+        longer = [row for row in rows if len(prompts[row]) > end + 1]  # those that end there go no deeper
+        if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
+            for _, group in groupby(longer, key=lambda row: prompts[row][end]):
+                descend(list(group), start, parent, depth)
 
     descend(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
     return found
-
-
-def _branches(prompts: Sequence[Sequence[int]], rows: list[int], at: int) -> Iterator[list[int]]:
-    """Part the rows by their token at a place; those that end there go no deeper."""
-    longer = [row for row in rows if len(prompts[row]) > at + 1]
-    if len(longer) == len(rows) and prompts[rows[0]][at] == prompts[rows[-1]][at]:
-        return
-    for _, group in groupby(longer, key=lambda row: prompts[row][at]):
-        yield list(group)
 
 
 def common(first: Sequence[int], last: Sequence[int], start: int) -> int:

@@ -253,9 +253,7 @@ class Scheduler:
         """Note the new tokens, and let go of the rows that end with them."""
         ended: list[Row] = []
         for row, token in new:
-            reason = self.stopping.accept(row, token, events)
-            if reason is not None:
-                events.append(self.stopping.completion(row, reason, _seconds(row)))
+            if not self.stopping.accept(row, token, _seconds(row), events):
                 ended.append(row)
         return events + self._let_go(ended)
 

@@ -134,7 +134,7 @@ class LoadedStages:
     """The stages of all processes, as the first process sends to them and hears from them."""
 
     def __init__(self, config: RunnerConfig, task: PipelineConfig, stats: EngineStats, peers: PeerProcesses) -> None:
-        self.task, self.stats, self.peers = task, stats, peers
+        self.task, self.stats, self.peers, self.depth = task, stats, peers, peers.rank.processes
         self.at_rest = False  # nothing is under way, and every process waits for a packet, or has ended
         self.lost_at: float | None = None  # when the connection broke
         self._transport: Transport | None = None
@@ -159,11 +159,6 @@ class LoadedStages:
             self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
             self._listener.start()
         self.at_rest = True
-
-    @property
-    def depth(self) -> int:
-        """How many micro-batches can be computed at once."""
-        return self.peers.rank.processes
 
     def describe_processes(self) -> str:
         """Say how many processes there are, who started them and how they are connected."""

@@ -135,11 +135,8 @@ class MicroBatches:
                 continue
             if not row.tokens:
                 row.first_token_s = seconds
-            reason = self.stopping.accept(row, token, events)
-            if reason is None:
+            if self.stopping.accept(row, token, seconds, events):
                 kept.append(number)
-            else:
-                events.append(self.stopping.completion(row, reason, seconds))
         return events, kept
 
     def _decode(self, batch: MicroBatch, kept: list[int]) -> None:

@@ -51,8 +51,12 @@ class StageWorker:
         manifest = manifest_of(config)
         cuts = part_cuts(manifest, rank.processes)
         self.config, self.rank = config, rank
-        self.device, self.has_own_gpu = device_of(config, rank)
         model = local_model(config.model)
+        self.device, self.has_own_gpu = pick_device(model.device), False
+        if self.device.type == "cuda" and ":" not in model.device:  # the machine's GPUs in turn
+            gpus = torch.cuda.device_count()
+            self.device = torch.device("cuda", rank.local_rank % gpus)
+            self.has_own_gpu = gpus >= rank.local_processes  # then hidden states can go from GPU to GPU
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
         self.threads = model.threads or max(1, default_threads(manifest.totals.unique_params) // rank.local_processes)
@@ -62,13 +66,9 @@ class StageWorker:
             load_part(manifest.folder, part_id, self.device, self.dtype, attention)
             for part_id in range(cuts[rank.rank], cuts[rank.rank + 1])
         ]
+        self.is_last = self.stages[-1].is_last  # ends in the head
         self.busy_s = 0.0
         self._states: dict[int, BatchState] = {}
-
-    @property
-    def is_last(self) -> bool:
-        """Whether its last part ends in the head."""
-        return self.stages[-1].is_last
 
     def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
         """Take one step of a micro-batch and return the packet for the next process.
@@ -146,16 +146,3 @@ class StageWorker:
 def manifest_of(config: RunnerConfig) -> Manifest:
     """Read the manifest of task.parts."""
     return read_manifest(Path(pipeline_of(config.task).parts).expanduser().absolute())
-
-
-def device_of(config: RunnerConfig, rank: ProcessRank) -> tuple[torch.device, bool]:
-    """Return the device of a process, and whether each process of this machine has a GPU of its own.
-
-    With model.device=auto or cuda, the machine's GPUs in turn; hidden states can go from GPU to GPU where each has one.
-    """
-    wanted = local_model(config.model).device
-    device = pick_device(wanted)
-    if device.type != "cuda" or ":" in wanted:
-        return device, False
-    count = torch.cuda.device_count()
-    return torch.device("cuda", rank.local_rank % count), count >= rank.local_processes
