@@ -139,7 +139,7 @@ ENGINE = '''
      "model": LocalModelConfig,
 --- /dev/null
 +++ b/runner/engines/kinds/backwards.py
-@@ -0,0 +1,60 @@
+@@ -0,0 +1,59 @@
 +"""model=backwards: says the prompt backwards."""
 +
 +from __future__ import annotations
@@ -154,8 +154,7 @@ ENGINE = '''
 +from runner.engines.base import (
 +    Capability, Completion, Engine, EngineReport, EngineStats, Event, Request, RequestId, prompt_sha256,
 +)  # fmt: skip
-+from runner.engines.kinds import ModelKind
-+from runner.engines.local.base_cache import BaseCache
++from runner.engines.kinds import BaseCache, ModelKind
 +from runner.engines.session import Session
 +
 +

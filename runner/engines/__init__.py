@@ -10,8 +10,7 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import pipeline
 from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request
-from runner.engines.kinds import kind_of
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache, kind_of
 from runner.engines.session import Session
 
 

@@ -15,8 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core import machine
 from runner.engines.base import Capability, Engine
-from runner.engines.kinds import ModelKind, Need
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache, ModelKind, Need
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)

@@ -25,8 +25,7 @@ from runner.engines.base import (
     RequestId,
     prompt_sha256,
 )
-from runner.engines.kinds import ModelKind
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
 
 CAPABILITIES = frozenset(Capability)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
@@ -56,8 +57,6 @@ class BranchDecoder:
     """The shared cache and its coordinates: prefill once, then one token a live branch for each step."""
 
     def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
-
         self.model = model
         self.cache = DynamicCache()  # without the config: a sliding window would drop what branches may still see
         self.times: list[int] = []  # of every token in the cache

@@ -13,9 +13,9 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
 from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, RequestId
+from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
-from runner.engines.local.base_cache import BaseCache
 from runner.engines.local.compat_probe import Incompatible, probe_heads, sliding_window
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.kernels import native
