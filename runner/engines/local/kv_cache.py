@@ -33,14 +33,9 @@ class Heads:
 
 def room_tokens(heads: Heads) -> int:
     """Return how many tokens' keys and values memory has room for."""
-    return int(free_bytes(heads.device) * SHARE_OF_MEMORY / heads.bytes_per_token)
-
-
-def free_bytes(device: torch.device) -> float:
-    """Return how much memory is free on a device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    return machine.available_mib() * machine.MIB
+    on_gpu = heads.device.type == "cuda"
+    free = torch.cuda.mem_get_info(heads.device)[0] if on_gpu else machine.available_mib() * machine.MIB
+    return int(free * SHARE_OF_MEMORY / heads.bytes_per_token)
 
 
 class OwnKv:

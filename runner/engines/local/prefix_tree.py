@@ -149,10 +149,6 @@ class Prefixes:
             places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.path)
         return sorted(rows, key=lambda row: (places[id(row)], -row.need))
 
-    def missing(self, row: Row) -> int:
-        """Return how many tokens of a row's prefixes are still to be computed."""
-        return sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
-
     def compute(self, row: Row) -> None:
         """Have keys and values of all prefixes of a row."""
         for prefix in row.path:

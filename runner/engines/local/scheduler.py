@@ -182,8 +182,8 @@ class Scheduler:
     def _fits(self, row: Row, entering: list[Row]) -> bool:
         """Whether the budget has room for one more row, with its prefixes."""
         rows = [*self.active, *entering, row]
-        held = self.prefixes.tokens + self.prefixes.missing(row)
-        return len(rows) * max(one.need for one in rows) + held <= self.budget_tokens
+        missing = sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
+        return len(rows) * max(one.need for one in rows) + self.prefixes.tokens + missing <= self.budget_tokens
 
     def _prefill(self, entering: list[Row]) -> tuple[list[tuple[Row, int]], list[Event]]:
         """Read the own prompts of rows that enter; those with a continuation to score lie last, and leave at once."""

@@ -243,12 +243,9 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
         for rank in peers.ranks:
             peers.logs[rank] = folder / f"process_{rank}.log"
             with peers.logs[rank].open("wb") as output:
+                # in a session of its own: Ctrl-C of the terminal is for this process, which ends the others
                 peers.children[rank] = child.start(
-                    *("-m", STAGE_PROCESS),
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C of the terminal is for this process, which ends the others
+                    "-m", STAGE_PROCESS, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
                 )
             its_rank = ProcessRank(rank, processes, rank, processes)
             child.send_input(peers.children[rank], (config, its_rank, store.port, os.getpid()))

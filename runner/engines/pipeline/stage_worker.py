@@ -104,9 +104,8 @@ class StageWorker:
         assert numbers is not None
         mask = token_mask(numbers).to(self.device)
         positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
-        sampler = None
-        if self.is_last:
-            sampler = sampler_for(numbers, self.stages[-1].model.config.vocab_size, self.device)
+        vocab_size = self.stages[-1].model.config.vocab_size
+        sampler = sampler_for(numbers, vocab_size, self.device) if self.is_last else None
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
     def _advance(self, state: BatchState, kept: torch.Tensor | None) -> None:
