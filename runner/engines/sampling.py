@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -22,8 +23,7 @@ from runner.engines.rows import Row
 Warper = TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """What rows that share their operations have in common: all of their sampling but the seed."""
 
     temperature: float

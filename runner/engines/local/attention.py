@@ -24,7 +24,7 @@ from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 
 NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
-# what models hand to attention that changes nothing here; sliding windows are minded in session.py
+# what models hand to attention that changes nothing here; sliding windows are minded in engine.py
 HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"}
 
 

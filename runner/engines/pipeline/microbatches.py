@@ -95,9 +95,10 @@ class MicroBatches:
             self._last_answer = time.perf_counter()
         while self._waiting and len(self._under_way) < self.depth:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
-            number, numbers = next(self._numbers), write_rows(rows, self.pad)
-            self._under_way[number] = MicroBatch(number, rows)
-            self.send(Packet(Kind.prefill, number, numbers), numbers[:, SETTINGS:])
+            batch = MicroBatch(next(self._numbers), rows)
+            self._under_way[batch.number] = batch
+            numbers = write_rows(rows, self.pad)
+            self.send(Packet(Kind.prefill, batch.number, numbers), numbers[:, SETTINGS:])
         if not self._under_way:
             return []
         answer = self.receive()

@@ -302,6 +302,16 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     assert "model.attention=flash_attention_2 takes no mask of its own" in str(why_not(model))
 
 
+def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
+    make_config: Make, saved_family: Callable[..., Path]
+) -> None:
+    model = LocalModelConfig(name=str(saved_family()), device="cpu")
+    engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
+    (done,) = base.complete(engine, [Request(0, "", branches=("one", "two"))])
+    assert done.finish_reason is FinishReason.error
+    assert done.error == "the prompt has no tokens, so there is nothing to go on from"
+
+
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:
     model = tiny("llama")
     with rope_2d.in_branches(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
