@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
@@ -120,6 +119,13 @@ def running(model: Any, attend: Attend) -> Iterator[None]:
         settings._attn_implementation, _attend = before, None
 
 
+def register() -> None:
+    """Make the attention known to transformers."""
+    from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
+
+    AttentionInterface.register(NAME, _attention)
+
+
 def _attention(
     module: Any,
     query: torch.Tensor,
@@ -136,9 +142,6 @@ def _attention(
         raise NotImplementedError(f"{type(module).__name__} passes {', '.join(odd) or 'a batch'} to its attention")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _attend(module.layer_idx, query[0], key[0], value[0], scale)[None], None
-
-
-AttentionInterface.register(NAME, _attention)
 
 
 def _tiled(what: Pass, layer: int, query: torch.Tensor, scale: float) -> list[Part]:

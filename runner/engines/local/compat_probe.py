@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from runner.engines.base import Request
-from runner.engines.local.attention import running
+from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
@@ -43,6 +43,7 @@ def probe_heads(loaded: Loaded) -> Heads:
         raise Incompatible("its rotary embedding depends on the longest row of a batch")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
         raise Incompatible("it is spread over several devices")
+    register()
     shapes: dict[int, tuple[int, int, int, torch.dtype, torch.device]] = {}  # of each layer
 
     def take_down(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float) -> torch.Tensor:

@@ -65,7 +65,7 @@ class LocalEngine:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
-        self.conversations.clear()
+        self.conversations = ConversationCache()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
         self._loaded = self._heads = self._fast_layers = None

@@ -115,10 +115,6 @@ class ConversationCache:
         best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
 
-    def clear(self) -> None:
-        """Let go of all of them."""
-        self._conversations = []
-
 
 class Prefixes:
     """Knows every prefix that a row on its way stands on, and how many tokens they hold."""
