@@ -66,7 +66,6 @@ class MicroBatches:
     def cancel(self, ids: set[RequestId]) -> list[Event]:
         """End these requests; rows under way leave their micro-batch when it comes back."""
         events: list[Event] = []
-        now = time.perf_counter()
         for row in self._waiting:
             if row.request.id in ids:
                 self.stopping.cancel(row, 0.0, events)
@@ -75,7 +74,7 @@ class MicroBatches:
             ended = {row for row in batch.rows if row.request.id in ids} - batch.dropped
             batch.dropped |= ended
             for row in ended:
-                self.stopping.cancel(row, now - batch.started, events)
+                self.stopping.cancel(row, time.perf_counter() - batch.started, events)
         return events
 
     def drop_all(self) -> None:
@@ -97,16 +96,19 @@ class MicroBatches:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
-            numbers = write_rows(rows, self.pad)
-            self.send(Packet(Kind.prefill, batch.number, numbers), numbers[:, SETTINGS:])
+            prompts = write_rows(rows, self.pad)
+            self.send(Packet(Kind.prefill, batch.number, prompts), prompts[:, SETTINGS:])
         if not self._under_way:
             return []
         answer = self.receive()
         batch = self._under_way[answer.batch]
         self._account(batch)
         events, kept = self._accept(batch, answer)
-        if kept:
-            self._decode(batch, kept)
+        if kept:  # it sets out again; the stages hear which rows go on where some have ended
+            numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
+            batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
+            tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
+            self.send(Packet(Kind.decode, batch.number, numbers), tokens)
         else:
             self.send(Packet(Kind.end, batch.number), None)
             del self._under_way[batch.number]
@@ -139,10 +141,3 @@ class MicroBatches:
             if self.stopping.accept(row, token, seconds, events):
                 kept.append(number)
         return events, kept
-
-    def _decode(self, batch: MicroBatch, kept: list[int]) -> None:
-        """Send the last tokens, and which rows go on where some have ended."""
-        numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
-        batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
-        tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
-        self.send(Packet(Kind.decode, batch.number, numbers), tokens)
