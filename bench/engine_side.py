@@ -19,7 +19,7 @@ from runner.config.task import Gsm8kConfig
 from runner.config.tracking import TrackingConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
-from runner.engines.local import fast_layers, prefixes
+from runner.engines.local import fast_layers, prefix_tree
 from runner.engines.local.engine import LocalEngine
 from runner.quantization.base import QuantizationConfig
 
@@ -27,7 +27,7 @@ from runner.quantization.base import QuantizationConfig
 def switch_off(parts: Sequence[str]) -> None:
     """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
     left_out: dict[str, tuple[Any, str, Any]] = {
-        "share": (prefixes, "share", lambda prompts, parent=None: [parent] * len(prompts)),
+        "share": (prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts)),
         "packed": (fast_layers, "why_no_packing", lambda _: "switched off"),
     }
     for part in set(parts) - {"kernels"}:

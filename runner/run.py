@@ -10,8 +10,7 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core.result import Record, Status
 from runner.engines import open_engine
-from runner.engines.kinds import kind_of
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache, kind_of
 from runner.store import jobs, ledger
 from runner.tasks.base import Context, Delivers, Inputs, Joins, Task, Uses, task_of
 

@@ -139,7 +139,7 @@ ENGINE = '''
      "model": LocalModelConfig,
 --- /dev/null
 +++ b/runner/engines/kinds/backwards.py
-@@ -0,0 +1,60 @@
+@@ -0,0 +1,59 @@
 +"""model=backwards: says the prompt backwards."""
 +
 +from __future__ import annotations
@@ -152,11 +152,10 @@ ENGINE = '''
 +from runner.config.root import RunnerConfig
 +from runner.core.result import FinishReason
 +from runner.engines.base import (
-+    Capability, Completion, Engine, EngineReport, EngineStats, Event, Request, RequestId, Session, prompt_sha256,
++    Capability, Completion, Engine, EngineReport, EngineStats, Event, Request, RequestId, prompt_sha256,
 +)  # fmt: skip
-+from runner.engines.kinds import ModelKind
-+from runner.engines.local.base_cache import BaseCache
-+from runner.engines.session import BaseSession
++from runner.engines.kinds import BaseCache, ModelKind
++from runner.engines.session import Session
 +
 +
 +class BackwardsEngine:
@@ -177,7 +176,7 @@ ENGINE = '''
 +    def close(self) -> None: ...
 +
 +
-+class BackwardsSession(BaseSession[Request]):
++class BackwardsSession(Session):
 +    def __init__(self, engine: BackwardsEngine) -> None:
 +        super().__init__(engine.capabilities)
 +        self.engine = engine

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import pipeline
-from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request, Session
-from runner.engines.kinds import kind_of
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request
+from runner.engines.kinds import BaseCache, kind_of
+from runner.engines.session import Session
 
 
 class LazyEngine:
@@ -18,18 +19,15 @@ class LazyEngine:
 
     def __init__(self, build: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
         self._build, self.capabilities = build, capabilities
-        self._engine: Engine | None = None
 
-    @property
+    @cached_property
     def _real(self) -> Engine:
-        if self._engine is None:
-            self._engine = self._build()
-        return self._engine
+        return self._build()
 
     @property
     def stats(self) -> EngineStats:
         """Totals so far; zeros before the first use."""
-        return EngineStats() if self._engine is None else self._engine.stats
+        return self._real.stats if "_real" in vars(self) else EngineStats()
 
     def load(self) -> EngineReport:
         """Build and load."""
@@ -45,9 +43,9 @@ class LazyEngine:
 
     def close(self) -> None:
         """Let go of the weights, if there are any."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        if "_real" in vars(self):
+            self._real.close()
+            del self._real
 
 
 def open_engine(
@@ -58,12 +56,12 @@ def open_engine(
     `bases` keeps the loaded base for the next job; folder takes the logs of an engine that starts processes.
     """
     if config.task.engine == "pipeline":
-        return LazyEngine(lambda: _pipeline(config, folder), pipeline.CAPABILITIES)
+
+        def build() -> Engine:
+            from runner.engines.pipeline.engine import PipelineEngine  # imports torch
+
+            return PipelineEngine(config, folder)
+
+        return LazyEngine(build, pipeline.CAPABILITIES)
     kind, resolved = kind_of(config.model), resolved or resolve(config)
     return LazyEngine(lambda: kind.open_engine(config, resolved, bases), kind.capabilities(config))
-
-
-def _pipeline(config: RunnerConfig, folder: Path) -> Engine:
-    from runner.engines.pipeline.engine import PipelineEngine  # imports torch
-
-    return PipelineEngine(config, folder)

@@ -1,19 +1,22 @@
 """The contract that every task is written against: open a session, submit requests, step, read the events.
 
-`complete` is the helper for who has a list of requests and wants their completions.
+What a session is stands in session.py. `complete` is the helper for who has a list of requests and wants completions.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig
 from runner.core.errors import ConfigError, check
 from runner.core.result import BranchText, FinishReason
+
+if TYPE_CHECKING:
+    from runner.engines.session import Session
 
 
 class Capability(StrEnum):
@@ -59,25 +62,18 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
-        values = {key: value for key, value in given.items() if value is not None}
-        for key, (ok, need) in {
-            "temperature": (0 <= values.get("temperature", 0) <= 10, "must lie in 0..10"),
-            "top_p": (0 < values.get("top_p", 1) <= 1, "must lie in (0, 1]"),
-            "top_k": (values.get("top_k", 0) >= 0, "must be 0 (off) or more"),
-            "repetition_penalty": (0.1 <= values.get("repetition_penalty", 1) <= 10, "must lie in 0.1..10 (1 = off)"),
-        }.items():
-            check(ok, f"sampling.{key}", given[key], need)
+        temperature, top_p, top_k, penalty, _ = astuple(self)
+        check(temperature is None or 0 <= temperature <= 10, "sampling.temperature", temperature, "must lie in 0..10")
+        check(top_p is None or 0 < top_p <= 1, "sampling.top_p", top_p, "must lie in (0, 1]")
+        check(top_k is None or top_k >= 0, "sampling.top_k", top_k, "must be 0 (off) or more")
+        need = "must lie in 0.1..10 (1 = off)"
+        check(penalty is None or 0.1 <= penalty <= 10, "sampling.repetition_penalty", penalty, need)
 
     def over(self, generation: GenerationConfig, seed: int) -> Sampling:
         """Return it with nothing left open."""
-        return Sampling(
-            generation.temperature if self.temperature is None else self.temperature,
-            generation.top_p if self.top_p is None else self.top_p,
-            generation.top_k if self.top_k is None else self.top_k,
-            generation.repetition_penalty if self.repetition_penalty is None else self.repetition_penalty,
-            seed if self.seed is None else self.seed,
-        )
+        usual = (generation.temperature, generation.top_p, generation.top_k, generation.repetition_penalty, seed)
+        given: list[Any] = [said if own is None else own for own, said in zip(astuple(self), usual, strict=True)]
+        return Sampling(*given)
 
 
 RequestId = int | str
@@ -205,67 +201,28 @@ class EngineReport:
     parts: list[dict[str, Any]] = field(default_factory=list)  # one line per part, where the model comes in parts
 
 
-class Session(Protocol):
-    """Requests on their way through an engine: any thread submits and cancels, one thread steps."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        ...
-
-    def submit(self, request: Request) -> None:
-        """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
-        ...
-
-    def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""
-        ...
-
-    def step(self) -> list[Event]:
-        """Do one unit of work, such as a forward pass, in the calling thread; return what came of it."""
-        ...
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until something is under way, or the session is closed; return whether something is."""
-        ...
-
-    def close(self) -> None:
-        """Drop what is under way, without events; no request is let in from here on."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 class Engine(Protocol):
     """A model that completes prompts. It loads when a session is opened, or when `load` is called."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What it can do; known before anything is loaded."""
-        ...
 
     @property
     def stats(self) -> EngineStats:
         """Totals so far."""
-        ...
 
     def load(self) -> EngineReport:
         """Load if that has not happened, and say what was loaded."""
-        ...
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        ...
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session for requests; batch_size = the most rows at once, None = the generation group's."""
-        ...
 
     def close(self) -> None:
         """Let go of the weights."""
-        ...
 
 
 def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:

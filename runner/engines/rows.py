@@ -1,12 +1,20 @@
-"""A row: one completion on its way through an engine, and what has become of it so far."""
+"""A row: one completion on its way through an engine; how requests become rows, and how a row ends."""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
-from runner.engines.base import Request, Sampling
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason
+from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, prompt_sha256
 from runner.engines.local.prefix_tree import Prefix
 
 GREEDY = Sampling(0.0, 1.0, 0, 1.0, 0)
@@ -24,7 +32,7 @@ class Row:
     sampling: Sampling = GREEDY  # with nothing left open
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
-    error: str | None = None  # why it cannot begin
+    error: str | None = None  # why it cannot begin, or not go on
     tokens: list[int] = field(default_factory=list)
     entered_s: float = 0.0
     first_token_s: float = 0.0
@@ -32,15 +40,18 @@ class Row:
     generator: torch.Generator | None = None
     places: int = 0  # of its own in the scheduler's store
     sent: str = ""  # text that has gone out as deltas
+    logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
+    greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
+
+    @property
+    def path(self) -> list[Prefix]:
+        """The prefixes that it stands on, from the root down."""
+        return self.prefix.path if self.prefix else []
 
     @property
     def shared(self) -> int:
         """Prompt tokens whose keys and values lie in prefixes."""
         return self.prefix.length if self.prefix else 0
-
-    def stands_on(self, prefix: Prefix) -> bool:
-        """Whether the prompt begins with this prefix."""
-        return self.prefix is not None and prefix in self.prefix.path
 
     @property
     def pending(self) -> list[int]:
@@ -52,3 +63,209 @@ class Row:
         """Own places that it may fill until it ends."""
         more = self.limit if self.given is None else len(self.given) - 1
         return len(self.prompt) - self.shared + more
+
+    def completion(self, reason: FinishReason, seconds: float, text: str = "") -> Completion:
+        """Return what became of it."""
+        return Completion(
+            id=self.request.id,
+            text=text,
+            token_ids=self.tokens,
+            finish_reason=reason,
+            prompt_sha256=self.sha256,
+            prompt_tokens=len(self.prompt),
+            first_token_s=self.first_token_s,
+            seconds=seconds,
+            error=self.error,
+            choice=self.choice,
+            logprobs=self.logprobs or None,
+            greedy=self.greedy or None,
+        )
+
+
+class Admission:
+    """Turns requests into rows; any thread may ask."""
+
+    def __init__(
+        self, config: RunnerConfig, tokenizer: Any, model_name: str, room: float, branch_room: float | None = None
+    ) -> None:
+        self.generation, self.seed = config.generation, config.seed
+        self.tokenizer, self.model_name = tokenizer, model_name
+        self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
+        self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
+        self._lock = threading.Lock()  # tokenizers do not promise to serve several threads at once
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            return prompt, self._ids(prompt, special=True)
+        if all(isinstance(part, Message) for part in prompt):
+            text = self._chat([part for part in prompt if isinstance(part, Message)])
+            return text, self._ids(text, special=False)
+        ids = [part for part in prompt if isinstance(part, int)]
+        return ids, ids
+
+    def rows(self, request: Request) -> list[Row]:
+        """Return a row for each choice, one for each branch, or one for a continuation; a row may be an error."""
+        seen, ids = self.encode(request)
+        if request.branches:
+            return self._branches(request, seen, ids)
+        if request.continuation is not None:
+            return [self._continuation(request, seen, ids)]
+        sampling = request.sampling.over(self.generation, self.seed)
+        limit = min(request.max_new_tokens or self.generation.max_new_tokens, self.room - len(ids))
+        error = None if ids and limit >= 1 else self._why_not(len(ids))
+        sha256 = prompt_sha256(seen)
+        return [Row(request, ids, sha256, limit, choice, sampling, error=error) for choice in range(request.n)]
+
+    def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
+        """Put each text behind the prompt as it is, without special tokens; choices count from 1."""
+        begun = [self._ids(text, special=False) for text in request.branches]
+        longest, room = len(main) + max(map(len, begun)), self.branch_room
+        error = None if main else self._why_not(0)
+        if longest >= room:
+            error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
+        wanted = request.max_new_tokens or self.generation.max_new_tokens
+        sampling = request.sampling.over(self.generation, self.seed)
+        sha256 = prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False))
+        return [
+            Row(
+                request, [*main, *ids], sha256, min(wanted, room - len(main) - len(ids)), number, sampling,
+                branch_at=len(main), error=error,
+            )
+            for number, ids in enumerate(begun, start=1)
+        ]  # fmt: skip
+
+    def _continuation(self, request: Request, seen: str | Sequence[int], ids: list[int]) -> Row:
+        """Cut the continuation's tokens from those of the whole text: a word may be other tokens than alone."""
+        continuation = request.continuation
+        if not isinstance(continuation, str):
+            given = list(continuation or ())
+        elif isinstance(seen, str):
+            is_text = isinstance(request.prompt, str)  # a chat's template has put the special tokens
+            given = self._ids(seen + continuation, special=is_text)[len(ids) :]
+        else:
+            given = self._ids(continuation, special=False)
+        error = None if ids else self._why_not(0)
+        if ids and not given:
+            error = "the continuation has no tokens, so there is nothing to score"
+        elif len(ids) + len(given) - 1 > self.room:
+            count = len(ids) + len(given)
+            error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
+        return Row(request, ids, prompt_sha256(seen), 0, given=given, error=error)
+
+    def _why_not(self, tokens: int) -> str:
+        if not tokens:
+            return "the prompt has no tokens, so there is nothing to go on from"
+        return f"the prompt has {tokens} tokens, the model has room for {self.room}"
+
+    def _chat(self, messages: list[Message]) -> str:
+        """Put the turns into the model's template."""
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: "
+                "use task.prompt=text (gsm8k) or task.format=raw (generate)"
+            )
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            with self._lock:
+                text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:  # some templates refuse a system message, or two turns of one role in a row
+            roles = ", ".join(message.role for message in messages)
+            raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
+        return text
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        """Return token ids, with or without special tokens around them."""
+        with self._lock:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end a completion, by the tokenizer and by the model's generation config."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    several = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
+
+
+class Stopping:
+    """Ends rows at a stop token, at a stop text or at their limit, and knows the text that is told of them.
+
+    It remembers which tokens can complete which stop text.
+    """
+
+    def __init__(self, tokenizer: Any, stops: frozenset[int] = frozenset()) -> None:
+        self.tokenizer, self.stops = tokenizer, stops
+        self._completes: dict[tuple[str, int], bool] = {}
+
+    def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
+        """Give a row its next token, and tell of it what is due: a delta, the completion; return whether it goes on."""
+        row.tokens.append(token)
+        reason = self.reason(row)
+        if row.request.deltas:
+            self._tell(row, events, reason is not None)
+        if reason is not None:
+            events.append(self.completion(row, reason, seconds))
+        return reason is None
+
+    def cancel(self, row: Row, seconds: float, events: list[Event]) -> None:
+        """End a row as cancelled, with what it has got so far."""
+        if row.request.deltas:
+            self._tell(row, events, is_over=True)
+        events.append(self.completion(row, FinishReason.cancelled, seconds))
+
+    def completion(self, row: Row, reason: FinishReason, seconds: float) -> Completion:
+        """Return what became of a row, with its text."""
+        return row.completion(reason, seconds, self.said(row))
+
+    def reason(self, row: Row) -> FinishReason | None:
+        """Say why what has come so far is the end, or None while it goes on."""
+        tokens, request = row.tokens, row.request
+        if not request.ignore_eos:
+            if tokens[-1] in self.stops:
+                return FinishReason.stop
+            due = [stop for stop in request.stop if self._may_complete(stop, tokens[-1])]
+            if due:
+                # a token holds at least one byte, so this many tokens hold any stop text that the last one completes
+                reach = max(len(stop.encode()) for stop in due) + 4
+                tail = self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True)
+                if any(stop in tail for stop in due):
+                    return FinishReason.stop
+        return FinishReason.length if len(tokens) >= row.limit else None
+
+    def said(self, row: Row) -> str:
+        """Return the text of what has come, without the stop token and from the first stop text on."""
+        tokens, request = row.tokens, row.request
+        kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+        return text[: min(cuts)] if cuts else text
+
+    def fresh(self, row: Row) -> str:
+        """Return the text that has come since the last delta, as far as no later token can change or cut it."""
+        text = self.said(row)
+        sure = len(text.rstrip("\ufffd"))  # the beginning of a character
+        held = 0  # characters at the end that may be the beginning of a stop text
+        for stop in row.request.stop:
+            sizes = range(min(len(stop) - 1, sure), held, -1)
+            held = next((size for size in sizes if text[:sure].endswith(stop[:size])), held)
+        return text[len(row.sent) : sure - held]
+
+    def _tell(self, row: Row, events: list[Event], is_over: bool) -> None:
+        """Put the new text of a row among the events."""
+        text = self.said(row)[len(row.sent) :] if is_over else self.fresh(row)
+        if text:
+            row.sent += text
+            events.append(Delta(row.request.id, row.choice, text))
+
+    def _may_complete(self, stop: str, token: int) -> bool:
+        """Whether a token's text holds the stop text's last character: most do not, and need no closer look."""
+        key = stop[-1], token
+        known = self._completes.get(key)
+        if known is None:
+            text = self.tokenizer.decode([token])
+            # part of a character decodes to a mark, and a space may vanish at the start of a text
+            known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()
+            self._completes[key] = known
+        return known

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -22,8 +23,7 @@ from runner.engines.rows import Row
 Warper = TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """What rows that share their operations have in common: all of their sampling but the seed."""
 
     temperature: float
@@ -33,33 +33,33 @@ class _Way:
 
 
 class Sampler:
-    """Picks the next token of every row of a batch."""
+    """Picks the next token of every row: by their tokens so far, how they are sampled, and their random numbers."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        device: torch.device,
+        texts: Sequence[list[int]] = (),
+        samplings: Sequence[Sampling] = (),
+        generators: Sequence[torch.Generator | None] = (),
+    ) -> None:
         self.vocab_size, self.device = vocab_size, device
-        self.ways: list[_Way] = []  # of each row, as the generators
-        self.generators: list[torch.Generator | None] = []
+        self.ways = [_way(sampling) for sampling in samplings]  # of each row, as the generators
+        self.generators = list(generators)
         self.seen: torch.Tensor | None = None  # [B, V]: tokens that stand in the row already, if a penalty asks for it
         self._groups: list[tuple[_Way, torch.Tensor | None, list[torch.Generator | None]]] | None = None
-
-    def join(
-        self,
-        texts: Sequence[list[int]],
-        samplings: Sequence[Sampling],
-        generators: Sequence[torch.Generator | None],
-    ) -> None:
-        """Add rows behind those that are there: their tokens so far, how they are sampled, and their random numbers."""
-        ways = [_way(sampling) for sampling in samplings]
-        seen = None
-        if any(way.penalty != 1 for way in ways):
-            seen = torch.zeros(len(ways), self.vocab_size, dtype=torch.bool, device=self.device)
+        if any(way.penalty != 1 for way in self.ways):
+            self.seen = self._marks()
             for row, text in enumerate(texts):
-                seen[row, torch.tensor(text, device=self.device)] = True
-        self._add(ways, list(generators), seen)
+                self.seen[row, torch.tensor(text, device=device)] = True
 
     def take(self, other: Sampler) -> None:
         """Add the rows of another sampler behind these."""
-        self._add(other.ways, other.generators, other.seen)
+        if self.seen is not None or other.seen is not None:
+            self.seen = torch.cat([self._marks(), other._marks()])
+        self.ways = self.ways + other.ways
+        self.generators = self.generators + other.generators
+        self._groups = None
 
     def keep(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; the others are finished."""
@@ -104,17 +104,11 @@ class Sampler:
                 self.seen[rows, tokens] = True
         return tokens
 
-    def _add(self, ways: list[_Way], generators: list[torch.Generator | None], seen: torch.Tensor | None) -> None:
-        if self.seen is not None or seen is not None:
-            both = [(self.seen, len(self.ways)), (seen, len(ways))]
-            parts = [self._nothing_seen(count) if part is None else part for part, count in both]
-            self.seen = torch.cat(parts)
-        self.ways = self.ways + ways
-        self.generators = self.generators + generators
-        self._groups = None
-
-    def _nothing_seen(self, rows: int) -> torch.Tensor:
-        return torch.zeros(rows, self.vocab_size, dtype=torch.bool, device=self.device)
+    def _marks(self) -> torch.Tensor:
+        """Return the tokens that are seen [B, V]; none where no row has asked for them."""
+        if self.seen is not None:
+            return self.seen
+        return torch.zeros(len(self.ways), self.vocab_size, dtype=torch.bool, device=self.device)
 
     def _grouped(self) -> list[tuple[_Way, torch.Tensor | None, list[torch.Generator | None]]]:
         """Put rows that are sampled in one way together; one way for all is the usual case."""
@@ -133,10 +127,8 @@ def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sa
     """Return a sampler of these rows; their random numbers go on where they were."""
     for row in rows:
         row.generator = row.generator or generator_of(row.sampling, row.request.id, row.choice)
-    sampler = Sampler(vocab_size, device)
-    texts = [row.prompt + row.tokens for row in rows]
-    sampler.join(texts, [row.sampling for row in rows], [row.generator for row in rows])
-    return sampler
+    texts, samplings = [row.prompt + row.tokens for row in rows], [row.sampling for row in rows]
+    return Sampler(vocab_size, device, texts, samplings, [row.generator for row in rows])
 
 
 def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
@@ -150,12 +142,7 @@ def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> 
 
 @lru_cache(maxsize=256)  # rows of one way hold the same object, which is quick to compare
 def _way(sampling: Sampling) -> _Way:
-    values = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty)
-    temperature, top_k, top_p, penalty = values
-    assert temperature is not None
-    assert top_k is not None
-    assert top_p is not None
-    assert penalty is not None
+    temperature, top_p, top_k, penalty, _ = astuple(sampling)
     return _Way(temperature, top_k, top_p, penalty) if temperature else _Way(0.0, 0, 1.0, penalty)
 
 

@@ -1,19 +1,17 @@
-"""What the sessions of all engines share: any thread submits and cancels, one thread steps."""
+"""The session of any engine: any thread submits and cancels, one thread steps."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from typing import Generic, Self, TypeVar
+from typing import Any, Self
 
 from runner.core.errors import ConfigError
 from runner.engines.base import Capability, Completion, Event, Request, RequestId
 
-Admitted = TypeVar("Admitted")
 
-
-class BaseSession(ABC, Generic[Admitted]):
-    """Keeps what was submitted until the next step takes it, and knows which ids are under way.
+class Session(ABC):
+    """Requests on their way through an engine: keeps what was submitted until the next step takes it.
 
     An engine says how a request is admitted (in the thread that submits it, so that its errors reach who asked), what
     a step does, and what is to be dropped in the end.
@@ -25,16 +23,16 @@ class BaseSession(ABC, Generic[Admitted]):
         self._driving = threading.RLock()  # held during a step, so that closing waits for its end
         self._admitting: set[RequestId] = set()
         self._left: dict[RequestId, int] = {}  # completions that are still to come
-        self._arrived: list[Admitted] = []
+        self._arrived: list[Any] = []  # as admitted
         self._cancelled: set[RequestId] = set()
         self._closed = False
 
     @abstractmethod
-    def _admit(self, request: Request) -> Admitted:
+    def _admit(self, request: Request) -> Any:
         """Check and prepare a request; runs in the thread that submits it, at the same time as a step."""
 
     @abstractmethod
-    def _advance(self, arrived: list[Admitted], cancelled: set[RequestId]) -> list[Event]:
+    def _advance(self, arrived: list[Any], cancelled: set[RequestId]) -> list[Event]:
         """Take in what has arrived, end what was cancelled, and do one unit of work."""
 
     @abstractmethod
@@ -47,7 +45,7 @@ class BaseSession(ABC, Generic[Admitted]):
         return not self._left
 
     def submit(self, request: Request) -> None:
-        """Let a request in; ConfigError where it cannot be served, or its id is under way already."""
+        """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
         missing = request.needs - self._capabilities
         if missing:
             words = ", ".join(sorted(missing))
@@ -69,26 +67,27 @@ class BaseSession(ABC, Generic[Admitted]):
                 self._admitting.discard(request.id)
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next unit of work; an id that is not under way is ignored."""
+        """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""
         with self._changed:
             if request_id in self._left:
                 self._cancelled.add(request_id)
 
     def step(self) -> list[Event]:
-        """Do one unit of work; return what came of it."""
+        """Do one unit of work, such as a forward pass, in the calling thread; return what came of it."""
         with self._driving:
-            arrived: list[Admitted] = []
-            cancelled: set[RequestId] = set()
-            if self._arrived or self._cancelled:
-                with self._changed:
-                    arrived, self._arrived = self._arrived, arrived
-                    cancelled, self._cancelled = self._cancelled, cancelled
+            with self._changed:
+                arrived, self._arrived = self._arrived, []
+                cancelled, self._cancelled = self._cancelled, set()
             if not self._left:
                 return []
             events = self._advance(arrived, cancelled)
             for event in events:
                 if isinstance(event, Completion):
-                    self._count_off(event.id)
+                    with self._changed:
+                        self._left[event.id] -= 1
+                        if not self._left[event.id]:
+                            del self._left[event.id]
+                            self._cancelled.discard(event.id)  # too late, and a later request may bear the same id
             return events
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -98,7 +97,7 @@ class BaseSession(ABC, Generic[Admitted]):
             return bool(self._left)
 
     def close(self) -> None:
-        """Drop what is under way, after the step that is running; no request is let in from here on."""
+        """Drop what is under way, without events, after the step that is running; no request is let in from here on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -116,10 +115,3 @@ class BaseSession(ABC, Generic[Admitted]):
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigError("this session is closed: open another one")
-
-    def _count_off(self, request_id: RequestId) -> None:
-        with self._changed:
-            self._left[request_id] -= 1
-            if not self._left[request_id]:
-                del self._left[request_id]
-                self._cancelled.discard(request_id)  # too late, and a later request may bear the same id

@@ -26,9 +26,13 @@ def synthetic_requests(
     `draw` gives other prompts of the same shape. Rows differ from their first token on, and so do draws as a
     rule: an engine that computes a shared prefix once would otherwise be measured at work it did not do.
     """
-    low, high = _ordinary_ids(vocab_size)
+    assert vocab_size >= 1
+    low = vocab_size // 4  # the middle half: special tokens and padding rows lie at the two ends of the vocabulary
+    high = max(low + 1, vocab_size - low)
     random_ids = random.Random(f"{seed}/{draw}/{batch_size}/{prompt_tokens}")
-    firsts = _distinct(batch_size, low, high, random_ids)
+    firsts: list[int] = []
+    while len(firsts) < batch_size:  # without repeats, as far as there are enough ids
+        firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
     return [
         Request(
             id=row,
@@ -38,18 +42,3 @@ def synthetic_requests(
         )
         for row, first in enumerate(firsts)
     ]
-
-
-def _ordinary_ids(vocab_size: int) -> tuple[int, int]:
-    """Return the middle half of the vocabulary: special tokens and padding rows lie at its two ends."""
-    assert vocab_size >= 1
-    low = vocab_size // 4
-    return low, max(low + 1, vocab_size - low)
-
-
-def _distinct(count: int, low: int, high: int, random_ids: random.Random) -> list[int]:
-    """Draw ids without repeats, as far as there are enough of them."""
-    ids: list[int] = []
-    while len(ids) < count:
-        ids += random_ids.sample(range(low, high), min(count - len(ids), high - low))
-    return ids

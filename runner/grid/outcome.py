@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobHeld, RunnerError
 from runner.core.result import Record, Status
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache
 from runner.run import run
 from runner.store.ledger import NotLogged
 

@@ -15,7 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.core import child, progress
 from runner.core.progress import Step
 from runner.core.result import Status
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache
 from runner.grid.outcome import Outcome, run_job
 
 

@@ -76,9 +76,9 @@ def run(inputs: PartsAndPrompts, context: Context) -> Result:
 
 def joins(config: RunnerConfig) -> int | None:
     """Serve the process of torchrun's that has the job; None in that one."""
-    from runner.engines.pipeline import torchrun
+    from runner.engines.pipeline.processes import join_torchrun
 
-    return torchrun.joins(config)
+    return join_torchrun(config)
 
 
 def predict_mib(config: RunnerConfig) -> float:

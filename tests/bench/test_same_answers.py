@@ -41,7 +41,7 @@ def test_another_answer_is_found(tmp_path: Path) -> None:
     for folder in ("runner", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / folder, tree / folder)
     shutil.copy(ROOT / "pyproject.toml", tree)
-    stub = tree / "runner/engines/stub.py"
+    stub = tree / "runner/engines/kinds/stub.py"
     changed = stub.read_text().replace("[STUB_GENERATION]", "[STUB_GENERATIOM]")
     assert changed != stub.read_text()
     stub.write_text(changed)

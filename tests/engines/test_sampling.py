@@ -32,10 +32,8 @@ def logits_at(step: int) -> torch.Tensor:
 
 
 def sampler_of(rows: list[int]) -> Sampler:
-    sampler = Sampler(VOCABULARY, CPU)
     generators = [generator_of(WAYS[row], row) for row in rows]
-    sampler.join([TEXTS[row] for row in rows], [WAYS[row] for row in rows], generators)
-    return sampler
+    return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [WAYS[row] for row in rows], generators)
 
 
 def alone(row: int) -> list[int]:
@@ -86,8 +84,8 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
 
 
 def test_rows_of_one_way_are_picked_in_one_go() -> None:
-    sampler = Sampler(VOCABULARY, CPU)
-    sampler.join(TEXTS[:3], [WAYS[1]] * 3, [generator_of(WAYS[1], number) for number in range(3)])
+    generators = [generator_of(WAYS[1], number) for number in range(3)]
+    sampler = Sampler(VOCABULARY, CPU, TEXTS[:3], [WAYS[1]] * 3, generators)
     sampler.pick(logits_at(0)[:3])
     assert sampler._groups is not None
     assert [rows for _, rows, _ in sampler._groups] == [None]

@@ -13,7 +13,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import open_engine
 from runner.engines.base import Capability, Completion, Engine, Event, Request, RequestId
-from runner.engines.session import BaseSession
+from runner.engines.session import Session
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_an_id_is_taken_until_all_its_choices_are_there(engine: Engine) -> None:
         session.submit(Request(1, "x"))
 
 
-class Refusing(BaseSession[Request]):
+class Refusing(Session):
     """Takes no prompt that says `no`, and cannot score."""
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Request
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import Loaded, load_base
 from runner.quantization.base import QuantizationConfig

@@ -24,7 +24,7 @@ import sys
 import time
 
 if os.environ.get("FAULTS"):
-    from runner.engines import stub
+    from runner.engines.kinds import stub
 
     faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))
     begin, answer = stub.StubEngine.__init__, stub.StubSession._answer

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from runner.engines.base import Capability, Event, Request, RequestId
-from runner.engines.session import BaseSession
+from runner.engines.session import Session
 
 
-class ListSession(BaseSession[Request]):
+class ListSession(Session):
     """Answers a list of requests at a time, each as the function says; what is submitted meanwhile waits."""
 
     def __init__(

@@ -19,7 +19,7 @@ from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import read_repeats
 from runner.engines import open_engine
 from runner.engines.base import EngineReport, Event, Request, RequestId
-from runner.engines.stub import StubEngine, StubSession
+from runner.engines.kinds.stub import StubEngine, StubSession
 from runner.engines.synthetic import synthetic_requests
 from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.resolve import Resolved
+from runner.config.identity import base_key
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.base import Capability, Engine
-from runner.engines.local.base_cache import BaseCache
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,27 @@ class Need:
 
     mib: float
     threads: int
+
+
+class BaseCache:
+    """Keeps the base that was loaded last, for the next job that needs the same one; two may not fit in memory."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._base: Any = None
+
+    def get(self, config: RunnerConfig, load: Callable[[RunnerConfig], Any]) -> tuple[Any, bool]:
+        """Return the base that the job needs, and whether it was there already."""
+        key = base_key(config)
+        if key == self._key:
+            return self._base, True
+        self.clear()
+        self._base, self._key = load(config), key
+        return self._base, False
+
+    def clear(self) -> None:
+        """Let go of the base."""
+        self._key = self._base = None
 
 
 class ModelKind(ABC):

@@ -9,12 +9,12 @@ from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint, check_memory, limited
 from runner.checkpoints.resolve import Resolved
 from runner.config import identity
+from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
 from runner.core import machine
-from runner.engines import local
 from runner.engines.base import Capability, Engine
-from runner.engines.kinds import ModelKind, Need
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache, ModelKind, Need
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
@@ -73,7 +73,9 @@ class Local(ModelKind):
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all, but branches need two coordinates and a mask."""
-        return local.capabilities(config)
+        masked = local_model(config.model).attention is not Attention.flash_attention_2
+        has_branches = isinstance(config.rope, Rope2dConfig) and masked
+        return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})
 
     def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
         """Return the local engine."""

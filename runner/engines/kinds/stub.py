@@ -1,16 +1,155 @@
-"""model=stub: no weights, so nothing to check, to load or to share."""
+"""model=stub: no weights, the same answer every time, for wiring up whole grids in seconds."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.engines.base import Capability, Engine
-from runner.engines.kinds import ModelKind
-from runner.engines.local.base_cache import BaseCache
-from runner.engines.stub import CAPABILITIES, StubEngine
+from runner.core.result import BranchText, FinishReason
+from runner.engines.base import (
+    Capability,
+    Completion,
+    Delta,
+    Engine,
+    EngineReport,
+    EngineStats,
+    Event,
+    Message,
+    Prompt,
+    Request,
+    RequestId,
+    prompt_sha256,
+)
+from runner.engines.kinds import BaseCache, ModelKind
+from runner.engines.session import Session
+
+CAPABILITIES = frozenset(Capability)
+HEAD_CHARACTERS = 120
+
+
+class StubEngine:
+    """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, config: RunnerConfig, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self.max_new_tokens = config.generation.max_new_tokens
+        self.stats = EngineStats()
+
+    def load(self) -> EngineReport:
+        """Report that there is nothing to load."""
+        return EngineReport(
+            metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
+            facts={"architecture": "stub", "device": "none", "dtype": "none"},
+            notes=["model=stub: the answers are made up, the times mean nothing"],
+        )
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the plain prompt; a word counts as a token."""
+        prompt = _plain(request.prompt)
+        return prompt, list(range(len(prompt.split())))
+
+    def open(self, batch_size: int | None = None) -> StubSession:
+        """Open a session; it answers one request at a time."""
+        return StubSession(self)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class StubSession(Session):
+    """Answers one request at each step."""
+
+    def __init__(self, engine: StubEngine) -> None:
+        super().__init__(CAPABILITIES)
+        self.engine = engine
+        self.waiting: deque[Request] = deque()
+
+    def _admit(self, request: Request) -> Request:
+        return request
+
+    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        self.waiting.extend(arrived)
+        ended = [request for request in self.waiting if request.id in cancelled]
+        events = [event for request in ended for event in _answers(request, [], FinishReason.cancelled, 0.0)]
+        self.waiting = deque(request for request in self.waiting if request.id not in cancelled)
+        if self.waiting:
+            events += self._answer(self.waiting.popleft())
+        return events
+
+    def _drop(self) -> None:
+        self.waiting.clear()
+
+    def _answer(self, request: Request) -> list[Event]:
+        """Echo the head of the prompt; a word counts as a token."""
+        started, stats = time.perf_counter(), self.engine.stats
+        prompt = _plain(request.prompt)
+        said = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
+        if request.continuation is not None:
+            said = []
+        cut_off = any(one.finish_reason is FinishReason.length for one in said)
+        time.sleep(self.engine.delay_s)
+        seconds = time.perf_counter() - started
+        stats.prefill_tokens += len(_whole(request).split())
+        stats.decode_tokens += sum(len(one.token_ids) - 1 for one in said)
+        stats.prefill_s += seconds / 2
+        stats.decode_s += seconds / 2
+        return _answers(request, said, FinishReason.length if cut_off else FinishReason.stop, seconds)
+
+    def _echo(self, request: Request, prompt: str) -> BranchText:
+        words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
+        limit = request.max_new_tokens or self.engine.max_new_tokens
+        kept = words[:limit]
+        kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
+        reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
+        return BranchText(" ".join(kept), list(range(len(kept))), reason)
+
+
+def _answers(request: Request, said: list[BranchText], reason: FinishReason, seconds: float) -> list[Event]:
+    """Return the completions of a request, one for each choice, after their text where that is wanted."""
+    texts = said if said and not request.branches else [BranchText("", [], reason)] * request.n
+    prompt = _whole(request)
+    events: list[Event] = []
+    for choice, one in enumerate(texts):
+        completion = Completion(
+            request.id,
+            one.text,
+            one.token_ids,
+            reason,
+            prompt_sha256(prompt),
+            len(prompt.split()),
+            seconds / 2,
+            seconds,
+        )
+        completion.choice = choice
+        completion.branches = said if request.branches and said else None
+        if request.continuation is not None and reason is not FinishReason.cancelled:
+            given = request.continuation
+            completion.token_ids = list(range(len(given.split() if isinstance(given, str) else given)))
+            completion.logprobs = [-1.0] * len(completion.token_ids)
+            completion.greedy = [False] * len(completion.token_ids)
+        if request.deltas and completion.text:
+            events.append(Delta(request.id, choice, completion.text))
+        events.append(completion)
+    return events
+
+
+def _whole(request: Request) -> str:
+    """Return prompt and branches as one text."""
+    return " ".join([_plain(request.prompt), *request.branches])
+
+
+def _plain(prompt: Prompt) -> str:
+    """Return any prompt as text."""
+    if isinstance(prompt, str):
+        return prompt
+    return " ".join(part.content if isinstance(part, Message) else str(part) for part in prompt)
 
 
 class Stub(ModelKind):

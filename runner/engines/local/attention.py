@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 
 NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
-# what models hand to attention that changes nothing here; sliding windows are minded in session.py
+# what models hand to attention that changes nothing here; sliding windows are minded in engine.py
 HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"}
 
 
@@ -73,17 +73,22 @@ class Pass:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
-        return _attend(self, layer, query, key, value, scale)
-
-
-class Attends(Protocol):
-    """What answers for the attention of a forward pass."""
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
-        ...
+        query = query if query.stride(2) == 1 else query.contiguous()
+        new = (key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous())
+        if self.kernels is None or not self.is_step:  # else the kernel puts them in its way past
+            self.own.write(layer, *new, self.slot, self.place)
+        if self.kernels is not None and self.kernels.has_shared:
+            return _join(self, layer, query, new, _tiled(self, layer, query, scale), scale)
+        heads = self.heads
+        grouped = query.view(heads.kv_heads, heads.group, -1, heads.dim)  # head h reads key-value head h // G
+        parts = []
+        for use in self.uses:
+            chosen = grouped if use.rows is None else grouped[:, :, use.rows]
+            keys, values = use.kv.read(layer)
+            parts.append(Part(*_part(self, _by_token(chosen), keys, values, scale, None), use.row_of, use.count))
+        if self.spans:
+            parts.append(_spans(self, layer, grouped, key, value, scale))
+        return _join(self, layer, query, new, parts, scale)
 
 
 @dataclass
@@ -97,25 +102,26 @@ class Part:
     count: int
 
 
-_now: Attends | None = None
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]  # as Pass.attend
+_attend: Attend | None = None  # of the forward pass that runs
 
 
 @contextmanager
-def running(model: Any, what: Attends) -> Iterator[None]:
-    """Have the model's layers attend as the pass says, for one forward pass."""
-    global _now
+def running(model: Any, attend: Attend) -> Iterator[None]:
+    """Have the model's layers attend by this function, for one forward pass."""
+    global _attend
     settings = model.config.get_text_config()
-    before, _now = settings._attn_implementation, what
+    before, _attend = settings._attn_implementation, attend
     settings._attn_implementation = NAME
     try:
         yield
     finally:
-        settings._attn_implementation, _now = before, None
+        settings._attn_implementation, _attend = before, None
 
 
 def register() -> None:
     """Make the attention known to transformers."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
     AttentionInterface.register(NAME, _attention)
 
@@ -130,34 +136,12 @@ def _attention(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return [1, T, H, D] for query [1, H, T, D], key and value [1, KVH, T, D]."""
-    assert _now is not None
+    assert _attend is not None
     odd = [name for name, given in more.items() if given is not None and name not in HARMLESS]
     if odd or query.shape[0] != 1:
         raise NotImplementedError(f"{type(module).__name__} passes {', '.join(odd) or 'a batch'} to its attention")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _now.attend(module.layer_idx, query[0], key[0], value[0], scale)[None], None
-
-
-def _attend(
-    what: Pass, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-) -> torch.Tensor:
-    heads, tokens = what.heads, query.shape[1]
-    query = query if query.stride(2) == 1 else query.contiguous()
-    new = (key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous())
-    if what.kernels is None or not what.is_step:  # else the kernel puts them in its way past
-        what.own.write(layer, *new, what.slot, what.place)
-    if what.kernels is not None and what.kernels.has_shared:
-        return _join(what, layer, query, new, _tiled(what, layer, query, scale), scale)
-    grouped = query.view(heads.kv_heads, heads.group, tokens, heads.dim)  # head h reads key-value head h // G
-    parts = []
-    for use in what.uses:
-        chosen = grouped if use.rows is None else grouped[:, :, use.rows]
-        keys, values = use.kv.read(layer)
-        out, top, total = _part(what, _by_token(chosen), keys, values, scale, None)
-        parts.append(Part(out, top, total, use.row_of, use.count))
-    if what.spans:
-        parts.append(_spans(what, layer, grouped, key, value, scale))
-    return _join(what, layer, query, new, parts, scale)
+    return _attend(module.layer_idx, query[0], key[0], value[0], scale)[None], None
 
 
 def _tiled(what: Pass, layer: int, query: torch.Tensor, scale: float) -> list[Part]:
@@ -287,13 +271,14 @@ def _join(
         return result
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    outs, tops, sums = [], [], []
+    terms = []
     for part in parts:
         rows = part.row_of.clamp(min=0).long()
         there = (part.row_of >= 0)[:, None, None]
-        outs.append(part.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float())
-        tops.append(part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, -math.inf))
-        sums.append(part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, 0.0))
+        out = part.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
+        top = part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, -math.inf)
+        total = part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, 0.0)
+        terms.append((out, top, total))
     longest = int(what.seen.max())
     if longest:
         slots = what.slot.long()
@@ -305,13 +290,11 @@ def _join(
         scores.masked_fill_(hidden[:, None, None, :], -math.inf)
         top = scores.amax(dim=-1)
         scores.sub_(top.where(top.isfinite(), 0.0)[..., None]).exp_()
-        outs.append((scores.to(values.dtype) @ values).float())
-        tops.append(top)
-        sums.append(scores.sum(dim=-1))
-    best = torch.stack(tops).amax(dim=0)
+        terms.append(((scores.to(values.dtype) @ values).float(), top, scores.sum(dim=-1)))
+    best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
     result = torch.zeros(*shape, heads.dim, device=query.device)
     total = torch.zeros(shape, device=query.device)
-    for out, top, count in zip(outs, tops, sums, strict=True):
+    for out, top, count in terms:
         weight = (top - best).exp()
         result += out.where((weight > 0)[..., None], 0.0) * weight[..., None]
         total += count * weight

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
 
 from runner.engines.base import Request
-from runner.engines.local import attention
-from runner.engines.local.attention import running
+from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
@@ -27,11 +27,11 @@ class Incompatible(Exception):
     """Why a model cannot be served by the scheduler."""
 
 
-def sliding_window(loaded: Loaded) -> int | None:
-    """Return how long a row may become before the model no longer sees its beginning; None = as long as it likes."""
+def sliding_window(loaded: Loaded) -> float:
+    """Return how long a row may become before the model no longer sees its beginning."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
-    return window if getattr(settings, "use_sliding_window", True) else None
+    return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
 def probe_heads(loaded: Loaded) -> Heads:
@@ -43,14 +43,26 @@ def probe_heads(loaded: Loaded) -> Heads:
         raise Incompatible("its rotary embedding depends on the longest row of a batch")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
         raise Incompatible("it is spread over several devices")
-    attention.register()
-    seen = _Shapes()
-    ids = _trial_ids(loaded)
+    register()
+    shapes: dict[int, tuple[int, int, int, torch.dtype, torch.device]] = {}  # of each layer
+
+    def take_down(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float) -> torch.Tensor:
+        """Attend somehow: only the shapes are of interest."""
+        shapes[layer] = key.shape[0], query.shape[0] // key.shape[0], key.shape[2], key.dtype, key.device
+        if value.shape != key.shape:
+            raise NotImplementedError("keys and values differ in size")
+        return query.transpose(0, 1)
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
+    ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
-            with running(model, seen):
+            with running(model, take_down):
                 model(input_ids=ids[None, :2], position_ids=torch.arange(2, device=ids.device)[None], use_cache=False)
-            heads = seen.heads(loaded.device)
+            if set(shapes) != set(range(len(shapes))) or len(set(shapes.values())) != 1:
+                raise NotImplementedError(f"{len(set(shapes.values()))} shapes of attention in {len(shapes)} layers")
+            heads = Heads(len(shapes), *shapes[0])
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
             ours = _scheduled(model, heads, ids.tolist())
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
@@ -62,36 +74,6 @@ def probe_heads(loaded: Loaded) -> Heads:
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     return heads
-
-
-class _Shapes:
-    """Takes down the shapes that reach the attention of each layer, and attends plainly."""
-
-    def __init__(self) -> None:
-        self.found: dict[int, tuple[int, int, int, torch.dtype, torch.device]] = {}
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        shape = (key.shape[0], query.shape[0] // key.shape[0], key.shape[2], key.dtype, key.device)
-        self.found[layer] = shape
-        if value.shape != key.shape:
-            raise NotImplementedError("keys and values differ in size")
-        return query.transpose(0, 1)
-
-    def heads(self, device: torch.device) -> Heads:
-        if set(self.found) != set(range(len(self.found))) or len(set(self.found.values())) != 1:
-            raise NotImplementedError(
-                f"{len(set(self.found.values()))} shapes of attention in {len(self.found)} layers"
-            )
-        kv_heads, group, dim, dtype, _ = self.found[0]
-        return Heads(len(self.found), kv_heads, group, dim, dtype, device)
-
-
-def _trial_ids(loaded: Loaded) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
-    return ids.to(loaded.device)
 
 
 def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:

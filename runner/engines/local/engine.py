@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
-from runner.engines.admit import Admission
-from runner.engines.base import EngineReport, EngineStats, Request
-from runner.engines.local import capabilities
-from runner.engines.local.base_cache import BaseCache
-from runner.engines.local.compat_probe import Incompatible, probe_heads
-from runner.engines.local.conversation_cache import ConversationCache
+from runner.core.result import FinishReason
+from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, RequestId
+from runner.engines.kinds import BaseCache
+from runner.engines.kinds.local import KIND
+from runner.engines.local import branches
+from runner.engines.local.compat_probe import Incompatible, probe_heads, sliding_window
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.session import LocalSession
-from runner.engines.stopping import Stopping, stop_tokens
+from runner.engines.local.plain_batches import PlainBatches
+from runner.engines.local.prefix_tree import ConversationCache
+from runner.engines.local.scheduler import Scheduler
+from runner.engines.rows import Admission, Row, Stopping, stop_tokens
+from runner.engines.session import Session
 from runner.models.load import Loaded, adapt, load_base, release
+
+PLAIN_BATCH = 16  # where the batch is ours to choose
 
 
 class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
     def __init__(self, config: RunnerConfig, bases: BaseCache | None = None, resolved: Resolved | None = None) -> None:
-        self.config, self.capabilities = config, capabilities(config)
+        self.config, self.capabilities = config, KIND.capabilities(config)
         self._resolved = resolved or resolve(config)
         self.stats = EngineStats()
         self.conversations = ConversationCache()
         self._owns_bases = bases is None
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
-        self._admission: Admission | None = None
-        self._stopping: Stopping | None = None
         self._heads: Heads | None = None
         self._fast_layers: FastLayers | None = None
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
         loaded = self._model()
-        facts = loaded.facts | {"decoding": self._decoding(loaded)}
-        return EngineReport(dict(loaded.metrics), facts, list(loaded.notes))
+        heads = self.heads(loaded)
+        decoding = "batch by batch" if heads is None else "in a stream"
+        if heads is not None and heads.device.type == "cpu" and native.for_heads(heads) is None:
+            decoding += ", by torch alone"
+        return EngineReport(dict(loaded.metrics), loaded.facts | {"decoding": decoding}, list(loaded.notes))
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        return self.admission().encode(request)
+        return self.admission.encode(request)
 
     def open(self, batch_size: int | None = None) -> LocalSession:
         """Open a session for requests; one thread at a time may step the sessions of an engine."""
@@ -58,30 +65,23 @@ class LocalEngine:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
-        self.conversations.clear()
+        self.conversations = ConversationCache()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
-        self._loaded = self._admission = self._stopping = self._heads = self._fast_layers = None
+        self._loaded = self._heads = self._fast_layers = None
+        vars(self).pop("admission", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     # --------------------------------------------------------------------------------- what its sessions need
 
+    @cached_property
     def admission(self) -> Admission:
-        """Return what turns requests into rows."""
-        if self._admission is None:
-            loaded = self._model()
-            room = loaded.metrics["max_positions"]
-            window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
-            self._admission = Admission(self.config, loaded.tokenizer, self.config.model.name, room, window)
-        return self._admission
-
-    def stopping(self) -> Stopping:
-        """Return what knows how rows end."""
+        """What turns requests into rows: one for all sessions, which share the tokenizer."""
         loaded = self._model()
-        self._stopping = self._stopping or Stopping(loaded.tokenizer)
-        self._stopping.stops = stop_tokens(loaded.model, loaded.tokenizer)
-        return self._stopping
+        window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
+        room = loaded.metrics["max_positions"]
+        return Admission(self.config, loaded.tokenizer, self.config.model.name, room, window)
 
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None when decoding must be plain, which a note says."""
@@ -107,13 +107,6 @@ class LocalEngine:
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
-    def _decoding(self, loaded: Loaded) -> str:
-        """Say in a few words how this model is decoded."""
-        heads = self.heads(loaded)
-        if heads is None:
-            return "batch by batch"
-        return "in a stream" if native.for_heads(heads) or heads.device.type != "cpu" else "in a stream, by torch alone"
-
     def _model(self) -> Loaded:
         if self._loaded is None:
             base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
@@ -125,3 +118,74 @@ class LocalEngine:
             self._loaded.metrics["base_loads"] = 0 if reused else 1
             self.stats.load_s += self._loaded.metrics["load_s"]
         return self._loaded
+
+
+class LocalSession(Session):
+    """Rows go to the scheduler, or to plain batches where they must; requests with branches one by one."""
+
+    def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
+        super().__init__(engine.capabilities)
+        self.engine, self.loaded, self.admission = engine, loaded, engine.admission
+        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer))
+        self.size = batch_size or engine.config.generation.batch_size
+        # asked here and not for each request: while a pass runs, the model's attention goes by another name
+        self.no_branches = branches.why_not(loaded.model) if Capability.branches in engine.capabilities else None
+        self.branches: deque[list[Row]] = deque()
+        self.scheduler: Scheduler | None = None
+        self.plain = PlainBatches(loaded, self.size or PLAIN_BATCH, engine.stats, self.stopping)
+
+    @property
+    def _decoders(self) -> list[Scheduler | PlainBatches]:
+        return [self.plain] if self.scheduler is None else [self.scheduler, self.plain]
+
+    def _admit(self, request: Request) -> list[Row]:
+        if request.branches and self.no_branches is not None:
+            raise self.no_branches
+        return self.admission.rows(request)
+
+    def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
+        events: list[Event] = []
+        rows: list[Row] = []
+        for some in arrived:
+            if some[0].request.branches:
+                self.branches.append(some)
+            elif some[0].error is not None:
+                events += [row.completion(FinishReason.error, 0.0) for row in some]
+            else:
+                rows += some
+        if rows:
+            self._route(rows)
+        if cancelled:
+            ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
+            events += [branches.unanswered(rows, FinishReason.cancelled) for rows in ended]
+            self.branches = deque(rows for rows in self.branches if rows[0].request.id not in cancelled)
+            for decoder in self._decoders:
+                events += decoder.cancel(cancelled)
+        if self.branches:
+            events.append(branches.complete(self.loaded, self.branches.popleft(), self.engine.stats, self.stopping))
+        for decoder in self._decoders:
+            if decoder.is_busy:
+                events += decoder.step()
+        return events
+
+    def _route(self, rows: list[Row]) -> None:
+        """Send rows to the scheduler, but those that a sliding window would cut to plain batches."""
+        heads, window = self.engine.heads(self.loaded), sliding_window(self.loaded)
+        if heads is None:
+            self.plain.add(rows)
+            return
+        if too_long := [row for row in rows if row.need > window]:
+            longest = max(row.need for row in too_long)
+            self.engine.note_plain(f"its attention slides over {window} tokens, and {longest} are asked for")
+            self.plain.add(too_long)
+        if fitting := [row for row in rows if row.need <= window]:
+            if self.scheduler is None:
+                self.engine.quicken(self.loaded, heads)
+                stats, conversations = self.engine.stats, self.engine.conversations
+                self.scheduler = Scheduler(self.loaded, heads, stats, self.stopping, self.size, conversations)
+            self.scheduler.add(fitting)
+
+    def _drop(self) -> None:
+        self.branches.clear()
+        for decoder in self._decoders:
+            decoder.close()

@@ -1,13 +1,16 @@
-"""Forward passes of the scheduler: flat lists of tokens, and what attention must know of each."""
+"""Forward passes of the scheduler: flat lists of tokens, what attention must know of each, and what they score."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
+from runner.core.result import FinishReason
+from runner.engines.base import Completion
 from runner.engines.local.attention import Pass, Span, Use, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
@@ -15,6 +18,8 @@ from runner.engines.local.prefix_tree import Prefix
 from runner.engines.rows import Row
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
+MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may leave for scoring
+AT_ONCE = 2**22  # of them, in float32 and as a logarithm
 
 
 @dataclass
@@ -39,11 +44,10 @@ class Forward:
         """Compute keys and values of a prefix, which stands on those above it."""
         count = len(prefix.tokens)
         into = SharedKv.empty(self.heads, count, self.kernels)
-        everyone, nobody = list(range(count)), self._ints([0] * count)
-        uses = [self._use(one, everyone, count) for one in (prefix.parent.path if prefix.parent else [])]
-        what = Pass(self.heads, self.kernels, into.store, nobody, self._ints(everyone), nobody, uses, [Span(0, count)])
-        start = prefix.length - count
-        self._forward(what, prefix.tokens, [start + at for at in everyone], [count - 1])
+        zeros, places = self._ints([0] * count), self._ints(range(count))
+        uses = self._uses([prefix.path[:-1]], [0] * count)
+        what = Pass(self.heads, self.kernels, into.store, zeros, places, zeros, uses, [Span(0, count)])
+        self._forward(what, prefix.tokens, list(range(prefix.length - count, prefix.length)), [count - 1])
         prefix.kv = into
 
     def read_prompts(self, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
@@ -69,20 +73,13 @@ class Forward:
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
             kept += range(len(ids) - max(len(piece.targets), 1), len(ids))
-        uses = []
-        entering = [piece.row for piece in pieces]
-        for prefix in _prefixes(entering):
-            there = [row.stands_on(prefix) for row in entering]
-            uses.append(self._use(prefix, [at for at, number in enumerate(of_row) if there[number]], len(ids)))
+        uses = self._uses([piece.row.path for piece in pieces], of_row)
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
         return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept)
 
     def uses_of(self, rows: Sequence[Row]) -> list[Use]:
         """Return the prefixes that rows stand on, one token each; they serve until the rows change."""
-        return [
-            self._use(prefix, [at for at, row in enumerate(rows) if row.stands_on(prefix)], len(rows))
-            for prefix in _prefixes(rows)
-        ]
+        return self._uses([row.path for row in rows], range(len(rows)))
 
     def step(self, own: OwnKv, rows: Sequence[Row], uses: list[Use]) -> torch.Tensor:
         """Send the last token of each row, which lie in the slots 0 … n-1; return the logits [n, V]."""
@@ -92,13 +89,18 @@ class Forward:
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
         return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None)
 
-    def _use(self, prefix: Prefix, rows: list[int], tokens: int) -> Use:
-        everyone = len(rows) == tokens
-        row_of = [-1] * tokens
-        for number, at in enumerate(rows):
-            row_of[at] = number
-        chosen = None if everyone else torch.tensor(rows, device=self.heads.device)
-        return Use(prefix.kv, chosen, self._ints(row_of), len(rows))
+    def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[Use]:
+        """Return the prefixes on these paths, each once, for tokens of which each stands on one of the paths."""
+        uses = []
+        for prefix in dict.fromkeys(prefix for path in paths for prefix in path):
+            there = [prefix in path for path in paths]
+            seen_by = [at for at, number in enumerate(of_path) if there[number]]
+            row_of = [-1] * len(of_path)
+            for number, at in enumerate(seen_by):
+                row_of[at] = number
+            chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
+            uses.append(Use(prefix.kv, chosen, self._ints(row_of), len(seen_by)))
+        return uses
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
@@ -106,7 +108,7 @@ class Forward:
     def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
         """Return the logits [n, V] after the tokens to keep, or after all."""
         device = self.heads.device
-        with torch.inference_mode(), running(self.model, what):
+        with torch.inference_mode(), running(self.model, what.attend):
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
@@ -117,6 +119,62 @@ class Forward:
         return logits
 
 
-def _prefixes(rows: Sequence[Row]) -> list[Prefix]:
-    """The prefixes that these rows stand on, each once."""
-    return list(dict.fromkeys(prefix for row in rows if row.prefix for prefix in row.prefix.path))
+# ------------------------------------------------------------------------------------------------ scoring
+
+
+def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
+    """Score the next tokens of a row's continuation by the logits [n, V] before each."""
+    step = max(AT_ONCE // logits.shape[-1], 1)
+    for first in range(0, len(targets), step):
+        wanted = torch.tensor(targets[first : first + step], device=logits.device)
+        scores = logits[first : first + step].float().log_softmax(dim=-1)
+        row.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
+        row.greedy += (scores.argmax(dim=-1) == wanted).tolist()
+
+
+def scored(row: Row, seconds: float) -> Completion:
+    """Return the answer to a request with a continuation."""
+    row.tokens, row.first_token_s = row.given or [], seconds
+    return row.completion(FinishReason.stop, seconds)
+
+
+def most_positions(device: torch.device, vocab_size: int) -> int:
+    """Return after how many tokens one pass may leave logits for scoring."""
+    return max(MOST_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
+
+
+def read_entering(
+    forward: Forward, own: OwnKv, rows: list[Row], given: list[Row], first_slot: int, most: int
+) -> torch.Tensor:
+    """Read rows that enter the slots from the first on, and score; return the logits [n, V] after the others' prompts.
+
+    A continuation whose logits are too many for one pass goes through in several.
+    """
+    cut = [_pieces(row, slot, most) for slot, row in enumerate([*rows, *given], start=first_slot)]
+    first: torch.Tensor | None = None
+    for some in zip_longest(*cut):
+        pieces = [piece for piece in some if piece is not None]
+        logits = forward.read_prompts(own, pieces)
+        if first is None:
+            first, logits = logits[: len(rows)], logits[len(rows) :]
+        for piece in pieces:
+            if piece.targets:
+                count = len(piece.targets)
+                score(piece.row, logits[:count], piece.targets)
+                logits = logits[count:]
+    assert first is not None
+    return first
+
+
+def _pieces(row: Row, slot: int, most: int) -> list[Piece]:
+    """Cut what is pending of a row that enters a slot: as a whole, or so that each piece leaves few enough logits."""
+    pending = row.pending
+    if row.given is None:
+        return [Piece(row, slot, pending)]
+    pieces = []
+    start, end = 0, len(pending) - len(row.given) + most
+    for first in range(0, len(row.given), most):
+        targets = row.given[first : first + most]
+        pieces.append(Piece(row, slot, pending[start:end], start, targets))
+        start, end = end, end + most
+    return pieces

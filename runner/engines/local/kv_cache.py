@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from runner.core import machine
 from runner.engines.local.kernels import native
+
+SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 
 
 @dataclass
@@ -26,6 +29,13 @@ class Heads:
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
+
+
+def room_tokens(heads: Heads) -> int:
+    """Return how many tokens' keys and values memory has room for."""
+    on_gpu = heads.device.type == "cuda"
+    free = torch.cuda.mem_get_info(heads.device)[0] if on_gpu else machine.available_mib() * machine.MIB
+    return int(free * SHARE_OF_MEMORY / heads.bytes_per_token)
 
 
 class OwnKv:
@@ -82,17 +92,12 @@ class OwnKv:
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row."""
         keys, values = self.keys[layer][slot], self.values[layer][slot]
-        if self.kernels is not None:
-            keys, values = self._unpack(keys, values)
+        if self.kernels is not None:  # they have an order of their own, which attention.c describes
+            kv_heads, dim, pair = self.heads.kv_heads, self.heads.dim, 2 if self.heads.dtype == torch.bfloat16 else 1
+            keys = keys.view(kv_heads, -1, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
+            values = values.view(kv_heads, self.capacity // pair, dim, pair).transpose(2, 3)
+            keys, values = keys.reshape(kv_heads, -1, dim), values.reshape(kv_heads, -1, dim)
         return keys[:, :places], values[:, :places]
-
-    def _unpack(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a slot [KVH, place, D] from the order of the kernels, which attention.c describes."""
-        kv_heads, dim, blocks = self.heads.kv_heads, self.heads.dim, self.capacity // native.LANES
-        pair = 2 if self.heads.dtype == torch.bfloat16 else 1
-        keys = keys.view(kv_heads, blocks, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
-        values = values.view(kv_heads, self.capacity // pair, dim, pair).transpose(2, 3)
-        return keys.reshape(kv_heads, -1, dim), values.reshape(kv_heads, -1, dim)
 
 
 class SharedKv:

@@ -11,12 +11,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from runner.engines.base import EngineStats, Event, RequestId
-from runner.engines.local.scoring import Scores, most_positions
-from runner.engines.rows import Row
+from runner.engines.local.forward import most_positions, score, scored
+from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
-from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 
@@ -77,50 +77,45 @@ class _Batch:
     """Rows that were read together, and go on together."""
 
     def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping) -> None:
-        self.loaded, self.rows, self.stats, self.stopping = loaded, rows, stats, stopping
+        self.loaded, self.stats, self.stopping = loaded, stats, stopping
+        self.alive = dict(enumerate(rows))  # by their places in the batch: rows that still want tokens
         started = time.perf_counter()
-        ids, self.mask = _left_pad([row.prompt for row in rows], loaded)  # [B, P]
-        self.positions = (self.mask.cumsum(dim=-1) - 1).clamp_(min=0)  # [B, P]: padding does not count
-        self.cache = _new_cache(loaded)
+        ids, self.mask, self.positions = _left_pad([row.prompt for row in rows], loaded)  # [B, P]
+        self.cache = DynamicCache(config=loaded.model.config)
         self.sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), loaded.device)
-        logits = _forward(loaded, ids, self.mask, self.positions, self.cache)
-        self.tokens = self.sampler.pick(logits[:, -1])  # [B]
-        self.chosen: list[int] = self.tokens.tolist()  # waits for the device
+        self._pick(ids)
         self.busy_s = time.perf_counter() - started  # time spent here: what the caller does meanwhile is not ours
         stats.prefill_s += self.busy_s
         stats.prefill_tokens += sum(len(row.prompt) for row in rows)
         for row in rows:
             row.first_token_s = self.busy_s
-        self.alive = list(range(len(rows)))  # places in the batch of the rows that still want tokens
+
+    def _pick(self, ids: torch.Tensor) -> None:
+        """Pick the next token of each row, after these have been through the model."""
+        logits = _forward(self.loaded, ids, self.mask, self.positions, self.cache)
+        self.tokens = self.sampler.pick(logits[:, -1])  # [B]
+        self.chosen: list[int] = self.tokens.tolist()  # waits for the device
 
     def settle(self, events: list[Event]) -> None:
         """Note the new tokens, and let go of the rows that end with them."""
         started = time.perf_counter()
-        ended = set()
-        for at in self.alive:
-            row = self.rows[at]
-            reason = self.stopping.accept(row, self.chosen[at], events)
-            if reason is not None:
-                events.append(self.stopping.completion(row, reason, self.busy_s))
-                ended.add(at)
-        self.alive = [at for at in self.alive if at not in ended]
+        for at, row in list(self.alive.items()):
+            if not self.stopping.accept(row, self.chosen[at], self.busy_s, events):
+                del self.alive[at]
         self.stats.decode_s += time.perf_counter() - started
 
     def decode(self) -> None:
         """Compute the next token of each row."""
         started = time.perf_counter()
-        if len(self.alive) <= len(self.rows) // 2:
-            kept = torch.tensor(self.alive, device=self.loaded.device)
+        if len(self.alive) <= len(self.mask) // 2:
+            kept = torch.tensor(list(self.alive), device=self.loaded.device)
             self.cache.batch_select_indices(kept)
             self.sampler.keep(kept)
             self.mask, self.positions, self.tokens = self.mask[kept], self.positions[kept], self.tokens[kept]
-            self.rows = [self.rows[at] for at in self.alive]
-            self.alive = list(range(len(self.rows)))
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)  # [B, P + steps]
+            self.alive = dict(enumerate(self.alive.values()))
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)  # [B, P + steps]
         self.positions = self.positions[:, -1:] + 1  # [B, 1]
-        logits = _forward(self.loaded, self.tokens[:, None], self.mask, self.positions, self.cache)
-        self.tokens = self.sampler.pick(logits[:, -1])
-        self.chosen = self.tokens.tolist()
+        self._pick(self.tokens[:, None])
         step_s = time.perf_counter() - started
         self.busy_s += step_s
         self.stats.decode_s += step_s
@@ -128,40 +123,32 @@ class _Batch:
 
     def cancel(self, ids: Collection[RequestId], events: list[Event]) -> None:
         """Let go of the rows of these requests."""
-        for at in self.alive:
-            if self.rows[at].request.id in ids:
-                self.stopping.cancel(self.rows[at], self.busy_s, events)
-        self.alive = [at for at in self.alive if self.rows[at].request.id not in ids]
+        for at, row in list(self.alive.items()):
+            if row.request.id in ids:
+                self.stopping.cancel(row, self.busy_s, events)
+                del self.alive[at]
 
 
 def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
     """Read prompts with their continuations, in pieces that leave few enough logits, and score these."""
     started = time.perf_counter()
-    scores = [Scores() for _ in rows]
-    ids, mask = _left_pad([row.pending for row in rows], loaded)  # [B, W]
-    positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
+    ids, mask, positions = _left_pad([row.pending for row in rows], loaded)  # [B, W]
     width, longest = ids.shape[1], max(len(row.given or ()) for row in rows)
     most = max(most_positions(loaded.device, int(loaded.metrics["vocab_size"])) // len(rows), 1)
-    cache, first = _new_cache(loaded), 0
+    cache, first = DynamicCache(config=loaded.model.config), 0
     for wanted in range(width - longest, width, most):  # the first place of each piece whose logits are wanted
         last = min(wanted + most, width)
         logits = _forward(loaded, ids[:, first:last], mask[:, :last], positions[:, first:last], cache, last - wanted)
-        for one, row, some in zip(scores, rows, logits, strict=True):
+        for row, some in zip(rows, logits, strict=True):
             given = row.given or []
             begin = width - len(given)  # before its first token
             if last > begin:
-                one.add(some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
+                score(row, some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
         first = last
     seconds = time.perf_counter() - started
     stats.prefill_s += seconds
     stats.prefill_tokens += sum(len(row.pending) for row in rows)
-    return [one.completion(row, seconds) for one, row in zip(scores, rows, strict=True)]
-
-
-def _new_cache(loaded: Loaded) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=loaded.model.config)
+    return [scored(row, seconds) for row in rows]
 
 
 def _forward(
@@ -181,9 +168,9 @@ def _forward(
     return logits
 
 
-def _left_pad(prompts: list[list[int]], loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and mask, both [B, longest], the prompts flush right."""
+def _left_pad(prompts: list[list[int]], loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids, mask and positions, all [B, longest], the prompts flush right; positions do not count padding."""
     width, pad = max(map(len, prompts)), loaded.tokenizer.pad_token_id or 0
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=loaded.device), torch.tensor(mask, device=loaded.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=loaded.device)
+    return torch.tensor(ids, device=loaded.device), mask, (mask.cumsum(dim=-1) - 1).clamp_(min=0)

@@ -1,15 +1,30 @@
-"""Which beginnings several prompts share: a small radix tree over token ids, found by itself."""
+"""Which beginnings prompts share with each other, in a small radix tree over token ids, and with what was said before.
+
+A prefix is computed when the first row needs it, and let go with the last one that stands on it; that of a conversation
+is kept when it ends, so that the next turn computes only what is new.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runner.engines.base import EngineStats
+from runner.engines.local.kv_cache import OwnKv, SharedKv
+
+if TYPE_CHECKING:
+    from runner.engines.local.forward import Forward
+    from runner.engines.rows import Row
 
 LEAST_TOKENS = 32  # a shorter beginning costs more to attend to apart than it saves
 LEAST_SAVED = 128  # tokens that need not be computed again
 DEEPEST = 6
+MOST_CONVERSATIONS = 8  # the one that was longest ago makes room
+SHARE_OF_BUDGET = 0.25  # of the tokens that the scheduler may hold, for conversations
 
 
 @dataclass(eq=False)
@@ -51,27 +66,124 @@ def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> lis
             for row in rows:
                 found[row] = parent
             start, depth = end, depth + 1
-        for group in _branches(prompts, rows, end):
-            descend(group, start, parent, depth)
+        longer = [row for row in rows if len(prompts[row]) > end + 1]  # those that end there go no deeper
+        if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
+            for _, group in groupby(longer, key=lambda row: prompts[row][end]):
+                descend(list(group), start, parent, depth)
 
     descend(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
     return found
 
 
-def _branches(prompts: Sequence[Sequence[int]], rows: list[int], at: int) -> Iterator[list[int]]:
-    """Part the rows by their token at a place; those that end there go no deeper."""
-    longer = [row for row in rows if len(prompts[row]) > at + 1]
-    if len(longer) == len(rows) and prompts[rows[0]][at] == prompts[rows[-1]][at]:
-        return
-    for _, group in groupby(longer, key=lambda row: prompts[row][at]):
-        yield list(group)
-
-
 def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
     """Return up to which token two prompts agree, that they agree before `start` being known."""
-    end = start
-    for one, other in zip(first[start:], last[start:], strict=False):
-        if one != other:
-            break
-        end += 1
-    return end
+    pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+
+
+class ConversationCache:
+    """The conversations that went on last."""
+
+    def __init__(self) -> None:
+        self._conversations: list[Prefix] = []  # the latest at the end
+
+    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
+        """Keep what was computed for a row; its last token has not been through the model."""
+        kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
+        for layer in range(own.heads.layers):
+            parts = [*(prefix.kv.read(layer) for prefix in row.path), own.read(layer, slot, row.places)]
+            keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
+            kv.write(layer, keys, values)
+        self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
+
+    def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
+        """Keep a conversation; it takes the place of those that it goes on from."""
+        others = [one for one in self._conversations if one.tokens != tokens[: len(one.tokens)]]
+        room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
+        if room < 0:
+            return
+        while others and (len(others) >= MOST_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
+            others.pop(0)
+        self._conversations = [*others, Prefix(tokens, kv=kv)]
+
+    def find(self, prompt: Sequence[int]) -> Prefix | None:
+        """Return what a prompt has in common with the conversation that it shares most with, ready to be used."""
+        shared = [common(one.tokens, prompt, 0) for one in self._conversations]
+        length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
+        if length < LEAST_TOKENS:
+            return None
+        best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
+        return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
+
+
+class Prefixes:
+    """Knows every prefix that a row on its way stands on, and how many tokens they hold."""
+
+    def __init__(self, forward: Forward, stats: EngineStats, conversations: ConversationCache) -> None:
+        self.forward, self.stats, self.conversations = forward, stats, conversations
+        self.tokens = 0  # whose keys and values are held
+        self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
+
+    def arrange(self, rows: Sequence[Row]) -> list[Row]:
+        """Find what new rows share, and put those of one prefix together, the longest first."""
+        groups: dict[Prefix | None, list[Row]] = {}
+        for row in rows:
+            row.prefix = self.conversations.find(row.prompt)
+            self.tokens += row.shared
+            if row.prefix is None:
+                groups.setdefault(self._deepest(row.prompt), []).append(row)
+        for parent, some in groups.items():
+            for row, prefix in zip(some, share([row.prompt for row in some], parent), strict=True):
+                row.prefix = prefix
+        roots: dict[int, int] = {}
+        places: dict[int, tuple[int, ...]] = {}
+        for row in rows:
+            for one in row.path:
+                if not one.users:
+                    self._alive.setdefault((one.parent, one.tokens[0]), []).append(one)
+                one.users += 1
+            places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.path)
+        return sorted(rows, key=lambda row: (places[id(row)], -row.need))
+
+    def compute(self, row: Row) -> None:
+        """Have keys and values of all prefixes of a row."""
+        for prefix in row.path:
+            if prefix.kv is None:
+                self.forward.read_prefix(prefix)
+                self.tokens += len(prefix.tokens)
+                self.stats.prefill_tokens += len(prefix.tokens)
+
+    def release(self, row: Row) -> None:
+        """Let go of what no other row stands on."""
+        for prefix in row.path:
+            prefix.users -= 1
+            if prefix.users:
+                continue
+            key = prefix.parent, prefix.tokens[0]
+            self._alive[key].remove(prefix)
+            if not self._alive[key]:
+                del self._alive[key]
+            if prefix.kv is not None:
+                prefix.kv = None
+                self.tokens -= len(prefix.tokens)
+
+    def forget(self) -> None:
+        """Drop all keys and values; they are computed again where they are needed."""
+        for prefixes in self._alive.values():
+            for prefix in prefixes:
+                prefix.kv = None
+        self.tokens = 0
+
+    def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
+        """Return the deepest prefix on its way that a prompt begins with; the prompt's last token stays its own."""
+        found: Prefix | None = None
+        start = 0
+        while start < len(prompt) - 1:
+            for one in self._alive.get((found, prompt[start]), []):
+                end = start + len(one.tokens)
+                if end < len(prompt) and list(prompt[start:end]) == one.tokens:
+                    found, start = one, end
+                    break
+            else:
+                break
+        return found

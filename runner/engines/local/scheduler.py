@@ -18,22 +18,22 @@ import torch
 from runner.core import machine
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId
-from runner.engines.local import memory
 from runner.engines.local.attention import Use
-from runner.engines.local.conversation_cache import ConversationCache
-from runner.engines.local.forward import Forward
-from runner.engines.local.kv_cache import Heads, OwnKv
-from runner.engines.local.memory import MEMORY_ERRORS
-from runner.engines.local.prefixes import Prefixes
-from runner.engines.local.scoring import most_positions, read_entering
-from runner.engines.rows import Row
+from runner.engines.local.forward import Forward, most_positions, read_entering, scored
+from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
+from runner.engines.local.prefix_tree import ConversationCache, Prefixes
+from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
-from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
+MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch's own are of the first kind, mmap's of the last
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
+    "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
+)  # fmt: skip
 
 
 class Scheduler:
@@ -45,12 +45,12 @@ class Scheduler:
         heads: Heads,
         stats: EngineStats,
         stopping: Stopping,
-        asked_rows: int | None = None,
-        conversations: ConversationCache | None = None,
+        asked_rows: int | None,
+        conversations: ConversationCache,
     ) -> None:
         self.heads, self.stats, self.stopping = heads, stats, stopping
         self.asked_rows = asked_rows  # None: nobody minds how many
-        self.conversations = conversations or ConversationCache()
+        self.conversations = conversations
         self.forward = Forward(loaded.model, heads)
         self.prefixes = Prefixes(self.forward, stats, self.conversations)
         self.vocab_size = int(loaded.metrics["vocab_size"])
@@ -81,7 +81,7 @@ class Scheduler:
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait for their turn, behind those that wait already."""
         if not self.is_busy:
-            self.budget_tokens = memory.budget_tokens(self.heads)
+            self.budget_tokens = room_tokens(self.heads)
         self.waiting.extend(self.prefixes.arrange(rows))
         if self.own is not None:
             need = max(row.need for row in (*self.active, *self.waiting))
@@ -182,17 +182,17 @@ class Scheduler:
     def _fits(self, row: Row, entering: list[Row]) -> bool:
         """Whether the budget has room for one more row, with its prefixes."""
         rows = [*self.active, *entering, row]
-        held = self.prefixes.tokens + self.prefixes.missing(row)
-        return len(rows) * max(one.need for one in rows) + held <= self.budget_tokens
+        missing = sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
+        return len(rows) * max(one.need for one in rows) + self.prefixes.tokens + missing <= self.budget_tokens
 
     def _prefill(self, entering: list[Row]) -> tuple[list[tuple[Row, int]], list[Event]]:
         """Read the own prompts of rows that enter; those with a continuation to score lie last, and leave at once."""
         now = time.perf_counter()
         self._make_room([*self.active, *entering])
         rows = [row for row in entering if row.given is None]
-        scored = [row for row in entering if row.given is not None]
+        given = [row for row in entering if row.given is not None]
         assert self.own is not None
-        logits, scores = read_entering(self.forward, self.own, rows, scored, len(self.active), self.most_positions)
+        logits = read_entering(self.forward, self.own, rows, given, len(self.active), self.most_positions)
         for row in entering:
             row.entered_s = row.entered_s or now
         for row in rows:
@@ -208,10 +208,10 @@ class Scheduler:
             self.uses = None
         for row in rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
-        for row in scored:
+        for row in given:
             self.prefixes.release(row)
-        self.has_just_scored = bool(scored)
-        return first, [one.completion(row, _seconds(row)) for row, one in zip(scored, scores, strict=True)]
+        self.has_just_scored = bool(given)
+        return first, [scored(row, _seconds(row)) for row in given]
 
     def _make_room(self, rows: list[Row]) -> None:
         """Have a slot for each row and places for what they hold now and soon."""
@@ -253,9 +253,7 @@ class Scheduler:
         """Note the new tokens, and let go of the rows that end with them."""
         ended: list[Row] = []
         for row, token in new:
-            reason = self.stopping.accept(row, token, events)
-            if reason is not None:
-                events.append(self.stopping.completion(row, reason, _seconds(row)))
+            if not self.stopping.accept(row, token, _seconds(row), events):
                 ended.append(row)
         return events + self._let_go(ended)
 
@@ -278,10 +276,9 @@ class Scheduler:
     def _leave(self, row: Row) -> None:
         """Take a row out; the last one moves into its slot."""
         assert self.own is not None
-        if row.request.keep:
-            slot = self.active.index(row)
-            self.conversations.keep(row, self.own, slot, self.forward.kernels, self.budget_tokens)
         at, last = self.active.index(row), len(self.active) - 1
+        if row.request.keep:
+            self.conversations.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
         if at != last:
             self.own.move(last, at, self.active[last].places)
@@ -306,7 +303,7 @@ class Scheduler:
 
     def _shrink(self, error: BaseException) -> list[Event]:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
-        if not memory.is_out_of_memory(error):
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.most_rows == 1
@@ -315,7 +312,7 @@ class Scheduler:
         self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
         self.waiting.extendleft(reversed(back))
         for row in self.waiting:
-            row.places = 0
+            row.places, row.logprobs, row.greedy = 0, [], []
         self.prefixes.forget()
         error.__traceback__ = None  # it holds the tensors of the pass that failed
         if self.heads.device.type == "cuda":
@@ -324,8 +321,8 @@ class Scheduler:
             row = self.waiting.popleft()
             self.prefixes.release(row)
             count = len(row.prompt) + len(row.given or ())
-            why = f"out of memory with its {count} tokens alone"
-            return [self.stopping.completion(row, FinishReason.error, _seconds(row), why)]
+            row.error = f"out of memory with its {count} tokens alone"
+            return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
         when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
         self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} at once from there on")

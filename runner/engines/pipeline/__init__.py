@@ -4,6 +4,4 @@ from __future__ import annotations
 
 from runner.engines.base import Capability
 
-CAPABILITIES = frozenset(
-    {Capability.token_ids, Capability.chat, Capability.deltas, Capability.several, Capability.sampling}
-)
+CAPABILITIES = frozenset(Capability) - {Capability.branches, Capability.logprobs}

@@ -20,16 +20,15 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError, JobFailed
-from runner.engines.admit import Admission
+from runner.core.result import FinishReason
 from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
-from runner.engines.pipeline import CAPABILITIES, torchrun
+from runner.engines.pipeline import CAPABILITIES, processes
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
 from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
-from runner.engines.rows import Row
-from runner.engines.session import BaseSession
-from runner.engines.stopping import Stopping, stop_tokens
+from runner.engines.rows import Admission, Row, Stopping, stop_tokens
+from runner.engines.session import Session
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
 
@@ -46,11 +45,7 @@ class PipelineEngine:
 
     def load(self) -> EngineReport:
         """Start the other processes, load this one's parts while they load theirs, and connect."""
-        started = time.perf_counter()
-        if self._stages is None:
-            self._stages = self._start()
-            self.stats.load_s = time.perf_counter() - started
-        stages = self._stages
+        stages = self.stages
         model = stages.worker.stages[0].model
         facts = {
             "architecture": type(model).__name__,
@@ -87,12 +82,14 @@ class PipelineEngine:
     @property
     def stages(self) -> LoadedStages:
         """The stages, loaded."""
-        self.load()
-        assert self._stages is not None
+        if self._stages is None:
+            started = time.perf_counter()
+            self._stages = self._start()
+            self.stats.load_s = time.perf_counter() - started
         return self._stages
 
     def _start(self) -> LoadedStages:
-        peers = torchrun.peers()
+        peers = processes.torchrun_peers
         if peers is None:
             peers = start_processes(self.config, self.task.processes or manifest_of(self.config).num_parts, self.folder)
         elif self.task.processes not in (None, peers.rank.processes):
@@ -106,7 +103,7 @@ class PipelineEngine:
             raise
 
 
-class PipelineSession(BaseSession[list[Row]]):
+class PipelineSession(Session):
     """Requests on their way through the stages; new ones form the next micro-batches."""
 
     def __init__(self, stages: LoadedStages) -> None:
@@ -120,7 +117,7 @@ class PipelineSession(BaseSession[list[Row]]):
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
         batches = self.stages.micro_batches
         rows = list(itertools.chain(*arrived))
-        events: list[Event] = [batches.stopping.refusal(row) for row in rows if row.error]
+        events: list[Event] = [row.completion(FinishReason.error, 0.0) for row in rows if row.error]
         batches.add([row for row in rows if not row.error])
         events += batches.cancel(cancelled) if cancelled else []
         with naming_who_died(self.stages.peers, self.stages):
@@ -129,7 +126,7 @@ class PipelineSession(BaseSession[list[Row]]):
     def _drop(self) -> None:
         if not self.idle:
             self.stages.micro_batches.drop_all()
-        elif not self.stages.at_rest and not self.stages.closed:
+        elif not self.stages.at_rest:
             self.stages.collect_figures()
 
 
@@ -137,9 +134,8 @@ class LoadedStages:
     """The stages of all processes, as the first process sends to them and hears from them."""
 
     def __init__(self, config: RunnerConfig, task: PipelineConfig, stats: EngineStats, peers: PeerProcesses) -> None:
-        self.task, self.stats, self.peers = task, stats, peers
-        self.at_rest = False  # nothing is under way, and every process waits for a packet
-        self.closed = False
+        self.task, self.stats, self.peers, self.depth = task, stats, peers, peers.rank.processes
+        self.at_rest = False  # nothing is under way, and every process waits for a packet, or has ended
         self.lost_at: float | None = None  # when the connection broke
         self._transport: Transport | None = None
         self._listener: threading.Thread | None = None
@@ -150,22 +146,19 @@ class LoadedStages:
         model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
         self.admission = Admission(config, tokenizer, task.parts, max_positions(model.config, RopeConfig()))
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer))
-        self.micro_batches = MicroBatches(self, stats, stopping, tokenizer.pad_token_id or 0)
+        self.micro_batches = MicroBatches(
+            self.depth, self.send, self.receive, stats, stopping, tokenizer.pad_token_id or 0
+        )
         self.micro_batches.fixed_rows = task.micro_batch
         for parts, notes in peers.gather("loaded"):
             self.parts += parts
             self.worker.notes += [note for note in notes if note not in self.worker.notes]
         if self.depth > 1:
             peers.rendezvous.post("go")
-            self._transport = connect(config, peers.rank, peers.rendezvous, self.worker.device)
+            self._transport = connect(self.worker, peers.rendezvous)
             self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
             self._listener.start()
         self.at_rest = True
-
-    @property
-    def depth(self) -> int:
-        """How many micro-batches can be computed at once."""
-        return self.peers.rank.processes
 
     def describe_processes(self) -> str:
         """Say how many processes there are, who started them and how they are connected."""
@@ -218,17 +211,19 @@ class LoadedStages:
 
     def close(self) -> None:
         """End the other processes."""
-        self.closed = True
+        was_at_rest, self.at_rest = self.at_rest, True
         try:
-            if self.at_rest and self._transport is not None:
-                self.at_rest = False
+            if was_at_rest and self._transport is not None:
                 self.send(Packet(Kind.stop))
                 self.receive()
                 self._transport.flush()
                 self.peers.wait_for_exit()
         finally:
             self.peers.kill()
-            self._disconnect()
+            if self._listener is not None:
+                self._listener.join(timeout=1.0)
+                if not self._listener.is_alive():  # else one of another machine is still connected; exiting cuts it
+                    dist.destroy_process_group()
 
     def _listen(self, transport: Transport) -> None:
         """Receive in a thread of its own: a blocked receive hears neither Ctrl-C nor the death of another process."""
@@ -242,13 +237,6 @@ class LoadedStages:
             self.lost_at = time.monotonic()
             self._received.put(error)
 
-    def _disconnect(self) -> None:
-        if self._listener is not None:
-            self._listener.join(timeout=1.0)
-            if not self._listener.is_alive():  # else a process of another machine is still connected; exiting cuts it
-                dist.destroy_process_group()
-            self._listener = None
-
 
 @contextmanager
 def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
@@ -256,10 +244,9 @@ def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterat
     try:
         yield
     except KeyboardInterrupt:
-        terminated_at = torchrun.terminated_at()
-        if terminated_at is not None:
+        if processes.terminated_at is not None:
             peers.check()
-            if stages is not None and stages.lost_at is not None and stages.lost_at <= terminated_at:
+            if stages is not None and stages.lost_at is not None and stages.lost_at <= processes.terminated_at:
                 gone = PeerGone(peers.rank.processes - 1, ConnectionError("closed"))
                 raise peers.find_cause(gone) from None
         raise

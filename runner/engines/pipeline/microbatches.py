@@ -10,35 +10,17 @@ import itertools
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
 from runner.engines.base import EngineStats, Event, RequestId
-from runner.engines.pipeline import prefill_packet
-from runner.engines.pipeline.transport import Kind, Packet
-from runner.engines.rows import Row
-from runner.engines.stopping import Stopping
+from runner.engines.pipeline.transport import SETTINGS, Kind, Packet, write_rows
+from runner.engines.rows import Row, Stopping
 
 MOST_ROWS = 16  # of a micro-batch, where its size is ours to choose
-
-
-class Stages(Protocol):
-    """The stages, one after the other, wherever they are."""
-
-    @property
-    def depth(self) -> int:
-        """How many micro-batches can be computed at once."""
-        ...
-
-    def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
-        """Send a micro-batch through, from its token ids [B, T] on, or tell every stage that it is over."""
-        ...
-
-    def receive(self) -> Packet:
-        """Wait for the tokens of the micro-batch that comes out next."""
-        ...
+Send = Callable[[Packet, torch.Tensor | None], None]
 
 
 @dataclass
@@ -52,10 +34,17 @@ class MicroBatch:
 
 
 class MicroBatches:
-    """Takes rows through the stages until each has ended."""
+    """Takes rows through the stages until each has ended; `depth` micro-batches can be computed at once.
 
-    def __init__(self, stages: Stages, stats: EngineStats, stopping: Stopping, pad: int) -> None:
-        self.stages, self.stats, self.stopping, self.pad = stages, stats, stopping, pad
+    `send` takes a packet through the stages, with its token ids [B, T] where it has some; `receive` waits for the
+    tokens of the micro-batch that comes out next.
+    """
+
+    def __init__(
+        self, depth: int, send: Send, receive: Callable[[], Packet], stats: EngineStats, stopping: Stopping, pad: int
+    ) -> None:
+        self.depth, self.send, self.receive = depth, send, receive
+        self.stats, self.stopping, self.pad = stats, stopping, pad
         self.fixed_rows: int | None = None  # of a micro-batch, where task.micro_batch says so
         self.rows_at_once: int | None = None  # of all micro-batches together
         self._waiting: deque[Row] = deque()
@@ -67,12 +56,16 @@ class MicroBatches:
     def add(self, rows: list[Row]) -> None:
         """Let rows in; they form the next micro-batches, those with long prompts first: so these pad no short ones."""
         self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
-        self._rows_per_batch = self._choose_rows(len(self._waiting))
+        if self.fixed_rows is not None:
+            self._rows_per_batch = self.fixed_rows
+        elif self.rows_at_once is not None:
+            self._rows_per_batch = max(1, self.rows_at_once // self.depth)
+        else:  # few enough that there is a micro-batch for every stage
+            self._rows_per_batch = max(1, min(MOST_ROWS, math.ceil(len(self._waiting) / self.depth)))
 
     def cancel(self, ids: set[RequestId]) -> list[Event]:
         """End these requests; rows under way leave their micro-batch when it comes back."""
         events: list[Event] = []
-        now = time.perf_counter()
         for row in self._waiting:
             if row.request.id in ids:
                 self.stopping.cancel(row, 0.0, events)
@@ -81,7 +74,7 @@ class MicroBatches:
             ended = {row for row in batch.rows if row.request.id in ids} - batch.dropped
             batch.dropped |= ended
             for row in ended:
-                self.stopping.cancel(row, now - batch.started, events)
+                self.stopping.cancel(row, time.perf_counter() - batch.started, events)
         return events
 
     def drop_all(self) -> None:
@@ -99,31 +92,29 @@ class MicroBatches:
         """Start what can be started and take the next answer; return what came of it."""
         if not self._under_way:
             self._last_answer = time.perf_counter()
-        while self._waiting and len(self._under_way) < self.stages.depth:
+        while self._waiting and len(self._under_way) < self.depth:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
-            self._prefill(MicroBatch(next(self._numbers), rows))
+            batch = MicroBatch(next(self._numbers), rows)
+            self._under_way[batch.number] = batch
+            prompts = write_rows(rows, self.pad)
+            self.send(Packet(Kind.prefill, batch.number, prompts), prompts[:, SETTINGS:])
         if not self._under_way:
             return []
-        answer = self.stages.receive()
+        answer = self.receive()
         batch = self._under_way[answer.batch]
         self._account(batch)
         events, kept = self._accept(batch, answer)
-        if kept:
-            self._decode(batch, kept)
+        if kept:  # it sets out again; the stages hear which rows go on where some have ended
+            numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
+            batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
+            tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
+            self.send(Packet(Kind.decode, batch.number, numbers), tokens)
         else:
-            self.stages.send(Packet(Kind.end, batch.number))
+            self.send(Packet(Kind.end, batch.number), None)
             del self._under_way[batch.number]
         self.stats.rows_waiting = len(self._waiting)
         self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())
         return events
-
-    def _choose_rows(self, rows: int) -> int:
-        """Choose how many rows go together: few enough that there is a micro-batch for every stage."""
-        if self.fixed_rows is not None:
-            return self.fixed_rows
-        if self.rows_at_once is not None:
-            return max(1, self.rows_at_once // self.stages.depth)
-        return max(1, min(MOST_ROWS, math.ceil(rows / self.stages.depth)))
 
     def _account(self, batch: MicroBatch) -> None:
         """Add what an answer took, counted from the one before it: the stages overlap, time does not."""
@@ -147,22 +138,6 @@ class MicroBatches:
                 continue
             if not row.tokens:
                 row.first_token_s = seconds
-            reason = self.stopping.accept(row, token, events)
-            if reason is None:
+            if self.stopping.accept(row, token, seconds, events):
                 kept.append(number)
-            else:
-                events.append(self.stopping.completion(row, reason, seconds))
         return events, kept
-
-    def _prefill(self, batch: MicroBatch) -> None:
-        """Send the prompts on their way."""
-        self._under_way[batch.number] = batch
-        numbers = prefill_packet.write_rows(batch.rows, self.pad)
-        self.stages.send(Packet(Kind.prefill, batch.number, numbers), prefill_packet.token_ids(numbers))
-
-    def _decode(self, batch: MicroBatch, kept: list[int]) -> None:
-        """Send the last tokens, and which rows go on where some have ended."""
-        numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
-        batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
-        tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
-        self.stages.send(Packet(Kind.decode, batch.number, numbers), tokens)

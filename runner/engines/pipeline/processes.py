@@ -6,9 +6,11 @@ The first process watches the others: when one is killed or fails, the pipeline 
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -27,7 +29,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import pipeline_of
 from runner.core import child, errors
 from runner.core.errors import JobFailed, RunnerError
-from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, has_own_gpu, manifest_of
+from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, PeerGone, Transport
 from runner.sharding.strategies import parts_of
 
@@ -37,6 +39,8 @@ CULPRIT_S = 3.0  # how long to look for the process that failed first, when its 
 LEAVE_S = 10.0  # for a process that has nothing left to do, to be gone
 KEPT = "All other processes were ended; completions so far are kept, the same command goes on from them"
 log = logging.getLogger(__name__)
+terminated_at: float | None = None  # when torchrun has told this process to end
+torchrun_peers: PeerProcesses | None = None  # of the first process: those that torchrun has started beside it
 
 
 class Rendezvous:
@@ -72,21 +76,35 @@ def join_rendezvous(port: int) -> Rendezvous:
     return Rendezvous(TCPStore("127.0.0.1", port, None, is_master=False))
 
 
-def connect(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous, device: torch.device) -> Transport:
+def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     """Connect with the two neighbours; waits until every process does so."""
-    gpu_to_gpu = has_own_gpu(config, rank)
+    rank, gpu_to_gpu = worker.rank, worker.has_own_gpu
     if gpu_to_gpu:
-        torch.cuda.set_device(device)
-    with temporarily(loopback(rank)):
+        torch.cuda.set_device(worker.device)
+    with loopback(rank):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
             store=PrefixStore("ring", rendezvous.store),
             rank=rank.rank,
             world_size=rank.processes,
             # the first process counts the seconds; where it cannot, the others end themselves a while later
-            timeout=timedelta(seconds=60 + 2 * pipeline_of(config.task).timeout_s),
+            timeout=timedelta(seconds=60 + 2 * pipeline_of(worker.config.task).timeout_s),
         )
-    return Transport(rank.rank, rank.processes, device, gpu_to_gpu)
+    return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
+
+
+@contextmanager
+def loopback(rank: ProcessRank) -> Iterator[None]:
+    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
+    names = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
+    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ or not names:
+        yield
+        return
+    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+    try:
+        yield
+    finally:
+        del os.environ["GLOO_SOCKET_IFNAME"]
 
 
 # ----------------------------------------------------------------------------------------- the other processes
@@ -116,7 +134,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
     rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), worker.notes])
     if not rendezvous.wait_for("go"):
         return
-    transport = connect(config, rank, rendezvous, worker.device)
+    transport = connect(worker, rendezvous)
     while (packet := transport.receive()).kind is not Kind.stop:
         if packet.kind is Kind.figures:
             rendezvous.post(f"figures/{rank.rank}", worker.figures())
@@ -225,12 +243,9 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
         for rank in peers.ranks:
             peers.logs[rank] = folder / f"process_{rank}.log"
             with peers.logs[rank].open("wb") as output:
+                # in a session of its own: Ctrl-C of the terminal is for this process, which ends the others
                 peers.children[rank] = child.start(
-                    *("-m", STAGE_PROCESS),
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C of the terminal is for this process, which ends the others
+                    "-m", STAGE_PROCESS, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
                 )
             its_rank = ProcessRank(rank, processes, rank, processes)
             child.send_input(peers.children[rank], (config, its_rank, store.port, os.getpid()))
@@ -240,24 +255,37 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
     return peers
 
 
-def loopback(rank: ProcessRank) -> dict[str, str]:
-    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
-    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ:
-        return {}
-    interfaces = {name for _, name in socket.if_nameindex()}
-    return next(({"GLOO_SOCKET_IFNAME": name} for name in ("lo", "lo0") if name in interfaces), {})
+# ------------------------------------------------------------------------------------------------- torchrun
 
 
-@contextmanager
-def temporarily(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a moment."""
-    before = {key: os.environ.get(key) for key in variables}
-    os.environ.update(variables)
+def join_torchrun(config: RunnerConfig) -> int | None:
+    """In a process that torchrun has started: run its stages and return the exit code; None in the first one."""
+    global torchrun_peers
+    from torch.distributed.rendezvous import rendezvous as meet
+
+    store, number, processes = next(meet("env://"))
+    local = int(os.environ.get("LOCAL_RANK", number)), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    rank, rendezvous = ProcessRank(number, processes, *local), Rendezvous(store)
+    if number == 0:
+        torchrun_peers = PeerProcesses(config, rank, rendezvous)
+        signal.signal(signal.SIGTERM, _on_terminate)
+        atexit.register(_end_pipeline, rendezvous)  # also when the job is done already, or cannot begin
+        return None
+    for wish in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wish, signal.SIG_DFL)  # Python's own handler would wait until a packet has come
     try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        return run_stages(config, rank, rendezvous)
+    except RuntimeError:  # the store went away with the first process: the job was over before it began
+        return 1
+
+
+def _on_terminate(*_: object) -> None:
+    """Remember when: torchrun sends SIGTERM to all when one has died, and passes Ctrl-C on as SIGINT."""
+    global terminated_at
+    terminated_at = terminated_at or time.monotonic()
+    signal.raise_signal(signal.SIGINT)
+
+
+def _end_pipeline(rendezvous: Rendezvous) -> None:
+    with suppress(RuntimeError):  # the process that held the store may be gone
+        rendezvous.post("over")

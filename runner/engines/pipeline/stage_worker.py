@@ -15,8 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import pipeline_of
 from runner.core import machine
 from runner.core.machine import MIB
-from runner.engines.pipeline import prefill_packet
-from runner.engines.pipeline.transport import Kind, Packet
+from runner.engines.pipeline.transport import Kind, Packet, sampler_for, token_mask
 from runner.engines.sampling import Sampler
 from runner.models.load import default_threads, pick_device, pick_dtype
 from runner.sharding.load_part import load_part
@@ -52,8 +51,12 @@ class StageWorker:
         manifest = manifest_of(config)
         cuts = part_cuts(manifest, rank.processes)
         self.config, self.rank = config, rank
-        self.device = device_of(config, rank)
         model = local_model(config.model)
+        self.device, self.has_own_gpu = pick_device(model.device), False
+        if self.device.type == "cuda" and ":" not in model.device:  # the machine's GPUs in turn
+            gpus = torch.cuda.device_count()
+            self.device = torch.device("cuda", rank.local_rank % gpus)
+            self.has_own_gpu = gpus >= rank.local_processes  # then hidden states can go from GPU to GPU
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
         self.threads = model.threads or max(1, default_threads(manifest.totals.unique_params) // rank.local_processes)
@@ -63,13 +66,9 @@ class StageWorker:
             load_part(manifest.folder, part_id, self.device, self.dtype, attention)
             for part_id in range(cuts[rank.rank], cuts[rank.rank + 1])
         ]
+        self.is_last = self.stages[-1].is_last  # ends in the head
         self.busy_s = 0.0
         self._states: dict[int, BatchState] = {}
-
-    @property
-    def is_last(self) -> bool:
-        """Whether its last part ends in the head."""
-        return self.stages[-1].is_last
 
     def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
         """Take one step of a micro-batch and return the packet for the next process.
@@ -103,11 +102,10 @@ class StageWorker:
         """Set up a micro-batch: its prompts are padded on the left, and padding gets no attention."""
         numbers = packet.numbers
         assert numbers is not None
-        mask = prefill_packet.token_mask(numbers).to(self.device)
+        mask = token_mask(numbers).to(self.device)
         positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
-        sampler = None
-        if self.is_last:
-            sampler = prefill_packet.sampler_for(numbers, self.stages[-1].model.config.vocab_size, self.device)
+        vocab_size = self.stages[-1].model.config.vocab_size
+        sampler = sampler_for(numbers, vocab_size, self.device) if self.is_last else None
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
     def _advance(self, state: BatchState, kept: torch.Tensor | None) -> None:
@@ -147,20 +145,3 @@ class StageWorker:
 def manifest_of(config: RunnerConfig) -> Manifest:
     """Read the manifest of task.parts."""
     return read_manifest(Path(pipeline_of(config.task).parts).expanduser().absolute())
-
-
-def device_of(config: RunnerConfig, rank: ProcessRank) -> torch.device:
-    """Return the device of a process: with model.device=auto or cuda, the machine's GPUs in turn."""
-    wanted = local_model(config.model).device
-    device = pick_device(wanted)
-    if device.type == "cuda" and ":" not in wanted:
-        return torch.device("cuda", rank.local_rank % torch.cuda.device_count())
-    return device
-
-
-def has_own_gpu(config: RunnerConfig, rank: ProcessRank) -> bool:
-    """Whether each process of this machine has a GPU of its own, so that hidden states can go from GPU to GPU."""
-    wanted = local_model(config.model).device
-    if pick_device(wanted).type != "cuda" or ":" in wanted:
-        return False
-    return torch.cuda.device_count() >= rank.local_processes

@@ -4,11 +4,15 @@ The processes form a ring. Each stage sends its hidden states to the next proces
 it sampled to the first, which decides what comes next. A send returns at once: every process both sends and receives,
 so one that waited until its neighbour listens could wait forever. gloo carries tensors on a CPU, nccl tensors on GPUs
 of their own; the hidden states of processes that share one GPU go through main memory.
+
+The first process knows the requests, the last one samples: so each row's settings travel with its prompt. A packet
+holds whole numbers only; a float travels as the 64 bits that it has in memory.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -16,15 +20,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from runner.engines.base import Sampling
+from runner.engines.rows import Row
+from runner.engines.sampling import Sampler, generator_of
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
 SENDS_PER_PACKET = 3
+SETTINGS = 6  # columns before the token ids: three floats, top-k, the seed of the random numbers, the prompt's length
 
 
 class Kind(IntEnum):
     """What a packet asks for."""
 
-    prefill = 0  # numbers: one line per row, as prefill_packet writes them
+    prefill = 0  # numbers: one line per row, as `write_rows` writes them
     decode = 1  # numbers: which rows of the micro-batch go on; none when all do
     tokens = 2  # numbers: the token that was sampled for each row
     end = 3  # the micro-batch is over
@@ -115,3 +124,35 @@ class Transport:
         except RuntimeError as error:
             raise PeerGone(self.before, error) from error
         return tensor
+
+
+def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
+    """Return one line per row [B, SETTINGS + T]: its settings, then its prompt, padded on the left."""
+    width = max(len(row.prompt) for row in rows)
+    lines = []
+    for row in rows:
+        sampling = row.sampling
+        floats = [sampling.temperature, sampling.top_p, sampling.repetition_penalty]
+        generator = generator_of(sampling, row.request.id, row.choice)
+        settings = torch.tensor(floats, dtype=torch.float64).view(torch.int64).tolist()
+        settings += [sampling.top_k, 0 if generator is None else generator.initial_seed(), len(row.prompt)]
+        lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
+    return torch.tensor(lines)
+
+
+def token_mask(numbers: torch.Tensor) -> torch.Tensor:
+    """Return which places hold tokens and which are padding [B, T]."""
+    width = numbers.shape[1] - SETTINGS
+    return (torch.arange(width)[None, :] >= width - numbers[:, SETTINGS - 1 : SETTINGS]).long()
+
+
+def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
+    """Return the sampler that these rows ask for."""
+    samplings, generators, prompts = [], [], []
+    for line, floats in zip(numbers.tolist(), numbers[:, :3].contiguous().view(torch.float64).tolist(), strict=True):
+        temperature, top_p, penalty = floats
+        top_k, seed, length = line[3:SETTINGS]
+        samplings.append(Sampling(temperature, top_p, top_k, penalty))
+        generators.append(torch.Generator().manual_seed(seed) if temperature else None)
+        prompts.append(line[len(line) - length :])
+    return Sampler(vocab_size, device, prompts, samplings, generators)

@@ -17,10 +17,12 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
+from runner.core.result import BranchText, FinishReason
 from runner.engines import base, open_engine
-from runner.engines.base import Request
-from runner.engines.local.branches import BranchDecoder, columnar, decode, may_attend
+from runner.engines.base import EngineStats, Request
+from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, why_not
+from runner.engines.rows import Row, Stopping
+from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 
 Make = Callable[..., RunnerConfig]
@@ -36,13 +38,35 @@ def tiny(family: str, attention: str = "sdpa", patched: bool = True, **keys: Any
     return model
 
 
+class Mute:
+    """Stands in for a tokenizer where nobody reads the text."""
+
+    def decode(self, _: list[int], **__: Any) -> str:
+        return ""
+
+
+def decode(
+    model: Any, main: list[int], branches: list[list[int]], limit: int, stops: frozenset[int] = frozenset()
+) -> list[BranchText]:
+    """Continue every branch greedily."""
+    request = Request(0, "", branches=("",) * len(branches))
+    rows = [
+        Row(request, [*main, *branch], "", limit, number, branch_at=len(main))
+        for number, branch in enumerate(branches, start=1)
+    ]
+    loaded = Loaded(model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size})
+    done = complete(loaded, rows, EngineStats(), Stopping(Mute(), stops))
+    assert done.branches is not None
+    return done.branches
+
+
 # ------------------------------------------------------------------------------------ layout and mask
 
 
 def test_the_example_of_the_definition() -> None:
-    columns = columnar([*b"abc"], [[*b"de"], [*b"fgh"]])
-    assert bytes(columns.tokens) == b"abcdfegh"
-    placed = list(zip(columns.branches, columns.times, strict=True))
+    times, branches, tokens = zip(*columnar([*b"abc"], [[*b"de"], [*b"fgh"]]), strict=True)
+    assert bytes(tokens) == b"abcdfegh"
+    placed = list(zip(branches, times, strict=True))
     assert placed == [(0, 0), (0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (2, 5)]
     sees = {
         "a": "a",
@@ -54,22 +78,19 @@ def test_the_example_of_the_definition() -> None:
         "g": "abcdfg",
         "h": "abcdfegh",
     }
-    mask = may_attend(torch.tensor(columns.times))
+    mask = may_attend(torch.tensor(times), 8)
     found = {
-        chr(columns.tokens[i]): "".join(
-            chr(t) for t, seen in zip(columns.tokens, mask[i].tolist(), strict=True) if seen
-        )
+        chr(tokens[i]): "".join(chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen)
         for i in range(8)
     }
     assert found == sees
 
 
-def test_mask_of_what_is_not_valid_and_of_the_last_tokens() -> None:
+def test_mask_of_the_last_tokens() -> None:
     times = torch.tensor([0, 1, 2, 3, 3])
-    valid = torch.tensor([False, True, True, True, True])
-    expected = [[v and (times[j] < times[i] or i == j) for j, v in enumerate(valid.tolist())] for i in range(5)]
-    assert may_attend(times, valid).tolist() == expected
-    assert may_attend(times, valid, queries=2).tolist() == expected[3:]
+    expected = [[bool(times[j] < times[i] or i == j) for j in range(5)] for i in range(5)]
+    assert may_attend(times, queries=5).tolist() == expected
+    assert may_attend(times, queries=2).tolist() == expected[3:]
 
 
 # ------------------------------------------------------------------------- side by side, and one by one
@@ -98,7 +119,8 @@ def forward_one(model: Any, tokens: list[Token], stride: int = 128) -> torch.Ten
 
 def side_by_side(model: Any, main: list[int], branches: list[list[int]], steps: int) -> tuple[Any, torch.Tensor, int]:
     """Tokens [k][steps], logits [k, steps, V] and passes of the decoder under test."""
-    decoder = BranchDecoder(model)
+    decoder, passes = BranchDecoder(model), list[int]()
+    counting = model.register_forward_hook(lambda *_: passes.append(1))
     logits = [decoder.prefill(main, branches)]
     tokens: list[list[int]] = [[] for _ in branches]
     for step in range(steps):
@@ -107,7 +129,8 @@ def side_by_side(model: Any, main: list[int], branches: list[list[int]], steps: 
             tokens[branch].append(token)
         if step < steps - 1:
             logits.append(decoder.step(dict(enumerate(chosen, start=1))))
-    return tokens, torch.stack(logits, dim=1), decoder.passes
+    counting.remove()
+    return tokens, torch.stack(logits, dim=1), len(passes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -200,9 +223,8 @@ def test_branches_of_like_length_equal_one_pass_over_everything() -> None:
     model = tiny("llama")
     branches = [[21, 22], [31, 32]]
     tokens, logits, _ = side_by_side(model, MAIN, branches, 5)
-    columns = columnar(MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)])
-    together = [0] * len(columns.tokens)
-    everything = list(zip(columns.tokens, columns.branches, columns.times, together, strict=True))
+    placed = columnar(MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)])
+    everything = [(token, branch, time, 0) for time, branch, token in placed]
     whole = forward_one(model, everything)
     for number in (1, 2):
         places = [i for i, (_, b, t, _) in enumerate(everything) if b == number and t >= len(MAIN) + 1]
@@ -271,27 +293,23 @@ def test_branches_know_which_one_they_are() -> None:
 
 def test_what_cannot_be_decoded_in_branches() -> None:
     with pytest.raises(ConfigError, match="rope=native: branches need two coordinates a token; use rope=rope_2d"):
-        BranchDecoder(tiny("llama", patched=False))
-    model = tiny("llama")
-    with pytest.raises(ConfigError, match="a main stream of one token or more, and at least one branch"):
-        decode(model, [], [[1]], 4)
-    with pytest.raises(ConfigError, match="max_new_tokens=0"):
-        decode(model, MAIN, BRANCHES, 0)
-    decoder = BranchDecoder(model)
-    with pytest.raises(ConfigError, match=r"branches \[1\] do not exist: there are none, prefill first"):
-        decoder.step({1: 5})
-    decoder.prefill(MAIN, BRANCHES)
-    with pytest.raises(ConfigError, match="no branch is named: there are 1, 2, 3"):
-        decoder.step({})
-    with pytest.raises(ConfigError, match=r"branches \[4\] do not exist: there are 1, 2, 3"):
-        decoder.step({4: 1})
-    with pytest.raises(ConfigError, match="has its prompts already"):
-        decoder.prefill(MAIN, BRANCHES)
+        BranchDecoder(tiny("llama", patched=False)).prefill(MAIN, BRANCHES)
     with pytest.raises(ConfigError, match="beyond this model's sliding window of 8 tokens"):
         decode(tiny("mistral", sliding_window=8), MAIN, BRANCHES, 8)
+    model = tiny("llama")
+    assert why_not(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"):
-        BranchDecoder(model)
+    assert "model.attention=flash_attention_2 takes no mask of its own" in str(why_not(model))
+
+
+def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
+    make_config: Make, saved_family: Callable[..., Path]
+) -> None:
+    model = LocalModelConfig(name=str(saved_family()), device="cpu")
+    engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
+    (done,) = base.complete(engine, [Request(0, "", branches=("one", "two"))])
+    assert done.finish_reason is FinishReason.error
+    assert done.error == "the prompt has no tokens, so there is nothing to go on from"
 
 
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:

@@ -18,7 +18,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import Completion, Engine, Message, Request
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache
 
 PROMPTS = [
     "Ann has 3 apples.",

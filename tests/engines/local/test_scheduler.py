@@ -23,7 +23,7 @@ from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import Engine, Request
-from runner.engines.local import prefix_tree, prefixes
+from runner.engines.local import prefix_tree
 from runner.models.load import adapt, load_base
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
@@ -236,7 +236,7 @@ def test_prefixes_are_let_go_with_their_last_row(
         made.extend({id(one): one for prefix in found if prefix for one in prefix.path}.values())
         return found
 
-    monkeypatch.setattr(prefixes, "share", share)
+    monkeypatch.setattr(prefix_tree, "share", share)
     complete(engine, requests())
     going = base.complete(engine, requests(), 3)
     next(going)

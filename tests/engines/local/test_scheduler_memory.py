@@ -25,7 +25,7 @@ from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
-from runner.engines.local import memory
+from runner.engines.local import scheduler
 from runner.engines.local.attention import Pass
 from runner.engines.local.forward import Forward
 from runner.engines.local.scheduler import Scheduler
@@ -213,8 +213,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
     expected = complete(engine, requests())
-    free = tokens * engine._real._heads.bytes_per_token / memory.SHARE_OF_MEMORY  # type: ignore[attr-defined]
-    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(scheduler, "room_tokens", lambda _heads: tokens)
     most = 0
 
     def look(number: int, running: Scheduler, ids: list[int]) -> None:
@@ -233,8 +232,7 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = complete(engine, requests())
-    free = 400 * engine._real._heads.bytes_per_token / memory.SHARE_OF_MEMORY  # type: ignore[attr-defined]
-    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(scheduler, "room_tokens", lambda _heads: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)

@@ -17,7 +17,8 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import open_engine
-from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, Sampling, Session, complete
+from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, Sampling, complete
+from runner.engines.session import Session
 
 HOT = Sampling(temperature=1.0, top_k=20, seed=5)
 PENALIZED = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.2)

@@ -20,8 +20,7 @@ from runner.engines.base import Completion, EngineStats, Request
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker
 from runner.engines.pipeline.transport import Kind, Packet
-from runner.engines.rows import Row
-from runner.engines.stopping import Stopping
+from runner.engines.rows import Row, Stopping
 from runner.sharding.load_part import load_tokenizer
 
 DEPTH = 3
@@ -29,8 +28,6 @@ DEPTH = 3
 
 class Stages:
     """Real stages in this process, that remember what was asked of them and say how much is under way."""
-
-    depth = DEPTH
 
     def __init__(self, worker: StageWorker) -> None:
         self.worker, self.answers, self.under_way = worker, deque[Packet](), list[int]()
@@ -59,7 +56,7 @@ def test_as_many_batches_as_stages_are_under_way(
     worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
     stages, stats = Stages(worker), EngineStats()
     rows = [Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)]
-    micro_batches = MicroBatches(stages, stats, Stopping(load_tokenizer(parts)), pad=0)
+    micro_batches = MicroBatches(DEPTH, stages.send, stages.receive, stats, Stopping(load_tokenizer(parts)), pad=0)
     micro_batches.fixed_rows = micro_batch
     micro_batches.add(rows)
     done: list[tuple[Any, int]] = []

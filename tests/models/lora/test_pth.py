@@ -21,7 +21,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines import open_engine
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache
 from runner.models import load as load_room
 from runner.models.load import Loaded, adapt, load_base, release
 from runner.models.lora.convert import convert, parser

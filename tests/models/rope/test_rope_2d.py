@@ -22,7 +22,7 @@ from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
 from runner.engines import base, open_engine
 from runner.engines.base import Request
-from runner.engines.local.base_cache import BaseCache
+from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import adapt, load_base, release
 from runner.models.rope import rope_2d

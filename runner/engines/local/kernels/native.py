@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,16 +112,11 @@ def _build(compiler: str) -> Path:
     library = folder / f"attention-{key}.so"
     if library.exists():
         return library
-    target = folder
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:
-        target = Path(tempfile.mkdtemp(prefix="runner-"))  # no cache: built anew by each process, in a few seconds
-        library = target / library.name
-    partial = target / f"{library.name}.{os.getpid()}"
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):  # no cache: built anew by each process, in a few seconds
+        library = Path(tempfile.mkdtemp(prefix="runner-")) / library.name
+    partial = library.with_name(f"{library.name}.{os.getpid()}")
     command = [compiler, *FLAGS.split(), str(here / SOURCES[0]), "-o", str(partial), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     partial.replace(library)  # several processes may build at once: the last one wins, all are the same

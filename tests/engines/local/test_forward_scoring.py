@@ -22,7 +22,7 @@ from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Message, Request
-from runner.engines.local import scoring
+from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
 from runner.models.load import adapt, load_base
 from runner.quantization.bitsandbytes import Nf4Config
@@ -132,8 +132,8 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     text = (SYSTEM + "".join(QUESTIONS)) * 4
     asked = [Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)]
     short = Request("short", "Short", continuation="er")
-    monkeypatch.setattr(scoring, "MOST_LOGITS", {"cpu": 50 * 259})
-    monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)
+    monkeypatch.setattr(forward, "MOST_LOGITS", {"cpu": 50 * 259})
+    monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)
     engine = LocalEngine(configure(make_config, folder, attention))
     done = {one.id: one for one in base.complete(engine, [*asked, short])}
     for request in (*asked, short):

@@ -18,9 +18,9 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
-from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId, Sampling, Session
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.session import LocalSession
+from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId, Sampling
+from runner.engines.local.engine import LocalEngine, LocalSession
+from runner.engines.session import Session
 
 NEW_TOKENS = 24
 WARM = Sampling(temperature=0.8)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.core.result import FinishReason
 from runner.engines.base import Request
-from runner.engines.stopping import Stopping
+from runner.engines.rows import Row, Stopping
 
 EOS = 2
 texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token
@@ -39,10 +39,11 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
         found = [said.index(one) for one in stop if one in said and not ignore_eos]
         ended = so_far[-1] == EOS and not ignore_eos
         due = FinishReason.stop if found or ended else FinishReason.length if count >= limit else None
-        assert stopping.reason(so_far, limit, request) is due
+        row = Row(request, [], "", limit, tokens=so_far)
+        assert stopping.reason(row) is due
         if due is not None:
             every = [said.index(one) for one in stop if one in said]
-            assert stopping.said(so_far, request) == said[: min(every, default=None)]
+            assert stopping.said(row) == said[: min(every, default=None)]
             return
 
 
@@ -55,10 +56,11 @@ def test_what_is_told_while_it_comes_is_never_taken_back(
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     told = ""
     for count in range(1, len(tokens) + 1):
-        told += stopping.fresh(tokens[:count], request, told)
-        said = stopping.said(tokens[:count], request)
+        row = Row(request, [], "", 100, tokens=tokens[:count], sent=told)
+        told += stopping.fresh(row)
+        said = stopping.said(row)
         assert said.startswith(told)
-        if stopping.reason(tokens[:count], 100, request) is FinishReason.stop:
+        if stopping.reason(row) is FinishReason.stop:
             return
         held = max([0, *map(len, stop)]) + len(said) - len(said.rstrip("\ufffd"))
         assert len(said) - len(told) <= held, "no more is held back than a stop text that may be on its way"
