@@ -11,25 +11,22 @@ import re
 import sys
 import time
 from collections import deque
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
-from hydra.core.utils import JobReturn
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core import progress
-from runner.core.errors import ConfigError, EvidenceError, JobHeld, RunnerError
+from runner.core.errors import ConfigError, EvidenceError, JobHeld
 from runner.core.result import Record, Status
-from runner.grid.outcome import Outcome, run_job
-from runner.grid.plan import Planned
+from runner.grid.plan import Outcome, Planned, failure, run_job
 from runner.report import brief
-from runner.store import ledger
 from runner.store.jobs import Job, claim
-from runner.tasks.base import task_of
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +34,31 @@ GRACE_S = 2.0  # for jobs to end by themselves after Ctrl-C
 PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
+def adapt() -> None:
+    """Store other packages' plugins again under their own names, with our values where their defaults do not fit."""
+    store = ConfigStore.instance().store
+    with suppress(ImportError):
+        from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
+
+        # a search is for the highest accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be given anew
+        search = OmegaConf.structured(OptunaSweeperConf(direction="maximize", params={}))
+        OmegaConf.set_struct(search.params, False)
+        store(group="hydra/sweeper", name="optuna", node=search, provider="runner")
+    with suppress(ImportError):
+        from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
+
+        # no server for the dashboard, and no second try: the runner itself repeats what an innocent job has lost
+        init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
+        ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
+        store(group="hydra/launcher", name="ray", node=ray, provider="runner")
+
+
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
     """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
-    try:
-        with redirect_stdout(sys.stderr):  # stdout is for the grid's result
-            outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
-    except SystemExit as error:  # most launchers would end with it
-        outcome = Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
+    with redirect_stdout(sys.stderr):  # stdout is for the grid's result
+        outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
     name = " ".join(text for text in hydra.overrides.task if not text.startswith(PARENT_KEY))
     how = brief(outcome.record) if outcome.record else f"{outcome.status.value} {outcome.message}"
     print(f"{name}: {how}", file=sys.stderr, flush=True)
@@ -108,7 +121,12 @@ class ForeignLaunch:
         overrides = [[*self.plan[number].overrides, *parent] for number in batch]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
-            outcome = self.outcomes[number] = _outcome(job_return)
+            try:
+                outcome = job_return.return_value
+            except Exception as error:  # noqa: BLE001  # an error outside of the runner is a failure of that job
+                outcome = failure(error)
+            assert isinstance(outcome, Outcome)
+            self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
                 outcome.record.from_ledger = False  # it ended after its launch had broken: still the work of this grid
 
@@ -124,7 +142,7 @@ class ForeignLaunch:
         living = [number for number in living if number in begun]
         for number in begun:
             if number not in living:
-                self._record_end(number, Status.KILLED, "interrupted")
+                self.outcomes[number] = self.plan[number].died(Status.KILLED, "interrupted")
         if living:
             log.warning(
                 "%d jobs go on without this grid, as hydra/launcher=%s does not end them: "
@@ -139,7 +157,8 @@ class ForeignLaunch:
         begun = self._begun(batch)
         left = [number for number in batch if number not in self.outcomes and number not in begun]
         if len(batch) == 1 and begun:
-            self._record_end(begun[0], Status.FAILED, f"its process died under hydra/launcher={self.name}: {cause}")
+            message = f"its process died under hydra/launcher={self.name}: {cause}"
+            self.outcomes[begun[0]] = self.plan[begun[0]].died(Status.FAILED, message)
             return []
         if not begun and not progressed:
             if not self.outcomes:
@@ -170,28 +189,10 @@ class ForeignLaunch:
         """Return the jobs that a process has started and that have not ended."""
         return [n for n in batch if n not in self.outcomes and _claimed_at(self._job(n)) != self._before[n][1]]
 
-    def _record_end(self, number: int, status: Status, message: str) -> None:
-        config = self.plan[number].config
-        assert config is not None
-        ledger.write_death(config, self._job(number), task_of(config).VERSION, status, message)
-        self.outcomes[number] = Outcome(status, message=message, exit_code=130 if status is Status.KILLED else 1)
-
     def _job(self, number: int) -> Job:
         job = self.plan[number].job
         assert job is not None
         return job
-
-
-def _outcome(job_return: JobReturn) -> Outcome:
-    """Return what the job returned; an error outside of the runner is a failure of that job."""
-    try:
-        value = job_return.return_value
-    except RunnerError as error:
-        return Outcome(Status.FAILED, message=str(error), exit_code=error.exit_code)
-    except Exception as error:  # noqa: BLE001
-        return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
-    assert isinstance(value, Outcome)
-    return value
 
 
 def _shut_down_ray() -> None:
