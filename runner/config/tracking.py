@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.core.errors import check
+from runner.core.errors import check_not_blank
 
 
 @dataclass
@@ -17,4 +17,4 @@ class TrackingConfig:
     parent_run_id: str | None = None  # set by a grid, so that its jobs stand below it
 
     def __post_init__(self) -> None:
-        check(bool(self.experiment.strip()), "tracking.experiment", repr(self.experiment), "give it a name")
+        check_not_blank("tracking.experiment", self.experiment, "give it a name")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from runner.config.generation import GenerationConfig
+from runner.config.generation import GenerationConfig, check_sampling
 from runner.core.errors import ConfigError, check
 from runner.core.result import BranchText, FinishReason
 
@@ -59,15 +59,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
-        values = {key: value for key, value in given.items() if value is not None}
-        for key, (ok, need) in {
-            "temperature": (0 <= values.get("temperature", 0) <= 10, "must lie in 0..10"),
-            "top_p": (0 < values.get("top_p", 1) <= 1, "must lie in (0, 1]"),
-            "top_k": (values.get("top_k", 0) >= 0, "must be 0 (off) or more"),
-            "repetition_penalty": (0.1 <= values.get("repetition_penalty", 1) <= 10, "must lie in 0.1..10 (1 = off)"),
-        }.items():
-            check(ok, f"sampling.{key}", given[key], need)
+        check_sampling("sampling", self)
 
     def over(self, generation: GenerationConfig, seed: int) -> Sampling:
         """Return it with nothing left open."""
