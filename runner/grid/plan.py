@@ -20,7 +20,7 @@ from runner.engines.local.base_cache import BaseCache
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger
 from runner.store.jobs import Job
-from runner.tasks.base import Predicts, Previews, Uses, task_of
+from runner.tasks.base import Uses, task_of
 
 WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 
@@ -93,7 +93,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
                 planned.notes = check(config, task, resolved)
-                if config.plan and isinstance(task, Previews):
+                if config.plan and hasattr(task, "preview"):
                     planned.notes.append(task.preview(inputs).replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id rests on what its files hold
         planned.state, planned.notes = State.todo, [str(absent)]
@@ -146,7 +146,7 @@ def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
 def need_of(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
     task = task_of(config)
-    if isinstance(task, Predicts):
+    if hasattr(task, "predict_mib"):
         return Need(task.predict_mib(config), machine.cores())
     return kind_of(config.model).need(config, resolved) if Uses.weights in task.USES else Need(0.0, 1)
 
