@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.groups import GROUPS
-from runner.config.hydra import explain, quote_plain_texts, register, to_config
+from runner.config.hydra import quote_plain_texts, register, to_config
 from runner.config.root import RunnerConfig
 from runner.core import console
 
@@ -39,7 +39,7 @@ def entry() -> NoReturn:
 
 def message_of(error: Exception) -> str | None:
     """Return the one message for an error that a user can cause, None for a bug."""
-    return None if WANTS_TRACE else hydra_errors.explain(error, CONF)
+    return None if WANTS_TRACE else explain(error, CONF)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

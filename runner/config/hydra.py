@@ -26,17 +26,8 @@ from runner.core.errors import ConfigError, RunnerError, unknown
 
 PLAIN_TEXTS = ("task.prompt", "task.system", "task.instruction")
 
-# The keys of a study's grid: sweeps by key, keys that advance together, combinations to leave out.
-GRID: dict[str, Any] = {"params": {}, "zip": [], "exclude": []}
-
-# choices of hydra/launcher and hydra/sweeper from other packages -> the extra that installs each
-EXTRAS = {
-    "joblib": "joblib",
-    "submitit_local": "submitit",
-    "submitit_slurm": "submitit",
-    "ray": "ray",
-    "optuna": "optuna",
-}
+# choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
+EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 
 def quote_plain_texts(arguments: list[str]) -> list[str]:
@@ -68,7 +59,8 @@ def register() -> None:
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance().store
     store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
-    grid = {"_target_": "hydra_plugins.runner.GridSweeper", **GRID}
+    # of a study's grid: sweeps by key, keys that advance together, combinations to leave out
+    grid = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "exclude": []}
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
     store(group="hydra/sweeper", name="grid", node=grid, provider="runner")
     store(group="hydra/launcher", name="workers", node=workers, provider="runner")
@@ -117,7 +109,7 @@ def explain(error: BaseException, conf: Path) -> str | None:
 def _missing_config(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
-        install = f"pip install 'runner[{EXTRAS[choice]}]'"
+        install = f"pip install 'runner[{choice.partition('_')[0]}]'"
         return f"{group}={choice} comes in a package that is not installed here: {install}"
     if group and error.options:
         return f"{group}={choice}: {unknown(f'choice for {group}', choice, error.options)}"

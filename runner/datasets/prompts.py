@@ -92,9 +92,7 @@ def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
 
 def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
     """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
-    lines = (
-        {"index": index, **as_data(given), **answer(given, samples[index])} for index, given in enumerate(prompts)
-    )
+    lines = ({"index": index, **as_data(given), **answer(given, samples[index])} for index, given in enumerate(prompts))
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 

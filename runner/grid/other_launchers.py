@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections import deque
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
@@ -91,30 +91,25 @@ class ForeignLaunch:
 
     def run(self, numbers: list[int]) -> None:
         """Launch the jobs; when a launch breaks, launch what was under way one by one, so that only the cause fails."""
-        with redirect_stdout(sys.stderr):  # Ray talks to stdout, and does so until it is shut down
-            try:
-                self._run(numbers)
-            finally:
-                _shut_down_ray()
-
-    def _run(self, numbers: list[int]) -> None:
         self._before = {number: (_record(self._job(number)), _claimed_at(self._job(number))) for number in numbers}
         batches = deque([numbers])
-        while batches:
-            batch = batches.popleft()
-            if self.outcomes:  # jobs of a launch that broke may have ended meanwhile
-                self._collect(batch)
-                batch = [number for number in batch if number not in self.outcomes]
-            if not batch:
-                continue
-            try:
-                self._launch(batch)
-            except KeyboardInterrupt:
-                self.interrupted = True
-                self._stop(batch)
-                return
-            except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
-                batches.extendleft(reversed(self._after_break(batch, error)))
+        with redirect_stdout(sys.stderr), ExitStack() as at_the_end:  # Ray talks to stdout until it is shut down
+            at_the_end.callback(_shut_down_ray)
+            while batches:
+                batch = batches.popleft()
+                if self.outcomes:  # jobs of a launch that broke may have ended meanwhile
+                    self._collect(batch)
+                    batch = [number for number in batch if number not in self.outcomes]
+                if not batch:
+                    continue
+                try:
+                    self._launch(batch)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+                    self._stop(batch)
+                    return
+                except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
+                    batches.extendleft(reversed(self._after_break(batch, error)))
 
     def _launch(self, batch: list[int]) -> None:
         parent = [f"{PARENT_KEY}{self.parent_run_id}"] if self.parent_run_id else []

@@ -9,6 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from omegaconf import DictConfig
+
 from runner.checkpoints import resolve
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -51,7 +53,7 @@ class Planned:
 
     overrides: list[str]
     config: RunnerConfig | None = None
-    config_yaml: str = ""
+    composed: DictConfig | None = None  # the config as YAML has it
     resolved: resolve.Resolved | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible

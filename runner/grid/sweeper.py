@@ -71,7 +71,6 @@ class WorkerLauncher(Launcher):
         for overrides in map(list, job_overrides):
             composed, _ = without_hydra(composer.compose(overrides))
             plan.append(plan_composed(overrides, composed))
-            plan[-1].config_yaml = OmegaConf.to_yaml(composed)
         for planned in plan:
             if planned.problem:
                 raise ConfigError(planned.problem)
@@ -95,10 +94,9 @@ class WorkerLauncher(Launcher):
 
 @dataclass
 class Grid:
-    """A planned grid with the composed configs of its jobs."""
+    """A planned grid, and how its jobs ended."""
 
     plan: list[Planned]
-    composed: list[DictConfig]
     overrides: list[str]  # as the user gave them
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
@@ -151,14 +149,12 @@ class GridSweeper(Sweeper):
             tracking.end_dead_grids(grid.settings)  # of one that was killed when its last job was done
         finish(grid, interrupted)
 
-    # ------------------------------------------------------------------------------------- plan
-
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; what cannot work is known before anything runs."""
         loader = self.context.config_loader
         lists = expand(arguments, self.params, self.zip, loader)
         composer = Composer(loader, self.master)
-        grid = Grid([], [], arguments)
+        grid = Grid([], arguments)
         values: list[Callable[[str], str | None]] = []
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
@@ -167,14 +163,11 @@ class GridSweeper(Sweeper):
                 values.append(_values_of(composed, choices))
                 if not excluded(self.exclude, values[-1]):
                     grid.plan.append(plan_composed(overrides, composed))
-                    grid.composed.append(composed)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
         mark_twins(grid.plan)
         return grid
-
-    # -------------------------------------------------------------------------------------- run
 
     def run(self, grid: Grid, numbers: list[int]) -> bool:
         """Hand the jobs to the launcher below one MLflow run; returns whether the user stopped it."""
@@ -183,10 +176,9 @@ class GridSweeper(Sweeper):
             check_settings(name, grid.settings)
         parent = tracking.start_grid(grid.settings, grid.overrides, describe(grid))
         for number in numbers:
-            planned = grid.plan[number]
-            assert planned.config is not None
-            planned.config.tracking.parent_run_id = parent.run_id
-            planned.config_yaml = OmegaConf.to_yaml(grid.composed[number])
+            config = grid.plan[number].config
+            assert config is not None
+            config.tracking.parent_run_id = parent.run_id
         interrupted = False
         try:
             if isinstance(self.launcher, WorkerLauncher):
@@ -222,7 +214,8 @@ def finish(grid: Grid, interrupted: bool) -> None:
         raise KeyboardInterrupt
     if problems:
         failed = JobFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above")
-        failed.exit_code = max(ended.exit_code for ended in (*grid.outcomes.values(), *grid.plan))
+        codes = [outcome.exit_code for outcome in grid.outcomes.values()]
+        failed.exit_code = max(codes + [planned.exit_code for planned in grid.plan])
         raise failed
 
 
@@ -252,7 +245,9 @@ def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
     if config.task.reads_stdin:
         problem = "task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE"
         return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
-    return plan_job(overrides, config)
+    planned = plan_job(overrides, config)
+    planned.composed = composed
+    return planned
 
 
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:

@@ -33,12 +33,12 @@ def main() -> None:
     with Connection(descriptor) as connection:
         try:
             while (assignment := connection.recv()) is not None:
-                do_job(*assignment, connection, bases)
+                do_job(connection, bases, *assignment)
         except (EOFError, OSError, KeyboardInterrupt):
             return  # the parent is gone, or has asked this worker to stop
 
 
-def do_job(config: RunnerConfig, config_yaml: str, wait: bool, connection: Connection, bases: BaseCache) -> None:
+def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, config_yaml: str, wait: bool) -> None:
     """Do one job and send how it ended; Ctrl-C ends the job as KILLED, and then the worker."""
 
     def report(step: Step) -> None:

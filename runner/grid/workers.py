@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from runner.core import child
 from runner.core.progress import Step
 from runner.core.result import Status
@@ -156,8 +158,9 @@ class WorkerPool:
         worker.begun += 1
         worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
         self.view.started(number)
+        planned = self.plan[number]
         try:
-            worker.connection.send((self.plan[number].config, self.plan[number].config_yaml, number in self._waiting))
+            worker.connection.send((planned.config, OmegaConf.to_yaml(planned.composed), number in self._waiting))
         except OSError:
             self._died(worker)
 

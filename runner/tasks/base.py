@@ -62,11 +62,10 @@ class Context:
 class Task(Protocol):
     """What every task module has. Where it applies, a module has one of these functions as well.
 
-    `deliver(inputs, config, job, result)` hands something over besides the record, also when the record is there
-    already: what keys outside the identity ask for now and did not ask for then. `preview(inputs)` returns lines for a
-    plan, from files' headers alone. `predict_mib(config)` returns the memory that a job needs which loads from a location
-    of its own. `joins(config)` serves the process that has the job under torchrun, and returns the exit code; None in
-    the process that has it.
+    deliver(inputs, config, job, result): hand over what keys outside the identity ask for now and did not ask for then
+    preview(inputs): return lines for a plan, from files' headers alone
+    predict_mib(config): return the memory that the job needs, which loads from a location of its own
+    joins(config): under torchrun, serve the process that has the job and return the exit code; None in that process
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently

@@ -9,8 +9,7 @@ from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
-from runner.config import identity
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, base_key
 from runner.core import machine
 from runner.engines import local
 from runner.engines.base import Capability, Engine
@@ -33,7 +32,7 @@ class Local(ModelKind):
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return model, quantization and rope, and an adapter that is merged."""
-        return identity.base_key(config)
+        return base_key(config)
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
         """Refuse what is known to be impossible without torch and without a weight; note what is close."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runner.config.identity import base_key
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, base_key
 
 
 class BaseCache:
