@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.groups import GROUPS
-from runner.config.hydra import quote_plain_texts, register, to_config
+from runner.config.hydra import explain, quote_plain_texts, register, to_config
 from runner.config.root import RunnerConfig
 from runner.core import console
 
