@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from runner.config.generation import GenerationConfig
 from runner.core.dtypes import Dtype
@@ -28,14 +28,7 @@ class Extractor(StrEnum):
 
 
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
-
-
-class Workload(NamedTuple):
-    """What a job holds in memory at once."""
-
-    rows: int
-    prompt_tokens: int
-    new_tokens: int
+Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
 
 
 @dataclass
@@ -68,7 +61,7 @@ class TaskConfig:
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
-        return Workload(generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
+        return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
 
 
 @dataclass
@@ -189,7 +182,7 @@ class SweepConfig(TaskConfig):
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the smallest cell: the others may fail, and become a note."""
-        return Workload(min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens)
+        return min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens
 
 
 @dataclass
@@ -210,7 +203,7 @@ class MemoryConfig(TaskConfig):
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return what is measured."""
-        return Workload(self.batch_size, self.prompt_tokens, self.new_tokens)
+        return self.batch_size, self.prompt_tokens, self.new_tokens
 
 
 class Strategy(StrEnum):

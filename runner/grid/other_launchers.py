@@ -86,12 +86,14 @@ class ForeignLaunch:
     parent_run_id: str | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     interrupted: bool = False
+    _jobs: dict[int, Job] = field(default_factory=dict)
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
     _relaunched: set[int] = field(default_factory=set)
 
     def run(self, numbers: list[int]) -> None:
         """Launch the jobs; when a launch breaks, launch what was under way one by one, so that only the cause fails."""
-        self._before = {number: (_record(self._job(number)), _claimed_at(self._job(number))) for number in numbers}
+        self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
+        self._before = {number: (_record(job), _claimed_at(job)) for number, job in self._jobs.items()}
         batches = deque([numbers])
         with redirect_stdout(sys.stderr), ExitStack() as at_the_end:  # Ray talks to stdout until it is shut down
             at_the_end.callback(_shut_down_ray)
@@ -130,7 +132,7 @@ class ForeignLaunch:
         _shut_down_ray()  # else it ends its jobs when this process exits, too late to record that
         give_up_at = time.monotonic() + GRACE_S
         begun = self._begun(batch)
-        while (living := [n for n in begun if _is_held(self._job(n))]) and time.monotonic() < give_up_at:
+        while (living := [n for n in begun if _is_held(self._jobs[n])]) and time.monotonic() < give_up_at:
             time.sleep(0.1)
         self._collect(batch)
         begun = self._begun(batch)
@@ -170,7 +172,7 @@ class ForeignLaunch:
         """Read from disk how jobs of a broken launch ended; return whether any did."""
         ended = False
         for number in batch:
-            record = _record(self._job(number))
+            record = _record(self._jobs[number])
             if number in self.outcomes or record is None or record == self._before[number][0]:
                 continue
             if record.status is not Status.KILLED:
@@ -182,12 +184,7 @@ class ForeignLaunch:
 
     def _begun(self, batch: list[int]) -> list[int]:
         """Return the jobs that a process has started and that have not ended."""
-        return [n for n in batch if n not in self.outcomes and _claimed_at(self._job(n)) != self._before[n][1]]
-
-    def _job(self, number: int) -> Job:
-        job = self.plan[number].job
-        assert job is not None
-        return job
+        return [n for n in batch if n not in self.outcomes and _claimed_at(self._jobs[n]) != self._before[n][1]]
 
 
 def _shut_down_ray() -> None:

@@ -161,7 +161,7 @@ class View:
     labels: list[str]  # of all jobs of the plan
     to_do: int
     running: dict[int, Running] = field(default_factory=dict)
-    finished: int = 0
+    done: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
     _live: Any = None
@@ -193,9 +193,9 @@ class View:
         """A job is over: print one line that says how it ended."""
         self.running.pop(number, None)
         failed = outcome.status is not Status.FINISHED
+        self.done += 1
         self.failed += failed
-        self.finished += not failed
-        at = f"[{self.finished + self.failed}/{self.to_do}]"
+        at = f"[{self.done}/{self.to_do}]"
         if outcome.record is not None:
             earlier = ", recorded meanwhile" if outcome.record.from_ledger else ""
             line = f"{at} {self.labels[number]}: {brief(outcome.record)}{earlier}"
@@ -223,14 +223,13 @@ class View:
         from rich.table import Table
         from rich.text import Text
 
-        done = self.finished + self.failed
         rows = Table.grid(padding=(0, 2))
         for number, job in sorted(self.running.items()):
             rows.add_row("·", self.labels[number], *_cells(job))
         head = Table.grid(padding=(0, 2))
         head.add_row(
-            Text(f"{done}/{self.to_do} jobs", style="bold"),
-            ProgressBar(total=max(self.to_do, 1), completed=done, width=32),
+            Text(f"{self.done}/{self.to_do} jobs", style="bold"),
+            ProgressBar(total=max(self.to_do, 1), completed=self.done, width=32),
             Text(f"{clock(time.monotonic() - self.began)} passed"),
             Text(f"{self.failed} failed" if self.failed else "", style="red"),
         )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Status
 from runner.grid.compose import Composer
-from runner.grid.expand import check_exclude, excluded, expand
+from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.plan import Outcome, Planned, State, how_many, mark_twins, objective, plan_job
 from runner.grid.show import View, labels, show_failures, show_plan, summary, table_lines
@@ -155,12 +156,12 @@ class GridSweeper(Sweeper):
         lists = expand(arguments, self.params, self.zip, loader)
         composer = Composer(loader, self.master)
         grid = Grid([], arguments)
-        values: list[Callable[[str], str | None]] = []
+        values: list[Values] = []
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, choices = without_hydra(composer.compose(overrides))
                 bar.advance()
-                values.append(_values_of(composed, choices))
+                values.append(partial(_value_of, composed, choices))
                 if not excluded(self.exclude, values[-1]):
                     grid.plan.append(plan_composed(overrides, composed))
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
@@ -258,21 +259,17 @@ def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     return composed, choices
 
 
-def _values_of(composed: DictConfig, choices: dict[str, str]) -> Callable[[str], str | None]:
-    """Look up what a job has for a key: a group's choice, or a value as text."""
-
-    def value(key: str) -> str | None:
-        if key in choices:
-            return choices[key]
-        found: object = OmegaConf.select(composed, key, default=_ABSENT)
-        if found is _ABSENT:
-            return None
-        return "null" if found is None else str(found)
-
-    return value
-
-
 _ABSENT = object()
+
+
+def _value_of(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
+    """Return what a job has for a key, a group's choice or a value as text; None where it has no such key."""
+    if key in choices:
+        return choices[key]
+    found: object = OmegaConf.select(composed, key, default=_ABSENT)
+    if found is _ABSENT:
+        return None
+    return "null" if found is None else str(found)
 
 
 def _known_keys(config: DictConfig) -> set[str]:
