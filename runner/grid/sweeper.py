@@ -53,7 +53,7 @@ class WorkerLauncher(Launcher):
         settings = plan[numbers[0]].config
         assert settings is not None
         with View(labels(plan), len(numbers)) as view:
-            pool = WorkerPool(
+            return WorkerPool(
                 plan=plan,
                 numbers=numbers,
                 workers_wanted=how_many(plan, numbers, settings.workers),
@@ -62,8 +62,7 @@ class WorkerLauncher(Launcher):
                 job_timeout_s=settings.job_timeout_s,
                 fresh=self.fresh,
                 gpus=len(machine.gpu_models()),
-            )
-            return pool.run(), pool.interrupted
+            ).run()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for another package's sweeper, such as Optuna's, which gets one number per job."""

@@ -47,10 +47,6 @@ class Worker:
     since: float = 0.0
     log_from: int = 0
 
-    def is_gone(self) -> bool:
-        """Whether the process has ended and nothing that it sent is unread."""
-        return self.process.poll() is not None and not self.connection.poll()
-
     def kill(self) -> None:
         """End the worker and whatever it started, at once."""
         with suppress(ProcessLookupError):  # it is gone already
@@ -79,8 +75,8 @@ class WorkerPool:
     _stop_requested_at: float = 0.0
     _started: int = 0
 
-    def run(self) -> dict[int, Outcome]:
-        """Do all jobs, or stop when asked to; return how each job that was started ended."""
+    def run(self) -> tuple[dict[int, Outcome], bool]:
+        """Do all jobs, or stop when asked to; return how each that was begun ended, and whether the user stopped it."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._groups = group(self.plan, self.numbers)
         with self._counting_interrupts():
@@ -92,12 +88,7 @@ class WorkerPool:
                     worker.kill()
                     worker.process.wait()
                     worker.connection.close()
-        return self.outcomes
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the user asked to stop."""
-        return self._stop_requests > 0
+        return self.outcomes, self._stop_requests > 0
 
     # ------------------------------------------------------------------------------- one step
 
@@ -246,7 +237,7 @@ class WorkerPool:
         for worker in list(self._workers):
             late = self.job_timeout_s is not None and now - worker.since > self.job_timeout_s
             overdue = self._stop_requests > 1 or (self._stop_requests == 1 and now - self._stop_requested_at > GRACE_S)
-            if worker.is_gone():
+            if worker.process.poll() is not None and not worker.connection.poll():  # all that it sent has been read
                 self._died(worker)
             elif worker.current is not None and (late or overdue):
                 worker.kill()
