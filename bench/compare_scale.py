@@ -25,10 +25,9 @@ from pathlib import Path
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.core.progress import Progress
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
 from runner.quantization.base import QuantizationConfig

@@ -13,10 +13,9 @@ from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import Attention, LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
 from runner.engines.local import fast_layers, prefix_tree

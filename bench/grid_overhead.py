@@ -21,10 +21,9 @@ import sys, time
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import StubConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.quantization.base import QuantizationConfig
 from runner.run import run
 jobs, folder = int(sys.argv[1]), sys.argv[2]

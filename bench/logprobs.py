@@ -20,10 +20,9 @@ from engines import head_line, markdown, model_folder, spread
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
 from runner.engines.local.engine import LocalEngine

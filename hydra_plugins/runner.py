@@ -3,14 +3,14 @@
 No __init__.py here: it would hide the plugins of other packages.
 """
 
-from runner.grid import launcher, plugin_defaults, sweeper
+from runner.grid import other_launchers, sweeper
 
-plugin_defaults.adapt()
+other_launchers.adapt()
 
 
 class GridSweeper(sweeper.GridSweeper):
     """hydra/sweeper=grid."""
 
 
-class WorkerLauncher(launcher.WorkerLauncher):
+class WorkerLauncher(sweeper.WorkerLauncher):
     """hydra/launcher=workers."""

@@ -6,21 +6,18 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import hydra
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from runner.config import hydra_errors
 from runner.config.groups import GROUPS
-from runner.config.hydra import register, to_config
-from runner.config.plain_text import quote_plain_texts
+from runner.config.hydra import explain, quote_plain_texts, register, to_config
+from runner.config.root import RunnerConfig
 from runner.core.errors import exit_code_of, run_entry
-
-if TYPE_CHECKING:
-    from hydra.conf import HydraConf
-    from omegaconf import DictConfig
-
-    from runner.config.root import RunnerConfig
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
 HERE = Path(__file__).resolve().parent
@@ -42,15 +39,12 @@ def entry() -> NoReturn:
 
 def message_of(error: Exception) -> str | None:
     """Return the one message for an error that a user can cause, None for a bug."""
-    return None if WANTS_TRACE else hydra_errors.explain(error, CONF)
+    return None if WANTS_TRACE else explain(error, CONF)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> Any:
     """Do what was composed: one job, or this process's job of a grid, which returns how it went."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # an error that got out of here Hydra would show in its own way
         exit_codes.append(exit_code_of("error", lambda: run_single(composed, hydra_config), message_of))
@@ -64,8 +58,6 @@ def main(composed: DictConfig) -> Any:
 
 def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
-    from omegaconf import OmegaConf
-
     from runner.report import show
     from runner.run import joins, run
 
@@ -85,9 +77,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
 
 def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
     """Run one job of a sweeper that is not ours; return the one number that it searches with."""
-    from omegaconf import OmegaConf
-
-    from runner.grid.outcome import objective
+    from runner.grid.plan import objective
     from runner.run import run
 
     config = to_config(composed)
@@ -99,9 +89,9 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
 
 def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> None:
     from runner.grid.plan import plan_job
-    from runner.grid.table import show_plan
+    from runner.grid.show import show_plan
 
-    show_plan([plan_job(list(hydra_config.overrides.task), config)], sys.stdout)
+    show_plan([plan_job(list(hydra_config.overrides.task), config)])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
 from runner.store import jobs, ledger
-from runner.tasks.base import Context, Delivers, Inputs, Joins, Task, Uses, task_of
+from runner.tasks.base import Context, Inputs, Task, Uses, task_of
 
 
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
@@ -24,7 +24,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
             job.forget()
         done = job.recorded()
         if done is not None:
-            if isinstance(task, Delivers):
+            if hasattr(task, "deliver"):
                 task.deliver(inputs, config, job, done.result)
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned, with nothing loaded yet
@@ -94,6 +94,6 @@ def execute(
 def joins(config: RunnerConfig) -> int | None:
     """Under torchrun, serve the process that has the job and return the exit code; None where the job is ours."""
     task = task_of(config)
-    if not (isinstance(task, Joins) and {"RANK", "WORLD_SIZE"} <= os.environ.keys()):
-        return None
-    return task.joins(config)
+    started_by_torchrun = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    code: int | None = task.joins(config) if started_by_torchrun and hasattr(task, "joins") else None
+    return code

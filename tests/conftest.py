@@ -17,10 +17,9 @@ import pytest
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig, StubConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:

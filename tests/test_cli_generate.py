@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.plain_text import quote_plain_texts
+from runner.config.hydra import quote_plain_texts
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 STUB = ("task=generate", "model=stub", "tracking=none")

@@ -27,10 +27,8 @@ from omegaconf import open_dict
 
 from runner.__main__ import CONF
 from runner.config.groups import GROUPS
-from runner.config.hydra import register, to_config
-from runner.config.hydra_errors import EXTRAS, explain
-from runner.config.plain_text import quote_plain_texts
-from runner.grid.plugin_defaults import adapt
+from runner.config.hydra import EXTRAS, explain, quote_plain_texts, register, to_config
+from runner.grid.other_launchers import adapt
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner/embedded/README.md")

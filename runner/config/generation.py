@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, check_least
 from runner.core.fields import MISSING
+
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 <= value <= 10, "must lie in 0..10"),
+    "top_p": (lambda value: 0 < value <= 1, "must lie in (0, 1]"),
+    "top_k": (lambda value: value >= 0, "must be 0 (off) or more"),
+    "repetition_penalty": (lambda value: 0.1 <= value <= 10, "must lie in 0.1..10 (1 = off)"),
+}
+
+
+def check_sampling(owner: str, sampling: object) -> None:
+    """Raise ConfigError for a setting of how tokens are drawn that is outside its range; None is left open."""
+    for name, (fits, need) in RANGES.items():
+        value = getattr(sampling, name)
+        check(value is None or fits(value), f"{owner}.{name}", value, need)
 
 
 @dataclass
@@ -21,18 +36,9 @@ class GenerationConfig:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check(self.max_new_tokens >= 1, "generation.max_new_tokens", self.max_new_tokens, "must be 1 or more")
-        check(0 <= self.temperature <= 10, "generation.temperature", self.temperature, "must lie in 0..10")
-        check(0 < self.top_p <= 1, "generation.top_p", self.top_p, "must lie in (0, 1]")
-        check(self.top_k >= 0, "generation.top_k", self.top_k, "must be 0 (off) or more")
-        check(
-            0.1 <= self.repetition_penalty <= 10,
-            "generation.repetition_penalty",
-            self.repetition_penalty,
-            "must lie in 0.1..10 (1 = off)",
-        )
-        size = self.batch_size
-        check(size is None or size >= 1, "generation.batch_size", size, "must be 1 or more, or null for what fits")
+        check_least(1, "generation.max_new_tokens", self.max_new_tokens)
+        check_sampling("generation", self)
+        check_least(1, "generation.batch_size", self.batch_size, ", or null for what fits")
         if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
             raise ConfigError(
                 f"generation.temperature=0 is greedy, so generation.top_p={self.top_p} and "

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.config import rope
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import MODELS
-from runner.config.rope import (
-    Rope2dConfig,
-    RopeConfig,
-    RopeDynamicConfig,
-    RopeLinearConfig,
-    RopeLlama3Config,
-    RopeYarnConfig,
-)
+from runner.config.root import TrackingConfig
 from runner.config.task import TASKS
-from runner.config.tracking import TrackingConfig
 from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
@@ -24,12 +17,12 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
     "quantization": {**CHOICES},
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {
-        "native": RopeConfig,
-        "rope_2d": Rope2dConfig,
-        "linear": RopeLinearConfig,
-        "dynamic": RopeDynamicConfig,
-        "yarn": RopeYarnConfig,
-        "llama3": RopeLlama3Config,
+        "native": rope.RopeConfig,
+        "rope_2d": rope.Rope2dConfig,
+        "linear": rope.RopeLinearConfig,
+        "dynamic": rope.RopeDynamicConfig,
+        "yarn": rope.RopeYarnConfig,
+        "llama3": rope.RopeLlama3Config,
     },
     "generation": {"generation": GenerationConfig},
     "task": dict(TASKS),

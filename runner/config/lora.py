@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.core.errors import check
+from runner.core.errors import check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
 
 
@@ -20,7 +20,7 @@ class LoraConfig:
     @property
     def merges(self) -> bool:
         """Whether the base's own weights are changed for good."""
-        return False
+        return isinstance(self, AdapterConfig) and self.merge
 
 
 @dataclass
@@ -34,13 +34,8 @@ class AdapterConfig(LoraConfig):
     module: ClassVar[str]  # puts it on
     in_a_file: ClassVar[bool] = False
 
-    @property
-    def merges(self) -> bool:
-        """Whether the base's own weights are changed for good."""
-        return self.merge
-
     def __post_init__(self) -> None:
-        check(bool(self.path.strip()), "lora.path", repr(self.path), "give the adapter's folder, hub id or .pth file")
+        check_not_blank("lora.path", self.path, "give the adapter's folder, hub id or .pth file")
 
 
 @dataclass
@@ -65,7 +60,7 @@ class PthConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.rank is None or self.rank >= 1, "lora.rank", self.rank, "must be 1 or more, or null")
+        check_least(1, "lora.rank", self.rank, ", or null")
 
 
 def adapter_of(lora: LoraConfig) -> AdapterConfig | None:

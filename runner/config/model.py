@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
 
 
@@ -50,27 +50,19 @@ class LocalModelConfig(ModelConfig):
     asks_hub: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check(self.threads is None or self.threads >= 1, "model.threads", self.threads, "must be 1 or more, or null")
+        check_least(1, "model.threads", self.threads, ", or null")
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
-        check(bool(self.name.strip()), "model.name", repr(self.name), "give a folder or a hub id")
-        check(
-            self.device_map in (None, "auto"), "model.device_map", self.device_map, "use auto, or null for one device"
-        )
-        check(
-            self.max_memory is None or isinstance(self.max_memory, dict),
-            "model.max_memory",
-            self.max_memory,
-            "give {0: 3GB, cpu: 8GB}",
-        )
-        self.max_memory = {str(place): str(size) for place, size in (self.max_memory or {}).items()} or None
+        check_not_blank("model.name", self.name, "give a folder or a hub id")
+        spread, sizes = self.device_map, self.max_memory
+        check(spread in (None, "auto"), "model.device_map", spread, "use auto, or null for one device")
+        check(sizes is None or isinstance(sizes, dict), "model.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")
+        self.max_memory = {str(place): str(size) for place, size in (sizes or {}).items()} or None
         for place, size in (self.max_memory or {}).items():
-            key = f"model.max_memory.{place}"
+            key, is_size = f"model.max_memory.{place}", re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None
             check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
-            check(
-                re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None, key, size, "give a size such as 3GB or 800MiB"
-            )
+            check(is_size, key, size, "give a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
             raise ConfigError("model.max_memory needs model.device_map=auto, which spreads the model over devices")
         if self.device_map == "auto" and self.device != "auto":

@@ -1,17 +1,18 @@
-"""One job, whole: a choice from every group and the keys that stand above them."""
+"""One job, whole: a choice from every group and the keys that stand above them; tracking; what tells jobs apart."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from typing import Any
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import ModelConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
-from runner.config.tracking import TrackingConfig
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, check_not_blank
 from runner.core.fields import MISSING, inert
 from runner.quantization.base import QuantizationConfig
 
@@ -22,6 +23,19 @@ class Print(StrEnum):
     table = "table"
     json = "json"
     none = "none"
+
+
+@dataclass
+class TrackingConfig:
+    """The store that results are logged to; uri null: sqlite in output_dir."""
+
+    name: str = "sqlite"
+    uri: str | None = None
+    experiment: str = "runner"
+    parent_run_id: str | None = None  # set by a grid, so that its jobs stand below it
+
+    def __post_init__(self) -> None:
+        check_not_blank("tracking.experiment", self.experiment, "give it a name")
 
 
 @dataclass
@@ -55,3 +69,24 @@ class RunnerConfig:
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"
             )
+
+
+def base_key(config: RunnerConfig) -> str:
+    """Name the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
+    parts = [config.model, config.quantization, config.rope]
+    if config.lora.merges:
+        parts.append(config.lora)  # merging changes the base for good
+    return repr(parts)
+
+
+def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (full key, value) for every key that can change the answer, i.e. is not marked inert."""
+    assert is_dataclass(config)
+    for item in fields(config):
+        if "inert" in item.metadata:
+            continue
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from semantic_keys(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value

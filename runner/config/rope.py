@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.core.errors import check
+from runner.core.errors import check, check_least
 from runner.core.fields import MISSING
 
 
@@ -25,7 +25,7 @@ class Rope2dConfig(RopeConfig):
 
     def __post_init__(self) -> None:
         check(0 <= self.ratio <= 1, "rope.ratio", self.ratio, "must lie in 0..1")
-        check(self.stride >= 1, "rope.stride", self.stride, "must be 1 or more")
+        check_least(1, "rope.stride", self.stride)
 
 
 @dataclass
@@ -62,8 +62,7 @@ class RopeLengthScalingConfig(RopeScalingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         length = self.original_max_position_embeddings
-        need = "must be 1 or more, or null for the model's own"
-        check(length is None or length >= 1, "rope.original_max_position_embeddings", length, need)
+        check_least(1, "rope.original_max_position_embeddings", length, ", or null for the model's own")
 
 
 @dataclass

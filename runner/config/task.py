@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from runner.config.generation import GenerationConfig
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
 
 
@@ -28,14 +28,7 @@ class Extractor(StrEnum):
 
 
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
-
-
-class Workload(NamedTuple):
-    """What a job holds in memory at once."""
-
-    rows: int
-    prompt_tokens: int
-    new_tokens: int
+Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
 
 
 @dataclass
@@ -68,7 +61,7 @@ class TaskConfig:
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
-        return Workload(generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens)
+        return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
 
 
 @dataclass
@@ -88,19 +81,9 @@ class Gsm8kConfig(TaskConfig):
     instruction: str = "Solve it step by step. End with '#### ' and the number."
 
     def __post_init__(self) -> None:
-        check(
-            self.limit is None or self.limit >= 1,
-            "task.limit",
-            self.limit,
-            "must be 1 or more, or null for all",
-        )
-        check(self.shots >= 0, "task.shots", self.shots, "must be 0 or more")
-        check(
-            bool(self.data.strip()),
-            "task.data",
-            repr(self.data),
-            "give embedded, a JSONL file or a dataset id",
-        )
+        check_least(1, "task.limit", self.limit, ", or null for all")
+        check_least(0, "task.shots", self.shots)
+        check_not_blank("task.data", self.data, "give embedded, a JSONL file or a dataset id")
         if self.prompt is PromptStyle.text and self.system:
             raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
 
@@ -141,11 +124,9 @@ class PromptsConfig(TaskConfig):
                 f"{given}"
             )
         check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check(
-            self.prompts is None or bool(self.prompts.strip()), "task.prompts", repr(self.prompts), "give a file, or -"
-        )
+        check_not_blank("task.prompts", self.prompts, "give a file, or -")
         check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
-        check(self.show >= 0, "task.show", self.show, "must be 0 or more")
+        check_least(0, "task.show", self.show)
         if self.format is Framing.raw and self.system:
             raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
 
@@ -168,9 +149,7 @@ class GenerateConfig(PromptsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(
-            self.output is None or bool(self.output.strip()), "task.output", repr(self.output), "give a file, or null"
-        )
+        check_not_blank("task.output", self.output, "give a file, or null")
         need = "give the text that each branch begins with, or null for no branches"
         check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
@@ -197,18 +176,13 @@ class SweepConfig(TaskConfig):
             check(bool(values), f"task.{key}", values, "give at least one number, e.g. [1,4,16]")
             check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
             check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
-        check(
-            self.new_tokens >= 2,
-            "task.new_tokens",
-            self.new_tokens,
-            "must be 2 or more: decoding starts at the 2nd",
-        )
-        check(self.repeats >= 1, "task.repeats", self.repeats, "must be 1 or more")
-        check(self.warmup >= 0, "task.warmup", self.warmup, "must be 0 or more")
+        check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
+        check_least(1, "task.repeats", self.repeats)
+        check_least(0, "task.warmup", self.warmup)
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the smallest cell: the others may fail, and become a note."""
-        return Workload(min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens)
+        return min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens
 
 
 @dataclass
@@ -224,17 +198,12 @@ class MemoryConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "prompt_tokens", "repeats"):
-            check(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be 1 or more")
-        check(
-            self.new_tokens >= 2,
-            "task.new_tokens",
-            self.new_tokens,
-            "must be 2 or more: decoding starts at the 2nd",
-        )
+            check_least(1, f"task.{key}", getattr(self, key))
+        check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return what is measured."""
-        return Workload(self.batch_size, self.prompt_tokens, self.new_tokens)
+        return self.batch_size, self.prompt_tokens, self.new_tokens
 
 
 class Strategy(StrEnum):
@@ -287,9 +256,8 @@ class SplitConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         count = self.num_parts
-        check(count is None or count >= 1, "task.num_parts", count, "must be 1 or more, or null")
-        if self.output_dir is not None:
-            check(bool(self.output_dir.strip()), "task.output_dir", repr(self.output_dir), "give a folder, or null")
+        check_least(1, "task.num_parts", count, ", or null")
+        check_not_blank("task.output_dir", self.output_dir, "give a folder, or null")
         for strategy in (Strategy.ratios, Strategy.ranges):
             given = getattr(self, strategy.value)
             key = f"task.{strategy.value}"
@@ -343,8 +311,7 @@ class VerifyConfig(TaskConfig):
     level: VerifyLevel = VerifyLevel.full
 
     def __post_init__(self) -> None:
-        given = self.source is None or bool(self.source.strip())
-        check(given, "task.source", repr(self.source), "give the folder or hub id that was split, or null")
+        check_not_blank("task.source", self.source, "give the folder or hub id that was split, or null")
 
 
 class Archive(StrEnum):
@@ -379,10 +346,9 @@ class PipelineConfig(PromptsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(bool(self.parts.strip()), "task.parts", repr(self.parts), "give the folder that task=split wrote")
+        check_not_blank("task.parts", self.parts, "give the folder that task=split wrote")
         for key in ("processes", "micro_batch"):
-            value = getattr(self, key)
-            check(value is None or value >= 1, f"task.{key}", value, "must be 1 or more, or null")
+            check_least(1, f"task.{key}", getattr(self, key), ", or null")
         check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
 
 

@@ -81,6 +81,16 @@ def check(ok: bool, key: str, value: object, need: str) -> None:
         raise ConfigError(f"{key}={value}: {need}")
 
 
+def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:
+    """Raise ConfigError unless the value is `least` or more; null, where a key may be null, is another choice."""
+    check(value is None or value >= least, key, value, f"must be {least} or more{otherwise}")
+
+
+def check_not_blank(key: str, text: str | None, need: str) -> None:
+    """Raise ConfigError for a blank text; null, where a key may be null, is another choice."""
+    check(text is None or bool(text.strip()), key, repr(text), need)
+
+
 def refuse_password(key: str, uri: str) -> None:
     """Raise ConfigError where a store's uri holds a password: it is written down with every job and shown in errors."""
     try:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from runner.core.errors import ConfigError, DataError, check, unknown
@@ -90,14 +91,12 @@ def _embedded_items(split: str, limit: int) -> tuple[Item, ...]:
 def _read_jsonl(file: Path, limit: int | None) -> list[Item]:
     items: list[Item] = []
     with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if limit is not None and len(items) >= limit:
-                break
-            if line.strip():
-                try:
-                    items.append(_item(json.loads(line)))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DataError(f"{file}, line {number}: {_why(error)}") from error
+        filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        for number, line in islice(filled, limit):
+            try:
+                items.append(_item(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{file}, line {number}: {_why(error)}") from error
     return items
 
 

@@ -92,33 +92,26 @@ def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
 
 def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
     """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
-    lines = []
-    for index, given in enumerate(prompts):
-        sample = samples[index]
-        values = {
-            "index": index,
-            **as_data(given),
-            **answer(given, sample),
-            **({} if sample.error is None else {"error": sample.error}),
-        }
-        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
-    return "".join(lines)
+    lines = ({"index": index, **as_data(given), **answer(given, samples[index])} for index, given in enumerate(prompts))
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def answer(given: Given, sample: Sample) -> dict[str, object]:
     """Return what became of a prompt as it stands in completions.jsonl."""
+    error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(given, Branched):
         return {
             "text": sample.text,
             "finish_reason": sample.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
             "new_tokens": len(sample.token_ids),
+            **error,
         }
     answers = [
         {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": len(said.token_ids)}
         for said in sample.branches or []
     ]
-    return {"prompt_tokens": sample.prompt_tokens, "completions": answers}
+    return {"prompt_tokens": sample.prompt_tokens, "completions": answers, **error}
 
 
 def _source(prompts: str) -> tuple[bytes, str, bool]:

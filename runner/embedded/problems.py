@@ -41,6 +41,9 @@ class Split(StrEnum):
     HARD5 = "hard5"  # exactly five steps: train has none
 
 
+HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question, its worked answer (last line `#### 12`), the bare number, and how many steps it takes."""
@@ -60,20 +63,17 @@ class _Template(NamedTuple):
     unit: str
     numbers: Callable[..., dict[str, int]]
     told: str
-    ask: str
     lines: tuple[str, ...]  # one per step
+    ask: str = "How many {item} does {who} have?"
 
 
 def problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return problem number `index` of a split: a pure function of (seed, split, index)."""
     rng = Random(f"{seed}/{split}/{index}")
     slot = _slot(index, f"{seed}/{split}")
-    base_steps = len(_TEMPLATES[slot // _PAIRS].lines)
-    if split is Split.HARD:
-        return _compose(rng, slot, TEST_BUCKETS, 4)
-    if split is Split.HARD5:
-        return _compose(rng, slot, TEST_BUCKETS, 5)
-    steps = base_steps
+    if split in HARD_STEPS:
+        return _compose(rng, slot, TEST_BUCKETS, HARD_STEPS[split])
+    steps = base_steps = len(_TEMPLATES[slot // _PAIRS].lines)
     if base_steps < 3 and rng.random() < LONGER_SHARE:
         steps = rng.randint(base_steps + 1, 3)
     if split is Split.TRAIN:
@@ -133,19 +133,15 @@ def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
     kind = rng.choice(kinds)
     if kind == "get" and value + 2 <= MAX_VALUE:
         n = rng.randint(2, min(40, MAX_VALUE - value))
-        return (
-            f"Then {who} gets {n} more {unit}.",
-            f"Then {who} has {value}+{n}={value + n} {unit}.",
-            value + n,
-        )
-    if kind == "half":
-        half = value // 2
-        return f"Then {who} gives away half of the {unit}.", f"Then {who} has {value}/2={half} {unit}.", half
-    if kind == "double":
-        twice = value * 2
-        return f"Then {who} doubles the number of {unit}.", f"Then {who} has {value}*2={twice} {unit}.", twice
-    n = rng.randint(2, min(40, value - 2))
-    return f"Then {who} gives away {n} {unit}.", f"Then {who} has {value}-{n}={value - n} {unit}.", value - n
+        does, change, left = f"gets {n} more {unit}", f"+{n}", value + n
+    elif kind == "half":
+        does, change, left = f"gives away half of the {unit}", "/2", value // 2
+    elif kind == "double":
+        does, change, left = f"doubles the number of {unit}", "*2", value * 2
+    else:
+        n = rng.randint(2, min(40, value - 2))
+        does, change, left = f"gives away {n} {unit}", f"-{n}", value - n
+    return f"Then {who} {does}.", f"Then {who} has {value}{change}={left} {unit}.", left
 
 
 _TEMPLATES = (
@@ -153,126 +149,119 @@ _TEMPLATES = (
         "_buy", ((5, 99), (3, 60)), "c", "{item}",
         lambda a, b: {"a": a, "b": b, "c": a + b},
         "{who} has {a} {item}. {who} buys {b} more.",
-        "How many {item} does {who} have?",
         ("{who} has {a}+{b}={c} {item}.",),
     ),
     _Template(
         "_give", ((3, 60), (4, 80)), "c", "{item}",
         lambda b, c: {"b": b, "c": c, "a": b + c},
         "{who} has {a} {item} and gives {b} to {other}.",
-        "How many {item} are left?",
         ("{who} has {a}-{b}={c} {item} left.",),
+        "How many {item} are left?",
     ),
     _Template(
         "_boxes", ((2, 9), (3, 25)), "c", "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{who} has {a} boxes with {b} {item} in each.",
-        "How many {item} does {who} have?",
         ("{who} has {a}*{b}={c} {item}.",),
     ),
     _Template(
         "_share", ((2, 9), (3, 30)), "c", "{item}",
         lambda b, c: {"b": b, "c": c, "a": b * c},
         "{b} children share {a} {item} equally. {who} is one of them.",
-        "How many {item} does {who} get?",
         ("{who} gets {a}/{b}={c} {item}.",),
+        "How many {item} does {who} get?",
     ),
     _Template(
         "_times", ((3, 25), (2, 9)), "c", "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{other} has {a} {item}. {who} has {b} times as many.",
-        "How many {item} does {who} have?",
         ("{who} has {a}*{b}={c} {item}.",),
     ),
     _Template(
         "_cost", ((3, 25), (2, 9)), "c", "dollars",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{who} sells {a} {item} to {other} for {b} dollars each.",
-        "How many dollars does {who} get?",
         ("{who} gets {a}*{b}={c} dollars.",),
+        "How many dollars does {who} get?",
     ),
     _Template(
         "_rate", ((3, 25), (2, 9)), "c", "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{who} finds {a} {item} every day for {b} days.",
-        "How many {item} does {who} have?",
         ("In {b} days {who} finds {a}*{b}={c} {item}.",),
     ),
     _Template(
         "_boxes_plus", ((2, 9), (3, 20), (2, 40)), "e", "{item}",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b + c},
         "{who} has {a} bags with {b} {item} in each and {c} more {item} on a table.",
-        "How many {item} does {who} have?",
         ("The bags hold {a}*{b}={d} {item}.", "{who} has {d}+{c}={e} {item}."),
     ),
     _Template(
         "_boxes_minus", ((3, 9), (5, 20), (2, 12)), "e", "{item}",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b - c},
         "{who} gets {a} boxes with {b} {item} in each, but {c} {item} are lost.",
-        "How many {item} are left?",
         ("The boxes hold {a}*{b}={d} {item}.", "{who} has {d}-{c}={e} {item} left."),
+        "How many {item} are left?",
     ),
     _Template(
         "_buy_give", ((5, 80), (3, 50), (2, 6)), "e", "{item}",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a + b, "e": a + b - c},
         "{who} has {a} {item}, buys {b} more and gives {c} to {other}.",
-        "How many {item} does {who} have left?",
         ("After buying, {who} has {a}+{b}={d} {item}.", "{who} has {d}-{c}={e} {item} left."),
+        "How many {item} does {who} have left?",
     ),
     _Template(
         "_more_total", ((5, 60), (3, 40)), "d", "{item}",
         lambda a, b: {"a": a, "b": b, "c": a + b, "d": a + a + b},
         "{who} has {a} {item}. {other} has {b} more than {who}, and gives all of them to {who}.",
-        "How many {item} does {who} have then?",
         ("{other} has {a}+{b}={c} {item}.", "{who} has {a}+{c}={d} {item}."),
+        "How many {item} does {who} have then?",
     ),
     _Template(
         "_times_total", ((3, 20), (2, 9)), "d", "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b, "d": a + a * b},
         "{who} has {a} {item}. {other} has {b} times as many, and gives all of them to {who}.",
-        "How many {item} does {who} have then?",
         ("{other} has {a}*{b}={c} {item}.", "{who} has {a}+{c}={d} {item}."),
+        "How many {item} does {who} have then?",
     ),
     _Template(
         "_earn_spend", ((5, 25), (3, 9), (2, 12)), "e", "dollars",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b - c},
         "{who} earns {a} dollars a day for {b} days and spends {c} dollars on {item}.",
-        "How many dollars does {who} have left?",
         ("{who} earns {a}*{b}={d} dollars.", "{who} has {d}-{c}={e} dollars left."),
+        "How many dollars does {who} have left?",
     ),
     _Template(
         "_share_buy", ((2, 9), (3, 25), (2, 40)), "e", "{item}",
         lambda b, c, d: {"b": b, "c": c, "d": d, "a": b * c, "e": c + d},
         "{b} friends share {a} {item} equally. {who} is one of them and gets {d} more from {other}.",
-        "How many {item} does {who} have?",
         ("Each friend gets {a}/{b}={c} {item}.", "{who} has {c}+{d}={e} {item}."),
     ),
     _Template(
         "_cost_change", ((2, 9), (2, 12), (3, 60)), "c", "dollars",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b + c},
         "{who} has {e} dollars and buys {a} {item} for {b} dollars each.",
-        "How many dollars does {who} have left?",
         ("The {item} cost {a}*{b}={d} dollars.", "{who} has {e}-{d}={c} dollars left."),
+        "How many dollars does {who} have left?",
     ),
     _Template(
         "_pool_share", ((2, 9), (4, 25), (2, 6)), "q", "{item}",
         lambda d, q, b: {"d": d, "q": q, "b": b, "c": d * q, "a": d * q - b},
         "{who} has {a} {item} and {other} has {b}. They put them in {d} equal bags, and {who} takes one bag.",
-        "How many {item} does {who} take?",
         ("Together they have {a}+{b}={c} {item}.", "{who} takes {c}/{d}={q} {item}."),
+        "How many {item} does {who} take?",
     ),
     _Template(
         "_half_give", ((8, 60), (2, 6)), "e", "{item}",
         lambda h, c: {"h": h, "c": c, "a": 2 * h, "e": h - c},
         "{who} has {a} {item}, gives half of them to {other} and loses {c}.",
-        "How many {item} does {who} have left?",
         ("Half of them is {a}/2={h} {item}.", "{who} has {h}-{c}={e} {item} left."),
+        "How many {item} does {who} have left?",
     ),
     _Template(
         "_two_kinds", ((2, 9), (2, 12), (2, 9), (2, 12)), "g", "{item}",
         lambda a, b, c, d: {"a": a, "b": b, "c": c, "d": d, "e": a * b, "f": c * d, "g": a * b + c * d},
         "{who} has {a} boxes with {b} {item} in each and {c} bags with {d} {item} in each.",
-        "How many {item} does {who} have?",
         ("The boxes hold {a}*{b}={e} {item}.", "The bags hold {c}*{d}={f} {item}.", "{who} has {e}+{f}={g} {item}."),
     ),
 )  # fmt: skip

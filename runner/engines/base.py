@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.config.generation import GenerationConfig
+from runner.config.generation import GenerationConfig, check_sampling
 from runner.core.errors import ConfigError, check
 from runner.core.result import BranchText, FinishReason
 
@@ -62,12 +62,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        temperature, top_p, top_k, penalty, _ = astuple(self)
-        check(temperature is None or 0 <= temperature <= 10, "sampling.temperature", temperature, "must lie in 0..10")
-        check(top_p is None or 0 < top_p <= 1, "sampling.top_p", top_p, "must lie in (0, 1]")
-        check(top_k is None or top_k >= 0, "sampling.top_k", top_k, "must be 0 (off) or more")
-        need = "must lie in 0.1..10 (1 = off)"
-        check(penalty is None or 0.1 <= penalty <= 10, "sampling.repetition_penalty", penalty, need)
+        check_sampling("sampling", self)
 
     def over(self, generation: GenerationConfig, seed: int) -> Sampling:
         """Return it with nothing left open."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import pickle
 from contextlib import suppress
+from functools import cache
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 MOST_KEPT = 1024  # combinations in memory at once; when more come, the oldest goes
 
@@ -28,16 +29,16 @@ class Composer:
     def __init__(self, config_loader: ConfigLoader, master_config: DictConfig) -> None:
         self._loader = config_loader
         self._master = master_config
-        self._for_hydra = _as_written(master_config.hydra.overrides.hydra)
-        self._parser = OverridesParser.create()
-        self._parsed: dict[str, Override] = {}
-        self._is_group: dict[str, bool] = {}
+        # with their ${...}, which iterating over the list would resolve
+        self._for_hydra = [str(line) for line in OmegaConf.to_container(master_config.hydra.overrides.hydra) or ()]
+        parser = OverridesParser.create()
+        self._parse = cache(lambda line: parser.parse_overrides([line])[0])
         self._kept: dict[tuple[str, ...], bytes | None] = {}
-        self._repository = None
-        if isinstance(config_loader, ConfigLoaderImpl):  # it knows the groups of hydra.searchpath too
-            _, self._repository = config_loader._parse_overrides_and_create_caching_repo(
-                master_config.hydra.job.config_name, self._for_hydra
-            )
+        assert isinstance(config_loader, ConfigLoaderImpl)
+        _, repository = config_loader._parse_overrides_and_create_caching_repo(
+            master_config.hydra.job.config_name, self._for_hydra
+        )
+        self._is_group = cache(repository.group_exists)  # it knows the groups of hydra.searchpath too
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the job's config, or raise what Hydra's full composition raises."""
@@ -69,22 +70,13 @@ class Composer:
         OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
 
-    def _parse(self, line: str) -> Override:
-        if line not in self._parsed:
-            self._parsed[line] = self._parser.parse_overrides([line])[0]
-        return self._parsed[line]
-
     def _shapes(self, override: Override) -> bool:
         """Whether an override belongs to the combination: a group choice, or anything of hydra.*."""
         return override.is_hydra_override() or self._chooses(override)
 
     def _chooses(self, override: Override) -> bool:
         """Whether Hydra takes an override for a group choice: the key is a group and the value no dict."""
-        assert self._repository is not None
-        group = override.key_or_group
-        if group not in self._is_group:
-            self._is_group[group] = self._repository.group_exists(group)
-        return self._is_group[group] and not isinstance(override.value(), dict)
+        return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _is_plain(self, parsed: list[Override], of_master: int) -> bool:
         """Whether setting the values last comes to the same: no sweep, and hydra.* values before the others."""
@@ -113,8 +105,3 @@ class Composer:
                     config.hydra.overrides.task.pop()  # every job lists its own
             self._kept[key] = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
         return self._kept[key]
-
-
-def _as_written(lines: ListConfig) -> list[str]:
-    """The overrides with their ${...}, which iterating over the list would resolve."""
-    return [str(line) for line in OmegaConf.to_container(lines) or ()]

@@ -41,13 +41,16 @@ def expand(
     for key, value in (params or {}).items():
         override = _parse(parser, PARAMS, key, value)
         swept[override.get_key_element()] = override
-    zipped = _parse_zips(parser, zips or ())
+    zipped: dict[str, list[Override]] = {}
+    for number, together in enumerate(zips or ()):
+        place = f"{ZIP}[{number}]"
+        zipped[place] = [_parse(parser, place, key, value) for key, value in together.items()]
     _refuse_two_places(asked, swept, zipped)
 
     # the command line replaces an entry of params where that stands; what it adds comes last
-    axes = [_spread_one(asked.pop(key, override)) for key, override in swept.items()]
-    axes += [_spread_zip(place, overrides) for place, overrides in zipped.items() if overrides]
-    axes += [_spread_one(override) for override in asked.values()]
+    axes = [_advance("", [asked.pop(key, override)]) for key, override in swept.items()]
+    axes += [_advance(place, overrides) for place, overrides in zipped.items() if overrides]
+    axes += [_advance("", [override]) for override in asked.values()]
     if math.prod(map(len, axes)) > MOST_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
         raise ConfigError(f"this grid has more than {MOST_JOBS:,} jobs: {sizes}; give fewer values")
@@ -82,14 +85,6 @@ def _parse(parser: OverridesParser, place: str, key: str, value: str) -> Overrid
         ) from error
 
 
-def _parse_zips(parser: OverridesParser, zips: Sequence[Mapping[str, str]]) -> dict[str, list[Override]]:
-    places = {f"{ZIP}[{number}]": together for number, together in enumerate(zips)}
-    return {
-        place: [_parse(parser, place, key, value) for key, value in together.items()]
-        for place, together in places.items()
-    }
-
-
 def _name(override: Override) -> str:
     """The key without + or ~: what an override is about, whatever it does there."""
     return override.get_key_element().lstrip("+~")
@@ -101,30 +96,27 @@ def _refuse_two_places(
     """A key of a zip stands nowhere else: which of its values would go with the other keys of the zip?"""
     seen: dict[str, str] = {}
     for place, overrides in zipped.items():
-        for override in overrides:
-            name = _name(override)
+        for name in map(_name, overrides):
             if name in seen:
                 where = f"twice in {place}" if seen[name] == place else f"in {seen[name]} and in {place}"
                 raise ConfigError(f"{name} stands {where}: keep it in one place")
             seen[name] = place
     for override in asked.values():
-        if (found := seen.get(_name(override))) is not None:
-            others = [_name(other) for other in zipped[found] if _name(other) != _name(override)]
+        name = _name(override)
+        if (found := seen.get(name)) is not None:
+            others = [other for other in map(_name, zipped[found]) if other != name]
             together = f", where it advances together with {', '.join(others)}" if others else ""
             raise ConfigError(
-                f"{override.input_line} on the command line collides with {_name(override)} in {found}{together}: "
+                f"{override.input_line} on the command line collides with {name} in {found}{together}: "
                 f"leave it off the command line, or take it out of {found}"
             )
-    for override in swept.values():
-        if (found := seen.get(_name(override))) is not None:
-            raise ConfigError(f"{_name(override)} stands in {PARAMS} and in {found}: keep it in one place")
+    for name in map(_name, swept.values()):
+        if name in seen:
+            raise ConfigError(f"{name} stands in {PARAMS} and in {seen[name]}: keep it in one place")
 
 
-def _spread_one(override: Override) -> list[tuple[str, ...]]:
-    return [(line,) for line in _spread(override)]
-
-
-def _spread_zip(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+def _advance(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+    """Return the values of one key, or of all keys of a zip, each time together."""
     columns = [_spread(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(

@@ -11,25 +11,22 @@ import re
 import sys
 import time
 from collections import deque
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
-from hydra.core.utils import JobReturn
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core import progress
-from runner.core.errors import ConfigError, EvidenceError, JobHeld, RunnerError
+from runner.core.errors import ConfigError, EvidenceError, JobHeld
 from runner.core.result import Record, Status
-from runner.grid.outcome import Outcome, run_job
-from runner.grid.plan import Planned
+from runner.grid.plan import Outcome, Planned, failure, run_job
 from runner.report import brief
-from runner.store import ledger
 from runner.store.jobs import Job, claim
-from runner.tasks.base import task_of
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +34,31 @@ GRACE_S = 2.0  # for jobs to end by themselves after Ctrl-C
 PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
+def adapt() -> None:
+    """Store other packages' plugins again under their own names, with our values where their defaults do not fit."""
+    store = ConfigStore.instance().store
+    with suppress(ImportError):
+        from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
+
+        # a search is for the highest accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be given anew
+        search = OmegaConf.structured(OptunaSweeperConf(direction="maximize", params={}))
+        OmegaConf.set_struct(search.params, False)
+        store(group="hydra/sweeper", name="optuna", node=search, provider="runner")
+    with suppress(ImportError):
+        from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
+
+        # no server for the dashboard, and no second try: the runner itself repeats what an innocent job has lost
+        init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
+        ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
+        store(group="hydra/launcher", name="ray", node=ray, provider="runner")
+
+
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
     """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
-    try:
-        with redirect_stdout(sys.stderr):  # stdout is for the grid's result
-            outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
-    except SystemExit as error:  # most launchers would end with it
-        outcome = Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
+    with redirect_stdout(sys.stderr):  # stdout is for the grid's result
+        outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
     name = " ".join(text for text in hydra.overrides.task if not text.startswith(PARENT_KEY))
     how = brief(outcome.record) if outcome.record else f"{outcome.status.value} {outcome.message}"
     print(f"{name}: {how}", file=sys.stderr, flush=True)
@@ -73,42 +86,44 @@ class ForeignLaunch:
     parent_run_id: str | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     interrupted: bool = False
+    _jobs: dict[int, Job] = field(default_factory=dict)
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
     _relaunched: set[int] = field(default_factory=set)
 
     def run(self, numbers: list[int]) -> None:
         """Launch the jobs; when a launch breaks, launch what was under way one by one, so that only the cause fails."""
-        with redirect_stdout(sys.stderr):  # Ray talks to stdout, and does so until it is shut down
-            try:
-                self._run(numbers)
-            finally:
-                _shut_down_ray()
-
-    def _run(self, numbers: list[int]) -> None:
-        self._before = {number: (_record(self._job(number)), _claimed_at(self._job(number))) for number in numbers}
+        self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
+        self._before = {number: (_record(job), _claimed_at(job)) for number, job in self._jobs.items()}
         batches = deque([numbers])
-        while batches:
-            batch = batches.popleft()
-            if self.outcomes:  # jobs of a launch that broke may have ended meanwhile
-                self._collect(batch)
-                batch = [number for number in batch if number not in self.outcomes]
-            if not batch:
-                continue
-            try:
-                self._launch(batch)
-            except KeyboardInterrupt:
-                self.interrupted = True
-                self._stop(batch)
-                return
-            except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
-                batches.extendleft(reversed(self._after_break(batch, error)))
+        with redirect_stdout(sys.stderr), ExitStack() as at_the_end:  # Ray talks to stdout until it is shut down
+            at_the_end.callback(_shut_down_ray)
+            while batches:
+                batch = batches.popleft()
+                if self.outcomes:  # jobs of a launch that broke may have ended meanwhile
+                    self._collect(batch)
+                    batch = [number for number in batch if number not in self.outcomes]
+                if not batch:
+                    continue
+                try:
+                    self._launch(batch)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+                    self._stop(batch)
+                    return
+                except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
+                    batches.extendleft(reversed(self._after_break(batch, error)))
 
     def _launch(self, batch: list[int]) -> None:
         parent = [f"{PARENT_KEY}{self.parent_run_id}"] if self.parent_run_id else []
         overrides = [[*self.plan[number].overrides, *parent] for number in batch]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
-            outcome = self.outcomes[number] = _outcome(job_return)
+            try:
+                outcome = job_return.return_value
+            except Exception as error:  # noqa: BLE001  # an error outside of the runner is a failure of that job
+                outcome = failure(error)
+            assert isinstance(outcome, Outcome)
+            self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
                 outcome.record.from_ledger = False  # it ended after its launch had broken: still the work of this grid
 
@@ -117,14 +132,14 @@ class ForeignLaunch:
         _shut_down_ray()  # else it ends its jobs when this process exits, too late to record that
         give_up_at = time.monotonic() + GRACE_S
         begun = self._begun(batch)
-        while (living := [n for n in begun if _is_held(self._job(n))]) and time.monotonic() < give_up_at:
+        while (living := [n for n in begun if _is_held(self._jobs[n])]) and time.monotonic() < give_up_at:
             time.sleep(0.1)
         self._collect(batch)
         begun = self._begun(batch)
         living = [number for number in living if number in begun]
         for number in begun:
             if number not in living:
-                self._record_end(number, Status.KILLED, "interrupted")
+                self.outcomes[number] = self.plan[number].died(Status.KILLED, "interrupted")
         if living:
             log.warning(
                 "%d jobs go on without this grid, as hydra/launcher=%s does not end them: "
@@ -139,7 +154,8 @@ class ForeignLaunch:
         begun = self._begun(batch)
         left = [number for number in batch if number not in self.outcomes and number not in begun]
         if len(batch) == 1 and begun:
-            self._record_end(begun[0], Status.FAILED, f"its process died under hydra/launcher={self.name}: {cause}")
+            message = f"its process died under hydra/launcher={self.name}: {cause}"
+            self.outcomes[begun[0]] = self.plan[begun[0]].died(Status.FAILED, message)
             return []
         if not begun and not progressed:
             if not self.outcomes:
@@ -156,7 +172,7 @@ class ForeignLaunch:
         """Read from disk how jobs of a broken launch ended; return whether any did."""
         ended = False
         for number in batch:
-            record = _record(self._job(number))
+            record = _record(self._jobs[number])
             if number in self.outcomes or record is None or record == self._before[number][0]:
                 continue
             if record.status is not Status.KILLED:
@@ -168,30 +184,7 @@ class ForeignLaunch:
 
     def _begun(self, batch: list[int]) -> list[int]:
         """Return the jobs that a process has started and that have not ended."""
-        return [n for n in batch if n not in self.outcomes and _claimed_at(self._job(n)) != self._before[n][1]]
-
-    def _record_end(self, number: int, status: Status, message: str) -> None:
-        config = self.plan[number].config
-        assert config is not None
-        ledger.write_death(config, self._job(number), task_of(config).VERSION, status, message)
-        self.outcomes[number] = Outcome(status, message=message, exit_code=130 if status is Status.KILLED else 1)
-
-    def _job(self, number: int) -> Job:
-        job = self.plan[number].job
-        assert job is not None
-        return job
-
-
-def _outcome(job_return: JobReturn) -> Outcome:
-    """Return what the job returned; an error outside of the runner is a failure of that job."""
-    try:
-        value = job_return.return_value
-    except RunnerError as error:
-        return Outcome(Status.FAILED, message=str(error), exit_code=error.exit_code)
-    except Exception as error:  # noqa: BLE001
-        return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
-    assert isinstance(value, Outcome)
-    return value
+        return [n for n in batch if n not in self.outcomes and _claimed_at(self._jobs[n]) != self._before[n][1]]
 
 
 def _shut_down_ray() -> None:

@@ -1,20 +1,28 @@
-"""What would run, what is done and what cannot work: known before anything is loaded."""
+"""The jobs of a grid: what would run, what is done, what cannot work and what each takes, and how each ended.
+
+All but the end is known before anything is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from omegaconf import DictConfig
+
 from runner.checkpoints import resolve
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, RunnerError
-from runner.core.result import Record
-from runner.engines.kinds import kind_of
-from runner.run import check, identify, must_start_anew
+from runner.core import machine
+from runner.core.errors import INTERRUPTED, ConfigError, JobHeld, RunnerError
+from runner.core.result import Record, Status
+from runner.engines.kinds import BaseCache, Need, kind_of
+from runner.run import check, identify, must_start_anew, run
+from runner.store import ledger
 from runner.store.jobs import Job
-from runner.store.ledger import is_logged
-from runner.tasks.base import Previews, Uses, task_of
+from runner.tasks.base import Uses, task_of
+
+WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 
 
 class State(StrEnum):
@@ -27,12 +35,23 @@ class State(StrEnum):
 
 
 @dataclass
+class Outcome:
+    """How a job ended, in a form that crosses processes."""
+
+    status: Status
+    record: Record | None = None
+    message: str = ""
+    exit_code: int = 0
+    held: bool = False  # another process is doing it
+
+
+@dataclass
 class Planned:
     """One job of a grid, as it is known beforehand."""
 
     overrides: list[str]
     config: RunnerConfig | None = None
-    config_yaml: str = ""
+    composed: DictConfig | None = None  # the config as YAML has it
     resolved: resolve.Resolved | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
@@ -47,16 +66,23 @@ class Planned:
     same_as: int | None = None  # an earlier job of the grid that is this very job
 
     @property
-    def name(self) -> str:
-        """What tells this job from the others, for people."""
-        return " ".join(self.overrides) or "(no overrides)"
+    def job_id(self) -> str:
+        """The job's id, empty where the config itself cannot work."""
+        return self.job.job_id if self.job else ""
+
+    def died(self, status: Status, message: str) -> Outcome:
+        """Write down how the job ended whose process died before it could, and return that."""
+        assert self.config is not None
+        assert self.job is not None
+        ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
+        return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 
-def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") -> Planned:
+def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
     """Identify a job and look it up; an input that cannot work is its state, not an exception."""
     resolved = resolve.resolve(config)
-    planned = Planned(overrides, config, config_yaml, resolved)
-    planned.cost = rough_cost(config)
+    planned = Planned(overrides, config, resolved=resolved)
+    planned.cost = float(config.task.questions * config.generation.max_new_tokens)
     try:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES
@@ -67,7 +93,7 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
                 planned.notes = check(config, task, resolved)
-                if config.plan and isinstance(task, Previews):
+                if config.plan and hasattr(task, "preview"):
                     planned.notes.append(task.preview(inputs).replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id rests on what its files hold
         planned.state, planned.notes = State.todo, [str(absent)]
@@ -76,22 +102,11 @@ def plan_job(overrides: list[str], config: RunnerConfig, config_yaml: str = "") 
     else:
         if planned.record is not None:
             planned.state = State.done
-            planned.unlogged = not is_logged(config, planned.record) or config.task.wants_delivery
+            planned.unlogged = not ledger.is_logged(config, planned.record) or config.task.wants_delivery
         else:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.go_on if started else State.todo
     return planned
-
-
-def refuse_stdin(config: RunnerConfig) -> None:
-    """Refuse, in a grid, prompts that only this process could read: its workers have no stdin."""
-    if config.task.reads_stdin:
-        raise ConfigError("task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE")
-
-
-def rough_cost(config: RunnerConfig) -> float:
-    """Guess how long a job takes next to the others: questions × tokens; only the order matters."""
-    return float(config.task.questions * config.generation.max_new_tokens)
 
 
 def mark_twins(plan: list[Planned]) -> None:
@@ -99,13 +114,66 @@ def mark_twins(plan: list[Planned]) -> None:
     first: dict[str, int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
-            earlier = first.setdefault(planned.job.job_id, number)
+            earlier = first.setdefault(planned.job_id, number)
             planned.same_as = earlier if earlier != number else None
 
 
-def counts(plan: Iterable[Planned]) -> dict[State, int]:
-    """Count the jobs in each state."""
-    totals = dict.fromkeys(State, 0)
-    for planned in plan:
-        totals[planned.state] += 1
-    return totals
+def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
+    """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own."""
+    groups: dict[str, deque[int]] = {}
+    for number in numbers:
+        groups.setdefault(plan[number].base or f"alone {number}", deque()).append(number)
+    return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
+
+
+def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
+    """Return the number of workers: as asked, or what GPUs, cores and memory allow."""
+    together = group(plan, numbers)  # jobs that share a base need the same
+    groups = len(together)
+    if wanted != "auto":
+        return min(int(wanted), groups)
+    if any(plan[number].measures for number in numbers):
+        return 1  # a measurement beside another job measures the other job, too
+    if gpus := len(machine.gpu_models()):
+        return min(gpus, groups)
+    one_of_each = [plan[members[0]] for members in together]
+    needs = [need_of(one.config, one.resolved) for one in one_of_each if one.config and one.resolved]
+    by_memory = int(0.8 * machine.available_mib() // (WORKER_MIB + max(need.mib for need in needs)))
+    by_cores = machine.cores() // max(need.threads for need in needs)
+    return max(1, min(groups, by_memory, by_cores))
+
+
+def need_of(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
+    """Predict memory and threads of a job, from the checkpoint's headers alone."""
+    task = task_of(config)
+    if hasattr(task, "predict_mib"):
+        return Need(task.predict_mib(config), machine.cores())
+    return kind_of(config.model).need(config, resolved) if Uses.weights in task.USES else Need(0.0, 1)
+
+
+def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:
+    """Do one job of a grid: an error ends this job and no other."""
+    try:
+        record = run(config, config_yaml, bases, wait)
+        return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
+    except ledger.NotLogged as error:
+        return Outcome(Status.FINISHED, error.record, str(error))
+    except SystemExit as error:  # it would end the process, with all of its jobs
+        return Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
+    except Exception as error:  # noqa: BLE001  # whatever breaks in one job must not end the grid
+        return failure(error)
+
+
+def failure(error: Exception) -> Outcome:
+    """Return how a job ended that raised an error."""
+    if isinstance(error, RunnerError):
+        return Outcome(Status.FAILED, None, str(error), error.exit_code, held=isinstance(error, JobHeld))
+    return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
+
+
+def objective(record: Record) -> float:
+    """Return the one number that a search maximises: accuracy, else the speed of decoding."""
+    for name in ("accuracy", "best_decode_tok_per_s", "decode_tok_per_s"):
+        if name in record.result.metrics:
+            return record.result.metrics[name]
+    raise ConfigError("this task has no number to search for: use task=gsm8k or task=sweep")

@@ -1,56 +1,102 @@
 """The grid: expand the overrides, plan every job, run what is not done, show all, exit with the truth.
 
-Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This one is Hydra's
-default here; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|ray|…` still take its place.
+Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. The two plugins here are
+Hydra's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|ray|…` still take their place.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.checkpoints.resolve import sharing
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, RunnerError
+from runner.core import machine
+from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Status
 from runner.grid.compose import Composer
-from runner.grid.expand import check_exclude, excluded, expand
-from runner.grid.launcher import WorkerLauncher, without_hydra
+from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
-from runner.grid.outcome import Outcome
-from runner.grid.plan import Planned, State, mark_twins, plan_job, refuse_stdin
-from runner.grid.table import show_failures, show_plan, table_lines
-from runner.grid.view import summary
+from runner.grid.plan import Outcome, Planned, State, how_many, mark_twins, objective, plan_job
+from runner.grid.show import View, labels, show_failures, show_plan, summary, table_lines
+from runner.grid.workers import WorkerPool
 from runner.report import near_uri, show_grid
 from runner.store import mlflow_store, tracking
 
 
-class GridFailed(RunnerError):
-    """Some jobs of a grid are not finished; which ones has been said."""
+class WorkerLauncher(Launcher):
+    """Runs jobs in worker processes that keep a loaded base from job to job."""
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
+    def __init__(self, fresh: bool = False) -> None:
+        self.fresh = fresh
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over."""
+        self.master, self.context = config, hydra_context
+
+    def run_plan(self, plan: list[Planned], numbers: list[int]) -> tuple[dict[int, Outcome], bool]:
+        """Do these jobs of a plan; return how they ended and whether the user stopped them."""
+        settings = plan[numbers[0]].config
+        assert settings is not None
+        with View(labels(plan), len(numbers)) as view:
+            return WorkerPool(
+                plan=plan,
+                numbers=numbers,
+                workers_wanted=how_many(plan, numbers, settings.workers),
+                log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
+                view=view,
+                job_timeout_s=settings.job_timeout_s,
+                fresh=self.fresh,
+                gpus=len(machine.gpu_models()),
+            ).run()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs for another package's sweeper, such as Optuna's, which gets one number per job."""
+        composer = Composer(self.context.config_loader, self.master)
+        plan = []
+        for overrides in map(list, job_overrides):
+            composed, _ = without_hydra(composer.compose(overrides))
+            plan.append(plan_composed(overrides, composed))
+        for planned in plan:
+            if planned.problem:
+                raise ConfigError(planned.problem)
+            if planned.config is not None and planned.config.plan:
+                raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs beforehand")
+        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper leaves its own files there
+        outcomes, interrupted = self.run_plan(plan, list(range(len(plan))))
+        if interrupted:
+            raise KeyboardInterrupt
+        returns = []
+        for number, planned in enumerate(plan):
+            outcome = outcomes[number]
+            done = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
+            if outcome.status is Status.FINISHED and outcome.record is not None:
+                done.return_value = objective(outcome.record)
+            else:
+                done.status, done.return_value = JobStatus.FAILED, JobFailed(outcome.message)
+            returns.append(done)
+        return returns
 
 
 @dataclass
 class Grid:
-    """A planned grid with the composed configs of its jobs."""
+    """A planned grid, and how its jobs ended."""
 
     plan: list[Planned]
-    composed: list[DictConfig]
     overrides: list[str]  # as the user gave them
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
@@ -93,7 +139,7 @@ class GridSweeper(Sweeper):
         """Do the grid."""
         grid = self.plan(arguments)
         if grid.settings.plan:
-            show_plan(grid.plan, sys.stdout)
+            show_plan(grid.plan)
             return
         print(summary(grid.plan), file=sys.stderr)
         numbers, interrupted = grid.to_do(), False
@@ -103,30 +149,25 @@ class GridSweeper(Sweeper):
             tracking.end_dead_grids(grid.settings)  # of one that was killed when its last job was done
         finish(grid, interrupted)
 
-    # ------------------------------------------------------------------------------------- plan
-
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; what cannot work is known before anything runs."""
         loader = self.context.config_loader
         lists = expand(arguments, self.params, self.zip, loader)
         composer = Composer(loader, self.master)
-        grid = Grid([], [], arguments)
-        values: list[Callable[[str], str | None]] = []
+        grid = Grid([], arguments)
+        values: list[Values] = []
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, choices = without_hydra(composer.compose(overrides))
                 bar.advance()
-                values.append(_values_of(composed, choices))
+                values.append(partial(_value_of, composed, choices))
                 if not excluded(self.exclude, values[-1]):
-                    grid.plan.append(_plan_one(overrides, composed))
-                    grid.composed.append(composed)
+                    grid.plan.append(plan_composed(overrides, composed))
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
         mark_twins(grid.plan)
         return grid
-
-    # -------------------------------------------------------------------------------------- run
 
     def run(self, grid: Grid, numbers: list[int]) -> bool:
         """Hand the jobs to the launcher below one MLflow run; returns whether the user stopped it."""
@@ -135,10 +176,9 @@ class GridSweeper(Sweeper):
             check_settings(name, grid.settings)
         parent = tracking.start_grid(grid.settings, grid.overrides, describe(grid))
         for number in numbers:
-            planned = grid.plan[number]
-            assert planned.config is not None
-            planned.config.tracking.parent_run_id = parent.run_id
-            planned.config_yaml = OmegaConf.to_yaml(grid.composed[number])
+            config = grid.plan[number].config
+            assert config is not None
+            config.tracking.parent_run_id = parent.run_id
         interrupted = False
         try:
             if isinstance(self.launcher, WorkerLauncher):
@@ -159,20 +199,24 @@ class GridSweeper(Sweeper):
 
 def finish(grid: Grid, interrupted: bool) -> None:
     """Show all jobs and the failures, and leave with the exit code that fits."""
-    lines = table_lines(grid.plan, grid.outcomes, interrupted)
-    show_grid(lines, grid.settings.print)
-    problems = show_failures(grid.plan, grid.outcomes, sys.stderr)
-    uri = _mlflow_hint(grid.settings)
-    if uri and grid.settings.print.value == "table":
-        print(f"See all: mlflow ui --backend-store-uri {uri}    Compare: {_compare_hint(grid.settings)}")
+    settings = grid.settings
+    show_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
+    problems = show_failures(grid.plan, grid.outcomes)
+    store = mlflow_store.store_of(settings)
+    if store and settings.print.value == "table":
+        folder = os.path.relpath(Path(settings.output_dir).expanduser())
+        compare = "runner-compare" if folder == "outputs" else f"runner-compare --output-dir {folder}"
+        print(f"See all: mlflow ui --backend-store-uri {near_uri(store.uri)}    Compare: {compare}")
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
     if unlogged:
         print(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them", file=sys.stderr)
     if interrupted:
         raise KeyboardInterrupt
     if problems:
-        codes = [o.exit_code for o in grid.outcomes.values()] + [planned.exit_code for planned in grid.plan]
-        raise GridFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above", max(codes))
+        failed = JobFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above")
+        codes = [outcome.exit_code for outcome in grid.outcomes.values()]
+        failed.exit_code = max(codes + [planned.exit_code for planned in grid.plan])
+        raise failed
 
 
 def describe(grid: Grid) -> list[dict[str, Any]]:
@@ -182,7 +226,7 @@ def describe(grid: Grid) -> list[dict[str, Any]]:
         outcome = grid.outcomes.get(number)
         rows.append(
             {
-                "job_id": planned.job.job_id if planned.job else None,
+                "job_id": planned.job_id or None,
                 "overrides": planned.overrides,
                 "planned": planned.state.value,
                 "status": outcome.status.value if outcome else None,
@@ -192,30 +236,39 @@ def describe(grid: Grid) -> list[dict[str, Any]]:
     return rows
 
 
-def _plan_one(overrides: list[str], composed: DictConfig) -> Planned:
+def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
+    """Plan a job of a grid from its composed config."""
     try:
         config = to_config(composed)
-        refuse_stdin(config)
     except RunnerError as error:
         return Planned(overrides, problem=str(error), exit_code=error.exit_code)
-    return plan_job(overrides, config)
+    if config.task.reads_stdin:
+        problem = "task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE"
+        return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
+    planned = plan_job(overrides, config)
+    planned.composed = composed
+    return planned
 
 
-def _values_of(composed: DictConfig, choices: dict[str, str]) -> Callable[[str], str | None]:
-    """Look up what a job has for a key: a group's choice, or a value as text."""
-
-    def value(key: str) -> str | None:
-        if key in choices:
-            return str(choices[key])
-        found: object = OmegaConf.select(composed, key, default=_ABSENT)
-        if found is _ABSENT:
-            return None
-        return "null" if found is None else str(found)
-
-    return value
+def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Return a job's config as the runner knows it, and the choice of each group, which only Hydra's half holds."""
+    choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    return composed, choices
 
 
 _ABSENT = object()
+
+
+def _value_of(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
+    """Return what a job has for a key, a group's choice or a value as text; None where it has no such key."""
+    if key in choices:
+        return choices[key]
+    found: object = OmegaConf.select(composed, key, default=_ABSENT)
+    if found is _ABSENT:
+        return None
+    return "null" if found is None else str(found)
 
 
 def _known_keys(config: DictConfig) -> set[str]:
@@ -225,13 +278,3 @@ def _known_keys(config: DictConfig) -> set[str]:
             node = config[group]
             keys |= {f"{group}.{key!s}" for key in node} if isinstance(node, DictConfig) else {group}
     return keys
-
-
-def _mlflow_hint(config: RunnerConfig) -> str | None:
-    store = mlflow_store.store_of(config)
-    return near_uri(store.uri) if store else None
-
-
-def _compare_hint(config: RunnerConfig) -> str:
-    folder = os.path.relpath(Path(config.output_dir).expanduser())
-    return "runner-compare" if folder == "outputs" else f"runner-compare --output-dir {folder}"

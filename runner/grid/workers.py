@@ -17,18 +17,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Protocol
+
+from omegaconf import OmegaConf
 
 from runner.core import child
 from runner.core.progress import Step
 from runner.core.result import Status
-from runner.grid.outcome import Outcome
-from runner.grid.plan import Planned
-from runner.grid.worker import Assignment, Ended, Progressed
-from runner.store import ledger
-from runner.tasks.base import task_of
+from runner.grid.plan import Outcome, Planned, group
+from runner.grid.show import View
 
-START = "from runner.grid.worker import main; main()"  # imported, not run: its pickled messages name their module
+START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
 LAST_LINES = 5
 GRACE_S = 30.0  # for a job to end by itself after Ctrl-C, before it is killed
@@ -49,32 +47,10 @@ class Worker:
     since: float = 0.0
     log_from: int = 0
 
-    def is_gone(self) -> bool:
-        """Whether the process has ended and nothing that it sent is unread."""
-        return self.process.poll() is not None and not self.connection.poll()
-
     def kill(self) -> None:
         """End the worker and whatever it started, at once."""
-        try:
+        with suppress(ProcessLookupError):  # it is gone already
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # it is gone already
-
-
-class Events(Protocol):
-    """Who is told what happens to the jobs."""
-
-    def started(self, number: int) -> None:
-        """A worker has begun a job."""
-
-    def progressed(self, number: int, step: Step) -> None:
-        """A job has come further."""
-
-    def ended(self, number: int, outcome: Outcome) -> None:
-        """A job is over."""
-
-    def tick(self) -> None:
-        """Some time has passed."""
 
 
 @dataclass
@@ -85,7 +61,7 @@ class WorkerPool:
     numbers: list[int]  # the jobs of the plan that are to be done
     workers_wanted: int
     log_folder: Path
-    events: Events
+    view: View
     job_timeout_s: float | None = None
     fresh: bool = False  # a new process for every job, for memory figures that no earlier job has touched
     gpus: int = 0
@@ -99,25 +75,20 @@ class WorkerPool:
     _stop_requested_at: float = 0.0
     _started: int = 0
 
-    def run(self) -> dict[int, Outcome]:
-        """Do all jobs, or stop when asked to; return how each job that was started ended."""
+    def run(self) -> tuple[dict[int, Outcome], bool]:
+        """Do all jobs, or stop when asked to; return how each that was begun ended, and whether the user stopped it."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._groups = group(self.plan, self.numbers)
         with self._counting_interrupts():
             try:
                 while self._step():
-                    self.events.tick()
+                    self.view.tick()
             finally:
                 for worker in (*self._workers, *self._leaving):
                     worker.kill()
                     worker.process.wait()
                     worker.connection.close()
-        return self.outcomes
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the user asked to stop."""
-        return self._stop_requests > 0
+        return self.outcomes, self._stop_requests > 0
 
     # ------------------------------------------------------------------------------- one step
 
@@ -144,23 +115,23 @@ class WorkerPool:
         except (EOFError, OSError):
             self._died(worker)
             return
-        if isinstance(message, Progressed):
-            self.events.progressed(message.number, message.step)
-        elif isinstance(message, Ended):
-            self._job_ended(worker, message)
-            if message.outcome.status is Status.KILLED:
-                self._release(worker)  # a job that was stopped, from here or from elsewhere, ends its worker, too
-            else:
-                self._next(worker)
+        assert worker.current is not None
+        if isinstance(message, Step):
+            self.view.progressed(worker.current, message)
+            return
+        self._job_ended(worker, worker.current, message)
+        if message.status is Status.KILLED:
+            self._release(worker)  # a job that was stopped, from here or from elsewhere, ends its worker, too
+        else:
+            self._next(worker)
 
-    def _job_ended(self, worker: Worker, message: Ended) -> None:
+    def _job_ended(self, worker: Worker, number: int, outcome: Outcome) -> None:
         worker.current = None
-        number, outcome = message.number, message.outcome
         if outcome.held:
             self._held_elsewhere.append(number)
             return
         if outcome.status is Status.KILLED:
-            self._record_death(number, Status.KILLED, outcome.message)  # Ctrl-C may have cut its own record short
+            outcome = self.plan[number].died(Status.KILLED, outcome.message)  # Ctrl-C may have cut its own record short
             outcome = outcome if self._stop_requests else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
         self._end(number, outcome)
 
@@ -176,25 +147,17 @@ class WorkerPool:
             return
         number = worker.current = worker.todo.popleft()
         worker.begun += 1
-        worker.since, worker.log_from = time.monotonic(), _size(worker.log)
+        worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
+        self.view.started(number)
         planned = self.plan[number]
-        assert planned.config is not None
-        self.events.started(number)
-        assignment = Assignment(number, planned.config, planned.config_yaml, number in self._waiting)
         try:
-            worker.connection.send(assignment)
+            worker.connection.send((planned.config, OmegaConf.to_yaml(planned.composed), number in self._waiting))
         except OSError:
             self._died(worker)
 
     def _end(self, number: int, outcome: Outcome) -> None:
         self.outcomes[number] = outcome
-        self.events.ended(number, outcome)
-
-    def _record_death(self, number: int, status: Status, message: str) -> None:
-        planned = self.plan[number]
-        assert planned.config is not None
-        assert planned.job is not None
-        ledger.write_death(planned.config, planned.job, task_of(planned.config).VERSION, status, message)
+        self.view.ended(number, outcome)
 
     # ------------------------------------------------------------------------ start, release, die
 
@@ -254,17 +217,19 @@ class WorkerPool:
         with suppress(EOFError, OSError):  # it may have reported how its job ended before it died
             while worker.connection.poll():
                 message = worker.connection.recv()
-                if isinstance(message, Ended):
-                    self._job_ended(worker, message)
+                if worker.current is not None and isinstance(message, Outcome):
+                    self._job_ended(worker, worker.current, message)
         self._workers.remove(worker)
         worker.connection.close()
-        number = worker.current
-        if number is not None:
-            killed = self._stop_requests > 0
-            status = Status.KILLED if killed else Status.FAILED
-            message = "killed" if killed else f"{why or f'the worker {child.describe_exit(code)}'}{_last_lines(worker)}"
-            self._record_death(number, status, message)
-            self._end(number, Outcome(status, message=message, exit_code=130 if killed else 1))
+        if worker.current is not None:
+            if self._stop_requests:
+                outcome = self.plan[worker.current].died(Status.KILLED, "killed")
+            else:
+                lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)  # what it printed during this job
+                last_words = "".join(f"\n    | {line}" for line in lines)
+                message = f"{why or f'the worker {child.describe_exit(code)}'}{last_words}"
+                outcome = self.plan[worker.current].died(Status.FAILED, message)
+            self._end(worker.current, outcome)
         self._requeue(worker)
 
     def _enforce_limits(self) -> None:
@@ -272,7 +237,7 @@ class WorkerPool:
         for worker in list(self._workers):
             late = self.job_timeout_s is not None and now - worker.since > self.job_timeout_s
             overdue = self._stop_requests > 1 or (self._stop_requests == 1 and now - self._stop_requested_at > GRACE_S)
-            if worker.is_gone():
+            if worker.process.poll() is not None and not worker.connection.poll():  # all that it sent has been read
                 self._died(worker)
             elif worker.current is not None and (late or overdue):
                 worker.kill()
@@ -294,24 +259,6 @@ class WorkerPool:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
-    """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own."""
-    groups: dict[str, deque[int]] = {}
-    for number in numbers:
-        groups.setdefault(plan[number].base or f"alone {number}", deque()).append(number)
-    return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
-
-
-def _last_lines(worker: Worker) -> str:
-    """Return the end of what the worker printed during this job."""
-    lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)
-    return "".join(f"\n    | {line}" for line in lines)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _gpu(number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from runner.config.task import Extractor
@@ -14,24 +13,18 @@ _STRICT = re.compile(rf"####[\s*]*({_NUMBER})")  # **18**: bold is no part of th
 _FLEXIBLE = re.compile(rf"(?<![\w.])({_NUMBER})")  # in 10-5 the hyphen is no sign, in x2 the 2 no number
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What each extractor found in a completion, and what that makes of it."""
-
-    extracted: dict[str, str | None]
-    verdict: Verdict
-
-
-def judge(text: str, finish_reason: FinishReason, gold: str, extractor: Extractor) -> Judged:
-    """Compare the number that a completion ends with; an answer that never came is not a wrong answer."""
+def judge(
+    text: str, finish_reason: FinishReason, gold: str, extractor: Extractor
+) -> tuple[dict[str, str | None], Verdict]:
+    """Return what each extractor found, and the verdict: an answer that never came is not a wrong answer."""
     extracted = {each.value: extract(text, each) for each in Extractor}
     answer = extracted[extractor.value]
     # a text that was cut off may hold numbers, but not its answer, unless it had said #### by then
     if finish_reason is not FinishReason.stop and extracted[Extractor.strict.value] is None:
-        return Judged(extracted, Verdict.cut_off)
+        return extracted, Verdict.cut_off
     if answer is None:
-        return Judged(extracted, Verdict.no_answer)
-    return Judged(extracted, Verdict.correct if answer == gold else Verdict.wrong)
+        return extracted, Verdict.no_answer
+    return extracted, Verdict.correct if answer == gold else Verdict.wrong
 
 
 def gold_number(answer: str) -> str:

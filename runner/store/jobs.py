@@ -18,8 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.config.identity import semantic_keys
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, semantic_keys
 from runner.core import machine
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.progress import Progress

@@ -10,14 +10,13 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast
 
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
 from runner.engines.base import Engine
-from runner.store.jobs import Job, Recorder
+from runner.store.jobs import Recorder
 
 
 class Uses(StrEnum):
@@ -48,11 +47,6 @@ class Context:
     open_engine: Callable[[], Engine]
     _engine: Engine | None = field(default=None, repr=False)
 
-    @property
-    def folder(self) -> Path:
-        """The job's folder, for a task's own files."""
-        return self.recorder.folder
-
     def engine(self) -> Engine:
         """Return the job's engine, opened at the first call: a job that never asks never imports torch."""
         if self._engine is None:
@@ -66,7 +60,13 @@ class Context:
 
 
 class Task(Protocol):
-    """What every task module has."""
+    """What every task module has. Where it applies, a module has one of these functions as well.
+
+    deliver(inputs, config, job, result): hand over what keys outside the identity ask for now and did not ask for then
+    preview(inputs): return lines for a plan, from files' headers alone
+    predict_mib(config): return the memory that the job needs, which loads from a location of its own
+    joins(config): under torchrun, serve the process that has the job and return the exit code; None in that process
+    """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
     USES: frozenset[Uses]
@@ -78,42 +78,6 @@ class Task(Protocol):
 
     def run(self, inputs: Any, context: Context) -> Result:
         """Do the work on what `prepare` returned."""
-        ...
-
-
-@runtime_checkable
-class Delivers(Protocol):
-    """A task that hands something over besides its record, also when the record is there already."""
-
-    def deliver(self, inputs: Any, config: RunnerConfig, job: Job, result: Result) -> None:
-        """Hand over what keys outside the identity ask for now and did not ask for then."""
-        ...
-
-
-@runtime_checkable
-class Previews(Protocol):
-    """A task that can say what it would do with this very input, from files' headers alone."""
-
-    def preview(self, inputs: Any) -> str:
-        """Return lines for a plan."""
-        ...
-
-
-@runtime_checkable
-class Predicts(Protocol):
-    """A task that loads from a location of its own, and knows how much memory that takes."""
-
-    def predict_mib(self, config: RunnerConfig) -> float:
-        """Return the memory that the job needs."""
-        ...
-
-
-@runtime_checkable
-class Joins(Protocol):
-    """A task whose job may be shared by processes that torchrun has started."""
-
-    def joins(self, config: RunnerConfig) -> int | None:
-        """Serve the process that has the job and return the exit code; None in the process that has it."""
         ...
 
 

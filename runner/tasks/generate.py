@@ -81,10 +81,9 @@ def run(inputs: Prompts, context: Context) -> Result:
         log_prompt(context.engine(), looked_at)
     done = complete_missing("generate", requests, context, sample_of)
     if task.debug and looked_at is not None:
-        answer = recorder.done[int(looked_at.id)]
-        for said in answer.said:
-            log.info("completion %d, token ids: %s", answer.index, said.token_ids)
-            log.info("completion %d, text: %r (%s)", answer.index, said.text, said.finish_reason.value)
+        for said in recorder.done[int(looked_at.id)].said:
+            log.info("completion %s, token ids: %s", looked_at.id, said.token_ids)
+            log.info("completion %s, text: %r (%s)", looked_at.id, said.text, said.finish_reason.value)
     if done.failed:
         done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
     write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))

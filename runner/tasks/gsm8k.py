@@ -51,10 +51,7 @@ def run(inputs: Problems, context: Context) -> Result:
         tally[sample.verdict] += 1
         return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
 
-    def to_sample(completion: Completion) -> Sample:
-        return judged(task, items[int(completion.id)], completion)
-
-    done = complete_missing("gsm8k", requests, context, to_sample, accuracy)
+    done = complete_missing("gsm8k", requests, context, lambda one: judged(task, items[int(one.id)], one), accuracy)
     if done.failed:
         count, why = len(done.failed), done.failed[0].error
         done.notes.append(f"{count} questions ended in an error and count as cut off, e.g. {why}")
@@ -63,15 +60,14 @@ def run(inputs: Problems, context: Context) -> Result:
 
 def score(samples: list[Sample]) -> dict[str, float]:
     """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval."""
-    counts = {verdict: sum(sample.verdict is verdict for sample in samples) for verdict in Verdict}
-    n = len(samples)
+    counts, n = Counter(sample.verdict for sample in samples), len(samples)
     low, high = wilson_interval(counts[Verdict.correct], n)
     return {
         "accuracy": counts[Verdict.correct] / n,
         "accuracy_low": low,
         "accuracy_high": high,
         "n": n,
-        **{verdict.value: count for verdict, count in counts.items()},
+        **{verdict.value: counts[verdict] for verdict in Verdict},
         **token_counts(samples),
     }
 
@@ -93,11 +89,6 @@ def _ask(task: Gsm8kConfig, item: Item) -> str:
 
 def judged(task: Gsm8kConfig, item: Item, completion: Completion) -> Sample:
     """Turn a completion into a sample with its verdict."""
-    verdict = judge(completion.text, completion.finish_reason, item.gold, task.extractor)
-    return replace(
-        sample_of(completion),
-        question=item.question,
-        gold=item.gold,
-        extracted=verdict.extracted,
-        verdict=verdict.verdict,
-    )
+    found, verdict = judge(completion.text, completion.finish_reason, item.gold, task.extractor)
+    sample = sample_of(completion)
+    return replace(sample, question=item.question, gold=item.gold, extracted=found, verdict=verdict)

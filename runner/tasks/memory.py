@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,14 +28,7 @@ FROM_LEDGER = True
 
 PROBE = "runner.tasks.memory_probe"
 STAGES = ("import", "load", "prefill", "decode")
-SPREAD = (
-    "peak_rss_mib",
-    "steady_rss_mib",
-    "load_peak_rss_mib",
-    "load_s",
-    "decode_tok_per_s",
-    "cuda_peak_mib",
-)
+SPREAD = ("peak_rss_mib", "steady_rss_mib", "load_peak_rss_mib", "load_s", "decode_tok_per_s", "cuda_peak_mib")
 
 Run = dict[str, Any]  # one fresh process: stage -> figures, and metrics, facts, notes
 
@@ -52,13 +46,15 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     work = (task.batch_size, task.prompt_tokens, task.new_tokens)
     predicted = kind_of(config.model).predict(config, context.resolved, *work)
     runs: list[Run] = []
+    measured: list[dict[str, float]] = []
     repeats = RepeatLog(recorder.folder)
     with recorder.progress(task.repeats * len(STAGES), "memory") as bar:
         for number in range(1, task.repeats + 1):
             log = recorder.folder / "memory_probe.log"
             runs.append(run_probe(config, log, f"repeat {number} of {task.repeats}", bar))
-            repeats.add(number, _run_metrics(runs[-1]))
-    return summarize(runs, predicted)
+            measured.append(_run_metrics(runs[-1]))
+            repeats.add(number, measured[-1])
+    return summarize(runs, measured, predicted)
 
 
 def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run:
@@ -68,42 +64,41 @@ def run_probe(config: RunnerConfig, log: Path, which: str, bar: Progress) -> Run
     with log.open("a", encoding="utf-8") as stderr:
         offset = stderr.tell()
         process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
-    try:
-        assert process.stdout is not None
-        child.send_input(process, config)
-        for line in process.stdout:
-            event = json.loads(line)
-            if "begin" in event:
-                stage = event["begin"]
-                bar.describe(f"memory: {stage}, {which}")
-            elif "stage" in event:
-                run["figures"][event["stage"]] = event["figures"]
-                run["peak_since_start"] = event["peak_since_start"]
-                bar.advance(1)
-            elif "error" in event:
-                raise getattr(errors, event["error"], JobFailed)(event["message"])
-            else:
-                run |= event
-        code = process.wait()
-    finally:
-        process.kill()  # Ctrl-C here must not leave a model loaded there
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    with process:
+        try:
+            assert process.stdout is not None
+            child.send_input(process, config)
+            for line in process.stdout:
+                event = json.loads(line)
+                if "begin" in event:
+                    stage = event["begin"]
+                    bar.describe(f"memory: {stage}, {which}")
+                elif "stage" in event:
+                    run["figures"][event["stage"]] = event["figures"]
+                    run["peak_since_start"] = event["peak_since_start"]
+                    bar.advance(1)
+                elif "error" in event:
+                    raise getattr(errors, event["error"], JobFailed)(event["message"])
+                else:
+                    run |= event
+            code = process.wait()
+        finally:
+            process.kill()  # Ctrl-C here must not leave a model loaded there
+            process.wait()
     if code != 0 or "metrics" not in run:
-        how = child.describe_exit(code)
-        raise JobFailed(f"the memory probe, {which}, {how}, in stage {stage}. {_last_words(log, offset)}")
+        lines = child.last_lines(log, 8, offset)
+        said = f"Its last lines, in {log}:\n" + "\n".join(lines) if lines else f"It said nothing; log: {log}"
+        raise JobFailed(f"the memory probe, {which}, {child.describe_exit(code)}, in stage {stage}. {said}")
     return run
 
 
-def summarize(runs: list[Run], predicted: Footprint | None) -> Result:
+def summarize(runs: list[Run], measured: list[dict[str, float]], predicted: Footprint | None) -> Result:
     """Put medians, spreads and predictions together."""
-    per_run = [_run_metrics(run) for run in runs]
-    metrics = {key: median(values[key] for values in per_run) for key in per_run[0]}
+    metrics = {key: median(values[key] for values in measured) for key in measured[0]}
     for key in SPREAD:
         if key in metrics:
-            metrics[f"{key}_min"] = min(values[key] for values in per_run)
-            metrics[f"{key}_max"] = max(values[key] for values in per_run)
+            metrics[f"{key}_min"] = min(values[key] for values in measured)
+            metrics[f"{key}_max"] = max(values[key] for values in measured)
     metrics["repeats"] = len(runs)
     notes = list(dict.fromkeys(note for run in runs for note in run["notes"]))
     if predicted is None:
@@ -125,7 +120,6 @@ def _run_metrics(run: Run) -> dict[str, float]:
     """Flatten one run into metrics: the engine's report and the figures of the stages."""
     figures: dict[str, dict[str, float]] = run["figures"]
     start, end = figures["import"], figures["decode"]
-    on_gpu = "cuda_peak_mib" in end
     baseline_mib = start["steady_rss_mib"]
     peak_mib = max(figures[stage]["peak_rss_mib"] for stage in STAGES)
     metrics = dict(run["metrics"])
@@ -139,12 +133,9 @@ def _run_metrics(run: Run) -> dict[str, float]:
         "baseline_anon_mib": start["steady_anon_mib"],
         "peak_over_baseline_mib": peak_mib - baseline_mib,
     }
-    for stage in STAGES[1:]:
-        metrics[f"{stage}_peak_anon_mib"] = figures[stage]["peak_anon_mib"]
-        metrics[f"{stage}_steady_anon_mib"] = figures[stage]["steady_anon_mib"]
-        metrics[f"{stage}_peak_rss_mib"] = figures[stage]["peak_rss_mib"]
-        metrics[f"{stage}_steady_rss_mib"] = figures[stage]["steady_rss_mib"]
-    if on_gpu:
+    for stage, key in product(STAGES[1:], ("peak_anon_mib", "steady_anon_mib", "peak_rss_mib", "steady_rss_mib")):
+        metrics[f"{stage}_{key}"] = figures[stage][key]
+    if "cuda_peak_mib" in end:
         for key in ("cuda_peak_mib", "cuda_reserved_mib"):
             metrics[key] = max(figures[stage].get(key, 0.0) for stage in STAGES)
         metrics["cuda_steady_mib"] = end["cuda_steady_mib"]
@@ -177,7 +168,8 @@ def _rows(runs: list[Run], predicted: Footprint | None) -> list[dict[str, Any]]:
     for stage in STAGES:
         figures = [run["figures"][stage] for run in runs]
         peaks = [values["peak_rss_mib"] for values in figures]
-        over = [run["figures"][stage]["peak_rss_mib"] - _baseline_mib(run) for run in runs]
+        # over what the interpreter and its libraries hold
+        over = [peak - run["figures"]["import"]["steady_rss_mib"] for peak, run in zip(peaks, runs, strict=True)]
         row: dict[str, Any] = {
             "stage": stage,
             "seconds": round(median(values["seconds"] for values in figures), 2),
@@ -193,15 +185,3 @@ def _rows(runs: list[Run], predicted: Footprint | None) -> list[dict[str, Any]]:
         row["predicted_mib"] = round(predictions[stage], 1) if stage in predictions else None
         rows.append(row)
     return rows
-
-
-def _baseline_mib(run: Run) -> float:
-    """What the interpreter and its libraries hold."""
-    baseline: float = run["figures"]["import"]["steady_rss_mib"]
-    return baseline
-
-
-def _last_words(log: Path, offset: int) -> str:
-    """Quote the end of what the probe wrote since offset."""
-    lines = child.last_lines(log, 8, offset)
-    return f"It said nothing; log: {log}" if not lines else f"Its last lines, in {log}:\n" + "\n".join(lines)

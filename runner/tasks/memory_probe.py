@@ -23,7 +23,7 @@ from runner.config.task import MemoryConfig
 from runner.core import child, machine
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine
-from runner.engines.base import Capability, Engine, EngineReport, complete, require
+from runner.engines.base import Capability, EngineReport, complete, require
 from runner.engines.kinds import kind_of
 from runner.engines.synthetic import check_room, synthetic_requests
 
@@ -39,12 +39,12 @@ class Probe:
         self.channel.write(json.dumps(event) + "\n")
         self.channel.flush()
 
-    def stage(self, name: str, work: Callable[[], object]) -> None:
+    def stage(self, name: str, work: Callable[[], Any]) -> Any:
         """Run one stage and report its peak, its time and what stays when the garbage is gone."""
         self.emit(begin=name)
         with AnonymousPeak() as anonymous:
             started = time.perf_counter()
-            work()
+            done = work()
             seconds = time.perf_counter() - started
         figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), "peak_anon_mib": anonymous.peak_mib}
         figures |= _cuda_mib()
@@ -53,6 +53,7 @@ class Probe:
         for kind in ("rss", "anon"):  # what was read a moment earlier may be some pages less
             figures[f"peak_{kind}_mib"] = max(figures[f"peak_{kind}_mib"], figures[f"steady_{kind}_mib"])
         self.emit(stage=name, figures=figures, peak_since_start=not resettable)
+        return done
 
 
 class AnonymousPeak:
@@ -89,17 +90,20 @@ def measure(config: RunnerConfig, probe: Probe) -> None:
     require(engine, "task=memory", [Capability.token_ids])
     machine.reset_peak()
     probe.stage("import", lambda: kind_of(config.model).import_libraries(config, resolved))
-    report = EngineReport()
-
-    def load() -> None:
-        nonlocal report
-        report = engine.load()
-
-    probe.stage("load", load)
+    report: EngineReport = probe.stage("load", engine.load)
     check_room(report, task.prompt_tokens, task.new_tokens)
-    probe.stage("prefill", lambda: _complete(engine, config, report, new_tokens=1))
+    vocab_size = int(report.metrics["vocab_size"])
+
+    def complete_all(new_tokens: int) -> None:
+        shape = task.batch_size, task.prompt_tokens, new_tokens
+        requests = synthetic_requests(*shape, vocab_size, config.seed, draw=new_tokens)
+        for completion in complete(engine, requests, batch_size=task.batch_size):
+            if completion.error:
+                raise JobFailed(f"the engine could not complete row {completion.id}: {completion.error}")
+
+    probe.stage("prefill", lambda: complete_all(new_tokens=1))
     before = replace(engine.stats)
-    probe.stage("decode", lambda: _complete(engine, config, report, new_tokens=task.new_tokens))
+    probe.stage("decode", lambda: complete_all(task.new_tokens))
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
     probe.emit(metrics=report.metrics | speed, facts=report.facts, notes=report.notes)
@@ -113,18 +117,6 @@ def pss_mib() -> dict[str, float]:
         return {"pss_mib": 0.0, "pss_file_mib": 0.0}  # macOS, or a kernel before 4.14
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
     return {"pss_mib": kib["Pss"] / 1024, "pss_file_mib": kib.get("Pss_File", 0) / 1024}
-
-
-def _complete(engine: Engine, config: RunnerConfig, report: EngineReport, new_tokens: int) -> None:
-    task = config.task
-    assert isinstance(task, MemoryConfig)
-    vocab_size = int(report.metrics["vocab_size"])
-    requests = synthetic_requests(
-        task.batch_size, task.prompt_tokens, new_tokens, vocab_size, config.seed, draw=new_tokens
-    )
-    for completion in complete(engine, requests, batch_size=task.batch_size):
-        if completion.error:
-            raise JobFailed(f"the engine could not complete row {completion.id}: {completion.error}")
 
 
 def _cuda_mib() -> dict[str, float]:

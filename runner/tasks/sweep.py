@@ -66,7 +66,6 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     with recorder.progress(None, "sweep: loading") as bar:
         report = engine.load()
     check_room(report, max(task.prompt_tokens), task.new_tokens)
-    load_s = engine.stats.load_s
     cells = [Cell(batch, prompt) for batch, prompt in product(task.batch_sizes, task.prompt_tokens)]
     log = RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
@@ -74,32 +73,24 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         for number in range(rounds):
             for cell in cells:
                 bar.describe(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
-                figures = None if cell.note else run_cell(config, engine, report, cell, number)
+                figures = None if cell.note else run_cell(task, config.seed, engine, report, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
                     log.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
                 bar.advance(1)
     if all(cell.note for cell in cells):
         raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
-    result = summarize(cells, report, load_s)
+    result = summarize(cells, report, engine.stats.load_s)
     result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
     return result
 
 
 def run_cell(
-    config: RunnerConfig, engine: Engine, report: EngineReport, cell: Cell, number: int
+    task: SweepConfig, seed: int, engine: Engine, report: EngineReport, cell: Cell, number: int
 ) -> dict[str, float] | None:
     """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
-    task = config.task
-    assert isinstance(task, SweepConfig)
-    requests = synthetic_requests(
-        cell.batch_size,
-        cell.prompt_tokens,
-        task.new_tokens,
-        vocab_size=int(report.metrics["vocab_size"]),
-        seed=config.seed,
-        draw=number,
-    )
+    shape = cell.batch_size, cell.prompt_tokens, task.new_tokens
+    requests = synthetic_requests(*shape, int(report.metrics["vocab_size"]), seed, draw=number)
     if number == 0:
         machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
     before, said = replace(engine.stats), len(engine.stats.notes)
@@ -110,14 +101,12 @@ def run_cell(
         if not is_out_of_memory(error):
             raise
         cell.note = f"out of memory: {' '.join(str(error).split())[:200]}"
-        cell.repeats.clear()
         return None
     seconds = time.perf_counter() - started
     failed = [completion.error for completion in completions if completion.error]
     failed += [note for note in engine.stats.notes[said:] if note.startswith(FEWER_ROWS)]  # a smaller batch, then
     if failed:
         cell.note = failed[0]
-        cell.repeats.clear()
         return None
     if number == 0:
         cell.peak_rss_mib = machine.peak_rss_mib()
@@ -132,9 +121,8 @@ def run_cell(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on the GPU or on the CPU."""
-    if any(kind.__name__ in OUT_OF_MEMORY for kind in type(error).__mro__):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on a CPU
+    named = any(kind.__name__ in OUT_OF_MEMORY for kind in type(error).__mro__)
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))  # torch on a CPU
 
 
 def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
@@ -154,11 +142,9 @@ def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
         for name, (suffix, aggregate) in product(FIGURES, aggregates.items()):
             metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
         metrics[f"peak_rss_mib/{cell.key}"] = cell.peak_rss_mib
-    rows = [_row(cell) for cell in cells]
-    notes = list(report.notes)
+    notes, rows = list(report.notes), [_row(cell) for cell in cells]
     if len(measured) < len(cells):
-        for cell, row in zip(cells, rows, strict=True):
-            row["note"] = cell.note
+        rows = [row | {"note": cell.note} for cell, row in zip(cells, rows, strict=True)]
         notes.append(f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes")
     return Result(metrics, rows, dict(report.facts), notes)
 

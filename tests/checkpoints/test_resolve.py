@@ -13,8 +13,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig, SweepConfig
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
-from runner.grid.plan import plan_job
-from runner.grid.sizing import how_many, need_of
+from runner.grid.plan import how_many, need_of, plan_job
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
 

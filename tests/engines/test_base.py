@@ -62,10 +62,9 @@ from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.engines import open_engine
 config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),
     lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig("greedy"), task=Gsm8kConfig(),

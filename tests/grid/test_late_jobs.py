@@ -11,9 +11,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.grid.other_launchers import ForeignLaunch
-from runner.grid.outcome import run_job
-from runner.grid.plan import plan_job
-from runner.grid.table import table_lines
+from runner.grid.plan import plan_job, run_job
+from runner.grid.show import table_lines
 
 
 class GoesDownSlowly:

@@ -10,9 +10,8 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import Print, RunnerConfig
+from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.core.errors import EvidenceError, OutputError
 from runner.core.result import FinishReason, Record, Result, Sample, Status
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples

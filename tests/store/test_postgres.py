@@ -13,8 +13,7 @@ import pytest
 from servers import free_port, mlflow_server, postgres_server
 
 from runner.compare.runs import open_store, read_answers
-from runner.config.root import RunnerConfig
-from runner.config.tracking import TrackingConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.core.errors import ConfigError, refuse_password
 from runner.run import run
 from runner.store import mlflow_store

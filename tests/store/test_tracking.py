@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from runner.checkpoints.resolve import resolve
-from runner.config.identity import semantic_keys
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.core.errors import ConfigError, TrackingError
 from runner.core.result import Record, Result, Status
 from runner.quantization.bitsandbytes import Nf4Config

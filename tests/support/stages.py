@@ -13,10 +13,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import SplitConfig
-from runner.config.tracking import TrackingConfig
 from runner.core.dtypes import Dtype
 from runner.quantization.base import QuantizationConfig
 from runner.run import run

@@ -13,10 +13,9 @@ from tasking import work
 from runner.__main__ import CONF
 from runner.config.generation import GenerationConfig
 from runner.config.hydra import register, to_config
-from runner.config.identity import semantic_keys
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import Print, RunnerConfig
+from runner.config.root import Print, RunnerConfig, semantic_keys
 from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record

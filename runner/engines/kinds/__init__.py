@@ -11,9 +11,8 @@ from typing import Any
 
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.resolve import Resolved
-from runner.config.identity import base_key
 from runner.config.model import ModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, base_key
 from runner.engines.base import Capability, Engine
 
 

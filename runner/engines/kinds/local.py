@@ -8,9 +8,8 @@ from pathlib import Path
 from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint, check_memory, limited
 from runner.checkpoints.resolve import Resolved
-from runner.config import identity
 from runner.config.model import Attention, local_model
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import Rope2dConfig
 from runner.core import machine
 from runner.engines.base import Capability, Engine
@@ -32,7 +31,7 @@ class Local(ModelKind):
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return model, quantization and rope, and an adapter that is merged."""
-        return identity.base_key(config)
+        return base_key(config)
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
         """Refuse what is known to be impossible without torch and without a weight; note what is close."""

@@ -252,10 +252,9 @@ from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.config.tracking import TrackingConfig
 from runner.engines import open_engine
 from runner.engines.base import Request, complete
 from runner.engines.local import scheduler

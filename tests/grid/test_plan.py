@@ -13,8 +13,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig, TaskConfig, VerifyConfig
 from runner.core import machine
 from runner.core.machine import MIB
-from runner.grid.plan import Planned
-from runner.grid.sizing import how_many, need_of
+from runner.grid.plan import Planned, how_many, need_of
 from runner.sharding.manifest import read_manifest
 
 Make = Callable[..., RunnerConfig]

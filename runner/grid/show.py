@@ -1,0 +1,255 @@
+"""A grid as a user sees it: names, plan, what happens while it runs, the table at the end, the failures.
+
+While it runs there is one live view on a terminal, plain lines elsewhere, all on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.core import machine
+from runner.core.progress import Step
+from runner.core.result import Status
+from runner.grid.plan import Outcome, Planned, State, need_of
+from runner.report import GridLine, brief, console
+
+REDRAW_EVERY_S = 0.25
+
+
+# ------------------------------------------------------------------------------------- before and after
+
+
+def job_names(plan: list[Planned]) -> list[dict[str, str]]:
+    """Return for each job the overrides in which the jobs differ: key -> value."""
+    rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    differing = [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    return [{key: row[key] for key in differing if key in row} for row in rows]
+
+
+def labels(plan: list[Planned]) -> list[str]:
+    """Return a short name for each job."""
+    return [
+        " ".join(f"{key}={value}" for key, value in names.items()) or " ".join(planned.overrides) or "(no overrides)"
+        for names, planned in zip(job_names(plan), plan, strict=True)
+    ]
+
+
+def summary(plan: list[Planned]) -> str:
+    """Count a plan in one line."""
+    totals = Counter(planned.state for planned in plan)
+    twins = sum(planned.same_as is not None for planned in plan)
+    parts = [f"{totals[state]} {state}" for state in State if totals[state]]
+    return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({twins} stand here twice, done once)" if twins else "")
+
+
+def show_plan(plan: list[Planned]) -> None:
+    """Print what would run, what is done, what cannot work, and which jobs share a loaded base."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
+    names = job_names(plan)
+    keys = list(dict.fromkeys(key for row in names for key in row))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("job", no_wrap=True)
+    for column in (*keys, "state", "base", "needs MiB"):
+        table.add_column(column, overflow="fold")
+    known: dict[str, str] = {}
+    for planned, row in zip(plan, names, strict=True):
+        twin = " (the same job as one above)" if planned.same_as is not None else ""
+        base = f"{bases[planned.base]}" if planned.base else ""
+        cells = [escape(row.get(key, "")) for key in keys]
+        table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, _needs(planned, known))
+    console().print(table)
+    print(
+        "needs: weights, KV cache and activations as predicted, a worker's own 600 MiB not counted; "
+        f"{machine.available_mib():,.0f} MiB of main memory are free"
+    )
+    for planned, label in zip(plan, labels(plan), strict=True):
+        if planned.problem:
+            print(f"impossible: {label}\n    {planned.problem}")
+        for note in planned.notes:
+            print(f"note: {label}\n    {note}")
+    print(f"{summary(plan)}; {len(bases)} bases to load at most once each")
+
+
+def _needs(planned: Planned, known: dict[str, str]) -> str:
+    """Predict the memory of a job; jobs that differ in nothing that matters for it are computed once."""
+    if planned.config is None or planned.resolved is None or planned.job is None or not planned.base:
+        return ""
+    key = f"{planned.base} {planned.config.generation}"
+    if key not in known:
+        known[key] = f"{need_of(planned.config, planned.resolved).mib:,.0f}"
+    return known[key]
+
+
+def table_lines(plan: list[Planned], outcomes: dict[int, Outcome], interrupted: bool = False) -> list[GridLine]:
+    """Return the lines of the table at the end, in the order of the grid."""
+    lines = []
+    for number, (planned, names) in enumerate(zip(plan, job_names(plan), strict=True)):
+        source = number if planned.same_as is None else planned.same_as
+        outcome = outcomes.get(source)
+        record = outcome.record if outcome else plan[source].record
+        lines.append(GridLine(names, _status_text(planned, outcome, interrupted), planned.job_id, record))
+    return lines
+
+
+def _status_text(planned: Planned, outcome: Outcome | None, interrupted: bool) -> str:
+    """Return the status of a job at the end of its grid, in a word or two."""
+    if outcome is not None:
+        recorded = outcome.record is not None and outcome.record.from_ledger
+        return "done before" if recorded else outcome.status.value.lower()
+    if planned.state is State.done:
+        return "done before"
+    if planned.state is State.impossible:
+        return planned.state.value
+    return "stopped" if interrupted else "not begun"
+
+
+def show_failures(plan: list[Planned], outcomes: dict[int, Outcome]) -> int:
+    """Print each job that is not finished, with its cause and its log; return how many there are."""
+    failures = 0
+    for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
+        outcome = outcomes.get(number)
+        if planned.state is State.impossible:
+            print(f"impossible: {label}: {planned.problem}", file=sys.stderr)
+        elif outcome is not None and outcome.status is not Status.FINISHED:
+            log = planned.job.folder / "log.txt" if planned.job else Path()
+            print(f"{outcome.status.value}: {label}: {outcome.message}\n    log: {log}", file=sys.stderr)
+        else:
+            continue
+        failures += 1
+    return failures
+
+
+# ------------------------------------------------------------------------------------- while it runs
+
+
+@dataclass
+class Running:
+    """A job that a worker is doing."""
+
+    step: Step | None = None
+    moved_at: float = 0.0  # when the first piece of work was done; the time before was loading
+    moved_from: float = 0.0
+
+    def move(self, step: Step) -> None:
+        """Note how far the job is."""
+        self.step = step
+        if step.done and not self.moved_at:
+            self.moved_at, self.moved_from = time.monotonic(), step.done
+
+    def eta_s(self) -> float | None:
+        """Guess the seconds left from the speed so far; None before there is one."""
+        if self.step is None or not self.step.total or self.step.done <= self.moved_from:
+            return None
+        speed = (self.step.done - self.moved_from) / (time.monotonic() - self.moved_at)
+        return (self.step.total - self.step.done) / speed
+
+
+@dataclass
+class View:
+    """Follows a grid and draws it; a failure is printed when it happens."""
+
+    labels: list[str]  # of all jobs of the plan
+    to_do: int
+    running: dict[int, Running] = field(default_factory=dict)
+    done: int = 0
+    failed: int = 0
+    began: float = field(default_factory=time.monotonic)
+    _live: Any = None
+    _drawn_at: float = 0.0
+
+    def __enter__(self) -> View:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, number: int) -> None:
+        """A worker has begun a job."""
+        self.running[number] = Running()
+
+    def progressed(self, number: int, step: Step) -> None:
+        """A job has come further."""
+        if number in self.running:
+            self.running[number].move(step)
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """A job is over: print one line that says how it ended."""
+        self.running.pop(number, None)
+        failed = outcome.status is not Status.FINISHED
+        self.done += 1
+        self.failed += failed
+        at = f"[{self.done}/{self.to_do}]"
+        if outcome.record is not None:
+            earlier = ", recorded meanwhile" if outcome.record.from_ledger else ""
+            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{earlier}"
+            line += f"\n    note: {outcome.message}" if outcome.message else ""
+        else:
+            line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
+        if self._live is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            from rich.text import Text
+
+            self._live.console.print(Text(line, style="red" if failed else ""))
+        self.tick(at_once=True)
+
+    def tick(self, at_once: bool = False) -> None:
+        """Draw, when there is a terminal and the last picture is old enough."""
+        now = time.monotonic()
+        if self._live is not None and (at_once or now - self._drawn_at >= REDRAW_EVERY_S):
+            self._drawn_at = now
+            self._live.update(self._picture(), refresh=True)
+
+    def _picture(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = Table.grid(padding=(0, 2))
+        for number, job in sorted(self.running.items()):
+            rows.add_row("·", self.labels[number], *_cells(job))
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(f"{self.done}/{self.to_do} jobs", style="bold"),
+            ProgressBar(total=max(self.to_do, 1), completed=self.done, width=32),
+            Text(f"{clock(time.monotonic() - self.began)} passed"),
+            Text(f"{self.failed} failed" if self.failed else "", style="red"),
+        )
+        return Group(head, rows)
+
+
+def _cells(job: Running) -> list[str]:
+    if (step := job.step) is None:
+        return ["starting"]
+    eta_s = job.eta_s()
+    news = "  ".join(f"{key} {value}" for key, value in step.news.items())
+    total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
+    return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(eta_s)} left" if eta_s else ""]
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as people read them: 7 s, 3:20, 1:02:03."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
