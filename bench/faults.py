@@ -48,6 +48,7 @@ class Faults:
     def __init__(self, most: int, end: float, seed: int) -> None:
         self.most, self.end, self.chance = most, end, random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.left: list[Path] = []  # places that a folder was moved away from
 
     @property
     def over(self) -> bool:
@@ -121,6 +122,7 @@ class Faults:
             moved = folder.with_name(f"{folder.name}m")
             folder.rename(moved)
             self.counts["folder moved"] += 1
+            self.left.append(folder)
             return moved
         if self.chance.random() < 0.3:
             gone = folder / "mlflow.db.gone"
@@ -167,6 +169,10 @@ def check(folder: Path, truth: dict[str, dict[int, dict[str, Any]]]) -> Counter[
     finished = Counter(run.job_id for run in runs if run.status == "FINISHED" and not run.is_grid)
     assert len(finished) == JOBS, f"{folder}: {len(finished)} jobs are FINISHED in MLflow"
     assert set(finished.values()) == {1}, f"{folder}: a job is FINISHED twice in MLflow"
+    kept = [
+        run.run_id for run in runs if run.status == "FINISHED" and not list(folder.glob(f"**/{run.run_id}/artifacts"))
+    ]
+    assert not kept, f"{folder}: the artifacts of {kept} are not in the folder"
     return ended
 
 
@@ -203,6 +209,7 @@ def main() -> None:
                 mount(folder)
                 mounted.append(folder)
             ended += check(survive(folder, faults), truth)
+            assert not any(place.exists() for place in faults.left), "something was written where a folder had been"
             folders += 1
     finally:
         for folder in mounted:
