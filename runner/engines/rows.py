@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from jinja2 import TemplateError
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, prompt_sha256
+from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, request_sha256
 from runner.engines.local.prefix_tree import Prefix
 
 GREEDY = Sampling(0.0, 1.0, 0, 1.0, 0)
@@ -115,7 +114,7 @@ class Admission:
         sampling = request.sampling.over(self.generation, self.seed)
         limit = min(request.max_new_tokens or self.generation.max_new_tokens, self.room - len(ids))
         error = None if ids and limit >= 1 else self._why_not(len(ids))
-        sha256 = prompt_sha256(seen)
+        sha256 = request_sha256(seen, request)
         return [Row(request, ids, sha256, limit, choice, sampling, error=error) for choice in range(request.n)]
 
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
@@ -127,7 +126,7 @@ class Admission:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = request.max_new_tokens or self.generation.max_new_tokens
         sampling = request.sampling.over(self.generation, self.seed)
-        sha256 = prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False))
+        sha256 = request_sha256(seen, request)
         return [
             Row(
                 request, [*main, *ids], sha256, min(wanted, room - len(main) - len(ids)), number, sampling,
@@ -152,7 +151,7 @@ class Admission:
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
-        return Row(request, ids, prompt_sha256(seen), 0, given=given, error=error)
+        return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _why_not(self, tokens: int) -> str:
         if not tokens:

@@ -61,15 +61,14 @@ def run(inputs: PartsAndPrompts, context: Context) -> Result:
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
     done = complete_missing("pipeline", requests, context, sample_of)
-    rows = _account(done, context.engine().stats) if done.parts else []  # else all was on disk, and nothing was loaded
-    if done.failed:
-        done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
-    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
+    rows = _account(done, done.measured.stats) if done.measured and done.measured.stats.processes else []
+    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.samples))
     return Result(
         metrics=count_completions(done.samples) | done.metrics,
         rows=rows,
         facts={"source": inputs.manifest.source} | done.facts,
         notes=done.notes,
+        problems=done.problems,
         text=_text(prompts, done.samples, task.show),
     )
 

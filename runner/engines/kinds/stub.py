@@ -23,7 +23,7 @@ from runner.engines.base import (
     Prompt,
     Request,
     RequestId,
-    prompt_sha256,
+    request_sha256,
 )
 from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
@@ -122,7 +122,7 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             one.text,
             one.token_ids,
             reason,
-            prompt_sha256(prompt),
+            request_sha256(_plain(request.prompt), request),
             len(prompt.split()),
             seconds / 2,
             seconds,
