@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from runner.config.generation import GenerationConfig
@@ -28,6 +29,13 @@ class Extractor(StrEnum):
 
 
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
+
+
+def absolute(folder: str) -> str:
+    """Return the absolute path of a folder that results are promised in: what is stored holds in every folder."""
+    return str(Path(folder).expanduser().absolute())
+
+
 Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
 
 
@@ -258,6 +266,7 @@ class SplitConfig(TaskConfig):
         count = self.num_parts
         check_least(1, "task.num_parts", count, ", or null")
         check_not_blank("task.output_dir", self.output_dir, "give a folder, or null")
+        self.output_dir = None if self.output_dir is None else absolute(self.output_dir)
         for strategy in (Strategy.ratios, Strategy.ranges):
             given = getattr(self, strategy.value)
             key = f"task.{strategy.value}"
@@ -291,6 +300,10 @@ class MergeConfig(TaskConfig):
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     dtype: Dtype = Dtype.float32
+
+    def __post_init__(self) -> None:
+        check_not_blank("task.output_dir", self.output_dir, "give a folder")
+        self.output_dir = absolute(self.output_dir)
 
 
 class VerifyLevel(StrEnum):
@@ -330,6 +343,10 @@ class ArchiveConfig(TaskConfig):
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     archive: Archive = Archive.zstd
+
+    def __post_init__(self) -> None:
+        check_not_blank("task.output_dir", self.output_dir, "give a folder")
+        self.output_dir = absolute(self.output_dir)
 
 
 @dataclass

@@ -145,15 +145,15 @@ class Result:
     """What a task returns; `metrics` feeds both the printed table and MLflow.
 
     `rows` is a second table, where one number a job is not enough (a sweep's grid, a memory benchmark's
-    stages, a split's parts). `artifacts` are files or folders outside the job folder that the result promises:
-    when one is gone, the job counts as not done.
+    stages, a split's parts). `artifacts` are files outside the job folder that the result promises
+    (path -> size, digest, state): when one is gone or changed, the job counts as not done.
     """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
-    artifacts: list[str] = field(default_factory=list)
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     text: str | None = None  # the one text that was asked for; it is shown whole, above the table
     problems: list[str] = field(default_factory=list)  # what was found to be wrong: the job has FAILED, and lists it
 

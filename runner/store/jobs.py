@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from runner.core import machine
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
+from runner.store.artifacts import first_changed
+
+log = logging.getLogger(__name__)
 
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
@@ -44,7 +48,10 @@ class Job:
         record = self.last_record()
         if record is None or record.status is not Status.FINISHED:
             return None
-        return record if all(Path(path).exists() for path in record.result.artifacts) else None
+        if (changed := first_changed(record.result.artifacts)) is not None:
+            log.warning("%s is not as %s has left it: the job is done again", changed, self.job_id)
+            return None
+        return record
 
     def last_record(self) -> Record | None:
         """Return what result.json says, however the job ended."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import EvidenceError, OutputError
 from runner.core.result import FinishReason, Record, Result, Sample, Status
+from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
 
 Make = Callable[..., RunnerConfig]
@@ -87,9 +89,17 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     part.write_text("x")
     job = Job("x", tmp_path)
     assert job.recorded() is None
-    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=[str(part)]))
+    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=promise({part: None})))
     job.write_record(record)
     assert job.recorded() == record
+    os.utime(part)
+    assert job.recorded() == record, "only its times have changed"
+    stat = part.stat()
+    part.write_text("y")
+    os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert job.recorded() is None, "another content of the same size and mtime"
+    part.write_text("")
+    assert job.recorded() is None, "what it promised is empty"
     part.unlink()
     assert job.recorded() is None, "what it promised is gone"
     job.write_record(replace(record, status=Status.KILLED))
