@@ -63,9 +63,9 @@ class TaskConfig:
         return 100
 
     @property
-    def wants_delivery(self) -> bool:
-        """Whether something is handed over outside the job's folder, even when the job is done already."""
-        return False
+    def delivers_to(self) -> str | None:
+        """Return where something is handed over outside the job's folder, even when the job is done already."""
+        return None
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
@@ -162,9 +162,9 @@ class GenerateConfig(PromptsConfig):
         check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
     @property
-    def wants_delivery(self) -> bool:
-        """Whether the completions go to a file of the user's."""
-        return self.output is not None
+    def delivers_to(self) -> str | None:
+        """Return the user's file that the completions go to."""
+        return None if self.output is None else absolute(self.output)
 
 
 @dataclass

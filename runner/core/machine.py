@@ -209,6 +209,14 @@ def cgroup_rooms_mib(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/
     return rooms
 
 
+def device_class(device: str) -> str:
+    """Return cpu or cuda: where model.device leads on this machine, as far as can be told without torch."""
+    if device != "auto":
+        return device.partition(":")[0]
+    has_cuda = bool(gpu_models()) and "+cpu" not in versions()["torch"]
+    return "cuda" if has_cuda else "cpu"
+
+
 def gpu_models() -> list[str]:
     """Names of the GPUs that this process may use, from the driver's files: no library has to be imported."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
