@@ -36,7 +36,8 @@ def _is_kept(path: Path, told: dict[str, Any]) -> bool:
             return False
         if _state(path) == told["state"]:
             return True
-        return byteio.file_digest(path, byteio.algorithm_of(told["digest"])) == told["digest"]
+        digest: str = told["digest"]
+        return byteio.file_digest(path, byteio.algorithm_of(digest)) == digest
     except OSError:
         return False
 

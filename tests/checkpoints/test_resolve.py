@@ -70,7 +70,7 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     stub = make_config()
     assert kind_of(stub.model).evidence(resolve.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).evidence(resolve.resolve(config), cache)) == {"model", "lora"}
+    assert set(kind_of(config.model).evidence(resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.fixture
@@ -140,8 +140,8 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
     shutil.copytree(tiny_llama, folder)
     settings = json.loads((folder / "config.json").read_text())
 
-    def evidence(dtype: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
-        (folder / "config.json").write_text(json.dumps(settings | {"dtype": dtype}))
+    def evidence(stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
+        (folder / "config.json").write_text(json.dumps(settings | {"dtype": stored}))
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
         config = make_config(model=LocalModelConfig(name=str(folder), **keys))

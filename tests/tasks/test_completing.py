@@ -43,7 +43,7 @@ def memory_for(passes: int) -> Iterator[None]:
         count += 1
         if count > passes:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(self, *arguments)  # type: ignore[no-any-return]
+        return real(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Forward, "_forward", forward)

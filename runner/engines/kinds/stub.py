@@ -104,7 +104,7 @@ class StubSession(Session):
 
     def _echo(self, request: Request, prompt: str) -> BranchText:
         words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
-        limit = request.max_new_tokens or self.engine.max_new_tokens
+        limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         kept = words[:limit]
         kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
         reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
