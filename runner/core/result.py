@@ -154,6 +154,7 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ran_short_mib: float | None = None  # what memory was free when it was too short for a part: more may be later
     text: str | None = None  # the one text that was asked for; it is shown whole, above the table
     problems: list[str] = field(default_factory=list)  # what was found to be wrong: the job has FAILED, and lists it
 

@@ -28,6 +28,7 @@ from runner.store.artifacts import first_changed
 
 log = logging.getLogger(__name__)
 
+MORE_MEMORY = 1.25  # times what was free when it was too short: worth another try
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -50,6 +51,10 @@ class Job:
             return None
         if (changed := first_changed(record.result.artifacts)) is not None:
             log.warning("%s is not as %s has left it: the job is done again", changed, self.job_id)
+            return None
+        short_mib = record.result.ran_short_mib
+        if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:
+            log.warning("%s was short of memory, and now there is more: the job is done again", self.job_id)
             return None
         return record
 

@@ -136,3 +136,12 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         claim(Job("x", tmp_path / "jobs" / "x")),
     ):
         pass
+
+
+def test_what_memory_was_too_short_for_is_tried_again_once_there_is_more(tmp_path: Path) -> None:
+    job = Job("x", tmp_path)
+    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, ran_short_mib=1e9))
+    job.write_record(record)
+    assert job.recorded() == record, "there is no more than then"
+    job.write_record(replace(record, result=Result({"n": 1.0}, ran_short_mib=1.0)))
+    assert job.recorded() is None

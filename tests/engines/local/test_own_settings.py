@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
     done, facts, notes = said(make_config, penalized, greedy, attention)
     assert facts["sampling"] == "greedy, repetition_penalty 1.6 (the model's own)"
     assert "not followed of the model's generation_config.json: min_length=3" in notes
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(penalized), AutoTokenizer.from_pretrained(penalized)
+    model: Any = AutoModelForCausalLM.from_pretrained(penalized)
+    tokenizer = AutoTokenizer.from_pretrained(penalized)
     for index, prompt in enumerate(PROMPTS):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         expected = model.generate(ids, do_sample=False, max_new_tokens=NEW, min_length=0)[0, ids.shape[1] :]
@@ -78,7 +80,8 @@ def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Pa
 def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows no number for a z: a prompt that holds one has logits of NaN."""
     source, folder = saved_family("llama"), tmp_path_factory.mktemp("damaged")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
     with torch.no_grad():
         model.get_input_embeddings().weight[tokenizer("z").input_ids[0]] = float("nan")
     model.save_pretrained(folder)
