@@ -16,7 +16,18 @@ from runner.core.result import Record
 if TYPE_CHECKING:
     from rich.console import Console
 
-WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention", "rope", "source", "output_dir")
+WORDS = (
+    "architecture",
+    "device",
+    "threads",
+    "processes",
+    "dtype",
+    "attention",
+    "rope",
+    "sampling",
+    "source",
+    "output_dir",
+)
 
 
 def show(record: Record, choices: dict[str, str], how: Print) -> None:

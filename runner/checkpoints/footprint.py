@@ -15,7 +15,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import BYTES, Dtype
+from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
 from runner.quantization import SMALLEST, read_format
@@ -106,9 +106,7 @@ def predict_job(config: RunnerConfig, resolved: Resolved) -> Footprint | None:
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
     """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
-    if model.dtype is not Dtype.auto:
-        return model.dtype.value
-    name = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
+    name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
     return name if name in BYTES else "float32"
 
 

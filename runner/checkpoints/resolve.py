@@ -22,6 +22,8 @@ from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, re
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype, dtype_for
 from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
@@ -77,6 +79,11 @@ class Resolved:
         """How the checkpoint is quantized already."""
         return read_format(self.settings)
 
+    @cached_property
+    def dtype(self) -> str:
+        """The number format that model.dtype means for this checkpoint on this machine."""
+        return dtype_for(self.model.dtype, self.settings, machine.device_class(self.model.device))
+
     def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
         """Return what the loaded weights will be held in: a checkpoint that is quantized already decides itself."""
         return wanted if self.stored is None else self.stored.config
@@ -104,6 +111,8 @@ class Resolved:
         """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
         random = self.model.random_weights
         hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
+        if self.model.dtype is Dtype.auto:  # what it comes to depends on the machine, and so do the answers
+            hashes["dtype"] = self.dtype
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
             hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)

@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
         help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
     )
     how.add_argument(
+        "--count-errors",
+        action="store_true",
+        help="compare also jobs with questions that ended in an error, and count those as not solved",
+    )
+    how.add_argument(
         "--flips",
         nargs=2,
         metavar=("A", "B"),
@@ -124,7 +129,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
     every = load_runs(client, options.experiment)
     grid = find_grid(client, options.experiment, options.grid) if options.grid else None
     every = runs_of(client, grid, every, scratch) if grid else every
-    runs = choose(options, every)
+    runs, every = without_errors(options, choose(options, every), every)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     evidence = Evidence(client, output_dir, scratch)
     if options.flips:
@@ -154,6 +159,21 @@ def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     for text in options.where:
         runs = where(runs, text)
     return runs
+
+
+def without_errors(options: argparse.Namespace, runs: list[Run], every: list[Run]) -> tuple[list[Run], list[Run]]:
+    """Leave out, by name, the jobs with questions that have no answer, or count those where that is asked for."""
+    for run in runs:
+        if run.errors:
+            what = "counted as not solved" if options.count_errors else "left out"
+            fix = "" if options.count_errors else " Run it again, or count them as not solved: --count-errors"
+            n = f"{run.metrics['n']:.0f}" if "n" in run.metrics else "its"
+            print(f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}", file=sys.stderr)
+    if options.count_errors:
+        return runs, every
+    if all(run.errors for run in runs):
+        raise ConfigError("nothing is left to compare: every job has questions that ended in an error")
+    return [run for run in runs if not run.errors], [run for run in every if not run.errors]
 
 
 def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evidence) -> list[Table]:

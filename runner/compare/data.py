@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from runner.core.errors import few
 from runner.core.metrics import score
 from runner.core.stats import wilson_interval
 
@@ -34,6 +35,8 @@ class Run:
     metrics: dict[str, float]
     grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
+    facts: dict[str, str] = field(default_factory=dict)  # words about the run: where it was measured, beside what
+    errors: int = 0  # questions without an answer, for which the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
 
     def value(self, key: str) -> str | None:
@@ -161,6 +164,7 @@ class Row:
     panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
     on_front: bool | None = None  # the Pareto front of accuracy, memory and speed; None where one is missing
     dominated_by: str | None = None
+    off_front: str | None = None  # why its speed and memory are no part of it
 
 
 @dataclass
@@ -187,8 +191,15 @@ class Table:
 
     @property
     def sentences(self) -> list[str]:
-        """What the comparisons show, in words."""
-        return [row.sentence for row in self.rows if row.sentence]
+        """What the comparisons show, in words, and what is left out of the front."""
+        found = [row.sentence for row in self.rows if row.sentence]
+        left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
+        if left_out:
+            found.append(
+                f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs, those that had a "
+                f"process and the same machine to themselves; left out: {few(left_out, 4)}"
+            )
+        return found
 
     def row(self, job_id: str) -> Row:
         """Return the row of a job."""

@@ -86,8 +86,8 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
         _markdown_grid(columns(table), out)
         if table.has_ratios:
             _markdown_grid(ratio_columns(table), out)
+        out.writelines(f"- {sentence}\n" for sentence in table.sentences)
         if table.baseline:
-            out.writelines(f"- {sentence}\n" for sentence in table.sentences)
             out.write(f"\n{summary(table)}\n\n")
         for flips in table.flips:
             out.write(f"#### {flips_headline(flips, table)}\n\n")
@@ -131,6 +131,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
         "ratios": [asdict(it) for it in row.ratios],
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
+        "off_front": row.off_front,
         "note": row.note,
     }
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -56,9 +57,16 @@ def open_store(uri: str) -> Client:
 
 
 def load_runs(client: Client, experiment: str) -> list[Run]:
-    """Return the finished runs, the newest first; a job that ran twice is there twice."""
+    """Return the finished runs, the newest first, then runs with errors of jobs that have never finished.
+
+    A job that ran twice is there twice.
+    """
     found = search(client, experiment, "attributes.status = 'FINISHED'")
     runs = [_run(item) for item in found if JOB_ID in item.data.tags]  # a grid's parent run has none
+    finished = {run.job_id for run in runs}
+    failed = search(client, experiment, "attributes.status = 'FAILED' and metrics.errors > 0")
+    erred = [_run(item) for item in failed if item.data.tags.get(JOB_ID, "") not in ("", *finished)]
+    runs += [replace(run, errors=int(run.metrics["errors"])) for run in erred]
     if not runs:
         raise ConfigError(f"--experiment {experiment}: no finished run in it yet")
     return runs
@@ -94,6 +102,7 @@ def _run(item: Any) -> Run:
         metrics=item.data.metrics,
         grid=tags.get(PARENT, ""),
         artifacts=item.info.artifact_uri or "",
+        facts={key.removeprefix("fact."): value for key, value in tags.items() if key.startswith("fact.")},
     )
 
 

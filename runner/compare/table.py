@@ -27,6 +27,7 @@ from runner.config.root import RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
+from runner.core.machine import ALONE
 from runner.core.metrics import FRONT, METRICS
 from runner.core.progress import Progress
 from runner.core.stats import pareto_front
@@ -222,8 +223,15 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
 
 
 def mark_front(table: Table) -> None:
-    """Mark the rows on the Pareto front, and for each other row one that dominates it, by the values as measured."""
-    rows = [row for row in table.rows if row.run.interval]
+    """Mark the rows on the Pareto front, and for each other row one that dominates it, by the values as measured.
+
+    What was measured beside other work, or on another machine, is no value to dominate by.
+    """
+    scored = [row for row in table.rows if row.run.interval]
+    if len(scored) < 2:
+        return
+    _leave_out(scored)
+    rows = [row for row in scored if not row.off_front]
     axes = [next((name for name in names if all(name in row.run.metrics for row in rows)), "") for names in FRONT]
     table.axes = [name for name in axes if name] if len(rows) > 1 else []
     if not table.axes:
@@ -237,6 +245,25 @@ def mark_front(table: Table) -> None:
             row.on_front = on_front
             if not on_front:
                 row.dominated_by = next(it.run.job_id for it, other in best if all(map(operator.ge, other, point)))
+
+
+def _leave_out(rows: list[Row]) -> None:
+    """Note which rows were not measured alone, or on another machine than the baseline, else than most."""
+    for row in rows:
+        measured = [part.facts.get("measured", ALONE) for part in row.run.parts or [row.run]]
+        beside = next((words for words in measured if words != ALONE), None)
+        row.off_front = f"measured {beside}" if beside else None
+    alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
+    machines = [_machine(row.run) for row in alone]
+    usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
+    for row, machine in zip(alone, machines, strict=True):
+        if machine != usual:
+            row.off_front = f"measured on another machine: {machine}"
+
+
+def _machine(run: Run) -> str:
+    """Return what a run, or what is put together, was measured on."""
+    return " and ".join(sorted({part.facts.get("machine", "one that is not known") for part in run.parts or [run]}))
 
 
 def _goodness(run: Run, axes: list[str]) -> tuple[float, ...]:

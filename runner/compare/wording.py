@@ -266,4 +266,6 @@ def _counts(it: Comparison) -> str:
 
 
 def _front(row: Row) -> str:
+    if row.off_front:
+        return "left out"
     return "" if row.on_front is None else "front" if row.on_front else "dominated"

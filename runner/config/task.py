@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from runner.config.generation import GenerationConfig
@@ -28,6 +29,13 @@ class Extractor(StrEnum):
 
 
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
+
+
+def absolute(folder: str) -> str:
+    """Return the absolute path of a folder that results are promised in: what is stored holds in every folder."""
+    return str(Path(folder).expanduser().absolute())
+
+
 Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
 
 
@@ -55,9 +63,9 @@ class TaskConfig:
         return 100
 
     @property
-    def wants_delivery(self) -> bool:
-        """Whether something is handed over outside the job's folder, even when the job is done already."""
-        return False
+    def delivers_to(self) -> str | None:
+        """Return where something is handed over outside the job's folder, even when the job is done already."""
+        return None
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
@@ -154,9 +162,9 @@ class GenerateConfig(PromptsConfig):
         check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
     @property
-    def wants_delivery(self) -> bool:
-        """Whether the completions go to a file of the user's."""
-        return self.output is not None
+    def delivers_to(self) -> str | None:
+        """Return the user's file that the completions go to."""
+        return None if self.output is None else absolute(self.output)
 
 
 @dataclass
@@ -258,6 +266,7 @@ class SplitConfig(TaskConfig):
         count = self.num_parts
         check_least(1, "task.num_parts", count, ", or null")
         check_not_blank("task.output_dir", self.output_dir, "give a folder, or null")
+        self.output_dir = None if self.output_dir is None else absolute(self.output_dir)
         for strategy in (Strategy.ratios, Strategy.ranges):
             given = getattr(self, strategy.value)
             key = f"task.{strategy.value}"
@@ -291,6 +300,10 @@ class MergeConfig(TaskConfig):
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     dtype: Dtype = Dtype.float32
+
+    def __post_init__(self) -> None:
+        check_not_blank("task.output_dir", self.output_dir, "give a folder")
+        self.output_dir = absolute(self.output_dir)
 
 
 class VerifyLevel(StrEnum):
@@ -330,6 +343,10 @@ class ArchiveConfig(TaskConfig):
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     archive: Archive = Archive.zstd
+
+    def __post_init__(self) -> None:
+        check_not_blank("task.output_dir", self.output_dir, "give a folder")
+        self.output_dir = absolute(self.output_dir)
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 
 class Dtype(StrEnum):
@@ -15,3 +17,17 @@ class Dtype(StrEnum):
 
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def stored_dtype(settings: Mapping[str, Any]) -> str:
+    """Name the number format that a checkpoint's config.json gives; that of its text half where only this has one."""
+    halves = (settings, settings.get("text_config") or {})
+    return str(next((name for half in halves if (name := half.get("dtype") or half.get("torch_dtype"))), "float32"))
+
+
+def dtype_for(wanted: Dtype, settings: Mapping[str, Any], device_class: str) -> str:
+    """Name the number format that model.dtype means on cpu or cuda: a float16 checkpoint is bfloat16 on a CPU."""
+    if wanted is not Dtype.auto:
+        return wanted.value
+    name = stored_dtype(settings)
+    return "bfloat16" if (name, device_class) == ("float16", "cpu") else name

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -81,6 +83,58 @@ def describe() -> dict[str, str]:
     }
 
 
+def name() -> str:
+    """Name the kind of machine on one line: numbers from two kinds are not compared."""
+    it = describe()
+    return f"{it['cpu']}, {it['cores']} cores, {it['memory_gib']} GiB, GPUs: {it['gpus']}"
+
+
+ALONE = "alone"  # in a process of its own, and nothing else of note ran on the machine
+OTHERS_CORES = 0.5  # what other programs may take of the machine while something is measured
+_measurements = itertools.count()  # of this process
+
+
+class Company:
+    """Watches what a measurement shares its process and its machine with, from now on."""
+
+    def __init__(self) -> None:
+        self.earlier = next(_measurements)  # they leave memory behind, and peaks show it
+        self.started, self.others_s = time.monotonic(), _others_s()
+
+    def describe(self) -> str:
+        """Say what there was beside it so far, or that it was alone."""
+        passed, others_s = time.monotonic() - self.started, _others_s() - self.others_s
+        if others_s > OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
+            return f"beside other work on {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
+        return f"in a process that had done {self.earlier} jobs before" if self.earlier else ALONE
+
+
+def _others_s() -> float:
+    """Seconds of this machine's cores that processes have taken which are not this one or below it; 0 if unknown."""
+    try:
+        ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    except (OSError, ValueError):
+        return 0.0
+    user, nice, system, _, _, irq, softirq, *_ = ticks
+    return (user + nice + system + irq + softirq - _family_ticks()) / os.sysconf("SC_CLK_TCK")
+
+
+def _family_ticks() -> int:
+    """CPU time of this process and of all that it has started."""
+    of: dict[int, tuple[int, int]] = {}  # process -> its parent, and its time with that of its ended children
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        of[int(file.parent.name)] = int(fields[1]), sum(map(int, fields[11:15]))
+    family, grown = {os.getpid()}, True
+    while grown:
+        more = {process for process, (parent, _) in of.items() if parent in family} - family
+        family, grown = family | more, bool(more)
+    return sum(of[process][1] for process in family if process in of)
+
+
 def git_state() -> dict[str, str]:
     """Name the commit of the working directory and whether it has changes; nothing outside a repository."""
     try:
@@ -153,6 +207,14 @@ def cgroup_rooms_mib(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/
             if limit.isdigit():
                 rooms.append(max(0.0, (int(limit) - int(used) + cached) / MIB))
     return rooms
+
+
+def device_class(device: str) -> str:
+    """Return cpu or cuda: where model.device leads on this machine, as far as can be told without torch."""
+    if device != "auto":
+        return device.partition(":")[0]
+    has_cuda = bool(gpu_models()) and "+cpu" not in versions()["torch"]
+    return "cuda" if has_cuda else "cpu"
 
 
 def gpu_models() -> list[str]:

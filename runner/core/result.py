@@ -9,6 +9,7 @@ A measure is named as the metric that the job reports of it, the median. Warm-up
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from typing import Any
 from runner.core.errors import cannot_write
 
 REPEATS = "repeats.jsonl"
+CHECKSUM = ', "checksum": "'
 
 
 class FinishReason(StrEnum):
@@ -74,7 +76,8 @@ class Sample:
     """One line of samples.jsonl: a completion and, for scored tasks, how it was judged.
 
     Where one question took several calls of a model, they stand in `calls`, and above them the answer of the whole: its
-    text, the prompt tokens and the seconds of all calls.
+    text, the prompt tokens and the seconds of all calls. A line that ended in an error is no answer: the next start
+    asks again, and the later line counts.
     """
 
     index: int
@@ -93,23 +96,35 @@ class Sample:
     calls: list[Call] | None = None  # of a question that took more than one
 
     @property
+    def failed(self) -> bool:
+        """Whether it ended in an error, which is no answer."""
+        return self.finish_reason is FinishReason.error
+
+    @property
     def said(self) -> list[BranchText]:
         """Return every completion in it: one per branch, one per call, or the one that it is."""
         calls = [BranchText(call.text, call.token_ids, call.finish_reason) for call in self.calls or []]
         return self.branches or calls or [BranchText(self.text, self.token_ids, self.finish_reason)]
 
     def to_json(self) -> str:
-        """Return the sample as one line of JSON, keys that do not apply left out."""
+        """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
         optional = ("error", "question", "gold", "extracted", "verdict", "branches", "calls")
         values = {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
-        return json.dumps(values, ensure_ascii=False)
+        line = json.dumps(values, ensure_ascii=False)
+        return f"{line[:-1]}{_checksum(line)}"
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Read one line; raises ValueError, KeyError or TypeError when it is not a sample."""
+        """Read one line; raises ValueError, KeyError or TypeError when it is not a sample, or not as it was written."""
         values = json.loads(line)
         if not isinstance(values, dict) or not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
+        if "checksum" not in values:
+            raise ValueError("it has no checksum")
+        del values["checksum"]
+        content = f"{line.rpartition(CHECKSUM)[0]}}}"
+        if line != f"{content[:-1]}{_checksum(content)}":
+            raise ValueError("its checksum does not fit: it has been changed since it was written")
         values["finish_reason"] = FinishReason(values["finish_reason"])
         if values.get("verdict") is not None:
             values["verdict"] = Verdict(values["verdict"])
@@ -120,20 +135,26 @@ class Sample:
         return cls(**values)
 
 
+def _checksum(line: str) -> str:
+    """Return the end of a line whose other content is this object: its checksum."""
+    return f'{CHECKSUM}{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'
+
+
 @dataclass
 class Result:
     """What a task returns; `metrics` feeds both the printed table and MLflow.
 
     `rows` is a second table, where one number a job is not enough (a sweep's grid, a memory benchmark's
-    stages, a split's parts). `artifacts` are files or folders outside the job folder that the result promises:
-    when one is gone, the job counts as not done.
+    stages, a split's parts). `artifacts` are files outside the job folder that the result promises
+    (path -> size, digest, state): when one is gone or changed, the job counts as not done.
     """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
-    artifacts: list[str] = field(default_factory=list)
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ran_short_mib: float | None = None  # what memory was free when it was too short for a part: more may be later
     text: str | None = None  # the one text that was asked for; it is shown whole, above the table
     problems: list[str] = field(default_factory=list)  # what was found to be wrong: the job has FAILED, and lists it
 

@@ -6,13 +6,14 @@ What a session is stands in session.py. `complete` is the helper for who has a l
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig, check_sampling
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, check, check_least
 from runner.core.result import BranchText, FinishReason
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ def prompt_sha256(prompt: str | Sequence[int]) -> str:
     """Fingerprint of a prompt as the model saw it: text, or token ids."""
     text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def request_sha256(seen: str | Sequence[int], request: Request) -> str:
+    """Fingerprint of all that a request puts to the model: the prompt as it saw it, with its branches."""
+    return prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False) if request.branches else seen)
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check(self.n >= 1, "request.n", self.n, "must be 1 or more")
+        check_least(1, "request.max_new_tokens", self.max_new_tokens, ", or none for the generation group's")
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
         several = [name for name, is_asked in asked.items() if is_asked]
         if len(several) > 1:
@@ -172,8 +179,15 @@ class EngineStats:
     processes: list[dict[str, float]] = field(default_factory=list)
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
-        totals = (f.name for f in fields(self) if f.name not in ("notes", "processes"))
-        return EngineStats(**{name: getattr(self, name) - getattr(earlier, name) for name in totals})
+        return EngineStats(**{name: getattr(self, name) - getattr(earlier, name) for name in self._totals()})
+
+    def __add__(self, later: EngineStats) -> EngineStats:
+        totals = {name: getattr(self, name) + getattr(later, name) for name in self._totals()}
+        return EngineStats(**totals, notes=list(dict.fromkeys(self.notes + later.notes)), processes=later.processes)
+
+    @classmethod
+    def _totals(cls) -> list[str]:
+        return [f.name for f in fields(cls) if f.name not in ("notes", "processes")]
 
     @property
     def prefill_tok_per_s(self) -> float:

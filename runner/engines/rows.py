@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +13,11 @@ from jinja2 import TemplateError
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, prompt_sha256
+from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, request_sha256
 from runner.engines.local.prefix_tree import Prefix
 
+NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
+NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
 GREEDY = Sampling(0.0, 1.0, 0, 1.0, 0)
 
 
@@ -86,9 +87,15 @@ class Admission:
     """Turns requests into rows; any thread may ask."""
 
     def __init__(
-        self, config: RunnerConfig, tokenizer: Any, model_name: str, room: float, branch_room: float | None = None
+        self,
+        config: RunnerConfig,
+        tokenizer: Any,
+        model_name: str,
+        room: float,
+        branch_room: float | None = None,
+        own: Mapping[str, Any] | None = None,
     ) -> None:
-        self.generation, self.seed = config.generation, config.seed
+        self.generation, self.seed = config.generation.followed(own or {}), config.seed
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
@@ -113,9 +120,9 @@ class Admission:
         if request.continuation is not None:
             return [self._continuation(request, seen, ids)]
         sampling = request.sampling.over(self.generation, self.seed)
-        limit = min(request.max_new_tokens or self.generation.max_new_tokens, self.room - len(ids))
+        limit = min(self._wanted(request), self.room - len(ids))
         error = None if ids and limit >= 1 else self._why_not(len(ids))
-        sha256 = prompt_sha256(seen)
+        sha256 = request_sha256(seen, request)
         return [Row(request, ids, sha256, limit, choice, sampling, error=error) for choice in range(request.n)]
 
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
@@ -125,9 +132,9 @@ class Admission:
         error = None if main else self._why_not(0)
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
-        wanted = request.max_new_tokens or self.generation.max_new_tokens
+        wanted = self._wanted(request)
         sampling = request.sampling.over(self.generation, self.seed)
-        sha256 = prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False))
+        sha256 = request_sha256(seen, request)
         return [
             Row(
                 request, [*main, *ids], sha256, min(wanted, room - len(main) - len(ids)), number, sampling,
@@ -152,7 +159,10 @@ class Admission:
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
-        return Row(request, ids, prompt_sha256(seen), 0, given=given, error=error)
+        return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
+
+    def _wanted(self, request: Request) -> int:
+        return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
     def _why_not(self, tokens: int) -> str:
         if not tokens:
@@ -182,6 +192,12 @@ class Admission:
         return ids
 
 
+def own_generation(model: Any) -> dict[str, Any]:
+    """Return what the model's generation config says otherwise than transformers does."""
+    settings: dict[str, Any] = model.generation_config.to_diff_dict()
+    return settings
+
+
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return the tokens that end a completion, by the tokenizer and by the model's generation config."""
     declared = getattr(model.generation_config, "eos_token_id", None)
@@ -201,6 +217,10 @@ class Stopping:
 
     def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
         """Give a row its next token, and tell of it what is due: a delta, the completion; return whether it goes on."""
+        if token == NO_TOKEN:
+            row.error = NO_NUMBERS
+            events.append(self.completion(row, FinishReason.error, seconds))
+            return False
         row.tokens.append(token)
         reason = self.reason(row)
         if row.request.deltas:

@@ -18,7 +18,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from runner.engines.base import RequestId, Sampling
 from runner.engines.local.kernels import native
-from runner.engines.rows import Row
+from runner.engines.rows import NO_TOKEN, Row
 
 Warper = TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper
 
@@ -71,7 +71,7 @@ class Sampler:
         self._groups = None
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the next token ids [B] for logits [B, V]."""
+        """Return the next token ids [B] for logits [B, V]; NO_TOKEN where these are not numbers."""
         if self._groups is None:
             self._groups = self._grouped()
         if len(self._groups) == 1:
@@ -90,18 +90,21 @@ class Sampler:
         if way.temperature == 0 and way.penalty == 1:
             return native.argmax(logits)
         scores = logits.float()
+        is_bad = scores.isnan().any(dim=-1)
         if way.penalty != 1:
             assert self.seen is not None
             seen = self.seen if rows is None else self.seen[rows]
             penalized = torch.where(scores > 0, scores / way.penalty, scores * way.penalty)
             scores = torch.where(seen, penalized, scores)
         tokens = scores.argmax(dim=-1) if way.temperature == 0 else _draw(way, scores, generators)
+        tokens.masked_fill_(is_bad, NO_TOKEN)
         if way.penalty != 1:
             assert self.seen is not None
+            marked = tokens.clamp(min=0)
             if rows is None:
-                self.seen.scatter_(1, tokens[:, None], True)
+                self.seen.scatter_(1, marked[:, None], True)
             else:
-                self.seen[rows, tokens] = True
+                self.seen[rows, marked] = True
         return tokens
 
     def _marks(self) -> torch.Tensor:

@@ -18,7 +18,7 @@ from runner.core.errors import INTERRUPTED, ConfigError, JobHeld, RunnerError
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.run import check, identify, must_start_anew, run
-from runner.store import ledger
+from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of
 
@@ -70,6 +70,12 @@ class Planned:
         """The job's id, empty where the config itself cannot work."""
         return self.job.job_id if self.job else ""
 
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """The answer that is asked for, and all places that want it: where it is kept, logged and handed over."""
+        assert self.config is not None
+        return self.job, mlflow_store.store_of(self.config), self.config.task.delivers_to
+
     def died(self, status: Status, message: str) -> Outcome:
         """Write down how the job ended whose process died before it could, and return that."""
         assert self.config is not None
@@ -102,7 +108,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
     else:
         if planned.record is not None:
             planned.state = State.done
-            planned.unlogged = not ledger.is_logged(config, planned.record) or config.task.wants_delivery
+            planned.unlogged = not ledger.is_logged(config, planned.record) or config.task.delivers_to is not None
         else:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.go_on if started else State.todo
@@ -110,11 +116,11 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
 
 
 def mark_twins(plan: list[Planned]) -> None:
-    """Find jobs that stand in the grid twice under different names: each is done once."""
-    first: dict[str, int] = {}
+    """Find jobs that stand in the grid twice under different names and ask for nothing more: each is done once."""
+    first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
-            earlier = first.setdefault(planned.job_id, number)
+            earlier = first.setdefault(planned.asked, number)
             planned.same_as = earlier if earlier != number else None
 
 

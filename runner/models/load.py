@@ -20,7 +20,7 @@ from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
-from runner.core.dtypes import Dtype
+from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, check, one_line
 from runner.core.loaded import text
 from runner.models import capability, inventory
@@ -63,6 +63,8 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     held.prepare(device.type)
     capability.check_adapter(config.lora, resolved)
     dtype, notes = pick_dtype(model_config.dtype, resolved.settings, device)
+    if dtype != (known_as := getattr(torch, resolved.dtype)):  # torch cannot use a GPU that the system has
+        dtype, notes = known_as, [f"no GPU can be used after all, and the job is known as one in {resolved.dtype}"]
     model_class = capability.class_of(folder, model_config.trust_remote_code)
     attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
     notes += unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
@@ -142,12 +144,11 @@ def pick_device(wanted: str) -> torch.device:
 
 def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
     """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
-    if wanted is not Dtype.auto:
-        return getattr(torch, wanted.value), []
-    name = settings.get("dtype") or settings.get("torch_dtype") or "float32"
-    if name == "float16" and device.type == "cpu":
-        return torch.bfloat16, ["the checkpoint is float16, several times slower on a CPU: bfloat16 is used"]
-    return getattr(torch, name), []
+    name = dtype_for(wanted, settings, device.type)
+    notes = []
+    if wanted is Dtype.auto and name != stored_dtype(settings):
+        notes = [f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"]
+    return getattr(torch, name), notes
 
 
 def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,11 @@ from runner.core import machine
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
+from runner.store.artifacts import first_changed
 
+log = logging.getLogger(__name__)
+
+MORE_MEMORY = 1.25  # times what was free when it was too short: worth another try
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -44,7 +49,14 @@ class Job:
         record = self.last_record()
         if record is None or record.status is not Status.FINISHED:
             return None
-        return record if all(Path(path).exists() for path in record.result.artifacts) else None
+        if (changed := first_changed(record.result.artifacts)) is not None:
+            log.warning("%s is not as %s has left it: the job is done again", changed, self.job_id)
+            return None
+        short_mib = record.result.ran_short_mib
+        if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:
+            log.warning("%s was short of memory, and now there is more: the job is done again", self.job_id)
+            return None
+        return record
 
     def last_record(self) -> Record | None:
         """Return what result.json says, however the job ended."""
@@ -64,7 +76,7 @@ class Job:
 
     def forget(self) -> None:
         """Drop what an earlier run of this job left (rerun=true)."""
-        for name in ("samples.jsonl", "completions.jsonl", "result.json", "log.txt"):
+        for name in ("samples.jsonl", "completions.jsonl", "measured.json", "result.json", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
 
@@ -113,7 +125,12 @@ class Recorder:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.done: dict[int, Sample] = read_samples(job.samples_path, repair=True)
+        self.done: dict[int, Sample] = {}  # the answers, by index
+        self.failed: dict[int, Sample] = {}  # what ended in an error, and is asked again by the next start
+        self._lines: dict[int, int] = {}  # of the samples that were there: where they stand in the file
+        for index, (number, sample) in _read_lines(job.samples_path, repair=True).items():
+            self._keep(sample)
+            self._lines[index] = number
         self._file: FileIO | None = None
 
     @property
@@ -131,7 +148,23 @@ class Recorder:
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise cannot_write(self.job.samples_path, error) from error
-        self.done[sample.index] = sample
+        self._keep(sample)
+
+    def _keep(self, sample: Sample) -> None:
+        """Have the newest line of an index count."""
+        mine, other = (self.failed, self.done) if sample.failed else (self.done, self.failed)
+        other.pop(sample.index, None)
+        mine[sample.index] = sample
+
+    @property
+    def samples(self) -> dict[int, Sample]:
+        """All that came of the job's questions, errors too."""
+        return self.done | self.failed
+
+    def verify(self, index: int, why_not: str | None) -> None:
+        """Refuse a sample that an earlier start has left, by its line, where there is a reason to."""
+        if why_not is not None:
+            raise damaged(self.job.samples_path, self._lines[index], why_not)
 
     def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
         """Return a progress bar to use in a `with`."""
@@ -146,23 +179,36 @@ class Recorder:
 
 def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
     """Read samples.jsonl by index; with repair, cut off a last line that a crash left torn."""
+    return {index: sample for index, (_, sample) in _read_lines(path, repair).items()}
+
+
+def _read_lines(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
+    """Return the line that counts of each index, with its number: a line may follow only after one with an error."""
     if not path.exists():
         return {}
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if repair and len(whole) < len(data):
         os.truncate(path, len(whole))
-    samples: dict[int, Sample] = {}
-    for number, line in enumerate(whole.decode("utf-8", errors="replace").split("\n")[:-1], start=1):
+    samples: dict[int, tuple[int, Sample]] = {}
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
-            sample = Sample.from_json(line)
-        except (ValueError, KeyError, TypeError) as error:
-            raise EvidenceError(
-                f"{path}, line {number} is not a sample ({error}). Nothing was changed: mend or delete that line, "
-                "or run with rerun=true to generate all samples again"
-            ) from error
-        samples[sample.index] = sample
+            sample = Sample.from_json(line.decode())
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise damaged(path, number, f"is not a sample ({error})") from error
+        first, earlier = samples.get(sample.index, (0, None))
+        if earlier is not None and not earlier.failed and earlier != sample:
+            raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
+        samples[sample.index] = number, sample
     return samples
+
+
+def damaged(path: Path, number: int, why: str) -> EvidenceError:
+    """Return the error about a line of samples.jsonl that cannot be gone on from."""
+    return EvidenceError(
+        f"{path}, line {number} {why}. Nothing was changed: mend or delete that line, or run with rerun=true to "
+        "generate all samples again"
+    )
 
 
 def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:

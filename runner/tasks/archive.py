@@ -23,6 +23,7 @@ from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import ARCHIVES, MANIFEST, UNFINISHED, Manifest, PartEntry, part_file, read_manifest
 from runner.sharding.write import Meter, copied
+from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
@@ -94,7 +95,9 @@ def run(inputs: Parts, context: Context) -> Result:
         },
         rows=[_row(part, done[part.part_id]) for part in manifest.parts],
         facts={"output_dir": str(folder), "source": manifest.source},
-        artifacts=[str(folder / name) for name in (MANIFEST, *(entry["file"] for entry in done.values()))],
+        artifacts=promise(
+            {folder / MANIFEST: None} | {folder / entry["file"]: str(entry["digest"]) for entry in done.values()}
+        ),
     )
 
 

@@ -1,35 +1,108 @@
 """What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
 
-No task itself: a helper of `gsm8k`, `generate` and `pipeline`.
+No task itself: a helper of `gsm8k`, `generate` and `pipeline`. An answer that ended in an error is none: it stays among
+the samples as evidence, the job has FAILED, and the next start asks again.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from runner.core import machine
 from runner.core.errors import JobFailed
-from runner.core.machine import peak_rss_mib, reset_peak
 from runner.core.result import FinishReason, Sample
-from runner.engines.base import Completion, Request, complete, require
+from runner.engines.base import (
+    Completion,
+    Engine,
+    EngineReport,
+    EngineStats,
+    Request,
+    complete,
+    request_sha256,
+    require,
+)
+from runner.store.jobs import Recorder, write_atomically
 from runner.tasks.base import Context
+
+MEASURED = "measured.json"
+WRITE_EVERY_S = 1.0
+
+
+@dataclass
+class Measured:
+    """What the engine has said and what was measured of it, kept beside the samples while they come.
+
+    A job whose result.json is lost, or that goes on after a kill, has it from there.
+    """
+
+    report: EngineReport
+    stats: EngineStats
+    peak_rss_mib: float
+    machine: str
+    company: str  # what else had the process and the machine meanwhile
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the job reports of it."""
+        return self.report.metrics | {
+            "prefill_tok_per_s": self.stats.prefill_tok_per_s,
+            "decode_tok_per_s": self.stats.decode_tok_per_s,
+            "shared_prompt_tokens": self.stats.shared_tokens,
+            "peak_rss_mib": self.peak_rss_mib,
+        }
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the job says of it in words."""
+        return self.report.facts | {"measured": self.company, "machine": self.machine}
+
+    def after(self, earlier: Measured | None) -> Measured:
+        """Add it to what earlier starts have measured, where that was on a machine like this one."""
+        if earlier is None or earlier.machine != self.machine or self.report.parts:
+            return self
+        company = next((one for one in (earlier.company, self.company) if one != machine.ALONE), machine.ALONE)
+        peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
+        return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, company)
+
+    def write(self, folder: Path) -> None:
+        """Keep it in a job's folder."""
+        write_atomically(folder / MEASURED, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Measured | None:
+        """Return what earlier starts have measured; None where there is nothing readable, which costs no answer."""
+        try:
+            values = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+            report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
+            return cls(report, stats, **values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
 @dataclass
 class Completed:
-    """All samples of a job in the order of its questions, and what making the missing ones has cost."""
+    """All samples of a job in the order of its questions, and what making them has cost."""
 
     samples: list[Sample]
-    metrics: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    parts: list[dict[str, Any]] = field(default_factory=list)  # of the model, one line per part, where it has several
+    problems: list[str] = field(default_factory=list)  # the questions without an answer: the job has FAILED
+    measured: Measured | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
-    def failed(self) -> list[Sample]:
-        """The samples that ended in an error."""
-        return [sample for sample in self.samples if sample.finish_reason is FinishReason.error]
+    def facts(self) -> dict[str, str]:
+        """What is known of the engine, in words."""
+        return self.measured.facts if self.measured else {}
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Of the model, one line per part, where it has several."""
+        return self.measured.report.parts if self.measured else []
 
 
 def complete_missing(
@@ -38,24 +111,31 @@ def complete_missing(
     context: Context,
     to_sample: Callable[[Completion], Sample],
     news: Callable[[Sample], dict[str, str]] = lambda _: {},
+    why_not: Callable[[Sample], str | None] = lambda _: None,
 ) -> Completed:
-    """Complete the requests that are not on disk yet, record each at once, and return all of them in order.
+    """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
-    `news` is asked about each new sample for what the progress bar shows besides the speed. A job in which
-    every sample ended in an error has failed.
+    `news` is asked about each new sample for what the progress bar shows besides the speed, `why_not` about each that
+    an earlier start has left: the reason why it is none of this job's. A job without any answer has failed.
     """
     recorder = context.recorder
+    refuse_foreign(recorder, requests, why_not)
     todo = [request for request in requests if request.id not in recorder.done]
-    reused = len(requests) - len(todo)
+    reused, again = len(requests) - len(todo), len(recorder.failed)
     done = Completed([])
     if reused:
         done.notes.append(f"{reused} of {len(requests)} samples were on disk from an earlier, interrupted run")
+    if again:
+        done.notes.append(f"{again} samples that had ended in an error were asked again")
+    done.measured = earlier = Measured.read(recorder.folder) if reused else None
     if todo:
-        reset_peak()
+        company = machine.Company()
+        machine.reset_peak()
         engine = context.engine()
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
             report = engine.load()
+            refuse_other_prompts(recorder, requests, engine)
             bar.describe(what)
             ended = reused
             last_news: dict[str, str] = {}
@@ -67,25 +147,59 @@ def complete_missing(
                 live = {key: value for key, value in (("decode", speed), ("rows", rows)) if value}
                 bar.show(ended + stats.under_way, **last_news, **live)
 
+            def keep() -> Measured:
+                peak_mib, words = machine.peak_rss_mib(), company.describe()
+                found = Measured(report, engine.stats, peak_mib, machine.name(), words).after(earlier)
+                found.write(recorder.folder)
+                return found
+
             show()
+            kept_at = 0.0
             for completion in complete(engine, todo, on_step=show):
                 sample = to_sample(completion)
                 recorder.sample(sample)
+                if time.monotonic() - kept_at > WRITE_EVERY_S:
+                    keep()
+                    kept_at = time.monotonic()
                 ended += 1
                 last_news = news(sample)
                 show()
-        done.facts, done.parts = report.facts, report.parts
-        done.notes += report.notes + engine.stats.notes
-        done.metrics = report.metrics | {
-            "prefill_tok_per_s": engine.stats.prefill_tok_per_s,
-            "decode_tok_per_s": engine.stats.decode_tok_per_s,
-            "shared_prompt_tokens": engine.stats.shared_tokens,
-            "peak_rss_mib": peak_rss_mib(),
-        }
-    done.samples = [recorder.done[int(request.id)] for request in requests]
-    if len(done.failed) == len(done.samples):
-        raise JobFailed(f"{what}: nothing could be completed; the first reason: {done.failed[0].error}")
+        done.measured = keep()
+    if done.measured is not None:
+        done.notes += done.measured.report.notes + done.measured.stats.notes
+        done.metrics = dict(done.measured.metrics)
+    done.samples = [recorder.samples[int(request.id)] for request in requests]
+    done.problems = problems(what, done.samples)
     return done
+
+
+def problems(what: str, samples: list[Sample]) -> list[str]:
+    """Say which questions have no answer, why, and what to do; raise JobFailed where none has one."""
+    failed = [sample for sample in samples if sample.failed]
+    if failed and len(failed) == len(samples):
+        raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}")
+    if not failed:
+        return []
+    return [
+        f"{len(failed)} of {len(samples)} prompts ended in an error, number {failed[0].index} first: "
+        f"{failed[0].error}. The others are kept; the same command asks these again"
+    ]
+
+
+def refuse_foreign(recorder: Recorder, requests: list[Request], why_not: Callable[[Sample], str | None]) -> None:
+    """Refuse samples on disk that are none of this job's, or that it would judge in another way."""
+    asked = {request.id for request in requests}
+    for index, sample in recorder.samples.items():
+        foreign = f"is sample {index}, and this job has {len(requests)} prompts" if index not in asked else None
+        recorder.verify(index, foreign or why_not(sample))
+
+
+def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: Engine) -> None:
+    """Refuse samples on disk that answer another prompt than the model would see now."""
+    for request in requests:
+        sample = recorder.done.get(int(request.id))
+        if sample is not None and sample.prompt_sha256 != request_sha256(engine.encode(request)[0], request):
+            recorder.verify(sample.index, f"answers another prompt than sample {sample.index} of this job")
 
 
 def token_counts(samples: list[Sample]) -> dict[str, float]:

@@ -74,21 +74,20 @@ def check_branches(config: RunnerConfig) -> None:
 def run(inputs: Prompts, context: Context) -> Result:
     """Complete what is not on disk yet, then write the completions in order."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
-    check_output(task, prompts, recorder.done)
+    mine = check_output(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     looked_at = next((request for request in requests if request.id not in recorder.done), None)
     if task.debug and looked_at is not None:
         log_prompt(context.engine(), looked_at)
     done = complete_missing("generate", requests, context, sample_of)
     if task.debug and looked_at is not None:
-        for said in recorder.done[int(looked_at.id)].said:
+        for said in recorder.samples[int(looked_at.id)].said:
             log.info("completion %s, token ids: %s", looked_at.id, said.token_ids)
             log.info("completion %s, text: %r (%s)", looked_at.id, said.text, said.finish_reason.value)
-    if done.failed:
-        done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
-    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
-    result = Result(metrics=count_completions(done.samples) | done.metrics, facts=done.facts, notes=done.notes)
-    hand_over(task, prompts, recorder.done, result)
+    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.samples))
+    metrics = count_completions(done.samples) | done.metrics
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems)
+    hand_over(task, prompts, recorder.samples, result, mine)
     return result
 
 
@@ -123,11 +122,16 @@ def log_prompt(engine: Engine, request: Request) -> None:
 # ------------------------------------------------------------------------------------------- handing over
 
 
-def check_output(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample]) -> None:
-    """Refuse a folder that cannot be written, and to replace a file with anything but this job's completions."""
+def check_output(
+    task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], mine: bytes | None = None
+) -> bytes | None:
+    """Refuse a folder that cannot be written, and to replace a file with anything but this job's completions.
+
+    Returns what the file holds where those were handed over before: errors among them may have become answers since.
+    """
     path = output_path(task)
     if path is None:
-        return
+        return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
@@ -135,20 +139,23 @@ def check_output(task: GenerateConfig, prompts: list[Given], samples: dict[int, 
     except OSError as error:
         raise cannot_write(path, error, "task.output") from error
     if task.overwrite or not path.exists():
-        return
-    whole = len(samples) == len(prompts)
-    if not whole or path.read_bytes() != completions(prompts, samples).encode():
+        return None
+    there, whole = path.read_bytes(), len(samples) == len(prompts)
+    if there != mine and not (whole and there == completions(prompts, samples).encode()):
         raise ConfigError(
             f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
             "give another file, or task.overwrite=true to replace it"
         )
+    return there
 
 
-def hand_over(task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], result: Result) -> None:
+def hand_over(
+    task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], result: Result, mine: bytes | None = None
+) -> None:
     """Write task.output, and put into the result what the table shows."""
     path = output_path(task)
     if path is not None:
-        check_output(task, prompts, samples)  # it may have appeared meanwhile
+        check_output(task, prompts, samples, mine)  # it may have appeared meanwhile
         write_atomically(path, completions(prompts, samples), "task.output")
     if len(prompts) == 1:
         result.text = whole(prompts[0], samples[0])

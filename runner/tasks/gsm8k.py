@@ -51,15 +51,22 @@ def run(inputs: Problems, context: Context) -> Result:
         tally[sample.verdict] += 1
         return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
 
-    done = complete_missing("gsm8k", requests, context, lambda one: judged(task, items[int(one.id)], one), accuracy)
-    if done.failed:
-        count, why = len(done.failed), done.failed[0].error
-        done.notes.append(f"{count} questions ended in an error and count as cut off, e.g. {why}")
-    return Result(metrics=score(done.samples) | done.metrics, facts=done.facts, notes=done.notes)
+    def to_sample(completion: Completion) -> Sample:
+        return judged(task, items[int(completion.id)], sample_of(completion))
+
+    def why_not(sample: Sample) -> str | None:
+        item = items[sample.index]
+        if (sample.question, sample.gold) != (item.question, item.gold):
+            return f"holds another question or gold answer than question {sample.index} of this job"
+        return None if judged(task, item, sample) == sample else "was judged otherwise than its text is now"
+
+    done = complete_missing("gsm8k", requests, context, to_sample, accuracy, why_not)
+    metrics = score(done.samples) | done.metrics
+    return Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems)
 
 
 def score(samples: list[Sample]) -> dict[str, float]:
-    """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval."""
+    """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval, errors among the n."""
     counts, n = Counter(sample.verdict for sample in samples), len(samples)
     low, high = wilson_interval(counts[Verdict.correct], n)
     return {
@@ -68,6 +75,7 @@ def score(samples: list[Sample]) -> dict[str, float]:
         "accuracy_high": high,
         "n": n,
         **{verdict.value: counts[verdict] for verdict in Verdict},
+        "errors": sum(sample.failed for sample in samples),
         **token_counts(samples),
     }
 
@@ -87,8 +95,7 @@ def _ask(task: Gsm8kConfig, item: Item) -> str:
     return f"{item.question}\n\n{task.instruction}" if task.instruction else item.question
 
 
-def judged(task: Gsm8kConfig, item: Item, completion: Completion) -> Sample:
-    """Turn a completion into a sample with its verdict."""
-    found, verdict = judge(completion.text, completion.finish_reason, item.gold, task.extractor)
-    sample = sample_of(completion)
+def judged(task: Gsm8kConfig, item: Item, sample: Sample) -> Sample:
+    """Return a sample with its question and its verdict."""
+    found, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
     return replace(sample, question=item.question, gold=item.gold, extracted=found, verdict=verdict)

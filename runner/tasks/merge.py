@@ -26,6 +26,7 @@ from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.partition_file import safetensors_dtype
 from runner.sharding.restore import FromNumbers, is_legacy, read_legacy
 from runner.sharding.write import Meter, Target
+from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 2
@@ -107,7 +108,7 @@ def run(inputs: Parts, context: Context) -> Result:
         ],
         facts=facts,
         notes=notes,
-        artifacts=[str(folder / target.name) for target in targets],
+        artifacts=promise({folder / target.name: target.digest for target in targets}),
     )
 
 

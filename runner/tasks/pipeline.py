@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from runner.checkpoints.resolve import read_settings
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig, pipeline_of
+from runner.core import machine
+from runner.core.dtypes import Dtype, dtype_for
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.core.result import Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 from runner.engines.base import EngineStats, Request
-from runner.sharding.manifest import Manifest, read_manifest
+from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
 from runner.sharding.strategies import part_cuts
 from runner.store.jobs import write_atomically
 from runner.tasks.base import Context, Inputs, Uses
@@ -53,7 +56,12 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         raise ConfigError("branches: task=pipeline has none, each prompt has one completion: use task=generate")
-    return PartsAndPrompts({"manifest": manifest.sha256, "prompts": prompts_sha256(prompts)}, task, manifest, prompts)
+    hashes = {"manifest": manifest.sha256, "prompts": prompts_sha256(prompts)}
+    model = local_model(config.model)
+    if model.dtype is Dtype.auto:  # what it comes to depends on the machine, and so do the answers
+        settings = read_settings(manifest.folder / MODEL_FILES)
+        hashes["dtype"] = dtype_for(model.dtype, settings, machine.device_class(model.device))
+    return PartsAndPrompts(hashes, task, manifest, prompts)
 
 
 def run(inputs: PartsAndPrompts, context: Context) -> Result:
@@ -61,15 +69,14 @@ def run(inputs: PartsAndPrompts, context: Context) -> Result:
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
     done = complete_missing("pipeline", requests, context, sample_of)
-    rows = _account(done, context.engine().stats) if done.parts else []  # else all was on disk, and nothing was loaded
-    if done.failed:
-        done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
-    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
+    rows = _account(done, done.measured.stats) if done.measured and done.measured.stats.processes else []
+    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.samples))
     return Result(
         metrics=count_completions(done.samples) | done.metrics,
         rows=rows,
         facts={"source": inputs.manifest.source} | done.facts,
         notes=done.notes,
+        problems=done.problems,
         text=_text(prompts, done.samples, task.show),
     )
 

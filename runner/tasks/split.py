@@ -36,6 +36,7 @@ from runner.sharding.manifest import MANIFEST
 from runner.sharding.partition_file import refuse_large
 from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
+from runner.store.artifacts import promise
 from runner.store.jobs import Job, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -114,8 +115,11 @@ def run(inputs: Planned, context: Context) -> Result:
     else:
         result.notes.append("everything was there already and as it should be: nothing was written")
     result.facts["output_dir"] = str(folder)
-    files = [MANIFEST, *(entry[key] for entry in written.manifest["parts"] for key in ("file", "partition"))]
-    result.artifacts = [str(folder / name) for name in files]
+    files: dict[Path, str | None] = {folder / MANIFEST: None}
+    for entry in written.manifest["parts"]:
+        files[folder / entry["file"]] = entry["digest"]
+        files[folder / entry["partition"]] = f"sha256:{entry['partition_sha256']}"
+    result.artifacts = promise(files)
     return result
 
 

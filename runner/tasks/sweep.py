@@ -63,6 +63,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     task = config.task
     assert isinstance(task, SweepConfig)
     require(engine, "task=sweep", [Capability.token_ids])
+    free_mib = machine.available_mib()
     with recorder.progress(None, "sweep: loading") as bar:
         report = engine.load()
     check_room(report, max(task.prompt_tokens), task.new_tokens)
@@ -81,6 +82,8 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     if all(cell.note for cell in cells):
         raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
     result = summarize(cells, report, engine.stats.load_s)
+    if any(cell.note for cell in cells) and report.facts.get("device") == "cpu":
+        result.ran_short_mib = free_mib
     result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
     return result
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig, SweepConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
 from runner.grid.plan import how_many, need_of, plan_job
@@ -66,7 +70,7 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     stub = make_config()
     assert kind_of(stub.model).evidence(resolve.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).evidence(resolve.resolve(config), cache)) == {"model", "lora"}
+    assert set(kind_of(config.model).evidence(resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.fixture
@@ -127,3 +131,26 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
         resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
         resolve.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
+
+
+def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_config: Callable[..., RunnerConfig]
+) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(tiny_llama, folder)
+    settings = json.loads((folder / "config.json").read_text())
+
+    def evidence(stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
+        (folder / "config.json").write_text(json.dumps(settings | {"dtype": stored}))
+        monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
+        monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
+        config = make_config(model=LocalModelConfig(name=str(folder), **keys))
+        return resolve.resolve(config).evidence(tmp_path / "hashes.json")
+
+    on_cpu = evidence("float16", [])
+    assert on_cpu["dtype"] == "bfloat16"
+    assert evidence("float16", ["H200"])["dtype"] == "float16"
+    assert evidence("float16", ["H200"], device="cpu") == on_cpu
+    assert evidence("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, "a torch that knows of no GPU"
+    assert evidence("bfloat16", []) == evidence("bfloat16", ["H200"]), "the same answers but for rounding"
+    assert "dtype" not in evidence("float16", [], dtype=Dtype.float16), "the key itself says it"

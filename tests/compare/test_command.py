@@ -326,3 +326,25 @@ def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
     done = python(PROBE, *output_dir, "--experiment", "grid", "--baseline", BASELINE)
     assert (done.returncode, done.stderr.split()) == (0, ["mlflow"])
     assert "nf4 vs none" in done.stdout
+
+
+def test_jobs_with_errors_are_left_out_by_name_unless_they_are_to_count(store: Store, show: Any) -> None:
+    store.job("erred", "whole", NONE, marks(8, 10))
+    store.job("erred", "short", NF4, marks(5, 10), status="FAILED", metrics={"errors": 3})
+    store.job("erred", "mended", INT8, marks(1, 10), status="FAILED", metrics={"errors": 9})
+    store.job("erred", "mended", INT8, marks(8, 10))
+    code, out, err = show("erred", "--baseline", "quantization=none")
+    assert code == 0
+    assert "nf4" not in out
+    assert "int8" in out
+    assert err == (
+        "left out: short, 3 of 10 questions ended in an error. Run it again, or count them as not solved: "
+        "--count-errors\n"
+    )
+    code, out, err = show("erred", "--baseline", "quantization=none", "--count-errors")
+    assert code == 0
+    assert "nf4 vs none (n=10)" in out
+    assert err == "counted as not solved: short, 3 of 10 questions ended in an error.\n"
+    code, _, err = show("erred", "--where", "quantization=nf4")
+    assert code == 2
+    assert "nothing is left to compare" in err

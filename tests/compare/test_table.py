@@ -91,3 +91,27 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
         "False",
         "none",
     ]
+
+
+def test_what_was_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
+    rows = [row("a", 9, 100, 50), row("b", 8, 200, 40), row("c", 9, 50, 90), row("d", 9, 60, 80)]
+    for one in rows:
+        one.run.facts = {"measured": "alone", "machine": "this one"}
+    rows[2].run.facts["measured"] = "beside other work on 1.7 of 2 cores"
+    rows[3].run.facts["machine"] = "a quicker one"
+    table = Table("gsm8k", [], rows)
+    mark_front(table)
+    assert [one.on_front for one in rows] == [True, False, None, None]
+    assert rows[1].dominated_by == "a"
+    assert table.sentences == [
+        "the Pareto front counts 2 of 4 runs, those that had a process and the same machine to themselves; left out: "
+        "c (measured beside other work on 1.7 of 2 cores), d (measured on another machine: a quicker one)"
+    ]
+
+
+def test_the_baselines_machine_decides(store: Store, show: Any) -> None:
+    for name, config, machine in (("none", NONE, "A"), ("int8", INT8, "B"), ("nf4", NF4, "B")):
+        tags = {"fact.measured": "alone", "fact.machine": machine}
+        store.job("machines", name, config, marks(90, 100), tags=tags)
+    _, out, _ = show("machines", "--baseline", "quantization=none")
+    assert "left out: int8 (measured on another machine: B), nf4 (measured on another machine: B)" in out

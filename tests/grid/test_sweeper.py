@@ -184,3 +184,30 @@ def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
     file = folder / "outputs" / "mlartifacts" / run_id / "artifacts" / "plan.json"
     jobs: list[dict[str, Any]] = json.loads(file.read_text())["jobs"]
     return jobs
+
+
+@pytest.mark.parametrize(
+    ("swept", "wanted"),
+    [
+        ("output_dir=p1,p2", ("p1/jobs/*/result.json", "p2/jobs/*/result.json")),
+        ("tracking.uri=sqlite:///a.db,sqlite:///b.db", ("a.db", "b.db", "outputs/jobs/*/result.json")),
+        ("task.output=x.jsonl,y.jsonl", ("x.jsonl", "y.jsonl", "outputs/jobs/*/result.json")),
+    ],
+)
+def test_jobs_that_differ_in_where_they_are_wanted_are_each_delivered(
+    grid: Start, new_database: Callable[[Path], None], tmp_path: Path, swept: str, wanted: tuple[str, ...]
+) -> None:
+    tracked = "tracking.uri" in swept
+    for name in ("a.db", "b.db") if tracked else ():
+        new_database(tmp_path / "work" / name)
+    task = ("model=stub", "task=generate", "task.prompt=Hi") if "task.output" in swept else STUB
+    started = grid(*task, swept, *(() if tracked else ("tracking=none",)))
+    ended = started.wait()
+    assert ended.code == 0, ended.err
+    assert "stand here twice" not in ended.err
+    for pattern in wanted:
+        assert len(list(started.folder.glob(pattern))) == 1, pattern
+    for name in ("a.db", "b.db") if tracked else ():
+        with contextlib.closing(sqlite3.connect(started.folder / name)) as store:
+            query = "select count(*) from tags where key = 'job_id'"
+            assert store.execute(query).fetchone() == (1,), name

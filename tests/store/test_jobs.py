@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import EvidenceError, OutputError
 from runner.core.result import FinishReason, Record, Result, Sample, Status
+from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
 
 Make = Callable[..., RunnerConfig]
@@ -87,9 +89,17 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     part.write_text("x")
     job = Job("x", tmp_path)
     assert job.recorded() is None
-    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=[str(part)]))
+    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=promise({part: None})))
     job.write_record(record)
     assert job.recorded() == record
+    os.utime(part)
+    assert job.recorded() == record, "only its times have changed"
+    stat = part.stat()
+    part.write_text("y")
+    os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert job.recorded() is None, "another content of the same size and mtime"
+    part.write_text("")
+    assert job.recorded() is None, "what it promised is empty"
     part.unlink()
     assert job.recorded() is None, "what it promised is gone"
     job.write_record(replace(record, status=Status.KILLED))
@@ -126,3 +136,12 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         claim(Job("x", tmp_path / "jobs" / "x")),
     ):
         pass
+
+
+def test_what_memory_was_too_short_for_is_tried_again_once_there_is_more(tmp_path: Path) -> None:
+    job = Job("x", tmp_path)
+    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, ran_short_mib=1e9))
+    job.write_record(record)
+    assert job.recorded() == record, "there is no more than then"
+    job.write_record(replace(record, result=Result({"n": 1.0}, ran_short_mib=1.0)))
+    assert job.recorded() is None

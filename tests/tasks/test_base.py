@@ -70,5 +70,5 @@ def test_an_engine_is_opened_once_and_only_when_it_is_asked_for(make_config: Mak
 def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:
     assert GenerateConfig(prompts="-").reads_stdin
     assert not GenerateConfig(prompt="-").reads_stdin
-    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).wants_delivery
-    assert not GenerateConfig(prompt="Hi").wants_delivery
+    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).delivers_to == str(tmp_path / "out.jsonl")
+    assert GenerateConfig(prompt="Hi").delivers_to is None

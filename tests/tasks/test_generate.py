@@ -20,7 +20,16 @@ from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import build_prompt, load_prompts
-from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.base import (
+    Capability,
+    Completion,
+    EngineReport,
+    EngineStats,
+    Event,
+    Message,
+    Request,
+    request_sha256,
+)
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run
@@ -246,6 +255,9 @@ class Counting:
     def load(self) -> EngineReport:
         return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
 
+    def encode(self, request: Request) -> tuple[str, list[int]]:
+        return str(request.prompt), []
+
     def open(self, batch_size: int | None = None) -> ListSession:
         return ListSession(self.capabilities, self.answer)
 
@@ -255,7 +267,8 @@ class Counting:
             bad = request.prompt == "fail"
             reason = FinishReason.error if bad else FinishReason.length
             error = "boom" if bad else None
-            yield [Completion(request.id, f"to {request.prompt}", [5], reason, "sha", 2, 0.1, 0.2, error)]
+            sha256 = request_sha256(str(request.prompt), request)
+            yield [Completion(request.id, f"to {request.prompt}", [5], reason, sha256, 2, 0.1, 0.2, error)]
 
     def close(self) -> None: ...
 
@@ -272,7 +285,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
-    assert "1 prompts ended in an error, e.g. boom" in whole.notes
+    assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.complaint)
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
     engine = Counting()

@@ -12,7 +12,16 @@ from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.errors import JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import Item
-from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.base import (
+    Capability,
+    Completion,
+    EngineReport,
+    EngineStats,
+    Event,
+    Message,
+    Request,
+    request_sha256,
+)
 from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
 
@@ -30,6 +39,9 @@ class Scripted:
     def load(self) -> EngineReport:
         return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
 
+    def encode(self, request: Request) -> tuple[str, list[int]]:
+        return str(request.prompt), []
+
     def open(self, batch_size: int | None = None) -> ListSession:
         return ListSession(self.capabilities, self.answer)
 
@@ -44,7 +56,7 @@ class Scripted:
                     text,
                     ids,
                     reason,
-                    "sha",
+                    request_sha256(self.encode(request)[0], request),
                     10,
                     0.1,
                     0.2,
@@ -84,7 +96,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     }
     written = recorder()
     result = work(gsm8k, config, written, Scripted(answers))
-    assert [written.done[i].verdict for i in range(6)] == [
+    assert [written.samples[i].verdict for i in range(6)] == [
         Verdict.correct,
         Verdict.wrong,
         Verdict.no_answer,
@@ -99,7 +111,8 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["n"]) == (60, 18, 6)
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert metrics["lora_modules"] == 2
-    assert any("1 questions ended in an error" in note for note in result.notes)
+    assert metrics["errors"] == 1
+    assert "1 of 6 prompts ended in an error, number 5 first: boom" in str(result.complaint)
 
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:

@@ -274,3 +274,27 @@ def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], tri
         trip.merge()
     assert not (trip.folder / "evil").exists()
     assert not trip.merged.exists()
+
+
+def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_one_is_not_done(
+    sources: dict[str, Path], trip: Trip, runner: Callable[..., Any], tmp_path: Path
+) -> None:
+    trip.split(sources["one"])
+    asked = ["task=merge", f"task.parts={trip.parts}", "task.output_dir=whole", "tracking=none", "print=json"]
+    asked.append(f"output_dir={tmp_path / 'outputs'}")
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        done = runner(*asked, cwd=folder)
+        assert done.code == 0, done.err
+        assert contents(folder / "whole") == contents(sources["one"])
+    again = runner(*asked, cwd=there)
+    assert "is already done" in again.err
+    (there / "whole" / "model.safetensors").write_bytes(b"")
+    refused = runner(*asked, cwd=there)
+    assert refused.code == 2
+    assert "already done" not in refused.err
+    assert "holds model.safetensors, which is not what this merge writes" in refused.err
+    (there / "whole" / "model.safetensors").unlink()
+    assert runner(*asked, cwd=there).code == 0
+    assert contents(there / "whole") == contents(sources["one"])

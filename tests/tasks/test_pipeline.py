@@ -25,7 +25,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, PipelineConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError, JobFailed
-from runner.core.result import FinishReason, Record, Sample
+from runner.core.result import FinishReason, Record, Sample, Status
 from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
@@ -173,6 +173,7 @@ def test_bad_rows_do_not_stop_the_others(pipeline: Callable[..., RunnerConfig], 
     file = tmp_path / "long.txt"
     file.write_text("x" * 300 + "\nfine\n")
     record = run(pipeline(prompts=str(file)))
+    assert record.status is Status.FAILED
     said = samples(record)
     assert [one.finish_reason for one in said] == [FinishReason.error, FinishReason.length]
     assert said[0].error == "the prompt has 300 tokens, the model has room for 256"

@@ -178,5 +178,6 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     assert all(row["ttft_s"] > 0 and row["decode_tok_per_s"] > 0 for row in result.rows)
     assert all(row["ttft_s"] <= row["seconds"] for row in result.rows)
     assert result.metrics["load_s"] > 0
+    assert result.ran_short_mib is None
     # 3 runs of every cell: (1 + 1 + 2 + 2 rows) x 2 tokens after the first
     assert engine.stats.decode_tokens == 3 * 6 * 2

@@ -39,8 +39,7 @@ class Local(ModelKind):
         formats.check(config, resolved)
         if model.random_weights:
             random_weights.check_disk(model)
-        on_gpu = model.device.startswith("cuda") or (model.device == "auto" and machine.gpu_models())
-        if on_gpu:
+        if machine.device_class(model.device) == "cuda":
             return []  # how much of a GPU is free is known to torch alone
         return check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 

@@ -23,7 +23,7 @@ from runner.engines.base import (
     Prompt,
     Request,
     RequestId,
-    prompt_sha256,
+    request_sha256,
 )
 from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
@@ -104,7 +104,7 @@ class StubSession(Session):
 
     def _echo(self, request: Request, prompt: str) -> BranchText:
         words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
-        limit = request.max_new_tokens or self.engine.max_new_tokens
+        limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         kept = words[:limit]
         kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
         reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
@@ -122,7 +122,7 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             one.text,
             one.token_ids,
             reason,
-            prompt_sha256(prompt),
+            request_sha256(_plain(request.prompt), request),
             len(prompt.split()),
             seconds / 2,
             seconds,

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
 from runner.engines.base import Completion, EngineStats
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import NO_NUMBERS, NO_TOKEN, Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
@@ -133,6 +133,10 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
         answer.first_token_s = answer.first_token_s or time.perf_counter() - started
         going = []
         for place, (row, token) in enumerate(zip(live, tokens, strict=True)):
+            if token == NO_TOKEN:
+                answer.error = NO_NUMBERS
+                reasons[row.choice] = FinishReason.error
+                continue
             row.tokens.append(token)
             reason = stopping.reason(row)
             if reason is None:
@@ -151,6 +155,6 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     stats.decode_s += answer.seconds - answer.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
     answer.branches = [BranchText(stopping.said(row), row.tokens, reasons[row.choice]) for row in rows]
-    is_cut_off = FinishReason.length in reasons.values()
-    answer.finish_reason = FinishReason.length if is_cut_off else FinishReason.stop
+    worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
+    answer.finish_reason = next(reason for reason in worst if reason in reasons.values())
     return answer

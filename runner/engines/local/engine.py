@@ -23,7 +23,7 @@ from runner.engines.local.kv_cache import Heads
 from runner.engines.local.plain_batches import PlainBatches
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.scheduler import Scheduler
-from runner.engines.rows import Admission, Row, Stopping, stop_tokens
+from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.models.load import Loaded, adapt, load_base, release
 
@@ -51,7 +51,9 @@ class LocalEngine:
         decoding = "batch by batch" if heads is None else "in a stream"
         if heads is not None and heads.device.type == "cpu" and native.for_heads(heads) is None:
             decoding += ", by torch alone"
-        return EngineReport(dict(loaded.metrics), loaded.facts | {"decoding": decoding}, list(loaded.notes))
+        generation, own = self.config.generation, own_generation(loaded.model)
+        facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        return EngineReport(dict(loaded.metrics), loaded.facts | facts, loaded.notes + generation.not_followed(own))
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -81,7 +83,8 @@ class LocalEngine:
         loaded = self._model()
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room = loaded.metrics["max_positions"]
-        return Admission(self.config, loaded.tokenizer, self.config.model.name, room, window)
+        own = own_generation(loaded.model)
+        return Admission(self.config, loaded.tokenizer, self.config.model.name, room, window, own)
 
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None when decoding must be plain, which a note says."""

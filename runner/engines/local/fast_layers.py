@@ -113,6 +113,8 @@ def why_no_packing(dtype: torch.dtype) -> str:
         same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
         return "" if same else "this processor's packed product is wrong"
     except (RuntimeError, AttributeError, NotImplementedError) as error:
+        if "memory" in str(error):  # that passes, and what is returned here holds as long as the process lives
+            raise
         return " ".join(str(error).split())[:160]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -15,7 +16,7 @@ from runner.engines.local.attention import Pass, Span, Use, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 from runner.engines.local.prefix_tree import Prefix
-from runner.engines.rows import Row
+from runner.engines.rows import NO_NUMBERS, Row
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may leave for scoring
@@ -135,7 +136,9 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
 def scored(row: Row, seconds: float) -> Completion:
     """Return the answer to a request with a continuation."""
     row.tokens, row.first_token_s = row.given or [], seconds
-    return row.completion(FinishReason.stop, seconds)
+    if any(map(math.isnan, row.logprobs)):
+        row.error, row.logprobs, row.greedy = NO_NUMBERS, [], []
+    return row.completion(FinishReason.error if row.error else FinishReason.stop, seconds)
 
 
 def most_positions(device: torch.device, vocab_size: int) -> int:

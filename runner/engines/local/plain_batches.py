@@ -93,8 +93,9 @@ class _Batch:
     def _pick(self, ids: torch.Tensor) -> None:
         """Pick the next token of each row, after these have been through the model."""
         logits = _forward(self.loaded, ids, self.mask, self.positions, self.cache)
-        self.tokens = self.sampler.pick(logits[:, -1])  # [B]
-        self.chosen: list[int] = self.tokens.tolist()  # waits for the device
+        picked = self.sampler.pick(logits[:, -1])  # [B]
+        self.chosen: list[int] = picked.tolist()  # waits for the device
+        self.tokens = picked.clamp(min=0)  # rows that have ended without one stay in the batch for a while
 
     def settle(self, events: list[Event]) -> None:
         """Note the new tokens, and let go of the rows that end with them."""

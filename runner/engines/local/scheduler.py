@@ -277,7 +277,7 @@ class Scheduler:
         """Take a row out; the last one moves into its slot."""
         assert self.own is not None
         at, last = self.active.index(row), len(self.active) - 1
-        if row.request.keep:
+        if row.request.keep and row.error is None:
             self.conversations.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
         if at != last:

@@ -27,7 +27,7 @@ from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
 from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
-from runner.engines.rows import Admission, Row, Stopping, stop_tokens
+from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
@@ -55,6 +55,7 @@ class PipelineEngine:
             "attention": str(model.config._attn_implementation),
             "threads": str(stages.worker.threads),
             "processes": stages.describe_processes(),
+            "sampling": self.config.generation.describe(stages.own),
         }
         metrics = {
             "load_s": self.stats.load_s,
@@ -62,7 +63,8 @@ class PipelineEngine:
             "stages": len(stages.parts),
             "processes": stages.depth,
         }
-        return EngineReport(metrics, facts, list(stages.worker.notes), stages.parts)
+        notes = stages.worker.notes + self.config.generation.not_followed(stages.own)
+        return EngineReport(metrics, facts, notes, stages.parts)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -144,7 +146,9 @@ class LoadedStages:
         self.worker = StageWorker(config, peers.rank)
         self.parts = self.worker.loaded_parts()  # one line per part
         model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
-        self.admission = Admission(config, tokenizer, task.parts, max_positions(model.config, RopeConfig()))
+        self.own = own_generation(model)
+        room = max_positions(model.config, RopeConfig())
+        self.admission = Admission(config, tokenizer, task.parts, room, own=self.own)
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer))
         self.micro_batches = MicroBatches(
             self.depth, self.send, self.receive, stats, stopping, tokenizer.pad_token_id or 0

@@ -124,20 +124,22 @@ void NAME(norm)(const T *rows, const T *weight, int64_t count, int64_t width, fl
   }
 }
 
-/* best[r] = the first place of the largest of row r, of rows [count, width] */
+/* best[r] = the first place of the largest of row r, of rows [count, width]; -1 where one of them is NaN */
 void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t r = 0; r < count; r++) {
     const T *x = rows + r * width;
     float top = -INFINITY;
-#pragma omp simd reduction(max : top)
+    int bad = 0;
+#pragma omp simd reduction(max : top) reduction(| : bad)
     for (int64_t i = 0; i < width; i++) {
       float value = UP(x[i]);
       top = value > top ? value : top;
+      bad |= value != value;
     }
     int64_t at = 0;
     while (at < width - 1 && UP(x[at]) != top) at++;
-    best[r] = at;
+    best[r] = bad ? -1 : at;
   }
 }
 

@@ -87,10 +87,14 @@ def kernels() -> Kernels | None:
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:
-    """Return the place of the largest of each row [B, V]; torch widens 16 bits in a copy first, which takes longer."""
+    """Return the place of the largest of each row [B, V], -1 where one of them is NaN.
+
+    torch widens 16 bits in a copy first, which takes longer.
+    """
     compiled = kernels() if scores.device.type == "cpu" and scores.dtype in FORMATS else None
     if compiled is None:
-        return scores.float().argmax(dim=-1)
+        best = scores.float().argmax(dim=-1)  # the first NaN, where there is one
+        return best.masked_fill_(scores.gather(-1, best[:, None])[:, 0].isnan(), -1)
     scores = scores.contiguous()
     best = torch.empty(scores.shape[0], dtype=torch.long)
     compiled("argmax", scores.dtype, scores.data_ptr(), scores.shape[0], scores.shape[1], best.data_ptr())

@@ -1,0 +1,45 @@
+"""What a measurement shares its process and its machine with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from runner.core.machine import Company, _family_ticks
+
+PROGRAM = """
+import time
+from runner.core.machine import Company
+company = Company()
+time.sleep(2)
+print(company.describe())
+"""
+BUSY = "while True: pass"
+
+
+def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert done.stdout.startswith("beside other work on ")
+
+
+def test_ones_own_children_are_no_company() -> None:
+    before = _family_ticks()
+    child = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        time.sleep(1.5)
+        assert _family_ticks() - before > 20
+    finally:
+        child.kill()
+        child.wait()
+    assert _family_ticks() - before > 20, "and they stay when they have ended"
+
+
+def test_a_second_measurement_in_a_process_is_not_alone() -> None:
+    Company()
+    assert Company().describe() != "alone"

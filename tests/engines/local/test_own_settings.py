@@ -1,0 +1,121 @@
+"""What a model brings along: penalties of its generation_config.json, and logits that are not numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason
+from runner.engines import open_engine
+from runner.engines.base import Completion, Request, complete
+
+Make = Callable[..., RunnerConfig]
+PROMPTS = ("Ann has three apples", "zebra", "to be or not to be")
+NEW = 20
+
+
+def said(
+    make_config: Make, folder: Path, generation: GenerationConfig, attention: Attention = Attention.auto, **keys: object
+) -> tuple[dict[int | str, Completion], dict[str, str], list[str]]:
+    """Complete the prompts; return the completions, the facts and the notes."""
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    engine = open_engine(make_config(model=model, generation=generation))
+    report = engine.load()
+    requests = [Request(index, prompt, **keys) for index, prompt in enumerate(PROMPTS)]  # type: ignore[arg-type]
+    done = {one.id: one for one in complete(engine, requests)}
+    engine.close()
+    return done, report.facts, report.notes
+
+
+@pytest.fixture
+def penalized(tiny_llama: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "penalized"
+    shutil.copytree(tiny_llama, folder)
+    own = {"repetition_penalty": 1.6, "temperature": 0.4, "do_sample": True, "min_length": 3, "eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    return folder
+
+
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
+def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
+    make_config: Make, penalized: Path, attention: Attention
+) -> None:
+    greedy = GenerationConfig(name="greedy", max_new_tokens=NEW)
+    done, facts, notes = said(make_config, penalized, greedy, attention)
+    assert facts["sampling"] == "greedy, repetition_penalty 1.6 (the model's own)"
+    assert "not followed of the model's generation_config.json: min_length=3" in notes
+    model: Any = AutoModelForCausalLM.from_pretrained(penalized)
+    tokenizer = AutoTokenizer.from_pretrained(penalized)
+    for index, prompt in enumerate(PROMPTS):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        expected = model.generate(ids, do_sample=False, max_new_tokens=NEW, min_length=0)[0, ids.shape[1] :]
+        assert done[index].token_ids == expected.tolist()
+
+
+def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Path, tiny_llama: Path) -> None:
+    off = GenerationConfig(name="greedy", max_new_tokens=NEW, repetition_penalty=1.0)
+    plain = GenerationConfig(name="greedy", max_new_tokens=NEW)
+    ours, facts, _ = said(make_config, penalized, off)
+    theirs, _, _ = said(make_config, tiny_llama, plain)
+    assert facts["sampling"] == "greedy"
+    assert [ours[n].token_ids for n in range(3)] == [theirs[n].token_ids for n in range(3)]
+    sampling = GenerationConfig(name="s", temperature=0.7, top_k=50, repetition_penalty=1.1)
+    own = {"repetition_penalty": 1.3, "top_p": 0.8, "top_k": 20}
+    assert sampling.describe(own) == "temperature 0.7, top_p 0.8 (the model's own), top_k 50, repetition_penalty 1.1"
+
+
+@pytest.fixture(scope="module")
+def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows no number for a z: a prompt that holds one has logits of NaN."""
+    source, folder = saved_family("llama"), tmp_path_factory.mktemp("damaged")
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer("z").input_ids[0]] = float("nan")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
+@pytest.mark.parametrize(
+    "generation",
+    [
+        GenerationConfig(name="greedy", max_new_tokens=NEW),
+        GenerationConfig(name="greedy", max_new_tokens=NEW, repetition_penalty=1.2),
+        GenerationConfig(name="sampling", max_new_tokens=NEW, temperature=0.8, top_k=5, top_p=0.9),
+    ],
+    ids=["greedy", "penalty", "sampling"],
+)
+def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
+    make_config: Make, damaged: Path, attention: Attention, generation: GenerationConfig
+) -> None:
+    done, _, _ = said(make_config, damaged, generation, attention, ignore_eos=True)
+    assert [done[n].finish_reason for n in range(3)] == [FinishReason.length, FinishReason.error, FinishReason.length]
+    assert "not numbers (NaN)" in str(done[1].error)
+    assert done[1].token_ids == []
+
+
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
+def test_a_score_that_is_no_number_is_an_error(make_config: Make, damaged: Path, attention: Attention) -> None:
+    greedy = GenerationConfig(name="greedy", max_new_tokens=NEW)
+    done, _, _ = said(make_config, damaged, greedy, attention, continuation=" and so on")
+    assert [done[n].finish_reason for n in range(3)] == [FinishReason.stop, FinishReason.error, FinishReason.stop]
+    assert "not numbers (NaN)" in str(done[1].error)
+
+
+def test_no_new_tokens_are_not_the_usual_number_of_them() -> None:
+    with pytest.raises(ConfigError, match="request.max_new_tokens=0: must be 1 or more"):
+        Request(0, "Hi", max_new_tokens=0)

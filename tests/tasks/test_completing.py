@@ -1,0 +1,170 @@
+"""Samples over several starts: errors are asked again, damage is refused by line, what was measured is not lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import GenerateConfig, Gsm8kConfig
+from runner.core.errors import EvidenceError, JobFailed
+from runner.core.result import Sample, Status
+from runner.engines.kinds import BaseCache
+from runner.engines.local.forward import Forward
+from runner.run import run
+from runner.store.jobs import read_samples
+
+Make = Callable[..., RunnerConfig]
+MEASURED = ("weight_mib", "load_s", "peak_rss_mib", "prefill_tok_per_s", "decode_tok_per_s", "shared_prompt_tokens")
+
+
+@pytest.fixture
+def config(make_config: Make, tiny_model: LocalModelConfig) -> RunnerConfig:
+    one_by_one = GenerationConfig(name="greedy", max_new_tokens=8, batch_size=1)
+    return make_config(model=tiny_model, generation=one_by_one, task=Gsm8kConfig(limit=6))
+
+
+@contextmanager
+def memory_for(passes: int) -> Iterator[None]:
+    """Have every forward pass after so many run out of memory, as torch says it."""
+    real: Any = Forward._forward
+    count = 0
+
+    def forward(self: Forward, *arguments: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        if count > passes:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forward, "_forward", forward)
+        yield
+
+
+def lines_of(folder: str) -> list[str]:
+    return (Path(folder) / "samples.jsonl").read_text().splitlines()
+
+
+def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
+    found = read_samples(Path(folder) / "samples.jsonl")
+    return [(index, found[index].token_ids, found[index].verdict) for index in sorted(found)]
+
+
+def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
+    undisturbed = run(config)
+    config.output_dir = str(tmp_path / "short")
+    bases = BaseCache()  # of a worker, which lives on
+    with memory_for(30):
+        short = run(config, bases=bases)
+    errors = int(short.result.metrics["errors"])
+    assert 0 < errors < 6
+    assert short.status is Status.FAILED
+    assert short.error is not None
+    assert f"{errors} of 6 prompts ended in an error, number" in short.error
+    assert "out of memory" in short.error
+    assert "the same command asks these again" in short.error
+    assert len(lines_of(short.output_dir)) == 6, "what has failed stays as evidence"
+    again = run(config, bases=bases)
+    assert again.status is Status.FINISHED
+    assert again.result.metrics["errors"] == 0
+    assert f"{errors} samples that had ended in an error were asked again" in again.result.notes
+    assert len(lines_of(again.output_dir)) == 6 + errors
+    assert answers(again.output_dir) == answers(undisturbed.output_dir)
+    assert run(config).from_ledger
+
+
+def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
+    bases = BaseCache()
+    with memory_for(3), pytest.raises(JobFailed, match="nothing could be completed"):  # the trial of the model passes
+        run(config, bases=bases)
+    assert run(config, bases=bases).status is Status.FINISHED
+
+
+def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
+) -> None:
+    prompts, output = tmp_path / "p.txt", tmp_path / "said.jsonl"
+    prompts.write_text("one\ntwo\nthree\n")
+    task = GenerateConfig(prompts=str(prompts), output=str(output))
+    one_by_one = GenerationConfig(name="greedy", max_new_tokens=8, batch_size=1)
+    config = make_config(model=tiny_model, generation=one_by_one, task=task)
+    with memory_for(12):
+        assert run(config).status is Status.FAILED
+    said = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(said) == 3
+    assert any("error" in line for line in said)
+    assert run(config).status is Status.FINISHED
+    assert not any("error" in json.loads(line) for line in output.read_text().splitlines())
+
+
+def resealed(line: str, **changed: Any) -> str:
+    """Change a sample and give it the checksum that fits."""
+    sample = Sample.from_json(line)
+    for key, value in changed.items():
+        setattr(sample, key, value)
+    return sample.to_json()
+
+
+DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
+    "bad UTF-8": (
+        lambda it: [it[0], it[1].replace("question", "question\udcff", 1), *it[2:]],
+        "line 2 is not a sample",
+    ),
+    "changed text": (lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]], "line 2 .*checksum"),
+    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], "line 1 was judged otherwise"),
+    "other gold": (lambda it: [resealed(it[0], gold="1234567"), *it[1:]], "line 1 holds another question or gold"),
+    "other question": (lambda it: [it[0], resealed(it[1], question="?"), *it[2:]], "line 2 holds another question"),
+    "other prompt": (lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]], "line 2 answers another"),
+    "doubled index": (
+        lambda it: [*it, resealed(it[0], seconds=9.0)],
+        "line 7 gives sample . another content than line 1",
+    ),
+    "foreign index": (lambda it: [*it[:5], resealed(it[5], index=77)], "line 6 is sample 77, and this job has 6"),
+    "no checksum": (lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]], "line 1 .*no checksum"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_samples_that_are_not_as_they_were_written_are_refused_by_line(config: RunnerConfig, damage: str) -> None:
+    folder = Path(run(config).output_dir)
+    change, message = DAMAGE[damage]
+    (folder / "result.json").unlink()
+    file = folder / "samples.jsonl"
+    changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(errors="surrogateescape")
+    file.write_bytes(changed)
+    with pytest.raises(EvidenceError, match=message):
+        run(config)
+    assert file.read_bytes() == changed
+
+
+def test_a_result_that_is_lost_is_rebuilt_with_all_that_was_measured(config: RunnerConfig) -> None:
+    whole = run(config)
+    (Path(whole.output_dir) / "result.json").unlink()
+    again = run(config)
+    assert {name: again.result.metrics[name] for name in MEASURED} == {
+        name: whole.result.metrics[name] for name in MEASURED
+    }
+    assert again.result.metrics.keys() == whole.result.metrics.keys()
+    assert again.result.facts == whole.result.facts
+    assert "6 of 6 samples were on disk from an earlier, interrupted run" in again.result.notes
+
+
+def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig) -> None:
+    whole = run(config)
+    folder = Path(whole.output_dir)
+    (folder / "result.json").unlink()
+    (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines_of(str(folder))[:4]))
+    before = json.loads((folder / "measured.json").read_text())["stats"]
+    run(config)
+    after = json.loads((folder / "measured.json").read_text())["stats"]
+    assert after["decode_tokens"] > before["decode_tokens"]
+    assert after["decode_s"] > before["decode_s"]
