@@ -90,7 +90,7 @@ def max_positions(text: Any) -> float:
     shorter original one; where both are the same, and for scalings that know no original, the factor counts.
     """
     maximum = getattr(text, "max_position_embeddings", None)
-    if maximum is None:
+    if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
     parameters = getattr(text, "rope_parameters", None) or {}  # transformers' scalings are put there, too
     key = "original_max_position_embeddings"
