@@ -165,7 +165,8 @@ def _shape(settings: dict[str, Any]) -> dict[str, int]:
     """The sizes that memory depends on, under the names that Llama and GPT-2 give them."""
 
     def first(*keys: str, default: int = 0) -> int:
-        return int(next((settings[key] for key in keys if settings.get(key)), default))
+        found = next((settings[key] for key in keys if settings.get(key)), default)
+        return int(max(found) if isinstance(found, list) else found)  # one for each layer: the largest
 
     heads = first("num_attention_heads", "n_head", default=1)
     hidden = first("hidden_size", "n_embd")

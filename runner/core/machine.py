@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import math
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -150,8 +152,9 @@ def _git(*arguments: str) -> str:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: those that it may run on, or its container's share of time if less."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([there, *map(math.ceil, cgroup_cpu_shares())]))
 
 
 def versions() -> dict[str, str]:
@@ -181,32 +184,54 @@ def available_mib() -> float:
     return min([int(free.split()[0]) / 1024, *cgroup_rooms_mib()])
 
 
-def cgroup_rooms_mib(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[float]:
+CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which groups this process is in; where they are described
+
+
+def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
     """What each control group around this process has left below its memory limit; cached files can be dropped."""
+    rooms = []
+    for folder, is_first in _cgroups("memory", own, root):
+        limit_file, used_file, prefix = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_") if is_first else ("memory.max", "memory.current", "")
+        )
+        try:
+            limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue  # no limit here, or the container does not show it
+        cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        if limit.isdigit():
+            rooms.append(max(0.0, (int(limit) - int(used) + cached) / MIB))
+    return rooms
+
+
+def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
+    """How many CPUs' time each control group around this process may use, of those that limit it."""
+    shares = []
+    for folder, is_first in _cgroups("cpu", own, root):
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_first else ("cpu.max",)
+        try:
+            quota, period = " ".join((folder / name).read_text().strip() for name in files).split()
+        except (OSError, ValueError):
+            continue  # no limit here, or the container does not show it
+        if quota.isdigit() and int(quota):  # else it is "max", or -1
+            shares.append(int(quota) / int(period))
+    return shares
+
+
+def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of the control groups around this process, and whether they are of the first version."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
-        return []
-    rooms = []
+        return
     for _, controllers, path in lines:
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        base, limit_file, used_file, prefix = (
-            (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-            if controllers
-            else (root, "memory.max", "memory.current", "")  # version 2 has one tree for all controllers
-        )
+        base = root / controller if controllers else root  # version 2 has one tree for all controllers
         group = base / path.lstrip("/")
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
-            try:
-                limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            except OSError:
-                continue  # no limit here, or the container does not show it
-            cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
-            if limit.isdigit():
-                rooms.append(max(0.0, (int(limit) - int(used) + cached) / MIB))
-    return rooms
+            yield folder, bool(controllers)
 
 
 def device_class(device: str) -> str:

@@ -29,11 +29,18 @@ def rooms(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
         gpus = gpus or [device.index or 0]
     free = {}
     for gpu in gpus:
-        reserved, allocated = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
-        free[str(gpu)] = gpu_room_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
+        free[str(gpu)] = gpu_free_mib(gpu)
     if device.type == "cpu" or model.device_map is not None:
         free["cpu"] = machine.available_mib()
     return limited(free, model.max_memory)
+
+
+def gpu_free_mib(gpu: int) -> float:
+    """Return what this process can still take of a GPU now."""
+    import torch
+
+    reserved, allocated = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
+    return gpu_room_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
 
 
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:

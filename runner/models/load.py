@@ -77,7 +77,7 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     held.check_loaded(model)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
-        device = model.get_input_embeddings().weight.device  # where prompts go in; accelerate moves them on
+        device = entry_device(model)
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     base = Loaded(model, tokenizer, device, notes=notes, quantization=held)
     base.metrics["load_s"] = time.perf_counter() - started
@@ -140,6 +140,15 @@ def pick_device(wanted: str) -> torch.device:
         have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
         check((device.index or 0) < count, "model.device", wanted, f"{have}; use model.device=auto or cpu")
     return device
+
+
+def entry_device(model: Any) -> torch.device:
+    """Return where prompts go into a model that is spread over devices; accelerate moves them on from there."""
+    embedding = model.get_input_embeddings()
+    if embedding.weight.device.type != "meta":
+        return torch.device(embedding.weight.device)
+    hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights come only for as long as it computes
+    return torch.device(getattr(hook, "execution_device", None) or "cpu")
 
 
 def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:

@@ -24,7 +24,10 @@ from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
 # what models hand to attention that changes nothing here; sliding windows are minded in engine.py
-HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"}
+HARMLESS = {
+    "position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window",
+    "output_router_logits",  # handed through by mixtures of experts
+}
 
 
 @dataclass
@@ -131,7 +134,7 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    _mask: torch.Tensor | None,  # none: a pass knows what its tokens see
+    attention_mask: torch.Tensor | None = None,  # not read: a pass knows what its tokens see
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -188,7 +191,7 @@ def _part(
     step = max(SCORES // (kv_heads * keys.shape[1]), 64)
     if rows <= step:
         return _piece(what, query, keys, values, scale, limit)
-    out = torch.empty_like(query)
+    out = torch.empty_like(query, dtype=query.dtype if what.kernels else torch.float32)
     top, total = (torch.empty(kv_heads, rows, device=query.device) for _ in range(2))
     for first in range(0, rows, step):
         at = slice(first, first + step)
@@ -201,8 +204,8 @@ def _piece(
     what: Pass, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, limit: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Attend rows few enough for all their scores to be held at once."""
-    scores = torch.bmm(query, keys.transpose(1, 2))  # [KVH, N, L]
     if what.kernels is not None:
+        scores = torch.bmm(query, keys.transpose(1, 2))  # [KVH, N, L]
         top = torch.empty(scores.shape[:2])
         total = torch.empty(scores.shape[:2])
         limits = None if limit is None else limit.repeat(scores.shape[0])
@@ -211,20 +214,27 @@ def _piece(
             None if limits is None else limits.data_ptr(), ctypes.c_float(scale), top.data_ptr(), total.data_ptr(),
         )  # fmt: skip
         return torch.bmm(scores, values), top, total
-    weights = scores.float().mul_(scale)
+    weights = _wide_bmm(query, keys.transpose(1, 2)).mul_(scale)  # [KVH, N, L]
     if limit is not None:
         hidden = torch.arange(keys.shape[1], device=limit.device)[None, :] >= limit[:, None]
         weights.masked_fill_(hidden, -math.inf)
     top = weights.amax(dim=-1)
     weights.sub_(top[..., None]).exp_()
-    return torch.bmm(weights.to(values.dtype), values), top, weights.sum(dim=-1)
+    return _wide_bmm(weights.to(values.dtype), values), top, weights.sum(dim=-1)
+
+
+def _wide_bmm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the products of matrices [B, N, M] in float32: float16 ends at 65,504, which sums go beyond."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
 
 
 def _spans(what: Pass, layer: int, grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> Part:
     """Attend the tokens of each span to those before them; tokens outside of spans have no row in the part."""
     heads, tokens = what.heads, grouped.shape[2]
     rows = tokens * heads.group
-    out = key.new_zeros(heads.kv_heads, rows, heads.dim)
+    out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=key.dtype if what.kernels else torch.float32)
     top = torch.full((heads.kv_heads, rows), -math.inf, device=key.device)
     total = torch.zeros(heads.kv_heads, rows, device=key.device)
     row_of = torch.full((tokens,), -1, dtype=torch.int32, device=key.device)
@@ -285,12 +295,14 @@ def _join(
         whole = bool((slots == torch.arange(tokens, device=slots.device)).all())  # then no row need be copied
         keys = own.keys[layer][:tokens, :, :longest] if whole else own.keys[layer][slots, :, :longest]
         values = own.values[layer][:tokens, :, :longest] if whole else own.values[layer][slots, :, :longest]
-        scores = (query @ keys.transpose(2, 3)).float().mul_(scale)  # [T, KVH, G, longest]
+        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+        scores = _wide_bmm(query.flatten(0, 1), keys.transpose(1, 2)).mul_(scale).view(*shape, longest)
         hidden = torch.arange(longest, device=slots.device)[None, :] >= what.seen[:, None]
         scores.masked_fill_(hidden[:, None, None, :], -math.inf)
         top = scores.amax(dim=-1)
         scores.sub_(top.where(top.isfinite(), 0.0)[..., None]).exp_()
-        terms.append(((scores.to(values.dtype) @ values).float(), top, scores.sum(dim=-1)))
+        weighted = _wide_bmm(scores.to(values.dtype).flatten(0, 1), values)
+        terms.append((weighted.view(*shape, heads.dim), top, scores.sum(dim=-1)))
     best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
     result = torch.zeros(*shape, heads.dim, device=query.device)
     total = torch.zeros(shape, device=query.device)

@@ -7,11 +7,15 @@ import math
 from typing import Any
 
 import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from runner.core.errors import one_line
 from runner.engines.base import Request
 from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.memory import is_memory_error
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.rows import Row
 from runner.models.load import Loaded
@@ -21,6 +25,8 @@ log = logging.getLogger(__name__)
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
 TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lost key differs by about 1
 COARSE = 0.15  # in 16 bits and over quantized layers
+KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
+TURNED_BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
 class Incompatible(Exception):
@@ -34,13 +40,32 @@ def sliding_window(loaded: Loaded) -> float:
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
+def same_turning(loaded: Loaded) -> float:
+    """Return how long a row may become before the model turns all of its keys otherwise, which only generate minds."""
+    settings = loaded.model.config.get_text_config()
+    parameters = getattr(settings, "rope_parameters", None) or {}
+    reaches = [math.inf]
+    for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        if key := TURNED_BY_LENGTH.get(one.get("rope_type", "")):
+            places = (one.get(key), getattr(settings, key, None))
+            reaches += [place for place in places if place is not None]
+    return min(reaches)
+
+
+def allowed_off(loaded: Loaded) -> float:
+    """Return how far logits may be from the model's own, as a share of their spread."""
+    quantized = int(loaded.metrics.get("quantized_modules", 0))
+    return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
+
+
 def probe_heads(loaded: Loaded) -> Heads:
     """Return the shape of the model's attention; Incompatible if the scheduler would not give the model's answers."""
     model = loaded.model
     settings = model.config.get_text_config()
-    rope = getattr(settings, "rope_parameters", None) or {}
-    if "dynamic" in str(rope) or "longrope" in str(rope):
-        raise Incompatible("its rotary embedding depends on the longest row of a batch")
+    if getattr(settings, "attn_temperature_tuning", None):
+        raise Incompatible("its attention counts the tokens of a pass")
+    if "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
+        raise Incompatible("its attention sees one chunk of a text at a time")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
         raise Incompatible("it is spread over several devices")
     register()
@@ -58,6 +83,7 @@ def probe_heads(loaded: Loaded) -> Heads:
     ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
+            _check_cache(model, ids[None, :2])
             with running(model, take_down):
                 model(input_ids=ids[None, :2], position_ids=torch.arange(2, device=ids.device)[None], use_cache=False)
             if set(shapes) != set(range(len(shapes))) or len(set(shapes.values())) != 1:
@@ -65,15 +91,31 @@ def probe_heads(loaded: Loaded) -> Heads:
             heads = Heads(len(shapes), *shapes[0])
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
             ours = _scheduled(model, heads, ids.tolist())
-    except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
-        raise Incompatible(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+    except Incompatible:
+        raise
+    except Exception as error:
+        if is_memory_error(error):
+            raise
+        raise Incompatible(f"{type(error).__name__}: {one_line(error, limit=160)}") from error
     spread = expected.std().clamp(min=1e-6)
     off = float(((ours - expected).abs().mean() / spread).item())
-    allowed = COARSE if int(loaded.metrics.get("quantized_modules", 0)) else TOLERANCE.get(heads.dtype, COARSE)
-    if not off <= allowed:
+    if not off <= allowed_off(loaded):
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     return heads
+
+
+def _check_cache(model: Any, ids: torch.Tensor) -> None:
+    """Incompatible where the model keeps anything else than the keys and values of every token.
+
+    This is asked of the cache that it fills, since what is missing need not show in the logits of a short trial.
+    """
+    cache = DynamicCache(config=model.config)
+    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    others = {type(layer).__name__ for layer in cache.layers if type(layer) not in KEYS_AND_VALUES}
+    if others or any(layer.get_seq_length() != ids.shape[1] for layer in cache.layers):
+        what = ", ".join(sorted(others)) or "a cache of its own"
+        raise Incompatible(f"it keeps other state than keys and values: {what}")
 
 
 def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:

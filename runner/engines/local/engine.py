@@ -16,11 +16,12 @@ from runner.engines.base import Capability, EngineReport, EngineStats, Event, Re
 from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
-from runner.engines.local.compat_probe import Incompatible, probe_heads, sliding_window
+from runner.engines.local.compat_probe import Incompatible, probe_heads, same_turning, sliding_window
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.plain_batches import PlainBatches
+from runner.engines.local.plain_batches import PlainBatches, Way
+from runner.engines.local.plain_probe import plain_way
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
@@ -42,13 +43,15 @@ class LocalEngine:
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
         self._heads: Heads | None = None
+        self._incompatible: str | None = None  # why the scheduler cannot serve the model, once that is known
+        self._plain_way: tuple[Way, str] | None = None
         self._fast_layers: FastLayers | None = None
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
         loaded = self._model()
         heads = self.heads(loaded)
-        decoding = "batch by batch" if heads is None else "in a stream"
+        decoding = self.plain_way(loaded).value if heads is None else "in a stream"
         if heads is not None and heads.device.type == "cpu" and native.for_heads(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
@@ -70,7 +73,7 @@ class LocalEngine:
         self.conversations = ConversationCache()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
-        self._loaded = self._heads = self._fast_layers = None
+        self._loaded = self._heads = self._fast_layers = self._incompatible = self._plain_way = None
         vars(self).pop("admission", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -88,15 +91,23 @@ class LocalEngine:
 
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None when decoding must be plain, which a note says."""
-        wanted = self._resolved.model.attention
-        if wanted is not Attention.auto:
-            self.note_plain(f"model.attention={wanted.value} is asked for")
-            return None
-        try:
-            self._heads = self._heads or probe_heads(loaded)
-        except Incompatible as reason:
-            self.note_plain(str(reason))
+        if self._heads is None and self._incompatible is None:
+            wanted = self._resolved.model.attention
+            try:
+                if wanted is not Attention.auto:
+                    raise Incompatible(f"model.attention={wanted.value} is asked for")
+                self._heads = probe_heads(loaded)
+            except Incompatible as reason:
+                self._incompatible = str(reason)
+        if self._incompatible is not None:
+            self.note_plain(self.plain_way(loaded), self._incompatible)
         return self._heads
+
+    def plain_way(self, loaded: Loaded) -> Way:
+        """Return how rows are decoded that the scheduler cannot serve; ConfigError where nothing can."""
+        if self._plain_way is None:
+            self._plain_way = plain_way(loaded, f"model.name={self.config.model.name}")
+        return self._plain_way[0]
 
     def quicken(self, loaded: Loaded, heads: Heads) -> None:
         """Exchange layers for quicker ones, on a CPU and once."""
@@ -104,9 +115,12 @@ class LocalEngine:
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
             self.stats.notes += self._fast_layers.notes
 
-    def note_plain(self, reason: str) -> None:
-        """Note once that decoding goes batch by batch, and why."""
-        note = f"decoding goes batch by batch, which is slower: {reason}"
+    def note_plain(self, way: Way, reason: str) -> None:
+        """Note once that decoding goes another way than in a stream, and why."""
+        found, why_no_quicker = self._plain_way or (None, "")
+        if way is found and why_no_quicker:
+            reason += f"; and {Way.padded}, {why_no_quicker}"
+        note = f"decoding goes {way}, which is slower: {reason}"
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
@@ -135,11 +149,11 @@ class LocalSession(Session):
         self.no_branches = branches.why_not(loaded.model) if Capability.branches in engine.capabilities else None
         self.branches: deque[list[Row]] = deque()
         self.scheduler: Scheduler | None = None
-        self.plain = PlainBatches(loaded, self.size or PLAIN_BATCH, engine.stats, self.stopping)
+        self.plain: dict[Way, PlainBatches] = {}
 
     @property
     def _decoders(self) -> list[Scheduler | PlainBatches]:
-        return [self.plain] if self.scheduler is None else [self.scheduler, self.plain]
+        return [*([] if self.scheduler is None else [self.scheduler]), *self.plain.values()]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.no_branches is not None:
@@ -172,21 +186,36 @@ class LocalSession(Session):
         return events
 
     def _route(self, rows: list[Row]) -> None:
-        """Send rows to the scheduler, but those that a sliding window would cut to plain batches."""
-        heads, window = self.engine.heads(self.loaded), sliding_window(self.loaded)
+        """Send rows to the scheduler where it serves the model, but not those that are too long for it."""
+        engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
+        heads, window, turning = engine.heads(loaded), sliding_window(loaded), same_turning(loaded)
+        if longest > turning:
+            why = f"its rotary embedding changes after {turning} tokens, and {longest} are asked for"
+            engine.note_plain(Way.generate, why)
+            self._batches(Way.generate).add([row for row in rows if row.need > turning])
+            rows = [row for row in rows if row.need <= turning]
         if heads is None:
-            self.plain.add(rows)
+            if rows:
+                self._batches(engine.plain_way(loaded)).add(rows)
             return
         if too_long := [row for row in rows if row.need > window]:
             longest = max(row.need for row in too_long)
-            self.engine.note_plain(f"its attention slides over {window} tokens, and {longest} are asked for")
-            self.plain.add(too_long)
+            why = f"its attention slides over {window} tokens, and {longest} are asked for"
+            engine.note_plain(engine.plain_way(loaded), why)
+            self._batches(engine.plain_way(loaded)).add(too_long)
         if fitting := [row for row in rows if row.need <= window]:
             if self.scheduler is None:
                 self.engine.quicken(self.loaded, heads)
                 stats, conversations = self.engine.stats, self.engine.conversations
                 self.scheduler = Scheduler(self.loaded, heads, stats, self.stopping, self.size, conversations)
             self.scheduler.add(fitting)
+
+    def _batches(self, way: Way) -> PlainBatches:
+        """Return what decodes in one of the plain ways."""
+        if way not in self.plain:
+            stats = self.engine.stats
+            self.plain[way] = PlainBatches(self.loaded, self.size or PLAIN_BATCH, stats, self.stopping, way)
+        return self.plain[way]
 
     def _drop(self) -> None:
         self.branches.clear()

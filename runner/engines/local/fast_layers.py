@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from runner.core import machine
 from runner.engines.local.kernels import native
 
-MADV_PAGEOUT = 21  # of Linux: pages of a mapped file go, memory of our own stays
+MADV_PAGEOUT = 21  # of Linux
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
 SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -34,9 +35,10 @@ class FastLayers:
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
             problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
+            mapped = MappedFiles()
             for layer in plain:
                 if not problems[layer.weight.dtype]:
-                    self._pack(layer)
+                    self._pack(layer, mapped)
             self.notes += [
                 f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
                 for dtype, problem in problems.items()
@@ -53,7 +55,7 @@ class FastLayers:
             del layer.forward
         self.layers = []
 
-    def _pack(self, layer: nn.Linear) -> None:
+    def _pack(self, layer: nn.Linear, mapped: MappedFiles) -> None:
         bias = layer.bias
         with torch.no_grad():
             weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
@@ -64,7 +66,7 @@ class FastLayers:
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
-        _let_go(layer.weight)
+        mapped.let_go(layer.weight)
 
     def _norm(self, layer: Any, kernels: native.Kernels) -> None:
         weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
@@ -118,10 +120,28 @@ def why_no_packing(dtype: torch.dtype) -> str:
         return " ".join(str(error).split())[:160]
 
 
-def _let_go(weight: torch.Tensor) -> None:
-    """Tell the system that the pages of a mapped checkpoint are not needed for now: it reads them again if they are."""
-    page = mmap.PAGESIZE
-    first = -(-weight.data_ptr() // page) * page
-    size = weight.data_ptr() + weight.nbytes - first
-    if size > page and hasattr(mmap, "MADV_DONTNEED"):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size // page * page), MADV_PAGEOUT)
+class MappedFiles:
+    """The parts of this process's memory that are files, such as a checkpoint."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []  # first address and the one behind the last, in order
+        try:
+            lines = Path("/proc/self/maps").read_text().splitlines()
+        except OSError:
+            return  # not Linux
+        for line in lines:
+            addresses, _, _, _, inode, *_ = line.split()
+            if inode != "0":
+                first, last = (int(address, 16) for address in addresses.split("-"))
+                self.ranges.append((first, last))
+
+    def let_go(self, weight: torch.Tensor) -> None:
+        """Tell the system that a weight's pages are not needed for now: it reads them again from the file if they are.
+
+        Not of a weight that is no file's: where there is swap, its pages would be written there.
+        """
+        page = mmap.PAGESIZE
+        first = -(-weight.data_ptr() // page) * page
+        size = (weight.data_ptr() + weight.nbytes - first) // page * page
+        if size > 0 and any(begin <= first and first + size <= end for begin, end in self.ranges):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), MADV_PAGEOUT)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.core import machine
+from runner.core.machine import MIB
 from runner.engines.local.kernels import native
+from runner.engines.local.memory import free_mib
 
 SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 
@@ -33,9 +34,7 @@ class Heads:
 
 def room_tokens(heads: Heads) -> int:
     """Return how many tokens' keys and values memory has room for."""
-    on_gpu = heads.device.type == "cuda"
-    free = torch.cuda.mem_get_info(heads.device)[0] if on_gpu else machine.available_mib() * machine.MIB
-    return int(free * SHARE_OF_MEMORY / heads.bytes_per_token)
+    return int(free_mib(heads.device) * MIB * SHARE_OF_MEMORY / heads.bytes_per_token)
 
 
 class OwnKv:

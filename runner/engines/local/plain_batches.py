@@ -1,32 +1,53 @@
-"""Plain decoding: left-padded batches through the model as transformers has it.
+"""Plain decoding: batches through the model as transformers has it, for rows that the scheduler cannot serve.
 
-For rows that the scheduler cannot serve, and for comparison with it. A row leaves as soon as it ends; once half the
-rows of a batch are gone, their share of the KV cache is dropped. Rows that come meanwhile wait for the next batch.
+A row leaves as soon as it ends; once half the rows of a batch are gone, their share of the cache is dropped. Rows that
+come meanwhile wait for the next batch. When memory runs out, half as many rows go on from the tokens that they have.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from enum import StrEnum
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from runner.engines.base import EngineStats, Event, RequestId
+from runner.core.result import FinishReason
+from runner.engines.base import MEMORY_RAN_OUT, EngineStats, Event, RequestId
+from runner.engines.local.by_generate import Generated, score_alone
 from runner.engines.local.forward import most_positions, score, scored
+from runner.engines.local.memory import MEMORY_ERRORS, is_memory_error, let_go
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
 
 
+class Way(StrEnum):
+    """How rows are decoded that do not go through the scheduler; the quickest way comes first."""
+
+    padded = "batch by batch"  # prompts are filled up on the left to the longest one's length
+    even = "batch by batch, with prompts of one length"  # for models that cannot leave out what prompts are filled with
+    generate = "by transformers' own generate, with prompts of one length"
+    alone = "by transformers' own generate, one prompt at a time"
+
+    @property
+    def is_generate(self) -> bool:
+        """Whether generate drives the model."""
+        return self in (Way.generate, Way.alone)
+
+
 class PlainBatches:
     """Takes rows through the model, one batch after the other."""
 
-    def __init__(self, loaded: Loaded, size: int, stats: EngineStats, stopping: Stopping) -> None:
-        self.loaded, self.size, self.stats, self.stopping = loaded, size, stats, stopping
+    def __init__(
+        self, loaded: Loaded, size: int, stats: EngineStats, stopping: Stopping, way: Way = Way.padded
+    ) -> None:
+        self.loaded, self.stats, self.stopping, self.way = loaded, stats, stopping, way
+        self.asked_size = self.size = 1 if way is Way.alone else size  # of the next batches: smaller once memory has run out
         self.waiting: list[Row] = []
-        self.batch: _Batch | None = None
+        self.batch: Batch | Generated | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -35,6 +56,8 @@ class PlainBatches:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait behind those that wait already, the longest prompts first."""
+        if not self.is_busy:
+            self.size = self.asked_size
         self.waiting += sorted(rows, key=lambda row: len(row.prompt), reverse=True)
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
@@ -53,74 +76,125 @@ class PlainBatches:
     def step(self) -> list[Event]:
         """Give every row of the batch one more token, or begin the next batch."""
         events: list[Event] = []
-        if self.batch is None:
-            is_scored = self.waiting[0].given is not None
-            rows = [row for row in self.waiting if (row.given is not None) is is_scored][: self.size]
-            taken = set(rows)
-            self.waiting = [row for row in self.waiting if row not in taken]
-            if is_scored:
-                return _score(self.loaded, rows, self.stats)
-            self.batch = _Batch(self.loaded, rows, self.stats, self.stopping)
-        else:
-            self.batch.decode()
-        self.batch.settle(events)
-        if not self.batch.alive:
-            self.batch = None
+        rows: list[Row] = []
+        try:
+            if self.batch is None:
+                rows = self._take()
+                if rows[0].given is not None:
+                    by = score_alone if self.way.is_generate else _score
+                    return by(self.loaded, rows, self.stats)
+                if self.way.is_generate:
+                    self.batch = Generated(self.loaded, rows, self.stats, self.stopping)
+                else:
+                    self.batch = Batch(self.loaded, rows, self.stats, self.stopping, self.way is Way.even)
+            self.batch.step(events)
+            if not self.batch.alive:
+                self.batch = None
+        except MEMORY_ERRORS as error:
+            events += self._shrink(error, rows)
         return events
 
     def close(self) -> None:
         """Let go of all rows."""
         self.waiting, self.batch = [], None
 
+    def _take(self) -> list[Row]:
+        """Take the rows of the next batch from those that wait: all to be decoded or all to be scored."""
+        first = self.waiting[0]
+        fitting = (row for row in self.waiting if (row.given is None) is (first.given is None))
+        if self.way is not Way.padded:
+            fitting = (row for row in fitting if len(row.pending) == len(first.pending))
+        rows = list(fitting)[: self.size]
+        taken = set(rows)
+        self.waiting = [row for row in self.waiting if row not in taken]
+        return rows
 
-class _Batch:
-    """Rows that were read together, and go on together."""
-
-    def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping) -> None:
-        self.loaded, self.stats, self.stopping = loaded, stats, stopping
-        self.alive = dict(enumerate(rows))  # by their places in the batch: rows that still want tokens
-        started = time.perf_counter()
-        ids, self.mask, self.positions = _left_pad([row.prompt for row in rows], loaded)  # [B, P]
-        self.cache = DynamicCache(config=loaded.model.config)
-        self.sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), loaded.device)
-        self._pick(ids)
-        self.busy_s = time.perf_counter() - started  # time spent here: what the caller does meanwhile is not ours
-        stats.prefill_s += self.busy_s
-        stats.prefill_tokens += sum(len(row.prompt) for row in rows)
+    def _shrink(self, error: BaseException, rows: list[Row]) -> list[Event]:
+        """Set the batch's rows back and go on with half as many; an error that is none of memory goes on its way."""
+        if not is_memory_error(error):
+            raise error
+        width = len(rows)
+        if self.batch is not None:
+            rows, width = list(self.batch.alive.values()), self.batch.width
+        self.batch = None
+        let_go(error, self.loaded.device)
         for row in rows:
-            row.first_token_s = self.busy_s
+            row.logprobs, row.greedy = [], []
+        if width == 1:
+            row = rows[0]
+            row.error = f"out of memory with its {len(row.pending)} tokens alone"
+            return [self.stopping.completion(row, FinishReason.error, 0.0)]
+        self.waiting = rows + self.waiting
+        self.size = width // 2
+        self.stats.notes.append(f"{MEMORY_RAN_OUT} with {width} rows at once: {self.size} at once from there on")
+        return []
 
-    def _pick(self, ids: torch.Tensor) -> None:
-        """Pick the next token of each row, after these have been through the model."""
-        logits = _forward(self.loaded, ids, self.mask, self.positions, self.cache)
-        picked = self.sampler.pick(logits[:, -1])  # [B]
-        self.chosen: list[int] = picked.tolist()  # waits for the device
-        self.tokens = picked.clamp(min=0)  # rows that have ended without one stay in the batch for a while
 
-    def settle(self, events: list[Event]) -> None:
-        """Note the new tokens, and let go of the rows that end with them."""
+class Batch:
+    """Rows that are read together, and go on together."""
+
+    def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, is_even: bool) -> None:
+        self.loaded, self.stats, self.stopping, self.is_even = loaded, stats, stopping, is_even
+        self.alive = dict(enumerate(rows))  # by their places in the batch: rows that still want tokens
+        self.cache: Any = None
+        self.busy_s = 0.0  # time spent here: what the caller does meanwhile is not ours
+
+    @property
+    def width(self) -> int:
+        """Rows that the cache holds, or will hold."""
+        return len(self.alive) if self.cache is None else len(self.mask)
+
+    def step(self, events: list[Event]) -> None:
+        """Compute the next token of each row, note it, and let go of the rows that end with it."""
+        started = time.perf_counter()
+        is_first = self.cache is None
+        logits = self.read() if is_first else self.decode()
+        tokens: list[int] = self.pick(logits).tolist()  # waits for the device
+        step_s = time.perf_counter() - started
+        self.busy_s += step_s
+        if is_first:
+            self.stats.prefill_s += step_s
+            self.stats.prefill_tokens += sum(len(row.pending) for row in self.alive.values())
+            for row in self.alive.values():
+                row.first_token_s = row.first_token_s or self.busy_s
+        else:
+            self.stats.decode_s += step_s
+            self.stats.decode_tokens += len(self.alive)
         started = time.perf_counter()
         for at, row in list(self.alive.items()):
-            if not self.stopping.accept(row, self.chosen[at], self.busy_s, events):
+            if not self.stopping.accept(row, tokens[at], self.busy_s, events):
                 del self.alive[at]
         self.stats.decode_s += time.perf_counter() - started
 
-    def decode(self) -> None:
-        """Compute the next token of each row."""
-        started = time.perf_counter()
+    def read(self) -> torch.Tensor:
+        """Read the prompts; return the logits [B, V] after them."""
+        rows = list(self.alive.values())
+        ids, self.mask, self.positions = _left_pad([row.pending for row in rows], self.loaded)  # [B, P]
+        self.cache = DynamicCache(config=self.loaded.model.config)
+        self.sampler = sampler_of(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
+        return self._logits(ids)
+
+    def decode(self) -> torch.Tensor:
+        """Read the last tokens; return the logits [B, V] after them."""
         if len(self.alive) <= len(self.mask) // 2:
             kept = torch.tensor(list(self.alive), device=self.loaded.device)
-            self.cache.batch_select_indices(kept)
+            self.cache.reorder_cache(kept)  # as for beams: of every kind of state, on the device where it lies
             self.sampler.keep(kept)
             self.mask, self.positions, self.tokens = self.mask[kept], self.positions[kept], self.tokens[kept]
             self.alive = dict(enumerate(self.alive.values()))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)  # [B, P + steps]
         self.positions = self.positions[:, -1:] + 1  # [B, 1]
-        self._pick(self.tokens[:, None])
-        step_s = time.perf_counter() - started
-        self.busy_s += step_s
-        self.stats.decode_s += step_s
-        self.stats.decode_tokens += len(self.alive)
+        return self._logits(self.tokens[:, None])
+
+    def pick(self, logits: torch.Tensor) -> torch.Tensor:
+        """Pick the next token of each row."""
+        picked = self.sampler.pick(logits)
+        self.tokens = picked.clamp(min=0)  # rows that have ended without one stay in the batch for a while
+        return picked
+
+    def _logits(self, ids: torch.Tensor) -> torch.Tensor:
+        mask = None if self.is_even else self.mask
+        return _forward(self.loaded, ids, mask, self.positions, self.cache)[:, -1]
 
     def cancel(self, ids: Collection[RequestId], events: list[Event]) -> None:
         """Let go of the rows of these requests."""
@@ -153,7 +227,7 @@ def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
 
 
 def _forward(
-    loaded: Loaded, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, keep: int = 1
+    loaded: Loaded, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: Any, keep: int = 1
 ) -> torch.Tensor:
     """Return the logits [B, keep, V] after the last positions."""
     with torch.inference_mode():
@@ -165,8 +239,8 @@ def _forward(
             use_cache=True,
             logits_to_keep=keep,
         )
-    logits: torch.Tensor = output.logits
-    return logits
+    logits: torch.Tensor = output.logits[:, -keep:]  # some models keep them all
+    return logits.to(loaded.device)  # of a model on several devices, the last one holds them
 
 
 def _left_pad(prompts: list[list[int]], loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

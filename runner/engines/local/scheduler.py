@@ -21,6 +21,7 @@ from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, Eng
 from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
+from runner.engines.local.memory import MEMORY_ERRORS, is_memory_error, let_go
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
@@ -29,11 +30,6 @@ from runner.models.load import Loaded
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
-MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch's own are of the first kind, mmap's of the last
-OUT_OF_MEMORY = (
-    "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
-    "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
-)  # fmt: skip
 
 
 class Scheduler:
@@ -303,7 +299,7 @@ class Scheduler:
 
     def _shrink(self, error: BaseException) -> list[Event]:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        if not is_memory_error(error):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.most_rows == 1
@@ -314,9 +310,7 @@ class Scheduler:
         for row in self.waiting:
             row.places, row.logprobs, row.greedy = 0, [], []
         self.prefixes.forget()
-        error.__traceback__ = None  # it holds the tensors of the pass that failed
-        if self.heads.device.type == "cuda":
-            torch.cuda.empty_cache()
+        let_go(error, self.heads.device)
         if alone:
             row = self.waiting.popleft()
             self.prefixes.release(row)

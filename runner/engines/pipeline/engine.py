@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from runner.config.root import RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
@@ -147,8 +146,7 @@ class LoadedStages:
         self.parts = self.worker.loaded_parts()  # one line per part
         model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
         self.own = own_generation(model)
-        room = max_positions(model.config, RopeConfig())
-        self.admission = Admission(config, tokenizer, task.parts, room, own=self.own)
+        self.admission = Admission(config, tokenizer, task.parts, max_positions(model.config), own=self.own)
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer))
         self.micro_batches = MicroBatches(
             self.depth, self.send, self.receive, stats, stopping, tokenizer.pad_token_id or 0

@@ -73,7 +73,7 @@ def describe(model: Any, rope: RopeConfig) -> Described:
     metrics = {
         "rope_pairs": rope_2d.pairs_of(model),
         "rope_pairs_patched": 0 if patch is None else len(patch.patched),
-        "max_positions": max_positions(settings, rope),
+        "max_positions": max_positions(settings),
     }
     parameters = getattr(settings, "rope_parameters", None) or {}
     name = parameters.get("rope_type", "default") if patch is None else patch.describe()
@@ -83,21 +83,19 @@ def describe(model: Any, rope: RopeConfig) -> Described:
     return metrics, {"rope": f"{name}{factor}, theta {parameters.get('rope_theta', '?')}"}
 
 
-def max_positions(text: Any, rope: RopeConfig) -> float:
-    """Return how many positions a loaded model has room for, under a scaling that was put on it.
+def max_positions(text: Any) -> float:
+    """Return how many positions a loaded model has room for, under its own scaling or one that was put on it.
 
     As transformers has it, max_position_embeddings is the length after scaling where the config also names a
     shorter original one; where both are the same, and for scalings that know no original, the factor counts.
     """
     maximum = getattr(text, "max_position_embeddings", None)
-    if maximum is None:
+    if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
-    if not isinstance(rope, RopeScalingConfig):
-        return float(maximum)
-    original = maximum
-    if isinstance(rope, RopeLengthScalingConfig):
-        original = text.rope_parameters["original_max_position_embeddings"]
-    return float(maximum if original < maximum else int(original * rope.factor))
+    parameters = getattr(text, "rope_parameters", None) or {}  # transformers' scalings are put there, too
+    key = "original_max_position_embeddings"
+    original = parameters.get(key) or getattr(text, key, None) or maximum  # Phi-3 keeps it beside them
+    return float(maximum if original < maximum else int(original * (parameters.get("factor") or 1)))
 
 
 def notes(text: Any, rope: RopeConfig) -> list[str]:

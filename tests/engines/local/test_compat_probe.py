@@ -22,6 +22,7 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
+    Phi3Config,
 )
 
 from runner.config.generation import GenerationConfig
@@ -105,14 +106,50 @@ def test_a_sliding_window_is_minded_as_soon_as_it_slides(make_config: Make, save
     engine.close()
 
 
-def test_a_rope_that_depends_on_the_longest_row(make_config: Make, saved_family: Saved) -> None:
+def longrope(tmp_path: Path, tokenizer: Path) -> Path:
+    """Phi-3 with a rotary embedding that turns otherwise from the 111th position on."""
+    factors = {"short_factor": [1.0] * 8, "long_factor": [1.0 + 3 * place for place in range(8)]}
+    settings = Phi3Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+        max_position_embeddings=512, original_max_position_embeddings=110, initializer_range=0.3, sliding_window=None,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, **factors}, **NO_BEAMS,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "phi3")
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(tmp_path / "phi3")
+    return tmp_path / "phi3"
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
+    make_config: Make, saved_family: Saved, tiny_llama: Path, tmp_path: Path, kind: str
+) -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    folder = saved_family("llama", max_position_embeddings=512, rope_parameters=rope)
+    if kind == "dynamic":
+        folder = saved_family("llama", max_position_embeddings=110, rope_parameters=rope)
+    else:
+        folder = longrope(tmp_path, tiny_llama)
+    longest = max(map(len, PROMPTS))
+    crossing = [SYSTEM[: 110 - NEW_TOKENS // 2], SYSTEM[: 105 - NEW_TOKENS // 2]]  # while they are decoded
+    prompts = [*PROMPTS, *crossing]
     engine = open_engine(configure(make_config, folder))
-    assert complete(engine, requests()) == by_generate(folder)
-    assert len(engine.stats.notes) == 1
-    assert "rotary embedding depends on the longest row" in engine.stats.notes[0]
+    # a fresh model for each: a rotary embedding may remember the longest row so far, generate or not
+    expected = {number: by_generate(folder, [prompt])[0] for number, prompt in enumerate(prompts)}
+    assert complete(engine, requests(prompts)) == expected
+    assert complete(engine, requests(prompts[::-1])) == {
+        len(prompts) - 1 - number: tokens for number, tokens in expected.items()
+    }
+    assert engine.stats.notes == [
+        "decoding goes by transformers' own generate, with prompts of one length, which is slower: its rotary "
+        f"embedding changes after 110 tokens, and {longest + NEW_TOKENS} are asked for"
+    ]
+    short = [prompt for prompt in prompts if len(prompt) + NEW_TOKENS <= 110]
+    assert short
+    fresh = open_engine(configure(make_config, folder))
+    assert complete(fresh, requests(short)) == by_generate(folder, short)
+    assert fresh.stats.notes == [], "the others go in the stream"
     engine.close()
+    fresh.close()
 
 
 @pytest.mark.parametrize("attention", [Attention.eager, Attention.sdpa])

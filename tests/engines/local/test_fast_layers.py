@@ -7,8 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from runner.engines.local import fast_layers
+from runner.engines.local.kernels import native
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
@@ -22,3 +27,35 @@ def test_a_processor_without_bfloat16_products_answers_and_says_so(quantization:
     record = json.loads((Path(json.loads(done.stdout)["output_dir"]) / "result.json").read_text())
     assert any("bfloat16 weights are not packed" in note for note in record["result"]["notes"])
     assert record["result"]["metrics"]["errors"] == 0
+
+
+def test_only_the_pages_of_a_file_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is swap, pages of the process's own would be written there."""
+    advised: list[int] = []
+    library = SimpleNamespace(madvise=lambda first, size, advice: advised.append(size.value))
+    monkeypatch.setattr(fast_layers.ctypes, "CDLL", lambda _: library)
+    plain = torch.ones(512, 512)
+    torch.save(plain, tmp_path / "weights.pt")
+    mapped = torch.load(tmp_path / "weights.pt", mmap=True)
+    files = fast_layers.MappedFiles()
+    files.let_go(plain)
+    assert advised == []
+    files.let_go(mapped)
+    assert len(advised) == 1
+    assert plain.nbytes - 2 * 4096 <= advised[0] <= plain.nbytes
+
+
+def test_without_a_home_the_kernels_are_built_all_the_same(tmp_path: Path) -> None:
+    """A container's user may have no name and no home."""
+    program = (
+        "import os, pwd; pwd.getpwuid = lambda _: {}[0]; os.environ.pop('HOME', None)\n"
+        "from pathlib import Path\n"
+        "try: Path.home()\n"
+        "except RuntimeError: print('no home')\n"
+        "from runner.engines.local.kernels import native; print(native.kernels() is not None)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.split("\n")[:2] == ["no home", str(native.kernels() is not None)], done.stderr
+    assert list(tmp_path.iterdir()) == [], "no folder that is called ~"

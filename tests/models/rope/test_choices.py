@@ -25,6 +25,8 @@ from runner.config.rope import (
     RopeYarnConfig,
 )
 from runner.core.errors import ConfigError
+from runner.engines import open_engine
+from runner.engines.base import Request, complete
 from runner.models.load import Loaded, load_base
 from runner.models.rope.choices import max_positions, put_on, scale
 
@@ -114,11 +116,11 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     own = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     own |= {"original_max_position_embeddings": 16, "rope_theta": 500_000.0}
     config = settings("llama", **SMALL | {"rope_parameters": dict(own)})
-    assert max_positions(config, RopeConfig()) == 64, "a native scaling is in the model's own number"
+    assert max_positions(config) == 64, "with a shorter original length, the scaling is in the model's own number"
     scale(config, yarn := RopeYarnConfig(factor=4))
     expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500_000.0}
     assert config.rope_parameters == expected, "the model knows how long its pretraining was"
-    assert max_positions(config, yarn) == 64
+    assert max_positions(config) == 64
     scale(config, RopeLinearConfig(factor=2))
     assert config.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 500_000.0}
 
@@ -218,3 +220,26 @@ def test_settings_read_for_scaling_are_the_models_own(folders: dict[str, Path]) 
     settings = AutoConfig.from_pretrained(folders["qwen3"])
     put_on(settings, Rope2dConfig())
     assert settings.rope_parameters == {"rope_type": "default", "rope_theta": 50_000.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "room"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 256),
+        ({"rope_type": "dynamic", "factor": 2.0}, 128),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}, 64),
+        ({"rope_type": "default"}, 64),
+    ],
+    ids=lambda value: value.get("rope_type") if isinstance(value, dict) else str(value),
+)
+def test_a_scaling_in_the_checkpoint_is_room(
+    make_config: Make, saved_family: Callable[..., Path], words: dict[str, Any], room: int
+) -> None:
+    folder = saved_family("llama", **SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
+    assert engine.load().metrics["max_positions"] == room
+    (done,) = complete(engine, [Request(0, tuple([5] * (room - 2)), ignore_eos=True)])
+    assert done.error is None, "generate answers it, too"
+    assert len(done.token_ids) == 2
+    engine.close()

@@ -112,13 +112,16 @@ def _build(compiler: str) -> Path:
     here = Path(__file__).parent
     text = "".join((here / name).read_text() for name in SOURCES)
     key = hashlib.sha256(f"{text}{compiler}{FLAGS}{_processor()}".encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runner"
+    # without a home (a container's user that nobody has named), "~" stays as it is, and is no place to write to
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home) / "runner"
     library = folder / f"attention-{key}.so"
     if library.exists():
         return library
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):  # no cache: built anew by each process, in a few seconds
+    if folder.is_absolute():
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+    if not (folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)):  # no cache: built anew by each process, in a few seconds
         library = Path(tempfile.mkdtemp(prefix="runner-")) / library.name
     partial = library.with_name(f"{library.name}.{os.getpid()}")
     command = [compiler, *FLAGS.split(), str(here / SOURCES[0]), "-o", str(partial), "-lm"]

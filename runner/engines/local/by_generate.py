@@ -1,0 +1,114 @@
+"""Decoding by transformers' own generate: for models that it alone knows how to drive.
+
+It takes prompts of one length, so that nothing is filled up, and runs a batch to its end. What is drawn and when a row
+ends is decided here as everywhere: the sampler leaves generate one token to choose, and the stopping ends the rows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from runner.engines.base import EngineStats, Event, RequestId
+from runner.engines.local.compat_probe import same_turning
+from runner.engines.local.forward import score, scored
+from runner.engines.rows import Row, Stopping
+from runner.engines.sampling import sampler_of
+from runner.models.load import Loaded
+
+
+class Generated:
+    """Rows of one length that one call of generate takes to their ends."""
+
+    def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping) -> None:
+        self.loaded, self.stats, self.stopping = loaded, stats, stopping
+        self.alive, self.width = dict(enumerate(rows)), len(rows)
+
+    def step(self, events: list[Event]) -> None:
+        """Decode all rows."""
+        started = time.perf_counter()
+        rows = list(self.alive.values())
+        sampler = sampler_of(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
+        self.stats.prefill_tokens += sum(len(row.pending) for row in rows)
+
+        def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(scores, -math.inf).scatter_(1, sampler.pick(scores)[:, None], 0.0)
+
+        def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            tokens, passed = ids[:, -1].tolist(), time.perf_counter() - started
+            for at, row in list(self.alive.items()):
+                if not row.first_token_s:
+                    row.first_token_s = passed
+                else:
+                    self.stats.decode_tokens += 1
+                if not self.stopping.accept(row, tokens[at], passed, events):
+                    del self.alive[at]
+            return torch.tensor([at not in self.alive for at in range(self.width)], device=ids.device)
+
+        if same_turning(self.loaded) < math.inf:  # a short pass: the embedding forgets the longest row so far
+            with torch.inference_mode():
+                self.loaded.model(input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device))
+        prompts, most = [row.pending for row in rows], max(row.limit - len(row.tokens) for row in rows)
+        generate(self.loaded, prompts, most, choose, note)
+        passed = time.perf_counter() - started
+        self.stats.prefill_s += rows[0].first_token_s
+        self.stats.decode_s += passed - rows[0].first_token_s
+
+    def cancel(self, ids: Collection[RequestId], events: list[Event]) -> None:
+        """Nothing is under way between two steps."""
+
+
+def generate(
+    loaded: Loaded,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    choose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    note: Callable[..., torch.Tensor] | None = None,
+) -> Any:
+    """Have generate go on from prompts of one length: greedily, or as `choose` says, until `note` ends the rows.
+
+    The model's own generation settings are not asked: how tokens are drawn and rows end is known here already.
+    """
+    with torch.inference_mode(), _no_settings(loaded.model):
+        return loaded.model.generate(
+            input_ids=torch.tensor([list(prompt) for prompt in prompts], device=loaded.device),
+            generation_config=GenerationConfig(
+                max_new_tokens=new_tokens, do_sample=False, return_dict_in_generate=True, output_logits=choose is None
+            ),
+            logits_processor=LogitsProcessorList([choose] if choose else []),  # type: ignore[list-item]
+            stopping_criteria=StoppingCriteriaList([note] if note else []),  # type: ignore[list-item]
+        )
+
+
+def score_alone(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
+    """Score each continuation in one pass over its prompt and itself, without a cache."""
+    started = time.perf_counter()
+    for row in rows:
+        with torch.inference_mode():
+            logits = loaded.model(input_ids=torch.tensor([row.pending], device=loaded.device)).logits[0]
+        given = row.given or []
+        score(row, logits[-len(given) :], given)
+    seconds = time.perf_counter() - started
+    stats.prefill_s += seconds
+    stats.prefill_tokens += sum(len(row.pending) for row in rows)
+    return [scored(row, seconds) for row in rows]
+
+
+@contextmanager
+def _no_settings(model: Any) -> Iterator[None]:
+    """Take a model's generation settings away for a while, also those of a model inside an adapter's."""
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept = [(one, one.generation_config) for one in (model, inside)]
+    try:
+        for one, _ in kept:
+            one.generation_config = GenerationConfig()
+        yield
+    finally:
+        for one, settings in kept:
+            one.generation_config = settings

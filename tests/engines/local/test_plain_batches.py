@@ -1,0 +1,117 @@
+"""The plain ways answer alike, also where sampling, stops, scores, or memory that runs out come in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streams import NEW_TOKENS, PROMPTS, complete, requests
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.result import FinishReason
+from runner.engines import base, open_engine
+from runner.engines.base import Completion, Engine, Request
+from runner.engines.local import plain_batches
+from runner.engines.local.plain_batches import Way
+
+Make = Callable[..., RunnerConfig]
+SAMPLING = GenerationConfig(name="sampling", max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
+CUDA_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
+@pytest.fixture
+def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callable[..., Engine]:
+    def make(way: Way, generation: GenerationConfig = SAMPLING) -> Engine:
+        folder = saved_family("llama", max_position_embeddings=512)
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=Attention.sdpa)
+        engine = open_engine(make_config(model=model, generation=generation))
+        engine.load()
+        engine._real._plain_way = (way, "")  # type: ignore[attr-defined]
+        return engine
+
+    return make
+
+
+@pytest.mark.parametrize("way", [Way.even, Way.generate, Way.alone])
+def test_all_ways_give_the_same_answers(make_engine: Callable[..., Engine], way: Way) -> None:
+    padded, other = make_engine(Way.padded), make_engine(way)
+    assert complete(other, requests()) == complete(padded, requests())
+    stop = [done for done in base.complete(make_engine(Way.padded), requests(PROMPTS[:1]))][0].text[3:5]
+    asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
+    asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
+    told: dict[Any, str] = {}
+
+    def hear(delta: base.Delta) -> None:
+        told[delta.id, delta.choice] = told.get((delta.id, delta.choice), "") + delta.text
+
+    def answers(engine: Engine) -> dict[Any, Completion]:
+        return {(done.id, done.choice): done for done in base.complete(engine, asked, on_delta=hear)}
+
+    ours, theirs = answers(other), answers(padded)
+    for key, done in ours.items():
+        assert (done.text, done.token_ids, done.greedy) == (theirs[key].text, theirs[key].token_ids, theirs[key].greedy)
+        assert torch.allclose(torch.tensor(done.logprobs or []), torch.tensor(theirs[key].logprobs or []), atol=1e-4)
+    assert other.stats.decode_tokens == padded.stats.decode_tokens
+
+
+@pytest.fixture
+def fail_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[set[int]], None]]:
+    """Return a function that has memory run out in some of the next forward passes of plain batches."""
+    real = plain_batches._forward
+
+    def arrange(numbers: set[int]) -> None:
+        count = 0
+
+        def forward(*arguments: Any) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            if count in numbers:
+                raise RuntimeError(CUDA_SAYS)
+            return real(*arguments)
+
+        monkeypatch.setattr(plain_batches, "_forward", forward)
+
+    yield arrange
+
+
+@pytest.mark.parametrize("numbers", [{1}, {5}, {5, 6, 9}], ids=str)
+def test_memory_that_runs_out_changes_no_answer(
+    make_engine: Callable[..., Engine], fail_at: Callable[[set[int]], None], numbers: set[int]
+) -> None:
+    engine = make_engine(Way.padded)
+    expected = complete(engine, requests())
+    fail_at(numbers)
+    assert complete(engine, requests()) == expected
+    notes = [note for note in engine.stats.notes if "memory ran out" in note]
+    assert len(notes) == len(numbers)
+    assert notes[0] == f"memory ran out with {len(PROMPTS)} rows at once: {len(PROMPTS) // 2} at once from there on"
+
+
+def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
+    make_engine: Callable[..., Engine], fail_at: Callable[[set[int]], None]
+) -> None:
+    engine = make_engine(Way.padded)
+    fail_at({1, 2})
+    first, second = sorted(base.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
+    assert second.finish_reason is FinishReason.error
+    assert second.error == "out of memory with its 6 tokens alone"
+    assert first.error is None
+
+
+def test_an_error_of_another_kind_goes_on_its_way(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(Way.padded)
+
+    def forward(*_: Any) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(plain_batches, "_forward", forward)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        complete(engine, requests())

@@ -1,0 +1,292 @@
+"""How each causal family of transformers is decoded: `python -m tools.families` writes docs/families.md.
+
+Every family is built tiny from its config class, saved, and decoded by the local engine next to transformers' own
+generate, one prompt at a time. `python -m tools.families mamba jamba` shows these two and writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
+HEAD = """# Families of models
+
+How the local engine decodes each causal family that the pinned transformers ({version}) can build tiny on a CPU: random
+weights, float32, greedy, prompts of several lengths in one batch. The tokens of every family below are those of
+transformers' own `generate`, one prompt at a time. `python -m tools.families` writes this page.
+
+- **stream**: rows enter and leave at any time, and what prompts have in common is computed once.
+- **padded**: batch by batch, with shorter prompts filled up.
+- **even**: batch by batch, with prompts of one length.
+- **generate**: by transformers' own `generate`, with prompts of one length; **alone**: one prompt at a time.
+- **refused**: said in one message before the work.
+
+A model goes the quickest way that gives its answers in a trial of a few tokens before the work; a note says why it is no
+quicker one. Long rows of a model may go a slower way than short ones: beyond a sliding window, or where a rotary
+embedding changes with the length.
+
+| family | class | way | why |
+|---|---|---|---|
+"""
+PROMPTS = ((5, 9, 14, 23, 7), tuple(range(30, 52)), (40, 41, 42), (60, 61, 62), tuple(range(100, 109)))
+NEW_TOKENS = (12, 20, 5, 16, 9)
+VOCABULARY = 259
+SIZES: dict[str, Any] = {  # what configs call their sizes; a key that a config lacks is left out
+    "vocab_size": VOCABULARY, "hidden_size": 64, "d_model": 64, "n_embd": 64, "n_embed": 64, "dim": 64, "emb_dim": 64,
+    "intermediate_size": 96, "ffn_hidden_size": 96, "ffn_dim": 96, "decoder_ffn_dim": 96, "encoder_ffn_dim": 96,
+    "n_inner": 96, "dff": 96, "dim_ff": 96, "d_inner": 96,
+    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2, "decoder_layers": 2, "encoder_layers": 2,
+    "num_decoder_layers": 2, "num_encoder_layers": 2, "num_blocks": 2,
+    "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "decoder_attention_heads": 4,
+    "encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "num_encoder_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "attention_head_dim": 16, "dim_head": 16, "rotary_dim": 8,
+    "max_position_embeddings": 128, "n_positions": 128, "n_ctx": 128, "seq_length": 128, "max_seq_len": 128,
+    "sliding_window": 64, "attention_window_size": 64, "attention_chunk_size": 16, "floor_scale": 16,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_num_experts": 4,
+    "num_experts_per_token": 2, "moe_intermediate_size": 32, "moe_k": 2, "n_shared_experts": 1, "num_shared_experts": 1,
+    "shared_expert_intermediate_size": 32, "shared_intermediate_size": 32, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "moe_topk": 2, "zero_expert_num": 1, "expert_ffn_hidden_size": 32,
+    "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
+    "index_topk": 8, "index_n_heads": 2, "index_head_dim": 16,
+    "state_size": 8, "mamba_d_state": 8, "ssm_state_size": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_head_dim": 16,
+    "mamba_num_heads": 8, "n_mamba_heads": 2, "n_groups": 1, "mamba_n_groups": 1, "mamba_d_ssm": 128, "mamba_expand": 2,
+    "mamba_dt_rank": 4, "time_step_rank": 4, "chunk_size": 8, "mamba_chunk_size": 8, "conv_kernel": 4,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    "lru_width": 64, "attention_hidden_size": 64, "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 16, "laurel_rank": 8,
+    "initializer_range": 0.3, "init_std": 0.3, "encoder_hash_byte_group_vocab": 64,
+}  # fmt: skip
+ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "is_decoder": True, "use_cache": True}
+MOST_PARAMETERS = 5_000_000  # of a model that is to be called tiny
+HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+# what no small config was found for: their generate fails on one, so nothing can be said of the family
+NOT_TINY = {"blt", "qwen4_exp", "qwen4_exp_text", "xlstm"}
+OVERRIDES: dict[str, dict[str, Any]] = {  # what the config of a family needs besides
+    "qwen3_5": {"text_config": HYBRID}, "qwen3_5_moe": {"text_config": HYBRID},
+    "bailing_hybrid": HYBRID | {"num_experts": 8, "num_expert_group": 2}, "olmo_hybrid": HYBRID, "granitemoehybrid": HYBRID, "qwen3_5_text": HYBRID,
+    "qwen3_5_moe_text": HYBRID, "qwen3_next": HYBRID, "kimi_linear": HYBRID,
+    "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
+    "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "attention_head_dim": 32},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "n_mamba_heads": 8, "mamba_headdim": 16,
+        "attention_hidden_size": 128, "attention_head_dim": 32, "hybrid_layer_ids": [1, 3], "mamba_ngroups": 1},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "mamba2": {"num_heads": 8},
+    "zaya": {"num_experts_per_tok": 1},
+    "deepseek_v2": {"num_experts_per_tok": 2}, "xlstm": {"num_heads": 4},
+    "gemma3n_text": {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
+        "intermediate_size": [96] * 4, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0],
+    },
+}  # fmt: skip
+
+
+@dataclass
+class Found:
+    """What became of one family."""
+
+    family: str
+    model: str  # its class
+    way: str  # stream, padded, even, generate, alone, refused; wrong = not generate's tokens; empty = it could not be built
+    why: str
+
+    @property
+    def row(self) -> str:
+        """Its line of the table."""
+        return f"| {self.family} | {self.model} | {self.way} | {self.why} |"
+
+
+def families() -> dict[str, str]:
+    """Return the class of every causal family that transformers knows."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    return {family: names if isinstance(names, str) else names[0] for family, names in KNOWN.items()}
+
+
+def tiny_config(family: str) -> Any:
+    """Return a config of the family with small sizes."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[family]
+    sizes = _sizes(kind())
+    for key, value in OVERRIDES.get(family, {}).items():
+        sizes[key] = sizes[key] | value if isinstance(value, dict) and isinstance(sizes.get(key), dict) else value
+    return kind(**sizes)
+
+
+def _sizes(usual: Any) -> dict[str, Any]:
+    """Return small values for the sizes that a config has, also for those of the configs inside it."""
+    from transformers import PreTrainedConfig
+
+    own = vars(usual)
+    found = {key: value for key, value in SIZES.items() if isinstance(own.get(key), int | float)}
+    found |= {key: SIZES[key] for key in ("head_dim", "num_key_value_heads") if key in own and own[key] is None}
+    if "qk_rope_head_dim" in found:  # latent attention: what is turned is a part of each head
+        found |= {"head_dim": SIZES["qk_rope_head_dim"], "num_key_value_heads": SIZES["num_attention_heads"]}
+    inside = {key: value for key, value in own.items() if isinstance(value, PreTrainedConfig)}
+    return found | ENDS | {key: _sizes(value) for key, value in inside.items()}
+
+
+def build(family: str, folder: Path) -> str:
+    """Save a tiny model of a family, with the embedded model's tokenizer cut to its vocabulary; return its class."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(tiny_config(family)).num_parameters()
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"{parameters:,} parameters are not tiny")
+    model = AutoModelForCausalLM.from_config(tiny_config(family)).float().eval()
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    return type(model).__name__
+
+
+def _tokenizer() -> Any:
+    """Return a tokenizer with a token for each byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<begin>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    raw = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<end>")
+
+
+def look(family: str, folder: Path) -> Found:
+    """Build a family in an empty folder and decode with it."""
+    from transformers import AutoModelForCausalLM
+
+    from runner.core.errors import ConfigError, one_line
+
+    name = families()[family]
+    if family in NOT_TINY:
+        return Found(family, name, "", "no small config is known")
+    try:
+        build(family, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    except Exception as error:  # noqa: BLE001  # of whatever kind: then nothing can be said about the family
+        return Found(family, name, "", f"{type(error).__name__}: {one_line(error, limit=120)}")
+    try:
+        tokens, way, notes = decode(folder)
+    except ConfigError as error:
+        return Found(family, name, "refused", one_line(error).split(": ", 2)[-1])
+    why = "; ".join(note.split(": ", 1)[-1] for note in notes if note.startswith("decoding goes"))
+    expected = by_generate(model)
+    if tokens != expected:
+        again = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+        if by_generate(again) != expected:
+            return Found(family, name, "", "two loads of its files answer otherwise")
+        same = sum(one == other for one, other in zip(tokens, expected, strict=True))
+        return Found(family, name, "wrong", f"{same} of {len(tokens)} rows are generate's; {way}: {why}")
+    return Found(family, name, way, why)
+
+
+def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
+    """Return what the local engine says to all prompts at once, the way it went, and its notes."""
+    from runner.config.generation import GenerationConfig
+    from runner.config.lora import LoraConfig
+    from runner.config.model import LocalModelConfig
+    from runner.config.root import RunnerConfig, TrackingConfig
+    from runner.config.rope import RopeConfig
+    from runner.config.task import Gsm8kConfig
+    from runner.core.dtypes import Dtype
+    from runner.engines import open_engine
+    from runner.engines.base import Request, complete
+    from runner.quantization.base import QuantizationConfig
+
+    engine = open_engine(
+        RunnerConfig(
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
+            quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
+            generation=GenerationConfig(name="greedy"), tracking=TrackingConfig(name="none"),
+        )
+    )  # fmt: skip
+    try:
+        decoding = engine.load().facts["decoding"]
+        asked = [
+            Request(number, prompt, ignore_eos=True, max_new_tokens=count)
+            for number, (prompt, count) in enumerate(zip(PROMPTS, NEW_TOKENS, strict=True))
+        ]
+        done = {completion.id: completion for completion in complete(engine, asked)}
+        tokens = [done[number].token_ids for number in range(len(asked))]
+        return tokens, short_way(decoding), list(engine.stats.notes)
+    finally:
+        engine.close()
+
+
+def short_way(decoding: str) -> str:
+    """Return the table's word for how an engine says that it decodes."""
+    from runner.engines.local.plain_batches import Way
+
+    return next((way.name for way in Way if way.value == decoding), "stream")
+
+
+def by_generate(model: Any) -> list[list[int]]:
+    """Return what generate says to each prompt alone."""
+    import torch
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
+    answers = []
+    for prompt, count in zip(PROMPTS, NEW_TOKENS, strict=True):
+        with torch.inference_mode():
+            output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=count)
+        answers.append(output[0, len(prompt) :].tolist())
+    return answers
+
+
+def sweep(names: Iterable[str]) -> list[Found]:
+    """Look at several families, one after the other."""
+    import torch
+    from transformers import logging
+
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    found = []
+    for family in names:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(look(family, Path(folder)))
+        print(f"{time.perf_counter() - started:.1f}s", found[-1].row, file=sys.stderr, flush=True)
+    return found
+
+
+def page(found: Iterable[Found]) -> str:
+    """Return the page; a family that could not be built tiny is left out."""
+    import transformers
+
+    return HEAD.format(version=transformers.__version__) + "".join(f"{one.row}\n" for one in found if one.way)
+
+
+def rows(text: str) -> dict[str, str]:
+    """Return the way of each family, as a page has it."""
+    table = text.split("|---|---|---|---|\n")[1].splitlines()
+    return {cells[1]: cells[3] for cells in ([cell.strip() for cell in line.split("|")] for line in table)}
+
+
+def main(arguments: list[str]) -> None:
+    """Show the families that are named, or write the page about all."""
+    found = sweep(arguments or families())
+    if not arguments:
+        PAGE.write_text(page(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
