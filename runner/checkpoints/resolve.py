@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import gguf_file, model_files, random_weights
+from runner.checkpoints import gguf_file, model_files, random_weights, torch_archive
 from runner.checkpoints.byteio import file_sha256, replace_with
-from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_weight_file
+from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_index, read_weight_file, shard_files
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
@@ -203,7 +203,7 @@ def read_tensors(path: Path) -> list[Tensor]:
     whole = [path / SINGLE, path / "adapter_model.safetensors"]
     files = [file for file in whole if file.exists()][:1]
     if (index := path / INDEX).exists():  # as from_pretrained has it, whatever else lies there
-        files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        files = shard_files(index, read_index(index))
     return [tensor for file in files for tensor in read_weight_file(file).tensors]
 
 
@@ -287,8 +287,8 @@ def _download(key: str, name: str, revision: str | None, cache_dir: str | None, 
 def _count_pth_numbers(file: Path) -> int:
     """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
     try:
+        stored = sum(entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename)
         with zipfile.ZipFile(file) as archive:
-            stored = sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
     except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name
