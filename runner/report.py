@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import Record
+from runner.core.sqlite_uri import sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,5 +184,5 @@ def _near(path: str) -> str:
 
 def near_uri(uri: str) -> str:
     """Write a sqlite store relative to the working directory when it lies below it."""
-    prefix = "sqlite:///"
-    return prefix + _near(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri
+    file = sqlite_path(uri)
+    return uri if file is None or uri != sqlite_uri(file) else sqlite_uri(Path(_near(str(file))))

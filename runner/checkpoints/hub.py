@@ -64,7 +64,7 @@ def find(key: str, name: str, revision: str | None, cache_dir: str | None, patte
         usable = commit and cached.folder.is_dir() and not gaps
         if usable and not isinstance(error, hub.RevisionNotFoundError):
             if not is_offline_mode():
-                log.warning("%s=%s: %s: the files in the cache are used", key, name, _why(error))
+                log.warning("%s=%s: %s: the files in the cache are used", key, name, why_not(error))
             return Snapshot(key, name, asked, commit, repo, ())
         raise _refused(cached, error) or _not_here(cached, gaps, error) from error
     return Snapshot(key, name, asked, commit, repo, hub_cache.pick_files(tree, patterns), tree)
@@ -235,9 +235,9 @@ def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> Config
     """Return the error for a model that is neither in the cache nor available, or which files of it are missing."""
     at = f"{cached.key}={cached.name}"
     if not gaps:
-        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {_why(error)}")
+        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why_not(error)}")
     return ConfigError(
-        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {_why(error)}. "
+        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why_not(error)}. "
         "With the hub in reach, the same command fetches what is missing"
     )
 
@@ -253,10 +253,10 @@ def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
     if code is not None and isinstance(error, OSError):
         where = error.filename or snapshot.repo
         return ConfigError(f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER")
-    return ConfigError(f"{at}: the download broke off: {_why(error)}. The same command goes on from where it was")
+    return ConfigError(f"{at}: the download broke off: {why_not(error)}. The same command goes on from where it was")
 
 
-def _why(error: BaseException) -> str:
+def why_not(error: BaseException) -> str:
     """Say in a few words why the hub does not answer as asked; never quote what was sent to it."""
     status = _status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):

@@ -13,18 +13,16 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
+from runner.checkpoints import byteio, model_files
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
 WEIGHTS = (".safetensors", ".bin")
 MAIN = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
 SPARE = re.compile(r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors")  # the same weights again
-SUBFOLDER = "additional_chat_templates/"  # the one that transformers reads
 
 Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file lfs_size, lfs_sha256
 
@@ -81,10 +79,10 @@ class Snapshot:
 
 
 def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
-    """Pick the files of a repository that a model needs: matching files of its top folder, and no weights twice."""
-    top = [name for name in tree if not set("/\\") & set(name.removeprefix(SUBFOLDER))]
-    twice = any(MAIN.fullmatch(name) for name in top)
-    names = [name for name in top if any(fnmatchcase(name, one) for one in patterns)]
+    """Pick the files of a repository that a model needs, and no weights twice."""
+    patterns = tuple(patterns)
+    twice = any(MAIN.fullmatch(name) for name in tree)
+    names = [name for name in tree if model_files.wanted(name, patterns)]
     return tuple(_file(name, tree[name]) for name in names if not (twice and SPARE.fullmatch(name)))
 
 

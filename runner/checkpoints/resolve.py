@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import gguf_file, random_weights
+from runner.checkpoints import gguf_file, model_files, random_weights, torch_archive
 from runner.checkpoints.byteio import file_sha256, replace_with
-from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_weight_file
+from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_index, read_weight_file, shard_files
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
@@ -30,13 +30,6 @@ from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
 
-WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
-OTHER_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")  # configs, tokenizer, chat template, code
-# what transformers takes from the folder of a .gguf file, before what the file itself says
-BESIDE_GGUF = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json"),
-)
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 
 _only_looking = ContextVar("only_looking", default=False)
@@ -116,7 +109,19 @@ class Resolved:
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
             hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
-        return hashes
+        return hashes | self._other_code(cache)
+
+    def _other_code(self, cache: Path) -> dict[str, str]:
+        """Return the commit of each repository that the model takes code from besides its own, downloaded like it."""
+        if not self.model.trust_remote_code or self.model.random_weights or self.path.is_file():
+            return {}
+        found = {}
+        for name in model_files.other_repositories(self.path):
+            if Path(name).is_dir():  # as transformers has it
+                found[f"code of {name}"] = files_sha256(Path(name), cache)
+            else:  # in the cache where transformers looks for it, which model.cache_dir is not
+                found[f"code of {name}"] = _download("model.name", name, None, None, ("*.py",)).name
+        return found
 
 
 def resolve(config: RunnerConfig) -> Resolved:
@@ -207,21 +212,20 @@ def read_tensors(path: Path) -> list[Tensor]:
     whole = [path / SINGLE, path / "adapter_model.safetensors"]
     files = [file for file in whole if file.exists()][:1]
     if (index := path / INDEX).exists():  # as from_pretrained has it, whatever else lies there
-        files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        files = shard_files(index, read_index(index))
     return [tensor for file in files for tensor in read_weight_file(file).tensors]
 
 
 def files_sha256(path: Path, cache: Path) -> str:
     """Hash what decides what a model says: a folder's files, or a .gguf file and what transformers takes beside it."""
-    if path.is_dir():
-        files = sorted({file for pattern in WEIGHT_PATTERNS + OTHER_PATTERNS for file in path.glob(pattern)})
-        return _sha256({file.name: file for file in files}, cache)
-    beside = [path.with_name(name) for name in BESIDE_GGUF if path.with_name(name).is_file()]
-    return _sha256({"model.gguf": path} | {file.name: file for file in beside}, cache)
+    return _sha256(model_files.of_folder(path) if path.is_dir() else model_files.of_gguf(path), cache)
 
 
 def _sha256(files: dict[str, Path], cache: Path) -> str:
-    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime and inode."""
+    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime, ctime and inode.
+
+    The ctime tells an edit in place that keeps the size and sets the mtime back.
+    """
     try:
         known = json.loads(cache.read_text())
     except (OSError, ValueError):
@@ -231,7 +235,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
     total = hashlib.sha256()
     for name, file in files.items():
         stat = file.stat()
-        key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+        key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:
@@ -247,7 +251,7 @@ def _folder(
     required: str,
     revision: str | None = None,
     cache_dir: str | None = None,
-    only: tuple[str, ...] = (*WEIGHT_PATTERNS[:2], *OTHER_PATTERNS),
+    only: tuple[str, ...] = model_files.HUB,
 ) -> Path:
     """Return the folder that name means, downloaded where it is a hub id; it must hold the required file."""
     path = Path(name).expanduser()
@@ -292,8 +296,8 @@ def _download(key: str, name: str, revision: str | None, cache_dir: str | None, 
 def _count_pth_numbers(file: Path) -> int:
     """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
     try:
+        stored = sum(entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename)
         with zipfile.ZipFile(file) as archive:
-            stored = sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
     except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name

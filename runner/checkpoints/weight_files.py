@@ -29,6 +29,16 @@ DTYPE_BITS = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
 
+DTYPE_NAMES = {  # as frameworks call them
+    "float": "F32",
+    "double": "F64",
+    "half": "F16",
+    "bfloat16": "BF16",
+    "bool": "BOOL",
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -57,6 +67,7 @@ class WeightFile:
     header: bytes
     metadata: dict[str, str]
     tensors: list[Tensor]
+    notes: tuple[str, ...] = ()  # what a reader of the result has to know
 
 
 @dataclass(frozen=True)
@@ -109,17 +120,8 @@ def _is_weight(name: str) -> bool:
 
 def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[WeightFile]:
     """Read every shard that the index names; index and shards must agree on every tensor."""
-    weight_map = load_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
-    for name, shard in weight_map.items():
-        if not is_bare_name(shard):
-            raise DataError(f"{index}: tensor {name} is said to lie in {shard!r}; expected a bare file name")
-    files = []
-    for shard in sorted(set(weight_map.values())):
-        if not (index.parent / shard).is_file():
-            raise DataError(f"{index}: names the file {shard}, which does not exist in {index.parent}")
-        files.append(read(index.parent / shard))
+    weight_map = read_index(index)
+    files = [read(path) for path in shard_files(index, weight_map)]
     actual: dict[str, str] = {}
     for file in files:
         for tensor in file.tensors:
@@ -134,6 +136,36 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
         if name not in weight_map:
             raise DataError(f"{index}: says nothing of tensor {name}, which lies in {shard}")
     return files
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return the file of each tensor by an index, bare names that cannot lead out of its folder."""
+    weight_map = load_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
+    for name, shard in weight_map.items():
+        if not is_bare_name(shard):
+            raise DataError(f"{index}: tensor {name} is said to lie in {short(shard)}; expected a bare file name")
+    return weight_map
+
+
+def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
+    """Return the files that an index names; DataError where one is not there."""
+    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{index}: names the file {path.name}, which does not exist in {index.parent}")
+    return files
+
+
+def loaded_files(folder: Path) -> tuple[str, list[Path]]:
+    """Return the kind and the files of weights that transformers would load from a folder; none where it has none."""
+    for kind, (single, index) in NAMES.items():
+        if (folder / single).is_file():
+            return kind, [folder / single]
+        if (folder / index).is_file():
+            return kind, shard_files(folder / index, read_index(folder / index))
+    return "", []
 
 
 def read_weight_file(path: Path) -> WeightFile:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
 from runner.core.errors import ConfigError, refuse_password, unknown
 from runner.core.progress import Progress
+from runner.core.sqlite_uri import sqlite_path
 from runner.store.mlflow_store import default_uri, one_message, open_client
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def tracking_uri(output_dir: Path, given: str | None, environment: dict[str, str
             "--tracking-uri"
         )
     refuse_password("--tracking-uri", uri)
-    file = uri.removeprefix("sqlite:///").partition("?")[0]
-    if uri.startswith("sqlite:///") and not Path(file).exists():  # MLflow would create an empty one
+    file = sqlite_path(uri)
+    if file is not None and not file.exists():  # MLflow would create an empty one
         raise ConfigError(f"tracking uri {uri}: there is no such file")
     return uri
 

@@ -187,8 +187,14 @@ class Record:
     from_ledger: bool = False  # this answer was recorded earlier
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Record:
-        """Read what result.json holds."""
+    def from_dict(cls, values: Any) -> Record:
+        """Read what result.json holds; raises ValueError, KeyError or TypeError when it is no record."""
+        if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
+            raise ValueError("a JSON object with a result was expected")
+        kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": list, "problems": list}
+        for key, kind in kinds.items():
+            if not isinstance(values["result"].get(key, kind()), kind):
+                raise ValueError(f"result.{key} is no {kind.__name__}")
         result = Result(**values.pop("result"))
         return cls(**{**values, "status": Status(values["status"]), "result": result})
 

@@ -1,20 +1,29 @@
-"""Word problems with a number as the answer: the embedded generator, a JSONL file, or a data set of the hub.
+"""Word problems with a number as the answer: the embedded generator, files, or a data set of the hub.
 
-A folder is taken by its `<split>.jsonl`. Each line holds `question` and `answer`; the gold number stands after `####`.
+Each line or row holds `question` and `answer`; the gold number stands after `####`. A folder is taken by its
+`<split>.jsonl`, or as the hub and `datasets` lay one out (runner/datasets/tables.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from runner.core.errors import ConfigError, DataError, check, unknown
+from runner.core.texts import parse_json, read_lines
+from runner.datasets import tables
 from runner.embedded.problems import Split, problems
 from runner.scorers.numbers import gold_number, plain_number
+
+FILES = (".jsonl", ".json", ".parquet", ".arrow")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ def load_examples(data: str, examples_data: str | None, split: str, count: int) 
     if examples_data is None and Path(data).expanduser().is_file():
         raise ConfigError(
             f"task.shots={count} needs worked examples, and task.data={data} is one file with the "
-            "questions: give task.shots_data=FILE.jsonl, or a folder with train.jsonl as task.data"
+            "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data"
         )
     source = examples_data or data
     key = "task.shots_data" if examples_data else "task.data"
@@ -62,16 +71,26 @@ def _read(data: str, split: str, key: str, limit: int | None) -> list[Item]:
         return _read_embedded(split, limit)
     path = Path(data).expanduser()
     if path.is_dir():
-        file = path / f"{split}.jsonl"
-        splits = [found.stem for found in path.glob("*.jsonl")]
-        if not file.exists():
-            raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {path}")
-        return _read_jsonl(file, limit)
+        return _read_folder(path, split, limit)
     if path.is_file():
-        return _read_jsonl(path, limit)
-    if data.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json") or "/" not in data:
+        is_table = path.suffix in (".parquet", ".arrow")
+        return _from_rows(tables.read_rows([path], limit)) if is_table else _read_jsonl(path, limit)
+    if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
         raise DataError(f"{key}={data}: data path does not exist: {path.absolute()}")
-    return _read_hub(data, split, key, limit)
+    return list(_read_hub(data, split, key, limit))
+
+
+def _read_folder(folder: Path, split: str, limit: int | None) -> list[Item]:
+    """Read a split from its lines, or from the tables that the hub and `datasets` lay out."""
+    file = folder / f"{split}.jsonl"
+    if file.is_file():
+        return _read_jsonl(file, limit)
+    if found := tables.files_of(folder, split):
+        return _from_rows(tables.read_rows(found, limit))
+    splits = {found.stem for found in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
+    inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
+    other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
+    raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
 
 
 def _read_embedded(split: str, limit: int | None) -> list[Item]:
@@ -90,26 +109,68 @@ def _embedded_items(split: str, limit: int) -> tuple[Item, ...]:
 
 def _read_jsonl(file: Path, limit: int | None) -> list[Item]:
     items: list[Item] = []
-    with file.open(encoding="utf-8") as lines:
-        filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        for number, line in islice(filled, limit):
-            try:
-                items.append(_item(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{file}, line {number}: {_why(error)}") from error
+    try:
+        with file.open("rb") as stream:
+            for number, line in islice(read_lines(stream, str(file)), limit):
+                try:
+                    items.append(_item(parse_json(line)))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(f"{file}, line {number}: {_why(error)}") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror})") from error
     return items
 
 
-def _read_hub(name: str, split: str, key: str, limit: int | None) -> list[Item]:
+def _from_rows(rows: Iterable[tables.Row]) -> list[Item]:
+    items: list[Item] = []
+    for where, row in rows:
+        try:
+            items.append(_item(row))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{where}: {_why(error)}") from error
+    return items
+
+
+@lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
+def _read_hub(name: str, split: str, key: str, limit: int | None) -> tuple[Item, ...]:
+    """Read a data set of the hub; where that cannot be reached, from the caches of earlier downloads."""
+    config = "main" if name.endswith("gsm8k") else None
+    if reason := _unreachable(name, key):
+        files = tables.cached_on_disk(name, config, split)
+        if not files:
+            raise DataError(
+                f"{key}={name}, task.split={split}: no folder {Path(name).absolute()}, not in the cache, and {reason}. "
+                "With the hub in reach, the same command fetches it"
+            )
+        if not os.environ.get("HF_HUB_OFFLINE"):  # who has asked for it knows
+            log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
+        return tuple(_from_rows(tables.read_rows(files, limit)))
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, "main" if name.endswith("gsm8k") else None, split=split)
+        rows = datasets.load_dataset(name, config, split=split)
+        rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
+        return tuple(_from_rows((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)))
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
-    rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
-    return [_item(dict(row)) for row in rows]
+
+
+def _unreachable(name: str, key: str) -> str:
+    """Say why the hub cannot be asked for a data set, in a few words; empty where it answers."""
+    from huggingface_hub import HfApi, constants, errors, is_offline_mode
+
+    from runner.checkpoints import hub
+
+    try:
+        if is_offline_mode():
+            raise errors.OfflineModeIsEnabled
+        HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except errors.HFValidationError as error:
+        raise ConfigError(f"{key}={name}: no file or folder {Path(name).absolute()}, and not a hub id: {error}") from error
+    except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
+        return hub.why_not(error)
+    return ""
 
 
 def _item(row: dict[str, str]) -> Item:
@@ -119,6 +180,4 @@ def _item(row: dict[str, str]) -> Item:
 def _why(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no key {error}: each line is an object with `question` and `answer`"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error}"
     return f"{error} (each line is an object with `question` and `answer`, the answer ending in '#### NUMBER')"

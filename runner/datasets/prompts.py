@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from runner.config.task import Framing, GenerateConfig, PromptsConfig
 from runner.core.errors import ConfigError, DataError
 from runner.core.result import Sample
+from runner.core.texts import parse_json, read_lines
 from runner.engines.base import Message, Prompt
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
     assert task.prompts is not None
     data, where, as_json = _source(task.prompts)
     prompts: list[Given] = []
-    for number, line in _lines(data, where):
+    for number, line in read_lines(io.BytesIO(data), where):
         try:
             prompt = _from_json(line, task.format) if as_json else _text(line)
         except ValueError as error:
@@ -142,21 +143,10 @@ def _begins_with_json(data: bytes) -> bool:
     """Whether the first line that is not blank is an object with prompt or messages."""
     first = next((line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b"")
     try:
-        values = json.loads(first)
+        values = parse_json(first.decode())
     except ValueError:
         return False
     return isinstance(values, dict) and ("prompt" in values or "messages" in values)
-
-
-def _lines(data: bytes, where: str) -> Iterator[tuple[int, str]]:
-    """Yield number and text of every line that is not blank."""
-    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where}, line {number}: not UTF-8 text ({error.reason})") from error
-        if line.strip():
-            yield number, line
 
 
 def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
@@ -171,10 +161,7 @@ def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
 
 def _from_json(line: str, framing: Framing) -> Given:
     """Read one line of JSON; raises ValueError with the reason when it is not a prompt."""
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
+    values = parse_json(line)
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
         raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from runner.checkpoints import formats
 from runner.checkpoints.footprint import check_memory
 from runner.checkpoints.gguf_file import read_header
 from runner.checkpoints.resolve import Resolved, for_transformers, resolve
+from runner.checkpoints.weight_files import loaded_files
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
@@ -23,7 +25,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, check, one_line
 from runner.core.loaded import text
-from runner.models import capability, inventory
+from runner.models import bin_file, capability, inventory
 from runner.models.lora import home_of
 from runner.models.rope import choices as rope_room
 from runner.quantization import quiet_imports
@@ -170,11 +172,17 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
     settings |= {**told, "device_map": model.device_map or {"": device}}
     if model.max_memory:
         settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in model.max_memory.items()}
+    if folder.is_dir():
+        bin_file.check_loadable(folder)
     try:
         scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
         return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
+    except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
+        for file in loaded_files(folder)[1]:
+            bin_file.refuse_code(file, str(error))
+        raise ConfigError(f"model.name={model.name}: torch cannot read its weights in {folder}") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         why = one_line(error, limit=400)
         if folder.is_file():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, parse_object
+from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, parse_object
 from runner.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,15 +38,6 @@ PLAIN = {  # dtypes that numpy reads directly
     "F16": "<f2",
     **{f"{sign}{bits}": f"<{sign.lower()}{bits // 8}" for sign in "IU" for bits in (8, 16, 32, 64)},
     "BOOL": "|u1",
-}
-DTYPE_NAMES = {  # names of dtypes in frameworks, which the old form had under layer_type
-    "float": "F32",
-    "double": "F64",
-    "half": "F16",
-    "bfloat16": "BF16",
-    "bool": "BOOL",
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 READABLE = (*PLAIN, "BF16", "F8_E4M3", "F8_E5M2")
 MAX_INLINE_PARAMS = 1_000_000

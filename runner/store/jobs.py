@@ -24,6 +24,7 @@ from runner.core import machine
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
+from runner.core.texts import parse_json
 from runner.store.artifacts import first_changed
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class Job:
         if not path.exists():
             return None
         try:
-            return Record.from_dict(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError) as error:
+            return Record.from_dict(parse_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvidenceError(
                 f"{path} is not a readable result ({error}). Move it away, or run with rerun=true to replace it"
             ) from error

@@ -16,10 +16,11 @@ from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, TrackingError, cannot_write, check, refuse_password
+from runner.core.sqlite_uri import sqlite_path, sqlite_uri
 from runner.store.jobs import hold
 
 STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")  # whose exceptions say that a store failed
-DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def store_of(config: RunnerConfig) -> Store | None:
 
 def default_uri(output_dir: Path) -> str:
     """Return the sqlite store of an output folder."""
-    return f"sqlite:///{output_dir / 'mlflow.db'}"
+    return sqlite_uri(output_dir / "mlflow.db")
 
 
 _opened: dict[Store, tuple[Any, str]] = {}  # a worker does many jobs with one store
@@ -120,11 +121,11 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
 
 def _probe_sqlite(uri: str) -> None:
     """Ask sqlite itself for a write lock: its errors are short and quick, MLflow's are neither."""
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_path(uri)
+    if path is None:
         return
     import sqlite3
 
-    path = Path(uri.removeprefix("sqlite:///"))
     with clear_errors(uri):
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=10)
@@ -137,8 +138,8 @@ def _probe_sqlite(uri: str) -> None:
 
 def _create_sqlite(uri: str) -> None:
     """Make a new database elsewhere and move it here whole: a kill amid MLflow's migrations spoils it for good."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.stat().st_size:
+    path = sqlite_path(uri)
+    if path is None or path.stat().st_size:
         return
     from mlflow import MlflowClient
 
@@ -149,7 +150,7 @@ def _create_sqlite(uri: str) -> None:
         fresh = path.with_name(f".{path.name}.new")
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
-        MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
         fresh.replace(path)
 
 

@@ -30,8 +30,8 @@ from runner.core.errors import ConfigError
 from runner.core.progress import Progress, tell
 from runner.core.result import Result
 from runner.engines.kinds import kind_of
+from runner.models.bin_file import read_bin
 from runner.sharding import plan_picture, write
-from runner.sharding.bin_file import read_bin
 from runner.sharding.manifest import MANIFEST
 from runner.sharding.partition_file import refuse_large
 from runner.sharding.strategies import plan_parts
@@ -212,6 +212,7 @@ def _notes(plan: Plan) -> list[str]:
     if plan.parts[0].layers is None:
         notes.append("parts by type hold no whole layers: they can be merged and verified, not run as a pipeline")
     if plan.checkpoint.format == "bin":
+        notes += [note for file in plan.checkpoint.files for note in file.notes]
         notes.append("the source is .bin: merge gives the same tensors back, as safetensors")
         places = Counter((one.file, one.offset, one.nbytes) for one in plan.checkpoint.tensors if one.nbytes)
         if shared := sum(count for count in places.values() if count > 1):

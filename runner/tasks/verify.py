@@ -18,7 +18,7 @@ from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.core.result import Result
-from runner.sharding.bin_file import read_bin
+from runner.models.bin_file import read_bin
 from runner.sharding.check import CheckedPart, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_problems
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest

@@ -117,7 +117,7 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     from runner.models.lora.pth import load_tensors
 
     if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
-        return load_tensors(folder / "adapter_model.bin", label)
+        return load_tensors(folder / "adapter_model.bin", label)[0]
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

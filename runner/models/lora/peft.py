@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.resolve import read_tensors
+from runner.checkpoints.weight_files import load_json
 from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError, one_line
 
@@ -30,9 +30,13 @@ class AdapterReport:
 
 def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     """Hold an adapter's settings and the headers of its file against a model without weights."""
+    settings, binary = load_json(folder / "adapter_config.json"), folder / "adapter_model.bin"
+    if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
+        from runner.models.lora import pth  # which builds on this module
+
+        pth.load_tensors(binary, f"lora.path={lora.path}")  # a hostile one is refused in our words
     if bare is None:
         return  # PEFT checks on the real base
-    settings = json.loads((folder / "adapter_config.json").read_text())
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT's: its own checks are the ones that know it
     label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
@@ -77,7 +81,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
     from peft import PeftModel
 
-    made_for = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    made_for = load_json(folder / "adapter_config.json").get("base_model_name_or_path")
     fits = not made_for or Path(made_for).name == Path(base_name).name
     notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     try:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from runner.checkpoints import torch_archive
 from runner.config.lora import PthConfig
 from runner.core.errors import ConfigError, few
 from runner.models.lora.peft import AdapterReport, delta_norm
@@ -43,13 +44,15 @@ class Adapter:
 
     pairs: dict[str, Pair]
     rank: int
+    notes: tuple[str, ...] = ()
 
 
 def read(file: Path, label: str, rank: int | None = None) -> Adapter:
     """Read a `.pth` adapter without running anything in it; `label` is how the user named it."""
     sides: dict[str, dict[str, Tensor]] = {}
     strangers = []
-    for key, tensor in load_tensors(file, label).items():
+    tensors, notes = load_tensors(file, label)
+    for key, tensor in tensors.items():
         match = KEY.fullmatch(key.removeprefix(PREFIX))
         if match is None:
             strangers.append(key)
@@ -67,11 +70,12 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
             other = "B" if side == "A" else "A"
             raise ConfigError(f"{label}: {path} has {side} and no {other}: the file is incomplete")
     pairs = {path: Pair(found["A"], found["B"]) for path, found in sides.items()}
-    return Adapter(pairs, one_rank(pairs, label, rank))
+    return Adapter(pairs, one_rank(pairs, label, rank), notes)
 
 
-def load_tensors(file: Path, label: str) -> dict[str, Any]:
-    """Load a dictionary of tensors; a file that holds anything that would run is refused."""
+def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Load a dictionary of tensors, and a note where it was wrapped; anything that would run is refused."""
+    torch_archive.refuse_compressed(file, label)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd files torch warns first and fails then
@@ -87,9 +91,12 @@ def load_tensors(file: Path, label: str) -> dict[str, Any]:
             f"{label} is no .pth file that torch can read: empty, cut short or another format "
             f"({type(error).__name__}{': ' * bool(reason)}{reason[:120]})"
         ) from error
+    notes: tuple[str, ...] = ()
+    if isinstance(state, dict):
+        state, notes = torch_archive.unwrap(state, label, lambda value: isinstance(value, Tensor))
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ConfigError(f"{label} holds a {type(state).__name__}: a dictionary from name to tensor is expected")
-    return state
+    return state, notes
 
 
 def code_in(file: Path, message: str) -> str:
@@ -225,7 +232,7 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     for path, layer in layers.items():
         (merge if lora.merge else attach)(layer, adapter.pairs[path])
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
-    return base, AdapterReport(len(layers), adapter.rank, parameters, norm, notes)
+    return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
 
 
 def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:

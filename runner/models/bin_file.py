@@ -15,10 +15,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from runner.checkpoints import torch_archive
 from runner.checkpoints.byteio import file_size
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile
-from runner.core.errors import DataError
-from runner.sharding.partition_file import DTYPE_NAMES
+from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile, loaded_files
+from runner.core.errors import ConfigError, DataError
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began files with before 1.6
@@ -33,16 +33,45 @@ DTYPES = DTYPE_NAMES | {
 }
 
 
+class OldFormat(DataError):
+    """A file of torch before 1.6, which is no archive: torch can load it, but not say where in it a tensor lies."""
+
+
 def read_bin(path: Path) -> WeightFile:
     """Read which tensors a .bin holds and where; a file with anything that would run is refused."""
     size = file_size(path)
+    state, storages, notes = _open(path, size)
+    tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
+    return WeightFile(path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes)
+
+
+def check_loadable(folder: Path) -> None:
+    """Refuse a folder of .bin files that transformers must not load, with the words that task=split has for them."""
+    kind, files = loaded_files(folder)
+    for path in files if kind == "bin" else []:
+        try:
+            _, _, notes = _open(path, file_size(path))
+        except OldFormat:
+            refuse_code(path, "")
+            continue
+        if notes:
+            raise ConfigError(
+                f"{notes[0].partition(' and are taken')[0]}: transformers would find none of them and invent all the "
+                "weights. Save that dictionary alone, or put it right with task=split and task=merge, which look there"
+            )
+
+
+def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[str, ...]]:
+    """Return what a .bin holds, on the meta device, where its storages lie, and notes."""
+    import torch
+
     _require_zip(path, size)
     storages = _read_directory(path, size)
     state = _unpickle(path)
     if not isinstance(state, dict):
         raise DataError(f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}")
-    tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
-    return WeightFile(path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)))
+    state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
+    return state, storages, notes
 
 
 def _require_zip(path: Path, size: int) -> None:
@@ -56,9 +85,9 @@ def _require_zip(path: Path, size: int) -> None:
         return
     if start.startswith(LFS):
         raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
-    _refuse_code(path, "")
+    refuse_code(path, "")
     if start.startswith(OLD_FORMAT):
-        raise DataError(
+        raise OldFormat(
             f"{path}: written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)"
@@ -67,11 +96,12 @@ def _require_zip(path: Path, size: int) -> None:
 
 
 def _read_directory(path: Path, size: int) -> dict[int, int]:
-    """Return where each uncompressed entry of the archive begins, and how long it is."""
+    """Return where each entry of the archive begins, and how long it is."""
     found: dict[int, int] = {}
     try:
+        entries = torch_archive.entries(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
-            for entry in archive.infolist():
+            for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
                     raise DataError(f"{path}: its numbers are stored in big-endian order, which is not supported")
                 stream.seek(entry.header_offset)
@@ -81,9 +111,8 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
                 if begin + entry.compress_size > size:
                     end = begin + entry.compress_size
                     raise DataError(f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}")
-                if entry.compress_type == zipfile.ZIP_STORED:
-                    found[begin] = entry.file_size
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                found[begin] = entry.file_size
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: truncated or damaged: not readable as the zip archive that it begins as") from error
     return found
 
@@ -97,12 +126,12 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns before it fails
             return torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises a different exception for each kind of damage
-        _refuse_code(path, str(error))
+        refuse_code(path, str(error))
         reason = "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
 
 
-def _refuse_code(path: Path, message: str) -> None:
+def refuse_code(path: Path, message: str) -> None:
     """Raise DataError where unpickling would have called code; torch's own message suggests to run it nevertheless."""
     import torch
 
@@ -141,7 +170,7 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     reach = size * (1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True)))
     room = storages.get(begin, -1)
     if room < first + reach:
-        found = f"{room} bytes are" if room >= 0 else "no uncompressed entry is"
+        found = f"{room} bytes are" if room >= 0 else "no entry is"
         raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {found} there")
     strides = None if value.is_contiguous() else tuple(value.stride())
     return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

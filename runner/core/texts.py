@@ -1,0 +1,81 @@
+"""Lines and JSON from files that somebody else has written: whatever is in them, refused with a reason.
+
+What a parser of Python's own raises differs with the damage: UnicodeDecodeError, RecursionError, and much later a
+UnicodeEncodeError where half a character is written out. Here all of it is found where it is read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runner.core.errors import DataError
+
+MAX_DEPTH = 100  # of lists and objects inside each other; the parser's own limit depends on who calls it
+MAX_LINE_BYTES = 64 * 2**20  # a longer line is not one line of a data set
+OTHER_FILES = {
+    b"PAR1": "a parquet file",
+    b"ARROW1": "an Arrow file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    codecs.BOM_UTF16_LE: "text in UTF-16",
+    codecs.BOM_UTF16_BE: "text in UTF-16",
+}
+
+
+def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of every line that is not blank; DataError where one is no text."""
+    for number in itertools.count(1):
+        raw = stream.readline(MAX_LINE_BYTES + 1)
+        if not raw:
+            return
+        if number == 1:
+            for begin, what in OTHER_FILES.items():
+                if raw.startswith(begin):
+                    raise DataError(f"{where}: this is {what}, and lines of UTF-8 text are expected")
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if len(raw) > MAX_LINE_BYTES:
+            raise DataError(f"{where}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB")
+        try:
+            line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}, line {number}: not UTF-8 text ({error.reason})") from error
+        if line.strip():
+            yield number, line
+
+
+def read_text(path: Path, key: str) -> str:
+    """Return the text of a small file; DataError, with the key that names it, where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{key}: {path} is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"{key}: {path} cannot be read ({error.strerror})") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; ValueError with the reason where it is none, is nested too deep or holds half a character."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    level, depth = [value], 0
+    while level := [one for one in level if isinstance(one, (list, dict))]:
+        if (depth := depth + 1) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    if "\\u" in text:  # the only way for half a character to get into JSON that is UTF-8
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
+    return value

@@ -1,0 +1,132 @@
+"""Rows of a data set as people have it: parquet in the hub's layout, what save_to_disk wrote, and the hub's caches.
+
+Read with pyarrow alone, row by row: `datasets` takes seconds to import, and asks the hub again and again without one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.weight_files import is_bare_name, load_json, short
+from runner.core.errors import DataError, few, one_line
+
+COLUMNS = ("question", "answer")
+MAX_BYTES = 2 * 2**30  # of these two columns, unpacked: GSM8K has 5 million
+ROWS_AT_ONCE = 256
+SUBFOLDERS = ("", "main", "data", "default")  # of a data set on the hub, in which a split's parquet files may lie
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(-\w+)?")  # test-00000-of-00001, on the hub sometimes with a hash
+STATE, SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk writes for one split, and for several
+
+Row = tuple[str, dict[str, Any]]  # where it stands, and its values
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split; none where the folder holds no table of that name."""
+    if (folder / SPLITS).is_file():
+        return files_of(folder / split, split) if is_bare_name(split) and (folder / split / STATE).is_file() else []
+    if (folder / STATE).is_file():
+        state = load_json(folder / STATE)
+        if state.get("_split") not in (None, split):
+            return []
+        entries = state.get("_data_files")
+        names = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)] if isinstance(entries, list) else []
+        if not names or not all(map(is_bare_name, names)):
+            raise DataError(f"{folder / STATE}: _data_files: the names of Arrow files expected, found {short(entries)}")
+        return [folder / str(name) for name in names]
+    for place in SUBFOLDERS:
+        if found := [path for path in _tables(folder / place) if _split_of(path) == split]:
+            return _whole(found)
+    return []
+
+
+def splits_of(folder: Path) -> list[str]:
+    """Return the splits that a folder holds as tables."""
+    if (folder / SPLITS).is_file():
+        return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
+    if (folder / STATE).is_file():
+        return [str(load_json(folder / STATE).get("_split"))]
+    return sorted({_split_of(path) for place in SUBFOLDERS for path in _tables(folder / place)})
+
+
+def read_rows(files: Iterable[Path], limit: int | None) -> Iterator[Row]:
+    """Yield the rows of parquet and Arrow files, one after the other, with where they stand."""
+    rows = ((f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path), start=1))
+    return itertools.islice(rows, limit)
+
+
+def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
+    """Return the files of a hub's data set in the caches of `datasets` and of the hub; none where they lack it."""
+    from huggingface_hub import constants
+
+    made = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
+    owner, _, short_name = name.rpartition("/")
+    wanted = "___".join(part for part in (owner, short_name) if part)
+    folders = [path for path in made.glob("*") if path.name.replace("_", "").lower() == wanted.replace("_", "").lower()]
+    builds = [build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()]
+    for build in sorted(builds, key=lambda path: path.stat().st_mtime, reverse=True):
+        if found := files_of(build, split):
+            return found
+    repo = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}").expanduser()
+    try:
+        commit = (repo / "refs" / "main").read_text().strip()
+    except (OSError, ValueError):
+        return []
+    return files_of(repo / "snapshots" / commit, split) if re.fullmatch(r"[0-9a-f]{40}", commit) else []
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted((*folder.glob("*.parquet"), *folder.glob("*-*.arrow")))
+
+
+def _split_of(path: Path) -> str:
+    """test-00000-of-00001.parquet and test.parquet are of test, and so is gsm8k-test.arrow in the cache of datasets."""
+    stem = match[1] if (match := SHARD.fullmatch(path.stem)) else path.stem
+    return stem.rpartition("-")[2] if path.suffix == ".arrow" else stem
+
+
+def _whole(files: list[Path]) -> list[Path]:
+    """Refuse a split of which a shard is missing: fewer questions would look like all of them."""
+    shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
+    if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
+        there = few([path.name for path in files])
+        raise DataError(f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {there}")
+    return files
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    kind = "a parquet file" if path.suffix == ".parquet" else "an Arrow file"
+    try:
+        for batch in _parquet(path) if path.suffix == ".parquet" else _arrow(path):
+            yield from batch.select(COLUMNS).to_pylist()
+    except KeyError as error:
+        raise DataError(f"{path}: no column {error}: the columns question and answer are needed") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not readable as {kind} ({one_line(error, 160)})") from error
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        names, about = file.schema_arrow.names, file.metadata
+        for name in COLUMNS:
+            if name not in names:
+                raise DataError(f"{path}: no column {name!r}: it has {few(names, 8)}")
+        columns = [about.row_group(at).column(names.index(name)) for at in range(about.num_row_groups) for name in COLUMNS]
+        if (size := sum(column.total_uncompressed_size for column in columns)) > MAX_BYTES:
+            raise DataError(f"{path}: {size / 2**30:,.1f} GiB of text unpacked, at most {MAX_BYTES / 2**30:,.0f} are read")
+        yield from file.iter_batches(ROWS_AT_ONCE, columns=list(COLUMNS))
+
+
+def _arrow(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+        yield from (piece.slice(at, ROWS_AT_ONCE) for piece in batches for at in range(0, piece.num_rows, ROWS_AT_ONCE))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from runner.core.errors import DataError
+from runner.core.texts import MAX_DEPTH, parse_json, read_lines
+
+
+def lines(data: bytes) -> list[tuple[int, str]]:
+    return list(read_lines(io.BytesIO(data), "x.jsonl"))
+
+
+def test_lines_with_their_numbers() -> None:
+    assert lines(b"\xef\xbb\xbfone\r\n\n  \ntwo\xc2\x85still two\nthree") == [
+        (1, "one"),
+        (4, "two\x85still two"),
+        (5, "three"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"good\nbad \xff\n", r"x\.jsonl, line 2: not UTF-8 text \(invalid start byte\)"),
+        (b"PAR1\x15\x04", "x.jsonl: this is a parquet file"),
+        (b"\x1f\x8b\x08", "this is a gzip file"),
+        ("{}".encode("utf-16"), "this is text in UTF-16"),
+    ],
+)
+def test_what_is_no_text(data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        lines(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON: "),
+        ("[" * 200_000, "nested deeper than 100 levels"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested deeper than 100 levels"),
+        ('{"a": "\\ud800"}', "is half a character, a lone surrogate"),
+        ('{"\\udfff": 1}', "is half a character, a lone surrogate"),
+        ("1" * 5000, "not JSON: "),
+    ],
+)
+def test_json_that_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+def test_json_that_is_taken() -> None:
+    deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    assert json.dumps(parse_json(deep)) == deep
+    assert parse_json('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
