@@ -105,12 +105,12 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: a password would end up in configs and logs: {fix}")
 
 
-def unknown(what: str, word: str, choices: Iterable[str]) -> str:
-    """Say that word is no `what`, with the nearest choice first and then all of them."""
+def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:
+    """Say that word is no `what`, with what may be meant first, else the nearest choice, and then all choices."""
     options = sorted(choices)
-    close = get_close_matches(word, options, n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    return f"no {what} {word!r}.{meant} Choices: {', '.join(options)}"
+    close = list(meant) or get_close_matches(word, options, n=1)
+    question = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"no {what} {word!r}.{question} Choices: {', '.join(options)}"
 
 
 def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
