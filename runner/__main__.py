@@ -20,6 +20,7 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import explain, register, to_config
 from runner.config.plain_text import quote_texts
 from runner.config.root import RunnerConfig
+from runner.core.console import say
 from runner.core.errors import exit_code_of, run_entry
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
@@ -91,7 +92,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     record = run(config, OmegaConf.to_yaml(composed))
     show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
     if record.error:  # the task has done its work, and what it found is bad news
-        print(f"error: {record.error}", file=sys.stderr)
+        say(f"error: {record.error}")
         return 1
     return 0
 

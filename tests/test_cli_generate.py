@@ -159,7 +159,9 @@ def test_a_comma_in_a_grid_does_not_cut_a_prompt(runner: Run) -> None:
 def test_any_script_will_do(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "数据.txt").write_text("一\n二\n")
     (tmp_path / "研究").mkdir()
-    study = "defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {task.prompt: ['请写, 好', 再见]}}}\n"
+    study = (
+        "defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {task.prompt: ['请写, 好', 再见]}}}\n"
+    )
     (tmp_path / "研究" / "格.yaml").write_text(study)
     done = runner(*STUB, "task.prompts=数据.txt", "task.stop=[。]", "output_dir=输出", "print=json")
     assert done.code == 0, done.err
@@ -169,7 +171,10 @@ def test_any_script_will_do(runner: Run, tmp_path: Path) -> None:
     assert "2 jobs" in grid.out
     kept = runner("-cd", "研究", "-cn", "格", *STUB, "print=json")
     assert kept.code == 0, kept.err
-    texts = [json.loads((Path(json.loads(line)["output_dir"]) / "completions.jsonl").read_text()) for line in kept.out.splitlines()]
+    texts = [
+        json.loads((Path(json.loads(line)["output_dir"]) / "completions.jsonl").read_text())
+        for line in kept.out.splitlines()
+    ]
     assert [text["prompt"] for text in texts] == ["请写, 好", "再见"]
 
 

@@ -1,4 +1,4 @@
-"""Texts, names and places among the overrides, quoted before Hydra's grammar sees them: what is written is what is meant.
+"""Texts, names and places among the overrides, quoted before Hydra's grammar sees them: they mean what is written.
 
 Which keys these are, the schema says: each that holds a string, or a list of strings. The rule for their values:
 
@@ -12,7 +12,7 @@ Which keys these are, the schema says: each that holds a string, or a list of st
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -58,7 +58,7 @@ def quote_text(argument: str) -> str:
 def sweep_of(key: str, value: Any) -> str:
     """Write an entry of a study's sweep as an override; a YAML list is a sweep, unless the key itself holds a list."""
     kind = kinds().get(key.lstrip("+"), Kind())
-    if isinstance(value, str | NoneType) or isinstance(value, Mapping) or kind.is_list or not hasattr(value, "__iter__"):
+    if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return quote_text(f"{key}={'null' if value is None else value}")
     return f"{key}={','.join(_element(it, kind) for it in value)}"
 
@@ -67,7 +67,7 @@ def flat(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """Yield each key of a sweep and its values: `{task: {limit: "1,2"}}` speaks of task.limit."""
     for name, value in params.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and key not in kinds():
+        if isinstance(value, Mapping) and (key in GROUPS or key not in kinds()):
             yield from flat(value, f"{key}.")
         else:
             yield key, value

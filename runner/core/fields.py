@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Annotated, Any
 
 MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
-Text = Annotated[str, "words for a model"]  # a comma or ${...} in it is a part of the text; a plain str is a name or place
+Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a place
 
 
 def inert(default: Any, why: str) -> Any:

@@ -63,7 +63,9 @@ def refused(
 @given(st.lists(lines, max_size=4), st.lists(lines, max_size=3))
 def test_params_and_command_line_multiply_as_in_the_basic_sweeper(params: list[str], arguments: list[str]) -> None:
     pairs = dict(line.split("=", 1) for line in params if "=" in line)
-    assert expand(arguments, pairs, None, None) == basic(quote_texts([f"{k}={v}" for k, v in pairs.items()]) + arguments)
+    assert expand(arguments, pairs, None, None) == basic(
+        quote_texts([f"{k}={v}" for k, v in pairs.items()]) + arguments
+    )
 
 
 @settings(max_examples=100, deadline=None)
