@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runner.config.root import Print
 from runner.core.console import console, plain
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
-from runner.core.result import Record
+from runner.core.result import COMPLETIONS, Record
 
 WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention", "rope", "source", "output_dir")
 
@@ -86,16 +88,17 @@ class GridLine:
 
 
 def to_json(record: Record) -> str:
-    """Return the one line that scripts read."""
-    return json.dumps(
-        {
-            "job_id": record.job_id,
-            "status": record.status.value,
-            "output_dir": record.output_dir,
-            "metrics": record.result.metrics,
-            "mlflow_run_id": record.mlflow_run_id,
-        }
-    )
+    """Return the one line that scripts read; of a job that completes prompts, it holds the completions."""
+    values: dict[str, Any] = {
+        "job_id": record.job_id,
+        "status": record.status.value,
+        "output_dir": record.output_dir,
+        "metrics": record.result.metrics,
+        "mlflow_run_id": record.mlflow_run_id,
+    }
+    with suppress(OSError, ValueError), Path(record.output_dir, COMPLETIONS).open(encoding="utf-8") as lines:
+        values[COMPLETIONS.removesuffix(".jsonl")] = [json.loads(line) for line in lines]
+    return json.dumps(values)
 
 
 def _table(record: Record, choices: dict[str, str]) -> None:

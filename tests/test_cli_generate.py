@@ -29,6 +29,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
         (["task.prompts=nope.txt"], "task.prompts=nope.txt: prompt file does not exist: /"),
         (["task.prompts=empty.txt"], "task.prompts=empty.txt: empty.txt holds no prompts"),
         (["task.prompts=bad.jsonl"], "bad.jsonl, line 2: no prompt: each line is an object with `prompt`"),
+        (["task.prompts=extra.jsonl"], "extra.jsonl, line 1: no key 'branchs'. Did you mean branches? Choices: branches, messages, prompt"),
         (["task.prompts=p.csv"], "task.prompts=p.csv: give FILE.txt (one a line)"),
         (["task.prompts=-"], "task.prompts=-: stdin holds no prompts"),
         (["task.prompt=a", "task.format=plain"], "task.format=plain: no choice for task.format 'plain'. Choices: chat, raw"),
@@ -42,6 +43,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
 def test_wrong_input_is_one_message_and_exit_2(runner: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"promt": "not"}\n')
+    (tmp_path / "extra.jsonl").write_text('{"prompt": "fine", "branchs": ["no"]}\n')
     done = runner(*STUB, *arguments)
     assert done.code == 2
     assert message in done.err
@@ -59,7 +61,8 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     piped = pipe(tmp_path, "one\n\ntwo\n", "print=json")
     assert piped.returncode == 0, piped.stderr
     line = json.loads(piped.stdout)
-    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"}
+    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id", "completions"}
+    assert [said["text"] for said in line["completions"]] == ["[STUB_GENERATION]\none...", "[STUB_GENERATION]\ntwo..."]
     assert line["metrics"]["n"] == 2
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     filed = runner(*STUB, "task.prompts=p.txt", "print=json", "task.output=out.jsonl")

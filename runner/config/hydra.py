@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -23,6 +25,7 @@ from omegaconf.errors import (
 from runner.config.groups import GROUPS
 from runner.config.plain_text import Kind, kinds
 from runner.config.root import RunnerConfig
+from runner.core.console import say
 from runner.core.errors import ConfigError, RunnerError, unknown
 
 # choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
@@ -43,17 +46,36 @@ def register() -> None:
     # of a study's grid: sweeps by key, keys that advance together, combinations to leave out
     grid = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "exclude": []}
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
-    store(group="hydra/sweeper", name="grid", node=grid, provider="runner")
+    store(group="hydra/sweeper", name="grid", node=_open(OmegaConf.create(grid), "params"), provider="runner")
     store(group="hydra/launcher", name="workers", node=workers, provider="runner")
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
-            store(group=f"hydra/schema/{group}", name=name, node=schema, provider="runner")
+            free = [item.name for item in fields(schema) if item.default_factory is dict]
+            node = _open(OmegaConf.structured(schema), *free) if free else schema
+            store(group=f"hydra/schema/{group}", name=name, node=node, provider="runner")
+
+
+def _open(node: DictConfig, *keys: str) -> DictConfig:
+    """Let these keys of a node take keys of the user's own, without a + before them."""
+    for key in keys:
+        OmegaConf.set_struct(node[key], False)
+    return node
+
+
+class NoRunFolder(Callback):
+    """Keeps Hydra from making the folder that hydra.run.dir names, in which nothing would lie."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Name the working directory instead, unless the job is to run in that folder."""
+        if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
+            return
+        say(f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir")
+        with read_write(config):
+            config.hydra.run.dir = "."
 
 
 def to_config(composed: Any) -> RunnerConfig:
     """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here."""
-    from omegaconf import OmegaConf
-
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunnerConfig)
     _refuse_extra("", composed, config)

@@ -51,6 +51,8 @@ def quote_text(argument: str) -> str:
     if found is None:
         return argument
     before, key, value = found.groups()
+    if key.startswith("hydra.sweeper.params.") and "," in value and not re.fullmatch(QUOTED, value, re.DOTALL):
+        return f"{before}{QuotedString(value, Quote.single).with_quotes()}"  # read as a sweep when the grid is spread
     kind = kinds().get(key, Kind())
     return f"{before}{_values(value, kind)}" if kind.text or not value.isascii() else argument
 

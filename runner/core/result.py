@@ -19,6 +19,7 @@ from typing import Any
 from runner.core.errors import cannot_write
 
 REPEATS = "repeats.jsonl"
+COMPLETIONS = "completions.jsonl"  # what became of each prompt, in their order
 
 
 class FinishReason(StrEnum):

@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
-from runner.core.result import Result, Sample
+from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 from runner.engines.base import EngineStats, Request
 from runner.sharding.manifest import Manifest, read_manifest
@@ -64,7 +64,7 @@ def run(inputs: PartsAndPrompts, context: Context) -> Result:
     rows = _account(done, context.engine().stats) if done.parts else []  # else all was on disk, and nothing was loaded
     if done.failed:
         done.notes.append(f"{len(done.failed)} prompts ended in an error, e.g. {done.failed[0].error}")
-    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.done))
+    write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.done))
     return Result(
         metrics=count_completions(done.samples) | done.metrics,
         rows=rows,
