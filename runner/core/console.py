@@ -73,10 +73,12 @@ class Outlet(io.FileIO):
 
 
 def keep_streams() -> None:
-    """Give this process stdout and stderr that outlive their readers; streams that are closed lead nowhere."""
+    """Give this process stdout and stderr that outlive their readers; streams that were closed lead nowhere."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file opened would be taken for a stream
         os.set_inheritable(number, True)
     os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
     for number, name in ((1, "stdout"), (2, "stderr")):
         before = getattr(sys, name)
         if before is not None and (_outlet(before) or not _writes_to(before, number)):
