@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.groups import GROUPS
-from runner.config.hydra import explain, quote_plain_texts, register, to_config
+from runner.config.hydra import explain, register, to_config
+from runner.config.plain_text import quote_texts
 from runner.config.root import RunnerConfig
+from runner.core.console import say
 from runner.core.errors import exit_code_of, run_entry
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
@@ -31,10 +35,28 @@ def entry() -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
     register()
-    sys.argv[1:] = quote_plain_texts(sys.argv[1:])
     interrupted = "interrupted: what was done is kept, the same command goes on from there"
     # Hydra drops what main returns
-    run_entry("error", lambda: main() or max(exit_codes), message_of, interrupted)
+    run_entry("error", lambda: _main() or max(exit_codes), message_of, interrupted)
+
+
+def _main() -> Any:
+    sys.argv[1:] = arrange(sys.argv[1:])
+    return main()
+
+
+def arrange(arguments: list[str]) -> list[str]:
+    """Return the command line as Hydra takes it: overrides together, wherever they stood, with their texts quoted."""
+    parser = get_args_parser()
+    for action in parser._actions:
+        if action.dest == "version":
+            action.version = f"runner {version('runner')} (Hydra {hydra.__version__})"  # type: ignore[attr-defined]
+    known, others = parser.parse_known_args(arguments)
+    overrides = known.overrides + [word for word in others if not word.startswith("-")]
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    return [*quote_texts(overrides), *options]
 
 
 def message_of(error: Exception) -> str | None:
@@ -70,7 +92,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     record = run(config, OmegaConf.to_yaml(composed))
     show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
     if record.error:  # the task has done its work, and what it found is bad news
-        print(f"error: {record.error}", file=sys.stderr)
+        say(f"error: {record.error}")
         return 1
     return 0
 

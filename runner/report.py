@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.config.root import Print
+from runner.core.console import console, plain
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
-from runner.core.result import Record
+from runner.core.result import COMPLETIONS, Record
 from runner.core.sqlite_uri import sqlite_path, sqlite_uri
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 WORDS = (
     "architecture",
@@ -56,7 +55,6 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
     if how is not Print.table:
         return
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     out = console()
@@ -72,8 +70,8 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
     for metric in metrics:
         table.add_column(metric.title, justify="right", overflow="fold")
     for line in lines:
-        cells = [line.job_id, *(escape(line.names.get(key, "")) for key in keys), line.status]
-        cells += [escape(line.accuracy())] if scored else []
+        cells = [line.job_id, *(line.names.get(key, "") for key in keys), line.status]
+        cells += [line.accuracy()] if scored else []
         cells += ["" if (value := line.metric(it.key)) is None else it.write(value) for it in metrics]
         table.add_row(*cells)
     out.print(table)
@@ -102,30 +100,22 @@ class GridLine:
 
 
 def to_json(record: Record) -> str:
-    """Return the one line that scripts read."""
-    return json.dumps(
-        {
-            "job_id": record.job_id,
-            "status": record.status.value,
-            "output_dir": record.output_dir,
-            "metrics": record.result.metrics,
-            "mlflow_run_id": record.mlflow_run_id,
-        }
-    )
-
-
-def console(stream: Any = None) -> Console:
-    """Return a rich console that does not fold tables when its output is kept in a file."""
-    from rich.console import Console
-
-    stream = stream or sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+    """Return the one line that scripts read; of a job that completes prompts, it holds the completions."""
+    values: dict[str, Any] = {
+        "job_id": record.job_id,
+        "status": record.status.value,
+        "output_dir": record.output_dir,
+        "metrics": record.result.metrics,
+        "mlflow_run_id": record.mlflow_run_id,
+    }
+    with suppress(OSError, ValueError), Path(record.output_dir, COMPLETIONS).open(encoding="utf-8") as lines:
+        values[COMPLETIONS.removesuffix(".jsonl")] = [json.loads(line) for line in lines]
+    return json.dumps(values)
 
 
 def _table(record: Record, choices: dict[str, str]) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     out, result = console(), record.result
     title = "  ".join(f"{group}={choice}" for group, choice in choices.items())
@@ -137,18 +127,19 @@ def _table(record: Record, choices: dict[str, str]) -> None:
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
     for key, text in [*shown, ("kept in", _near(record.output_dir))]:
-        table.add_row(key, Text(text))
+        table.add_row(key, text)
     if result.text is not None:
-        print(result.text, end="\n\n", flush=True)  # as it is: not folded at the width of the terminal
-    out.print(Text(title, style="bold"))
+        text = plain(result.text) if sys.stdout.isatty() else result.text
+        print(text, end="\n\n", flush=True)  # as it is: not folded at the width of the terminal
+    out.print(title, style="bold")
     out.print(table)
     if result.rows:
         out.print(_rows(result.rows))
     for note in result.notes:
-        out.print(Text(f"note: {note}", style="yellow"))
+        out.print(f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:
         hint = f"mlflow ui --backend-store-uri {near_uri(record.mlflow_uri)}"
-        out.print(Text(f"MLflow run {record.mlflow_run_id}. See all: {hint}"))
+        out.print(f"MLflow run {record.mlflow_run_id}. See all: {hint}")
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -162,7 +153,6 @@ def headline(metrics: dict[str, float]) -> dict[str, str]:
 def _rows(rows: list[dict[str, Any]]) -> Any:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -172,7 +162,7 @@ def _rows(rows: list[dict[str, Any]]) -> Any:
     for row in rows:
         cells = [row.get(column) for column in columns]
         shown = ("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells)
-        table.add_row(*map(Text, shown))  # Text: a completion may hold what looks like rich's markup
+        table.add_row(*shown)
     return table
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,13 @@ STUB = ("model=stub", "task.limit=5")
         (["-m", "quantization=none,int9"], "quantization=int9: no choice for quantization 'int9'."),
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
-        (["foo"], "Error parsing override 'foo'"),
+        (["foo"], "foo: this is no override: write KEY=VALUE or GROUP=CHOICE"),
+        (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
+        (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
+        (["task=split", "num_parts=2"], "num_parts: no group or key 'num_parts'. Did you mean task.num_parts? Choices: "),
+        (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
+        (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
+        (["task=generate", "task.prompt=a", "task.stop=。"], "task.stop=。: a list is needed: task.stop=[。]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -54,6 +61,34 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1, done.err
     assert done.out == ""
+
+
+def test_the_version_is_the_runners(runner: Run) -> None:
+    done = runner("--version")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"runner {version('runner')} (Hydra ")
+
+
+def test_overrides_stand_anywhere(runner: Run) -> None:
+    for order in (["plan=true", "-m", "seed=1,2"], ["-m", "plan=true", "seed=1,2"], ["plan=true", "seed=1,2", "-m"]):
+        done = runner(*STUB, "tracking=none", *order)
+        assert done.code == 0, done.err
+        assert "2 jobs: 2 to do" in done.out
+    assert "seed: 7" in runner("seed=7", "--cfg", "job", *STUB).out
+
+
+def test_a_sweep_needs_no_plus(runner: Run) -> None:
+    for key in ("hydra.sweeper.params.task.limit=1,2", "hydra.sweeper.params={task.limit: '1,2'}"):
+        done = runner("-m", "model=stub", "tracking=none", "plan=true", key)
+        assert done.code == 0, done.err
+        assert "2 jobs: 2 to do" in done.out
+
+
+def test_hydras_folder_is_not_made(runner: Run, tmp_path: Path) -> None:
+    done = runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=elsewhere/deep")
+    assert done.code == 0, done.err
+    assert "note: hydra.run.dir=elsewhere/deep: nothing is written there" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.hydra import quote_plain_texts
+from runner.config.plain_text import kinds, quote_texts
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 STUB = ("task=generate", "model=stub", "tracking=none")
@@ -29,6 +29,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
         (["task.prompts=nope.txt"], "task.prompts=nope.txt: prompt file does not exist: /"),
         (["task.prompts=empty.txt"], "task.prompts=empty.txt: empty.txt holds no prompts"),
         (["task.prompts=bad.jsonl"], "bad.jsonl, line 2: no prompt: each line is an object with `prompt`"),
+        (["task.prompts=extra.jsonl"], "extra.jsonl, line 1: no key 'branchs'. Did you mean branches? Choices: branches, messages, prompt"),
         (["task.prompts=p.csv"], "task.prompts=p.csv: give FILE.txt (one a line)"),
         (["task.prompts=-"], "task.prompts=-: stdin holds no prompts"),
         (["task.prompt=a", "task.format=plain"], "task.format=plain: no choice for task.format 'plain'. Choices: chat, raw"),
@@ -42,6 +43,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
 def test_wrong_input_is_one_message_and_exit_2(runner: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"promt": "not"}\n')
+    (tmp_path / "extra.jsonl").write_text('{"prompt": "fine", "branchs": ["no"]}\n')
     done = runner(*STUB, *arguments)
     assert done.code == 2
     assert message in done.err
@@ -59,7 +61,8 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     piped = pipe(tmp_path, "one\n\ntwo\n", "print=json")
     assert piped.returncode == 0, piped.stderr
     line = json.loads(piped.stdout)
-    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"}
+    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id", "completions"}
+    assert [said["text"] for said in line["completions"]] == ["[STUB_GENERATION]\none...", "[STUB_GENERATION]\ntwo..."]
     assert line["metrics"]["n"] == 2
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     filed = runner(*STUB, "task.prompts=p.txt", "print=json", "task.output=out.jsonl")
@@ -95,7 +98,7 @@ def test_a_prompt_needs_no_quotes_of_hydras(runner: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_plain_texts_reach_hydra_as_they_are(text: str) -> None:
-    (argument,) = quote_plain_texts([f"task.prompt={text}"])
+    (argument,) = quote_texts([f"task.prompt={text}"])
     value = OverridesParser.create().parse_override(argument).value()
     assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace("\\${", "${")
 
@@ -107,9 +110,75 @@ def test_what_has_a_meaning_for_hydra_is_left_alone() -> None:
         ["task.prompt=null"],
         ["task.prompt='quoted, already'"],
         ["task.data=a b"],
-        ["-m", "task.prompt=choice(chat, text)"],
+        ["task.output=out_${seed}.jsonl"],
+        ["task.prompts=-", "workers=4", "task.ranges=[0-7,8-15]", "task.branches=['a, b',\"\"]"],
+        ["model.name=./a,./b", "task.prompt='a, b','c, d'", "task.prompt=yes,no"],
+        ["task.prompt=choice(chat,text)", "task.prompt=range(3)"],
+        ["-m", "quantization=none,nf4", "seed=1,2", "~task.stop"],
     ):
-        assert quote_plain_texts(same) == same
+        assert quote_texts(same) == same
+
+
+@pytest.mark.parametrize(
+    ("argument", "quoted"),
+    [
+        ("task.prompt=Ann has 3, Bob has 4", "'Ann has 3, Bob has 4'"),
+        ("++task.system=Hi, you", "'Hi, you'"),
+        ("task.prompt='tis, isn't it'", r"'\'tis, isn\'t it\''"),
+        ("task.prompt=[/INST]", "'[/INST]'"),
+        ("task.prompt=true", "'true'"),
+        ("task.data=数据,./b (1).jsonl", "'数据','./b (1).jsonl'"),
+        ("task.data=choice(数据, b)", "choice('数据',b)"),
+        ("task.stop=[。],[[/INST],b]", "['。'],['[/INST]',b]"),
+        ("model.revision=12e4567", "'12e4567'"),
+        ("model.name=./lr=0.1", "'./lr=0.1'"),
+        ("model=模型", "'模型'"),
+    ],
+)
+def test_texts_names_and_places_are_quoted_for_hydra(argument: str, quoted: str) -> None:
+    key = argument.partition("=")[0]
+    assert quote_texts([argument]) == [f"{key}={quoted}"]
+
+
+def test_the_schema_says_which_keys_hold_text() -> None:
+    words = {key for key, kind in kinds().items() if kind.words}
+    assert words == {"task.prompt", "task.system", "task.instruction", "task.stop", "task.branches"}
+    for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
+        assert kinds()[key].text
+    assert not kinds()["seed"].text
+
+
+def test_a_comma_in_a_grid_does_not_cut_a_prompt(runner: Run) -> None:
+    prompt = "task.prompt=Ann has 3, Bob has 4"
+    done = runner("seed=1", "-m", *STUB, "quantization=none,nf4", prompt, "print=json")
+    assert done.code == 0, done.err
+    folders = [Path(json.loads(line)["output_dir"]) for line in done.out.splitlines()]
+    texts = [json.loads((folder / "completions.jsonl").read_text())["prompt"] for folder in folders]
+    assert texts == ["Ann has 3, Bob has 4"] * 2
+    several = runner("-m", *STUB, "task.prompt='Ann has 3, Bob has 4','Hi'", "plan=true")
+    assert "2 jobs: 2 to do" in several.out, several.err
+
+
+def test_any_script_will_do(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "数据.txt").write_text("一\n二\n")
+    (tmp_path / "研究").mkdir()
+    study = (
+        "defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {task.prompt: ['请写, 好', 再见]}}}\n"
+    )
+    (tmp_path / "研究" / "格.yaml").write_text(study)
+    done = runner(*STUB, "task.prompts=数据.txt", "task.stop=[。]", "output_dir=输出", "print=json")
+    assert done.code == 0, done.err
+    assert (tmp_path / "输出" / "jobs").is_dir()
+    grid = runner("-m", *STUB, "task.prompt=请写一首诗, 好吗", "output_dir=输出,其他", "plan=true")
+    assert grid.code == 0, grid.err
+    assert "2 jobs" in grid.out
+    kept = runner("-cd", "研究", "-cn", "格", *STUB, "print=json")
+    assert kept.code == 0, kept.err
+    texts = [
+        json.loads((Path(json.loads(line)["output_dir"]) / "completions.jsonl").read_text())
+        for line in kept.out.splitlines()
+    ]
+    assert [text["prompt"] for text in texts] == ["请写, 好", "再见"]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])

@@ -27,7 +27,8 @@ from omegaconf import open_dict
 
 from runner.__main__ import CONF
 from runner.config.groups import GROUPS
-from runner.config.hydra import EXTRAS, explain, quote_plain_texts, register, to_config
+from runner.config.hydra import EXTRAS, explain, register, to_config
+from runner.config.plain_text import quote_texts
 from runner.grid.other_launchers import adapt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +145,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
 
 
 def _check_runner(arguments: list[str]) -> None:
-    options = get_args_parser().parse_args(quote_plain_texts(arguments))
+    options = get_args_parser().parse_args(quote_texts(arguments))
     if options.shell_completion:
         return
     hydra = _hydra(options.config_dir or "experiments")

@@ -28,6 +28,7 @@ from runner.compare.runs import (
 )
 from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
 from runner.compare.table import Choice, differing_keys, tabulate
+from runner.core.console import say
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry, unknown
 
 
@@ -48,8 +49,6 @@ def _compare(options: argparse.Namespace) -> None:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             compare(options, Path(scratch))
-    except BrokenPipeError:  # `runner-compare | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason)) from reason
 
@@ -142,10 +141,10 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
         names = save(tables, folder, evidence, said(options))
         if options.save:
-            print(f"saved in {options.save}: {', '.join(names)}", file=sys.stderr)
+            say(f"saved in {options.save}: {', '.join(names)}")
         if target:
             log(client, target, folder, names, FOLDER)
-            print(f"logged to MLflow run {target}: {FOLDER}/", file=sys.stderr)
+            say(f"logged to MLflow run {target}: {FOLDER}/")
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:

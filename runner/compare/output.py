@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +16,7 @@ from runner.compare.page import write_page
 from runner.compare.pairing import find_flips
 from runner.compare.runs import Evidence
 from runner.compare.wording import Column, columns, fit, flips_headline, flips_names, ratio_columns, summary, verdict
+from runner.core.console import console, plain
 from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
@@ -24,78 +26,81 @@ RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
 
 
 def _rich(tables: list[Table], out: TextIO) -> None:
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     # A pipe or a file has no width: give each table all that it needs rather than cut a number short.
-    console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False, soft_wrap=True)
+    shown = console(out, width_elsewhere=10_000)
     for table in tables:
-        console.print(f"[bold]{escape(table.task)}[/bold]: {len(table.rows)} run{'s' * (len(table.rows) != 1)}")
-        found, left_out = fit(columns(table), console.width)
-        console.print(_grid(found), soft_wrap=False)
+        count = f": {len(table.rows)} run{'s' * (len(table.rows) != 1)}"
+        shown.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
+        found, left_out = fit(columns(table), shown.width)
+        shown.print(_grid(found))
         if left_out:
-            console.print(f"no room for: {', '.join(left_out)} (--format markdown, --save)", style="dim")
+            words = f"no room for: {', '.join(left_out)} (--format markdown, --save)"
+            shown.print(words, style="dim", soft_wrap=True)
         if table.has_ratios:
-            console.print(_grid(ratio_columns(table)), soft_wrap=False)
+            shown.print(_grid(ratio_columns(table)))
         for sentence in table.sentences:
-            console.print(f"• {escape(sentence)}")
-        console.print("" if not table.baseline else f"{summary(table)}\n", style="dim")
+            shown.print(f"• {sentence}", soft_wrap=True)
+        shown.print("" if not table.baseline else f"{summary(table)}\n", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
 
 
 def _grid(found: list[Column]) -> object:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table as RichTable
 
     grid = RichTable(box=box.SIMPLE, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     for column in found:
-        grid.add_column(escape(column.head), justify="right" if column.is_number else "left", overflow="fold")
+        grid.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
     for cells in zip(*(column.cells for column in found), strict=True):
-        grid.add_row(*map(escape, cells))
+        grid.add_row(*cells)
     return grid
 
 
 def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
     """Print each question with both answers side by side, the baseline's on the left."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=out, width=None if out.isatty() else 120, highlight=False)
+    def styled(*parts: str | tuple[str, str]) -> Text:
+        return Text.assemble(*((plain(it[0]), it[1]) if isinstance(it, tuple) else plain(it) for it in parts))
+
+    shown = console(out, width_elsewhere=120)
     ours, theirs = flips_names(flips, table)
-    console.print(Text(flips_headline(flips, table), style="bold"))
+    shown.print(flips_headline(flips, table), style="bold")
     for flip in flips.questions:
         mark, style = ("won", "green") if flip.won else ("lost", "red")
         gold = (f"gold {flip.gold}", "bold")
-        console.print(Text.assemble("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
+        shown.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
         grid = RichTable(box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
         for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
-            grid.add_column(Text.assemble((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
-        grid.add_row(Text(flip.theirs["text"]), Text(flip.ours["text"]))
-        console.print(grid)
-    console.print()
+            grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
+        grid.add_row(flip.theirs["text"], flip.ours["text"])
+        shown.print(grid)
+    shown.print()
 
 
 def _markdown(tables: list[Table], out: TextIO) -> None:
     """Write the tables as Markdown."""
     for table in tables:
-        out.write(f"### {table.task}\n\n")
+        out.write(f"### {_one_line(table.task)}\n\n")
         _markdown_grid(columns(table), out)
         if table.has_ratios:
             _markdown_grid(ratio_columns(table), out)
-        out.writelines(f"- {sentence}\n" for sentence in table.sentences)
+        out.writelines(f"- {_one_line(sentence)}\n" for sentence in table.sentences)
         if table.baseline:
             out.write(f"\n{summary(table)}\n\n")
         for flips in table.flips:
-            out.write(f"#### {flips_headline(flips, table)}\n\n")
+            out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
             for flip in flips.questions:
-                mark = "won" if flip.won else "lost"
-                out.write(f"- **{mark}, question {flip.index}:** {_one_line(flip.question)} Gold: {flip.gold}\n")
+                mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
+                asked = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
+                out.write(f"- **{mark}, question {index}:** {asked}\n")
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
-                    out.write(f"  - {name}: {verdict(side)}; says: {_one_line(side['text'])}\n")
+                    out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
 
 
@@ -110,7 +115,7 @@ def _markdown_grid(found: list[Column], out: TextIO) -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return plain(" ".join(text.split()))
 
 
 def _record(table: Table, row: Row) -> dict[str, Any]:
@@ -150,8 +155,8 @@ def _json(tables: list[Table], out: TextIO) -> None:
         }
         for table in tables
     ]
-    json.dump({"tables": content}, out, indent=2, ensure_ascii=False)
-    out.write("\n")
+    text = json.dumps({"tables": content}, indent=2, ensure_ascii=False)
+    out.write(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def _csv(tables: list[Table], out: TextIO) -> None:
@@ -172,7 +177,8 @@ def _csv(tables: list[Table], out: TextIO) -> None:
         out, list(dict.fromkeys([*first, *middle, *last])), extrasaction="ignore", lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(lines)
+    shown = ({key: plain(value) if isinstance(value, str) else value for key, value in line.items()} for line in lines)
+    writer.writerows(shown if out.isatty() else lines)
 
 
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}

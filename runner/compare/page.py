@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+import html
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +17,7 @@ from runner.compare.wording import (
     summary,
     verdict,
 )
+from runner.core.console import plain
 
 STYLE = Path(__file__).with_name("page.css")
 MARKS = {"front": "●", "dominated": "○"}
@@ -66,6 +67,11 @@ def _section(table: Table, figures: list[Picture], flips: list[Flips], out: Text
     out.write("</section>\n")
 
 
+def escape(text: object) -> str:
+    """Write any data as text of a page, whatever it holds."""
+    return html.escape(plain(text))
+
+
 def _row_class(row: Row) -> str:
     return "baseline" if row.is_baseline else "dominated" if row.on_front is False else ""
 
@@ -97,7 +103,7 @@ def _flips(flips: Flips, table: Table, out: TextIO) -> None:
     for flip in flips.questions:
         mark, style = ("won", "better") if flip.won else ("lost", "worse")
         out.write(
-            f'<div class="flip"><p><b class="{style}">{mark}</b> <b>#{flip.index}</b> {escape(flip.question)} '
+            f'<div class="flip"><p><b class="{style}">{mark}</b> <b>#{escape(flip.index)}</b> {escape(flip.question)} '
             f'<b>gold {escape(flip.gold)}</b></p>\n<div class="sides">'
         )
         for name, side in ((theirs, flip.theirs), (ours, flip.ours)):

@@ -6,10 +6,12 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import Finding, Row, Table
 from runner.compare.wording import name_of
+from runner.core.console import plain
 from runner.core.metrics import METRICS
 
 if TYPE_CHECKING:  # its import takes a second, which only --save and --log need
@@ -63,9 +65,8 @@ class Picture:
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="[^"]*">', "<g>", text)  # two drawings on a page must not have the same ids
         width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
-        text = re.sub(
-            r"<svg [^>]*>", f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{self.title}">', text, count=1
-        )
+        head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self.title)}">'
+        text = re.sub(r"<svg [^>]*>", lambda _: head, text, count=1)
         for colour, name in VARIABLES.items():
             text = text.replace(colour, f"var(--{name})")
         return text
@@ -113,7 +114,7 @@ def accuracy(table: Table) -> Figure:
             colour = {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
             middle, low, high = (100 * value for value in (it.difference, it.difference_low, it.difference_high))
             _dot(panes[1], place, middle, low, high, colour)
-    panes[0].set_yticks(range(len(rows)), [name_of(row, table.keys) for row in rows], color=INK)
+    panes[0].set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
     panes[0].set_ylim(len(rows) - 0.4, -0.6)
     if compared:
         panes[1].set_title("difference to the baseline, points", loc="left")
@@ -123,6 +124,15 @@ def accuracy(table: Table) -> Figure:
         pane.set_axisbelow(True)
         pane.tick_params(axis="y", length=0)
     return figure
+
+
+def _words(row: Row, keys: list[str]) -> str:
+    return _literal(name_of(row, keys))
+
+
+def _literal(text: str) -> str:
+    """Return a text that matplotlib draws as it is: no formula between two $."""
+    return plain(text).replace("$", r"\$")
 
 
 def _dot(pane: Axes, y: float, middle: float, low: float, high: float, colour: str, hollow: bool = False) -> None:
@@ -149,7 +159,7 @@ def pareto(table: Table) -> Figure:
             _front_pane(pane, members, axis, [key for key in table.keys if key not in asked])
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
-        line[0].set_title(", ".join(panel), loc="left")
+        line[0].set_title(_literal(", ".join(panel)), loc="left")
     if len(panels) < len(every):
         figure.suptitle(f"the first {len(panels)} of {len(every)} sets of questions", color=MUTED, fontsize=9)
     return figure
@@ -164,7 +174,7 @@ def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
         if len(rows) <= MOST_LABELS or row.on_front or row.is_baseline:
             pane.annotate(
-                name_of(row, keys), (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour
+                _words(row, keys), (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour
             )
     front: list[tuple[float, float]] = []
     for x, y, _ in sorted(points, key=lambda point: (-sign * point[0], -point[1])):  # from the best x on

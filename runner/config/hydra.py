@@ -1,4 +1,4 @@
-"""Between Hydra and the schema: texts quoted for its grammar, schemas handed over, YAML checked, errors in one message.
+"""Between Hydra and the schema: schemas handed over, YAML checked, errors in one message.
 
 A message holds the full key, the value, the nearest valid key and the choices.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -21,31 +23,13 @@ from omegaconf.errors import (
 )
 
 from runner.config.groups import GROUPS
+from runner.config.plain_text import Kind, kinds
 from runner.config.root import RunnerConfig
+from runner.core.console import say
 from runner.core.errors import ConfigError, RunnerError, unknown
-
-PLAIN_TEXTS = ("task.prompt", "task.system", "task.instruction")
 
 # choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
-
-
-def quote_plain_texts(arguments: list[str]) -> list[str]:
-    """Quote texts for Hydra, so that commas, colons and brackets in a prompt stand for themselves.
-
-    Left alone: what is quoted already, plain words and lists of them, and a grid's arguments, which have a grammar.
-    """
-    if "-m" in arguments or "--multirun" in arguments:
-        return arguments
-    quoted = []
-    for argument in arguments:
-        key, _, text = argument.partition("=")
-        plain = re.fullmatch(r"""[A-Za-z0-9_.,-]*|(['"]).*\1""", text, re.DOTALL)
-        if key in PLAIN_TEXTS and not plain:
-            text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation either
-            argument = f"{key}={QuotedString(text, Quote.single).with_quotes()}"
-        quoted.append(argument)
-    return quoted
 
 
 def register() -> None:
@@ -62,17 +46,36 @@ def register() -> None:
     # of a study's grid: sweeps by key, keys that advance together, combinations to leave out
     grid = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "exclude": []}
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
-    store(group="hydra/sweeper", name="grid", node=grid, provider="runner")
+    store(group="hydra/sweeper", name="grid", node=_open(OmegaConf.create(grid), "params"), provider="runner")
     store(group="hydra/launcher", name="workers", node=workers, provider="runner")
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
-            store(group=f"hydra/schema/{group}", name=name, node=schema, provider="runner")
+            free = [item.name for item in fields(schema) if item.default_factory is dict]
+            node = _open(OmegaConf.structured(schema), *free) if free else schema
+            store(group=f"hydra/schema/{group}", name=name, node=node, provider="runner")
+
+
+def _open(node: DictConfig, *keys: str) -> DictConfig:
+    """Let these keys of a node take keys of the user's own, without a + before them."""
+    for key in keys:
+        OmegaConf.set_struct(node[key], False)
+    return node
+
+
+class NoRunFolder(Callback):
+    """Keeps Hydra from making the folder that hydra.run.dir names, in which nothing would lie."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Name the working directory instead, unless the job is to run in that folder."""
+        if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
+            return
+        say(f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir")
+        with read_write(config):
+            config.hydra.run.dir = "."
 
 
 def to_config(composed: Any) -> RunnerConfig:
     """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here."""
-    from omegaconf import OmegaConf
-
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunnerConfig)
     _refuse_extra("", composed, config)
@@ -101,9 +104,32 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _from_cause(error, conf) or _first_lines(error)
     return None
+
+
+def _unreadable(override: str) -> str:
+    """Say what to type for an override that Hydra's grammar does not take."""
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
+        return f"{override}: this is no override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
+    fix = _in_quotes(key, value)
+    return f"{override}: the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
+
+
+def _in_quotes(key: str, value: str) -> str:
+    return f"\"{key}='{value}'\"" if "'" not in value else f"'{key}=\"{value}\"'"
+
+
+def _several(key: str, value: str) -> str:
+    """Say what to type for several values where there is no grid."""
+    kind = kinds().get(key, Kind())
+    one = f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.text else ""
+    one = f". If it is a list: {key}=[{value}]" if kind.is_list else one
+    return f"{key}={value}: several values. To sweep over it, add --multirun (-m){one}"
 
 
 def _missing_config(error: MissingConfigException) -> str:
@@ -123,7 +149,9 @@ def _from_cause(error: BaseException, conf: Path) -> str | None:
         cause = cause.__cause__
     if match := re.match(r"Could not override '([^']+)'\. ?\nNo match in the defaults list", text):
         return _unknown_key(match[1], conf)
-    found = re.search(r"(?:Error merging override|Could not override) '?([^'\n]+?)'?\.?(?:\n|$)", text)
+    if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
+        return _several(match[1], match[2])
+    found = re.search(r"(?:Error merging override|Could not override) '?([^\n]+?)'?\.?(?:\n|$)", text)
     written = found[1] if found else ""
     if isinstance(cause, ValidationError):
         return _wrong_value(cause, written)
@@ -136,7 +164,7 @@ def _from_cause(error: BaseException, conf: Path) -> str | None:
 
 def _wrong_value(cause: ValidationError, written: str) -> str:
     before, _, value = written.partition("=")
-    key = cause.full_key or before
+    key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     why = str(cause.msg or cause).splitlines()[0]
     if choices := re.search(r"expected one of \[([^\]]*)\]", why):
         names = [name.strip(" '") for name in choices[1].split(",")]
@@ -144,17 +172,28 @@ def _wrong_value(cause: ValidationError, written: str) -> str:
     if expected := re.search(r"could not be converted to (\w+)", why):
         words = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{key}={value}: {words.get(expected[1], expected[1])} is needed"
+    if "is not a ListConfig" in why and value:
+        return f"{key}={value}: a list is needed: {key}=[{value}]"
     return f"{key}={value}: {why}" if value else f"{key}: {why}"
 
 
 def _unknown_key(key: str, conf: Path, owner: object = None) -> str:
     """Name the key and the nearest valid one: a group's, a root key, or a key of the group's schema."""
     head, dot, _ = key.rpartition(".")
-    if dot:
-        names = _schema_keys(owner) or set().union(*map(_schema_keys, GROUPS.get(head, {}).values()))
-        return f"{key}: {unknown('key', key, (f'{head}.{name}' for name in names))}"
+    names = _schema_keys(owner) or set().union(*map(_schema_keys, GROUPS.get(head, {}).values()))
     groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
-    return f"{key}: {unknown('group or key', key, {*groups, *_schema_keys(RunnerConfig)})}"
+    choices = {f"{head}.{name}" for name in names} if dot else {*groups, *_schema_keys(RunnerConfig)}
+    return f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
+
+
+def _of_other_groups(key: str, choices: set[str]) -> list[str]:
+    """Return the keys of any group that are called like this one, which stands in a wrong group or in none."""
+    last = key.lstrip("+~").rpartition(".")[2]
+    by_name: dict[str, list[str]] = {}
+    for known in kinds():
+        by_name.setdefault(known.rpartition(".")[2], []).append(known)
+    near = [] if get_close_matches(key, choices) else get_close_matches(last, by_name, n=1)
+    return by_name.get(last) or [known for name in near for known in by_name[name]]
 
 
 def _first_lines(error: BaseException) -> str:

@@ -33,6 +33,7 @@ class AdapterConfig(LoraConfig):
 
     module: ClassVar[str]  # puts it on
     in_a_file: ClassVar[bool] = False
+    usual_rope: ClassVar[str | None] = None  # that adapters of this format were mostly trained with
 
     def __post_init__(self) -> None:
         check_not_blank("lora.path", self.path, "give the adapter's folder, hub id or .pth file")
@@ -56,6 +57,7 @@ class PthConfig(AdapterConfig):
     rank: int | None = None
 
     module: ClassVar[str] = "runner.models.lora.pth"
+    usual_rope: ClassVar[str | None] = "rope_2d"
     in_a_file: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
+
+PUT_BY_RUNNER = ("messages", "conversation", "tokenize", "add_generation_prompt")  # of a chat template
 
 
 class Attention(StrEnum):
@@ -45,6 +47,7 @@ class LocalModelConfig(ModelConfig):
     shape: str | None = inert(None, HASHED)
     random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
     trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # what its chat template reads by these names
     check_memory: bool = inert(True, "refuses a model that would not fit, and changes nothing in one that does")
 
     asks_hub: ClassVar[bool] = True
@@ -55,6 +58,11 @@ class LocalModelConfig(ModelConfig):
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
         check_not_blank("model.name", self.name, "give a folder or a hub id")
+        for name in self.chat_template_kwargs:
+            own = name not in PUT_BY_RUNNER and name.isidentifier()
+            check(
+                own, "model.chat_template_kwargs", name, "give names that the chat template reads, e.g. enable_thinking"
+            )
         spread, sizes = self.device_map, self.max_memory
         check(spread in (None, "auto"), "model.device_map", spread, "use auto, or null for one device")
         check(sizes is None or isinstance(sizes, dict), "model.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")

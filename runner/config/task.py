@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from runner.config.generation import GenerationConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, inert
+from runner.core.fields import HASHED, MISSING, Text, inert
 
 
 class PromptStyle(StrEnum):
@@ -85,8 +85,8 @@ class Gsm8kConfig(TaskConfig):
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
     extractor: Extractor = Extractor.strict
-    system: str | None = None
-    instruction: str = "Solve it step by step. End with '#### ' and the number."
+    system: Text | None = None
+    instruction: Text = "Solve it step by step. End with '#### ' and the number."
 
     def __post_init__(self) -> None:
         check_least(1, "task.limit", self.limit, ", or null for all")
@@ -117,11 +117,11 @@ class Framing(StrEnum):
 class PromptsConfig(TaskConfig):
     """Shared keys of the tasks that complete the user's own prompts."""
 
-    prompt: str | None = inert(None, "the SHA-256 of the prompts counts, however they were given")
+    prompt: Text | None = inert(None, "the SHA-256 of the prompts counts, however they were given")
     prompts: str | None = inert(None, HASHED)
     format: Framing = Framing.chat
-    system: str | None = None
-    stop: list[str] = field(default_factory=list)
+    system: Text | None = None
+    stop: list[Text] = field(default_factory=list)
     show: int = inert(20, "how many completions are printed")
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class GenerateConfig(PromptsConfig):
 
     module: ClassVar[str] = "runner.tasks.generate"
     name: str = "generate"
-    branches: list[str] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
+    branches: list[Text] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
     output: str | None = inert(None, "names a copy of the completions, and changes nothing in them")
     overwrite: bool = inert(False, "whether another file may be replaced")
     debug: bool = inert(False, "says more about the first prompt")

@@ -16,8 +16,10 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
+
+from runner.core.console import keep_streams, say, unwritten
 
 INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has ended
 
@@ -105,12 +107,12 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: a password would end up in configs and logs: {fix}")
 
 
-def unknown(what: str, word: str, choices: Iterable[str]) -> str:
-    """Say that word is no `what`, with the nearest choice first and then all of them."""
+def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:
+    """Say that word is no `what`, with what may be meant first, else the nearest choice, and then all choices."""
     options = sorted(choices)
-    close = get_close_matches(word, options, n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    return f"no {what} {word!r}.{meant} Choices: {', '.join(options)}"
+    close = list(meant) or get_close_matches(word, options, n=1)
+    question = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"no {what} {word!r}.{question} Choices: {', '.join(options)}"
 
 
 def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
@@ -138,7 +140,7 @@ def exit_code_of(
         message = message_of(error)
         if message is None:
             raise
-        print(f"{name}: {message}", file=sys.stderr)
+        say(f"{name}: {message}")
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
 
 
@@ -149,10 +151,18 @@ def run_entry(
     when_interrupted: str | None = None,
 ) -> NoReturn:
     """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
+    keep_streams()
+    code: Any
     try:
         code = exit_code_of(name, work, message_of)
     except KeyboardInterrupt:
         if when_interrupted:
-            print(when_interrupted, file=sys.stderr)
+            say(when_interrupted)
         code = INTERRUPTED
+    except SystemExit as exit:  # of argparse
+        code = exit.code
+    if lost := unwritten():
+        kept = "what was done is kept, and the same command prints it again"
+        say(f"{name}: stdout cannot be written ({lost.strerror}): {kept}")
+        code = code or 1
     sys.exit(code)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.core import machine
+from runner.core.console import console, plain, say
 
 REPORT_EVERY_S = 0.2
 
@@ -39,7 +40,7 @@ def report_to(sink: Callable[[Step], None] | None) -> None:
 def tell(text: str) -> None:
     """Say something on stderr before a long step begins; a grid's worker says nothing, its grid has shown the plan."""
     if _sink is None:
-        print(text, file=sys.stderr)
+        say(text)
 
 
 class Progress:
@@ -56,21 +57,20 @@ class Progress:
         self._report({}, at_once=True)
         if _sink is None and sys.stderr.isatty():
             from rich import progress as rich_progress
-            from rich.console import Console
 
             self._bar = rich_progress.Progress(
-                rich_progress.TextColumn("{task.description}"),
+                rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(bar_width=28),
                 rich_progress.MofNCompleteColumn() if not self.unit else rich_progress.TaskProgressColumn(),
                 rich_progress.TimeElapsedColumn(),
                 rich_progress.TextColumn("left"),
                 rich_progress.TimeRemainingColumn(),
-                rich_progress.TextColumn("{task.fields[news]}"),
-                console=Console(stderr=True),
+                rich_progress.TextColumn("{task.fields[news]}", markup=False),
+                console=console(sys.stderr),
                 transient=True,
             )
             self._bar.start()
-            self._id = self._bar.add_task(self.what, total=self.total, news="")
+            self._id = self._bar.add_task(plain(self.what), total=self.total, news="")
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
@@ -82,7 +82,7 @@ class Progress:
         self._done = done
         self._report(news)
         if self._bar is not None:
-            line = "  ".join(f"{key} {value}" for key, value in news.items())
+            line = plain("  ".join(f"{key} {value}" for key, value in news.items()))
             self._bar.update(self._id, completed=done, **({"news": line} if news else {}))
 
     def describe(self, what: str) -> None:
@@ -90,7 +90,7 @@ class Progress:
         self.what = what
         self._report({}, at_once=True)
         if self._bar is not None:
-            self._bar.update(self._id, description=what)
+            self._bar.update(self._id, description=plain(what))
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -21,6 +21,7 @@ from runner.core.errors import cannot_write
 
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
+COMPLETIONS = "completions.jsonl"  # what became of each prompt, in their order
 
 
 class FinishReason(StrEnum):

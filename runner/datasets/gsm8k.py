@@ -174,7 +174,10 @@ def _unreachable(name: str, key: str) -> str:
 
 
 def _item(row: dict[str, str]) -> Item:
-    return Item(str(row["question"]), str(row["answer"]), gold_number(row["answer"]))
+    for key in ("question", "answer"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise ValueError(f"`{key}` is {json.dumps(row[key])[:80]} and no text")
+    return Item(row["question"], row["answer"], gold_number(row["answer"]))
 
 
 def _why(error: Exception) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.task import Framing, GenerateConfig, PromptsConfig
-from runner.core.errors import ConfigError, DataError
+from runner.core.errors import ConfigError, DataError, unknown
 from runner.core.result import Sample
 from runner.core.texts import parse_json, read_lines
 from runner.engines.base import Message, Prompt
@@ -165,6 +165,10 @@ def _from_json(line: str, framing: Framing) -> Given:
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
         raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
+    if others := sorted(values.keys() - {"prompt", "messages", "branches"}):
+        raise ValueError(
+            f"{unknown('key', others[0], ('prompt', 'messages', 'branches'))}; leave out what is no prompt"
+        )
     prompt = _text(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
     return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
 

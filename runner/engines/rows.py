@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
+from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, check
 from runner.core.result import FinishReason
 from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, request_sha256
 from runner.engines.local.prefix_tree import Prefix
@@ -99,6 +101,7 @@ class Admission:
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
+        self.template_kwargs = _template_kwargs(local_model(config.model), tokenizer)
         self._lock = threading.Lock()  # tokenizers do not promise to serve several threads at once
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
@@ -179,7 +182,9 @@ class Admission:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             with self._lock:
-                text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+                text: str = self.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+                )
         except TemplateError as error:  # some templates refuse a system message, or two turns of one role in a row
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
@@ -196,6 +201,15 @@ def own_generation(model: Any) -> dict[str, Any]:
     """Return what the model's generation config says otherwise than transformers does."""
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
     return settings
+
+
+def _template_kwargs(model: LocalModelConfig, tokenizer: Any) -> dict[str, Any]:
+    """Return what the user gives the chat template; a name that it does not read would change nothing, silently."""
+    for name in model.chat_template_kwargs:
+        read = re.search(rf"\b{name}\b", str(tokenizer.chat_template or ""))
+        need = f"the chat template of {model.name} does not read it"
+        check(bool(read), f"model.chat_template_kwargs.{name}", model.chat_template_kwargs[name], need)
+    return model.chat_template_kwargs
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

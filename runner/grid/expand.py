@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
+from runner.config.plain_text import flat, sweep_of
 from runner.core.errors import ConfigError, unknown
 
 MOST_JOBS = 1_000_000  # beyond this a grid is a typing error, and listing it would fill the memory
@@ -30,21 +31,21 @@ Values = Callable[[str], str | None]  # a job's value for a key as text (null as
 
 def expand(
     arguments: Sequence[str],
-    params: Mapping[str, str] | None,
-    zips: Sequence[Mapping[str, str]] | None,
+    params: Mapping[str, Any] | None,
+    zips: Sequence[Mapping[str, Any]] | None,
     config_loader: ConfigLoader | None,
 ) -> list[list[str]]:
     """Return every job's overrides: params, then zips, then the command line; the last one varies fastest."""
     parser = OverridesParser.create(config_loader=config_loader)
     asked = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
     swept: dict[str, Override] = {}
-    for key, value in (params or {}).items():
+    for key, value in flat(params or {}):
         override = _parse(parser, PARAMS, key, value)
         swept[override.get_key_element()] = override
     zipped: dict[str, list[Override]] = {}
     for number, together in enumerate(zips or ()):
         place = f"{ZIP}[{number}]"
-        zipped[place] = [_parse(parser, place, key, value) for key, value in together.items()]
+        zipped[place] = [_parse(parser, place, key, value) for key, value in flat(together)]
     _refuse_two_places(asked, swept, zipped)
 
     # the command line replaces an entry of params where that stands; what it adds comes last
@@ -75,9 +76,9 @@ def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], 
 # ------------------------------------------------------------------------------------------------ spreading
 
 
-def _parse(parser: OverridesParser, place: str, key: str, value: str) -> Override:
+def _parse(parser: OverridesParser, place: str, key: str, value: Any) -> Override:
     try:
-        return parser.parse_overrides([f"{key}={value}"])[0]
+        return parser.parse_overrides([sweep_of(key, value)])[0]
     except HydraException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(

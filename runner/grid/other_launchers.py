@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core import progress
+from runner.core.console import keep_streams, say
 from runner.core.errors import ConfigError, EvidenceError, JobHeld
 from runner.core.result import Record, Status
 from runner.grid.plan import Outcome, Planned, failure, run_job
@@ -55,13 +56,14 @@ def adapt() -> None:
 
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
     """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
+    keep_streams()
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
     with redirect_stdout(sys.stderr):  # stdout is for the grid's result
         outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
     name = " ".join(text for text in hydra.overrides.task if not text.startswith(PARENT_KEY))
     how = brief(outcome.record) if outcome.record else f"{outcome.status.value} {outcome.message}"
-    print(f"{name}: {how}", file=sys.stderr, flush=True)
+    say(f"{name}: {how}")
     return outcome
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.core import machine
+from runner.core.console import console, plain, say
 from runner.core.progress import Step
 from runner.core.result import Status
 from runner.grid.plan import Outcome, Planned, State, need_of
-from runner.report import GridLine, brief, console
+from runner.report import GridLine, brief
 
 REDRAW_EVERY_S = 0.25
 
@@ -51,7 +52,6 @@ def summary(plan: list[Planned]) -> str:
 def show_plan(plan: list[Planned]) -> None:
     """Print what would run, what is done, what cannot work, and which jobs share a loaded base."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
@@ -65,7 +65,7 @@ def show_plan(plan: list[Planned]) -> None:
     for planned, row in zip(plan, names, strict=True):
         twin = " (the same job as one above)" if planned.same_as is not None else ""
         base = f"{bases[planned.base]}" if planned.base else ""
-        cells = [escape(row.get(key, "")) for key in keys]
+        cells = [row.get(key, "") for key in keys]
         table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, _needs(planned, known))
     console().print(table)
     print(
@@ -74,9 +74,9 @@ def show_plan(plan: list[Planned]) -> None:
     )
     for planned, label in zip(plan, labels(plan), strict=True):
         if planned.problem:
-            print(f"impossible: {label}\n    {planned.problem}")
+            print(plain(f"impossible: {label}\n    {planned.problem}"))
         for note in planned.notes:
-            print(f"note: {label}\n    {note}")
+            print(plain(f"note: {label}\n    {note}"))
     print(f"{summary(plan)}; {len(bases)} bases to load at most once each")
 
 
@@ -119,10 +119,10 @@ def show_failures(plan: list[Planned], outcomes: dict[int, Outcome]) -> int:
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         outcome = outcomes.get(number)
         if planned.state is State.impossible:
-            print(f"impossible: {label}: {planned.problem}", file=sys.stderr)
+            say(f"impossible: {label}: {planned.problem}")
         elif outcome is not None and outcome.status is not Status.FINISHED:
             log = planned.job.folder / "log.txt" if planned.job else Path()
-            print(f"{outcome.status.value}: {label}: {outcome.message}\n    log: {log}", file=sys.stderr)
+            say(f"{outcome.status.value}: {label}: {outcome.message}\n    log: {log}")
         else:
             continue
         failures += 1
@@ -169,10 +169,9 @@ class View:
 
     def __enter__(self) -> View:
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._live = Live(console=console(sys.stderr), transient=True, auto_refresh=False)
             self._live.start()
         return self
 
@@ -203,11 +202,9 @@ class View:
         else:
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
         if self._live is None:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
         else:
-            from rich.text import Text
-
-            self._live.console.print(Text(line, style="red" if failed else ""))
+            self._live.console.print(line, style="red" if failed else "")
         self.tick(at_once=True)
 
     def tick(self, at_once: bool = False) -> None:

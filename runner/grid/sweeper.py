@@ -7,7 +7,6 @@ Hydra's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_loc
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +24,7 @@ from runner.checkpoints.resolve import sharing
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core import machine
+from runner.core.console import plain, say
 from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Status
@@ -141,7 +141,7 @@ class GridSweeper(Sweeper):
         if grid.settings.plan:
             show_plan(grid.plan)
             return
-        print(summary(grid.plan), file=sys.stderr)
+        say(summary(grid.plan))
         numbers, interrupted = grid.to_do(), False
         if numbers:
             interrupted = self.run(grid, numbers)
@@ -206,10 +206,10 @@ def finish(grid: Grid, interrupted: bool) -> None:
     if store and settings.print.value == "table":
         folder = os.path.relpath(Path(settings.output_dir).expanduser())
         compare = "runner-compare" if folder == "outputs" else f"runner-compare --output-dir {folder}"
-        print(f"See all: mlflow ui --backend-store-uri {near_uri(store.uri)}    Compare: {compare}")
+        print(plain(f"See all: mlflow ui --backend-store-uri {near_uri(store.uri)}    Compare: {compare}"))
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
     if unlogged:
-        print(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them", file=sys.stderr)
+        say(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them")
     if interrupted:
         raise KeyboardInterrupt
     if problems:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
 from runner.core import child, progress
+from runner.core.console import keep_streams
 from runner.core.errors import INTERRUPTED
 from runner.core.progress import Step
 from runner.core.result import Status
@@ -25,6 +26,7 @@ def main() -> None:
     """Do the jobs that the parent sends, until it sends None or closes the connection."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     child.end_with_parent(parent)
+    keep_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGINT when a job is to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -43,6 +43,21 @@ def gpu_free_mib(gpu: int) -> float:
     return gpu_room_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
 
 
+def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]]:
+    """Return model.max_memory as accelerate takes it, and a note about GPUs that are not there."""
+    import torch
+
+    count = torch.cuda.device_count()
+    given: dict[int | str, str] = {
+        int(at) if at.isdigit() else at: size for at, size in (model.max_memory or {}).items()
+    }
+    absent = [f"GPU {at}" for at in given if isinstance(at, int) and at >= count]
+    if not absent:
+        return given, []
+    note = f"model.max_memory names {', '.join(absent)}, which this machine does not have: that limit is left out"
+    return {at: size for at, size in given.items() if f"GPU {at}" not in absent}, [note]
+
+
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
     """Return what this process can still take of a GPU: what is free, and what it keeps without using it."""
     return (free + reserved - allocated) / MIB

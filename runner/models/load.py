@@ -68,11 +68,14 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     if dtype != (known_as := getattr(torch, resolved.dtype)):  # torch cannot use a GPU that the system has
         dtype, notes = known_as, [f"no GPU can be used after all, and the job is known as one in {resolved.dtype}"]
     model_class = capability.class_of(folder, model_config.trust_remote_code)
+    places, absent = capability.places_for(model_config)
     attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
-    notes += unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
+    notes += absent + unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
 
     told: dict[str, Any] = {"dtype": dtype} | (held.load_arguments() if stored is None else {})
+    if places:
+        told["max_memory"] = places
     if attention is not Attention.auto:
         told["attn_implementation"] = attention.value
     model = _from_pretrained(config, resolved, device, told)
@@ -105,6 +108,11 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
         with base.quantization.adapting(base.model):
             loaded.model, report = home_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
+        if lora.usual_rope not in (None, config.rope.name) and lora.path != "embedded":
+            loaded.notes.append(
+                f"rope={config.rope.name}: most {lora.name} adapters were trained with 2D RoPE, which the program that "
+                f"wrote them had on unless told otherwise; if this one was, use rope={lora.usual_rope}"
+            )
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
         loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
     threads = resolved.model.threads or default_threads(loaded.model.num_parameters())
@@ -170,8 +178,6 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
     model, folder = resolved.model, resolved.path
     place, settings = for_transformers(folder, model.trust_remote_code)
     settings |= {**told, "device_map": model.device_map or {"": device}}
-    if model.max_memory:
-        settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in model.max_memory.items()}
     if folder.is_dir():
         bin_file.check_loadable(folder)
     try:

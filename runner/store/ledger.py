@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.core import machine
+from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
 from runner.store import jobs, mlflow_store, tracking
@@ -123,7 +124,7 @@ def log_file(path: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(path, error) from error
     root = logging.getLogger()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     try:
         yield

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import NoReturn
 
+from runner.core.console import plain, say
 from runner.core.errors import ConfigError, RunnerError, run_entry
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
@@ -17,7 +17,7 @@ from runner.store.jobs import Job, claim
 
 def entry() -> NoReturn:
     """Console script: exit 0 when everything is logged, 1 or 2 with a message when not."""
-    run_entry("runner-sync", lambda: print(sync(parser().parse_args())))
+    run_entry("runner-sync", lambda: print(plain(sync(parser().parse_args()))))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def sync(options: argparse.Namespace) -> str:
             if unlogged(job, uri):
                 missing.append(job)
         except RunnerError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            say(f"left out: {error}")
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:

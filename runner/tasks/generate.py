@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
 from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
-from runner.core.result import Result, Sample
+from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 from runner.engines.base import Engine, Request
 from runner.store.jobs import Job, read_samples, write_atomically
@@ -84,7 +84,7 @@ def run(inputs: Prompts, context: Context) -> Result:
         for said in recorder.samples[int(looked_at.id)].said:
             log.info("completion %s, token ids: %s", looked_at.id, said.token_ids)
             log.info("completion %s, text: %r (%s)", looked_at.id, said.text, said.finish_reason.value)
-    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.samples))
+    write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
     metrics = count_completions(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems)
     hand_over(task, prompts, recorder.samples, result, mine)

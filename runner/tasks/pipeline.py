@@ -17,7 +17,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
-from runner.core.result import Result, Sample
+from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
 from runner.engines.base import EngineStats, Request
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
@@ -70,7 +70,7 @@ def run(inputs: PartsAndPrompts, context: Context) -> Result:
     requests = [Request(index, build_prompt(task, given), tuple(task.stop)) for index, given in enumerate(prompts)]
     done = complete_missing("pipeline", requests, context, sample_of)
     rows = _account(done, done.measured.stats) if done.measured and done.measured.stats.processes else []
-    write_atomically(recorder.folder / "completions.jsonl", completions(prompts, recorder.samples))
+    write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
     return Result(
         metrics=count_completions(done.samples) | done.metrics,
         rows=rows,

@@ -65,6 +65,8 @@ def test_bad_data_keys(keys: dict[str, object], message: str) -> None:
         ('{"question": "Q?"', "line 2: not JSON"),
         ('{"question": "Q?"}', "line 2: no key 'answer'"),
         ('{"question": "Q?", "answer": "12"}', "line 2: the answer has no '#### NUMBER'"),
+        ('{"question": null, "answer": "#### 1"}', "line 2: `question` is null and no text"),
+        ('{"question": "Q?", "answer": 12}', "line 2: `answer` is 12 and no text"),
         ("[1]", "line 2: "),
     ],
 )

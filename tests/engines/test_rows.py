@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runner.config.model import LocalModelConfig
+from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Request
-from runner.engines.rows import Row, Stopping
+from runner.engines.base import Message, Request
+from runner.engines.rows import Admission, Row, Stopping
 
 EOS = 2
 texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token
@@ -23,6 +26,28 @@ def tokenizer(tiny_llama: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, make_config: Any, tiny_llama: Path) -> None:
+    thinking = deepcopy(tokenizer)
+    thinking.chat_template += "{% if enable_thinking is defined and not enable_thinking %}<none>{% endif %}"
+
+    def seen(**given: Any) -> str:
+        config = make_config(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=given))
+        text, _ = Admission(config, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
+        assert isinstance(text, str)
+        return text
+
+    assert seen(enable_thinking=False) == seen() + "<none>"
+    assert seen(enable_thinking=True) == seen()
+    with pytest.raises(
+        ConfigError, match=r"model.chat_template_kwargs.think=True: the chat template of .* does not read it"
+    ):
+        seen(think=True)
+    with pytest.raises(
+        ConfigError, match="model.chat_template_kwargs=tokenize: give names that the chat template reads"
+    ):
+        seen(tokenize=True)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

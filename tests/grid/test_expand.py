@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from runner.__main__ import CONF
 from runner.config.hydra import register
+from runner.config.plain_text import quote_texts
 from runner.core.errors import ConfigError
 from runner.grid.expand import MOST_JOBS, check_exclude, excluded, expand
 
@@ -62,7 +63,9 @@ def refused(
 @given(st.lists(lines, max_size=4), st.lists(lines, max_size=3))
 def test_params_and_command_line_multiply_as_in_the_basic_sweeper(params: list[str], arguments: list[str]) -> None:
     pairs = dict(line.split("=", 1) for line in params if "=" in line)
-    assert expand(arguments, pairs, None, None) == basic([f"{k}={v}" for k, v in pairs.items()] + arguments)
+    assert expand(arguments, pairs, None, None) == basic(
+        quote_texts([f"{k}={v}" for k, v in pairs.items()]) + arguments
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -121,6 +124,20 @@ def test_the_last_of_two_equal_keys_wins_in_the_place_of_the_first() -> None:
 def test_shuffled_values_are_all_there() -> None:
     assert sorted(expand(["a=shuffle(range(20))"], None, None, None)) == sorted(basic(["a=range(20)"]))
     assert sorted(expand(["a=shuffle(x,y,z)"], None, None, None)) == [["a=x"], ["a=y"], ["a=z"]]
+
+
+def test_texts_of_a_study_are_what_they_say() -> None:
+    both = {"task.prompt": "Ann has 3, Bob has 4", "task.data": "数据.jsonl,b.jsonl"}
+    assert expand([], both, None, None) == [
+        ["task.prompt='Ann has 3, Bob has 4'", "task.data='数据.jsonl'"],
+        ["task.prompt='Ann has 3, Bob has 4'", "task.data=b.jsonl"],
+    ]
+    listed = OmegaConf.create({"task.prompt": ["Ann has 3, Bob has 4", "null", None, "请写"], "task.stop": ["。", "a"]})
+    jobs = expand([], {}, [{"task.prompt": listed["task.prompt"]}], None)
+    assert jobs == [[f"task.prompt={text}"] for text in ("'Ann has 3, Bob has 4'", "'null'", "null", "'请写'")]
+    assert expand([], {"task.stop": listed["task.stop"]}, None, None) == [["task.stop=['。','a']"]], "one list"
+    assert expand([], {"task": {"limit": "1,2"}}, None, None) == [["task.limit=1"], ["task.limit=2"]]
+    assert excluded([{"task.data": "数据,库.jsonl"}], lambda _: "库.jsonl")
 
 
 def test_params_may_come_from_a_config() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
+from runner.core.console import plain
 from runner.core.errors import ConfigError, OutputError, check, few, one_line, run_entry
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
@@ -36,7 +37,7 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own we
 def entry() -> NoReturn:
     """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
     quiet_imports()
-    run_entry("runner-convert-lora", lambda: print(convert(parser().parse_args())))
+    run_entry("runner-convert-lora", lambda: print(plain(convert(parser().parse_args()))))
 
 
 def parser() -> argparse.ArgumentParser:

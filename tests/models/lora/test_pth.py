@@ -18,6 +18,7 @@ from runner.checkpoints import resolve
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines import open_engine
@@ -276,6 +277,15 @@ def test_square_layers_that_the_file_leaves_out_are_noted(
     assert "2 square layers are not in the adapter and stay as they are: model.layers.1.self_attn.q_proj" in str(
         loaded.notes
     )
+
+
+def test_a_file_without_2d_rope_gets_a_note(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
+    file = PthConfig(path=save(squares(), tmp_path / "lora.pth"))
+    native = load(make_config(model=tiny_model, lora=file))
+    assert "rope=native: most pth adapters were trained with 2D RoPE" in str(native.notes)
+    assert "use rope=rope_2d" in str(native.notes)
+    rotated = load(make_config(model=tiny_model, lora=file, rope=Rope2dConfig()))
+    assert "trained with 2D RoPE" not in str(rotated.notes)
 
 
 class Malicious:

@@ -1,0 +1,118 @@
+"""Printing: data is shown as data, and what happens to the reader does not end the work.
+
+Text of users and models is never markup, and the control characters in it, which steer a terminal, are shown as \\x1b.
+A reader that leaves (`| head -1`), a full device and a closed stream end the printing; the job goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # a pipe, a terminal or a connection without a reader
+
+
+def plain(text: object) -> str:
+    """Return a text with its control characters written out, except for ends of lines and tabs."""
+    return str(text).translate(CONTROLS)
+
+
+def say(text: str) -> None:
+    """Print a message on stderr."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+def console(stream: Any = None, width_elsewhere: int = 160) -> Console:
+    """Return a rich console for data; it does not fold tables when its output is kept in a file."""
+    from rich.console import Console
+
+    class DataConsole(Console):
+        """Takes each string as it is: a cell, a heading or a line."""
+
+        def render_str(self, text: str, **how: Any) -> Any:
+            return super().render_str(plain(text), **how)
+
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else width_elsewhere
+    return DataConsole(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats log lines, which may quote names and texts, without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return plain(super().format(record))
+
+
+# --------------------------------------------------------------------------------------------- the streams
+
+
+class Outlet(io.FileIO):
+    """A standard stream that takes all it is given, whether or not somebody reads it."""
+
+    lost: OSError | None = None  # why nothing is written any more
+
+    def write(self, data: Any, /) -> int:
+        """Write, or drop what can no longer be written."""
+        if self.lost is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = error
+        return memoryview(data).nbytes
+
+
+def keep_streams() -> None:
+    """Give this process stdout and stderr that outlive their readers; streams that were closed lead nowhere."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file opened would be taken for a stream
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        before = getattr(sys, name)
+        if before is not None and (_outlet(before) or not _writes_to(before, number)):
+            continue
+        through = before is not None and before.write_through
+        encoding = before.encoding if before is not None else "utf-8"
+        raw = Outlet(number, "wb", closefd=False)
+        by_line = raw.isatty() or number == 2
+        buffer = io.BufferedWriter(raw)
+        after = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line, write_through=through)
+        setattr(sys, name, after)
+
+
+def unwritten() -> OSError | None:
+    """Return why a result did not reach stdout, where that is a fault of the device; readers may leave."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    outlet = _outlet(sys.stdout)
+    lost = outlet.lost if outlet else None
+    return None if lost is None or lost.errno in READER_LEFT else lost
+
+
+def _outlet(stream: Any) -> Outlet | None:
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw if isinstance(raw, Outlet) else None
+
+
+def _writes_to(stream: Any, number: int) -> bool:
+    """Whether a stream is the process's own; what it holds is written first."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # nobody reads it
+        return True
+    try:
+        return bool(stream.fileno() == number)
+    except (OSError, ValueError):
+        return False  # a test's
