@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config.groups import GROUPS
 from runner.config.hydra import explain, quote_plain_texts, register, to_config
 from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.core.errors import exit_code_of, run_entry
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
@@ -29,7 +29,7 @@ exit_codes: list[int] = [0]  # of the single job; a grid says its own
 def entry() -> NoReturn:
     """Run, and turn every error that a user can cause into one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
+    signals.take()
     register()
     sys.argv[1:] = quote_plain_texts(sys.argv[1:])
     interrupted = "interrupted: what was done is kept, the same command goes on from there"
@@ -60,15 +60,16 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
     from runner.report import show
     from runner.run import joins, run
+    from runner.store.mlflow_store import store_of
 
     config = to_config(composed)
     if config.plan:
-        _print_plan(config, hydra_config)
-        return 0
+        return _print_plan(config, hydra_config)
     if (code := joins(config)) is not None:  # this process serves another one, which has the job
         return code
     record = run(config, OmegaConf.to_yaml(composed))
-    show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
+    choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
+    show(record, choices, config.print, store_of(config))
     if record.error:  # the task has done its work, and what it found is bad news
         print(f"error: {record.error}", file=sys.stderr)
         return 1
@@ -87,11 +88,14 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
     return objective(run(config, OmegaConf.to_yaml(composed)))
 
 
-def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> None:
-    from runner.grid.plan import plan_job
+def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:
+    from runner.core.errors import ConfigError
+    from runner.grid.plan import State, plan_job
     from runner.grid.show import show_plan
 
-    show_plan([plan_job(list(hydra_config.overrides.task), config)])
+    planned = plan_job(list(hydra_config.overrides.task), config)
+    show_plan([planned])
+    return ConfigError.exit_code if planned.state is State.impossible else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from runner.config.root import Print
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import Record
+from runner.store.mlflow_store import EXPERIMENT, Store, see_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 WORDS = ("architecture", "device", "threads", "processes", "dtype", "attention", "rope", "source", "output_dir")
 
 
-def show(record: Record, choices: dict[str, str], how: Print) -> None:
-    """Print a record on stdout in the form that print=... asks for."""
+def show(record: Record, choices: dict[str, str], how: Print, store: Store | None = None) -> None:
+    """Print a record on stdout in the form that print=... asks for; `store` is where it was logged."""
     if how is Print.json:
         print(to_json(record), flush=True)
     elif how is Print.table:
-        _table(record, choices)
+        _table(record, choices, store)
 
 
 def brief(record: Record) -> str:
@@ -109,7 +110,7 @@ def console(stream: Any = None) -> Console:
     return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
 
 
-def _table(record: Record, choices: dict[str, str]) -> None:
+def _table(record: Record, choices: dict[str, str], store: Store | None) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -134,8 +135,9 @@ def _table(record: Record, choices: dict[str, str]) -> None:
     for note in result.notes:
         out.print(Text(f"note: {note}", style="yellow"))
     if record.mlflow_uri is not None:
-        hint = f"mlflow ui --backend-store-uri {near_uri(record.mlflow_uri)}"
-        out.print(Text(f"MLflow run {record.mlflow_run_id}. See all: {hint}"))
+        among = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
+        hint = see_all(record.mlflow_uri)
+        print(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}", flush=True)  # not folded: it is pasted
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -167,9 +169,3 @@ def _near(path: str) -> str:
     """Write a path relative to the working directory when it lies below it."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
-
-
-def near_uri(uri: str) -> str:
-    """Write a sqlite store relative to the working directory when it lies below it."""
-    prefix = "sqlite:///"
-    return prefix + _near(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri

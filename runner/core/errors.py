@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
 
+from runner.core import signals
+from runner.core.uris import without_secrets
+
 INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has ended
 
 
@@ -138,7 +141,7 @@ def exit_code_of(
         message = message_of(error)
         if message is None:
             raise
-        print(f"{name}: {message}", file=sys.stderr)
+        print(f"{name}: {without_secrets(message)}", file=sys.stderr)
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
 
 
@@ -152,6 +155,7 @@ def run_entry(
     try:
         code = exit_code_of(name, work, message_of)
     except KeyboardInterrupt:
+        signals.leave()
         if when_interrupted:
             print(when_interrupted, file=sys.stderr)
         code = INTERRUPTED

@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def describe() -> dict[str, str]:
     }
 
 
+@cache
 def git_state() -> dict[str, str]:
     """Name the commit of the working directory and whether it has changes; nothing outside a repository."""
     try:

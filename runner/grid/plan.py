@@ -102,7 +102,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
     else:
         if planned.record is not None:
             planned.state = State.done
-            planned.unlogged = not ledger.is_logged(config, planned.record) or config.task.wants_delivery
+            planned.unlogged = config.task.wants_delivery
         else:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.go_on if started else State.todo
