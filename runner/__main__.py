@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import explain, register, to_config
 from runner.config.plain_text import quote_texts
 from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.core.console import say
 from runner.core.errors import exit_code_of, run_entry
 
@@ -33,7 +33,7 @@ exit_codes: list[int] = [0]  # of the single job; a grid says its own
 def entry() -> NoReturn:
     """Run, and turn every error that a user can cause into one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
+    signals.take()
     register()
     interrupted = "interrupted: what was done is kept, the same command goes on from there"
     # Hydra drops what main returns
@@ -82,15 +82,16 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
     from runner.report import show
     from runner.run import joins, run
+    from runner.store.mlflow_store import store_of
 
     config = to_config(composed)
     if config.plan:
-        _print_plan(config, hydra_config)
-        return 0
+        return _print_plan(config, hydra_config)
     if (code := joins(config)) is not None:  # this process serves another one, which has the job
         return code
     record = run(config, OmegaConf.to_yaml(composed))
-    show(record, {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}, config.print)
+    choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
+    show(record, choices, config.print, store_of(config))
     if record.error:  # the task has done its work, and what it found is bad news
         say(f"error: {record.error}")
         return 1
@@ -109,11 +110,14 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
     return objective(run(config, OmegaConf.to_yaml(composed)))
 
 
-def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> None:
-    from runner.grid.plan import plan_job
+def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:
+    from runner.core.errors import ConfigError
+    from runner.grid.plan import State, plan_job
     from runner.grid.show import show_plan
 
-    show_plan([plan_job(list(hydra_config.overrides.task), config)])
+    planned = plan_job(list(hydra_config.overrides.task), config)
+    show_plan([planned])
+    return ConfigError.exit_code if planned.state is State.impossible else 0
 
 
 if __name__ == "__main__":

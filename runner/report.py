@@ -15,7 +15,7 @@ from runner.core.console import console, plain
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import COMPLETIONS, Record
-from runner.core.sqlite_uri import sqlite_path, sqlite_uri
+from runner.store.mlflow_store import EXPERIMENT, Store, see_all
 
 WORDS = (
     "architecture",
@@ -31,12 +31,12 @@ WORDS = (
 )
 
 
-def show(record: Record, choices: dict[str, str], how: Print) -> None:
-    """Print a record on stdout in the form that print=... asks for."""
+def show(record: Record, choices: dict[str, str], how: Print, store: Store | None = None) -> None:
+    """Print a record on stdout in the form that print=... asks for; `store` is where it was logged."""
     if how is Print.json:
         print(to_json(record), flush=True)
     elif how is Print.table:
-        _table(record, choices)
+        _table(record, choices, store)
 
 
 def brief(record: Record) -> str:
@@ -113,7 +113,7 @@ def to_json(record: Record) -> str:
     return json.dumps(values)
 
 
-def _table(record: Record, choices: dict[str, str]) -> None:
+def _table(record: Record, choices: dict[str, str], store: Store | None) -> None:
     from rich import box
     from rich.table import Table
 
@@ -138,8 +138,11 @@ def _table(record: Record, choices: dict[str, str]) -> None:
     for note in result.notes:
         out.print(f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:
-        hint = f"mlflow ui --backend-store-uri {near_uri(record.mlflow_uri)}"
-        out.print(f"MLflow run {record.mlflow_run_id}. See all: {hint}")
+        among = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
+        hint = see_all(record.mlflow_uri)
+        print(
+            plain(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}"), flush=True
+        )  # not folded: it is pasted
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -170,9 +173,3 @@ def _near(path: str) -> str:
     """Write a path relative to the working directory when it lies below it."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
-
-
-def near_uri(uri: str) -> str:
-    """Write a sqlite store relative to the working directory when it lies below it."""
-    file = sqlite_path(uri)
-    return uri if file is None or uri != sqlite_uri(file) else sqlite_uri(Path(_near(str(file))))

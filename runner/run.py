@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
@@ -20,15 +21,17 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(config, task, resolved)
     with jobs.claim(job, wait):
-        if must_start_anew(config, task, job):
-            job.forget()
-        done = job.recorded()
+        anew = must_start_anew(config, task, job)
+        done = None if anew else job.recorded()
         if done is not None:
             if hasattr(task, "deliver"):
                 task.deliver(inputs, config, job, done.result)
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned, with nothing loaded yet
             check(config, task, resolved)
+        ledger.check_store(config)
+        if anew:  # nothing is left that could refuse the job
+            job.set_aside() if config.rerun else job.forget()
         return execute(config, task, resolved, inputs, job, config_yaml, bases)
 
 
@@ -65,29 +68,30 @@ def execute(
     bases: BaseCache | None,
 ) -> Record:
     """Run the task, and record how it ended whatever happens."""
-    record = ledger.new_record(config, job, task.VERSION)
+    record = ledger.new_record(config, job, task.VERSION, inputs.data)
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
-    tracker = ledger.start_tracking(config, job, record)
-    context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved, job.folder))
-    started = time.perf_counter()
-    try:
-        with ledger.log_file(job.folder / "log.txt"):
-            jobs.write_atomically(job.folder / "config.yaml", config_yaml)
-            record.result = task.run(inputs, context)
-        record.status = Status.FAILED if record.result.problems else Status.FINISHED
-        record.error = record.result.complaint
-    except KeyboardInterrupt:
-        record.status, record.error = Status.KILLED, "interrupted"
-        raise
-    except BaseException as error:
-        record.error = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        recorder.close()
-        context.close()
-        record.seconds = time.perf_counter() - started
-        record.result.metrics["seconds"] = record.seconds
-        ledger.close(tracker, job, record)
+    with signals.held():  # whoever stops the job waits until it is written down how it ended
+        tracker = ledger.start_tracking(config, job, record)
+        context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved, job.folder))
+        started = time.perf_counter()
+        try:
+            with signals.heard(), ledger.log_file(job.folder / "log.txt"):
+                jobs.write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
+                record.result = task.run(inputs, context)
+            record.status = Status.FAILED if record.result.problems else Status.FINISHED
+            record.error = record.result.complaint
+        except KeyboardInterrupt:
+            record.status, record.error = Status.KILLED, "interrupted"
+            raise
+        except BaseException as error:
+            record.error = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            recorder.close()
+            context.close()
+            record.seconds = time.perf_counter() - started
+            record.result.metrics["seconds"] = record.seconds
+            ledger.close(tracker, job, record)
     return record
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import os
 import re
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from runner.compare.runs import (
     log,
     open_store,
     runs_of,
-    tracking_uri,
+    store_to_read,
 )
 from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
 from runner.compare.table import Choice, differing_keys, tabulate
@@ -74,8 +73,10 @@ def parser() -> argparse.ArgumentParser:
     from_where.add_argument(
         "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
     )
-    from_where.add_argument("--tracking-uri", help="MLflow store to read instead; or set MLFLOW_TRACKING_URI")
-    from_where.add_argument("--experiment", default="runner", help="MLflow experiment (default: %(default)s)")
+    from_where.add_argument(
+        "--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)"
+    )
+    from_where.add_argument("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
     which = it.add_argument_group("which runs (default: of every job the newest finished one)")
     which.add_argument("--task", help="only this task, e.g. gsm8k (default: one table per task)")
     which.add_argument(
@@ -124,7 +125,8 @@ def parser() -> argparse.ArgumentParser:
 def compare(options: argparse.Namespace, scratch: Path) -> None:
     """Load, choose, tabulate; print, save and log."""
     output_dir = Path(options.output_dir).expanduser().absolute()
-    client = open_store(tracking_uri(output_dir, options.tracking_uri, dict(os.environ)))
+    store = store_to_read(output_dir, options.tracking_uri, options.experiment)
+    client, options.experiment = open_store(store.uri), store.experiment
     every = load_runs(client, options.experiment)
     grid = find_grid(client, options.experiment, options.grid) if options.grid else None
     every = runs_of(client, grid, every, scratch) if grid else every

@@ -6,7 +6,6 @@ MLflow is imported late.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,41 +17,42 @@ from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Ru
 from runner.core.errors import ConfigError, refuse_password, unknown
 from runner.core.progress import Progress
 from runner.core.sqlite_uri import sqlite_path
-from runner.store.mlflow_store import default_uri, one_message, open_client
+from runner.core.uris import without_secrets
+from runner.store import moved
+from runner.store.look import PAGE, PARENT
+from runner.store.mlflow_store import Store, calm_mlflow, chosen, one_message, open_client, probe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
 
-PARENT = "mlflow.parentRunId"
-PAGE = 50_000  # runs asked for at once: the most that MLflow allows
 LAST = "last"
 FOLDER = "comparison"  # among the artifacts of the grid's run
 SAMPLES = "samples.jsonl"
 FETCHED_AT_ONCE = 8  # most of the time goes into waiting; more would crowd out the server's other users
 
 
-def tracking_uri(output_dir: Path, given: str | None, environment: dict[str, str]) -> str:
-    """Return the store to read: the one given, else the database in output_dir, else MLflow's own setting."""
-    database = output_dir / "mlflow.db"
-    uri = given or (default_uri(output_dir) if database.exists() else environment.get("MLFLOW_TRACKING_URI"))
-    if not uri:
+def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
+    """Return the store to read, by the rule of all commands; MLflow would create an sqlite file that is not there."""
+    if uri:
+        refuse_password("--tracking-uri", uri)
+    store = chosen(output_dir, uri, experiment)
+    file = sqlite_path(store.uri)
+    if file is not None and not file.exists():
+        if uri or not store.is_own:
+            raise ConfigError(f"tracking uri {store.shown}: there is no such file")
         raise ConfigError(
-            f"no MLflow database at {database}: run something first, or say where it is with --output-dir or "
-            "--tracking-uri"
+            f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
-    refuse_password("--tracking-uri", uri)
-    file = sqlite_path(uri)
-    if file is not None and not file.exists():  # MLflow would create an empty one
-        raise ConfigError(f"tracking uri {uri}: there is no such file")
-    return uri
+    if store.is_own:
+        moved.mend(output_dir)
+    return store
 
 
 def open_store(uri: str) -> Client:
-    """Return a client for the store, with MLflow's own output and calls home turned off."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a wrong address must not take minutes
-    with one_message(lambda text: f"cannot open {uri}: {text}"):
+    """Return a client for the store."""
+    calm_mlflow()
+    probe(uri)
+    with one_message(lambda text: f"cannot open {without_secrets(uri)}: {text}"):
         client: Client = open_client(uri, "--tracking-uri")
         return client
 

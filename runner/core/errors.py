@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
+from runner.core import signals
 from runner.core.console import keep_streams, say, unwritten
+from runner.core.uris import without_secrets
 
 INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has ended
 
@@ -140,7 +142,7 @@ def exit_code_of(
         message = message_of(error)
         if message is None:
             raise
-        say(f"{name}: {message}")
+        say(f"{name}: {without_secrets(message)}")
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
 
 
@@ -156,6 +158,7 @@ def run_entry(
     try:
         code = exit_code_of(name, work, message_of)
     except KeyboardInterrupt:
+        signals.leave()
         if when_interrupted:
             say(when_interrupted)
         code = INTERRUPTED

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -137,6 +138,7 @@ def _family_ticks() -> int:
     return sum(of[process][1] for process in family if process in of)
 
 
+@cache
 def git_state() -> dict[str, str]:
     """Name the commit of the working directory and whether it has changes; nothing outside a repository."""
     try:
@@ -192,7 +194,9 @@ def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[floa
     rooms = []
     for folder, is_first in _cgroups("memory", own, root):
         limit_file, used_file, prefix = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_") if is_first else ("memory.max", "memory.current", "")
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            if is_first
+            else ("memory.max", "memory.current", "")
         )
         try:
             limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))

@@ -179,7 +179,8 @@ class Record:
     task_version: int = 0
     name: str = ""  # for people
     params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
-    mlflow_run_id: str | None = None
+    data: dict[str, str] = field(default_factory=dict)  # what was asked: name, digest, source, for MLflow
+    mlflow_run_id: str | None = None  # where it was logged last; the store is asked whether it is still there
     mlflow_uri: str | None = None  # set once everything is logged there
     error: str | None = None
     started_at: str = ""

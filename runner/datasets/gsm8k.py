@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from runner.core.errors import ConfigError, DataError, check, unknown
 from runner.core.texts import parse_json, read_lines
@@ -64,6 +65,20 @@ def items_sha256(items: list[Item]) -> str:
     """Fingerprint of questions and answers in order."""
     text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(data: str, split: str, sha256: str) -> dict[str, str]:
+    """Describe a data set as MLflow keeps it: name, digest, and where it comes from."""
+    path = Path(data).expanduser()
+    source: dict[str, Any]
+    if data == "embedded":
+        kind, source = "code", {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
+    elif path.exists():
+        kind, source = "local", {"uri": str(path.absolute())}
+    else:
+        kind, source = "hugging_face", {"path": data, "split": split}
+    name = f"{path.name} {split}"
+    return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
 def _read(data: str, split: str, key: str, limit: int | None) -> list[Item]:
@@ -167,7 +182,9 @@ def _unreachable(name: str, key: str) -> str:
             raise errors.OfflineModeIsEnabled
         HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except errors.HFValidationError as error:
-        raise ConfigError(f"{key}={name}: no file or folder {Path(name).absolute()}, and not a hub id: {error}") from error
+        raise ConfigError(
+            f"{key}={name}: no file or folder {Path(name).absolute()}, and not a hub id: {error}"
+        ) from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
         return hub.why_not(error)
     return ""

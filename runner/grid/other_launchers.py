@@ -85,7 +85,6 @@ class ForeignLaunch:
     launcher: Launcher
     name: str  # as in hydra/launcher=NAME
     plan: list[Planned]
-    parent_run_id: str | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     interrupted: bool = False
     _jobs: dict[int, Job] = field(default_factory=dict)
@@ -116,8 +115,7 @@ class ForeignLaunch:
                     batches.extendleft(reversed(self._after_break(batch, error)))
 
     def _launch(self, batch: list[int]) -> None:
-        parent = [f"{PARENT_KEY}{self.parent_run_id}"] if self.parent_run_id else []
-        overrides = [[*self.plan[number].overrides, *parent] for number in batch]
+        overrides = [[*self.plan[number].overrides, *self._parent_of(number)] for number in batch]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
             try:
@@ -128,6 +126,11 @@ class ForeignLaunch:
             self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
                 outcome.record.from_ledger = False  # it ended after its launch had broken: still the work of this grid
+
+    def _parent_of(self, number: int) -> list[str]:
+        config = self.plan[number].config
+        parent = config.tracking.parent_run_id if config is not None else None
+        return [f"{PARENT_KEY}{parent}"] if parent else []
 
     def _stop(self, batch: list[int]) -> None:
         """Record how the jobs ended after Ctrl-C; those that the launcher leaves running are not touched."""

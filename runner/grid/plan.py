@@ -108,7 +108,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
     else:
         if planned.record is not None:
             planned.state = State.done
-            planned.unlogged = not ledger.is_logged(config, planned.record) or config.task.delivers_to is not None
+            planned.unlogged = config.task.delivers_to is not None
         else:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.go_on if started else State.todo

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from runner.checkpoints.resolve import sharing
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.core import machine
+from runner.core import machine, signals
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.core.progress import Progress
@@ -31,11 +30,12 @@ from runner.core.result import Status
 from runner.grid.compose import Composer
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
+from runner.grid.parents import Parents
 from runner.grid.plan import Outcome, Planned, State, how_many, mark_twins, objective, plan_job
 from runner.grid.show import View, labels, show_failures, show_plan, summary, table_lines
 from runner.grid.workers import WorkerPool
-from runner.report import near_uri, show_grid
-from runner.store import mlflow_store, tracking
+from runner.report import show_grid
+from runner.store import grid_runs, mlflow_store
 
 
 class WorkerLauncher(Launcher):
@@ -48,8 +48,8 @@ class WorkerLauncher(Launcher):
         """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
 
-    def run_plan(self, plan: list[Planned], numbers: list[int]) -> tuple[dict[int, Outcome], bool]:
-        """Do these jobs of a plan; return how they ended and whether the user stopped them."""
+    def run_plan(self, plan: list[Planned], numbers: list[int], outcomes: dict[int, Outcome]) -> bool:
+        """Do these jobs of a plan, and fill in how they ended; return whether the user stopped them."""
         settings = plan[numbers[0]].config
         assert settings is not None
         with View(labels(plan), len(numbers)) as view:
@@ -62,6 +62,7 @@ class WorkerLauncher(Launcher):
                 job_timeout_s=settings.job_timeout_s,
                 fresh=self.fresh,
                 gpus=len(machine.gpu_models()),
+                outcomes=outcomes,
             ).run()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -77,8 +78,8 @@ class WorkerLauncher(Launcher):
             if planned.config is not None and planned.config.plan:
                 raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs beforehand")
         Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper leaves its own files there
-        outcomes, interrupted = self.run_plan(plan, list(range(len(plan))))
-        if interrupted:
+        outcomes: dict[int, Outcome] = {}
+        if self.run_plan(plan, list(range(len(plan))), outcomes):
             raise KeyboardInterrupt
         returns = []
         for number, planned in enumerate(plan):
@@ -140,13 +141,17 @@ class GridSweeper(Sweeper):
         grid = self.plan(arguments)
         if grid.settings.plan:
             show_plan(grid.plan)
+            if all(planned.state is State.impossible for planned in grid.plan):
+                raise ConfigError(f"none of these {len(grid.plan)} jobs can work, see above")
             return
         say(summary(grid.plan))
-        numbers, interrupted = grid.to_do(), False
-        if numbers:
-            interrupted = self.run(grid, numbers)
-        else:
-            tracking.end_dead_grids(grid.settings)  # of one that was killed when its last job was done
+        grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
+        parents = Parents(grid.plan, grid.overrides, grid.outcomes)
+        parents.look()
+        try:
+            interrupted = self.run(grid, parents)
+        except KeyboardInterrupt:  # it came when all was done
+            interrupted = True
         finish(grid, interrupted)
 
     def plan(self, arguments: list[str]) -> Grid:
@@ -169,31 +174,26 @@ class GridSweeper(Sweeper):
         mark_twins(grid.plan)
         return grid
 
-    def run(self, grid: Grid, numbers: list[int]) -> bool:
-        """Hand the jobs to the launcher below one MLflow run; returns whether the user stopped it."""
+    def run(self, grid: Grid, parents: Parents) -> bool:
+        """Hand the jobs to the launcher below their MLflow runs; returns whether the user stopped it."""
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, WorkerLauncher):
             check_settings(name, grid.settings)
-        parent = tracking.start_grid(grid.settings, grid.overrides, describe(grid))
-        for number in numbers:
-            config = grid.plan[number].config
-            assert config is not None
-            config.tracking.parent_run_id = parent.run_id
-        interrupted = False
-        try:
-            if isinstance(self.launcher, WorkerLauncher):
-                grid.outcomes, interrupted = self.launcher.run_plan(grid.plan, numbers)
-            else:
-                elsewhere = ForeignLaunch(self.launcher, name, grid.plan, parent.run_id, grid.outcomes)
-                elsewhere.run(numbers)
-                interrupted = elsewhere.interrupted
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            failed = any(outcome.status is not Status.FINISHED for outcome in grid.outcomes.values())
-            finished = len(grid.outcomes) == len(numbers) and not failed
-            status = Status.KILLED if interrupted else Status.FINISHED if finished else Status.FAILED
-            tracking.finish_grid(parent, status, describe(grid))
+        numbers, interrupted = grid.to_do(), False
+        with signals.held():  # whoever stops the grid waits until its runs have ended, too
+            parents.start()
+            try:
+                with signals.heard():
+                    if numbers and isinstance(self.launcher, WorkerLauncher):
+                        interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
+                    elif numbers:
+                        elsewhere = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes)
+                        elsewhere.run(numbers)
+                        interrupted = elsewhere.interrupted
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                parents.finish(interrupted)
         return interrupted
 
 
@@ -202,11 +202,13 @@ def finish(grid: Grid, interrupted: bool) -> None:
     settings = grid.settings
     show_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
     problems = show_failures(grid.plan, grid.outcomes)
+    for planned in grid.plan:
+        if planned.job is not None and settings.rerun and (aside := planned.job.aside()):
+            say(f"what {planned.job_id} had before rerun=... is kept in {aside[-1]}")
     store = mlflow_store.store_of(settings)
     if store and settings.print.value == "table":
-        folder = os.path.relpath(Path(settings.output_dir).expanduser())
-        compare = "runner-compare" if folder == "outputs" else f"runner-compare --output-dir {folder}"
-        print(plain(f"See all: mlflow ui --backend-store-uri {near_uri(store.uri)}    Compare: {compare}"))
+        hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
+        print(plain("See all: {}    Compare: {}".format(*hints)))
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
     if unlogged:
         say(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them")
@@ -217,23 +219,6 @@ def finish(grid: Grid, interrupted: bool) -> None:
         codes = [outcome.exit_code for outcome in grid.outcomes.values()]
         failed.exit_code = max(codes + [planned.exit_code for planned in grid.plan])
         raise failed
-
-
-def describe(grid: Grid) -> list[dict[str, Any]]:
-    """Return the plan as plain data for MLflow: every job with its id, what differs, and how it stands."""
-    rows = []
-    for number, planned in enumerate(grid.plan):
-        outcome = grid.outcomes.get(number)
-        rows.append(
-            {
-                "job_id": planned.job_id or None,
-                "overrides": planned.overrides,
-                "planned": planned.state.value,
-                "status": outcome.status.value if outcome else None,
-                "problem": planned.problem or (outcome.message if outcome else ""),
-            }
-        )
-    return rows
 
 
 def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:

@@ -8,12 +8,11 @@ kill or a hang ends one job, not the grid.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
-from runner.core import child, progress
+from runner.core import child, progress, signals
 from runner.core.console import keep_streams
 from runner.core.errors import INTERRUPTED
 from runner.core.progress import Step
@@ -27,8 +26,8 @@ def main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     child.end_with_parent(parent)
     keep_streams()
-    # the terminal's Ctrl-C reaches the parent only, which sends SIGINT when a job is to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
+    signals.take(even_ignored=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("runner").setLevel(logging.INFO)
     bases = BaseCache()

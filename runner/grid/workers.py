@@ -20,7 +20,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from runner.core import child
+from runner.core import child, signals
 from runner.core.progress import Step
 from runner.core.result import Status
 from runner.grid.plan import Outcome, Planned, group
@@ -75,8 +75,8 @@ class WorkerPool:
     _stop_requested_at: float = 0.0
     _started: int = 0
 
-    def run(self) -> tuple[dict[int, Outcome], bool]:
-        """Do all jobs, or stop when asked to; return how each that was begun ended, and whether the user stopped it."""
+    def run(self) -> bool:
+        """Do all jobs, or stop when asked to; return whether the user stopped it. `outcomes` says how each ended."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._groups = group(self.plan, self.numbers)
         with self._counting_interrupts():
@@ -88,7 +88,7 @@ class WorkerPool:
                     worker.kill()
                     worker.process.wait()
                     worker.connection.close()
-        return self.outcomes, self._stop_requests > 0
+        return self._stop_requests > 0
 
     # ------------------------------------------------------------------------------- one step
 
@@ -247,18 +247,15 @@ class WorkerPool:
     def _counting_interrupts(self) -> Iterator[None]:
         """Count Ctrl-C: the first one lets jobs write down what they have, the second kills them."""
 
-        def on_interrupt(*_: object) -> None:
+        def stop() -> None:
             self._stop_requests += 1
             self._stop_requested_at = time.monotonic()
             if self._stop_requests == 1:
                 for worker in self._workers:
-                    worker.process.send_signal(signal.SIGINT)
+                    worker.process.send_signal(signal.SIGTERM)
 
-        before = signal.signal(signal.SIGINT, on_interrupt)
-        try:
+        with signals.told(stop):
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def _gpu(number: int) -> str:

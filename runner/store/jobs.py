@@ -12,10 +12,12 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import FileIO
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +32,7 @@ from runner.store.artifacts import first_changed
 log = logging.getLogger(__name__)
 
 MORE_MEMORY = 1.25  # times what was free when it was too short: worth another try
+OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -75,10 +78,37 @@ class Job:
         """Replace result.json in one step, so that a crash leaves the old one or the new one."""
         write_atomically(self.folder / "result.json", json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
 
+    def evidence(self) -> list[Path]:
+        """Return what runs of this job have left in its folder; hidden files are the ledger's own."""
+        return [path for path in self.folder.iterdir() if not path.name.startswith(".")] if self.folder.exists() else []
+
     def forget(self) -> None:
-        """Drop what an earlier run of this job left (rerun=true)."""
+        """Drop what an earlier run of this job left, of a task that looks again every time."""
         for name in ("samples.jsonl", "completions.jsonl", "measured.json", "result.json", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Move what an earlier run of this job left out of the way, until the job is done again."""
+        try:
+            if evidence := self.evidence():
+                old = next(
+                    old for n in count(1) if not (old := self.folder.with_name(f"{self.job_id}{OLD}{n}")).exists()
+                )
+                old.mkdir()
+                for path in evidence:
+                    path.rename(old / path.name)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def aside(self) -> list[Path]:
+        """Return the folders of evidence that was set aside, the oldest first."""
+        found = self.folder.parent.glob(f"{self.job_id}{OLD}*")
+        return sorted(found, key=lambda old: (len(old.name), old.name))
+
+    def drop_aside(self) -> None:
+        """Delete what was set aside: the job is done anew."""
+        for old in self.aside():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], measures: bool) -> Job:

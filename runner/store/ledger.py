@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.core import machine
+from runner.core import machine, signals
 from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
-from runner.store import jobs, mlflow_store, tracking
+from runner.core.uris import without_secrets
+from runner.store import begun, jobs, look, mlflow_store, tracking
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class NotLogged(TrackingError):
         self.record = record
 
 
-def new_record(config: RunnerConfig, job: jobs.Job, task_version: int) -> Record:
+def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dict[str, str] | None = None) -> Record:
     """Begin a job's record: FAILED until it has ended otherwise."""
     return Record(
         job.job_id,
@@ -39,7 +40,8 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int) -> Record
         task_version=task_version,
         name=tracking.run_name(config),
         params=dict(tracking.flatten(config)),
-        versions=machine.versions(),
+        versions=machine.versions() | machine.git_state(),
+        data=data or {},
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -54,11 +56,30 @@ def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> track
         return tracking.Tracker(problem=error)
 
 
+def check_store(config: RunnerConfig) -> None:
+    """Raise what the store has against this job before its evidence is touched."""
+    store = mlflow_store.store_of(config)
+    if store is not None:
+        try:
+            with mlflow_store.clear_errors(store.uri):
+                mlflow_store.open_store(store)
+        except TrackingError:
+            if config.tracking.parent_run_id is None:
+                raise
+
+
+def without_token(config: RunnerConfig, text: str) -> str:
+    """Return a text about the job without what is secret in its store's uri."""
+    uri = config.tracking.uri
+    return text.replace(uri, without_secrets(uri)) if uri else text
+
+
 def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
     """Put the record on disk first, then into MLflow: a store that fails costs nothing that was computed."""
     record.mlflow_run_id = tracker.run_id  # on disk before it is true, for who finds the run and not its mark
     try:
         job.write_record(record)
+        say_what_is_aside(job, record)
         tracking.finish(tracker, job, record)
     except RunnerError as error:
         record.mlflow_run_id = None
@@ -71,6 +92,14 @@ def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
         job.write_record(record)
 
 
+def say_what_is_aside(job: jobs.Job, record: Record) -> None:
+    """Delete what rerun=... has set aside once the job is done anew; until then, say where it is."""
+    if record.status is Status.FINISHED:
+        job.drop_aside()
+    elif aside := job.aside():
+        log.warning("what %s had before rerun=... is kept in %s", job.job_id, aside[-1])
+
+
 def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str) -> None:
     """Write down how a job ended whose process died before it could."""
     try:
@@ -79,34 +108,44 @@ def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: 
             if record is None or record.status is not Status.FINISHED:
                 dead = new_record(config, job, task_version)
                 job.write_record(replace(dead, status=status, error=message))
-            tracking.end_dead_runs(config, job, status)
+            begun.end_dead(job.folder / tracking.BEGUN, job.folder.parents[1], status)
     except RunnerError as error:
         log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
 
 
 def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
-    """Return a recorded result, after logging it where it is not logged yet."""
+    """Return a recorded result, after asking the store for its run; where it is gone, it is logged again."""
     log.info("%s is already done: this is the recorded result (rerun=true does it again)", job.job_id)
-    store = mlflow_store.store_of(config)
-    if store is not None and record.mlflow_uri != store.uri:
-        log_late(store, job, record)
     record.from_ledger = True
+    record.output_dir = str(job.folder)  # the output folder may have been moved
+    store = mlflow_store.store_of(config)
+    if store is not None:
+        try:
+            log_missing(store, job, record)
+        except TrackingError as error:
+            if not stood_there(store, record):
+                raise NotLogged(error, record) from None
+            log.warning("%s. The result was logged there when the job was done", str(error).rstrip("."))
     return record
 
 
-def log_late(store: mlflow_store.Store, job: jobs.Job, record: Record) -> None:
-    """Log a recorded result; one whose process died between the store's yes and its own note stands there already."""
-    if tracking.has(store, record.mlflow_run_id):
-        record.mlflow_uri = store.uri
-        job.write_record(record)
-    else:
-        close(tracking.start(store, job, record), job, record)
+def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> bool:
+    """Log a recorded result unless the store has it, below the parent that the store names; whether it was logged."""
+    held = look.look(store, job.job_id)
+    run_id = held.run_of(job.job_id, store.parent_run_id)
+    if run_id is None and (run_id := held.free_run_of(job.job_id)) is not None:
+        tracking.adopt(store, run_id)
+    if run_id is None:
+        with signals.held():
+            close(tracking.start(store, job, record), job, record)
+        return True
+    record.mlflow_run_id, record.mlflow_uri = run_id, store.shown
+    return False
 
 
-def is_logged(config: RunnerConfig, record: Record) -> bool:
-    """Whether a recorded result stands in the store that the config names."""
-    store = mlflow_store.store_of(config)
-    return store is None or record.mlflow_uri == store.uri
+def stood_there(store: mlflow_store.Store, record: Record) -> bool:
+    """Whether a result was logged to this store once: believed only while the store itself cannot be asked."""
+    return record.mlflow_uri == store.shown
 
 
 class LogFile(logging.FileHandler):

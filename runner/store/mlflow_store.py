@@ -1,4 +1,4 @@
-"""The MLflow store: which one a config names, how it is opened or made, and its errors in one message.
+"""The MLflow store: which one is meant, how it is opened or made, and its errors in one message.
 
 MLflow is imported inside the functions: it costs more than a second.
 """
@@ -8,19 +8,28 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, TrackingError, cannot_write, check, refuse_password
+from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
 from runner.core.sqlite_uri import sqlite_path, sqlite_uri
+from runner.core.uris import without_secrets
+from runner.store import moved
 from runner.store.jobs import hold
 
+URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
+EXPERIMENT = "runner"
 STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")  # whose exceptions say that a store failed
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
+ANSWER_S = 10  # a server that says nothing for so long is not there
+AWAY_S = 60.0  # how long it is then taken to be away, before it is asked again
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,34 @@ class Store:
     def __post_init__(self) -> None:
         refuse_password("tracking.uri", self.uri)
 
+    @property
+    def shown(self) -> str:
+        """The uri as it may be shown and written down."""
+        return without_secrets(self.uri)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the database of the output folder, which moves with it."""
+        file = sqlite_path(self.uri)
+        own = self.output_dir / "mlflow.db"
+        return file is not None and file.name == own.name and file.parent.resolve() == own.parent.resolve()
+
 
 def store_of(config: RunnerConfig) -> Store | None:
-    """Return where results are logged: None with tracking=none, else tracking.uri or sqlite in output_dir."""
+    """Return where results are logged; None with tracking=none."""
     if config.tracking.name == "none":
         return None
+    tracking = config.tracking  # whose defaults are MLflow's variables, see conf/tracking/sqlite.yaml
     output_dir = Path(config.output_dir).expanduser().absolute()
-    uri = config.tracking.uri or default_uri(output_dir)
-    return Store(uri, config.tracking.experiment, output_dir, config.tracking.parent_run_id)
+    return Store(
+        _absolute(tracking.uri or default_uri(output_dir)), tracking.experiment, output_dir, tracking.parent_run_id
+    )
+
+
+def chosen(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
+    """Return the store that a command means: what it says, else MLflow's variables, else sqlite in output_dir."""
+    uri = uri or os.environ.get(URI_VARIABLE) or default_uri(output_dir)
+    return Store(_absolute(uri), experiment or os.environ.get(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
 
 
 def default_uri(output_dir: Path) -> str:
@@ -50,49 +79,108 @@ def default_uri(output_dir: Path) -> str:
     return sqlite_uri(output_dir / "mlflow.db")
 
 
+def see_all(uri: str) -> str:
+    """Return what shows the runs of a store: the address of a server, or a command to paste."""
+    shown = without_secrets(uri)
+    if shown.startswith(("http://", "https://")):
+        return shown
+    file = sqlite_path(shown)
+    near = shown if file is None else sqlite_uri(_near(file))
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", near])
+
+
+def compare_command(store: Store) -> str:
+    """Return the command that compares the runs of a store."""
+    words = ["runner-compare"]
+    if (folder := os.path.relpath(store.output_dir)) != "outputs":
+        words += ["--output-dir", folder]
+    if not store.is_own or URI_VARIABLE in os.environ:
+        words += ["--tracking-uri", store.shown]
+    if store.experiment != EXPERIMENT or EXPERIMENT_VARIABLE in os.environ:
+        words += ["--experiment", store.experiment]
+    return shlex.join(words)
+
+
+def _near(path: Path) -> Path:
+    """Write a path relative to the working directory when it lies below it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else Path(relative)
+
+
+def _absolute(uri: str) -> str:
+    """Write an sqlite store so that it means the same from every folder."""
+    file = sqlite_path(uri)
+    return uri if file is None or file.is_absolute() else sqlite_uri(Path.cwd() / file)
+
+
+def calm_mlflow() -> None:
+    """Set MLflow's variables before it is imported: no calls home, nothing on stdout, no minutes of waiting."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(ANSWER_S))
+
+
 _opened: dict[Store, tuple[Any, str]] = {}  # a worker does many jobs with one store
 
 
 def open_store(store: Store) -> tuple[Any, str]:
-    """Return a client and the experiment's id, opened once a process."""
+    """Return a client and the experiment's id, both made where they are missing; opened once a process."""
     key = replace(store, parent_run_id=None)
-    if key not in _opened:
+    probe(store.uri)
+    file = sqlite_path(store.uri)
+    if key not in _opened or (file is not None and not file.stat().st_size):  # deleted since, and made by the probe
         _opened[key] = _open_first(key)
-    else:
-        _probe_sqlite(store.uri)
     return _opened[key]
+
+
+def find_store(store: Store) -> tuple[Any, str] | None:
+    """Return a client and the experiment's id; None where there is no such experiment (any more). Makes nothing."""
+    file = sqlite_path(store.uri)
+    if file is not None and not (file.exists() and file.stat().st_size):
+        return None
+    calm_mlflow()
+    probe(store.uri)
+    client = open_client(store.uri, "tracking.uri")
+    found = client.get_experiment_by_name(store.experiment)
+    return None if found is None or found.lifecycle_stage != "active" else (client, found.experiment_id)
 
 
 def _open_first(store: Store) -> tuple[Any, str]:
     """Open the store; one process at a time, because creating a database is a race."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls out of a benchmark
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
+    calm_mlflow()
     try:
         lock = hold(output_dir / ".mlflow.lock")
     except OSError as error:
         raise cannot_write(output_dir / ".mlflow.lock", error) from error
     with lock:
-        _probe_sqlite(uri)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         import mlflow  # noqa: F401  # it sets up the loggers that are quietened next
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
         _create_sqlite(uri)
+        if store.is_own:
+            moved.mend(output_dir)
         client = open_client(uri, "tracking.uri")
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
-            check(
-                experiment.lifecycle_stage == "active",
-                "tracking.experiment",
-                name,
-                "it was deleted in MLflow: restore it there, or use another name",
-            )
+            refuse_deleted(store, experiment.lifecycle_stage, experiment.experiment_id)
             return client, experiment.experiment_id
         # A server keeps files itself; for a database of one's own MLflow would put them where the command was given.
-        location = (output_dir / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
-        return client, _create_experiment(client, name, location)
+        artifacts = (output_dir / "mlartifacts").resolve().as_uri() if uri.startswith(DATABASES) else None
+        return client, _create_experiment(client, name, artifacts)
+
+
+def refuse_deleted(store: Store, stage: str, experiment_id: object) -> None:
+    """Raise ConfigError for an experiment that was deleted in MLflow, which keeps its name."""
+    if stage != "active":
+        raise ConfigError(
+            f"tracking.experiment={store.experiment}: it was deleted in MLflow at {store.shown}. Restore it with "
+            f"`mlflow experiments restore --experiment-id {experiment_id}`, or use another name"
+        )
 
 
 def open_client(uri: str, key: str) -> Any:
@@ -103,7 +191,8 @@ def open_client(uri: str, key: str) -> Any:
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # what SQLAlchemy lacks for this kind of database
         extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
-        raise ConfigError(f"{key}={uri}: this needs the package {missing.name}{extra}") from missing
+        text = f"{key}={without_secrets(uri)}: this needs the package {missing.name}{extra}"
+        raise ConfigError(text) from missing
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
@@ -119,13 +208,23 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
         return str(experiment.experiment_id)
 
 
+# ----------------------------------------------------------------------------------------- is it there?
+
+
+def probe(uri: str) -> None:
+    """Ask briefly whether the store is there: what MLflow says of one that is not is neither short nor quick."""
+    if sqlite_path(uri) is not None:
+        _probe_sqlite(uri)
+    elif uri.startswith(("http://", "https://")):
+        _probe_server(uri)
+
+
 def _probe_sqlite(uri: str) -> None:
-    """Ask sqlite itself for a write lock: its errors are short and quick, MLflow's are neither."""
-    path = sqlite_path(uri)
-    if path is None:
-        return
+    """Ask sqlite itself for a write lock."""
     import sqlite3
 
+    path = sqlite_path(uri)
+    assert path is not None
     with clear_errors(uri):
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=10)
@@ -134,6 +233,47 @@ def _probe_sqlite(uri: str) -> None:
             connection.execute("ROLLBACK")
         finally:
             connection.close()
+
+
+_away: dict[str, tuple[float, TrackingError]] = {}  # servers that did not answer: when, and what was said of it
+
+
+def _probe_server(uri: str) -> None:
+    """Ask the server for anything; one that was away a moment ago is not waited for again by each job."""
+    since, error = _away.get(uri, (-AWAY_S, None))
+    if error is not None and time.monotonic() - since < AWAY_S:
+        raise error
+    try:
+        with clear_errors(uri):
+            _ask_anything(uri)
+    except TrackingError as error:
+        _away[uri] = time.monotonic(), error
+        raise
+    _away.pop(uri, None)
+
+
+def _ask_anything(uri: str) -> None:
+    """Raise OSError where a server does not answer at all; whatever it answers is for MLflow to judge."""
+    import http.client  # late: together they take a while, and most stores are files
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    parts = urlsplit(uri)
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    address = place.geturl().rstrip("/") + "/health"
+    unchecked = ssl._create_unverified_context()  # MLflow has settings of its own for certificates
+    try:
+        urllib.request.urlopen(address, timeout=ANSWER_S, context=unchecked).close()
+    except (urllib.error.HTTPError, http.client.HTTPException, ssl.SSLError):
+        return
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise TimeoutError(f"no answer within {ANSWER_S} s") from error
+        if not isinstance(error.reason, ssl.SSLError):
+            raise
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {ANSWER_S} s") from None
 
 
 def _create_sqlite(uri: str) -> None:
@@ -154,6 +294,9 @@ def _create_sqlite(uri: str) -> None:
         fresh.replace(path)
 
 
+# ---------------------------------------------------------------------------------------------- errors
+
+
 @contextmanager
 def one_message(compose: Callable[[str], str]) -> Iterator[None]:
     """Turn the many ways in which a store can fail into one message, composed of the error's own text on one line."""
@@ -164,7 +307,7 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in STORE_MODULES:
             raise
         text = str(error).partition("(Background on this error")[0]  # SQLAlchemy's run to whole paragraphs
-        raise TrackingError(compose(" ".join(text.split())[:300])) from error
+        raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from error
 
 
 def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:
@@ -176,6 +319,6 @@ def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextMa
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
             text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
         safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
-        return f"MLflow at {uri} cannot be reached or written: {text}.{safe}"
+        return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe}"
 
     return one_message(compose)

@@ -6,41 +6,44 @@ with tracking=none must not pay for it.
 
 from __future__ import annotations
 
-import logging
 import math
+import os
 import re
-import socket
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.core import machine
 from runner.core.errors import TrackingError
 from runner.core.result import Record, Status
-from runner.store.jobs import Job, hold
-from runner.store.mlflow_store import Store, clear_errors, open_store, store_of
-
-log = logging.getLogger(__name__)
+from runner.core.uris import without_secrets
+from runner.store import begun
+from runner.store.jobs import Job
+from runner.store.look import PARENT
+from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
-GRIDS = ".grids"  # in output_dir: a file for each running grid
+BEGUN = ".begun"  # in a job's folder: the runs that were begun and may not have ended
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
+COMMIT = "git.commit"
 
 
 @dataclass
 class Tracker:
     """One job's run in MLflow, or nothing at all with tracking=none."""
 
-    uri: str | None = None
+    store: Store | None = None
     client: Any = None
     run_id: str | None = None
     problem: TrackingError | None = None  # why nothing can be logged, though something should be
-    alive: TextIO | None = None  # held while a grid's process lives
+    mark: begun.Mark | None = None  # of the run, until it has ended
+
+    @property
+    def uri(self) -> str | None:
+        """The store's uri, as it may be written down."""
+        return self.store.shown if self.store else None
 
 
 def start(store: Store | None, job: Job, record: Record) -> Tracker:
@@ -48,35 +51,54 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
     if store is None:
         return Tracker()
     with clear_errors(store.uri):
+        begun.end_dead(job.folder / BEGUN, store.output_dir, Status.KILLED)  # whoever began them has lost the job
         client, experiment_id = open_store(store)
         from mlflow.entities import Param  # after its settings, which opening the store has made
 
-        begun = job.folder / ".begun"
-        if begun.exists():  # and whoever began it is gone, perhaps before it wrote anything else
-            _end_running(store, "job_id", job.job_id, Status.KILLED, job.folder)
-        begun.touch()
+        mark = begun.add(job.folder / BEGUN, store)
         tags = {
             "job_id": job.job_id,
             "task": record.task,
             "task_version": str(record.task_version),
-            "output_dir": str(job.folder),
+            "output_dir": os.path.realpath(job.folder),
+            begun.TAG: mark.tag,
             "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
         }
+        if COMMIT in record.versions:
+            tags["mlflow.source.git.commit"] = record.versions[COMMIT]
         if store.parent_run_id is not None:
-            tags["mlflow.parentRunId"] = store.parent_run_id
+            tags[PARENT] = store.parent_run_id
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
         params = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
         for begin in range(0, len(params), PARAMS_A_CALL):
             client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
-    return Tracker(store.uri, client, run_id)
+        _log_data(client, run_id, record.data)
+    return Tracker(store, client, run_id, mark=mark)
+
+
+def adopt(store: Store, run_id: str) -> None:
+    """Let a job's run stand below the store's parent."""
+    with clear_errors(store.uri):
+        client, _ = open_store(store)
+        client.set_tag(run_id, PARENT, store.parent_run_id)
+
+
+def _log_data(client: Any, run_id: str, data: dict[str, str]) -> None:
+    """Log what the questions are as MLflow's dataset input."""
+    if not data:
+        return
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    described = Dataset(data["name"][:500], data["digest"][:36], data["source_type"], data["source"])
+    client.log_inputs(run_id, [DatasetInput(described, [InputTag("mlflow.data.context", "eval")])])
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:
     """Log metrics, evidence and status; when MLflow fails here, the result is on disk and stays there."""
     if tracker.problem is not None:
         raise tracker.problem
-    if tracker.client is None:
+    if tracker.store is None:
         return
     from mlflow.entities import Metric, RunTag
 
@@ -85,7 +107,8 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     metrics = [Metric(_legal(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)]
     tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
-    with clear_errors(tracker.uri, kept=job.folder):
+    with clear_errors(tracker.store.uri, kept=job.folder):
+        probe(tracker.store.uri)
         for begin in range(0, len(metrics), METRICS_A_CALL):
             client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
         client.log_batch(run_id, tags=tags)
@@ -93,68 +116,8 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
             if file.is_file() and not file.name.startswith("."):
                 client.log_artifact(run_id, str(file))
         client.set_terminated(run_id, record.status.value)
-
-
-def start_grid(config: RunnerConfig, overrides: list[str], plan: list[dict[str, Any]]) -> Tracker:
-    """Open the run that a grid's jobs stand below: the plan, the overrides, what it runs on."""
-    store = store_of(config)
-    if store is None:
-        return Tracker()
-    with clear_errors(store.uri):
-        end_dead_grids(config)
-        client, experiment_id = open_store(store)
-        alive = hold(store.output_dir / GRIDS / uuid.uuid4().hex)
-        tags = {
-            "grid": Path(alive.name).name,
-            "overrides": " ".join(overrides)[:8000],
-            "host": socket.gethostname(),
-            "mlflow.runName": f"grid of {len(plan)} jobs",
-            "mlflow.source.name": "runner",
-            **{f"machine.{key}": value for key, value in machine.describe().items()},
-            **{f"version.{key}": value for key, value in machine.versions().items()},
-            **machine.git_state(),
-        }
-        run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        client.log_dict(run_id, {"jobs": plan}, "plan.json")
-    return Tracker(store.uri, client, run_id, alive=alive)
-
-
-def finish_grid(tracker: Tracker, status: Status, plan: list[dict[str, Any]]) -> None:
-    """End the grid's run; a store that fails here costs no result, so it is only said."""
-    if tracker.client is None:
-        return
-    try:
-        with clear_errors(tracker.uri):
-            tracker.client.log_dict(tracker.run_id, {"jobs": plan}, "plan.json")
-            tracker.client.set_terminated(tracker.run_id, status.value)
-            if tracker.alive is not None:
-                Path(tracker.alive.name).unlink(missing_ok=True)
-                tracker.alive.close()
-    except TrackingError as error:
-        log.warning("%s", error)
-
-
-def end_dead_grids(config: RunnerConfig) -> None:
-    """End the runs of this folder's grids whose process is gone; without such a grid, MLflow is not even imported."""
-    store = store_of(config)
-    if store is None:
-        return
-    for file in sorted((store.output_dir / GRIDS).glob("*")):
-        try:
-            with suppress(OSError), hold(file, wait=False):  # refused while its process lives
-                _end_running(store, "grid", file.name, Status.KILLED)
-                file.unlink(missing_ok=True)
-        except TrackingError as error:
-            log.warning("%s", error)
-
-
-def _end_running(store: Store, tag: str, value: str, status: Status, folder: Path | None = None) -> None:
-    """End the runs with this tag that a dead process left RUNNING; of a job's, those of this folder only."""
-    with clear_errors(store.uri):
-        client, experiment_id = open_store(store)
-        for run in client.search_runs([experiment_id], f"tags.{tag} = '{value}' and attributes.status = 'RUNNING'"):
-            if folder is None or run.data.tags.get("output_dir") == str(folder):
-                client.set_terminated(run.info.run_id, status.value)
+    if tracker.mark is not None:
+        begun.drop(job.folder / BEGUN, tracker.mark)
 
 
 def run_name(config: RunnerConfig) -> str:
@@ -166,16 +129,6 @@ def run_name(config: RunnerConfig) -> str:
     return " ".join([*names, config.task.subject]).strip()
 
 
-def has(store: Store, run_id: str | None) -> bool:
-    """Whether the store holds this run, FINISHED."""
-    if run_id is None:
-        return False
-    with clear_errors(store.uri):
-        client, experiment_id = open_store(store)
-        query = f"attributes.run_id = '{run_id}' and attributes.status = 'FINISHED'"
-        return bool(client.search_runs([experiment_id], query))
-
-
 def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield every resolved key with its value as text."""
     assert is_dataclass(config)
@@ -184,20 +137,14 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         if is_dataclass(value):
             yield from flatten(value, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", _text(value)
+            text = _text(value)
+            yield f"{prefix}{item.name}", without_secrets(text) if prefix == "tracking." else text
 
 
 def _text(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
-
-
-def end_dead_runs(config: RunnerConfig, job: Job, status: Status) -> None:
-    """End the runs of this job that a dead process left RUNNING; the caller holds the job, so nobody is running it."""
-    store = store_of(config)
-    if store is not None:
-        _end_running(store, "job_id", job.job_id, status, job.folder)
 
 
 def _legal(key: str) -> str:

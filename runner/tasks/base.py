@@ -35,6 +35,7 @@ class Inputs:
     """What a task has read before it runs; a task adds what it needs in a subclass."""
 
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
+    data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
 
 @dataclass

@@ -9,7 +9,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.result import Result, Sample, Verdict
 from runner.core.stats import wilson_interval
-from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_questions
+from runner.datasets.gsm8k import Item, describe, items_sha256, load_examples, load_questions
 from runner.engines.base import Completion, Message, Prompt, Request
 from runner.scorers.numbers import judge
 from runner.tasks.base import Context, Inputs, Uses
@@ -37,7 +37,8 @@ def prepare(config: RunnerConfig) -> Problems:
     assert isinstance(task, Gsm8kConfig)
     items = load_questions(task.data, task.split, task.limit)
     examples = load_examples(task.data, task.shots_data, task.split, task.shots)
-    return Problems({"data": items_sha256(items), "shots": items_sha256(examples)}, task, items, examples)
+    hashes = {"data": items_sha256(items), "shots": items_sha256(examples)}
+    return Problems(hashes, task, items, examples, data=describe(task.data, task.split, hashes["data"]))
 
 
 def run(inputs: Problems, context: Context) -> Result:

@@ -54,7 +54,7 @@ if os.environ.get("FAULTS"):
                 case "hang":
                     time.sleep(3600)
                 case "deaf":
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
                     time.sleep(3600)
         engine.done += 1
         return events

@@ -45,7 +45,9 @@ class PlainBatches:
         self, loaded: Loaded, size: int, stats: EngineStats, stopping: Stopping, way: Way = Way.padded
     ) -> None:
         self.loaded, self.stats, self.stopping, self.way = loaded, stats, stopping, way
-        self.asked_size = self.size = 1 if way is Way.alone else size  # of the next batches: smaller once memory has run out
+        self.asked_size = self.size = (
+            1 if way is Way.alone else size
+        )  # of the next batches: smaller once memory has run out
         self.waiting: list[Row] = []
         self.batch: Batch | Generated | None = None
 

@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runner.config.root import RunnerConfig
 from runner.config.task import pipeline_of
-from runner.core import child, errors
+from runner.core import child, errors, signals
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, PeerGone, Transport
@@ -283,7 +283,7 @@ def _on_terminate(*_: object) -> None:
     """Remember when: torchrun sends SIGTERM to all when one has died, and passes Ctrl-C on as SIGINT."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
-    signal.raise_signal(signal.SIGINT)
+    signals.interrupt()
 
 
 def _end_pipeline(rendezvous: Rendezvous) -> None:

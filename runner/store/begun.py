@@ -1,0 +1,88 @@
+"""Marks of what was begun in MLflow: by them the next start ends what a dead process has left RUNNING.
+
+A mark says in which store and experiment a run was begun, and the run has it as a tag. It goes when the run has ended
+there. A folder of a job, and each grid that is going on, has a file of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.core.errors import RunnerError
+from runner.core.result import Status
+from runner.store.mlflow_store import Store, clear_errors, default_uri, find_store
+
+log = logging.getLogger(__name__)
+
+TAG = "begun"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a run was begun, and the tag that it has there."""
+
+    uri: str | None  # None: the database of the output folder, which may be moved
+    experiment: str
+    tag: str
+
+
+def add(file: Path, store: Store) -> Mark:
+    """Write down that a run is about to begin; its tag is not used twice."""
+    mark = Mark(None if store.is_own else store.uri, store.experiment, uuid.uuid4().hex)
+    _write(file, [*_read(file), mark])
+    return mark
+
+
+def drop(file: Path, mark: Mark) -> None:
+    """Take a mark away, because its run has ended in the store."""
+    _write(file, [other for other in _read(file) if other != mark])
+
+
+def end_dead(file: Path, output_dir: Path, status: Status) -> None:
+    """End the runs that a dead process left RUNNING, each in its store; the caller knows that the process is dead."""
+    for mark in _read(file):
+        store = Store(mark.uri or default_uri(output_dir), mark.experiment, output_dir)
+        try:
+            with clear_errors(store.uri):
+                _end(store, mark, status)
+        except RunnerError as error:
+            log.warning("a run may still be RUNNING there: %s", error)
+        else:
+            drop(file, mark)
+
+
+def left(file: Path) -> bool:
+    """Whether a run may still stand there as RUNNING."""
+    return bool(_read(file))
+
+
+def _end(store: Store, mark: Mark, status: Status) -> None:
+    found = find_store(store)
+    if found is None:  # the database or the experiment is gone, and the run with it
+        return
+    client, experiment_id = found
+    for run in client.search_runs([experiment_id], f"tags.{TAG} = '{mark.tag}' and attributes.status = 'RUNNING'"):
+        client.set_terminated(run.info.run_id, status.value)
+
+
+def _read(file: Path) -> list[Mark]:
+    with suppress(OSError, ValueError, TypeError):
+        values: list[Any] = json.loads(file.read_text(encoding="utf-8") or "[]")
+        return [Mark(**value) for value in values]
+    return []
+
+
+def _write(file: Path, marks: list[Mark]) -> None:
+    """Write in one step; a uri may hold a token, so that nobody else reads it."""
+    fresh = file.with_name(f"{file.name}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        json.dump([asdict(mark) for mark in marks], stream)
+    fresh.replace(file)

@@ -1,0 +1,111 @@
+"""The MLflow runs of grids: one above the jobs of each grid, the same one whenever that grid is started again."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from runner.core import machine
+from runner.core.errors import TrackingError
+from runner.core.result import Status
+from runner.core.uris import without_secrets
+from runner.store import begun
+from runner.store.jobs import hold
+from runner.store.look import GRID, PARENT, look
+from runner.store.mlflow_store import Store, clear_errors, open_store, probe
+
+log = logging.getLogger(__name__)
+
+GRIDS = ".grids"  # in output_dir: a lock and the marks of each grid that is going on
+
+
+@dataclass
+class GridRun:
+    """A grid's run in one store, and the lock by which others see that its process lives."""
+
+    store: Store
+    client: Any
+    run_id: str
+    mark: begun.Mark
+    alive: TextIO
+
+
+def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, Any]], done: Iterable[str]) -> GridRun:
+    """Open the run above a grid's jobs, or open it again; runs of jobs that are done come to stand below it."""
+    with clear_errors(store.uri):
+        end_dead(store.output_dir)
+        client, experiment_id = open_store(store)
+        marks = store.output_dir / GRIDS / uuid.uuid4().hex
+        alive = hold(marks.with_suffix(".lock"))
+        mark = begun.add(marks, store)
+        with hold(store.output_dir / f"{GRIDS}.lock"):  # the same grid may be started twice at once
+            held = look(store)
+            run_id = next((run for run, _ in held.grids.get(grid, [])), None)
+            if run_id is not None:
+                client.set_tag(run_id, begun.TAG, mark.tag)
+                client.update_run(run_id, status="RUNNING")
+            else:
+                tags = {
+                    GRID: grid,
+                    begun.TAG: mark.tag,
+                    "mlflow.runName": f"grid of {len(plan)} jobs",
+                    "mlflow.source.name": "runner",
+                }
+                run_id = client.create_run(experiment_id, tags=tags).info.run_id
+        for key, value in _about(overrides).items():
+            client.set_tag(run_id, key, value)
+        client.log_dict(run_id, {"jobs": plan}, "plan.json")
+        for job_id in done:
+            orphan = None if held.run_of(job_id, run_id) else held.orphan_of(job_id)
+            if orphan is not None:
+                client.set_tag(orphan, PARENT, run_id)
+    return GridRun(store, client, run_id, mark, alive)
+
+
+def _about(overrides: list[str]) -> dict[str, str]:
+    """Describe a start: what was asked for, and on what it runs."""
+    git = machine.git_state()
+    return {
+        "overrides": without_secrets(" ".join(overrides))[:8000],
+        "host": socket.gethostname(),
+        **{f"machine.{key}": value for key, value in machine.describe().items()},
+        **{f"version.{key}": value for key, value in machine.versions().items()},
+        **git,
+        **({"mlflow.source.git.commit": git["git.commit"]} if git else {}),
+    }
+
+
+def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> None:
+    """End the grid's run; a store that fails here costs no result, so it is only said."""
+    try:
+        with clear_errors(run.store.uri):
+            probe(run.store.uri)
+            run.client.log_dict(run.run_id, {"jobs": plan}, "plan.json")
+            run.client.set_terminated(run.run_id, status.value)
+    except TrackingError as error:
+        log.warning("%s", error)
+    else:
+        _forget(run.alive)
+    run.alive.close()
+
+
+def end_dead(output_dir: Path) -> None:
+    """End the runs of this folder's grids whose process is gone; without such a grid, MLflow is not even imported."""
+    for lock in sorted((output_dir / GRIDS).glob("*.lock")):
+        with suppress(OSError), hold(lock, wait=False) as alive:  # refused while its process lives
+            marks = lock.with_suffix("")
+            begun.end_dead(marks, output_dir, Status.KILLED)
+            if not begun.left(marks):
+                _forget(alive)
+
+
+def _forget(alive: TextIO) -> None:
+    lock = Path(alive.name)
+    for file in (lock.with_suffix(""), lock):
+        file.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""What a store holds of our runs, asked once and cheaply: sqlite is read without MLflow, whose import takes seconds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from runner.core.result import Status
+from runner.core.sqlite_uri import sqlite_path
+from runner.store.mlflow_store import Store, clear_errors, find_store, probe, refuse_deleted
+
+PARENT = "mlflow.parentRunId"
+GRID = "grid"
+PAGE = 50_000  # runs asked for at once: the most that MLflow allows
+
+RUNS = """
+select runs.run_uuid, runs.status, tags.key, tags.value
+from runs join tags on tags.run_uuid = runs.run_uuid
+where runs.experiment_id = ? and runs.lifecycle_stage = 'active'
+  and tags.key in ('job_id', 'grid', 'mlflow.parentRunId')
+"""
+OF_JOB = " and runs.run_uuid in (select run_uuid from tags where key = 'job_id' and value = ?)"
+NEWEST = " order by runs.start_time desc, runs.rowid desc"
+
+
+@dataclass
+class Held:
+    """The runs of an experiment that were not deleted, the newest first."""
+
+    jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)  # FINISHED ones: job -> run -> its parent
+    grids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # grid's tag -> its runs with their status
+
+    def run_of(self, job_id: str, parent: str | None) -> str | None:
+        """Return the run of a job, below this parent where there is one."""
+        runs = self.jobs.get(job_id, {})
+        return next((run for run, above in runs.items() if parent in (None, above)), None)
+
+    def free_run_of(self, job_id: str) -> str | None:
+        """Return a run of a job that stands below nothing."""
+        return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
+
+    def orphan_of(self, job_id: str) -> str | None:
+        """Return a run of a job that stands below no grid, or below one that was deleted."""
+        grids = {run for runs in self.grids.values() for run, _ in runs}
+        return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
+
+
+def look(store: Store, job_id: str | None = None) -> Held:
+    """Return what the store holds, of all jobs or of one."""
+    held = Held()
+    with clear_errors(store.uri):
+        read = _from_mlflow if sqlite_path(store.uri) is None else _from_sqlite
+        for run_id, status, tags in read(store, job_id):
+            if "job_id" in tags and status == Status.FINISHED:
+                held.jobs.setdefault(tags["job_id"], {})[run_id] = tags.get(PARENT)
+            elif GRID in tags:
+                held.grids.setdefault(tags[GRID], []).append((run_id, status))
+    return held
+
+
+def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
+    file = sqlite_path(store.uri)
+    assert file is not None
+    if not (file.exists() and file.stat().st_size):
+        return
+    runs: dict[str, tuple[str, dict[str, str]]] = {}
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=10)) as database:
+        found = "select experiment_id, lifecycle_stage from experiments where name = ?"
+        for experiment_id, stage in database.execute(found, [store.experiment]).fetchall():
+            refuse_deleted(store, stage, experiment_id)
+            query, values = RUNS + (OF_JOB if job_id else "") + NEWEST, [experiment_id, *([job_id] if job_id else [])]
+            for run_id, status, key, value in database.execute(query, values):
+                runs.setdefault(run_id, (status, {}))[1][key] = value
+    yield from ((run_id, status, tags) for run_id, (status, tags) in runs.items())
+
+
+def _from_mlflow(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
+    probe(store.uri)
+    found = find_store(store)
+    if found is None:
+        return
+    client, experiment_id = found
+    queries = [f"tags.job_id = '{job_id}'"] if job_id else ["tags.job_id LIKE '%'", f"tags.{GRID} LIKE '%'"]
+    finished = " and attributes.status = 'FINISHED'"
+    for query in queries:
+        query += finished if "job_id" in query else ""
+        token: str | None = None
+        while True:
+            newest = ["attributes.start_time DESC"]
+            page: Any = client.search_runs([experiment_id], query, 1, PAGE, newest, token)
+            yield from ((run.info.run_id, run.info.status, run.data.tags) for run in page)
+            token = page.token
+            if not token:
+                break
