@@ -193,7 +193,7 @@ class Record:
         """Read what result.json holds; raises ValueError, KeyError or TypeError when it is no record."""
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("a JSON object with a result was expected")
-        kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": list, "problems": list}
+        kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list}
         for key, kind in kinds.items():
             if not isinstance(values["result"].get(key, kind()), kind):
                 raise ValueError(f"result.{key} is no {kind.__name__}")
