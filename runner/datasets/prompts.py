@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from runner.engines.base import Message, Prompt
 log = logging.getLogger(__name__)
 
 STDIN = "-"
+KEYS = ("prompt", "messages", "branches")
 ROLES = ("system", "user", "assistant")
 NEEDED = 'each line is an object with `prompt` (a text) or `messages` ([{"role": "user", "content": "..."}])'
 
@@ -165,12 +167,19 @@ def _from_json(line: str, framing: Framing) -> Given:
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
         raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
-    if others := sorted(values.keys() - {"prompt", "messages", "branches"}):
-        raise ValueError(
-            f"{unknown('key', others[0], ('prompt', 'messages', 'branches'))}; leave out what is no prompt"
-        )
+    others = sorted(values.keys() - set(KEYS))
+    for key in others:
+        if get_close_matches(key, KEYS, cutoff=0.75):  # a slip of the pen would change what is asked
+            raise ValueError(unknown("key", key, KEYS))
+    if others:
+        _say_unread(", ".join(others))
     prompt = _text(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
     return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
+
+
+@cache  # a grid reads the same lines for each of its jobs
+def _say_unread(keys: str) -> None:
+    log.warning("note: prompt lines hold keys that are not read: %s (read are %s)", keys, ", ".join(KEYS))
 
 
 def _beginnings(branches: Any) -> tuple[str, ...]:

@@ -83,12 +83,15 @@ def test_text_file(tmp_path: Path) -> None:
     assert load_prompts(GenerateConfig(prompts=str(file))) == ["first", " second, with spaces ", "last\u2028one"]
 
 
-def test_jsonl_file(tmp_path: Path) -> None:
+def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     file = write_prompts(
         tmp_path / "p.jsonl", [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})]
     )
-    assert load_prompts(GenerateConfig(prompts=file)) == ["a", (Message("system", "s"), Message("user", "u"))]
+    for _ in range(2):
+        assert load_prompts(GenerateConfig(prompts=file)) == ["a", (Message("system", "s"), Message("user", "u"))]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["note: prompt lines hold keys that are not read: id (read are prompt, messages, branches)"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_jsonl_file(tmp_path: Path) -> None:
         ('{"prompt": "a"', "line 3: not JSON"),
         ('{"promt": "a"}', "line 3: no prompt: each line is an object with `prompt`"),
         ("[1]", "line 3: no prompt"),
+        ('{"prompt": "a", "branch": ["b"]}', r"line 3: no key 'branch'. Did you mean branches\?"),
         ('{"prompt": "a", "messages": []}', "line 3: both prompt and messages"),
         ('{"prompt": 3}', "line 3: a text is needed, not 3"),
         ('{"prompt": ""}', "line 3: a text is needed, not an empty one"),
