@@ -106,6 +106,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
         "config.yaml",
         "log.txt",
+        "measured.json",
         "result.json",
         "samples.jsonl",
     ]

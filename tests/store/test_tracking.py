@@ -72,7 +72,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     assert record.mlflow_run_id
     client = MlflowClient(record.mlflow_uri)
     files = {item.path for item in client.list_artifacts(record.mlflow_run_id)}
-    assert files == {"config.yaml", "result.json", "samples.jsonl", "log.txt", "measured.json"}
+    assert files == {"config.yaml", "result.json", "samples.jsonl", "measured.json", "log.txt"}
     local = client.download_artifacts(record.mlflow_run_id, "samples.jsonl", str(tmp_path))
     assert len([json.loads(line) for line in Path(local).read_text().splitlines()]) == 3
     assert (
