@@ -235,7 +235,9 @@ def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> Config
     """Return the error for a model that is neither in the cache nor available, or which files of it are missing."""
     at = f"{cached.key}={cached.name}"
     if not gaps:
-        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why_not(error)}")
+        return ConfigError(
+            f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why_not(error)}"
+        )
     return ConfigError(
         f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why_not(error)}. "
         "With the hub in reach, the same command fetches what is missing"

@@ -167,7 +167,9 @@ def _unreachable(name: str, key: str) -> str:
             raise errors.OfflineModeIsEnabled
         HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except errors.HFValidationError as error:
-        raise ConfigError(f"{key}={name}: no file or folder {Path(name).absolute()}, and not a hub id: {error}") from error
+        raise ConfigError(
+            f"{key}={name}: no file or folder {Path(name).absolute()}, and not a hub id: {error}"
+        ) from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
         return hub.why_not(error)
     return ""

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from runner.checkpoints import formats
 from runner.checkpoints.footprint import check_memory
 from runner.checkpoints.gguf_file import read_header
 from runner.checkpoints.resolve import Resolved, for_transformers, resolve
-from runner.checkpoints.weight_files import loaded_files
+from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
@@ -149,7 +148,11 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     name = settings.get("dtype") or settings.get("torch_dtype") or "float32"
     if name == "float16" and device.type == "cpu":
         return torch.bfloat16, ["the checkpoint is float16, several times slower on a CPU: bfloat16 is used"]
-    return getattr(torch, name), []
+    if not isinstance(dtype := getattr(torch, str(name), None), torch.dtype):
+        raise ConfigError(
+            f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another"
+        )
+    return dtype, []
 
 
 def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]) -> Any:
@@ -164,6 +167,9 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
         settings["max_memory"] = {int(at) if at.isdigit() else at: size for at, size in model.max_memory.items()}
     if folder.is_dir():
         bin_file.check_loadable(folder)
+        kind, files = loaded_files(folder)
+        for file in files if kind == "safetensors" else []:
+            read_weight_file(file)  # a damaged one is named, with what is wrong in it
     try:
         scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
@@ -173,8 +179,8 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"model.name={model.name}: torch cannot read its weights in {folder}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        why = one_line(error, limit=400)
+    except Exception as error:  # what a library raises over a user's files follows no rule
+        why = f"{type(error).__name__}: {one_line(error, limit=400)}"
         if folder.is_file():
             what = read_header(folder).architecture
             why += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
@@ -188,8 +194,10 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     place, found = for_transformers(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{named}: no usable tokenizer in {path}: {one_line(error)}") from error
+    except Exception as error:  # what a library raises over a user's files follows no rule
+        raise ConfigError(
+            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
     return tokenizer

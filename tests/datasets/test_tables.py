@@ -140,7 +140,9 @@ def test_without_a_cache_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(DataError, match="openai/gsm8k, task.split=test: no folder .*, not in the cache, and the hub can"):
+    with pytest.raises(
+        DataError, match="openai/gsm8k, task.split=test: no folder .*, not in the cache, and the hub can"
+    ):
         asked("openai/gsm8k", limit=1)
 
 
