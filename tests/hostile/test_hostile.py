@@ -8,116 +8,14 @@ are imported: it only ever grows, so each command is held to what it adds.
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import corpus
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-
-from runner.__main__ import CONF, message_of
-from runner.config.hydra import register, to_config
-from runner.models.lora import convert
-from runner.run import run
-from runner.store import sync
-
-LIMIT_MIB = 300  # what a command may take for a hostile file, beyond what the program itself takes
-GSM8K = ("task.limit=1", "generation.max_new_tokens=2")
-MODEL = ("model=auto", "model.name=model", "model.device=cpu")
-
-Start = Callable[..., Any]
-Run = Callable[[list[str]], None]
-
-
-def snapshot(folder: Path) -> dict[str, int]:
-    return {str(path): path.lstat().st_size for path in sorted(folder.rglob("*"))}
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-@pytest.fixture(scope="module")
-def run_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Return a function that composes and runs one job; run once here, so that all libraries are in memory."""
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-
-        def call(arguments: list[str]) -> None:
-            record = run(to_config(compose("config", [*arguments, "tracking=none"])))
-            if record.error:
-                raise SystemExit(record.error)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            there = f"output_dir={tmp_path_factory.mktemp('warm')}"
-            call(["model=embedded", "lora=pth", "lora.path=embedded", *GSM8K, there])
-            call(["model=embedded", "lora=peft", "lora.path=embedded", *GSM8K, there])
-        yield call
-
-
-class Arena:
-    """A folder to work in, inside one that nothing may be written to."""
-
-    def __init__(self, outside: Path, run_job: Run, start: Start) -> None:
-        self.outside, self.folder = outside, outside / "work"
-        self.folder.mkdir()
-        self.mark = self.folder / corpus.MARK
-        (self.outside / "canary").write_text("untouched")
-        self._run_job, self._start = run_job, start
-
-    def elsewhere(self) -> dict[str, int]:
-        return {path: size for path, size in snapshot(self.outside).items() if not path.startswith(str(self.folder))}
-
-    def give(self, *arguments: str, module: str = "runner", fails: bool | None = True) -> str:
-        """Run a command in the folder and return its error; after looking for what must not be."""
-        before, memory = self.elsewhere(), peak_mib()
-        said = ""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if module == "runner":
-                    self._run_job(list(arguments))
-                elif module == "convert":
-                    convert.convert(convert.parser().parse_args(arguments))
-                else:
-                    sync.sync(sync.parser().parse_args(arguments))
-        except SystemExit as error:
-            said = str(error)
-        except Exception as error:
-            said = message_of(error) or ""
-            if not said:
-                raise
-        assert fails is None or bool(said) == fails, said
-        assert "Traceback" not in said
-        assert not self.mark.exists(), "code of the corpus ran"
-        assert self.elsewhere() == before, "written outside of its folder"
-        assert peak_mib() - memory < LIMIT_MIB, said
-        return said
-
-    def start(self, *arguments: str, code: int) -> str:
-        """The same as a process."""
-        before = self.elsewhere()
-        done = self._start(*arguments, "tracking=none", cwd=self.folder, database=False)
-        said: str = done.out + done.err
-        assert "Traceback" not in said, said[-3000:]
-        assert done.code == code, (done.code, said[-3000:])
-        assert not self.mark.exists(), "code of the corpus ran"
-        assert self.elsewhere() == before, "written outside of its folder"
-        return said
-
-
-@pytest.fixture
-def arena(tmp_path: Path, run_job: Run, runner: Start, monkeypatch: pytest.MonkeyPatch) -> Arena:
-    made = Arena(tmp_path, run_job, runner)
-    monkeypatch.chdir(made.folder)
-    return made
+from arena import GSM8K, MODEL, Arena, Run
 
 
 def many(corpus_of: dict[str, Any]) -> Any:
