@@ -18,18 +18,34 @@ from typing import Any
 
 from runner.checkpoints import gguf_file, model_files, random_weights, torch_archive
 from runner.checkpoints.byteio import file_sha256, replace_with
-from runner.checkpoints.weight_files import INDEX, SINGLE, Tensor, load_json, read_index, read_weight_file, shard_files
+from runner.checkpoints.weight_files import (
+    INDEX,
+    SINGLE,
+    Tensor,
+    load_json,
+    read_index,
+    read_weight_file,
+    shard_files,
+    short,
+)
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for
-from runner.core.errors import ConfigError, check
+from runner.core.errors import ConfigError, DataError, check
 from runner.core.machine import MIB
+from runner.core.texts import parse_json
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
 
+OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
+SIZES = {  # in config.json, and more than the largest models have
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 10_000),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), 10_000_000),
+    "vocab_size": 100_000_000,
+}
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 
 _only_looking = ContextVar("only_looking", default=False)
@@ -167,8 +183,25 @@ def locate(model: LocalModelConfig) -> Path:
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the config.json of a model's folder, or what the header of a .gguf file says in its words."""
     if path.is_dir():
-        return load_json(path / "config.json")
+        settings = load_json(path / "config.json")
+        _check_settings(settings, path / "config.json")
+        return settings
     return gguf_file.read_settings(gguf_file.read_header(path))
+
+
+def _check_settings(settings: dict[str, Any], path: Path) -> None:
+    """Refuse values that everybody who reads them would stumble over, or build layers from for ever."""
+    for key in OBJECTS:
+        if settings.get(key) is not None and not isinstance(settings[key], dict):
+            raise DataError(f"{path}: {key}: a JSON object expected, found {short(settings[key])}")
+    if not isinstance(settings.get("model_type", ""), str):
+        raise DataError(f"{path}: model_type: a text expected, found {short(settings['model_type'])}")
+    text = settings.get("text_config") or {}
+    for key, most in SIZES.items():
+        for value in (settings.get(key), text.get(key)):
+            sound = value is None or isinstance(value, (list, dict)) or (type(value) is int and 0 <= value <= most)
+            if not sound:  # some families have a list, with one number for each layer
+                raise DataError(f"{path}: {key}: a whole number from 0 to {most} expected, found {short(value)}")
 
 
 def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
@@ -227,7 +260,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
     The ctime tells an edit in place that keeps the size and sets the mtime back.
     """
     try:
-        known = json.loads(cache.read_text())
+        known = parse_json(cache.read_text())
     except (OSError, ValueError):
         known = {}  # no cache yet, or a torn one: it is rebuilt
     known = known if isinstance(known, dict) else {}

@@ -216,7 +216,7 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
         sound = False
     if not sound:
         raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)}")
-    if dtype not in DTYPE_BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:

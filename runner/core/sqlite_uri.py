@@ -11,7 +11,7 @@ SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
 def sqlite_uri(path: Path) -> str:
     """Return the URI of a database file, as MLflow takes it.
 
-    Where something has to be encoded, the driver is named as well: of `sqlite:///` MLflow takes the rest literally, too,
+    Where something has to be encoded, the driver is named as well: of `sqlite:///` MLflow takes the rest literally
     and makes a folder of the encoded name beside the one that is meant.
     """
     text = str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")

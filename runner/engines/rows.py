@@ -185,7 +185,8 @@ class Admission:
                 text: str = self.tokenizer.apply_chat_template(
                     turns, tokenize=False, add_generation_prompt=True, **self.template_kwargs
                 )
-        except TemplateError as error:  # some templates refuse a system message, or two turns of one role in a row
+        # some templates refuse a system message, or two turns of one role in a row; others are wrong in themselves
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
         return text

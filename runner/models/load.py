@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from runner.checkpoints import formats
 from runner.checkpoints.footprint import check_memory
 from runner.checkpoints.gguf_file import read_header
 from runner.checkpoints.resolve import Resolved, for_transformers, resolve
-from runner.checkpoints.weight_files import loaded_files
+from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
@@ -164,10 +163,14 @@ def entry_device(model: Any) -> torch.device:
 def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
     """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
     name = dtype_for(wanted, settings, device.type)
+    if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
+        raise ConfigError(
+            f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another"
+        )
     notes = []
     if wanted is Dtype.auto and name != stored_dtype(settings):
         notes = [f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"]
-    return getattr(torch, name), notes
+    return dtype, notes
 
 
 def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]) -> Any:
@@ -180,6 +183,9 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
     settings |= {**told, "device_map": model.device_map or {"": device}}
     if folder.is_dir():
         bin_file.check_loadable(folder)
+        kind, files = loaded_files(folder)
+        for file in files if kind == "safetensors" else []:
+            read_weight_file(file)  # a damaged one is named, with what is wrong in it
     try:
         scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
@@ -189,8 +195,8 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"model.name={model.name}: torch cannot read its weights in {folder}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        why = one_line(error, limit=400)
+    except Exception as error:  # what a library raises over a user's files follows no rule
+        why = f"{type(error).__name__}: {one_line(error, limit=400)}"
         if folder.is_file():
             what = read_header(folder).architecture
             why += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
@@ -204,8 +210,10 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     place, found = for_transformers(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{named}: no usable tokenizer in {path}: {one_line(error)}") from error
+    except Exception as error:  # what a library raises over a user's files follows no rule
+        raise ConfigError(
+            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
     return tokenizer

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_standin import Hub, environment
 
 from runner.checkpoints import byteio, resolve
 from runner.config.lora import LoraConfig, PeftConfig
@@ -154,3 +158,69 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
     assert evidence("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, "a torch that knows of no GPU"
     assert evidence("bfloat16", []) == evidence("bfloat16", ["H200"]), "the same answers but for rounding"
     assert "dtype" not in evidence("float16", [], dtype=Dtype.float16), "the key itself says it"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additional_chat_templates/tool_use.jinja",
+        "qwen.tiktoken",
+        "tokenizer.model.v3",
+        "vocab.bpe",
+        "sub/code/part.py",
+    ],
+)
+def test_every_file_that_decides_what_a_model_says_counts(tmp_path: Path, name: str) -> None:
+    folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
+    (folder / "config.json").write_text('{"auto_map": {"AutoModel": "sub/code/part.Model"}}')
+    hashes = {resolve.files_sha256(folder, cache)}
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for content in ("one", "two"):
+        (folder / name).write_text(content)
+        hashes.add(resolve.files_sha256(folder, cache))
+    assert len(hashes) == 3
+    (folder / ".git").mkdir()
+    (folder / ".git" / "hook.py").write_text("not the model's")
+    assert resolve.files_sha256(folder, cache) in hashes
+
+
+def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
+    folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
+    file = folder / "model.safetensors"
+    before, stat = resolve.files_sha256(folder, cache), file.stat()
+    with file.open("r+b") as stream:
+        stream.write(b"v")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert resolve.files_sha256(folder, cache) != before
+
+
+def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None:
+    """In processes of their own: huggingface_hub reads where its cache is when it is imported."""
+    folder = make_folder(tmp_path / "model")
+    reference = {"auto_map": {"AutoModelForCausalLM": "org/open--modeling_x.Model"}}
+    (folder / "config.json").write_text(json.dumps(reference))
+    program = f"""
+from pathlib import Path
+from runner.checkpoints.resolve import Resolved
+from runner.config.model import LocalModelConfig
+for trust in (False, True):
+    found = Resolved.__new__(Resolved)
+    found.model, found._lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None
+    print(sorted(found.evidence(Path({str(tmp_path / "h.json")!r})).items())[:1])
+"""
+    with Hub({"modeling_x.py": b"class Model: ...", "sub/part.py": b"x", "model.safetensors": b"w" * 100}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment(tmp_path, HF_ENDPOINT=hub.url),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        plain, trusting = done.stdout.splitlines()
+        assert "code of" not in plain
+        assert trusting == f"[('code of org/open', '{hub.commit}')]"
+        snapshot = tmp_path / "hf" / "hub" / "models--org--open" / "snapshots" / hub.commit
+        assert sorted(path.name for path in snapshot.rglob("*.py")) == ["modeling_x.py", "part.py"]
+        assert not hub.gets("model.safetensors"), "its weights are none of ours"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from runner.checkpoints import byteio
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
 from runner.models import bin_file
+from runner.models.lora import pth
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -192,3 +194,50 @@ def test_the_old_format_says_what_it_costs(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
     with pytest.raises(DataError, match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\("):
         bin_file.read_bin(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("way", [["model_state_dict"], ["state_dict"], ["module"], ["model"], ["module", "state_dict"]])
+def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str]) -> None:
+    content: Any = {"w": torch.arange(4.0)}
+    for key in reversed(way):
+        content = {key: content, "epoch": 3, "optimizer": {"state": {0: torch.ones(2)}}}
+    torch.save(content, tmp_path / "x.bin")
+    file = bin_file.read_bin(tmp_path / "x.bin")
+    (tensor,) = file.tensors
+    assert (tensor.name, copied(tensor)) == ("w", as_bytes(torch.arange(4.0)))
+    (note,) = file.notes
+    assert f"the tensors stand under {'.'.join(way)} and are taken from there; left out: epoch, optimizer" in note
+
+
+def bomb(file: Path, entry: str, size: int = 256 * 2**20) -> Path:
+    """Deflate an entry of many zeros into an archive that is otherwise as torch writes it."""
+    torch.save({"w": torch.arange(4.0)}, file)
+    with zipfile.ZipFile(file) as old:
+        entries = [(one.filename, old.read(one)) for one in old.infolist()]
+    with zipfile.ZipFile(file, "w") as new:
+        for name, content in entries:
+            if not name.endswith(entry):
+                new.writestr(name, content)
+                continue
+            with new.open(deflated(name), "w", force_zip64=True) as stream:
+                for _ in range(size // 2**20):
+                    stream.write(bytes(2**20))
+    return file
+
+
+def deflated(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+@pytest.mark.parametrize("entry", ["/data/0", "/data.pkl", "/byteorder"])
+def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: str) -> None:
+    file = bomb(tmp_path / "x.bin", entry)
+    assert file.stat().st_size < 2 * 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that say to be 256\.0"):
+        bin_file.read_bin(file)
+    with pytest.raises(DataError, match="is compressed"):
+        pth.load_tensors(file, "lora.path=x.pth")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

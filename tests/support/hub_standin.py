@@ -113,8 +113,8 @@ class Hub:
             if match[1] not in (None, "main", self.commit):
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b""
             return 200, {}, json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode()
-        name = path.rsplit("/", 1)[1]
-        if "/resolve/" not in path or name not in self.files:
+        name = path.partition("/resolve/")[2].partition("/")[2]
+        if name not in self.files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
         etag = {"ETag": f'"{checksum(name, self.files[name])}"', "X-Repo-Commit": self.commit}
         if self.redirects_to and name.endswith(LARGE):

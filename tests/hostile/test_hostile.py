@@ -1,0 +1,263 @@
+"""Whatever lies in a file that a user names: one message, no traceback, no code run, nothing written elsewhere.
+
+The corpus is made by corpus.py. Most commands run in this process, from their arguments on as `runner` runs them: what is
+not shown as one message is raised, and fails the test. Memory is the peak of the process (ru_maxrss) after the libraries
+are imported: it only ever grows, so each command is held to what it adds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import corpus
+import pytest
+from arena import GSM8K, MODEL, Arena, Run
+
+
+def many(corpus_of: dict[str, Any]) -> Any:
+    return pytest.mark.parametrize("case", corpus_of)
+
+
+# ------------------------------------------------------------------------------------------- a model's files
+
+
+@many(corpus.JSONS)
+def test_config_json(arena: Arena, tiny_llama: Path, case: str) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    (model / "config.json").write_bytes(corpus.JSONS[case])
+    assert "config.json" in arena.give(*MODEL, *GSM8K)
+    assert "config.json" in arena.give(*MODEL, "task=split", "task.num_parts=2")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"num_hidden_layers": "many"},
+        {"num_hidden_layers": 10**15},
+        {"hidden_size": -1},
+        {"vocab_size": None},
+        {"torch_dtype": "float9", "dtype": "float9"},
+        {"dtype": ["float32"]},
+        {"model_type": "../../etc"},
+        {"model_type": 7},
+        {"quantization_config": 3},
+        {"quantization_config": {"quant_method": {"a": 1}}},
+        {"rope_parameters": "x", "rope_scaling": "x"},
+        {"text_config": []},
+        {"num_attention_heads": 0},
+    ],
+    ids=repr,
+)
+def test_values_of_config_json(arena: Arena, tiny_llama: Path, keys: dict[str, Any]) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    settings = json.loads((model / "config.json").read_text()) | keys
+    (model / "config.json").write_text(json.dumps(settings))
+    arena.give(*MODEL, *GSM8K, fails=None)
+
+
+def test_code_in_auto_map_does_not_run_untrusted(arena: Arena, tiny_llama: Path) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.Tok", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((model / name).read_text()) | {"auto_map": names, "model_type": "evil"}
+        (model / name).write_text(json.dumps(settings))
+    (model / "evil.py").write_text(f"import os\nos.mkdir({str(arena.mark)!r})\n")
+    arena.give(*MODEL, *GSM8K)
+
+
+@many(corpus.JSONS)
+def test_tokenizer_json(arena: Arena, tiny_llama: Path, case: str) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    (model / "tokenizer.json").write_bytes(corpus.JSONS[case])
+    arena.give(*MODEL, *GSM8K)
+
+
+@many(corpus.CHAT_TEMPLATES)
+def test_chat_templates(arena: Arena, tiny_llama: Path, case: str) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    (model / "chat_template.jinja").write_text(corpus.CHAT_TEMPLATES[case])
+    arena.give(*MODEL, *GSM8K, fails=None)
+
+
+@many(corpus.SAFETENSORS)
+def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    (model / "model.safetensors").write_bytes(corpus.SAFETENSORS[case])
+    assert "model.safetensors" in arena.give(*MODEL, *GSM8K)
+    assert "model.safetensors" in arena.give(*MODEL, "task=split", "task.num_parts=2")
+
+
+@pytest.mark.parametrize("end", ["safetensors", "bin"])
+@pytest.mark.parametrize("name", ["../canary", "/etc/passwd", "", 7, None, ["a"]], ids=repr)
+def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    (model / "model.safetensors").unlink()
+    index = "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
+    (model / index).write_text(json.dumps({"weight_map": {"w": name}}))
+    assert "a bare file name" in arena.give(*MODEL, *GSM8K)
+    assert "a bare file name" in arena.give(*MODEL, "task=split", "task.num_parts=2")
+
+
+@many(corpus.PICKLES)
+def test_bin_files(arena: Arena, tiny_llama: Path, case: str) -> None:
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    (model / "model.safetensors").unlink()
+    corpus.PICKLES[case](model / "pytorch_model.bin", arena.mark)
+    loaded = arena.give(*MODEL, *GSM8K, fails=None if case in ("too short", "huge view") else True)
+    split = arena.give(*MODEL, "task=split", "task.num_parts=2")
+    if case in ("code", "code, plain", "packed tensor", "packed pickle"):
+        assert loaded == split, "the same words, whatever reads it"
+
+
+def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    model = corpus.copy_model(tiny_llama, arena.folder)
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    torch.save({"model_state_dict": weights, "epoch": 3}, model / "pytorch_model.bin")
+    assert "the tensors stand under model_state_dict: transformers would find none of them" in arena.give(
+        *MODEL, *GSM8K
+    )
+    arena.give(*MODEL, "task=split", "task.num_parts=2", "task.output_dir=parts", fails=False)
+    (result,) = arena.folder.glob("outputs/jobs/split-*/result.json")
+    assert "the tensors stand under model_state_dict and are taken from there; left out: epoch" in result.read_text()
+    arena.give("task=merge", "task.parts=parts", "task.output_dir=merged", fails=False)
+    merged = load_file(arena.folder / "merged" / "model.safetensors")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())
+
+
+@many(corpus.GGUF)
+def test_gguf(arena: Arena, case: str) -> None:
+    (arena.folder / "m.gguf").write_bytes(corpus.GGUF[case])
+    arena.give("model=local", "model.name=m.gguf", "quantization=gguf", *GSM8K)
+
+
+# ----------------------------------------------------------------------------------------------- adapters
+
+
+@many(corpus.PICKLES)
+def test_pth_adapters(arena: Arena, case: str) -> None:
+    corpus.PICKLES[case](arena.folder / "a.pth", arena.mark)
+    assert "a.pth" in arena.give("model=embedded", "lora=pth", "lora.path=a.pth", *GSM8K)
+    convert = arena.give("a.pth", "out", "--base", "embedded", module="convert")
+    assert "a.pth" in convert
+
+
+@pytest.mark.parametrize("case", ["code", "packed tensor", "torn"])
+def test_bin_in_a_peft_folder(arena: Arena, case: str) -> None:
+    adapter = corpus.put_adapter(arena.folder)
+    (adapter / "adapter_model.safetensors").unlink()
+    corpus.PICKLES[case](adapter / "adapter_model.bin", arena.mark)
+    arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
+
+
+@pytest.mark.parametrize("case", ["empty", "endless header", "deep", "overlap", "dtype is a list"])
+def test_safetensors_in_a_peft_folder(arena: Arena, case: str) -> None:
+    adapter = corpus.put_adapter(arena.folder)
+    (adapter / "adapter_model.safetensors").write_bytes(corpus.SAFETENSORS[case])
+    assert "adapter_model.safetensors" in arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
+
+
+@many(corpus.JSONS)
+def test_adapter_config(arena: Arena, case: str) -> None:
+    adapter = corpus.put_adapter(arena.folder)
+    (adapter / "adapter_config.json").write_bytes(corpus.JSONS[case])
+    arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
+
+
+# -------------------------------------------------------------------------------------------------- parts
+
+
+@pytest.fixture(scope="module")
+def sound_parts(tmp_path_factory: pytest.TempPathFactory, run_job: Run) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    split = ["model=embedded", "task=split", "task.num_parts=2", f"task.output_dir={folder / 'parts'}"]
+    run_job([*split, f"output_dir={folder}", "print=none"])
+    return folder / "parts"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "partition_0.json"])
+@many(corpus.JSONS)
+def test_json_of_parts(arena: Arena, sound_parts: Path, name: str, case: str) -> None:
+    shutil.copytree(sound_parts, arena.folder / "parts")
+    (arena.folder / "parts" / name).write_bytes(corpus.JSONS[case])
+    for task in ("merge", "verify", "archive"):
+        assert name in arena.give(f"task={task}", "task.parts=parts", *(["task.output_dir=out"] * (task != "verify")))
+
+
+@pytest.mark.parametrize(
+    "place", [("parts", 0, "file"), ("parts", 0, "partition"), ("companions", 0, "file")], ids=repr
+)
+@pytest.mark.parametrize("name", ["../../canary", "/etc/passwd", "a\\b", "..", 7], ids=repr)
+def test_names_in_a_manifest(arena: Arena, sound_parts: Path, place: tuple[str, int, str], name: Any) -> None:
+    shutil.copytree(sound_parts, arena.folder / "parts")
+    file = arena.folder / "parts" / "manifest.json"
+    values = json.loads(file.read_text())
+    values[place[0]][place[1]][place[2]] = name
+    file.write_text(json.dumps(values))
+    assert "a bare file name" in arena.give("task=merge", "task.parts=parts", "task.output_dir=out")
+
+
+# --------------------------------------------------------------------------------------- data and prompts
+
+
+@many(corpus.LINES)
+def test_lines_of_questions_and_prompts(arena: Arena, case: str) -> None:
+    (arena.folder / "x.jsonl").write_bytes(
+        b'{"question": "a", "answer": "#### 1", "prompt": "a"}\n' + corpus.LINES[case]
+    )
+    if case == "utf-16":
+        (arena.folder / "x.jsonl").write_bytes(corpus.LINES[case])
+    where = "x.jsonl" if case == "utf-16" else "x.jsonl, line 2: "
+    assert where in arena.give("model=stub", "task.data=x.jsonl", "task.limit=null")
+    assert where in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
+
+
+@many(corpus.PARQUETS)
+def test_parquet(arena: Arena, case: str) -> None:
+    corpus.PARQUETS[case](arena.folder / "x.parquet")
+    assert "x.parquet" in arena.give("model=stub", "task.data=x.parquet", "task.limit=null")
+    shutil.copyfile(arena.folder / "x.parquet", arena.folder / "x.jsonl")
+    assert "x.jsonl" in arena.give("model=stub", "task.data=x.jsonl", "task.limit=null")
+    assert "x.jsonl" in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
+
+
+def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
+    (arena.folder / "good.jsonl").write_text('{"question": "a", "answer": "#### 1"}\n')
+    for case in ("no utf-8", "surrogate", "deep"):
+        (arena.folder / f"{case.replace(' ', '-')}.jsonl").write_bytes(corpus.LINES[case])
+    names = "good.jsonl,no-utf-8.jsonl,surrogate.jsonl,deep.jsonl"
+    said = arena.start("-m", "model=stub", f"task.data={names}", code=2)
+    assert len(list(arena.folder.glob("outputs/jobs/*/result.json"))) == 1, said
+
+
+# ------------------------------------------------------------------------------------ what earlier runs left
+
+
+@pytest.mark.parametrize("name", ["result.json", "samples.jsonl"])
+@many({**corpus.JSONS, "no result": b'{"result": null, "status": "FINISHED"}', "lists": b'{"result": {"metrics": []}}'})
+def test_evidence(arena: Arena, name: str, case: str) -> None:
+    bad = {**corpus.JSONS, "no result": b'{"result": null}', "lists": b'{"result": {"metrics": []}}'}[case]
+    arena.give("model=stub", "task.limit=2", fails=False)
+    (file,) = arena.folder.glob(f"outputs/jobs/*/{name}")
+    file.write_bytes(bad + b"\n" * bool(bad))
+    if name == "samples.jsonl":
+        (file.parent / "result.json").unlink()
+    if bad or name == "result.json":
+        assert name in arena.give("model=stub", "task.limit=2")
+    if name == "result.json":
+        with warnings.catch_warnings():
+            assert "left out" not in arena.give("--output-dir", "outputs", module="sync", fails=False)
+
+
+def test_a_cache_of_hashes(arena: Arena) -> None:
+    for content in corpus.JSONS.values():
+        (arena.folder / "outputs").mkdir(exist_ok=True)
+        (arena.folder / "outputs" / ".hashes.json").write_bytes(content)
+        arena.give("model=embedded", *GSM8K, fails=False)
