@@ -138,7 +138,9 @@ def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[floa
     rooms = []
     for folder, is_first in _cgroups("memory", own, root):
         limit_file, used_file, prefix = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_") if is_first else ("memory.max", "memory.current", "")
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            if is_first
+            else ("memory.max", "memory.current", "")
         )
         try:
             limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))

@@ -25,7 +25,12 @@ NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
 # what models hand to attention that changes nothing here; sliding windows are minded in engine.py
 HARMLESS = {
-    "position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window",
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+    "dropout",
+    "sliding_window",
     "output_router_logits",  # handed through by mixtures of experts
 }
 
@@ -134,7 +139,7 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,  # not read: a pass knows what its tokens see
+    attention_mask: torch.Tensor | None = None,  # noqa: ARG001  # a pass knows what its tokens see
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:

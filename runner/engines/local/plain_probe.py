@@ -18,7 +18,16 @@ from runner.models.load import Loaded
 TEXT = "Ann has 3 pens, Bob has 12; how many are left?"  # words: token ids by chance could stand for pictures
 LENGTHS = (7, 4, 4)  # of the trial's prompts: in a batch of all, two are filled up; two are of one length
 # kinds of layers that are known to leave out what a prompt is filled up with, also in rows longer than the trial's
-MINDS_PADDING = {"full_attention", "sliding_attention", "linear_attention", "conv", "hybrid", "hybrid_sliding", "mlp", "moe"}
+MINDS_PADDING = {
+    "full_attention",
+    "sliding_attention",
+    "linear_attention",
+    "conv",
+    "hybrid",
+    "hybrid_sliding",
+    "mlp",
+    "moe",
+}
 NEW_TOKENS = (2, 2, 4)  # of each: the last row, which is filled up, goes on when the others' cache is dropped
 
 
