@@ -146,7 +146,8 @@ def entry_device(model: Any) -> torch.device:
     if embedding.weight.device.type != "meta":
         return torch.device(embedding.weight.device)
     hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights come only for as long as it computes
-    return torch.device(getattr(hook, "execution_device", None) or "cpu")
+    at = getattr(hook, "execution_device", "cpu")
+    return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
 def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
