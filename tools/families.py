@@ -31,8 +31,8 @@ transformers' own `generate`, one prompt at a time. `python -m tools.families` w
 - **generate**: by transformers' own `generate`, with prompts of one length; **alone**: one prompt at a time.
 - **refused**: said in one message before the work.
 
-A model goes the quickest way that gives its answers in a trial of a few tokens before the work; a note says why it is no
-quicker one. Long rows of a model may go a slower way than short ones: beyond a sliding window, or where a rotary
+A model goes the quickest way that gives its answers in a trial of a few tokens before the work; a note says why it is
+no quicker one. Long rows of a model may go a slower way than short ones: beyond a sliding window, or where a rotary
 embedding changes with the length.
 
 | family | class | way | why |
@@ -58,7 +58,8 @@ SIZES: dict[str, Any] = {  # what configs call their sizes; a key that a config 
     "first_k_dense_replace": 1, "moe_topk": 2, "zero_expert_num": 1, "expert_ffn_hidden_size": 32,
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
     "index_topk": 8, "index_n_heads": 2, "index_head_dim": 16,
-    "state_size": 8, "mamba_d_state": 8, "ssm_state_size": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_head_dim": 16,
+    "state_size": 8, "mamba_d_state": 8, "ssm_state_size": 8, "mamba_n_heads": 8, "mamba_d_head": 16,
+    "mamba_head_dim": 16,
     "mamba_num_heads": 8, "n_mamba_heads": 2, "n_groups": 1, "mamba_n_groups": 1, "mamba_d_ssm": 128, "mamba_expand": 2,
     "mamba_dt_rank": 4, "time_step_rank": 4, "chunk_size": 8, "mamba_chunk_size": 8, "conv_kernel": 4,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
@@ -73,7 +74,8 @@ HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 NOT_TINY = {"blt", "qwen4_exp", "qwen4_exp_text", "xlstm"}
 OVERRIDES: dict[str, dict[str, Any]] = {  # what the config of a family needs besides
     "qwen3_5": {"text_config": HYBRID}, "qwen3_5_moe": {"text_config": HYBRID},
-    "bailing_hybrid": HYBRID | {"num_experts": 8, "num_expert_group": 2}, "olmo_hybrid": HYBRID, "granitemoehybrid": HYBRID, "qwen3_5_text": HYBRID,
+    "bailing_hybrid": HYBRID | {"num_experts": 8, "num_expert_group": 2},
+    "olmo_hybrid": HYBRID, "granitemoehybrid": HYBRID, "qwen3_5_text": HYBRID,
     "qwen3_5_moe_text": HYBRID, "qwen3_next": HYBRID, "kimi_linear": HYBRID,
     "bamba": {"attn_layer_indices": [1]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
@@ -81,12 +83,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {  # what the config of a family needs be
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "attention_head_dim": 32},
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "n_mamba_heads": 8, "mamba_headdim": 16,
-        "attention_hidden_size": 128, "attention_head_dim": 32, "hybrid_layer_ids": [1, 3], "mamba_ngroups": 1},
+    "zamba2": {
+        "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "hybrid_layer_ids": [1, 3],
+        "n_mamba_heads": 8, "mamba_headdim": 16, "mamba_ngroups": 1, "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+    },
     "recurrent_gemma": {"num_hidden_layers": 3},
     "mamba2": {"num_heads": 8},
     "zaya": {"num_experts_per_tok": 1},
-    "deepseek_v2": {"num_experts_per_tok": 2}, "xlstm": {"num_heads": 4},
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "gemma3n_text": {
         "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
         "intermediate_size": [96] * 4, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0],
@@ -100,7 +105,7 @@ class Found:
 
     family: str
     model: str  # its class
-    way: str  # stream, padded, even, generate, alone, refused; wrong = not generate's tokens; empty = it could not be built
+    way: str  # as on the page; wrong = not generate's tokens; empty = it could not be built
     why: str
 
     @property

@@ -157,7 +157,8 @@ def entry_device(model: Any) -> torch.device:
     if embedding.weight.device.type != "meta":
         return torch.device(embedding.weight.device)
     hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights come only for as long as it computes
-    return torch.device(getattr(hook, "execution_device", None) or "cpu")
+    at = getattr(hook, "execution_device", "cpu")
+    return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
 def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
@@ -227,7 +228,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
-    rope_metrics, rope_facts = rope_room.describe(model, config.rope)
+    rope_metrics, rope_facts = rope_room.describe(model)
     base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
     base.metrics |= rope_metrics | inventory.peaks()
     base.notes += rope_room.notes(settings, config.rope)

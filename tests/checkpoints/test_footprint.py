@@ -146,3 +146,10 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_predicting_imports_no_torch() -> None:
     code = "import sys, runner.checkpoints.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:
+    """Gemma 3n's intermediate_size is a list."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 10}
+    assert footprint._shape(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
+    assert footprint._shape(sizes | {"intermediate_size": 96})["intermediate"] == 96

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
-from runner.models.load import Loaded, adapt, load_base, pick_device, pick_dtype, release
+from runner.models.load import Loaded, adapt, entry_device, load_base, pick_device, pick_dtype, release
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
@@ -219,3 +220,13 @@ def test_weights_that_are_no_weights(make_config: Make, tiny_llama: Path, tmp_pa
     (folder / "model.safetensors").write_bytes(b"\0" * 50)
     with pytest.raises(ConfigError, match="cannot be loaded from .*broken"):
         load(make_config(model=LocalModelConfig(name=str(folder))))
+
+
+def test_prompts_go_in_where_an_offloaded_embedding_computes() -> None:
+    embedding = torch.nn.Embedding(4, 4, device="meta")
+    model = SimpleNamespace(get_input_embeddings=lambda: embedding)
+    assert entry_device(model) == torch.device("cpu")
+    embedding._hf_hook = SimpleNamespace(execution_device=1)  # type: ignore[assignment]
+    assert entry_device(model) == torch.device("cuda", 1)
+    embedding = torch.nn.Embedding(4, 4)
+    assert entry_device(model) == torch.device("cpu")

@@ -139,7 +139,7 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,  # not read: a pass knows what its tokens see
+    attention_mask: torch.Tensor | None = None,  # noqa: ARG001  # a pass knows what its tokens see
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -230,7 +230,7 @@ def _piece(
 
 def _wide_bmm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return the products of matrices [B, N, M] in float32: float16 ends at 65,504, which sums go beyond."""
-    if left.is_cuda and left.dtype != torch.float32:
+    if left.is_cuda and left.dtype in (torch.float16, torch.bfloat16):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
 

@@ -81,8 +81,8 @@ def generate(
             generation_config=GenerationConfig(
                 max_new_tokens=new_tokens, do_sample=False, return_dict_in_generate=True, output_logits=choose is None
             ),
-            logits_processor=LogitsProcessorList([choose] if choose else []),  # type: ignore[list-item]
-            stopping_criteria=StoppingCriteriaList([note] if note else []),  # type: ignore[list-item]
+            logits_processor=LogitsProcessorList([choose] if choose else []),
+            stopping_criteria=StoppingCriteriaList([note] if note else []),
         )
 
 

@@ -110,7 +110,7 @@ def _check_cache(model: Any, ids: torch.Tensor) -> None:
 
     This is asked of the cache that it fills, since what is missing need not show in the logits of a short trial.
     """
-    cache = DynamicCache(config=model.config)
+    cache: Any = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=cache, use_cache=True)
     others = {type(layer).__name__ for layer in cache.layers if type(layer) not in KEYS_AND_VALUES}
     if others or any(layer.get_seq_length() != ids.shape[1] for layer in cache.layers):

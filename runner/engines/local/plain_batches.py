@@ -139,6 +139,7 @@ class Batch:
         self.loaded, self.stats, self.stopping, self.is_even = loaded, stats, stopping, is_even
         self.alive = dict(enumerate(rows))  # by their places in the batch: rows that still want tokens
         self.cache: Any = None
+        self.tokens = torch.empty(0, dtype=torch.long)  # the last of each row, in the batch's order
         self.busy_s = 0.0  # time spent here: what the caller does meanwhile is not ours
 
     @property
@@ -241,8 +242,9 @@ def _forward(
             use_cache=True,
             logits_to_keep=keep,
         )
-    logits: torch.Tensor = output.logits[:, -keep:]  # some models keep them all
-    return logits.to(loaded.device)  # of a model on several devices, the last one holds them
+    # some models keep them all; of a model on several devices, the last one holds them
+    logits: torch.Tensor = output.logits[:, -keep:].to(loaded.device)
+    return logits
 
 
 def _left_pad(prompts: list[list[int]], loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

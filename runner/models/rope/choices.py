@@ -67,7 +67,7 @@ def apply(model: Any, rope: RopeConfig) -> None:
         rope_2d.apply(model, rope)
 
 
-def describe(model: Any, rope: RopeConfig) -> Described:
+def describe(model: Any) -> Described:
     """Count the patched pairs and the positions there is room for, and name the rotary embedding of a loaded model."""
     settings, patch = model.config.get_text_config(), rope_2d.patch_of(model)
     metrics = {

@@ -326,34 +326,3 @@ def test_the_first_of_the_largest_is_picked(dtype: torch.dtype) -> None:
     best = native.argmax(scores)
     assert best[1:4].tolist() == [20, 1002, 0]
     assert torch.equal(scores.gather(1, best[:, None])[:, 0], scores.amax(dim=1))
-
-
-def test_float16_ends_at_65504_and_the_sums_do_not() -> None:
-    """Products of queries and keys before they are scaled, and sums of values before they are divided, are larger."""
-    heads, tokens, scale = Heads(1, 2, 2, 64, torch.float16, CPU), 3, 64**-0.5
-    numbers = torch.Generator().manual_seed(0)
-    keys, values = (random(numbers, 2, 600, 64, dtype=torch.float32) for _ in range(2))
-    keys, values = (keys * 0.5 + 40).half(), (values + 500).half()
-    query = (random(numbers, 4, tokens, 64, dtype=torch.float32) * 0.5 + 40).half()
-    new = [(random(numbers, 2, tokens, 64, dtype=torch.float32) * 0.5 + mean).half() for mean in (40, 500)]
-    for spans, seen in (([], [1, 1, 1]), ([Span(0, tokens)], [0, 0, 0])):
-        own, prefix = OwnKv(heads, tokens, 16, None), shared_kv(heads, None, [keys], [values])
-        slots, places = ([0, 1, 2], [0, 0, 0]) if not spans else ([0, 0, 0], [0, 1, 2])
-        uses = [use_of(prefix, list(range(tokens)), tokens)]
-        what = Pass(heads, None, own, ints(slots), ints(places), ints(seen), uses=uses, spans=spans)
-        result = what.attend(0, query, new[0], new[1], scale)
-        first = [0] * tokens if spans else list(range(tokens))
-        expected = reference(
-            [
-                Token(
-                    query[:, at],
-                    torch.cat([keys, new[0][:, first[at] : at + 1]], dim=1),
-                    torch.cat([values, new[1][:, first[at] : at + 1]], dim=1),
-                )
-                for at in range(tokens)
-            ],
-            heads,
-            scale,
-        )
-        assert torch.isfinite(result).all()
-        assert float((result.double() - expected).abs().max()) < 1, "of values of about 500"

@@ -33,7 +33,7 @@ def test_only_the_pages_of_a_file_are_let_go(tmp_path: Path, monkeypatch: pytest
     """Where there is swap, pages of the process's own would be written there."""
     advised: list[int] = []
     library = SimpleNamespace(madvise=lambda first, size, advice: advised.append(size.value))
-    monkeypatch.setattr(fast_layers.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     plain = torch.ones(512, 512)
     torch.save(plain, tmp_path / "weights.pt")
     mapped = torch.load(tmp_path / "weights.pt", mmap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callabl
 def test_all_ways_give_the_same_answers(make_engine: Callable[..., Engine], way: Way) -> None:
     padded, other = make_engine(Way.padded), make_engine(way)
     assert complete(other, requests()) == complete(padded, requests())
-    stop = [done for done in base.complete(make_engine(Way.padded), requests(PROMPTS[:1]))][0].text[3:5]
+    (done,) = base.complete(make_engine(Way.padded), requests(PROMPTS[:1]))
+    stop = done.text[3:5]
     asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
     asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
     told: dict[Any, str] = {}
@@ -61,7 +62,7 @@ def test_all_ways_give_the_same_answers(make_engine: Callable[..., Engine], way:
 
 
 @pytest.fixture
-def fail_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[set[int]], None]]:
+def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     """Return a function that has memory run out in some of the next forward passes of plain batches."""
     real = plain_batches._forward
 
@@ -77,7 +78,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[set[int]], No
 
         monkeypatch.setattr(plain_batches, "_forward", forward)
 
-    yield arrange
+    return arrange
 
 
 @pytest.mark.parametrize("numbers", [{1}, {5}, {5, 6, 9}], ids=str)

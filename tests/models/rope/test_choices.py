@@ -117,7 +117,7 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     own |= {"original_max_position_embeddings": 16, "rope_theta": 500_000.0}
     config = settings("llama", **SMALL | {"rope_parameters": dict(own)})
     assert max_positions(config) == 64, "with a shorter original length, the scaling is in the model's own number"
-    scale(config, yarn := RopeYarnConfig(factor=4))
+    scale(config, RopeYarnConfig(factor=4))
     expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500_000.0}
     assert config.rope_parameters == expected, "the model knows how long its pretraining was"
     assert max_positions(config) == 64
