@@ -19,7 +19,7 @@ from runner.compare.pairing import find_baseline
 from runner.compare.runs import store_to_read
 from runner.compare.table import differing_keys, telling_keys
 from runner.core.errors import ConfigError
-from runner.store.mlflow_store import Store
+from runner.store import mlflow_store
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls it.
@@ -292,11 +292,13 @@ def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     (tmp_path / "mlflow.db").touch()
-    assert store_to_read(tmp_path, None, None) == Store(f"sqlite:///{tmp_path}/mlflow.db", "runner", tmp_path)
+    assert store_to_read(tmp_path, None, None) == mlflow_store.Store(
+        f"sqlite:///{tmp_path}/mlflow.db", "runner", tmp_path
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    assert store_to_read(tmp_path, None, None) == Store("http://server", "theirs", tmp_path)
-    assert store_to_read(tmp_path, "http://given", "mine") == Store("http://given", "mine", tmp_path)
+    assert store_to_read(tmp_path, None, None) == mlflow_store.Store("http://server", "theirs", tmp_path)
+    assert store_to_read(tmp_path, "http://given", "mine") == mlflow_store.Store("http://given", "mine", tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
         store_to_read(tmp_path, "sqlite:////nowhere/mlflow.db", None)
 

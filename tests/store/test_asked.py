@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers import free_port, mlflow_server
+from stored import grids, jobs, rows
 
 Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2", "print=json")
 # mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 SLOW = ("model=stub", "task.limit=40", "model.delay_s=0.25")
-
-
-@dataclass
-class Row:
-    """A run as the database has it."""
-
-    run_id: str
-    status: str
-    experiment: str
-    stage: str
-    tags: dict[str, str] = field(default_factory=dict)
-
-
-def rows(database: Path) -> list[Row]:
-    """All runs, the oldest first."""
-    query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
-               using (experiment_id) order by runs.start_time, runs.rowid"""
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        found = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
-        for run_id, key, value in connection.execute("select run_uuid, key, value from tags"):
-            found[run_id].tags[key] = value
-    return list(found.values())
-
-
-def jobs(database: Path, **tags: str) -> list[Row]:
-    """The runs of jobs."""
-    return [row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()]
-
-
-def grids(database: Path) -> list[Row]:
-    return [row for row in rows(database) if "grid" in row.tags]
 
 
 def client(database: Path) -> Any:
@@ -189,7 +154,7 @@ def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Pat
 def begun(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
     """Start a slow job and return when it has written two samples."""
     command = [sys.executable, "-m", "runner", *arguments, *SLOW]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=folder, **quiet, **popen)
     end = time.monotonic() + 90
     while sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) < 2:
@@ -284,74 +249,3 @@ def test_a_store_that_is_away_keeps_the_mark(runner: Run, tmp_path: Path) -> Non
         synced = runner("--tracking-uri", uri, module="runner.store.sync")
         assert synced.code == 0, synced.err
     assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"KILLED": 1, "FINISHED": 1}
-
-
-# ------------------------------------------------------------------------------------------- rerun
-
-
-def evidence(tmp_path: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in tmp_path.glob("outputs/jobs/*/[!.]*")}
-
-
-def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_path: Path) -> None:
-    assert runner(*STUB).code == 0
-    before = evidence(tmp_path)
-    done = runner(*STUB, "rerun=all", "tracking.uri=http://127.0.0.1:9/")
-    assert done.code == 2
-    assert evidence(tmp_path) == before
-
-
-def test_what_rerun_sets_aside_goes_when_the_job_is_done_anew(runner: Run, tmp_path: Path, made: Path) -> None:
-    assert runner("model=stub", "task.limit=40").code == 0
-    before = evidence(tmp_path)
-    (job,) = (tmp_path / "outputs" / "jobs").iterdir()
-    (job / "samples.jsonl").rename(job / "kept")
-    process = begun_again(tmp_path, job)
-    process.terminate()
-    ended(process)
-    (old,) = (tmp_path / "outputs" / "jobs").glob("*.old-*")
-    assert (old / "kept").read_bytes() == before["samples.jsonl"]
-    assert (old / "result.json").read_bytes() == before["result.json"]
-    assert str(old) in (tmp_path / "stderr").read_text()
-    assert "1 results logged" not in runner(module="runner.store.sync").out, "what is set aside is no job"
-    assert runner("model=stub", "task.limit=40", "rerun=all").code == 0
-    assert [path.name for path in (tmp_path / "outputs" / "jobs").iterdir()] == [job.name]
-    assert json.loads((job / "result.json").read_text())["status"] == "FINISHED"
-
-
-def begun_again(folder: Path, job: Path) -> subprocess.Popen[bytes]:
-    """Start the job with rerun=all, and return when it has set aside what was there."""
-    with (folder / "stderr").open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "runner", *SLOW, "rerun=all"], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
-        )
-    end = time.monotonic() + 60
-    while not (job / "samples.jsonl").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return process
-
-
-# ------------------------------------------------------------------------------- moved and copied folders
-
-
-def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: Path, database: Path) -> None:
-    assert runner("-m", *STUB, "seed=1,2").code == 0
-    shutil.copytree(tmp_path / "outputs", tmp_path / "a copy%20?")
-    (tmp_path / "outputs").rename(tmp_path / "moved")
-    for name in ("a copy%20?", "moved"):
-        if "?" in name:  # how such a folder is written in a uri is another matter
-            (tmp_path / name).rename(tmp_path / "copy%20")
-            name = "copy%20"
-        done = runner("-m", *STUB, "seed=1,2,3", f"output_dir='{name}'")
-        assert done.code == 0, done.err
-        folder = tmp_path / name
-        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-            places = [place for (place,) in connection.execute("select artifact_uri from runs")]
-        assert len(places) == 5
-        assert all(place.startswith(folder.as_uri() + "/") for place in places)
-        assert len(list(folder.glob("mlartifacts/*/artifacts/samples.jsonl"))) == 3
-        assert {row.tags["output_dir"].rpartition("/")[0] for row in jobs(folder / "mlflow.db")} == {
-            str(folder / "jobs")
-        }
-    assert not (tmp_path / "outputs").exists()
