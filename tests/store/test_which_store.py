@@ -84,7 +84,7 @@ def test_one_rule_for_all_three_commands(runner: Run, tmp_path: Path, new_databa
     assert done.code == 0, done.err
     query = "select source_type, name, dataset_source_type from inputs join datasets on dataset_uuid = source_id"
     with contextlib.closing(sqlite3.connect(theirs)) as connection:
-        found = "select name from experiments join runs using (experiment_id) where status = 'FINISHED'"
+        found = "select experiments.name from experiments join runs using (experiment_id) where status = 'FINISHED'"
         assert connection.execute(found).fetchall() == [("it's theirs",)]
         assert connection.execute(query).fetchall() == [("DATASET", "embedded test", "code")]
     assert not (tmp_path / "outputs" / "mlflow.db").read_bytes().count(b"it's theirs")
