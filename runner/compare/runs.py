@@ -43,7 +43,7 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
         raise ConfigError(
             f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
-    if store.is_own:
+    if store.is_own and (output_dir / moved.PLACE).exists():
         moved.mend(output_dir)
     return store
 
@@ -51,7 +51,8 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
 def open_store(uri: str) -> Client:
     """Return a client for the store."""
     calm_mlflow()
-    probe(uri)
+    if sqlite_file(uri) is None:  # a database that may only be read is good enough here
+        probe(uri)
     with one_message(lambda text: f"cannot open {without_secrets(uri)}: {text}"):
         client: Client = open_client(uri, "--tracking-uri")
         return client

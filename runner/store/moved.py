@@ -13,7 +13,7 @@ LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 def mend(output_dir: Path) -> None:
     """Point a moved or copied folder's own database at where the folder lies now; nobody else may use it meanwhile."""
     here, note = output_dir.resolve(), output_dir / PLACE
-    with suppress(OSError, sqlite3.OperationalError):  # a folder that is only read stays as it is
+    with suppress(OSError, sqlite3.DatabaseError):  # a folder that is only read stays as it is
         there = note.read_text(encoding="utf-8") if note.exists() else ""
         if there == str(here):
             return

@@ -16,9 +16,10 @@ from stores import INT8, NF4, NONE, Store, marks
 from runner import compare
 from runner.compare.data import NotPaired, Run
 from runner.compare.pairing import find_baseline
-from runner.compare.runs import tracking_uri
+from runner.compare.runs import store_to_read
 from runner.compare.table import differing_keys, telling_keys
 from runner.core.errors import ConfigError
+from runner.store import mlflow_store
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls it.
@@ -287,14 +288,19 @@ def test_a_password_stays_out_of_messages(tmp_path: Path, capsys: pytest.Capture
     assert "a password would end up in configs and logs" in message
 
 
-def test_which_store_is_read(tmp_path: Path) -> None:
-    environment = {"MLFLOW_TRACKING_URI": "http://server"}
-    assert tracking_uri(tmp_path, None, environment) == "http://server"
+def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     (tmp_path / "mlflow.db").touch()
-    assert tracking_uri(tmp_path, None, environment) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert tracking_uri(tmp_path, "http://given", environment) == "http://given"
+    assert store_to_read(tmp_path, None, None) == mlflow_store.Store(
+        f"sqlite:///{tmp_path}/mlflow.db", "runner", tmp_path
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert store_to_read(tmp_path, None, None) == mlflow_store.Store("http://server", "theirs", tmp_path)
+    assert store_to_read(tmp_path, "http://given", "mine") == mlflow_store.Store("http://given", "mine", tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
-        tracking_uri(tmp_path, "sqlite:////nowhere/mlflow.db", {})
+        store_to_read(tmp_path, "sqlite:////nowhere/mlflow.db", None)
 
 
 # ------------------------------------------------------------------------------------------- imports

@@ -40,7 +40,7 @@ def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
     configs = [make_config(seed=seed, task=Gsm8kConfig(limit=2)) for seed in (1, 2)]
     plan = [plan_job([f"seed={config.seed}"], config) for config in configs]
     launcher: Any = GoesDownSlowly(configs)
-    elsewhere = ForeignLaunch(launcher, "ray", plan, None)
+    elsewhere = ForeignLaunch(launcher, "ray", plan)
     elsewhere.run([0, 1])
     assert "hydra/launcher=ray broke: the actor died" in caplog.text
     assert [line.status for line in table_lines(plan, elsewhere.outcomes)] == ["finished", "finished"]

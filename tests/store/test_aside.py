@@ -1,0 +1,98 @@
+"""Evidence that is set aside by rerun=..., and output folders that are moved and copied."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stored import jobs
+
+Run = Callable[..., Any]
+STUB = ("model=stub", "task.limit=2", "print=json")
+SLOW = ("model=stub", "task.limit=40", "model.delay_s=0.25")
+
+
+@pytest.fixture
+def database(tmp_path: Path, new_database: Callable[[Path], None]) -> Path:
+    new_database(tmp_path / "outputs" / "mlflow.db")
+    return tmp_path / "outputs" / "mlflow.db"
+
+
+# ------------------------------------------------------------------------------------------- rerun
+
+
+def evidence(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in tmp_path.glob("outputs/jobs/*/[!.]*")}
+
+
+def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_path: Path) -> None:
+    assert runner(*STUB).code == 0
+    before = evidence(tmp_path)
+    done = runner(*STUB, "rerun=all", "tracking.uri=http://127.0.0.1:9/")
+    assert done.code == 2
+    assert evidence(tmp_path) == before
+
+
+def test_what_rerun_sets_aside_goes_when_the_job_is_done_anew(runner: Run, tmp_path: Path) -> None:
+    assert runner("model=stub", "task.limit=40").code == 0
+    before = evidence(tmp_path)
+    (job,) = (tmp_path / "outputs" / "jobs").iterdir()
+    (job / "samples.jsonl").rename(job / "kept")
+    process = begun_again(tmp_path, job)
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    (old,) = (tmp_path / "outputs" / "jobs").glob("*.old-*")
+    assert (old / "kept").read_bytes() == before["samples.jsonl"]
+    assert (old / "result.json").read_bytes() == before["result.json"]
+    assert str(old) in (tmp_path / "stderr").read_text()
+    assert "1 results logged" not in runner(module="runner.store.sync").out, "what is set aside is no job"
+    assert runner("model=stub", "task.limit=40", "rerun=all").code == 0
+    assert [path.name for path in (tmp_path / "outputs" / "jobs").iterdir()] == [job.name]
+    assert json.loads((job / "result.json").read_text())["status"] == "FINISHED"
+
+
+def begun_again(folder: Path, job: Path) -> subprocess.Popen[bytes]:
+    """Start the job with rerun=all, and return when it has set aside what was there."""
+    with (folder / "stderr").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", *SLOW, "rerun=all"], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
+        )
+    end = time.monotonic() + 60
+    while not (job / "samples.jsonl").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process
+
+
+# ------------------------------------------------------------------------------- moved and copied folders
+
+
+def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: Path, database: Path) -> None:
+    assert runner("-m", *STUB, "seed=1,2").code == 0
+    shutil.copytree(tmp_path / "outputs", tmp_path / "a copy%20?")
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    for name in ("a copy%20?", "moved"):
+        if "?" in name:  # how such a folder is written in a uri is another matter
+            (tmp_path / name).rename(tmp_path / "copy%20")
+            name = "copy%20"
+        done = runner("-m", *STUB, "seed=1,2,3", f"output_dir='{name}'")
+        assert done.code == 0, done.err
+        folder = tmp_path / name
+        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+            places = [place for (place,) in connection.execute("select artifact_uri from runs")]
+        assert len(places) == 5
+        assert all(place.startswith(folder.as_uri() + "/") for place in places)
+        assert len(list(folder.glob("mlartifacts/*/artifacts/samples.jsonl"))) == 3
+        assert {row.tags["output_dir"].rpartition("/")[0] for row in jobs(folder / "mlflow.db")} == {
+            str(folder / "jobs")
+        }
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,251 @@
+"""What was asked for is in MLflow afterwards, whatever happened to the store since; and nothing there is RUNNING."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port, mlflow_server
+from stored import grids, jobs, rows
+
+Run = Callable[..., Any]
+STUB = ("model=stub", "task.limit=2", "print=json")
+# mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+SLOW = ("model=stub", "task.limit=40", "model.delay_s=0.25")
+
+
+def client(database: Path) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{database}")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "outputs" / "mlflow.db"
+
+
+# ------------------------------------------------------------------------------------------- one job
+
+
+def test_two_stores_in_turn_have_one_run_each(
+    runner: Run, tmp_path: Path, new_database: Callable[[Path], None]
+) -> None:
+    stores = [tmp_path / "one.db", tmp_path / "two.db"]
+    for store in stores:
+        new_database(store)
+    for _ in range(2):
+        for store in stores:
+            done = runner(*STUB, f"tracking.uri=sqlite:///{store}")
+            assert done.code == 0, done.err
+            assert done.json()["mlflow_run_id"] == jobs(store)[0].run_id
+    assert [[row.status for row in jobs(store)] for store in stores] == [["FINISHED"], ["FINISHED"]]
+
+
+def test_another_experiment_gets_a_run_of_its_own(runner: Run, database: Path) -> None:
+    for name in ("runner", "second", "second"):
+        done = runner(*STUB, f"tracking.experiment={name}")
+        assert done.code == 0, done.err
+    assert [(row.experiment, row.status) for row in jobs(database)] == [("runner", "FINISHED"), ("second", "FINISHED")]
+
+
+def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None:
+    first = runner(*STUB).json()["mlflow_run_id"]
+    client(database).delete_run(first)
+    again = [runner(*STUB).json()["mlflow_run_id"] for _ in range(2)]
+    assert again[0] == again[1] != first
+    assert [row.stage for row in jobs(database)] == ["deleted", "active"]
+
+
+def test_a_deleted_database_is_made_again(runner: Run, database: Path, new_database: Callable[[Path], None]) -> None:
+    assert runner(*STUB).code == 0
+    new_database(database)
+    assert runner(*STUB).code == 0
+    assert [row.status for row in jobs(database)] == ["FINISHED"]
+    database.unlink()
+    assert "1 results logged" in runner(module="runner.store.sync").out
+    assert "nothing to do" in runner(module="runner.store.sync").out
+    assert [row.status for row in jobs(database)] == ["FINISHED"]
+
+
+def test_a_deleted_experiment_is_named_with_the_fix(runner: Run, database: Path) -> None:
+    assert runner(*STUB).code == 0
+    experiment = client(database).get_experiment_by_name("runner")
+    client(database).delete_experiment(experiment.experiment_id)
+    done = runner(*STUB)
+    assert done.code == 2
+    assert f"mlflow experiments restore --experiment-id {experiment.experiment_id}" in done.err
+
+
+def test_a_recorded_job_that_the_store_has_imports_no_mlflow(runner: Run, tmp_path: Path) -> None:
+    assert runner(*STUB).code == 0
+    program = f"""
+import atexit, sys
+atexit.register(lambda: print("MLFLOW", "mlflow" in sys.modules))
+sys.argv = {["runner", *STUB]!r}
+from runner.__main__ import entry; entry()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "MLFLOW False" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------ grids
+
+
+def below(database: Path) -> dict[str, list[str]]:
+    """The job ids below each parent run."""
+    found: dict[str, list[str]] = {}
+    for row in jobs(database):
+        found.setdefault(row.tags.get("mlflow.parentRunId", ""), []).append(row.tags["job_id"])
+    return found
+
+
+def test_every_job_of_a_grid_stands_below_its_one_parent(runner: Run, database: Path) -> None:
+    assert runner(*STUB, "seed=1").code == 0
+    for _ in range(2):
+        done = runner("-m", *STUB, "seed=1,2")
+        assert done.code == 0, done.err
+    (parent,) = grids(database)
+    assert parent.status == "FINISHED"
+    assert {run: len(ids) for run, ids in below(database).items()} == {parent.run_id: 2}, "the free run was adopted"
+    done = runner("-m", *STUB, "seed=2,3")
+    assert done.code == 0, done.err
+    assert [row.status for row in grids(database)] == ["FINISHED"] * 2
+    other = grids(database)[1].run_id
+    assert {run: len(set(ids)) for run, ids in below(database).items()} == {parent.run_id: 2, other: 2}
+    assert len(jobs(database)) == 4, "seed 2 is logged once more, below the second grid"
+
+
+def test_a_grid_whose_jobs_are_all_done_has_its_parent(runner: Run, database: Path) -> None:
+    for seed in (1, 2):
+        assert runner(*STUB, f"seed={seed}").code == 0
+    for _ in range(2):
+        assert runner("-m", *STUB, "seed=1,2").code == 0
+    (parent,) = grids(database)
+    assert (parent.status, {*below(database)}, len(jobs(database))) == ("FINISHED", {parent.run_id}, 2)
+    client(database).delete_run(parent.run_id)
+    assert runner("-m", *STUB, "seed=2,1").code == 0
+    new = grids(database)[1]
+    assert (new.stage, {*below(database)}, len(jobs(database))) == ("active", {new.run_id}, 2)
+
+
+def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Path) -> None:
+    done = runner("-m", *STUB, "task.split=test,nope")
+    assert done.code == 2
+    assert [row.status for row in grids(database)] == ["FAILED"]
+    assert runner("-m", *STUB, "task.split=test,nope", "plan=true").code == 0
+    for arguments in (["-m", "task.split=no,nope"], ["task.split=nope"]):
+        assert runner(*STUB, *arguments, "plan=true").code == 2
+
+
+# ------------------------------------------------------------------------------------- RUNNING for ever
+
+
+def begun(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
+    """Start a slow job and return when it has written two samples."""
+    command = [sys.executable, "-m", "runner", *arguments, *SLOW]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=folder, **quiet, **popen)
+    end = time.monotonic() + 90
+    while sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) < 2:
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    return process.wait(timeout=60)
+
+
+@pytest.fixture
+def made(database: Path, new_database: Callable[[Path], None]) -> Path:
+    new_database(database)
+    return database
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
+def test_who_is_asked_to_end_says_so(tmp_path: Path, made: Path, sent: signal.Signals, grid: bool) -> None:
+    def as_a_script_does() -> None:  # `runner … &`
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
+    process = begun(tmp_path, *arguments, preexec_fn=as_a_script_does)
+    process.send_signal(sent)
+    assert ended(process) == 130
+    assert {row.status for row in rows(made)} == {"KILLED"}
+    assert len(grids(made)) == grid
+
+
+def test_nohup_keeps_its_word(tmp_path: Path, made: Path) -> None:
+    process = begun(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.terminate()
+    assert ended(process) == 130
+    assert [row.status for row in rows(made)] == ["KILLED"]
+
+
+@pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
+def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, made: Path, grid: bool) -> None:
+    process = begun(tmp_path, *(["-m", "seed=1,2", "workers=1"] if grid else []))
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert ended(process) == 130
+    assert {row.status for row in rows(made)} == {"KILLED"}
+
+
+def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_begun(
+    runner: Run, tmp_path: Path, made: Path, new_database: Callable[[Path], None]
+) -> None:
+    process = begun(tmp_path)
+    process.kill()
+    process.wait()
+    (tmp_path / "link").symlink_to(tmp_path / "outputs")
+    other = tmp_path / "other.db"
+    new_database(other)
+    arguments = ["model=stub", "task.limit=40", "print=json"]
+    done = runner(*arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x")
+    assert done.code == 0, done.err
+    assert [row.status for row in jobs(made)] == ["KILLED"]
+    assert [(row.status, row.experiment) for row in jobs(other)] == [("FINISHED", "x")]
+
+
+def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(runner: Run, tmp_path: Path, made: Path) -> None:
+    process = begun(tmp_path, "-m", "seed=1,2", "tracking.experiment=a", "workers=1")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = runner("-m", *STUB, "seed=5,6", "tracking.experiment=b")
+    assert done.code == 0, done.err
+    assert [(row.experiment, row.status) for row in grids(made)] == [("a", "KILLED"), ("b", "FINISHED")]
+    assert not [*(tmp_path / "outputs" / ".grids").iterdir()]
+
+
+def test_a_store_that_is_away_keeps_the_mark(runner: Run, tmp_path: Path) -> None:
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    with mlflow_server(tmp_path / "server", port):
+        process = begun(tmp_path, f"tracking.uri={uri}")
+        process.kill()
+        process.wait()
+    done = runner("model=stub", "task.limit=40", "print=json")
+    assert done.code == 0, done.err
+    assert "may still be RUNNING there" in done.err
+    assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"RUNNING": 1}
+    with mlflow_server(tmp_path / "server", port):
+        synced = runner("--tracking-uri", uri, module="runner.store.sync")
+        assert synced.code == 0, synced.err
+    assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"KILLED": 1, "FINISHED": 1}

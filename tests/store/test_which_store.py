@@ -1,0 +1,93 @@
+"""Which store is meant, how it is shown, and what happens where it does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.core.uris import without_secrets
+from runner.store.mlflow_store import Store, compare_command, see_all
+
+Run = Callable[..., Any]
+STUB = ("model=stub", "task.limit=2")
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_is_said_in_seconds(runner: Run, silent: str) -> None:
+    began = time.monotonic()
+    done = runner(*STUB, f"tracking.uri={silent}", PYTHONUNBUFFERED="1")  # a cold start
+    assert done.code == 2
+    assert "no answer within 10 s" in done.err
+    assert "Traceback" not in done.err
+    assert time.monotonic() - began < 60, "on a busy machine, starting included; it was more than 300 seconds"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://TOKEN@host:5000/x?token=abc", "http://***@host:5000/x?token=***"),
+        ("https://ann:pw@host/", "https://***@host/"),
+        ("mssql+pyodbc:///?odbc_connect=Driver%3DX%3BPWD%3Dpw", "mssql+pyodbc:///?odbc_connect=***"),
+        ("postgresql://host/runs?sslmode=require&user=ann", "postgresql://host/runs?sslmode=require&user=***"),
+        ("sqlite:////tmp/x@y/a?b.db", "sqlite:////tmp/x@y/a?b.db"),
+    ],
+)
+def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
+    assert without_secrets(uri) == shown
+    assert without_secrets(f"cannot open '{uri}': why") == f"cannot open '{shown}': why"
+
+
+def test_a_token_is_neither_printed_nor_kept(runner: Run, tmp_path: Path) -> None:
+    for uri in ("http://T0KEN@127.0.0.1:9", "http://127.0.0.1:9/?token=T0KEN"):
+        for arguments in (STUB, ("-m", *STUB, "seed=1,2")):
+            done = runner(*arguments, f"tracking.uri='{uri}'")
+            assert done.code == 2
+            assert "T0KEN" not in done.out + done.err
+        for module in ("runner.compare", "runner.store.sync"):
+            done = runner("--tracking-uri", uri, module=module)
+            assert "T0KEN" not in done.out + done.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"T0KEN" in path.read_bytes()]
+
+
+def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    odd = Store(f"sqlite:///{tmp_path}/my runs/mlflow.db", "it's mine", tmp_path / "my runs")
+    assert shlex.split(see_all(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
+    assert shlex.split(compare_command(odd))[1:] == ["--output-dir", "my runs", "--experiment", "it's mine"]
+    server = Store("http://host:5000", "runner", tmp_path / "outputs")
+    assert see_all(server.uri) == "http://host:5000"
+    assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
+
+
+def test_one_rule_for_all_three_commands(runner: Run, tmp_path: Path, new_database: Callable[[Path], None]) -> None:
+    theirs = tmp_path / "their runs.db"
+    new_database(theirs)
+    chosen = {"MLFLOW_TRACKING_URI": f"sqlite:///{theirs}", "MLFLOW_EXPERIMENT_NAME": "it's theirs"}
+    done = runner(*STUB, **chosen)
+    assert done.code == 0, done.err
+    query = "select source_type, name, dataset_source_type from inputs join datasets on dataset_uuid = source_id"
+    with contextlib.closing(sqlite3.connect(theirs)) as connection:
+        found = "select experiments.name from experiments join runs using (experiment_id) where status = 'FINISHED'"
+        assert connection.execute(found).fetchall() == [("it's theirs",)]
+        assert connection.execute(query).fetchall() == [("DATASET", "embedded test", "code")]
+    assert not (tmp_path / "outputs" / "mlflow.db").read_bytes().count(b"it's theirs")
+    assert "nothing to do" in runner(module="runner.store.sync", **chosen).out
+    compared = runner("--format", "csv", module="runner.compare", **chosen)
+    assert compared.code == 0, compared.err

@@ -1,0 +1,40 @@
+"""Runs as MLflow's sqlite database has them: the truth, and quicker than through MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Row:
+    """A run as the database has it."""
+
+    run_id: str
+    status: str
+    experiment: str
+    stage: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def rows(database: Path) -> list[Row]:
+    """All runs, the oldest first."""
+    query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
+               using (experiment_id) order by runs.start_time, runs.rowid"""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        found = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
+        for run_id, key, value in connection.execute("select run_uuid, key, value from tags"):
+            found[run_id].tags[key] = value
+    return list(found.values())
+
+
+def jobs(database: Path, **tags: str) -> list[Row]:
+    """The runs of jobs."""
+    return [row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()]
+
+
+def grids(database: Path) -> list[Row]:
+    """The runs of grids."""
+    return [row for row in rows(database) if "grid" in row.tags]
