@@ -51,7 +51,7 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
 def open_store(uri: str) -> Client:
     """Return a client for the store."""
     calm_mlflow()
-    if sqlite_file(uri) is None:  # a database that may only be read is good enough here
+    if sqlite_path(uri) is None:  # a database that may only be read is good enough here
         probe(uri)
     with one_message(lambda text: f"cannot open {without_secrets(uri)}: {text}"):
         client: Client = open_client(uri, "--tracking-uri")
