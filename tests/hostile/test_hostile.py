@@ -18,7 +18,7 @@ import pytest
 from arena import GSM8K, MODEL, Arena, Run
 
 
-def many(corpus_of: dict[str, Any]) -> Any:
+def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", corpus_of)
 
 
