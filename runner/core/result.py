@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import cannot_write
+from runner.core.texts import parse_json
 
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
@@ -117,7 +118,7 @@ class Sample:
     @classmethod
     def from_json(cls, line: str) -> Sample:
         """Read one line; raises ValueError, KeyError or TypeError when it is not a sample, or not as it was written."""
-        values = json.loads(line)
+        values = parse_json(line)
         if not isinstance(values, dict) or not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
         if "checksum" not in values:
