@@ -22,7 +22,7 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
-from runner.core.errors import ConfigError, check, one_line
+from runner.core.errors import ConfigError, DataError, check, one_line
 from runner.core.loaded import text
 from runner.models import bin_file, capability, inventory
 from runner.models.lora import home_of
@@ -184,18 +184,22 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
     settings |= {**told, "device_map": model.device_map or {"": device}}
     if folder.is_dir():
         bin_file.check_loadable(folder)
-        kind, files = loaded_files(folder)
-        for file in files if kind == "safetensors" else []:
-            read_weight_file(file)  # a damaged one is named, with what is wrong in it
     try:
         scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
+        kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
+        for file in files if kind == "safetensors" else []:
+            read_weight_file(file)  # a damaged one is named, with what is wrong in it
         return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
     except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"model.name={model.name}: torch cannot read its weights in {folder}") from error
+    except DataError as error:
+        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {error}") from error
+    except ConfigError:
+        raise
     except Exception as error:  # what a library raises over a user's files follows no rule
         why = f"{type(error).__name__}: {one_line(error, limit=400)}"
         if folder.is_file():
@@ -211,6 +215,10 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     place, found = for_transformers(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
+    except DataError as error:
+        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {error}") from error
+    except ConfigError:
+        raise
     except Exception as error:  # what a library raises over a user's files follows no rule
         raise ConfigError(
             f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}"

@@ -335,7 +335,7 @@ def test_a_plan_refuses_without_torch(
     arguments = ["plan=true", "model=local", f"model.name={broken}", "quantization=int8", "tracking=none"]
     program += f"\nsys.argv = ['runner', *{arguments!r}]\nentry()"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "is quantized already, nf4 by bitsandbytes" in done.stdout
     assert "1 jobs: 1 impossible" in done.stdout
     real = runner("model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none")

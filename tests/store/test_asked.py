@@ -204,7 +204,7 @@ def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, made: Path, grid: b
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    assert ended(process) == 130
+    assert ended(process) in (130, -signal.SIGINT), "the last one may come when it has nothing more to say"
     assert {row.status for row in rows(made)} == {"KILLED"}
 
 
