@@ -22,12 +22,12 @@ NOISE = re.compile(
 )
 LEFT_OUT = {"checksum", "mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "tracking.parent_run_id"}
 FILE_STATE = {"mtime_ns", "inode", "place", "key"}  # a manifest's notes on the source's files, which are copies
-WITH_MEASURES = {"result", "measured", "manifest", "comparison"}  # JSON files with times, file states or measured memory
+WITH_MEASURES = {
     "result",
     "measured",
     "manifest",
     "comparison",
-}  # JSON files that hold times, file states or measured memory
+}  # JSON files with times, file states or measured memory
 MEASURING = {"sweep", "memory"}  # tasks of which only the keys and rows can be compared
 SKIPPED = re.compile(
     r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|[^/]*\.log|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)"
