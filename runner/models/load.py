@@ -215,10 +215,6 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     place, found = for_transformers(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
-    except DataError as error:
-        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {error}") from error
-    except ConfigError:
-        raise
     except Exception as error:  # what a library raises over a user's files follows no rule
         raise ConfigError(
             f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}"
