@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import pyarrow as pa
 import pytest
 from arena import GSM8K, MODEL, Arena, Run
+
+from runner.datasets import tables
 
 
 def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
@@ -226,6 +229,13 @@ def test_parquet(arena: Arena, case: str) -> None:
     shutil.copyfile(arena.folder / "x.parquet", arena.folder / "x.jsonl")
     assert "x.jsonl" in arena.give("model=stub", "task.data=x.jsonl", "task.limit=null")
     assert "x.jsonl" in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
+
+
+def test_a_parquet_with_more_text_than_is_read(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_BYTES", 1000)
+    rows = [f"{number}?" for number in range(400)]
+    corpus.put_parquet(arena.folder / "x.parquet", pa.table({"question": rows, "answer": rows}))
+    assert "GiB of text unpacked" in arena.give("model=stub", "task.data=x.parquet", "task.limit=null")
 
 
 def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:

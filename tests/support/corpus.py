@@ -167,7 +167,6 @@ PARQUETS: dict[str, Callable[[Path], object]] = {
     "nothing": lambda file: put_parquet(file, pa.table({"question": [None], "answer": [None]})),
     "lists": lambda file: put_parquet(file, pa.table({"question": [["a"]], "answer": [["#### 1"]]})),
     "bytes": lambda file: put_parquet(file, pa.table({"question": [b"\xff"], "answer": [b"\xff"]})),
-    "huge": lambda file: put_parquet(file, pa.table({"question": ["a" * 2**20] * 500, "answer": ["b" * 2**22] * 500})),
 }
 
 CHAT_TEMPLATES: dict[str, str] = {
