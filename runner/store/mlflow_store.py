@@ -310,6 +310,11 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
         raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from error
 
 
+def safe_in(kept: Path | None) -> str:
+    """Say where a result is that could not be logged."""
+    return f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
+
+
 def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:
     """Say of an error of the store what it takes to mend it, and what is safe."""
 
@@ -318,7 +323,6 @@ def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextMa
             text = "the database is locked by another program: close it, or wait, and run again"
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
             text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
-        safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
-        return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe}"
+        return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe_in(kept)}"
 
     return one_message(compose)

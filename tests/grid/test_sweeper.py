@@ -147,7 +147,7 @@ def test_the_run_above_the_jobs(grid: Start) -> None:
 
     assert grid(*arguments).wait().code == 0
     runs = mlflow_runs(started.folder)
-    assert [run.status for run in runs if run.is_grid] == ["FAILED", "FINISHED"]
+    assert [run.status for run in runs if run.is_grid] == ["FINISHED"], "the same grid has the same run above it"
     assert Counter(run.status for run in runs if not run.is_grid) == {"FINISHED": 2, "FAILED": 1}
 
     third = grid(*arguments, PYTHONPROFILEIMPORTTIME="1").wait()
@@ -169,14 +169,17 @@ def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
     with contextlib.closing(sqlite3.connect(started.folder / "outputs" / "mlflow.db")) as database:
         database.execute("update runs set status = 'RUNNING', end_time = null where run_uuid = ?", (above.run_id,))
         database.commit()
-    (started.folder / "outputs" / ".grids" / above.tags["grid"]).touch()
+    marks = started.folder / "outputs" / ".grids" / "0123"
+    marks.write_text(json.dumps([{"uri": None, "experiment": "runner", "tag": above.tags["begun"]}]))
+    marks.with_suffix(".lock").touch()
 
-    again = grid(*STUB, "seed=1")  # all done: only the dead grid is to be ended
+    again = grid(*STUB, "seed=1")  # all done: the dead grid is ended, and this one gets a run of its own
     assert again.wait().code == 0
-    assert [run.status for run in mlflow_runs(started.folder) if run.is_grid] == ["KILLED"]
+    assert [run.status for run in mlflow_runs(started.folder) if run.is_grid] == ["KILLED", "FINISHED"]
     assert grid(*STUB, "workers=1", "seed=0,1").wait().code == 0
-    assert Counter(run.status for run in mlflow_runs(started.folder) if not run.is_grid) == {"FINISHED": 2}
-    assert json.loads(result.read_text())["mlflow_uri"].endswith("outputs/mlflow.db")
+    assert Counter(run.status for run in mlflow_runs(started.folder) if not run.is_grid) == {"FINISHED": 3}, (
+        "one below both"
+    )
     assert not list((started.folder / "outputs" / ".grids").iterdir())
 
 
