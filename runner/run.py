@@ -29,8 +29,8 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned, with nothing loaded yet
             check(config, task, resolved)
-        ledger.check_store(config)
-        if anew:  # nothing is left that could refuse the job
+        if anew:
+            ledger.check_store(config)  # behind it, nothing is left that could refuse the job
             job.set_aside() if config.rerun else job.forget()
         return execute(config, task, resolved, inputs, job, config_yaml, bases)
 

@@ -20,7 +20,7 @@ from runner.core.sqlite_uri import sqlite_path
 from runner.core.uris import without_secrets
 from runner.store import moved
 from runner.store.look import PAGE, PARENT
-from runner.store.mlflow_store import Store, calm_mlflow, chosen, one_message, open_client, probe
+from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, one_message, open_client, probe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
@@ -52,7 +52,8 @@ def open_store(uri: str) -> Client:
     """Return a client for the store."""
     calm_mlflow()
     if sqlite_path(uri) is None:  # a database that may only be read is good enough here
-        probe(uri)
+        with clear_errors(uri):
+            probe(uri)
     with one_message(lambda text: f"cannot open {without_secrets(uri)}: {text}"):
         client: Client = open_client(uri, "--tracking-uri")
         return client

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from runner.core.result import Status
 from runner.core.sqlite_uri import sqlite_path
-from runner.store.mlflow_store import Store, clear_errors, find_store, probe, refuse_deleted
+from runner.store.mlflow_store import Store, clear_errors, find_store, refuse_deleted
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
@@ -79,7 +79,6 @@ def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, d
 
 
 def _from_mlflow(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
-    probe(store.uri)
     found = find_store(store)
     if found is None:
         return

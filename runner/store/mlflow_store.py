@@ -212,7 +212,10 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
 
 
 def probe(uri: str) -> None:
-    """Ask briefly whether the store is there: what MLflow says of one that is not is neither short nor quick."""
+    """Ask briefly whether the store is there: what MLflow says of one that is not is neither short nor quick.
+
+    What it raises is put in words by who asks: only they know what is safe.
+    """
     if sqlite_path(uri) is not None:
         _probe_sqlite(uri)
     elif uri.startswith(("http://", "https://")):
@@ -225,17 +228,16 @@ def _probe_sqlite(uri: str) -> None:
 
     path = sqlite_path(uri)
     assert path is not None
-    with clear_errors(uri):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=10)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        finally:
-            connection.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=10)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
 
 
-_away: dict[str, tuple[float, TrackingError]] = {}  # servers that did not answer: when, and what was said of it
+_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and what was said of it
 
 
 def _probe_server(uri: str) -> None:
@@ -244,9 +246,8 @@ def _probe_server(uri: str) -> None:
     if error is not None and time.monotonic() - since < AWAY_S:
         raise error
     try:
-        with clear_errors(uri):
-            _ask_anything(uri)
-    except TrackingError as error:
+        _ask_anything(uri)
+    except OSError as error:
         _away[uri] = time.monotonic(), error
         raise
     _away.pop(uri, None)
@@ -310,11 +311,6 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
         raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from error
 
 
-def safe_in(kept: Path | None) -> str:
-    """Say where a result is that could not be logged."""
-    return f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
-
-
 def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:
     """Say of an error of the store what it takes to mend it, and what is safe."""
 
@@ -323,6 +319,7 @@ def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextMa
             text = "the database is locked by another program: close it, or wait, and run again"
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
             text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
-        return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe_in(kept)}"
+        safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
+        return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe}"
 
     return one_message(compose)

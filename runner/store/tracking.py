@@ -22,7 +22,7 @@ from runner.core.uris import without_secrets
 from runner.store import begun
 from runner.store.jobs import Job
 from runner.store.look import PARENT
-from runner.store.mlflow_store import Store, clear_errors, open_store, probe, safe_in
+from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
 BEGUN = ".begun"  # in a job's folder: the runs that were begun and may not have ended
@@ -108,10 +108,7 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     with clear_errors(tracker.store.uri, kept=job.folder):
-        try:
-            probe(tracker.store.uri)
-        except TrackingError as error:
-            raise TrackingError(f"{error}{safe_in(job.folder)}") from error
+        probe(tracker.store.uri)
         for begin in range(0, len(metrics), METRICS_A_CALL):
             client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
         client.log_batch(run_id, tags=tags)
