@@ -22,7 +22,7 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
-from runner.core.errors import ConfigError, DataError, check, one_line
+from runner.core.errors import ConfigError, DataError, check, few, one_line
 from runner.core.loaded import text
 from runner.models import bin_file, capability, inventory
 from runner.models.lora import home_of
@@ -77,7 +77,8 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
         told["max_memory"] = places
     if attention is not Attention.auto:
         told["attn_implementation"] = attention.value
-    model = _from_pretrained(config, resolved, device, told)
+    model, unused = _from_pretrained(config, resolved, device, told)
+    notes += unused
     held.check_loaded(model)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
@@ -174,7 +175,9 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     return dtype, notes
 
 
-def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]) -> Any:
+def _from_pretrained(
+    config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]
+) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
@@ -191,7 +194,7 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
         kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # a damaged one is named, with what is wrong in it
-        return AutoModelForCausalLM.from_pretrained(place, **settings).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
@@ -206,6 +209,20 @@ def _from_pretrained(config: RunnerConfig, resolved: Resolved, device: torch.dev
             what = read_header(folder).architecture
             why += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
+    filled, found = loaded
+    return filled.eval(), _unfit(filled, found, f"model.name={model.name}: the checkpoint in {folder}")
+
+
+def _unfit(model: Any, found: dict[str, Any], checkpoint: str) -> list[str]:
+    """Refuse a model some of whose weights transformers had to make up; say which stored ones it has no use for."""
+    if absent := sorted(found["missing_keys"]):
+        raise ConfigError(
+            f"{checkpoint} is not complete: it lacks {few(absent)} of {type(model).__name__}, and random numbers would "
+            "stand there. Is a file missing, or config.json another model's?"
+        )
+    if unused := sorted(found["unexpected_keys"]):
+        return [f"{type(model).__name__} has no use for {few(unused)} of the checkpoint"]
+    return []
 
 
 def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from runner.config.lora import PeftConfig
 from runner.config.model import Attention, LocalModelConfig
@@ -75,6 +76,32 @@ def test_quantization_is_really_on(
         exact, rough = (m.model.model.layers[0].mlp.gate_proj(x).float() for m in (plain, loaded))
     assert 0 < (rough - exact).norm() / exact.norm() < tolerance
     assert torch.isfinite(logits(loaded)).all()
+
+
+@pytest.mark.parametrize("quantization", [QuantizationConfig(), Nf4Config(), Int8Config()], ids=lambda held: held.name)
+def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_weights(
+    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig, quantization: QuantizationConfig
+) -> None:
+    folder = tmp_path / "incomplete"
+    shutil.copytree(tiny_model.name, folder)
+    weights = load_file(folder / "model.safetensors")
+    left_out = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
+    save_file({name: weights[name] for name in weights if name not in left_out}, folder / "model.safetensors")
+    config = make_config(model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization)
+    with pytest.raises(ConfigError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of"):
+        load(config)
+
+
+def test_stored_weights_that_the_model_has_no_use_for_are_said(
+    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig
+) -> None:
+    folder = tmp_path / "fewer_layers"
+    shutil.copytree(tiny_model.name, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None}))
+    loaded = load(make_config(model=dataclasses.replace(tiny_model, name=str(folder))))
+    assert any("has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes)
+    assert not any("has no use" in note for note in load(make_config(model=tiny_model)).notes)
 
 
 def test_layer_sizes_that_the_4_bit_kernels_cannot_do(make_config: Make, tmp_path: Path, tiny_llama: Path) -> None:
@@ -162,8 +189,6 @@ def test_an_adapter_for_another_base_is_named(
 def test_an_adapter_that_does_not_fit_or_does_nothing(
     make_config: Make, tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(adapter / "adapter_model.safetensors")
     for name, change in {
         "zero": lambda key, w: torch.zeros_like(w) if "lora_B" in key else w,
