@@ -1,0 +1,118 @@
+"""Many threads, one session: a stub that can be made to fail, and a real tiny model."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runner.checkpoints.resolve import resolve
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig, StubConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import FinishReason
+from runner.engines import open_engine
+from runner.engines.base import Completion, Delta, Event, Request, complete
+from runner.engines.driver import Driver
+from runner.engines.kinds.stub import StubEngine, StubSession
+
+Make = Callable[..., RunnerConfig]
+WAIT_S = 60
+
+
+class Ear:
+    """Hears of one request."""
+
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+
+    def __call__(self, event: Event | Exception) -> None:
+        self.events.put(event)
+
+    def end(self) -> tuple[str, Completion]:
+        """Return the deltas as one text, and the completion."""
+        text = ""
+        while not isinstance(event := self.events.get(timeout=WAIT_S), Completion):
+            assert isinstance(event, Delta), event
+            text += event.text
+        return text, event
+
+
+def test_eight_threads_are_each_told_of_their_own(make_config: Make, tiny_model: LocalModelConfig) -> None:
+    config = make_config(model=tiny_model, generation=GenerationConfig(name="greedy", max_new_tokens=12))
+    prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
+    engine = open_engine(config, resolved=resolve(config))
+    alone = {one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])}
+    engine.close()
+    said: dict[int, tuple[str, Completion]] = {}
+    with Driver(open_engine(config, resolved=resolve(config))) as driver:
+        assert driver.loaded(WAIT_S).facts["architecture"] == "LlamaForCausalLM"
+
+        def ask(first: int) -> None:
+            for number in range(first, len(prompts), 8):
+                ear = Ear()
+                driver.submit(Request(number, prompts[number], deltas=True), ear)
+                said[number] = ear.end()
+
+        threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert driver.under_way == 0
+    assert {n: (text, one.text, one.token_ids) for n, (text, one) in said.items()} == {
+        n: (one.text, one.text, one.token_ids) for n, one in alone.items()
+    }
+
+
+class Brittle(StubEngine):
+    """Fails at a prompt that says so."""
+
+    def open(self, batch_size: int | None = None) -> StubSession:
+        class Failing(StubSession):
+            def _advance(self, arrived: list[Request], cancelled: set[Any]) -> list[Event]:
+                if any(request.prompt == "break" for request in arrived):
+                    raise RuntimeError("something in the engine broke")
+                return super()._advance(arrived, cancelled)
+
+        return Failing(self)
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: Make) -> None:
+    with Driver(Brittle(make_config(model=StubConfig()), delay_s=0.0)) as driver:
+        driver.loaded(WAIT_S)
+        broken, next_one = Ear(), Ear()
+        driver.submit(Request(1, "break"), broken)
+        assert "broke" in str(broken.events.get(timeout=WAIT_S))
+        assert driver.drain(WAIT_S)
+        driver.submit(Request(1, "Hi"), next_one)
+        assert next_one.end()[1].text.startswith("[STUB_GENERATION]")
+
+
+def test_cancelling_draining_and_closing(make_config: Make) -> None:
+    driver = Driver(StubEngine(make_config(model=StubConfig()), delay_s=0.2))
+    driver.loaded(WAIT_S)
+    ears = [Ear() for _ in range(20)]
+    for number, ear in enumerate(ears):
+        driver.submit(Request(number, "Hi"), ear)
+    with pytest.raises(ConfigError, match="request 19 is under way already"):
+        driver.submit(Request(19, "Hi"), Ear())
+    driver.cancel(18)
+    assert ears[18].end()[1].finish_reason is FinishReason.cancelled
+    assert not driver.drain(0.0)
+    driver.close()
+    assert isinstance(ears[19].events.get(timeout=WAIT_S), JobFailed)
+    with pytest.raises(JobFailed, match="takes no requests"):
+        driver.submit(Request(20, "Hi"), Ear())
+
+
+def test_an_engine_that_cannot_load_says_so_to_who_waits(make_config: Make, tiny_model: LocalModelConfig) -> None:
+    config = make_config(model=LocalModelConfig(name="/nowhere/at/all", device="cpu"))
+    driver = Driver(open_engine(config, resolved=resolve(config)))
+    with pytest.raises(ConfigError, match="nowhere"):
+        driver.loaded(WAIT_S)
+    driver.close()
