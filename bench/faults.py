@@ -125,10 +125,16 @@ class Faults:
             self.left.append(folder)
             return moved
         if self.chance.random() < 0.3:
-            gone = folder / "mlflow.db.gone"
-            (folder / "outputs" / "mlflow.db").rename(gone)
+            gone = folder / "gone"
+            gone.mkdir()
+            for file in (folder / "outputs").glob("mlflow.db*"):  # with the journal, where it was killed amid a write
+                file.rename(gone / file.name)
             start(folder, self).wait()
-            gone.replace(folder / "outputs" / "mlflow.db")
+            for file in (folder / "outputs").glob("mlflow.db*"):
+                file.unlink()
+            for file in gone.iterdir():
+                file.rename(folder / "outputs" / file.name)
+            gone.rmdir()
             self.counts["store gone and back"] += 1
         return folder
 
@@ -208,7 +214,12 @@ def main() -> None:
             if can_mount and folders % 2:  # every other folder is a small disk of its own
                 mount(folder)
                 mounted.append(folder)
-            ended += check(survive(folder, faults), truth)
+            there = survive(folder, faults)
+            try:
+                ended += check(there, truth)
+            except AssertionError:  # what is mounted goes with the mount
+                shutil.copytree(there, scratch / "failed")
+                raise
             assert not any(place.exists() for place in faults.left), "something was written where a folder had been"
             folders += 1
     finally:

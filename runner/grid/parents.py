@@ -51,6 +51,7 @@ class Parents:
                     log.warning("%s. The results were logged there when the jobs were done", str(error).rstrip("."))
                     continue
                 raise
+            grid_runs.end_left(store, held)
             parent = next((run for run, _ in held.grids.get(self.grid, [])), None)
             for planned in done:
                 there = parent is not None and held.run_of(planned.job_id, parent)
@@ -76,10 +77,10 @@ class Parents:
                 assert planned.config is not None
                 planned.config.tracking.parent_run_id = run.run_id
 
-    def finish(self, interrupted: bool) -> None:
-        """End the runs with the status that is true."""
-        for run in self._runs:
-            grid_runs.finish(run, self._status(interrupted), self._described())
+    def finish(self, interrupted: bool) -> bool:
+        """End the runs with the status that is true; return whether all stores have it so."""
+        ended = [grid_runs.finish(run, self._status(interrupted), self._described()) for run in self._runs]
+        return all(ended)
 
     def _status(self, interrupted: bool) -> Status:
         finished = all(self._ended(number) is Status.FINISHED for number in range(len(self.plan)))

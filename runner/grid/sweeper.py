@@ -24,7 +24,7 @@ from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core import machine, signals
 from runner.core.console import plain, say
-from runner.core.errors import ConfigError, JobFailed, RunnerError
+from runner.core.errors import ConfigError, JobFailed, RunnerError, TrackingError
 from runner.core.progress import Progress
 from runner.core.result import Status
 from runner.grid.compose import Composer
@@ -100,6 +100,7 @@ class Grid:
     plan: list[Planned]
     overrides: list[str]  # as the user gave them
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    is_logged: bool = True  # MLflow has it as ended, where it is tracked
 
     @property
     def settings(self) -> RunnerConfig:
@@ -193,7 +194,7 @@ class GridSweeper(Sweeper):
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                parents.finish(interrupted)
+                grid.is_logged = parents.finish(interrupted)
         return interrupted
 
 
@@ -210,8 +211,9 @@ def finish(grid: Grid, interrupted: bool) -> None:
         hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
         print(plain("See all: {}    Compare: {}".format(*hints)))
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
-    if unlogged:
-        say(f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them")
+    not_logged = f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them, or the same command"
+    if unlogged and (interrupted or problems):
+        say(not_logged)
     if interrupted:
         raise KeyboardInterrupt
     if problems:
@@ -219,6 +221,10 @@ def finish(grid: Grid, interrupted: bool) -> None:
         codes = [outcome.exit_code for outcome in grid.outcomes.values()]
         failed.exit_code = max(codes + [planned.exit_code for planned in grid.plan])
         raise failed
+    if unlogged or not grid.is_logged:
+        raise TrackingError(
+            not_logged if unlogged else "the grid is done, but MLflow shows it as RUNNING: start it again"
+        )
 
 
 def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:

@@ -1,7 +1,8 @@
 """Marks of what was begun in MLflow: by them the next start ends what a dead process has left RUNNING.
 
 A mark says in which store and experiment a run was begun, and the run has it as a tag. It goes when the run has ended
-there. A folder of a job, and each grid that is going on, has a file of them.
+there. A folder of a job, and each grid that is going on, has a file of them. A store that was away and is back may hold
+runs whose marks have gone meanwhile: those are found when it is asked for its runs (look.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,9 +60,34 @@ def end_dead(file: Path, output_dir: Path, status: Status) -> None:
             drop(file, mark)
 
 
+def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
+    """End runs that a store shows as RUNNING; the caller knows that their process is dead."""
+    if not (run_ids := list(dead)):
+        return
+    try:
+        with clear_errors(store.uri):
+            if (found := find_store(store)) is not None:
+                for run_id in run_ids:
+                    found[0].set_terminated(run_id, status.value)
+    except RunnerError as error:
+        log.warning("a run may still be RUNNING there: %s", error)
+
+
+def is_here(store: Store, tags: dict[str, str]) -> bool:
+    """Whether a run in a store, which several folders may share, is one of this folder's, wherever that has been."""
+    place = Path(tags.get("output_dir", ""))
+    folder = place.parents[1] if "job_id" in tags and len(place.parents) > 1 else place
+    return folder == store.output_dir.resolve() or (store.is_own and not place.exists())
+
+
 def left(file: Path) -> bool:
     """Whether a run may still stand there as RUNNING."""
     return bool(_read(file))
+
+
+def tags_of(file: Path) -> set[str]:
+    """Return the tags of the runs that were begun."""
+    return {mark.tag for mark in _read(file)}
 
 
 def _end(store: Store, mark: Mark, status: Status) -> None:

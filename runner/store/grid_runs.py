@@ -16,8 +16,8 @@ from runner.core.errors import TrackingError
 from runner.core.result import Status
 from runner.core.uris import without_secrets
 from runner.store import begun
-from runner.store.jobs import hold
-from runner.store.look import GRID, PARENT, look
+from runner.store.jobs import LOCK, hold, is_held
+from runner.store.look import GRID, PARENT, Held, look
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
                 tags = {
                     GRID: grid,
                     begun.TAG: mark.tag,
+                    "output_dir": str(store.output_dir.resolve()),
                     "mlflow.runName": f"grid of {len(plan)} jobs",
                     "mlflow.source.name": "runner",
                 }
@@ -81,8 +82,8 @@ def _about(overrides: list[str]) -> dict[str, str]:
     }
 
 
-def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> None:
-    """End the grid's run; a store that fails here costs no result, so it is only said."""
+def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> bool:
+    """End the grid's run, and return whether the store has it so; one that fails here costs no result."""
     try:
         with clear_errors(run.store.uri):
             probe(run.store.uri)
@@ -90,9 +91,12 @@ def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> None:
             run.client.set_terminated(run.run_id, status.value)
     except TrackingError as error:
         log.warning("%s", error)
+        return False
     else:
         _forget(run.alive)
-    run.alive.close()
+        return True
+    finally:
+        run.alive.close()
 
 
 def end_dead(output_dir: Path) -> None:
@@ -103,6 +107,18 @@ def end_dead(output_dir: Path) -> None:
             begun.end_dead(marks, output_dir, Status.KILLED)
             if not begun.left(marks):
                 _forget(alive)
+
+
+def end_left(store: Store, held: Held) -> None:
+    """End what the store shows as RUNNING though nobody is doing it: it was away when its process was missed."""
+    locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
+    alive = set().union(*(begun.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock)))
+    dead = []
+    for run_id, tags in held.running.items():
+        job_id = tags.get("job_id")
+        lives = is_held(store.output_dir / "jobs" / job_id / LOCK) if job_id else tags.get(begun.TAG) in alive
+        dead += [run_id] if begun.is_here(store, tags) and not lives else []
+    begun.end_runs(store, dead, Status.KILLED)
 
 
 def _forget(alive: TextIO) -> None:

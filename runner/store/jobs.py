@@ -32,6 +32,7 @@ from runner.store.artifacts import first_changed
 log = logging.getLogger(__name__)
 
 MORE_MEMORY = 1.25  # times what was free when it was too short: worth another try
+LOCK = ".lock"  # in a job's folder: held by who is doing it
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
@@ -130,7 +131,7 @@ def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], 
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
     """Hold the job against other processes; while another one has it, wait for it or raise JobHeld."""
     try:
-        lock = hold(job.folder / ".lock", wait)
+        lock = hold(job.folder / LOCK, wait)
     except BlockingIOError as error:
         raise JobHeld(f"{job.job_id} is being done by another process") from error
     except OSError as error:
@@ -149,6 +150,17 @@ def hold(file: Path, wait: bool = True) -> TextIO:
         held.close()
         raise
     return held
+
+
+def is_held(file: Path) -> bool:
+    """Whether a living process holds a file."""
+    if not file.exists():
+        return False
+    try:
+        hold(file, wait=False).close()
+    except BlockingIOError:
+        return True
+    return False
 
 
 class Recorder:

@@ -16,7 +16,7 @@ from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
 from runner.core.uris import without_secrets
-from runner.store import begun, jobs, look, mlflow_store, tracking
+from runner.store import begun, jobs, mlflow_store, tracking
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
 
 def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> bool:
     """Log a recorded result unless the store has it, below the parent that the store names; whether it was logged."""
-    held = look.look(store, job.job_id)
+    held = tracking.end_dead(store, job)
     run_id = held.run_of(job.job_id, store.parent_run_id)
     if run_id is None and (run_id := held.free_run_of(job.job_id)) is not None:
         tracking.adopt(store, run_id)

@@ -21,7 +21,7 @@ RUNS = """
 select runs.run_uuid, runs.status, tags.key, tags.value
 from runs join tags on tags.run_uuid = runs.run_uuid
 where runs.experiment_id = ? and runs.lifecycle_stage = 'active'
-  and tags.key in ('job_id', 'grid', 'mlflow.parentRunId')
+  and tags.key in ('job_id', 'grid', 'mlflow.parentRunId', 'begun', 'output_dir')
 """
 OF_JOB = " and runs.run_uuid in (select run_uuid from tags where key = 'job_id' and value = ?)"
 NEWEST = " order by runs.start_time desc, runs.rowid desc"
@@ -33,6 +33,7 @@ class Held:
 
     jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)  # FINISHED ones: job -> run -> its parent
     grids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # grid's tag -> its runs with their status
+    running: dict[str, dict[str, str]] = field(default_factory=dict)  # runs that are RUNNING, of jobs and grids -> tags
 
     def run_of(self, job_id: str, parent: str | None) -> str | None:
         """Return the run of a job, below this parent where there is one."""
@@ -55,6 +56,8 @@ def look(store: Store, job_id: str | None = None) -> Held:
     with clear_errors(store.uri):
         read = _from_mlflow if sqlite_path(store.uri) is None else _from_sqlite
         for run_id, status, tags in read(store, job_id):
+            if status == "RUNNING":
+                held.running[run_id] = tags
             if "job_id" in tags and status == Status.FINISHED:
                 held.jobs.setdefault(tags["job_id"], {})[run_id] = tags.get(PARENT)
             elif GRID in tags:
@@ -83,10 +86,9 @@ def _from_mlflow(store: Store, job_id: str | None) -> Iterator[tuple[str, str, d
     if found is None:
         return
     client, experiment_id = found
-    queries = [f"tags.job_id = '{job_id}'"] if job_id else ["tags.job_id LIKE '%'", f"tags.{GRID} LIKE '%'"]
-    finished = " and attributes.status = 'FINISHED'"
-    for query in queries:
-        query += finished if "job_id" in query else ""
+    of_job = f"tags.job_id = '{job_id}'" if job_id else "tags.job_id LIKE '%'"
+    queries = [f"{of_job} and attributes.status = '{status}'" for status in (Status.FINISHED.value, "RUNNING")]
+    for query in queries if job_id else [*queries, f"tags.{GRID} LIKE '%'"]:
         token: str | None = None
         while True:
             newest = ["attributes.start_time DESC"]

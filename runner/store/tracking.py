@@ -21,7 +21,7 @@ from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
 from runner.store import begun
 from runner.store.jobs import Job
-from runner.store.look import PARENT
+from runner.store.look import PARENT, Held, look
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
@@ -51,7 +51,10 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
     if store is None:
         return Tracker()
     with clear_errors(store.uri):
-        begun.end_dead(job.folder / BEGUN, store.output_dir, Status.KILLED)  # whoever began them has lost the job
+        if store.parent_run_id is None:
+            end_dead(store, job)
+        else:  # a grid has asked the store for all of its jobs at once
+            begun.end_dead(job.folder / BEGUN, store.output_dir, Status.KILLED)
         client, experiment_id = open_store(store)
         from mlflow.entities import Param  # after its settings, which opening the store has made
 
@@ -75,6 +78,14 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
             client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
         _log_data(client, run_id, record.data)
     return Tracker(store, client, run_id, mark=mark)
+
+
+def end_dead(store: Store, job: Job) -> Held:
+    """End what a dead process has left RUNNING of a job that the caller holds; return what the store has of it."""
+    begun.end_dead(job.folder / BEGUN, store.output_dir, Status.KILLED)
+    held = look(store, job.job_id)
+    begun.end_runs(store, (run for run, tags in held.running.items() if begun.is_here(store, tags)), Status.KILLED)
+    return held
 
 
 def adopt(store: Store, run_id: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -232,6 +234,61 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(runner: Run, tmp_p
     assert done.code == 0, done.err
     assert [(row.experiment, row.status) for row in grids(made)] == [("a", "KILLED"), ("b", "FINISHED")]
     assert not [*(tmp_path / "outputs" / ".grids").iterdir()]
+
+
+@pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
+def test_a_store_that_is_gone_and_back_shows_nothing_as_running(
+    runner: Run, tmp_path: Path, made: Path, new_database: Callable[[Path], None], grid: bool
+) -> None:
+    arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
+    process = begun(tmp_path, *arguments)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    away = made.rename(tmp_path / "away.db")
+    new_database(made)
+    again = ("model=stub", "task.limit=40", "print=json", *arguments)
+    assert runner(*again).code == 0
+    away.replace(made)
+    assert Counter(row.status for row in rows(made)) == {"RUNNING": 1 + grid}
+    done = runner(*again)
+    assert done.code == 0, done.err
+    finished = {"FINISHED": 3, "KILLED": 1} if grid else {"FINISHED": 1, "KILLED": 1}
+    assert Counter(row.status for row in rows(made)) == finished
+
+
+def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Run, tmp_path: Path, made: Path) -> None:
+    shared = f"tracking.uri=sqlite:///{made}"
+    process = begun(tmp_path, shared, "output_dir=elsewhere")
+    command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=60"]
+    living = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 90
+    while len(jobs(made)) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = runner("-m", *STUB, shared, "seed=1,2")
+    assert done.code == 0, done.err
+    there = {row.tags["output_dir"].split("/")[-3] for row in jobs(made) if row.status == "RUNNING"}
+    assert there == {"elsewhere", "outputs"}, "one whose folder is another's, and one whose process lives"
+    living.terminate()
+    assert ended(living) == 130
+
+
+@pytest.mark.slow
+def test_a_grid_that_could_not_be_logged_does_not_end_as_if_it_were(tmp_path: Path, made: Path) -> None:
+    grid = ("-m", "seed=1,2", "workers=1")
+    process = begun(tmp_path, *grid)
+    with contextlib.closing(sqlite3.connect(made)) as lock:
+        lock.execute("begin exclusive")
+        assert process.wait(timeout=300) == 2
+    assert "RUNNING" in {row.status for row in rows(made)}
+    command = [sys.executable, "-m", "runner", *grid, *SLOW]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "RUNNING" not in {row.status for row in rows(made)}
+    assert [row.status for row in grids(made)] == ["FINISHED"]
+    assert len({row.tags["job_id"] for row in jobs(made) if row.status == "FINISHED"}) == 2
 
 
 def test_a_store_that_is_away_keeps_the_mark(runner: Run, tmp_path: Path) -> None:
