@@ -198,12 +198,11 @@ class Table:
         found = [row.sentence for row in self.rows if row.sentence]
         left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
         if left_out:
-            counted = len(self.rows) - len(left_out)
-            head = f"the Pareto front counts {counted} of" if self.axes else f"no Pareto front: {counted} of the"
+            count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
             found.append(
-                f"{head} {len(self.rows)} runs{'' if self.axes else ' can stand on one'}. Speed and peak memory count "
-                "only where a job had a process and the machine to itself, on one kind of machine. Left out: "
-                f"{few(left_out, 4)}. To count them, run the jobs again on an idle machine with {ALONE_KEYS}"
+                f"{count if self.axes else 'no Pareto front'}: speed and peak memory count only where a job had a "
+                f"process and the machine to itself, on one kind of machine. Left out: {few(left_out, 4)}. To count "
+                f"them, run the jobs again on an idle machine with {ALONE_KEYS}"
             )
         return found
 
