@@ -1,8 +1,8 @@
 """Run the commands of the pages and put in what they print today. `python -m tools.run_docs FOLDER PAGE...`.
 
 Every block that shows commands after `$ ` is run from top to bottom, page after page, in one folder, so that a page may
-stand on what an earlier one has recorded. Shown is what goes to stdout, else the error. An output with a line `…` in it
-is an excerpt: it stays as it is, and what is printed today is shown beside it on stderr.
+stand on what an earlier one has recorded. Shown is what goes to stdout, else the error. An output with a line `…` in it,
+or a line that ends in `, …`, is an excerpt: it stays as it is, and what is printed today is shown beside it on stderr.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shown:
     @property
     def excerpt(self) -> bool:
         """Whether the page leaves out a part of the output."""
-        return "…" in self.output
+        return any(line == "…" or line.endswith(", …") for line in self.output)
 
 
 def shown_in(block: str) -> Iterator[Shown]:
@@ -78,13 +78,11 @@ def _kept(command: str, place: int) -> str:
 
 
 def tidy(text: str, folder: Path) -> list[str]:
-    """Return lines as the pages show them: no padding, places of this machine as `...`."""
+    """Return lines as the pages show them: no padding, one empty line in a row, places of this machine as `...`."""
     for place in (str(folder.resolve()), str(ROOT)):
         text = text.replace(place, "...")
-    lines = [line.rstrip() for line in text.splitlines()]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+    lines = [line.rstrip() for line in text.rstrip().splitlines()]
+    return [line for line, before in zip(lines, ["-", *lines], strict=False) if line or before]
 
 
 def renewed(page: Path, folder: Path) -> str:
