@@ -1,8 +1,8 @@
 """Run the commands of the pages and put in what they print today. `python -m tools.run_docs FOLDER PAGE...`.
 
 Every block that shows commands after `$ ` is run from top to bottom, page after page, in one folder, so that a page may
-stand on what an earlier one has recorded. Shown is what goes to stdout, else the error. An output with a line `…` in it,
-or a line that ends in `, …`, is an excerpt: it stays as it is, and what is printed today is shown beside it on stderr.
+stand on what an earlier one has recorded. Shown is what goes to stdout, else the error. An output with a line `…` in
+it, or a line that ends in `, …`, is an excerpt: it stays, and what is printed today is shown beside it on stderr.
 """
 
 from __future__ import annotations

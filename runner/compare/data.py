@@ -201,8 +201,9 @@ class Table:
             count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
             found.append(
                 f"{count if self.axes else 'no Pareto front'}: speed and peak memory count only where a job had a "
-                f"process and the machine to itself, on one kind of machine. Left out: {few(left_out, 4)}. To count "
-                f"them, run the jobs again on an idle machine with {ALONE_KEYS}"
+                "process and the machine to itself, on one kind of machine. Left out: "
+                f"{few(left_out, 4 if self.axes else 1)}. To count them, run the jobs again on an idle machine with "
+                f"{ALONE_KEYS}"
             )
         return found
 

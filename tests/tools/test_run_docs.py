@@ -26,7 +26,7 @@ runner -m quantization=none,nf4 task.limit=2 workers=1
 runner -m quantization=none,nf4 task.limit=2 plan=true
 runner-compare --grid last --baseline quantization=none
 runner-compare --where "quantization.name='nf4'"
-runner task=generate task.prompt="2+2?"
+runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
 runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=2
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
 runner task=split task.num_parts=2 task.output_dir=parts
@@ -41,7 +41,9 @@ MODULES = {"runner": "runner", "runner-compare": "runner.compare"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which all small runs are made."""
-    return tmp_path_factory.mktemp("small")
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "prompts.txt").write_text("2+2?\n3+3?\n")
+    return folder
 
 
 @pytest.fixture(scope="module")
