@@ -31,9 +31,9 @@ transformers' own `generate`, one prompt at a time. `python -m tools.families` w
 - **generate**: by transformers' own `generate`, with prompts of one length; **alone**: one prompt at a time.
 - **refused**: not decoded at all; one message before the work says why.
 
-Before the work the runner tries these ways on a few tokens and takes the quickest one that gives the right answers. A
-note in the result says why a quicker one was left out; the last column says the same. Long rows may go a slower way than
-short ones: beyond a sliding window, or where a rotary embedding changes with the length.
+Before the work the runner tries these ways on a few tokens and takes the quickest one that gives the right answers.
+A note in the result says why a quicker one was left out; the last column says the same. Long rows may go a slower way
+than short ones: beyond a sliding window, or where a rotary embedding changes with the length.
 
 | family | class | way | why |
 |---|---|---|---|
