@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def today(folder: Path, warm_starter: Any) -> dict[str, list[str]]:
     """Make the small runs; return the names in every kind of table."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in SMALL.strip().splitlines():
         program, *arguments = shlex.split(line)
         code, out, err = warm_starter.run(MODULES[program], arguments, folder, timeout_s=300)
