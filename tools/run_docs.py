@@ -7,6 +7,7 @@ it, or a line that ends in `, …`, is an excerpt: it stays, and what is printed
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -112,7 +113,7 @@ class Table:
 
 
 def tables(lines: list[str]) -> Iterator[Table]:
-    """Yield the tables of an output: reports by their rows, all others by their columns."""
+    """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others by their columns."""
     job = ""
     for place, line in enumerate(lines):
         if title := TITLE.fullmatch(line):
@@ -120,6 +121,8 @@ def tables(lines: list[str]) -> Iterator[Table]:
             report = _until_empty(lines[place + 2 :])
             rows = [row for row in report if row.startswith("  ")]
             yield Table(job, [re.split(" {2,}", row.strip())[0] for row in rows], "…" in report)
+        elif line.startswith('{"job_id"'):
+            yield Table("json", [*json.loads(line), *json.loads(line)["metrics"]])
         elif RULE.fullmatch(line):
             head = _until_empty(lines[:place][::-1])[::-1]
             names = [name for part in head for name in re.split(" {2,}", part.strip())]

@@ -22,6 +22,7 @@ SHOWN = [
 SMALL = """
 runner task.limit=2
 runner model=stub task.limit=2
+runner model=stub task.limit=2 print=json
 runner -m quantization=none,nf4 task.limit=2 workers=1
 runner -m quantization=none,nf4 task.limit=2 plan=true
 runner-compare --grid last --baseline quantization=none
