@@ -79,7 +79,7 @@ class Sample:
 
     Where one question took several calls of a model, they stand in `calls`, and above them the answer of the whole: its
     text, the prompt tokens and the seconds of all calls. A line that ended in an error is no answer: the next start
-    asks again, and the later line counts.
+    asks again, unless the error is permanent, and the later line counts.
     """
 
     index: int
@@ -90,6 +90,7 @@ class Sample:
     finish_reason: FinishReason
     seconds: float
     error: str | None = None
+    permanent: bool = False  # of an error: asking again cannot turn it into an answer
     question: str | None = None
     gold: str | None = None
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
@@ -110,8 +111,8 @@ class Sample:
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
-        optional = ("error", "question", "gold", "extracted", "verdict", "branches", "calls")
-        values = {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
+        optional = ("error", "permanent", "question", "gold", "extracted", "verdict", "branches", "calls")
+        values = {key: value for key, value in asdict(self).items() if key not in optional or value not in (None, False)}
         line = json.dumps(values, ensure_ascii=False)
         return f"{line[:-1]}{_checksum(line)}"
 

@@ -45,6 +45,10 @@ class Row:
     sent: str = ""  # text that has gone out as deltas
     logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
     greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
+    permanent: bool = field(init=False)  # the error: known before the model has seen the row, so it stays
+
+    def __post_init__(self) -> None:
+        self.permanent = self.error is not None
 
     @property
     def path(self) -> list[Prefix]:
@@ -79,6 +83,7 @@ class Row:
             first_token_s=self.first_token_s,
             seconds=seconds,
             error=self.error,
+            permanent=self.permanent,
             choice=self.choice,
             logprobs=self.logprobs or None,
             greedy=self.greedy or None,

@@ -23,7 +23,7 @@ from runner.datasets.prompts import STDIN, Branched, Given, build_prompt, comple
 from runner.engines.base import Engine, Request
 from runner.store.jobs import Job, read_samples, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import complete_missing, count_completions, sample_of
+from runner.tasks.completing import complete_missing, count_completions, sample_of, to_ask
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -76,7 +76,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     mine = check_output(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
-    looked_at = next((request for request in requests if request.id not in recorder.done), None)
+    looked_at = next(iter(to_ask(requests, context)), None)
     if task.debug and looked_at is not None:
         log_prompt(context.engine(), looked_at)
     done = complete_missing("generate", requests, context, sample_of)
