@@ -112,7 +112,8 @@ class Sample:
     def to_json(self) -> str:
         """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
         optional = ("error", "permanent", "question", "gold", "extracted", "verdict", "branches", "calls")
-        values = {key: value for key, value in asdict(self).items() if key not in optional or value not in (None, False)}
+        absent = (None, False)
+        values = {key: value for key, value in asdict(self).items() if key not in optional or value not in absent}
         line = json.dumps(values, ensure_ascii=False)
         return f"{line[:-1]}{_checksum(line)}"
 

@@ -178,7 +178,7 @@ def failure(error: Exception) -> Outcome:
 
 
 def objective(record: Record) -> float:
-    """Return the one number that a search maximises: accuracy, else the speed of decoding; JobFailed of a failed job."""
+    """Return the one number that a search maximises: accuracy, else the speed of decoding; JobFailed if it failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
     for name in ("accuracy", "best_decode_tok_per_s", "decode_tok_per_s"):

@@ -1,8 +1,8 @@
 """What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
 
 No task itself: a helper of `gsm8k`, `generate` and `pipeline`. An answer that ended in an error is none: it stays among
-the samples as evidence, the job has FAILED, and the next start asks again. Where the error is permanent, such as a prompt
-that is longer than the model reads, the next start says what stands and loads nothing; rerun=failed asks all the same.
+the samples as evidence, the job has FAILED, and the next start asks again. Where the error is permanent, such as a
+prompt that is longer than the model reads, the next start says what stands and loads nothing; rerun=failed asks again.
 """
 
 from __future__ import annotations
