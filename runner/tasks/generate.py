@@ -19,7 +19,16 @@ from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
 from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.core.result import COMPLETIONS, Result, Sample
-from runner.datasets.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
+from runner.datasets.prompts import (
+    STDIN,
+    Branched,
+    Given,
+    build_prompt,
+    completions,
+    describe,
+    load_prompts,
+    prompts_sha256,
+)
 from runner.engines.base import Engine, Request
 from runner.store.jobs import Job, read_samples, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
@@ -55,7 +64,8 @@ def prepare(config: RunnerConfig) -> Prompts:
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
-    return Prompts({"prompts": prompts_sha256(prompts)}, task, prompts)
+    sha256 = prompts_sha256(prompts)
+    return Prompts({"prompts": sha256}, task, prompts, data=describe(task, sha256))
 
 
 def check_branches(config: RunnerConfig) -> None:
