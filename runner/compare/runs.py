@@ -5,7 +5,6 @@ MLflow is imported late.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,10 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
 from runner.core.console import say
-from runner.core.errors import ConfigError, EvidenceError, refuse_password, unknown
+from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.progress import Progress
 from runner.core.result import Sample, Verdict
 from runner.core.sqlite_uri import sqlite_path
+from runner.core.texts import parse_json
 from runner.core.uris import without_secrets
 from runner.store import moved
 from runner.store.jobs import read_samples
@@ -46,6 +46,8 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
         raise ConfigError(
             f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
+    if file is not None and not file.is_file():  # MLflow would try to open it for minutes
+        raise ConfigError(f"tracking uri {store.shown}: {file} is no file, and a database is expected there")
     if store.is_own and (output_dir / moved.PLACE).exists():
         moved.mend(output_dir)
     return store
@@ -151,8 +153,12 @@ def runs_of(client: Client, grid: str, runs: list[Run], scratch: Path) -> list[R
     """Return a grid's runs: those that it ran, and earlier runs of jobs that were done already."""
     mine = [run for run in runs if run.grid == grid]
     plan = download(client, grid, "plan.json", scratch / grid)
-    jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
-    earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
+    try:
+        jobs = parse_json(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
+        earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
+        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
     chosen = mine + [run for run in runs if run.job_id in earlier]
     if not chosen:
         raise ConfigError(f"--grid {grid}: none of its jobs has finished")

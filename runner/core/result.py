@@ -231,7 +231,7 @@ def read_repeats(path: Path) -> dict[str, list[float]]:
     """
     found: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        repeat = json.loads(line)
+        repeat = parse_json(line)
         found.setdefault(repeat["measure"], []).append(float(repeat["value"]))
     most = max(map(len, found.values()), default=0)
     return {measure: values for measure, values in found.items() if len(values) == most}
