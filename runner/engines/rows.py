@@ -194,6 +194,11 @@ class Admission:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
+        except (MemoryError, RecursionError) as error:  # jinja's sandbox bounds neither
+            what = (
+                "memory than there is" if isinstance(error, MemoryError) else "calls inside each other than Python has"
+            )
+            raise ConfigError(f"the chat template of model.name={self.model_name} asks for more {what}") from error
         return text
 
     def _ids(self, text: str, special: bool) -> list[int]:
