@@ -85,6 +85,7 @@ def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
     """Describe the prompts as MLflow keeps a data set; a text on the command line is none."""
     if task.prompts is None:
         return {}
+    source: dict[str, Any]
     if task.prompts == STDIN:
         name, kind, source = "stdin", "code", {"tags": {"mlflow.source.name": "stdin"}}
     else:
