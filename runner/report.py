@@ -14,7 +14,7 @@ from runner.config.root import Print
 from runner.core.console import console, plain
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
-from runner.core.result import COMPLETIONS, Record
+from runner.core.result import COMPLETIONS, Record, Status
 from runner.store.mlflow_store import EXPERIMENT, Store, see_all
 
 WORDS = (
@@ -91,7 +91,9 @@ class GridLine:
         return None if self.record is None else self.record.result.metrics.get(name)
 
     def accuracy(self) -> str:
-        """Return the accuracy with its interval in percent, empty where nothing was scored."""
+        """Return the accuracy with its interval in percent, empty where nothing was scored, or not all was answered."""
+        if self.record is None or self.record.status is not Status.FINISHED:
+            return ""
         values = [self.metric(name) for name in ACCURACY]
         if None in values:
             return ""

@@ -21,7 +21,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(config, task, resolved)
     with jobs.claim(job, wait):
-        anew = must_start_anew(config, task, job)
+        anew = must_start_anew(config, task)
         done = None if anew else job.recorded()
         if done is not None:
             if hasattr(task, "deliver"):
@@ -43,14 +43,9 @@ def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inpu
     return inputs, jobs.identify(config, task.VERSION, read | inputs.hashes, Uses.machine in task.USES)
 
 
-def must_start_anew(config: RunnerConfig, task: Task, job: jobs.Job) -> bool:
-    """Whether what an earlier run of this job left is dropped: by the task's nature, or because rerun=... asks."""
-    if not task.FROM_LEDGER:
-        return True
-    if config.rerun == "failed":
-        last = job.last_record()
-        return last is not None and last.status is Status.FAILED
-    return bool(config.rerun)
+def must_start_anew(config: RunnerConfig, task: Task) -> bool:
+    """Whether what an earlier run left does not count: by the task's nature, or by rerun=all (failed keeps answers)."""
+    return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
 def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -87,6 +89,19 @@ TEXTS = (
     "two\nlines = 2",
     "trailing \\",
 )
+
+
+def test_prompts_that_were_read_are_a_data_set_of_the_run(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    assert runner("task=generate", "model=stub", "task.prompts=p.txt").code == 0
+    assert runner("task=generate", "model=stub", "task.prompt=three").code == 0
+    command = [sys.executable, "-m", "runner", "task=generate", "model=stub", "task.prompts=-"]
+    assert subprocess.run(command, cwd=tmp_path, input="four\n", capture_output=True, text=True).returncode == 0
+    query = "select name, dataset_source_type, dataset_source, count(*) from datasets join inputs on dataset_uuid = source_id"
+    with contextlib.closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as connection:
+        found = connection.execute(f"{query} group by dataset_uuid order by name").fetchall()
+    assert [(name, kind, count) for name, kind, _, count in found] == [("p.txt", "local", 1), ("stdin", "code", 1)]
+    assert json.loads(found[0][2]) == {"uri": str(tmp_path / "p.txt")}
 
 
 def test_a_prompt_needs_no_quotes_of_hydras(runner: Run, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ figures of a memory benchmark.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from statistics import median
@@ -28,7 +27,7 @@ from runner.compare.data import (
     label,
     named_groups,
 )
-from runner.compare.runs import Evidence
+from runner.compare.runs import Evidence, question_of
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
 from runner.core.stats import (
@@ -42,6 +41,7 @@ from runner.core.stats import (
     unpaired_detectable_difference,
     unpaired_difference_interval,
 )
+from runner.store.jobs import read_samples
 
 ALPHA = 0.05
 TEXT_END = 400  # characters: the answer stands at the end
@@ -238,16 +238,14 @@ def words(run: Run, wanted: set[Question], evidence: Evidence) -> dict[Question,
     found: dict[Question, dict[str, str]] = {}
     for part in run.parts or [run]:
         extractor = part.value(EXTRACTOR) or ""
-        with evidence.sources[part.run_id].open(encoding="utf-8") as lines:
-            for line in lines:
-                sample = json.loads(line)
-                question = (sample["index"], sample.get("question"), sample.get("gold"))
-                if question in wanted:
-                    text, extracted = sample.get("text", ""), sample.get("extracted") or {}
-                    answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                    found[question] = {
-                        "verdict": sample["verdict"],
-                        "answer": ABSENT if answer is None else answer,
-                        "text": text if len(text) <= TEXT_END else "…" + text[-TEXT_END:],
-                    }
+        for sample in read_samples(evidence.sources[part.run_id]).values():
+            question = question_of(sample)
+            if question in wanted and sample.verdict is not None:
+                text, extracted = sample.text, sample.extracted or {}
+                answer = extracted.get(extractor, next(iter(extracted.values()), None))
+                found[question] = {
+                    "verdict": sample.verdict.value,
+                    "answer": ABSENT if answer is None else answer,
+                    "text": text if len(text) <= TEXT_END else "…" + text[-TEXT_END:],
+                }
     return found

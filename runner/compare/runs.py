@@ -5,7 +5,6 @@ MLflow is imported late.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
-from runner.core.errors import ConfigError, refuse_password, unknown
+from runner.core.console import say
+from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.progress import Progress
+from runner.core.result import Sample, Verdict
 from runner.core.sqlite_uri import sqlite_path
+from runner.core.texts import parse_json
 from runner.core.uris import without_secrets
 from runner.store import moved
+from runner.store.jobs import read_samples
 from runner.store.look import PAGE, PARENT
 from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, one_message, open_client, probe
 
@@ -43,6 +46,8 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
         raise ConfigError(
             f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
+    if file is not None and not file.is_file():  # MLflow would try to open it for minutes
+        raise ConfigError(f"tracking uri {store.shown}: {file} is no file, and a database is expected there")
     if store.is_own and (output_dir / moved.PLACE).exists():
         moved.mend(output_dir)
     return store
@@ -148,8 +153,12 @@ def runs_of(client: Client, grid: str, runs: list[Run], scratch: Path) -> list[R
     """Return a grid's runs: those that it ran, and earlier runs of jobs that were done already."""
     mine = [run for run in runs if run.grid == grid]
     plan = download(client, grid, "plan.json", scratch / grid)
-    jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
-    earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
+    try:
+        jobs = parse_json(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
+        earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
+        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
     chosen = mine + [run for run in runs if run.job_id in earlier]
     if not chosen:
         raise ConfigError(f"--grid {grid}: none of its jobs has finished")
@@ -182,16 +191,22 @@ class Evidence:
         return self._baselines[run.run_id]
 
     def of(self, run: Run) -> Answers:
-        """Return which questions were solved, from the first file that agrees with the logged counts."""
+        """Return which questions were solved, from the first whole file that agrees with the logged counts."""
         if run.parts:
             return {question: answer for part in run.parts for question, answer in self.of(part).items()}
-        why = "is neither in its folder nor in MLflow"
+        why, damage = "is neither in its folder nor in MLflow", ""
         for path in self.files(run, SAMPLES):
-            answers = read_answers(path)
-            if answers is not None and (sum(it.solved for it in answers.values()), len(answers)) == run.score:
+            try:
+                answers = read_answers(path)
+            except EvidenceError as error:
+                why, damage = f"is damaged: {error}", str(error)
+                continue
+            if (sum(it.solved for it in answers.values()), len(answers)) == run.score:
                 self.sources[run.run_id] = path
+                if damage:
+                    say(f"note: {damage}. {run.job_id} is compared by {path}")
                 return answers
-            why = "disagrees with its logged n and correct"
+            why = f"is damaged: {damage}" if damage else "disagrees with its logged n and correct"
         raise NotPaired(f"no evidence: {SAMPLES} of {run.job_id} {why}")
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
@@ -224,17 +239,16 @@ class Evidence:
         yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
 
 
-def read_answers(path: Path) -> Answers | None:
-    """Return whether each scored question was solved; None when a line is not a sample."""
-    found: dict[int, tuple[Question, Answer]] = {}  # the later of two lines with one index counts
+def question_of(sample: Sample) -> Question:
+    """Return what tells a question from all others."""
+    return sample.index, sample.question or "", sample.gold or ""
+
+
+def read_answers(path: Path) -> Answers:
+    """Return whether each scored question was solved; EvidenceError with file and line where one was changed."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                sample = json.loads(line)
-                if "verdict" in sample:
-                    index = sample["index"]
-                    question = (index, sample["question"], sample["gold"])
-                    found[index] = question, Answer(sample["verdict"] == "correct", sample.get("prompt_sha256"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dict(found.values())
+        samples = read_samples(path).values()
+    except OSError as error:
+        raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
+    scored = [sample for sample in samples if sample.verdict is not None]
+    return {question_of(one): Answer(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}

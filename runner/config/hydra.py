@@ -26,10 +26,14 @@ from runner.config.groups import GROUPS
 from runner.config.plain_text import Kind, kinds
 from runner.config.root import RunnerConfig
 from runner.core.console import say
+from runner.core.environment import variable
 from runner.core.errors import ConfigError, RunnerError, unknown
 
 # choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
+
+# for conf/tracking, here and not in register(): the processes of other launchers compose, too
+OmegaConf.register_new_resolver("variable", variable, replace=True)
 
 
 def register() -> None:

@@ -79,7 +79,7 @@ class Sample:
 
     Where one question took several calls of a model, they stand in `calls`, and above them the answer of the whole: its
     text, the prompt tokens and the seconds of all calls. A line that ended in an error is no answer: the next start
-    asks again, and the later line counts.
+    asks again, unless the error is permanent, and the later line counts.
     """
 
     index: int
@@ -90,6 +90,7 @@ class Sample:
     finish_reason: FinishReason
     seconds: float
     error: str | None = None
+    permanent: bool = False  # of an error: asking again cannot turn it into an answer
     question: str | None = None
     gold: str | None = None
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
@@ -110,8 +111,9 @@ class Sample:
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
-        optional = ("error", "question", "gold", "extracted", "verdict", "branches", "calls")
-        values = {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
+        optional = ("error", "permanent", "question", "gold", "extracted", "verdict", "branches", "calls")
+        absent = (None, False)
+        values = {key: value for key, value in asdict(self).items() if key not in optional or value not in absent}
         line = json.dumps(values, ensure_ascii=False)
         return f"{line[:-1]}{_checksum(line)}"
 
@@ -229,7 +231,7 @@ def read_repeats(path: Path) -> dict[str, list[float]]:
     """
     found: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        repeat = json.loads(line)
+        repeat = parse_json(line)
         found.setdefault(repeat["measure"], []).append(float(repeat["value"]))
     most = max(map(len, found.values()), default=0)
     return {measure: values for measure, values in found.items() if len(values) == most}

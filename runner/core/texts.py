@@ -68,7 +68,8 @@ def parse_json(text: str) -> Any:
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
     level, depth = [value], 0
-    while level := [one for one in level if isinstance(one, (list, dict))]:
+    deep = text.count("[") + text.count("{") > MAX_DEPTH  # fewer cannot be nested deeper: quick, for lines of samples
+    while deep and (level := [one for one in level if isinstance(one, (list, dict))]):
         if (depth := depth + 1) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]

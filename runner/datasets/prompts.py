@@ -81,6 +81,19 @@ def prompts_sha256(prompts: list[Given]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
+    """Describe the prompts as MLflow keeps a data set; a text on the command line is none."""
+    if task.prompts is None:
+        return {}
+    source: dict[str, Any]
+    if task.prompts == STDIN:
+        name, kind, source = "stdin", "code", {"tags": {"mlflow.source.name": "stdin"}}
+    else:
+        path = Path(task.prompts).expanduser().absolute()
+        name, kind, source = path.name, "local", {"uri": str(path)}
+    return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
+
+
 def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
     """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
     if isinstance(given, Branched):  # its branches follow what stands here, as the beginnings of answers

@@ -152,6 +152,7 @@ class Completion:
     first_token_s: float  # from the start of its batch to its first token
     seconds: float  # from the start of its batch to its last token
     error: str | None = None
+    permanent: bool = False  # the error: it lies in the request and the model, and comes back however often one asks
     branches: list[BranchText] | None = None
     choice: int = 0  # 0 … n-1
     logprobs: list[float] | None = None

@@ -45,6 +45,10 @@ class Row:
     sent: str = ""  # text that has gone out as deltas
     logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
     greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
+    permanent: bool = field(init=False)  # the error: known before the model has seen the row, so it stays
+
+    def __post_init__(self) -> None:
+        self.permanent = self.error is not None
 
     @property
     def path(self) -> list[Prefix]:
@@ -79,6 +83,7 @@ class Row:
             first_token_s=self.first_token_s,
             seconds=seconds,
             error=self.error,
+            permanent=self.permanent,
             choice=self.choice,
             logprobs=self.logprobs or None,
             greedy=self.greedy or None,
@@ -189,6 +194,11 @@ class Admission:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
+        except (MemoryError, RecursionError) as error:  # jinja's sandbox bounds neither
+            what = (
+                "memory than there is" if isinstance(error, MemoryError) else "calls inside each other than Python has"
+            )
+            raise ConfigError(f"the chat template of model.name={self.model_name} asks for more {what}") from error
         return text
 
     def _ids(self, text: str, special: bool) -> list[int]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from runner.checkpoints import resolve
 from runner.config.root import RunnerConfig
 from runner.core import machine
-from runner.core.errors import INTERRUPTED, ConfigError, JobHeld, RunnerError
+from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.run import check, identify, must_start_anew, run
@@ -95,7 +95,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with resolve.only_looking(config.plan):
             inputs, planned.job = identify(config, task, resolved)
-            anew = must_start_anew(config, task, planned.job)
+            anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
                 planned.notes = check(config, task, resolved)
@@ -178,7 +178,9 @@ def failure(error: Exception) -> Outcome:
 
 
 def objective(record: Record) -> float:
-    """Return the one number that a search maximises: accuracy, else the speed of decoding."""
+    """Return the one number that a search maximises: accuracy, else the speed of decoding; JobFailed if it failed."""
+    if record.status is not Status.FINISHED:
+        raise JobFailed(record.error or record.status.value)
     for name in ("accuracy", "best_decode_tok_per_s", "decode_tok_per_s"):
         if name in record.result.metrics:
             return record.result.metrics[name]

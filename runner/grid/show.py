@@ -195,11 +195,11 @@ class View:
         self.done += 1
         self.failed += failed
         at = f"[{self.done}/{self.to_do}]"
-        if outcome.record is not None:
+        if outcome.record is not None and not failed:
             earlier = ", recorded meanwhile" if outcome.record.from_ledger else ""
             line = f"{at} {self.labels[number]}: {brief(outcome.record)}{earlier}"
             line += f"\n    note: {outcome.message}" if outcome.message else ""
-        else:
+        else:  # no numbers: those of a job with errors count questions that nobody has answered
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
         if self._live is None:
             say(line)

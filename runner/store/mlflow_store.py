@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runner.config.root import RunnerConfig
+from runner.core.environment import variable
 from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
 from runner.core.sqlite_uri import sqlite_path, sqlite_uri
 from runner.core.uris import without_secrets
@@ -70,8 +71,8 @@ def store_of(config: RunnerConfig) -> Store | None:
 
 def chosen(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
     """Return the store that a command means: what it says, else MLflow's variables, else sqlite in output_dir."""
-    uri = uri or os.environ.get(URI_VARIABLE) or default_uri(output_dir)
-    return Store(_absolute(uri), experiment or os.environ.get(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
+    uri = uri or variable(URI_VARIABLE) or default_uri(output_dir)
+    return Store(_absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
 
 
 def default_uri(output_dir: Path) -> str:
@@ -94,9 +95,9 @@ def compare_command(store: Store) -> str:
     words = ["runner-compare"]
     if (folder := os.path.relpath(store.output_dir)) != "outputs":
         words += ["--output-dir", folder]
-    if not store.is_own or URI_VARIABLE in os.environ:
+    if not store.is_own or variable(URI_VARIABLE):
         words += ["--tracking-uri", store.shown]
-    if store.experiment != EXPERIMENT or EXPERIMENT_VARIABLE in os.environ:
+    if store.experiment != EXPERIMENT or variable(EXPERIMENT_VARIABLE):
         words += ["--experiment", store.experiment]
     return shlex.join(words)
 

@@ -1,7 +1,8 @@
 """What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
 
 No task itself: a helper of `gsm8k`, `generate` and `pipeline`. An answer that ended in an error is none: it stays among
-the samples as evidence, the job has FAILED, and the next start asks again.
+the samples as evidence, the job has FAILED, and the next start asks again. Where the error is permanent, such as a
+prompt that is longer than the model reads, the next start says what stands and loads nothing; rerun=failed asks again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from runner.tasks.base import Context
 
 MEASURED = "measured.json"
 WRITE_EVERY_S = 1.0
+NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
 
 @dataclass
@@ -120,8 +122,8 @@ def complete_missing(
     """
     recorder = context.recorder
     refuse_foreign(recorder, requests, why_not)
-    todo = [request for request in requests if request.id not in recorder.done]
-    reused, again = len(requests) - len(todo), len(recorder.failed)
+    todo = to_ask(requests, context)
+    reused, again = len(requests) - len(todo), sum(request.id in recorder.failed for request in todo)
     done = Completed([])
     if reused:
         done.notes.append(f"{reused} of {len(requests)} samples were on disk from an earlier, interrupted run")
@@ -173,16 +175,29 @@ def complete_missing(
     return done
 
 
+def to_ask(requests: list[Request], context: Context) -> list[Request]:
+    """Return the requests without an answer; those that can have none are asked again with rerun=failed only."""
+    recorder, insists = context.recorder, context.config.rerun == "failed"
+    hopeless = {index for index, sample in recorder.failed.items() if sample.permanent and not insists}
+    return [request for request in requests if request.id not in recorder.done and request.id not in hopeless]
+
+
 def problems(what: str, samples: list[Sample]) -> list[str]:
     """Say which questions have no answer, why, and what to do; raise JobFailed where none has one."""
     failed = [sample for sample in samples if sample.failed]
+    hopeless = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
-        raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}")
-    if not failed:
-        return []
+        hint = f". {NOT_AGAIN}" if len(hopeless) == len(failed) else ""
+        raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}")
+    passing = [sample for sample in failed if not sample.permanent]
+    kinds = (
+        (passing, "ended in an error", "The others are kept; the same command asks these again"),
+        (hopeless, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
+    )
     return [
-        f"{len(failed)} of {len(samples)} prompts ended in an error, number {failed[0].index} first: "
-        f"{failed[0].error}. The others are kept; the same command asks these again"
+        f"{len(some)} of {len(samples)} prompts {how}, number {some[0].index} first: {some[0].error}. {then}"
+        for some, how, then in kinds
+        if some
     ]
 
 
@@ -221,6 +236,7 @@ def sample_of(completion: Completion) -> Sample:
         finish_reason=completion.finish_reason,
         seconds=round(completion.seconds, 6),
         error=completion.error,
+        permanent=completion.permanent,
         branches=completion.branches,
     )
 

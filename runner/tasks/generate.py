@@ -19,11 +19,20 @@ from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
 from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.core.result import COMPLETIONS, Result, Sample
-from runner.datasets.prompts import STDIN, Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
+from runner.datasets.prompts import (
+    STDIN,
+    Branched,
+    Given,
+    build_prompt,
+    completions,
+    describe,
+    load_prompts,
+    prompts_sha256,
+)
 from runner.engines.base import Engine, Request
 from runner.store.jobs import Job, read_samples, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import complete_missing, count_completions, sample_of
+from runner.tasks.completing import complete_missing, count_completions, sample_of, to_ask
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -55,7 +64,8 @@ def prepare(config: RunnerConfig) -> Prompts:
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
-    return Prompts({"prompts": prompts_sha256(prompts)}, task, prompts)
+    sha256 = prompts_sha256(prompts)
+    return Prompts({"prompts": sha256}, task, prompts, data=describe(task, sha256))
 
 
 def check_branches(config: RunnerConfig) -> None:
@@ -76,7 +86,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     mine = check_output(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
-    looked_at = next((request for request in requests if request.id not in recorder.done), None)
+    looked_at = next(iter(to_ask(requests, context)), None)
     if task.debug and looked_at is not None:
         log_prompt(context.engine(), looked_at)
     done = complete_missing("generate", requests, context, sample_of)

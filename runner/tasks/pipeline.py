@@ -18,7 +18,7 @@ from runner.core.dtypes import Dtype, dtype_for
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.core.result import COMPLETIONS, Result, Sample
-from runner.datasets.prompts import Branched, Given, build_prompt, completions, load_prompts, prompts_sha256
+from runner.datasets.prompts import Branched, Given, build_prompt, completions, describe, load_prompts, prompts_sha256
 from runner.engines.base import EngineStats, Request
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
 from runner.sharding.strategies import part_cuts
@@ -61,7 +61,7 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
     if model.dtype is Dtype.auto:  # what it comes to depends on the machine, and so do the answers
         settings = read_settings(manifest.folder / MODEL_FILES)
         hashes["dtype"] = dtype_for(model.dtype, settings, machine.device_class(model.device))
-    return PartsAndPrompts(hashes, task, manifest, prompts)
+    return PartsAndPrompts(hashes, task, manifest, prompts, data=describe(task, hashes["prompts"]))
 
 
 def run(inputs: PartsAndPrompts, context: Context) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -223,6 +224,45 @@ def test_artifacts_serve_where_the_folder_is_gone_or_was_changed(store: Store, r
     (changed / "samples.jsonl").write_text('{"index": 0, "ver')  # a rerun in progress
     comparison = rows("moved", "--baseline", BASELINE)["nf4"]["comparison"]
     assert (comparison["wins"], comparison["losses"]) == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"verdict": "wrong"', '"verdict": "correct"', "checksum does not fit"),
+        ('"prompt_sha256": "prompt 45"', '"prompt_sha256": "prompt 44"', "checksum does not fit"),
+        ('"gold": "42"', '"gold": "\udcff"', "is not a sample"),
+        ("{", "", "is not a sample"),
+        (', "checksum"', ', "check"', "has no checksum"),
+    ],
+)
+def test_a_damaged_line_is_named_and_the_rest_goes_on(
+    store: Store, show: Any, old: str, new: str, why: str, request: pytest.FixtureRequest
+) -> None:
+    experiment = f"damaged {request.node.callspec.id.encode('ascii', 'replace').decode()}"
+    for name, config, right in (("base", NONE, 50), ("int8", INT8, 30), ("nf4", NF4, 40)):
+        folder = store.job(experiment, name, config, marks(right, 100))
+    file = folder / "samples.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    lines[45] = lines[45].replace(old, new, 1)
+    changed = "".join(lines).encode(errors="surrogateescape")
+    file.write_bytes(changed)
+    arguments = ("--baseline", BASELINE, "--format", "json")
+    code, out, err = show(experiment, *arguments)
+    assert code == 0, err
+    assert f"note: {file}, line 46 " in err
+    assert why in err
+    rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
+    assert rows["nf4"]["comparison"]["losses"] == 10, "the copy in MLflow is whole"
+    (store.output_dir / "artifacts" / store.run_ids[-1] / "artifacts" / "samples.jsonl").write_bytes(changed)
+    code, out, err = show(experiment, *arguments)
+    assert (code, err) == (0, "")
+    rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
+    assert rows["nf4"]["comparison"] is None
+    assert rows["nf4"]["note"].startswith("no evidence: samples.jsonl of nf4 is damaged: ")
+    assert "line 46 " in rows["nf4"]["note"]
+    assert why in rows["nf4"]["note"]
+    assert rows["int8"]["comparison"]["losses"] == 20, "the rest goes on"
 
 
 def test_no_evidence_is_said(store: Store, rows: Any) -> None:

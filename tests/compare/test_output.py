@@ -127,13 +127,8 @@ def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
 def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script> & </pre><b>| [red]bold[/red] $\\frac$ \x1b]0;owned\x07"
     seen = nasty.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
-    folders = [
-        store.job("nasty", "base", NONE, marks(3, 4), questions=nasty),
-        store.job("nasty", "nf4", {**NF4, "task.instruction": nasty}, marks(2, 4), questions=nasty),
-    ]
-    for folder in folders:
-        samples = (folder / "samples.jsonl").read_text()
-        (folder / "samples.jsonl").write_text(re.sub(r'"index": (\d+)', r'"index": "<img src=x>\\u001b[2J\1"', samples))
+    store.job("nasty", "base", NONE, marks(3, 4), questions=nasty)
+    store.job("nasty", "nf4", {**NF4, "task.instruction": nasty}, marks(2, 4), questions=nasty)
     arguments = ["--by", "quantization", "--baseline", BASELINE]
     code, _, err = show("nasty", *arguments, "--save", str(tmp_path))
     assert code == 0, err
@@ -144,7 +139,6 @@ def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path:
     assert "\x1b" not in (tmp_path / "comparison.html").read_text() + (tmp_path / "comparison.md").read_text()
     _, out, _ = show("nasty", "--flips", "base", "nf4")
     assert "[red]bold[/red]" in out
-    assert r"#<img src=x>\x1b[2J2" in out
     assert "\x1b" not in out
     _, out, _ = show("nasty", "--by", "quantization,task.instruction")
     assert "[red]bold[/red]" in " ".join(out.split())

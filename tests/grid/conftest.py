@@ -22,6 +22,7 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
         folder: str = "work",
         multirun: bool = True,
         database: bool = True,
+        files: dict[str, str] | None = None,
         **environment: str,
     ) -> Grid:
         if faults:
@@ -29,6 +30,9 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
             environment["FAULTS"] = ",".join(f"{seed}={fault}" for seed, fault in faults.items())
         if database and "tracking=none" not in arguments and not (tmp_path / folder / "outputs").exists():
             new_database(tmp_path / folder / "outputs" / "mlflow.db")
+        for name, text in (files or {}).items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_text(text)
         grids.append(Grid(tmp_path / folder, ["-m", *arguments] if multirun else list(arguments), environment))
         return grids[-1]
 

@@ -16,6 +16,8 @@ from grids import Grid, mlflow_runs, results, samples
 Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
 STUB = ("model=stub", "task.limit=2")
 
+QUESTIONS = "".join(f'{{"question": "{text}", "answer": "#### 1"}}\n' for text in ("one?", "x" * 600))
+
 STUDY = """
 defaults: [config, {override /model: stub}, _self_]
 task: {limit: 2}
@@ -110,11 +112,11 @@ def test_rerun_failed_and_rerun_all(grid: Start) -> None:
 
     failed = grid(*arguments, "rerun=failed").wait()
     assert failed.code == 0, failed.err
-    assert "4 jobs: 1 to do, 3 done" in failed.err
+    assert "4 jobs: 1 go on, 3 done" in failed.err
     now = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
     assert [seed for seed in now if now[seed] != written[seed]] == [1]
     notes = json.loads(by_seed(started.folder)[1].read_text())["result"]["notes"]
-    assert not [note for note in notes if "were on disk" in note], "begun anew, not gone on with"
+    assert [note for note in notes if "were on disk" in note], "an answer is evidence: it is gone on from"
     assert "4 jobs: 4 done" in grid(*arguments, "rerun=failed").wait().err
 
     everything = grid(*arguments, "rerun=all").wait()
@@ -123,6 +125,24 @@ def test_rerun_failed_and_rerun_all(grid: Start) -> None:
     last = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
     assert all(last[seed] != now[seed] for seed in now)
     assert [len(lines) for lines in samples(started.folder).values()] == [2, 2, 2]
+
+
+def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(grid: Start, tiny_llama: Path) -> None:
+    started = grid(
+        *("model=auto", f"model.name={tiny_llama}", "model.device=cpu", "task.data=questions.jsonl", "task.split=test"),
+        *("generation.max_new_tokens=4", "tracking=none", "task.prompt=text,chat"),
+        files={"questions.jsonl": QUESTIONS},
+    )
+    ended = started.wait()
+    assert ended.code == 1
+    lines = ended.err.splitlines()
+    for place, name in enumerate(("text", "chat"), start=1):
+        (at,) = [number for number, line in enumerate(lines) if line.startswith(f"[{place}/2]")]
+        assert lines[at].startswith(f"[{place}/2] FAILED task.prompt={name}: 1 problem found:"), lines[at]
+        assert "1 of 2 prompts cannot be answered, number 1 first: the prompt has" in lines[at + 1]
+    assert "accuracy" not in ended.err
+    assert "0.0 [" not in ended.out, "a question without an answer is no wrong one"
+    assert "failed" in ended.out
 
 
 @pytest.mark.slow

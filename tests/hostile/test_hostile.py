@@ -194,6 +194,26 @@ def test_json_of_parts(arena: Arena, sound_parts: Path, name: str, case: str) ->
         assert name in arena.give(f"task={task}", "task.parts=parts", *(["task.output_dir=out"] * (task != "verify")))
 
 
+@pytest.mark.parametrize("task", ["verify", "pipeline"])
+def test_weights_of_a_part(arena: Arena, sound_parts: Path, task: str) -> None:
+    shutil.copytree(sound_parts, arena.folder / "parts")
+    more = ("task.prompt=x", "model.device=cpu", "generation.max_new_tokens=1") if task == "pipeline" else ()
+    (part,) = (arena.folder / "parts").glob("*0*.safetensors")
+    cases = corpus.SAFETENSORS if task == "verify" else ("empty", "deep", "beyond the end")  # each starts a process
+    for case in cases:
+        part.write_bytes(corpus.SAFETENSORS[case])
+        assert part.name in arena.give(f"task={task}", "task.parts=parts", *more)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "partition_0.json", "config.json"])
+def test_json_of_parts_that_a_pipeline_runs(arena: Arena, sound_parts: Path, name: str) -> None:
+    shutil.copytree(sound_parts, arena.folder / "parts")
+    (file,) = (arena.folder / "parts").rglob(name)
+    for case in ("null", "deep", "no utf-8", "digits"):
+        file.write_bytes(corpus.JSONS[case])
+        assert name in arena.give("task=pipeline", "task.parts=parts", "task.prompt=x", "model.device=cpu")
+
+
 @pytest.mark.parametrize(
     "place", [("parts", 0, "file"), ("parts", 0, "partition"), ("companions", 0, "file")], ids=repr
 )

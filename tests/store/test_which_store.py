@@ -77,6 +77,21 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_path: Path, blank: str) -> None:
+    variables = {"MLFLOW_TRACKING_URI": blank, "MLFLOW_EXPERIMENT_NAME": blank}
+    done = runner(*STUB, **variables)
+    assert done.code == 0, done.err
+    assert "runner-compare\n" in runner("-m", *STUB, "seed=0,1", **variables).out, "it needs no arguments"
+    with contextlib.closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as connection:
+        found = "select distinct experiments.name from experiments join runs using (experiment_id)"
+        assert connection.execute(found).fetchall() == [("runner",)]
+    synced = runner(module="runner.store.sync", **variables)
+    assert "nothing to do" in synced.out, synced.err
+    compared = runner("--format", "csv", module="runner.compare", **variables)
+    assert compared.code == 0, compared.err
+
+
 def test_one_rule_for_all_three_commands(runner: Run, tmp_path: Path, new_database: Callable[[Path], None]) -> None:
     theirs = tmp_path / "their runs.db"
     new_database(theirs)

@@ -11,6 +11,7 @@ from typing import Any
 import corpus
 
 from runner.__main__ import message_of
+from runner.compare import command
 from runner.models.lora import convert
 from runner.store import sync
 
@@ -38,6 +39,7 @@ class Arena:
         self.folder.mkdir()
         self.mark = self.folder / corpus.MARK
         (self.outside / "canary").write_text("untouched")
+        self.scratch = self.folder / "scratch"
         self._run_job, self._start = run_job, start
 
     def elsewhere(self) -> dict[str, int]:
@@ -54,6 +56,8 @@ class Arena:
                     self._run_job(list(arguments))
                 elif module == "convert":
                     convert.convert(convert.parser().parse_args(arguments))
+                elif module == "compare":
+                    command.compare(command.parser().parse_args(arguments), self.scratch)
                 else:
                     sync.sync(sync.parser().parse_args(arguments))
         except SystemExit as error:

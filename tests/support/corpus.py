@@ -176,6 +176,8 @@ CHAT_TEMPLATES: dict[str, str] = {
     "raises": "{{ raise_exception('no') }}",
     "include": "{% include '/etc/passwd' %}",
     "undefined": "{{ messages[0].a.b.c }}",
+    "endless text": "{{ 'a' * 10**17 }}",
+    "endless recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "endless range": "{% for i in range(1000000000000) %}x{% endfor %}",
 }
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from runner.core.result import FinishReason, Sample, Verdict
+
 NONE = {"quantization.name": "none"}
 INT8 = {"quantization.name": "int8", "quantization.threshold": "6.0"}
 NF4 = {"quantization.name": "nf4", "quantization.double_quant": "true"}
@@ -97,21 +99,23 @@ class Store:
                 "cut_off": 0,
             }
             lines = [
-                {
-                    "index": index,
-                    "prompt_sha256": f"{prompts} {index}",
-                    "prompt_tokens": 9,
-                    "text": f"{job_id} thinks about {questions} {index}\n#### {gold if ok else 7}",
-                    "token_ids": [1, 2],
-                    "question": f"{questions} {index}",
-                    "gold": gold,
-                    "extracted": {"strict": gold if ok else "7", "flexible": "8"},
-                    "verdict": "correct" if ok else "wrong",
-                }
+                Sample(
+                    index=index,
+                    prompt_sha256=f"{prompts} {index}",
+                    prompt_tokens=9,
+                    text=f"{job_id} thinks about {questions} {index}\n#### {gold if ok else 7}",
+                    token_ids=[1, 2],
+                    finish_reason=FinishReason.stop,
+                    seconds=0.5,
+                    question=f"{questions} {index}",
+                    gold=gold,
+                    extracted={"strict": gold if ok else "7", "flexible": "8"},
+                    verdict=Verdict.correct if ok else Verdict.wrong,
+                )
                 for index, ok in enumerate(solved)
             ]
             samples = folder / "samples.jsonl"
-            samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            samples.write_text("".join(line.to_json() + "\n" for line in lines))
             self.client.log_artifact(run_id, str(samples))
         if repeats is not None:
             file = folder / "repeats.jsonl"

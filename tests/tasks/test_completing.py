@@ -168,3 +168,58 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
     after = json.loads((folder / "measured.json").read_text())["stats"]
     assert after["decode_tokens"] > before["decode_tokens"]
     assert after["decode_s"] > before["decode_s"]
+
+
+# ------------------------------------------------------------------- rerun=failed, and what can have no answer
+
+
+def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None:
+    bases = BaseCache()
+    with memory_for(30):
+        short = run(config, bases=bases)
+    errors, kept = int(short.result.metrics["errors"]), lines_of(short.output_dir)
+    assert 0 < errors < 6
+    config.rerun = "failed"
+    again = run(config, bases=bases)
+    assert again.status is Status.FINISHED
+    assert lines_of(again.output_dir)[:6] == kept, "an answer is evidence, and so is an error"
+    assert len(lines_of(again.output_dir)) == 6 + errors
+    assert [path.name for path in Path(again.output_dir).parent.iterdir()] == [again.job_id], "nothing was set aside"
+
+
+def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
+    runner: Callable[..., Any], tmp_path: Path, tiny_llama: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("one\n" + "x" * 600 + "\nthree\n")
+    arguments = ("model=auto", f"model.name={tiny_llama}", "model.device=cpu", "task=generate", "task.prompts=p.txt",
+                 "task.format=raw", "generation.max_new_tokens=8", "tracking=none", "print=json")  # fmt: skip
+    stands = "1 of 3 prompts cannot be answered, number 1 first: the prompt has 600 tokens, the model has room for 512"
+    first = runner(*arguments)
+    assert first.code == 1
+    assert stands in first.err
+    assert "does not ask again; rerun=failed does" in first.err
+    file = Path(first.json()["output_dir"]) / "samples.jsonl"
+    kept = file.read_text()
+    again = runner(*arguments, PYTHONPROFILEIMPORTTIME="1")  # a cold start, which says what it imports
+    assert again.code == 1
+    assert stands in again.err
+    assert "| torch\n" not in again.err.replace(" ", "").replace("|", "| "), "nothing is loaded"
+    assert file.read_text() == kept
+    assert again.json()["metrics"]["new_tokens"] == first.json()["metrics"]["new_tokens"] == 16
+    insists = runner(*arguments, "rerun=failed")
+    assert insists.code == 1
+    assert stands in insists.err
+    assert file.read_text().startswith(kept)
+    assert len(file.read_text().splitlines()) == 4, "only the one without an answer was asked again"
+
+
+def test_a_job_without_anything_that_can_be_answered_says_so_at_each_start(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
+    config = make_config(model=tiny_model, task=GenerateConfig(prompt="x" * 600))
+    for rerun, lines in ((False, 1), (False, 1), ("failed", 2)):
+        config.rerun = rerun
+        with pytest.raises(JobFailed, match="nothing could be completed; .* room for 512. The same command would get"):
+            run(config)
+        (file,) = Path(config.output_dir).glob("jobs/*/samples.jsonl")
+        assert len(file.read_text().splitlines()) == lines

@@ -140,6 +140,11 @@ def test_one_prompt_is_shown_whole_and_recorded_once(pipeline: Callable[..., Run
     assert run(pipeline(prompt="two")).job_id != record.job_id
 
 
+def test_its_prompts_are_described_as_a_data_set(pipeline: Callable[..., RunnerConfig], prompts: str) -> None:
+    data = task_of(config := pipeline(prompts=prompts)).prepare(config).data
+    assert (data["name"], data["source_type"]) == (Path(prompts).name, "local")
+
+
 def test_the_job_rests_on_manifest_prompts_and_generation(
     pipeline: Callable[..., RunnerConfig], parts: Path, tmp_path: Path, model: Path
 ) -> None:

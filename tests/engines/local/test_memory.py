@@ -1,0 +1,55 @@
+"""Memory that is short while a model is tried is a shortage, and not a model that cannot be served."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.memory import is_memory_error
+
+SHORT: dict[str, Callable[[], BaseException]] = {
+    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "a processor": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    "the system": lambda: OSError(errno.ENOMEM, "in another language"),
+    "cuBLAS": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    "the model's code": lambda: from_another(ValueError("no cache could be made"), MemoryError()),
+    "a library": lambda: from_another(TypeError("no kernel"), torch.OutOfMemoryError("CUDA out of memory.")),
+}
+
+
+def from_another(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_other_errors_are_none_of_memory() -> None:
+    assert not is_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_memory_error(from_another(ValueError("x"), KeyError("y")))
+
+
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager])  # the stream's trial, and the plain ways'
+@pytest.mark.parametrize("who", SHORT)
+def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
+    make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig, who: str, attention: Attention
+) -> None:
+    tiny_model.attention = attention
+    engine = LocalEngine(make_config(model=tiny_model))
+    error = SHORT[who]()
+
+    def run_out(*_: object) -> None:
+        raise error
+
+    hook = engine._model().model.get_input_embeddings().register_forward_pre_hook(run_out)
+    with pytest.raises(type(error)) as raised:
+        engine.load()
+    assert raised.value is error
+    hook.remove()
+    assert engine.load().facts["decoding"] == ("in a stream" if attention is Attention.auto else "batch by batch")
+    assert not [note for note in engine.stats.notes if "memory" in note]
+    engine.close()
