@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from runner.core.console import console, plain
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import COMPLETIONS, Record
-from runner.store.mlflow_store import EXPERIMENT, Store, see_all
+from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
 
 WORDS = (
     "architecture",
@@ -126,7 +125,7 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     shown = [*headline(result.metrics).items(), *((key, result.facts[key]) for key in WORDS if key in result.facts)]
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("kept in", _near(record.output_dir))]:
+    for key, text in [*shown, ("kept in", str(near(Path(record.output_dir))))]:
         table.add_row(key, text)
     if result.text is not None:
         text = plain(result.text) if sys.stdout.isatty() else result.text
@@ -140,9 +139,8 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     if record.mlflow_uri is not None:
         among = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
         hint = see_all(record.mlflow_uri)
-        print(
-            plain(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}"), flush=True
-        )  # not folded: it is pasted
+        # not folded: it is pasted
+        print(plain(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}"), flush=True)
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -167,9 +165,3 @@ def _rows(rows: list[dict[str, Any]]) -> Any:
         shown = ("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells)
         table.add_row(*shown)
     return table
-
-
-def _near(path: str) -> str:
-    """Write a path relative to the working directory when it lies below it."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative

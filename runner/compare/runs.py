@@ -16,8 +16,7 @@ from urllib.parse import unquote, urlsplit
 from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
 from runner.core.errors import ConfigError, refuse_password, unknown
 from runner.core.progress import Progress
-from runner.core.sqlite_uri import sqlite_path
-from runner.core.uris import without_secrets
+from runner.core.uris import sqlite_path, without_secrets
 from runner.store import moved
 from runner.store.look import PAGE, PARENT
 from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, one_message, open_client, probe
