@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import Print
-from runner.core.console import console, plain
+from runner.core.console import console, plain, rich_table
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import COMPLETIONS, Record
@@ -53,13 +53,10 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
                 print(to_json(line.record), flush=True)
     if how is not Print.table:
         return
-    from rich import box
-    from rich.table import Table
-
     out = console()
     keys = list(dict.fromkeys(key for line in lines for key in line.names))
     metrics = [METRICS[name] for name in OF_GRID if any(line.metric(name) is not None for line in lines)]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = rich_table()
     table.add_column("job", no_wrap=True)
     for key in (*keys, "status"):
         table.add_column(key, overflow="fold")
@@ -113,12 +110,9 @@ def to_json(record: Record) -> str:
 
 
 def _table(record: Record, choices: dict[str, str], store: Store | None) -> None:
-    from rich import box
-    from rich.table import Table
-
     out, result = console(), record.result
     title = "  ".join(f"{group}={choice}" for group, choice in choices.items())
-    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table = rich_table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     loaded = lines(result.metrics, result.facts)
@@ -152,10 +146,7 @@ def headline(metrics: dict[str, float]) -> dict[str, str]:
 
 
 def _rows(rows: list[dict[str, Any]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
+    table = rich_table()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)

@@ -229,9 +229,8 @@ def free_bytes(folder: Path) -> int:
 def require_space(folder: Path, needed: int) -> None:
     """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many bytes."""
     if needed > (free := free_bytes(folder)):
-        raise JobFailed(
-            f"{KEY}={folder}: {needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free. Nothing was written"
-        )
+        sizes = f"{needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free"
+        raise JobFailed(f"{KEY}={folder}: {sizes}. Nothing was written")
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
