@@ -22,8 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.groups import GROUPS
-from runner.config.root import RunnerConfig
+from runner.config.root import GROUPS, RunnerConfig
 from runner.core.fields import Text
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
