@@ -101,7 +101,11 @@ class StubConfig(ModelConfig):
 
 
 # every kind of model, by the name of its schema
-MODELS: dict[str, type[ModelConfig]] = {"model": LocalModelConfig, "local": LocalConfig, "stub": StubConfig}
+MODELS: dict[str, type[ModelConfig]] = {
+    "model": LocalModelConfig,
+    "local": LocalConfig,
+    "stub": StubConfig,
+}
 
 
 def local_model(model: ModelConfig) -> LocalModelConfig:
