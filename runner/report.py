@@ -17,16 +17,8 @@ from runner.core.result import COMPLETIONS, Record
 from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
 
 WORDS = (
-    "architecture",
-    "device",
-    "threads",
-    "processes",
-    "dtype",
-    "attention",
-    "rope",
-    "sampling",
-    "source",
-    "output_dir",
+    *("architecture", "device", "threads", "processes", "dtype"),
+    *("attention", "rope", "sampling", "source", "output_dir"),
 )
 
 

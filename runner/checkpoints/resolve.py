@@ -221,10 +221,8 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     if not is_file:
         return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
     path = Path(lora.path).expanduser().absolute()
-    if path.is_dir():
-        raise ConfigError(
-            f"lora.path={lora.path}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
-        )
+    need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
+    check(not path.is_dir(), "lora.path", lora.path, need)
     check(path.is_file(), "lora.path", lora.path, f"there is no file {path}")
     return path
 

@@ -118,9 +118,8 @@ def summary(table: Table) -> str:
     compared = [row.comparison for row in table.rows if row.comparison]
     parts = []
     if compared:
-        parts.append(
-            "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;"
-        )
+        paired = "wins/losses/ties and p (McNemar, exact) are paired on the same questions"
+        parts.append(f"Δ in percentage points, {paired};")
         if any(it.method is Method.fisher for it in compared):
             parts.append("rows without wins are unpaired (Newcombe's interval, Fisher's exact test);")
         parts.append(

@@ -205,9 +205,8 @@ class _Reader(Fields):
     """Takes a manifest out of its JSON."""
 
     def manifest(self, values: dict[str, Any]) -> Manifest:
-        source, layers, strategy, totals = (
-            self.table(key, values.get(key)) for key in ("source", "layers", "strategy", "totals")
-        )
+        tables = ("source", "layers", "strategy", "totals")
+        source, layers, strategy, totals = (self.table(key, values.get(key)) for key in tables)
         archive = self.one_of("archive", values.get("archive"), (None, *ARCHIVES))
         return Manifest(
             folder=self.path.parent,
