@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from grids import Grid, end_at, mlflow_runs, results, samples  # noqa: E402
+from grids import Grid, end_at, mlflow_runs, results, samples, without_time  # noqa: E402
 
 MIB = 2**20
 DISK_MIB = 96
@@ -151,8 +151,7 @@ def said(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Return every job's samples by index without what differs from run to run, the last line of each index."""
     found = {}
     for job_id, lines in samples(folder).items():
-        plain = ({key: value for key, value in line.items() if key not in ("seconds", "checksum")} for line in lines)
-        found[job_id] = {line["index"]: line for line in plain}
+        found[job_id] = {line["index"]: without_time(line) for line in lines}
     return found
 
 

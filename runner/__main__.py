@@ -15,10 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.groups import GROUPS
 from runner.config.hydra import explain, register, to_config
 from runner.config.plain_text import quote_texts
-from runner.config.root import RunnerConfig
+from runner.config.root import GROUPS, RunnerConfig
 from runner.core import signals
 from runner.core.console import say
 from runner.core.errors import exit_code_of, run_entry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,23 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import Print
-from runner.core.console import console, plain
+from runner.core.console import console, plain, rich_table
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
 from runner.core.result import COMPLETIONS, Record, Status
-from runner.store.mlflow_store import EXPERIMENT, Store, see_all
+from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
 
 WORDS = (
-    "architecture",
-    "device",
-    "threads",
-    "processes",
-    "dtype",
-    "attention",
-    "rope",
-    "sampling",
-    "source",
-    "output_dir",
+    *("architecture", "device", "threads", "processes", "dtype"),
+    *("attention", "rope", "sampling", "source", "output_dir"),
 )
 
 
@@ -54,13 +45,10 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
                 print(to_json(line.record), flush=True)
     if how is not Print.table:
         return
-    from rich import box
-    from rich.table import Table
-
     out = console()
     keys = list(dict.fromkeys(key for line in lines for key in line.names))
     metrics = [METRICS[name] for name in OF_GRID if any(line.metric(name) is not None for line in lines)]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = rich_table()
     table.add_column("job", no_wrap=True)
     for key in (*keys, "status"):
         table.add_column(key, overflow="fold")
@@ -116,19 +104,16 @@ def to_json(record: Record) -> str:
 
 
 def _table(record: Record, choices: dict[str, str], store: Store | None) -> None:
-    from rich import box
-    from rich.table import Table
-
     out, result = console(), record.result
     title = "  ".join(f"{group}={choice}" for group, choice in choices.items())
-    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table = rich_table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     loaded = lines(result.metrics, result.facts)
     shown = [*headline(result.metrics).items(), *((key, result.facts[key]) for key in WORDS if key in result.facts)]
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("kept in", _near(record.output_dir))]:
+    for key, text in [*shown, ("kept in", str(near(Path(record.output_dir))))]:
         table.add_row(key, text)
     if result.text is not None:
         text = plain(result.text) if sys.stdout.isatty() else result.text
@@ -142,9 +127,8 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     if record.mlflow_uri is not None:
         among = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
         hint = see_all(record.mlflow_uri)
-        print(
-            plain(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}"), flush=True
-        )  # not folded: it is pasted
+        # not folded: it is pasted
+        print(plain(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}"), flush=True)
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -156,10 +140,7 @@ def headline(metrics: dict[str, float]) -> dict[str, str]:
 
 
 def _rows(rows: list[dict[str, Any]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
+    table = rich_table()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
@@ -169,9 +150,3 @@ def _rows(rows: list[dict[str, Any]]) -> Any:
         shown = ("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells)
         table.add_row(*shown)
     return table
-
-
-def _near(path: str) -> str:
-    """Write a path relative to the working directory when it lies below it."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative

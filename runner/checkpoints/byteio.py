@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
-from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write
+from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write, reading
 from runner.core.machine import MIB
 
 KEY = "task.output_dir"  # names every folder that is written to here
@@ -33,17 +33,14 @@ Pieces = Iterable[bytes | memoryview]  # of a file, one after the other
 def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
     """Yield the bytes of a range piece by piece; each piece is valid until the next one."""
     buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes))) if buffer is None else buffer
-    try:
-        with path.open("rb", buffering=0) as stream:
-            stream.seek(offset)
-            while nbytes > 0:
-                count = stream.readinto(buffer[:nbytes])
-                if not count:
-                    raise DataError(f"{path}: ended while it was being read, {nbytes} bytes short")
-                nbytes -= count
-                yield buffer[:count]
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
+    with reading(path), path.open("rb", buffering=0) as stream:
+        stream.seek(offset)
+        while nbytes > 0:
+            count = stream.readinto(buffer[:nbytes])
+            if not count:
+                raise DataError(f"{path}: ended while it was being read, {nbytes} bytes short")
+            nbytes -= count
+            yield buffer[:count]
 
 
 def tensor_pieces(tensor: Tensor, buffer: memoryview | None = None) -> Iterator[memoryview]:
@@ -131,10 +128,8 @@ def file_sha256(path: Path) -> str:
 
 def file_size(path: Path) -> int:
     """Return the size of a file; raise DataError where it cannot be read."""
-    try:
+    with reading(path):
         return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
 
 
 def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
@@ -234,9 +229,8 @@ def free_bytes(folder: Path) -> int:
 def require_space(folder: Path, needed: int) -> None:
     """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many bytes."""
     if needed > (free := free_bytes(folder)):
-        raise JobFailed(
-            f"{KEY}={folder}: {needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free. Nothing was written"
-        )
+        sizes = f"{needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free"
+        raise JobFailed(f"{KEY}={folder}: {sizes}. Nothing was written")
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:

@@ -15,6 +15,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.config.task import Workload
 from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
@@ -68,10 +69,9 @@ class Footprint:
         return max(self.prefill_mib, self.decode_mib)
 
 
-def predict(
-    config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
-) -> Footprint | None:
+def predict(config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
     """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
+    batch_size, prompt_tokens, new_tokens = work
     model, tensors = resolved.model, resolved.tensors
     settings = resolved.settings | resolved.settings.get("text_config", {})  # of a model that also sees or hears
     if not tensors:
@@ -97,11 +97,6 @@ def predict(
         prefill_activation_bytes=activations(prompt_tokens, prompt_tokens),
         decode_activation_bytes=activations(1, context),
     )
-
-
-def predict_job(config: RunnerConfig, resolved: Resolved) -> Footprint | None:
-    """Predict what the job will hold at its largest; of a sweep, in its smallest cell, as the others may fail."""
-    return predict(config, resolved, *config.task.workload(config.generation))
 
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
@@ -194,7 +189,7 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
     if not resolved.model.check_memory:
         return []
     try:
-        predicted = predict_job(config, resolved)
+        predicted = predict(config, resolved, config.task.workload(config.generation))
     except DataError:
         return []  # a damaged header: the load will read it, too, and name the tensor
     if predicted is None:
@@ -224,7 +219,8 @@ def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[
     if config.quantization.source is not Source.plain or config.lora.merges:
         return []
     smallest = SMALLEST()
-    predicted = predict_job(replace(config, quantization=smallest), resolved)
+    asked = replace(config, quantization=smallest)
+    predicted = predict(asked, resolved, config.task.workload(config.generation))
     if predicted is None or predicted.weight_mib > free_mib:
         return []
     return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.weight_files import Tensor
-from runner.core.errors import DataError
+from runner.core.errors import DataError, reading
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
@@ -70,11 +70,9 @@ def is_gguf(path: Path) -> bool:
 
 def read_header(path: Path) -> Header:
     """Read the header of a .gguf file and check it against the file's size; cached until the file changes."""
-    try:
+    with reading(path):
         stat = path.stat()
         return _read_header(path, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
 
 
 def read_settings(header: Header) -> dict[str, Any]:

@@ -233,13 +233,11 @@ def _refused(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
 
 def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
     """Return the error for a model that is neither in the cache nor available, or which files of it are missing."""
-    at = f"{cached.key}={cached.name}"
+    at, why = f"{cached.key}={cached.name}", why_not(error)
     if not gaps:
-        return ConfigError(
-            f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why_not(error)}"
-        )
+        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why}")
     return ConfigError(
-        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why_not(error)}. "
+        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
         "With the hub in reach, the same command fetches what is missing"
     )
 

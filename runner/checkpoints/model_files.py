@@ -36,9 +36,8 @@ def wanted(name: str, patterns: Iterable[str]) -> bool:
 def of_folder(folder: Path) -> dict[str, Path]:
     """Return a model's files by name; code in subfolders only where the model brings code of its own."""
     deep = folder.rglob("*.py") if any(True for _ in code_references(folder)) else ()
-    found = {
-        path.relative_to(folder).as_posix(): path for path in (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
-    }
+    paths = (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
+    found = {path.relative_to(folder).as_posix(): path for path in paths}
     return {name: found[name] for name in sorted(found) if wanted(name, LOCAL) and found[name].is_file()}
 
 

@@ -37,9 +37,8 @@ def read_shape(model: LocalModelConfig) -> dict[str, Any]:
     names = [file.stem for file in SHAPES_DIR.glob("*.json")]
     if model.shape not in names:
         what = f"model.name={model.name} has none" if model.shape is None else unknown("shape", model.shape, names)
-        raise ConfigError(
-            f"model.random_weights=true needs a known shape: {what}. Pick one: model={'|'.join(sorted(names))}"
-        )
+        presets = "|".join(sorted(names))
+        raise ConfigError(f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}")
     shape: dict[str, Any] = json.loads((SHAPES_DIR / f"{model.shape}.json").read_text())
     tokens = json.loads((MODEL_DIR / "config.json").read_text())
     return shape | {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -16,18 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import gguf_file, model_files, random_weights, torch_archive
+from runner.checkpoints import gguf_file, model_files, random_weights, torch_archive, weight_files
 from runner.checkpoints.byteio import file_sha256, replace_with
-from runner.checkpoints.weight_files import (
-    INDEX,
-    SINGLE,
-    Tensor,
-    load_json,
-    read_index,
-    read_weight_file,
-    shard_files,
-    short,
-)
+from runner.checkpoints.weight_files import Tensor, short
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
@@ -183,7 +174,7 @@ def locate(model: LocalModelConfig) -> Path:
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the config.json of a model's folder, or what the header of a .gguf file says in its words."""
     if path.is_dir():
-        settings = load_json(path / "config.json")
+        settings = weight_files.load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
         return settings
     return gguf_file.read_settings(gguf_file.read_header(path))
@@ -230,10 +221,8 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     if not is_file:
         return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
     path = Path(lora.path).expanduser().absolute()
-    if path.is_dir():
-        raise ConfigError(
-            f"lora.path={lora.path}: a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
-        )
+    need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
+    check(not path.is_dir(), "lora.path", lora.path, need)
     check(path.is_file(), "lora.path", lora.path, f"there is no file {path}")
     return path
 
@@ -242,11 +231,11 @@ def read_tensors(path: Path) -> list[Tensor]:
     """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf file, unpacked."""
     if path.is_file():
         return gguf_file.unpacked_tensors(gguf_file.read_header(path))
-    whole = [path / SINGLE, path / "adapter_model.safetensors"]
+    whole = [path / weight_files.SINGLE, path / "adapter_model.safetensors"]
     files = [file for file in whole if file.exists()][:1]
-    if (index := path / INDEX).exists():  # as from_pretrained has it, whatever else lies there
-        files = shard_files(index, read_index(index))
-    return [tensor for file in files for tensor in read_weight_file(file).tensors]
+    if (index := path / weight_files.INDEX).exists():  # as from_pretrained has it, whatever else lies there
+        files = weight_files.shard_files(index, weight_files.read_index(index))
+    return [tensor for file in files for tensor in weight_files.read_weight_file(file).tensors]
 
 
 def files_sha256(path: Path, cache: Path) -> str:

@@ -7,7 +7,7 @@ none is ever unpacked here.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,5 @@ def unwrap(
 
 def _holds(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
     """Whether there is a tensor in a dictionary, or in one that is wrapped in it."""
-    return any(map(is_tensor, state.values())) or any(_holds(inner, is_tensor) for inner in _wrapped(state))
-
-
-def _wrapped(state: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-    return (state[key] for key in WRAPPERS if isinstance(state.get(key), dict))
+    wrapped = (state[key] for key in WRAPPERS if isinstance(state.get(key), dict))
+    return any(map(is_tensor, state.values())) or any(_holds(inner, is_tensor) for inner in wrapped)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.core.errors import DataError
+from runner.core.errors import DataError, reading
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -170,7 +170,7 @@ def loaded_files(folder: Path) -> tuple[str, list[Path]]:
 
 def read_weight_file(path: Path) -> WeightFile:
     """Read and check one safetensors header; no weights are read."""
-    try:
+    with reading(path):
         size = path.stat().st_size
         with path.open("rb") as stream:
             start = stream.read(8)
@@ -181,8 +181,6 @@ def read_weight_file(path: Path) -> WeightFile:
                     f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})"
                 )
             return parse_header(start + stream.read(length), path, size)
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
 
 
 def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
@@ -229,10 +227,8 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
 
 def load_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raise DataError where a key occurs twice."""
-    try:
+    with reading(path):
         return parse_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
-from runner.compare.output import FORMATS, render, save
+from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.runs import (
     FOLDER,
@@ -69,21 +69,15 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     pairs = "KEY=VALUE[,KEY=VALUE]"
-    from_where = it.add_argument_group("where from")
-    from_where.add_argument(
-        "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
-    )
-    from_where.add_argument(
-        "--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)"
-    )
-    from_where.add_argument("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
-    which = it.add_argument_group("which runs (default: of every job the newest finished one)")
-    which.add_argument("--task", help="only this task, e.g. gsm8k (default: one table per task)")
-    which.add_argument(
-        "--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one"
-    )
-    which.add_argument("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
-    which.add_argument(
+    add = it.add_argument_group("where from").add_argument
+    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
+    add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
+    add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    add = it.add_argument_group("which runs (default: of every job the newest finished one)").add_argument
+    add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
+    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
+    add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
+    add(
         "--where",
         action="append",
         default=[],
@@ -91,34 +85,34 @@ def parser() -> argparse.ArgumentParser:
         help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
         "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
     )
-    how = it.add_argument_group("what is compared")
-    how.add_argument("--baseline", default="", metavar=pairs, help="compare with the runs that have these values")
-    how.add_argument(
+    add = it.add_argument_group("what is compared").add_argument
+    add("--baseline", default="", metavar=pairs, help="compare with the runs that have these values")
+    add(
         "--by",
         default="",
         metavar="KEY[,KEY]",
         help="one row for each combination of these keys; runs that agree in them (other splits) are put together",
     )
-    how.add_argument(
+    add(
         "--unpaired",
         action="store_true",
         help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
     )
-    how.add_argument(
+    add(
         "--count-errors",
         action="store_true",
         help="compare also jobs with questions that ended in an error, and count those as not solved",
     )
-    how.add_argument(
+    add(
         "--flips",
         nargs=2,
         metavar=("A", "B"),
         help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
     )
-    result = it.add_argument_group("what comes out")
-    result.add_argument("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
-    result.add_argument("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
-    result.add_argument("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
+    add = it.add_argument_group("what comes out").add_argument
+    add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
+    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
     return it
 
 
@@ -137,7 +131,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         tables = [tabulate_flips(options, runs, every, evidence)]
     else:
         tables = tabulate_tasks(options, runs, evidence)
-    render(tables, options.format, sys.stdout)
+    FORMATS[options.format](tables, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
@@ -185,9 +179,8 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evide
     base = None
     if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
-            raise ConfigError(
-                f"--baseline {options.baseline}: with --by, give the baseline by the values of those keys"
-            )
+            fix = "with --by, give the baseline by the values of those keys"
+            raise ConfigError(f"--baseline {options.baseline}: {fix}")
         base, baseline = candidates[0], {}
     found = []
     for task in sorted({run.task for run in runs}):

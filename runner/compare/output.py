@@ -16,7 +16,7 @@ from runner.compare.page import write_page
 from runner.compare.pairing import find_flips
 from runner.compare.runs import Evidence
 from runner.compare.wording import Column, columns, fit, flips_headline, flips_names, ratio_columns, summary, verdict
-from runner.core.console import console, plain
+from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
@@ -48,10 +48,7 @@ def _rich(tables: list[Table], out: TextIO) -> None:
 
 
 def _grid(found: list[Column]) -> object:
-    from rich import box
-    from rich.table import Table as RichTable
-
-    grid = RichTable(box=box.SIMPLE, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    grid = rich_table("SIMPLE", padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     for column in found:
         grid.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
     for cells in zip(*(column.cells for column in found), strict=True):
@@ -61,8 +58,6 @@ def _grid(found: list[Column]) -> object:
 
 def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
     """Print each question with both answers side by side, the baseline's on the left."""
-    from rich import box
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     def styled(*parts: str | tuple[str, str]) -> Text:
@@ -75,7 +70,7 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
         mark, style = ("won", "green") if flip.won else ("lost", "red")
         gold = (f"gold {flip.gold}", "bold")
         shown.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
-        grid = RichTable(box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
+        grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
         for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
             grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
         grid.add_row(flip.theirs["text"], flip.ours["text"])
@@ -173,20 +168,14 @@ def _csv(tables: list[Table], out: TextIO) -> None:
     middle = sorted({name for line in lines for name in line} - set(first) - set(last))
     if not any(table.baseline for table in tables):
         last = ["on_front", "dominated_by", "run_id", "output_dir"]
-    writer = csv.DictWriter(
-        out, list(dict.fromkeys([*first, *middle, *last])), extrasaction="ignore", lineterminator="\n"
-    )
+    names = list(dict.fromkeys([*first, *middle, *last]))
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     shown = ({key: plain(value) if isinstance(value, str) else value for key, value in line.items()} for line in lines)
     writer.writerows(shown if out.isatty() else lines)
 
 
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
-
-
-def render(tables: list[Table], style: str, out: TextIO) -> None:
-    """Print the tables in the style asked for."""
-    FORMATS[style](tables, out)
 
 
 def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str, str]) -> list[str]:

@@ -8,15 +8,7 @@ from typing import TextIO
 
 from runner.compare.data import Finding, Flips, Row, Table, label
 from runner.compare.pictures import Picture
-from runner.compare.wording import (
-    Column,
-    columns,
-    flips_headline,
-    flips_names,
-    ratio_columns,
-    summary,
-    verdict,
-)
+from runner.compare.wording import Column, columns, flips_headline, flips_names, ratio_columns, summary, verdict
 from runner.core.console import plain
 
 STYLE = Path(__file__).with_name("page.css")

@@ -28,19 +28,9 @@ from runner.compare.data import (
     named_groups,
 )
 from runner.compare.runs import Evidence, question_of
+from runner.core import stats
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
-from runner.core.stats import (
-    bootstrap_ratio_interval,
-    detectable_difference,
-    fisher_exact,
-    holm,
-    mcnemar_exact,
-    paired_difference_interval,
-    rank_sum_exact,
-    unpaired_detectable_difference,
-    unpaired_difference_interval,
-)
 from runner.store.jobs import read_samples
 
 ALPHA = 0.05
@@ -121,8 +111,8 @@ def paired(
     return Comparison(
         base_job_id,
         (wins - losses) / n if n else 0.0,
-        *paired_difference_interval(wins, losses, n),
-        mcnemar_exact(wins, losses),
+        *stats.paired_difference_interval(wins, losses, n),
+        stats.mcnemar_exact(wins, losses),
         Method.mcnemar,
         wins,
         losses,
@@ -141,8 +131,8 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Comparison:
     return Comparison(
         base.job_id,
         k1 / n1 - k2 / n2,
-        *unpaired_difference_interval(k1, n1, k2, n2),
-        fisher_exact(k1, n1, k2, n2),
+        *stats.unpaired_difference_interval(k1, n1, k2, n2),
+        stats.fisher_exact(k1, n1, k2, n2),
         Method.fisher,
         baseline_correct=k2,
         baseline_n=n2,
@@ -153,7 +143,7 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Comparison:
 def judge(rows: list[Row]) -> None:
     """Adjust p over all comparisons of a table and decide what each one shows."""
     compared = [(row, row.comparison) for row in rows if row.comparison]
-    adjusted = holm([it.p for _, it in compared])
+    adjusted = stats.holm([it.p for _, it in compared])
     for (row, it), p_holm in zip(compared, adjusted, strict=True):
         it.p_holm = p_holm
         if p_holm < ALPHA:
@@ -163,10 +153,10 @@ def judge(rows: list[Row]) -> None:
         alpha = ALPHA / len(compared)
         if it.wins is not None and it.losses is not None:
             rate = (it.wins + it.losses) / n if n else 0.0
-            it.detectable_difference = detectable_difference(n, rate, alpha=alpha)
+            it.detectable_difference = stats.detectable_difference(n, rate, alpha=alpha)
         else:
             pooled = (correct + it.baseline_correct) / (n + it.baseline_n)
-            it.detectable_difference = unpaired_detectable_difference(n, it.baseline_n, pooled, alpha=alpha)
+            it.detectable_difference = stats.unpaired_detectable_difference(n, it.baseline_n, pooled, alpha=alpha)
 
 
 def compare_repeats(run: Run, base: Run, evidence: Evidence) -> list[Ratio]:
@@ -178,8 +168,9 @@ def compare_repeats(run: Run, base: Run, evidence: Evidence) -> list[Ratio]:
     shared = [name for name in ours if name in theirs and min(*ours[name], *theirs[name]) > 0]
     if not shared:
         raise NotPaired(f"nothing was measured in both: {', '.join(ours)}; {', '.join(theirs)}")
+    interval = stats.bootstrap_ratio_interval
     return [
-        Ratio(name, median(a) / median(b), *bootstrap_ratio_interval(a, b), len(a), len(b), rank_sum_exact(a, b))
+        Ratio(name, median(a) / median(b), *interval(a, b), len(a), len(b), stats.rank_sum_exact(a, b))
         for name, a, b in ((name, ours[name], theirs[name]) for name in shared)
     ]
 
@@ -206,7 +197,7 @@ def judge_ratios(rows: list[Row]) -> None:
         for it in row.ratios:
             families.setdefault(it.measure.partition("/")[0], []).append(it)
     for family in families.values():
-        for it, p_holm in zip(family, holm([one.p for one in family]), strict=True):
+        for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
             if p_holm < ALPHA and it.ratio != 1:
                 it.finding = Finding.larger if it.ratio > 1 else Finding.smaller

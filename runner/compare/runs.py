@@ -17,9 +17,8 @@ from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.progress import Progress
 from runner.core.result import Sample, Verdict
-from runner.core.sqlite_uri import sqlite_path
 from runner.core.texts import parse_json
-from runner.core.uris import without_secrets
+from runner.core.uris import sqlite_path, without_secrets
 from runner.store import moved
 from runner.store.jobs import read_samples
 from runner.store.look import PAGE, PARENT

@@ -229,9 +229,8 @@ class _Expression:
             raise self.expected(token)
 
     def expected(self, what: str) -> ConfigError:
-        return ConfigError(
-            f"{self.option}: expected {what}, found {repr(self.next) if self.tokens else 'the end'}; {EXAMPLE}"
-        )
+        found = repr(self.next) if self.tokens else "the end"
+        return ConfigError(f"{self.option}: expected {what}, found {found}; {EXAMPLE}")
 
     @property
     def next(self) -> str:

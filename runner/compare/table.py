@@ -8,22 +8,12 @@ import operator
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
+from runner.compare import pairing
 from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, group, label, named_groups
-from runner.compare.pairing import (
-    both_values,
-    compare_pair,
-    compare_repeats,
-    compare_unpaired,
-    find_baseline,
-    judge,
-    judge_ratios,
-    scoring,
-)
 from runner.compare.runs import Evidence
 from runner.compare.selection import listed, matches
 from runner.compare.wording import natural, sentence
-from runner.config.groups import GROUPS
-from runner.config.root import RunnerConfig
+from runner.config.root import GROUPS, RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
@@ -81,28 +71,28 @@ def _compare(table: Table, varying: list[str], choice: Choice, evidence: Evidenc
             if row.is_baseline:
                 continue
             try:
-                base = choice.base or find_baseline(row.run, candidates, choice.baseline, varying)
+                base = choice.base or pairing.find_baseline(row.run, candidates, choice.baseline, varying)
                 row.baseline = rows[base.run_id]
                 _fill(row, base, choice, evidence)
             except NotPaired as reason:
                 row.note = str(reason)
-    judge(table.rows)
-    judge_ratios(table.rows)
+    pairing.judge(table.rows)
+    pairing.judge_ratios(table.rows)
 
 
 def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
     """Compare one row with its baseline: by verdicts where it has them, else by repeats."""
     run = row.run
     if run.score is None:
-        row.ratios = compare_repeats(run, base, evidence)
+        row.ratios = pairing.compare_repeats(run, base, evidence)
         return
     asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     try:
-        row.comparison = compare_pair(run, base, evidence, asked)
+        row.comparison = pairing.compare_pair(run, base, evidence, asked)
     except NotPaired as reason:
         if not choice.unpaired:
             raise
-        row.comparison = compare_unpaired(run, base, str(reason))
+        row.comparison = pairing.compare_unpaired(run, base, str(reason))
     if choice.by:
         also = also_differ(run, base, choice)
         row.comparison.remark = "; ".join(part for part in (row.comparison.remark, also) if part) or None
@@ -113,7 +103,7 @@ def also_differ(run: Run, base: Run, choice: Choice) -> str | None:
     named = {*choice.by, *choice.baseline}
     chosen = named_groups(named)
     keys = [key for key in differing_keys([run.params, base.params]) if key not in named and group(key) not in chosen]
-    return f"they also differ in {both_values(run, base, keys)}" if keys else None
+    return f"they also differ in {pairing.both_values(run, base, keys)}" if keys else None
 
 
 def arrange(table: Table) -> None:
@@ -197,7 +187,7 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
     differing = differing_keys([run.params for run in members])
     apart = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
     where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
-    if len({scoring(run) for run in members}) > 1:
+    if len({pairing.scoring(run) for run in members}) > 1:
         raise ConfigError(f"{where} were scored by different rules and cannot be put together ({apart or 'versions'})")
     if not all(run.score for run in members):
         raise ConfigError(f"{where} cannot be put together: not all of them counted right answers")

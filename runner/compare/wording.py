@@ -73,9 +73,7 @@ def sides(row: Row, keys: list[str]) -> tuple[str, str, str]:
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
     if len(both) == 1 and both[0].endswith(".name"):  # `nf4 vs none`, the keys that only one has in brackets
         more = [key for key in own if key not in both]
-        ours, theirs = (
-            f"{side.config[both[0]]} ({assignments(side, more)})".removesuffix(" ()") for side in (row, base)
-        )
+        ours, theirs = (f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()") for it in (row, base))
     return ours, theirs, shared
 
 
@@ -120,9 +118,8 @@ def summary(table: Table) -> str:
     compared = [row.comparison for row in table.rows if row.comparison]
     parts = []
     if compared:
-        parts.append(
-            "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;"
-        )
+        paired = "wins/losses/ties and p (McNemar, exact) are paired on the same questions"
+        parts.append(f"Δ in percentage points, {paired};")
         if any(it.method is Method.fisher for it in compared):
             parts.append("rows without wins are unpaired (Newcombe's interval, Fisher's exact test);")
         parts.append(

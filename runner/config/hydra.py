@@ -22,9 +22,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config.groups import GROUPS
 from runner.config.plain_text import Kind, kinds
-from runner.config.root import RunnerConfig
+from runner.config.root import GROUPS, RunnerConfig
 from runner.core.console import say
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, RunnerError, unknown

@@ -59,10 +59,8 @@ class LocalModelConfig(ModelConfig):
         check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
         check_not_blank("model.name", self.name, "give a folder or a hub id")
         for name in self.chat_template_kwargs:
-            own = name not in PUT_BY_RUNNER and name.isidentifier()
-            check(
-                own, "model.chat_template_kwargs", name, "give names that the chat template reads, e.g. enable_thinking"
-            )
+            own, need = name not in PUT_BY_RUNNER and name.isidentifier(), "give names that the chat template reads"
+            check(own, "model.chat_template_kwargs", name, f"{need}, e.g. enable_thinking")
         spread, sizes = self.device_map, self.max_memory
         check(spread in (None, "auto"), "model.device_map", spread, "use auto, or null for one device")
         check(sizes is None or isinstance(sizes, dict), "model.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")

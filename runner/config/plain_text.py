@@ -22,12 +22,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.groups import GROUPS
-from runner.config.root import RunnerConfig
+from runner.config.root import GROUPS, RunnerConfig
 from runner.core.fields import Text
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
+UNIONS = (Union, UnionType)
 SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
 
 
@@ -82,17 +82,13 @@ def kinds() -> dict[str, Kind]:
     schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for name, hint in get_type_hints(schema, include_extras=True).items():
-            held = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
+            held = [it for it in get_args(hint) if it is not NoneType] if get_origin(hint) in UNIONS else [hint]
             is_list = get_origin(held[0]) is list
             held = [*get_args(held[0])] if is_list else held
             kind = Kind(held in ([str], [Text]), held == [Text], is_list)
             if not found.get(f"{prefix}{name}", Kind()).text:  # task.prompt is a choice of one task, a text of others
                 found[f"{prefix}{name}"] = kind
     return found
-
-
-def _is_union(hint: object) -> bool:
-    return get_origin(hint) in (Union, UnionType)
 
 
 def _values(value: str, kind: Kind) -> str:

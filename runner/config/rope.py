@@ -96,3 +96,9 @@ class RopeLlama3Config(RopeLengthScalingConfig):
         check(self.low_freq_factor > 0, "rope.low_freq_factor", self.low_freq_factor, "must be more than 0")
         need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
         check(self.high_freq_factor > self.low_freq_factor, "rope.high_freq_factor", self.high_freq_factor, need)
+
+
+ROPES: dict[str, type[RopeConfig]] = {
+    one.name: one
+    for one in (RopeConfig, Rope2dConfig, RopeLinearConfig, RopeDynamicConfig, RopeYarnConfig, RopeLlama3Config)
+}

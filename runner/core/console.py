@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # a pipe, a terminal or a connection without a reader
@@ -44,6 +45,14 @@ def console(stream: Any = None, width_elsewhere: int = 160) -> Console:
     stream = stream or sys.stdout
     width = None if stream.isatty() else width_elsewhere
     return DataConsole(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
+    """Return a rich table in one of rich's frames."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=getattr(box, frame), **how)
 
 
 class PlainFormatter(logging.Formatter):

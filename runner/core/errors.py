@@ -1,6 +1,6 @@
 """What can go wrong that a user can cause or mend: one clear message each on stderr and an exit code, no traceback.
 
-RunnerError              exit 1   a job failed
+RunnerError              exit 2   unless it says otherwise
 ├── ConfigError          exit 2   a key, value or choice is wrong
 │   └── DataError        exit 2   a data file is missing or is not what it should be
 ├── EvidenceError        exit 2   what an earlier run left on disk cannot be read
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,13 +30,11 @@ INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has e
 class RunnerError(Exception):
     """Base of every error that is shown as one message and an exit code."""
 
-    exit_code = 1
+    exit_code = 2
 
 
 class ConfigError(RunnerError):
     """The user's input is wrong: names the full key, the value and the choices or the fix."""
-
-    exit_code = 2
 
 
 class DataError(ConfigError):
@@ -45,27 +44,25 @@ class DataError(ConfigError):
 class EvidenceError(RunnerError):
     """What an earlier run left on disk is not readable; nothing was changed."""
 
-    exit_code = 2
-
 
 class OutputError(RunnerError):
     """The output folder cannot be created or written."""
-
-    exit_code = 2
 
 
 class TrackingError(RunnerError):
     """MLflow cannot be opened or written; what is on disk is kept."""
 
-    exit_code = 2
-
 
 class JobHeld(RunnerError):
     """Another process is doing this very job right now."""
 
+    exit_code = 1
+
 
 class JobFailed(RunnerError):
     """The work broke although the input was right."""
+
+    exit_code = 1
 
 
 def one_line(error: object, limit: int = 300) -> str:
@@ -125,6 +122,15 @@ def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputE
             "make room and run the same command again to go on"
         )
     return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise DataError where a file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
 
 
 def message_of(error: Exception) -> str | None:

@@ -21,9 +21,8 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     alone = "" if metrics["quantized_modules"] == 0 else f" · left alone: {facts['left_alone']}"
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
-    load = (
-        f"{written['load_s']} s · peak {written['load_peak_rss_mib']} MiB, then {written['load_rss_mib']} MiB resident"
-    )
+    load, peak = f"{written['load_s']} s", f"peak {written['load_peak_rss_mib']} MiB"
+    load += f" · {peak}, then {written['load_rss_mib']} MiB resident"
     if "gpu_mib" in written:
         load += f" · GPU peak {written['load_peak_gpu_mib']} MiB, then {written['gpu_mib']} MiB"
     return {

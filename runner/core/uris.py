@@ -1,13 +1,38 @@
-"""A store's URI as it may be shown and written down: without user names, passwords, tokens and other secrets."""
+"""The URIs of stores: sqlite:///PATH and back, and how one may be shown and written down.
+
+SQLAlchemy reads %20 in the path of sqlite as a space, and a ? as its end. What is shown holds no user names, passwords,
+tokens or other secrets.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
+SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
 HIDDEN = "***"
 # what a query may say openly; every other value is hidden
 PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
 URI = re.compile(r"\b[a-zA-Z][\w+.-]*://(?:[^\s'\"<>,;)\]}]*[^\s'\"<>,;)\]}:.])?")  # a message may go on with : or .
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of a database file, as MLflow takes it.
+
+    Where something has to be encoded, the driver is named as well: of `sqlite:///` MLflow takes the rest literally
+    and makes a folder of the encoded name beside the one that is meant.
+    """
+    text = str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    return f"{SCHEMES[text != str(path)]}{text}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file that a URI names, None where it names no sqlite database."""
+    for scheme in SCHEMES:
+        if uri.startswith(scheme):
+            return Path(unquote(uri.removeprefix(scheme).partition("?")[0]))
+    return None
 
 
 def without_secrets(text: str) -> str:

@@ -89,7 +89,7 @@ def _read(data: str, split: str, key: str, limit: int | None) -> list[Item]:
         return _read_folder(path, split, limit)
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
-        return _from_rows(tables.read_rows([path], limit)) if is_table else _read_jsonl(path, limit)
+        return _items(tables.read_rows([path], limit)) if is_table else _read_jsonl(path, limit)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
         raise DataError(f"{key}={data}: data path does not exist: {path.absolute()}")
     return list(_read_hub(data, split, key, limit))
@@ -101,7 +101,7 @@ def _read_folder(folder: Path, split: str, limit: int | None) -> list[Item]:
     if file.is_file():
         return _read_jsonl(file, limit)
     if found := tables.files_of(folder, split):
-        return _from_rows(tables.read_rows(found, limit))
+        return _items(tables.read_rows(found, limit))
     splits = {found.stem for found in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
     other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
@@ -123,20 +123,16 @@ def _embedded_items(split: str, limit: int) -> tuple[Item, ...]:
 
 
 def _read_jsonl(file: Path, limit: int | None) -> list[Item]:
-    items: list[Item] = []
     try:
         with file.open("rb") as stream:
-            for number, line in islice(read_lines(stream, str(file)), limit):
-                try:
-                    items.append(_item(parse_json(line)))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DataError(f"{file}, line {number}: {_why(error)}") from error
+            lines = islice(read_lines(stream, str(file)), limit)
+            return _items((f"{file}, line {number}", line) for number, line in lines)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from error
-    return items
 
 
-def _from_rows(rows: Iterable[tables.Row]) -> list[Item]:
+def _items(rows: Iterable[tuple[str, Any]]) -> list[Item]:
+    """Read rows, or lines of JSON, each with where it stands."""
     items: list[Item] = []
     for where, row in rows:
         try:
@@ -159,13 +155,13 @@ def _read_hub(name: str, split: str, key: str, limit: int | None) -> tuple[Item,
             )
         if not os.environ.get("HF_HUB_OFFLINE"):  # who has asked for it knows
             log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
-        return tuple(_from_rows(tables.read_rows(files, limit)))
+        return tuple(_items(tables.read_rows(files, limit)))
     import datasets
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
         rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
-        return tuple(_from_rows((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)))
+        return tuple(_items((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)))
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
@@ -182,15 +178,15 @@ def _unreachable(name: str, key: str) -> str:
             raise errors.OfflineModeIsEnabled
         HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except errors.HFValidationError as error:
-        raise ConfigError(
-            f"{key}={name}: no file or folder {Path(name).absolute()}, and not a hub id: {error}"
-        ) from error
+        here = f"no file or folder {Path(name).absolute()}"
+        raise ConfigError(f"{key}={name}: {here}, and not a hub id: {error}") from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
         return hub.why_not(error)
     return ""
 
 
-def _item(row: dict[str, str]) -> Item:
+def _item(row: Any) -> Item:
+    row = parse_json(row) if isinstance(row, str) else row
     for key in ("question", "answer"):
         if not isinstance(row[key], str) or not row[key].strip():
             raise ValueError(f"`{key}` is {json.dumps(row[key])[:80]} and no text")

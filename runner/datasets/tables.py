@@ -34,11 +34,8 @@ def files_of(folder: Path, split: str) -> list[Path]:
         if state.get("_split") not in (None, split):
             return []
         entries = state.get("_data_files")
-        names = (
-            [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]
-            if isinstance(entries, list)
-            else []
-        )
+        listed = entries if isinstance(entries, list) else []
+        names = [entry.get("filename") for entry in listed if isinstance(entry, dict)]
         if not names or not all(map(is_bare_name, names)):
             raise DataError(f"{folder / STATE}: _data_files: the names of Arrow files expected, found {short(entries)}")
         return [folder / str(name) for name in names]
@@ -123,13 +120,11 @@ def _parquet(path: Path) -> Iterator[Any]:
         for name in COLUMNS:
             if name not in names:
                 raise DataError(f"{path}: no column {name!r}: it has {few(names, 8)}")
-        columns = [
-            about.row_group(at).column(names.index(name)) for at in range(about.num_row_groups) for name in COLUMNS
-        ]
+        groups = map(about.row_group, range(about.num_row_groups))
+        columns = [group.column(names.index(name)) for group in groups for name in COLUMNS]
         if (size := sum(column.total_uncompressed_size for column in columns)) > MAX_BYTES:
-            raise DataError(
-                f"{path}: {size / 2**30:,.1f} GiB of text unpacked, at most {MAX_BYTES / 2**30:,.0f} are read"
-            )
+            gib, most = size / 2**30, MAX_BYTES / 2**30
+            raise DataError(f"{path}: {gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read")
         yield from file.iter_batches(ROWS_AT_ONCE, columns=list(COLUMNS))
 
 

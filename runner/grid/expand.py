@@ -120,9 +120,7 @@ def _advance(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
     """Return the values of one key, or of all keys of a zip, each time together."""
     columns = [_spread(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
-        lengths = ", ".join(
-            f"{_name(override)} has {len(column)}" for override, column in zip(overrides, columns, strict=True)
-        )
+        lengths = ", ".join(f"{_name(one)} has {len(column)}" for one, column in zip(overrides, columns, strict=True))
         raise ConfigError(f"{place}: its keys advance together, so each needs the same number of values: {lengths}")
     return list(zip(*columns, strict=True))
 

@@ -96,16 +96,14 @@ class Parents:
 
     def _described(self) -> list[dict[str, Any]]:
         """Return the plan as plain data: every job with its id, what differs, and how it stands."""
-        rows = []
-        for number, planned in enumerate(self.plan):
-            outcome = self.outcomes.get(number)
-            rows.append(
-                {
-                    "job_id": planned.job_id or None,
-                    "overrides": [without_secrets(override) for override in planned.overrides],
-                    "planned": planned.state.value,
-                    "status": outcome.status.value if outcome else None,
-                    "problem": without_secrets(planned.problem or (outcome.message if outcome else "")),
-                }
-            )
-        return rows
+        outcomes = map(self.outcomes.get, range(len(self.plan)))
+        return [
+            {
+                "job_id": planned.job_id or None,
+                "overrides": [without_secrets(override) for override in planned.overrides],
+                "planned": planned.state.value,
+                "status": outcome.status.value if outcome else None,
+                "problem": without_secrets(planned.problem or (outcome.message if outcome else "")),
+            }
+            for planned, outcome in zip(self.plan, outcomes, strict=True)
+        ]

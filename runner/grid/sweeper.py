@@ -68,10 +68,7 @@ class WorkerLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for another package's sweeper, such as Optuna's, which gets one number per job."""
         composer = Composer(self.context.config_loader, self.master)
-        plan = []
-        for overrides in map(list, job_overrides):
-            composed, _ = without_hydra(composer.compose(overrides))
-            plan.append(plan_composed(overrides, composed))
+        plan = [plan_composed(one, without_hydra(composer.compose(one))[0]) for one in map(list, job_overrides)]
         for planned in plan:
             if planned.problem:
                 raise ConfigError(planned.problem)

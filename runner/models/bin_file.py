@@ -18,7 +18,7 @@ from typing import Any
 from runner.checkpoints import torch_archive
 from runner.checkpoints.byteio import file_size
 from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile, loaded_files
-from runner.core.errors import ConfigError, DataError
+from runner.core.errors import ConfigError, DataError, reading
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began files with before 1.6
@@ -76,11 +76,8 @@ def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[
 
 def _require_zip(path: Path, size: int) -> None:
     """Refuse a file that is no zip archive, and say what it is where that is known."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(len(LFS))
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
+    with reading(path), path.open("rb") as stream:
+        start = stream.read(len(LFS))
     if start.startswith(ZIP):
         return
     if start.startswith(LFS):

@@ -27,9 +27,7 @@ def rooms(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
     gpus = range(torch.cuda.device_count()) if model.device_map is not None else []
     if device.type == "cuda":
         gpus = gpus or [device.index or 0]
-    free = {}
-    for gpu in gpus:
-        free[str(gpu)] = gpu_free_mib(gpu)
+    free = {str(gpu): gpu_free_mib(gpu) for gpu in gpus}
     if device.type == "cpu" or model.device_map is not None:
         free["cpu"] = machine.available_mib()
     return limited(free, model.max_memory)
@@ -48,9 +46,8 @@ def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]
     import torch
 
     count = torch.cuda.device_count()
-    given: dict[int | str, str] = {
-        int(at) if at.isdigit() else at: size for at, size in (model.max_memory or {}).items()
-    }
+    limits = model.max_memory or {}
+    given: dict[int | str, str] = {int(at) if at.isdigit() else at: size for at, size in limits.items()}
     absent = [f"GPU {at}" for at in given if isinstance(at, int) and at >= count]
     if not absent:
         return given, []

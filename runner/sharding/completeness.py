@@ -53,9 +53,8 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
         if ids != expected:
             problems.append(f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}")
         problems += _differences(name, places)
-    problems += [
-        f"{MANIFEST}: tied tensor {name} is in none of the parts" for name in manifest.tied if name not in found
-    ]
+    absent = [name for name in manifest.tied if name not in found]
+    problems += [f"{MANIFEST}: tied tensor {name} is in none of the parts" for name in absent]
     return problems + _against_headers(manifest, found) + _totals(manifest, checked, found)
 
 

@@ -92,21 +92,17 @@ def _model_config(manifest: Manifest) -> Any:
         config = AutoConfig.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}") from error
-    why = None
-    if getattr(config, "quantization_config", None):
-        why = "its weights are quantized"
-    elif getattr(config, "is_encoder_decoder", False):
-        why = "it has an encoder and a decoder"
-    elif config.get_text_config() is not config:
-        why = "it is more than a language model"
-    elif type(config) not in KNOWN:
-        why = "transformers knows it by no causal language model"
-    elif getattr(config, "num_kv_shared_layers", 0):
-        why = "its layers share keys and values across parts"
-    elif getattr(KNOWN[type(config)], "_is_stateful", False):
-        why = "its layers keep a state that is no key-value cache"
-    if why is not None:
-        raise _cannot_run(manifest, config, why)
+    family = KNOWN.get(type(config), None)
+    reasons = {
+        "its weights are quantized": getattr(config, "quantization_config", None),
+        "it has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
+        "it is more than a language model": config.get_text_config() is not config,
+        "transformers knows it by no causal language model": family is None,
+        "its layers share keys and values across parts": getattr(config, "num_kv_shared_layers", 0),
+        "its layers keep a state that is no key-value cache": getattr(family, "_is_stateful", False),
+    }
+    if found := [why for why, holds in reasons.items() if holds]:
+        raise _cannot_run(manifest, config, found[0])
     return config
 
 

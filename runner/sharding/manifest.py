@@ -174,16 +174,14 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
 
 def _require_listed(path: Path, manifest: Manifest) -> None:
     """Raise DataError unless each .bin of the source lists its tensors, each of them once: it has no header kept."""
-    files_by_tensor: dict[str, str] = {}
+    homes: dict[str, str] = {}  # tensor -> file
     for listed in manifest.files:
         if listed.tensors is None:
             raise DataError(f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none")
         for name in listed.tensors:
-            if name in files_by_tensor:
-                raise DataError(
-                    f"{path}: source.files: tensor {name} is in {files_by_tensor[name]} and in {listed.file}"
-                )
-            files_by_tensor[name] = listed.file
+            if name in homes:
+                raise DataError(f"{path}: source.files: tensor {name} is in {homes[name]} and in {listed.file}")
+            homes[name] = listed.file
 
 
 def _require_joined(path: Path, manifest: Manifest) -> None:
@@ -207,9 +205,8 @@ class _Reader(Fields):
     """Takes a manifest out of its JSON."""
 
     def manifest(self, values: dict[str, Any]) -> Manifest:
-        source, layers, strategy, totals = (
-            self.table(key, values.get(key)) for key in ("source", "layers", "strategy", "totals")
-        )
+        tables = ("source", "layers", "strategy", "totals")
+        source, layers, strategy, totals = (self.table(key, values.get(key)) for key in tables)
         archive = self.one_of("archive", values.get("archive"), (None, *ARCHIVES))
         return Manifest(
             folder=self.path.parent,

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from runner.checkpoints import byteio
-from runner.checkpoints.json_fields import Listed
 from runner.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE, WEIGHT_SUFFIXES, Tensor
 from runner.core.errors import DataError, JobFailed
 from runner.sharding import partition_file
@@ -53,7 +52,9 @@ def _from_bin(manifest: Manifest, homes: Homes) -> Iterator[Target]:
     weight_map: dict[str, str] = {}
     total = 0
     for listed in manifest.files:
-        file = SINGLE if only else _renamed(listed)
+        # pytorch_model-00001-of-00002.bin becomes model-00001-of-00002.safetensors
+        renamed = f"{listed.file.removesuffix('.bin').replace('pytorch_model', 'model', 1)}.safetensors"
+        file = SINGLE if only else renamed
         tensors = sorted((homes[name].tensors[name] for name in listed.tensors or ()), key=_written_order)
         weight_map |= {tensor.name: file for tensor in tensors}
         total += sum(tensor.nbytes for tensor in tensors)
@@ -94,11 +95,6 @@ def _pieces(
 def _written_order(tensor: Tensor) -> tuple[int, str]:
     """Sort as safetensors itself does: wide types first, then by name."""
     return -DTYPE_BITS[tensor.dtype], tensor.name
-
-
-def _renamed(listed: Listed) -> str:
-    """pytorch_model-00001-of-00002.bin becomes model-00001-of-00002.safetensors."""
-    return f"{listed.file.removesuffix('.bin').replace('pytorch_model', 'model', 1)}.safetensors"
 
 
 # ------------------------------------------------------------------------------------------ from the old form

@@ -19,7 +19,7 @@ from runner.checkpoints import byteio
 from runner.checkpoints.layout import Layout
 from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
 from runner.config.task import Compare
-from runner.core.errors import ConfigError, DataError
+from runner.core.errors import ConfigError, DataError, reading
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_name
 from runner.sharding.strategies import PlannedPart
@@ -65,10 +65,8 @@ class Plan:
 
 def file_state(path: Path) -> dict[str, int]:
     """Return what changes when a file is written."""
-    try:
+    with reading(path):
         stat = path.stat()
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
 

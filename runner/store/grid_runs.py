@@ -32,7 +32,6 @@ class GridRun:
     store: Store
     client: Any
     run_id: str
-    mark: begun.Mark
     alive: TextIO
 
 
@@ -66,7 +65,7 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
             orphan = None if held.run_of(job_id, run_id) else held.orphan_of(job_id)
             if orphan is not None:
                 client.set_tag(orphan, PARENT, run_id)
-    return GridRun(store, client, run_id, mark, alive)
+    return GridRun(store, client, run_id, alive)
 
 
 def _about(overrides: list[str]) -> dict[str, str]:

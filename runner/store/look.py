@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from runner.core.result import Status
-from runner.core.sqlite_uri import sqlite_path
+from runner.core.uris import sqlite_path
 from runner.store.mlflow_store import Store, clear_errors, find_store, refuse_deleted
 
 PARENT = "mlflow.parentRunId"

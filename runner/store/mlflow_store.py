@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 from runner.config.root import RunnerConfig
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
-from runner.core.sqlite_uri import sqlite_path, sqlite_uri
-from runner.core.uris import without_secrets
+from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
 from runner.store import moved
 from runner.store.jobs import hold
 
@@ -60,13 +59,12 @@ class Store:
 
 def store_of(config: RunnerConfig) -> Store | None:
     """Return where results are logged; None with tracking=none."""
-    if config.tracking.name == "none":
-        return None
     tracking = config.tracking  # whose defaults are MLflow's variables, see conf/tracking/sqlite.yaml
+    if tracking.name == "none":
+        return None
     output_dir = Path(config.output_dir).expanduser().absolute()
-    return Store(
-        _absolute(tracking.uri or default_uri(output_dir)), tracking.experiment, output_dir, tracking.parent_run_id
-    )
+    uri = _absolute(tracking.uri or default_uri(output_dir))
+    return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id)
 
 
 def chosen(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
@@ -86,8 +84,8 @@ def see_all(uri: str) -> str:
     if shown.startswith(("http://", "https://")):
         return shown
     file = sqlite_path(shown)
-    near = shown if file is None else sqlite_uri(_near(file))
-    return shlex.join(["mlflow", "ui", "--backend-store-uri", near])
+    place = shown if file is None else sqlite_uri(near(file))
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", place])
 
 
 def compare_command(store: Store) -> str:
@@ -102,7 +100,7 @@ def compare_command(store: Store) -> str:
     return shlex.join(words)
 
 
-def _near(path: Path) -> Path:
+def near(path: Path) -> Path:
     """Write a path relative to the working directory when it lies below it."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
@@ -217,25 +215,20 @@ def probe(uri: str) -> None:
 
     What it raises is put in words by who asks: only they know what is safe.
     """
-    if sqlite_path(uri) is not None:
-        _probe_sqlite(uri)
+    if (file := sqlite_path(uri)) is not None:
+        _probe_sqlite(file)
     elif uri.startswith(("http://", "https://")):
         _probe_server(uri)
 
 
-def _probe_sqlite(uri: str) -> None:
+def _probe_sqlite(file: Path) -> None:
     """Ask sqlite itself for a write lock."""
     import sqlite3
 
-    path = sqlite_path(uri)
-    assert path is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=10)
-    try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=10)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
-    finally:
-        connection.close()
 
 
 _away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and what was said of it
@@ -267,15 +260,14 @@ def _ask_anything(uri: str) -> None:
     unchecked = ssl._create_unverified_context()  # MLflow has settings of its own for certificates
     try:
         urllib.request.urlopen(address, timeout=ANSWER_S, context=unchecked).close()
-    except (urllib.error.HTTPError, http.client.HTTPException, ssl.SSLError):
+    except (urllib.error.HTTPError, http.client.HTTPException):
         return
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
+    except OSError as error:
+        reason = getattr(error, "reason", error)  # urllib wraps what goes wrong until it is connected
+        if isinstance(reason, TimeoutError):
             raise TimeoutError(f"no answer within {ANSWER_S} s") from error
-        if not isinstance(error.reason, ssl.SSLError):
+        if not isinstance(reason, ssl.SSLError):
             raise
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {ANSWER_S} s") from None
 
 
 def _create_sqlite(uri: str) -> None:

@@ -83,6 +83,8 @@ def run(inputs: Parts, context: Context) -> Result:
         (folder / UNFINISHED).unlink()
     now, written = time.perf_counter(), sum(entry["bytes"] for entry in done.values())
     stored = sum(part.stored.nbytes for part in manifest.parts)
+    files: dict[Path, str | None] = {folder / MANIFEST: None}
+    files |= {folder / entry["file"]: str(entry["digest"]) for entry in done.values()}
     return Result(
         metrics={
             "num_parts": len(done),
@@ -95,9 +97,7 @@ def run(inputs: Parts, context: Context) -> Result:
         },
         rows=[_row(part, done[part.part_id]) for part in manifest.parts],
         facts={"output_dir": str(folder), "source": manifest.source},
-        artifacts=promise(
-            {folder / MANIFEST: None} | {folder / entry["file"]: str(entry["digest"]) for entry in done.values()}
-        ),
+        artifacts=promise(files),
     )
 
 

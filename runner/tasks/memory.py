@@ -43,8 +43,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     config, recorder = context.config, context.recorder
     task = config.task
     assert isinstance(task, MemoryConfig)
-    work = (task.batch_size, task.prompt_tokens, task.new_tokens)
-    predicted = kind_of(config.model).predict(config, context.resolved, *work)
+    predicted = kind_of(config.model).predict(config, context.resolved, task.workload(config.generation))
     runs: list[Run] = []
     measured: list[dict[str, float]] = []
     repeats = RepeatLog(recorder.folder)

@@ -48,9 +48,8 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
         if (choice := getattr(config, key).name) != plain:
             raise ConfigError(f"{key}={choice}: task=pipeline runs the parts as they were split: use {key}={plain}")
     if (device_map := local_model(config.model).device_map) is not None:
-        raise ConfigError(
-            f"model.device_map={device_map}: task=pipeline gives each process its own parts and device: leave it out"
-        )
+        why = "task=pipeline gives each process its own parts and device"
+        raise ConfigError(f"model.device_map={device_map}: {why}: leave it out")
     manifest.require_runnable()
     part_cuts(manifest, task.processes or manifest.num_parts)
     prompts = load_prompts(task)

@@ -151,9 +151,8 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     """Decide what goes where from the headers alone."""
     task = _task(config)
     if not kind_of(config.model).HAS_WEIGHTS:
-        raise ConfigError(
-            f"task=split needs weights and model={config.model.name} has none: use model=embedded or model=auto"
-        )
+        fix = "use model=embedded or model=auto"
+        raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
     for key in ("quantization", "lora"):
         if (choice := getattr(config, key).name) != "none":
             raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")

@@ -113,7 +113,7 @@ def test_weights_that_were_quantized_before_stay_as_stored() -> None:
 
 def test_a_stub_needs_nothing(make_config: Any) -> None:
     config = make_config()
-    predicted = kind_of(config.model).predict(config, resolve(config), 4, 16, 8)
+    predicted = kind_of(config.model).predict(config, resolve(config), (4, 16, 8))
     assert predicted is not None
     assert kind_of(config.model).need(config, resolve(config)).mib == 0
     assert predicted.total_mib == 0

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from runner.compare.data import Row, Run, Table
-from runner.compare.output import render
+from runner.compare.output import FORMATS
 from runner.compare.pairing import judge, paired
 from runner.compare.table import mark_front
 
@@ -39,7 +39,7 @@ def shown(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    render([example()], "table", out)
+    FORMATS["table"]([example()], out)
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())  # bold and colours
 
 
@@ -64,6 +64,6 @@ def test_what_a_terminal_has_no_room_for_is_said(monkeypatch: pytest.MonkeyPatch
 def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     out = io.StringIO()
-    render([example()], "table", out)
+    FORMATS["table"]([example()], out)
     row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4"))
     assert row.split()[-3:] == ["1.5", "34,898", "dominated"]

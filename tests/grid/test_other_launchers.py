@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import FAULTS, mlflow_runs, results, samples, wait_for
+from grids import FAULTS, mlflow_runs, results, samples, wait_for, without_time
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.limit=3,5", "print=json")  # 12 jobs
@@ -107,9 +107,8 @@ def faults(tmp_path: Path) -> Callable[[str], dict[str, str]]:
 
 def timeless_samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Every sample but for the time that it took, in the order of the questions."""
-    timed = ("seconds", "checksum")  # the one is in the other
     return {
-        job: sorted(({key: line[key] for key in line if key not in timed} for line in lines), key=lambda s: s["index"])
+        job: sorted(map(without_time, lines), key=lambda sample: int(sample["index"]))
         for job, lines in samples(folder).items()
     }
 

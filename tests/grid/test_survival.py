@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import Grid, end_at, mlflow_runs, results, samples
+from grids import Grid, end_at, mlflow_runs, results, samples, without_time
 
 Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
 pytestmark = pytest.mark.slow
@@ -49,10 +49,9 @@ def answers(folder: Path) -> dict[str, dict[str, float]]:
 
 def said(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Every job's samples by index, without their times; no index stands twice."""
-    timed = ("seconds", "checksum")  # the one is in the other
     found = {}
     for job_id, lines in samples(folder).items():
-        found[job_id] = {line["index"]: {k: v for k, v in line.items() if k not in timed} for line in lines}
+        found[job_id] = {line["index"]: without_time(line) for line in lines}
         assert len(found[job_id]) == len(lines), f"a sample twice in {job_id}"
     return found
 

@@ -20,7 +20,7 @@ import torch
 from resolving import check_memory
 
 from runner.checkpoints import byteio, random_weights
-from runner.checkpoints.footprint import limited, predict_job, size_mib
+from runner.checkpoints.footprint import limited, predict, size_mib
 from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
@@ -279,7 +279,9 @@ def test_the_check_can_be_switched_off(make_config: Make) -> None:
 def test_the_work_of_the_task_counts(make_config: Make) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
-        predicted = predict_job(config := make_config(model=SHAPE, task=task), resolve(config))
+        predicted = predict(
+            config := make_config(model=SHAPE, task=task), resolve(config), task.workload(config.generation)
+        )
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()

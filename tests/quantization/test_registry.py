@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from runner.__main__ import CONF
-from runner.config.groups import GROUPS
+from runner.config.root import GROUPS
 from runner.core.dtypes import BYTES
 from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
 from runner.quantization.base import QuantizationConfig, Quantized, Source

@@ -168,6 +168,11 @@ def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
 
 
+def without_time(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample but for the time that it took, and the checksum that the time is in."""
+    return {key: value for key, value in sample.items() if key not in ("seconds", "checksum")}
+
+
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Every job's result.json."""
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}

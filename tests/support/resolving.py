@@ -11,7 +11,7 @@ from runner.config.root import RunnerConfig
 
 
 def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
-    return footprint.predict(config, resolve(config), batch_size, prompt_tokens, new_tokens)
+    return footprint.predict(config, resolve(config), (batch_size, prompt_tokens, new_tokens))
 
 
 def check_format(config: RunnerConfig) -> None:

@@ -13,6 +13,7 @@ from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
+from runner.config.task import Workload
 from runner.engines.base import Capability, Engine
 
 
@@ -73,9 +74,7 @@ class ModelKind(ABC):
         """Refuse what cannot work, without torch and without a weight; return notes about what is close."""
         return []
 
-    def predict(
-        self, config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
-    ) -> Footprint | None:
+    def predict(self, config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
         """Predict the memory of some work; None where nothing is known."""
         return Footprint({}, 0, 0, 0, 0)
 

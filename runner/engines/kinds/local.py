@@ -11,6 +11,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import Rope2dConfig
+from runner.config.task import Workload
 from runner.core import machine
 from runner.engines.base import Capability, Engine
 from runner.engines.kinds import BaseCache, ModelKind, Need
@@ -43,15 +44,13 @@ class Local(ModelKind):
             return []  # how much of a GPU is free is known to torch alone
         return check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
-    def predict(
-        self, config: RunnerConfig, resolved: Resolved, batch_size: int, prompt_tokens: int, new_tokens: int
-    ) -> Footprint | None:
+    def predict(self, config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
-        return footprint.predict(config, resolved, batch_size, prompt_tokens, new_tokens)
+        return footprint.predict(config, resolved, work)
 
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
         """Predict from the headers of the checkpoint; nothing is known of one without."""
-        predicted = self.predict(config, resolved, *config.task.workload(config.generation, TYPICAL_ROWS))
+        predicted = self.predict(config, resolved, config.task.workload(config.generation, TYPICAL_ROWS))
         if predicted is None:
             return Need(0.0, machine.cores())
         small = predicted.weight_mib < SMALL_WEIGHT_MIB

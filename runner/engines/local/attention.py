@@ -25,12 +25,7 @@ NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
 # what models hand to attention that changes nothing here; sliding windows are minded in engine.py
 HARMLESS = {
-    "position_ids",
-    "cache_position",
-    "use_cache",
-    "output_attentions",
-    "dropout",
-    "sliding_window",
+    *("position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"),
     "output_router_logits",  # handed through by mixtures of experts
 }
 

@@ -45,12 +45,10 @@ def may_attend(times: torch.Tensor, queries: int) -> torch.Tensor:
 
 def why_not(model: Any) -> ConfigError | None:
     """Return the error that a request with branches is answered with; None where the model's attention serves it."""
-    implementation = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
-    if implementation in ("sdpa", "eager"):
+    name = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
+    if name in ("sdpa", "eager"):
         return None
-    return ConfigError(
-        f"model.attention={implementation} takes no mask of its own, which branches need: use sdpa or eager"
-    )
+    return ConfigError(f"model.attention={name} takes no mask of its own, which branches need: use sdpa or eager")
 
 
 class BranchDecoder:

@@ -147,10 +147,8 @@ class LoadedStages:
         model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
         self.own = own_generation(model)
         self.admission = Admission(config, tokenizer, task.parts, max_positions(model.config), own=self.own)
-        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer))
-        self.micro_batches = MicroBatches(
-            self.depth, self.send, self.receive, stats, stopping, tokenizer.pad_token_id or 0
-        )
+        stopping, pad = Stopping(tokenizer, stop_tokens(model, tokenizer)), tokenizer.pad_token_id or 0
+        self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
         self.micro_batches.fixed_rows = task.micro_batch
         for parts, notes in peers.gather("loaded"):
             self.parts += parts

@@ -61,10 +61,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
                 f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
                 f"the one of {base_name} is {[outputs, inputs]}"
             )
-        if not settings.get("rank_pattern") and a[0] != settings.get("r"):
-            raise ConfigError(
-                f"{label}: adapter_config.json says r={settings.get('r')}, and A of {path} is {list(a)}: rank {a[0]}"
-            )
+        rank = settings.get("r")
+        if not settings.get("rank_pattern") and a[0] != rank:
+            raise ConfigError(f"{label}: adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}")
 
 
 def targets(settings: dict[str, Any], path: str) -> bool:

@@ -242,9 +242,8 @@ def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, f
     if not norm < float("inf"):
         raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}")
     if norm == 0:
-        raise ConfigError(
-            f"{label} changes nothing in {base_name}: {len(adapter.pairs)} modules matched, norm of the delta 0"
-        )
+        matched = f"{len(adapter.pairs)} modules matched, norm of the delta 0"
+        raise ConfigError(f"{label} changes nothing in {base_name}: {matched}")
     return norm
 
 

@@ -26,7 +26,7 @@ def test_every_model_has_a_whole_description(make_config: Make, schema: type[Mod
     assert kind.evidence(resolved, tmp_path / "hashes.json")["model"]
     assert kind.check(config, resolved) == []
     assert kind.capabilities(config) <= frozenset(Capability)
-    predicted = kind.predict(config, resolved, 1, 8, 8)
+    predicted = kind.predict(config, resolved, (1, 8, 8))
     assert predicted is not None
     assert bool(predicted.weight_mib) == bool(kind.base_key(config)) == kind.HAS_WEIGHTS
     assert (kind.need(config, resolved).mib > 0) == kind.HAS_WEIGHTS

@@ -37,6 +37,46 @@ void NAME(store)(const T *k, const T *v, T *K, T *V, int64_t kv_heads, int64_t d
   }
 }
 
+/* s[g][j] = q[g] . key j, for count keys and the rest of their two blocks; v is what will be read next */
+INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int count, float s[][ROOM], const T *v) {
+  const T *end = k + (count + LANES - 1) / LANES * LANES * D;
+  for (int j = 0; j < count; j += 2 * LANES) { /* two blocks at a time: one sum need not wait for the other */
+    vec a[G], b[G];
+    for (int g = 0; g < G; g++) a[g] = b[g] = (vec){0};
+    const T *k0 = k + j * D, *k1 = j + LANES < count ? k0 + LANES * D : k0;
+    for (int d = 0; d < D; d += PER) {
+      prefetch(k0 + d * LANES, end, v), prefetch(k1 + d * LANES, end, v);
+      NAME(many) x = NAME(load)(k0 + d * LANES), y = NAME(load)(k1 + d * LANES);
+      for (int g = 0; g < G; g++) {
+        a[g] = NAME(add)(a[g], NAME(take)(q + g * D + d), x);
+        b[g] = NAME(add)(b[g], NAME(take)(q + g * D + d), y);
+      }
+    }
+    for (int g = 0; g < G; g++) memcpy(&s[g][j], &a[g], sizeof(vec)), memcpy(&s[g][j + LANES], &b[g], sizeof(vec));
+  }
+}
+
+/* acc[g] += the sum over count places of s[g][j] * value j */
+INLINE void NAME(mix)(const int D, const int G, float s[][ROOM], const T *v, int count, float *acc, const T *next) {
+  const T *end = v + (count + 1) / 2 * 2 * D, *weights[MAX_GROUP];
+  T room[MAX_GROUP][ROOM];
+  for (int g = 0; g < G; g++) weights[g] = NAME(pack)(s[g], count, room[g]);
+  for (int g0 = 0; g0 < G; g0 += CHUNK(D)) {
+    const int some = G - g0 < CHUNK(D) ? G - g0 : CHUNK(D);
+    vec o[CHUNK(D)][D / LANES];
+    memset(o, 0, sizeof o);
+    for (int j = 0; j < count; j += PER)
+      for (int d = 0; d < D / LANES; d++) {
+        prefetch(v + j * D + d * PER * LANES, end, next);
+        NAME(many) x = NAME(load)(v + j * D + d * PER * LANES);
+        for (int g = 0; g < CHUNK(D); g++)
+          if (g < some) o[g][d] = NAME(add)(o[g][d], NAME(take)(weights[g0 + g] + j), x);
+      }
+    for (int g = 0; g < some; g++)
+      for (int d = 0; d < D; d++) acc[(g0 + g) * D + d] += o[g][d / LANES][d % LANES];
+  }
+}
+
 /* One token and one key-value head: its G query heads over its parts and over n keys of its own. The keys that are
    read after these start at `next`. */
 INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T *V, int64_t n, float scale,
@@ -144,6 +184,23 @@ void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, in
 }
 
 #ifdef SHARED
+/* c[r][v] (+)= the sum over `steps` of a[r][step] * b[v][step], for STRIP rows and N vectors of LANES; a step is one
+   number, or a pair in bfloat16 */
+INLINE void NAME(strip)(const int N, const T *a, int64_t a_row, const T *b, int64_t b_vec, int64_t b_step,
+                        int64_t steps, float *c, int64_t c_row, const int add) {
+  vec o[STRIP][MOST_VECS];
+  for (int r = 0; r < STRIP; r++)
+    for (int v = 0; v < N; v++) o[r][v] = add ? load_f32(c + r * c_row + v * LANES) : (vec){0};
+  for (int64_t p = 0; p < steps; p++) {
+    NAME(many) x[MOST_VECS];
+    for (int v = 0; v < N; v++) x[v] = NAME(load)(b + v * b_vec + p * b_step);
+    for (int r = 0; r < STRIP; r++)
+      for (int v = 0; v < N; v++) o[r][v] = NAME(add)(o[r][v], NAME(take)(a + r * a_row + PER * p), x[v]);
+  }
+  for (int r = 0; r < STRIP; r++)
+    for (int v = 0; v < N; v++) memcpy(c + r * c_row + v * LANES, &o[r][v], sizeof(vec));
+}
+
 /* Up to TILE rows of one key-value head over the keys of a slot: row r sees the first sees[r], at least one. */
 INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const int64_t *sees, int rows, float scale,
                        float *acc, float *top, float *sum) {
@@ -231,3 +288,9 @@ void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *ch
   }
 }
 #endif
+
+#undef T
+#undef PER
+#undef UP
+#undef DOWN
+#undef NAME
