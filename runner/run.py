@@ -9,6 +9,7 @@ from pathlib import Path
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core import signals
+from runner.core.errors import shortage
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
@@ -79,8 +80,9 @@ def execute(
             record.status, record.error = Status.KILLED, "interrupted"
             raise
         except BaseException as error:
-            record.error = f"{type(error).__name__}: {error}"
-            raise
+            short = shortage(error)
+            record.error = str(short) if short else f"{type(error).__name__}: {error}"
+            raise short or error from error.__cause__
         finally:
             recorder.close()
             context.close()

@@ -65,6 +65,41 @@ class JobFailed(RunnerError):
     exit_code = 1
 
 
+MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch's own are of the first kind, mmap's of the last
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
+    "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
+    "could not create a memory", "failed to map segment", "unable to mmap",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what cuBLAS says when there is no room for its workspace
+)  # fmt: skip
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, itself or as what it came from, and nothing else is wrong.
+
+    A model's own code, and libraries between it and torch, may raise an error of their own for one of torch's.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+            return True
+        if isinstance(seen, MEMORY_ERRORS) and any(sign in str(seen) for sign in OUT_OF_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def shortage(error: BaseException) -> JobFailed | None:
+    """Return what to say of an error that memory ran out; None of any other, and of one that is in words already."""
+    if isinstance(error, RunnerError) or not is_memory_error(error):
+        return None
+    return JobFailed(
+        f"memory ran out: {one_line(error)}. Free some and run the same command again, or ask for less: a smaller "
+        "generation.batch_size or generation.max_new_tokens, another quantization"
+    )
+
+
 def one_line(error: object, limit: int = 300) -> str:
     """Return the beginning of a library's error text on one line."""
     return " ".join(str(error).split())[:limit]

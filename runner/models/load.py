@@ -22,7 +22,7 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
-from runner.core.errors import ConfigError, DataError, check, few, one_line
+from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.models import bin_file, capability, inventory
 from runner.models.lora import home_of
@@ -204,6 +204,8 @@ def _from_pretrained(
     except ConfigError:
         raise
     except Exception as error:  # what a library raises over a user's files follows no rule
+        if is_memory_error(error):
+            raise
         why = f"{type(error).__name__}: {one_line(error, limit=400)}"
         if folder.is_file():
             what = read_header(folder).architecture

@@ -10,12 +10,11 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from runner.core.errors import one_line
+from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
 from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kv_cache import Heads, OwnKv
-from runner.engines.local.memory import is_memory_error
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.rows import Row
 from runner.models.load import Loaded

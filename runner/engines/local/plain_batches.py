@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, EngineStats, Event, RequestId
 from runner.engines.local.by_generate import Generated, score_alone
 from runner.engines.local.forward import most_positions, score, scored
-from runner.engines.local.memory import MEMORY_ERRORS, is_memory_error, let_go
+from runner.engines.local.memory import let_go
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded

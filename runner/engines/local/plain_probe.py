@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from runner.core.errors import ConfigError, one_line
+from runner.core.errors import ConfigError, is_memory_error, one_line
 from runner.engines.base import EngineStats, Event, Request
 from runner.engines.local.by_generate import generate
 from runner.engines.local.compat_probe import allowed_off
-from runner.engines.local.memory import is_memory_error
 from runner.engines.local.plain_batches import Batch, Way
 from runner.engines.rows import Row, Stopping
 from runner.models.load import Loaded

@@ -16,12 +16,13 @@ from collections.abc import Collection, Sequence
 import torch
 
 from runner.core import machine
+from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId
 from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
-from runner.engines.local.memory import MEMORY_ERRORS, is_memory_error, let_go
+from runner.engines.local.memory import let_go
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of

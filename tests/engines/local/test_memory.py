@@ -10,8 +10,8 @@ import torch
 
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core.errors import is_memory_error
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.memory import is_memory_error
 
 SHORT: dict[str, Callable[[], BaseException]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
