@@ -21,11 +21,12 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
+from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
-from runner.engines.local import scheduler
+from runner.engines.local import memory, scheduler
 from runner.engines.local.attention import Pass
 from runner.engines.local.forward import Forward
 from runner.engines.local.scheduler import Scheduler
@@ -213,7 +214,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
     expected = complete(engine, requests())
-    monkeypatch.setattr(scheduler, "room_tokens", lambda _heads: tokens)
+    monkeypatch.setattr(scheduler, "room_tokens", lambda *_: tokens)
     most = 0
 
     def look(number: int, running: Scheduler, ids: list[int]) -> None:
@@ -232,7 +233,7 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = complete(engine, requests())
-    monkeypatch.setattr(scheduler, "room_tokens", lambda _heads: 400)
+    monkeypatch.setattr(scheduler, "room_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)
@@ -250,6 +251,7 @@ import torch
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
+from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, TrackingConfig
@@ -257,7 +259,7 @@ from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
 from runner.engines.base import Request, complete
-from runner.engines.local import scheduler
+from runner.engines.local import memory, scheduler
 
 scheduler.ROOM_TO_GROW = 32
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
@@ -321,3 +323,89 @@ def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     assert not small["note"]
     assert large["decode_tok_per_s"] is None
     assert "memory ran out with 6 rows at once" in large["note"]
+
+
+# ----------------------------------------------------------------------- memory that ends in a kill, not in an error
+
+
+@pytest.fixture
+def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Say what is free from now on: the last of the list; it is looked at before each pass."""
+    said = [10_000.0]
+    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_mib", lambda: said[-1])
+    return said
+
+
+def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, free_mib: list[float]) -> None:
+    expected = complete(engine, requests())
+
+    def take(number: int, running: Scheduler, ids: list[int]) -> None:
+        free_mib[-1] = 10.0 if len(running.active) > 3 else 10_000.0
+
+    with forwards(take):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes
+    assert all(note.startswith("memory ran out with") for note in engine.stats.notes)
+
+
+def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
+    engine: Engine, free_mib: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = complete(engine, requests())
+    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
+    rows: dict[bool, int] = {}  # at most, while memory was short, and afterwards
+
+    def take(number: int, running: Scheduler, ids: list[int]) -> None:
+        is_short = number < 10
+        rows[is_short] = max(rows.get(is_short, 0), len(running.active))
+        free_mib[-1] = 0.2 if is_short else 10_000.0
+
+    free_mib[-1] = 0.2
+    with forwards(take):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes == []
+    assert 1 <= rows[True] < rows[False]
+
+
+GROUPS = Path("/sys/fs/cgroup")
+SMALL_MIB = 400  # killed with 93 rows on their way where nobody looks
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """Make a control group with little memory below this process's own, which only root can."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    places = {kinds: path.lstrip("/") for _, kinds, path in lines}
+    is_first = "memory" in places
+    parent = GROUPS / "memory" / places["memory"] if is_first else GROUPS / places.get("", "")
+    group = parent / f"runner-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        (group / ("memory.limit_in_bytes" if is_first else "memory.max")).write_text(str(SMALL_MIB * 2**20))
+        yield group
+    except OSError as error:
+        pytest.skip(f"this control group cannot limit memory: {error}")
+    finally:
+        group.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_a_containers_memory_limit_ends_in_a_smaller_batch(small_group: Path, tmp_path: Path) -> None:
+    """The real program in a real control group, next to itself without one: the same answers, and no SIGKILL."""
+    arguments = [sys.executable, "-m", "runner", "task=gsm8k", "task.limit=200", "tracking=none", "print=json"]
+    inside = f'echo $$ > "{small_group}/cgroup.procs"; exec "$@"'
+    said = {}
+    for name, command in (("free", arguments), ("limited", ["bash", "-c", inside, "bash", *arguments])):
+        (folder := tmp_path / name).mkdir()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+        [samples] = folder.glob("outputs/jobs/*/samples.jsonl")
+        lines = [json.loads(line) for line in samples.read_text().splitlines()]
+        said[name] = sorted((line["index"], line["text"]) for line in lines)
+    assert len(said["limited"]) == 200
+    assert sum(ours == theirs for ours, theirs in zip(said["free"], said["limited"], strict=True)) > 150
