@@ -38,11 +38,16 @@ class Generated:
         sampler = sampler_of(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
         self.stats.prefill_tokens += sum(len(row.pending) for row in rows)
 
+        picked = torch.empty(0)
+
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            return torch.full_like(scores, -math.inf).scatter_(1, sampler.pick(scores)[:, None], 0.0)
+            nonlocal picked
+            picked = sampler.pick(scores)
+            possible = picked.clamp(min=0)  # generate needs a token, also where there is none
+            return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
         def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
-            tokens, passed = ids[:, -1].tolist(), time.perf_counter() - started
+            tokens, passed = picked.tolist(), time.perf_counter() - started
             for at, row in list(self.alive.items()):
                 if not row.first_token_s:
                     row.first_token_s = passed
