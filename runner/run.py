@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core import signals
-from runner.core.errors import shortage
+from runner.core.errors import shortage_said
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
@@ -71,7 +71,7 @@ def execute(
         context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved, job.folder))
         started = time.perf_counter()
         try:
-            with signals.heard(), ledger.log_file(job.folder / "log.txt"):
+            with signals.heard(), ledger.log_file(job.folder / "log.txt"), shortage_said():
                 jobs.write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
                 record.result = task.run(inputs, context)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
@@ -80,9 +80,8 @@ def execute(
             record.status, record.error = Status.KILLED, "interrupted"
             raise
         except BaseException as error:
-            short = shortage(error)
-            record.error = str(short) if short else f"{type(error).__name__}: {error}"
-            raise short or error from error.__cause__
+            record.error = f"{type(error).__name__}: {error}"
+            raise
         finally:
             recorder.close()
             context.close()

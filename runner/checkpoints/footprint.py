@@ -81,7 +81,7 @@ def predict(config: RunnerConfig, resolved: Resolved, work: Workload) -> Footpri
     if not config.lora.merges and resolved.adapter is not None:
         weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # so is an adapter of a 16-bit model held
     shape = _shape(settings)
-    cache = 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes * batch_size  # for each position
+    cache = place_bytes(settings, dtype_bytes) * batch_size  # for each position
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)
     unpacked = largest * resolved.held(config.quantization).unpacked_bytes(dtype_bytes)
@@ -103,6 +103,18 @@ def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
     """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
     name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
     return name if name in BYTES else "float32"
+
+
+def place_bytes(settings: dict[str, Any], dtype_bytes: int) -> int:
+    """Bytes of keys and values of one token in all layers, by a model's settings."""
+    shape = _shape(settings)
+    return 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes
+
+
+def pass_bytes(settings: dict[str, Any], dtype_bytes: int, rows: int, tokens: int) -> int:
+    """Estimate what one pass takes besides keys and values: so many tokens of so many rows."""
+    shape = _shape(settings)
+    return max(_activation_bytes(shape, dtype_bytes, rows, 1, 0), _activation_bytes(shape, dtype_bytes, 1, tokens, 0))
 
 
 def weight_bytes(

@@ -90,14 +90,18 @@ def is_memory_error(error: BaseException) -> bool:
     return False
 
 
-def shortage(error: BaseException) -> JobFailed | None:
-    """Return what to say of an error that memory ran out; None of any other, and of one that is in words already."""
-    if isinstance(error, RunnerError) or not is_memory_error(error):
-        return None
-    return JobFailed(
-        f"memory ran out: {one_line(error)}. Free some and run the same command again, or ask for less: a smaller "
-        "generation.batch_size or generation.max_new_tokens, another quantization"
-    )
+@contextmanager
+def shortage_said() -> Iterator[None]:
+    """Raise JobFailed, in words, where memory runs out in this block."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RunnerError) or not is_memory_error(error):
+            raise
+        raise JobFailed(
+            f"memory ran out: {one_line(error)}. Free some and run the same command again, or ask for less: a smaller "
+            "generation.batch_size or generation.max_new_tokens, another quantization"
+        ) from error
 
 
 def one_line(error: object, limit: int = 300) -> str:

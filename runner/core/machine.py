@@ -186,27 +186,41 @@ def available_mib() -> float:
     return min([int(free.split()[0]) / 1024, *cgroup_rooms_mib()])
 
 
+FIRST_CACHED = ("total_active_file", "total_inactive_file")
+SECOND_CACHED = ("active_file", "inactive_file", "slab_reclaimable")
 CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which groups this process is in; where they are described
 
 
 def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """What each control group around this process has left below its memory limit; cached files can be dropped."""
+    """What each control group around this process has left below its memory limit.
+
+    Cached files can be dropped, but not those that are mapped: a checkpoint would be read from the disk at each pass.
+    Beyond memory.max the kernel kills, beyond memory.high it makes processes wait.
+    """
     rooms = []
     for folder, is_first in _cgroups("memory", own, root):
-        limit_file, used_file, prefix = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        limit_files, used_file, cached_names, mapped_name = (
+            (("memory.limit_in_bytes",), "memory.usage_in_bytes", FIRST_CACHED, "total_mapped_file")
             if is_first
-            else ("memory.max", "memory.current", "")
+            else (("memory.max", "memory.high"), "memory.current", SECOND_CACHED, "file_mapped")
         )
-        try:
-            limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except OSError:
+        limits = [int(limit) for name in limit_files if (limit := _text(folder / name)).isdigit()]
+        used = _text(folder / used_file)
+        if not limits or not used:
             continue  # no limit here, or the container does not show it
-        cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
-        if limit.isdigit():
-            rooms.append(max(0.0, (int(limit) - int(used) + cached) / MIB))
+        stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+        cached = sum(int(stat.get(name, 0)) for name in cached_names)
+        unmapped = max(0, cached - int(stat.get(mapped_name, 0)))
+        rooms.append(max(0.0, (min(limits) - int(used) + unmapped) / MIB))
     return rooms
+
+
+def _text(file: Path) -> str:
+    """Return what a small file says; empty where there is none."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
 # thread waits for the other at every layer, it costs a hundred times more.
+KERNELS = 1024  # that are kept otherwise
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 
 
@@ -60,6 +62,7 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     stored, held = resolved.stored, resolved.held(config.quantization)
     started = time.perf_counter()
     unreset = inventory.start_memory()
+    keep_kernels_few()
     device = pick_device(model_config.device)
     held.prepare(device.type)
     capability.check_adapter(config.lora, resolved)
@@ -133,6 +136,16 @@ def release(loaded: Loaded, config: RunnerConfig) -> bool:
     if (lora := adapter_of(config.lora)) is not None:
         home_of(lora).remove(loaded.model)
     return True
+
+
+def keep_kernels_few() -> None:
+    """Where memory is short, have fewer of oneDNN's kernels kept: it makes one for each new shape, of up to 0.5 MiB.
+
+    oneDNN and torch's layer above it each read their number once, at the first product.
+    """
+    kept = int(min(max(machine.available_mib() / 8, 16), KERNELS))
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(kept))
 
 
 def default_threads(parameters: int) -> int:

@@ -207,8 +207,22 @@ def test_a_real_model_gives_the_same_samples(
 
 
 @SLOW
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_ctrl_c_keeps_what_was_done(launcher: str, python_for: Callable[[str], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "wish", "reach"),
+    [
+        ("joblib", signal.SIGINT, os.killpg),  # as a terminal does it
+        ("joblib", signal.SIGTERM, os.kill),  # as a scheduler does it: the grid's own process alone
+        ("joblib", signal.SIGTERM, os.killpg),  # as systemd does it
+        ("submitit_local", signal.SIGINT, os.killpg),
+    ],
+)
+def test_a_signal_keeps_what_was_done(
+    launcher: str,
+    wish: signal.Signals,
+    reach: Callable[[int, int], None],
+    python_for: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
     python = python_for(launcher)
     grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2", "task.limit=16", "model.delay_s=0.5", "print=json")
     process = subprocess.Popen(
@@ -216,7 +230,7 @@ def test_ctrl_c_keeps_what_was_done(launcher: str, python_for: Callable[[str], s
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(lambda: sum(map(len, samples(tmp_path).values())) >= 2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    reach(process.pid, wish)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted: what was done is kept" in err

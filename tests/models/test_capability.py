@@ -320,6 +320,12 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
     group(tmp_path / "v2" / "a" / "b", "max", 70 * mib, 5 * mib, two)
     own.write_text("0::/a/b\n")
     assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [40]
+    (tmp_path / "v2" / "a" / "b" / "memory.high").write_text(f"{90 * mib}\n")  # beyond it, processes are made to wait
+    stat = tmp_path / "v2" / "a" / "b" / "memory.stat"
+    stat.write_text(f"{stat.read_text()}file_mapped {4 * mib}\nslab_reclaimable {mib}\n")  # mapped files are in use
+    assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [27, 40]
+    stat.write_text(f"file_mapped {4 * mib}\n")
+    assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [20, 40]
     group(tmp_path / "v1" / "memory", str(10 * mib), 20 * mib, 1 * mib, one, "total_")
     own.write_text("5:cpu,cpuacct:/x\n4:memory:/gone\n")
     assert machine.cgroup_rooms_mib(own, tmp_path / "v1") == [0]

@@ -121,11 +121,12 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     answer = unanswered(rows, FinishReason.error)
     if answer.error:
         return answer
-    sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), loaded.device)
     decoder, at = BranchDecoder(loaded.model), rows[0].branch_at
     reasons: dict[int, FinishReason] = {}
     live, started = list(rows), time.perf_counter()
     logits = decoder.prefill(rows[0].prompt[:at], [row.prompt[at:] for row in rows])
+    # of a model on several devices, the last one holds the logits
+    sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), logits.device)
     while True:
         tokens = sampler.pick(logits).tolist()
         answer.first_token_s = answer.first_token_s or time.perf_counter() - started

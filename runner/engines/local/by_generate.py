@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from runner.engines.base import EngineStats, Event, RequestId
 from runner.engines.local.compat_probe import same_turning
 from runner.engines.local.forward import score, scored
+from runner.engines.local.memory import Watch
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
@@ -26,8 +27,8 @@ from runner.models.load import Loaded
 class Generated:
     """Rows of one length that one call of generate takes to their ends."""
 
-    def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping) -> None:
-        self.loaded, self.stats, self.stopping = loaded, stats, stopping
+    def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, memory: Watch) -> None:
+        self.loaded, self.stats, self.stopping, self.memory = loaded, stats, stopping, memory
         self.alive, self.width = dict(enumerate(rows)), len(rows)
 
     def step(self, events: list[Event]) -> None:
@@ -37,11 +38,16 @@ class Generated:
         sampler = sampler_of(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
         self.stats.prefill_tokens += sum(len(row.pending) for row in rows)
 
+        picked = torch.empty(0)
+
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            return torch.full_like(scores, -math.inf).scatter_(1, sampler.pick(scores)[:, None], 0.0)
+            nonlocal picked
+            picked = sampler.pick(scores)
+            possible = picked.clamp(min=0)  # generate needs a token, also where there is none
+            return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
         def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
-            tokens, passed = ids[:, -1].tolist(), time.perf_counter() - started
+            tokens, passed = picked.tolist(), time.perf_counter() - started
             for at, row in list(self.alive.items()):
                 if not row.first_token_s:
                     row.first_token_s = passed
@@ -49,6 +55,7 @@ class Generated:
                     self.stats.decode_tokens += 1
                 if not self.stopping.accept(row, tokens[at], passed, events):
                     del self.alive[at]
+            self.memory.check(self.width if self.alive else 0)  # its error ends generate
             return torch.tensor([at not in self.alive for at in range(self.width)], device=ids.device)
 
         if same_turning(self.loaded) < math.inf:  # a short pass: the embedding forgets the longest row so far

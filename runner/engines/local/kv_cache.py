@@ -32,9 +32,9 @@ class Heads:
         return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
 
 
-def room_tokens(heads: Heads) -> int:
-    """Return how many tokens' keys and values memory has room for."""
-    return int(free_mib(heads.device) * MIB * SHARE_OF_MEMORY / heads.bytes_per_token)
+def room_tokens(heads: Heads, held: int = 0) -> int:
+    """Return how many tokens' keys and values memory has room for, with those that are held already."""
+    return int((free_mib(heads.device) * MIB / heads.bytes_per_token + held) * SHARE_OF_MEMORY)
 
 
 class OwnKv:
@@ -44,6 +44,16 @@ class OwnKv:
         self.heads, self.slots, self.capacity, self.kernels = heads, slots, _rounded(capacity), kernels
         self.keys = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
         self.values = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
+        self.filled = [0] * slots  # the most places of each that ever held a token, and so take memory
+
+    @property
+    def held(self) -> int:
+        """Tokens' worth of memory that it takes; on a CPU, what was never written takes none."""
+        return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
+
+    def fill(self, slot: int, places: int) -> None:
+        """Note how many places of a slot hold tokens."""
+        self.filled[slot] = max(self.filled[slot], places)
 
     def _empty(self, slots: int, capacity: int) -> torch.Tensor:
         heads = self.heads
@@ -65,6 +75,7 @@ class OwnKv:
                 # blocks of places follow one another, so this holds for both layouts
                 new[:used, :, : self.capacity] = old[:used]
                 tensors[layer] = new
+        self.filled = [self.capacity] * used + [0] * (slots - used)
         self.slots, self.capacity = slots, capacity
 
     def move(self, source: int, target: int, places: int) -> None:

@@ -1,11 +1,21 @@
-"""How much memory there is for keys and values, and what a pass that failed leaves in it."""
+"""How much memory there is for keys and values, what a pass that failed leaves in it, and who sees its end coming."""
 
 from __future__ import annotations
 
+import math
+import time
+from functools import cached_property
+from typing import Any
+
 import torch
 
+from runner.checkpoints.footprint import pass_bytes, place_bytes
 from runner.core import machine
 from runner.models.capability import gpu_free_mib
+
+MARGIN_MIB = 32.0  # of main memory stay free: libraries keep a little for each new size of a batch
+LAST_MIB = 8.0  # for a row alone, which cannot be made smaller
+LOOK_EVERY_S = 0.1  # a look takes up to a millisecond
 
 
 def free_mib(device: torch.device) -> float:
@@ -18,3 +28,63 @@ def let_go(error: BaseException, device: torch.device) -> None:
     error.__traceback__ = None  # it holds the tensors of that pass
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        machine.trim()
+
+
+class Watch:
+    """Looks at main memory while rows are on their way: there the kernel ends a process that takes too much.
+
+    A GPU raises an error instead, so nothing is watched there.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.free_mib, self.looked_s = math.inf, -math.inf
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = self.model.config.get_text_config().to_dict()
+        return {key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)}
+
+    def look(self) -> bool:
+        """See what is free, unless that was just done; return whether it was seen anew."""
+        now = time.monotonic()
+        if self.device.type != "cpu" or now - self.looked_s < LOOK_EVERY_S:
+            return False
+        self.free_mib, self.looked_s = free_mib(self.device), now
+        return True
+
+    def check(self, rows: int) -> None:
+        """Raise MemoryError before the next token of so many rows is one too many; a row alone goes on to the last."""
+        if rows and self.look():
+            spare = self.free_mib - (MARGIN_MIB if rows > 1 else LAST_MIB)
+            if spare * machine.MIB < pass_bytes(self._settings, self._itemsize, rows, rows):
+                raise MemoryError(f"{self.free_mib:.0f} MiB of main memory are left")
+
+    def most_tokens(self, most: int) -> int:
+        """Return how many tokens of prompts one pass may read, up to the most that are quick."""
+        self.look()
+        each = max(pass_bytes(self._settings, self._itemsize, 0, 1), 1)
+        return int(min(most, max((self.free_mib - MARGIN_MIB) * machine.MIB / each, 1)))
+
+    def fits(self, rows: int, prompt: int, new: int) -> bool:
+        """Whether rows that are filled up to one length can be read and come to their ends, as far as can be told."""
+        self.look()
+        cache = place_bytes(self._settings, self._itemsize) * rows * (prompt + new)
+        needed = cache + pass_bytes(self._settings, self._itemsize, rows, rows * prompt)
+        return needed <= (self.free_mib - MARGIN_MIB) * machine.MIB
+
+    def forget(self) -> None:
+        """Look again at once: much has changed."""
+        self.looked_s = -math.inf
+
+    @property
+    def _itemsize(self) -> int:
+        itemsize: int = self.model.dtype.itemsize
+        return itemsize
+
+
+def _are_ints(value: Any) -> bool:
+    """Whether it is a list with a number for each layer."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, int) for one in value)

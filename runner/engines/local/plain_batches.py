@@ -16,10 +16,10 @@ from transformers import DynamicCache
 
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_RAN_OUT, EngineStats, Event, RequestId
+from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Event, RequestId
 from runner.engines.local.by_generate import Generated, score_alone
 from runner.engines.local.forward import most_positions, score, scored
-from runner.engines.local.memory import let_go
+from runner.engines.local.memory import Watch, let_go
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
@@ -49,6 +49,7 @@ class PlainBatches:
         self.asked_size = self.size = (
             1 if way is Way.alone else size
         )  # of the next batches: smaller once memory has run out
+        self.memory, self.has_said_short = Watch(loaded.model, loaded.device), False
         self.waiting: list[Row] = []
         self.batch: Batch | Generated | None = None
 
@@ -60,7 +61,7 @@ class PlainBatches:
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait behind those that wait already, the longest prompts first."""
         if not self.is_busy:
-            self.size = self.asked_size
+            self.size, self.has_said_short = self.asked_size, False
         self.waiting += sorted(rows, key=lambda row: len(row.prompt), reverse=True)
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
@@ -87,9 +88,11 @@ class PlainBatches:
                     by = score_alone if self.way.is_generate else _score
                     return by(self.loaded, rows, self.stats)
                 if self.way.is_generate:
-                    self.batch = Generated(self.loaded, rows, self.stats, self.stopping)
+                    self.batch = Generated(self.loaded, rows, self.stats, self.stopping, self.memory)
                 else:
                     self.batch = Batch(self.loaded, rows, self.stats, self.stopping, self.way is Way.even)
+            else:
+                self.memory.check(self.batch.width)
             self.batch.step(events)
             if not self.batch.alive:
                 self.batch = None
@@ -107,10 +110,22 @@ class PlainBatches:
         fitting = (row for row in self.waiting if (row.given is None) is (first.given is None))
         if self.way is not Way.padded:
             fitting = (row for row in fitting if len(row.pending) == len(first.pending))
-        rows = list(fitting)[: self.size]
+        rows = self._that_fit(list(fitting)[: self.size])
         taken = set(rows)
         self.waiting = [row for row in self.waiting if row not in taken]
         return rows
+
+    def _that_fit(self, rows: list[Row]) -> list[Row]:
+        """Return as many of the first of these rows as memory has room for together, but one at least."""
+        prompt = max(len(row.pending) for row in rows)
+        new = max(row.need - len(row.pending) for row in rows)
+        count = len(rows)
+        while count > 1 and not self.memory.fits(count, prompt, max(new, 0)):
+            count -= 1
+        if count < len(rows) and not self.has_said_short:
+            self.has_said_short = True
+            self.stats.notes.append(f"{MEMORY_IS_SHORT} {count} rows at once, where {len(rows)} would go together")
+        return rows[:count]
 
     def _shrink(self, error: BaseException, rows: list[Row]) -> list[Event]:
         """Set the batch's rows back and go on with half as many; an error that is none of memory goes on its way."""
@@ -121,6 +136,7 @@ class PlainBatches:
             rows, width = list(self.batch.alive.values()), self.batch.width
         self.batch = None
         let_go(error, self.loaded.device)
+        self.memory.forget()
         for row in rows:
             row.logprobs, row.greedy = [], []
         if width == 1:

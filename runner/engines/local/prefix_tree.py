@@ -106,6 +106,10 @@ class ConversationCache:
             others.pop(0)
         self._conversations = [*others, Prefix(tokens, kv=kv)]
 
+    def forget(self) -> None:
+        """Let go of all: rows need the memory."""
+        self._conversations = []
+
     def find(self, prompt: Sequence[int]) -> Prefix | None:
         """Return what a prompt has in common with the conversation that it shares most with, ready to be used."""
         shared = [common(one.tokens, prompt, 0) for one in self._conversations]

@@ -22,7 +22,7 @@ from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, Eng
 from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
-from runner.engines.local.memory import let_go
+from runner.engines.local.memory import Watch, let_go
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
@@ -54,6 +54,7 @@ class Scheduler:
         self.most_positions = most_positions(heads.device, self.vocab_size)
         self.waiting: deque[Row] = deque()
         self.active: list[Row] = []
+        self.memory = Watch(loaded.model, heads.device)
         self.budget_tokens = 0  # whose keys and values may be held
         self._rest()
 
@@ -78,12 +79,10 @@ class Scheduler:
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait for their turn, behind those that wait already."""
         if not self.is_busy:
-            self.budget_tokens = room_tokens(self.heads)
+            self._set_budget()
         self.waiting.extend(self.prefixes.arrange(rows))
         if self.own is not None:
-            need = max(row.need for row in (*self.active, *self.waiting))
-            affordable = max(self.budget_tokens // max(need, 1), len(self.active))
-            self.late_slots = min(self.most_rows, len(self.active) + len(self.waiting), affordable)
+            self.late_slots = self._affordable_slots()
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
         """End the rows of these requests, with what they have got so far."""
@@ -103,7 +102,9 @@ class Scheduler:
     def step(self) -> list[Event]:
         """Let rows in or give every active row one more token; return what came of it."""
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
+        self.at_once = len(self.active)
         try:
+            self.memory.check(len(self.active))
             entered = self._enter()
             events = self._step() if entered is None else self._settle(*entered)
         except MEMORY_ERRORS as error:
@@ -137,7 +138,10 @@ class Scheduler:
             return None
         started = time.perf_counter()
         entering: list[Row] = []
-        self.at_once = len(self.active)
+        if self.memory.look():
+            self._set_budget()
+            if self.own is not None and (slots := self._affordable_slots()) >= 2 * self.own.slots:  # it grows by a copy
+                self.late_slots = slots
         try:
             self._choose(entering, free)
             if not entering:
@@ -152,14 +156,26 @@ class Scheduler:
         self.stats.prefill_s += time.perf_counter() - started
         return entered
 
+    def _set_budget(self) -> None:
+        """Let rows hold a share of what memory has now: other programs take from it, and limits may change."""
+        held = 0 if self.own is None else self.own.held
+        self.budget_tokens = room_tokens(self.heads, held + self.prefixes.tokens)
+
+    def _affordable_slots(self) -> int:
+        """Return how many of the rows that are here could be on their way together."""
+        need = max(row.need for row in (*self.active, *self.waiting))
+        affordable = max(self.budget_tokens // max(need, 1), len(self.active))
+        return min(self.most_rows, len(self.active) + len(self.waiting), affordable)
+
     def _choose(self, entering: list[Row], free: int) -> None:
         """Move rows that enter in this pass from those that wait."""
         tokens = positions = 0
+        most = self.memory.most_tokens(PREFILL_TOKENS.get(self.heads.device.type, 1024))
         while self.waiting and len(entering) < free:
             row = self.waiting[0]
             tokens += len(row.pending)
             positions += len(row.given or ())
-            if entering and tokens > PREFILL_TOKENS.get(self.heads.device.type, 1024):
+            if entering and tokens > most:
                 break
             if entering and row.given is not None and positions > self.most_positions:
                 break
@@ -192,6 +208,8 @@ class Scheduler:
         logits = read_entering(self.forward, self.own, rows, given, len(self.active), self.most_positions)
         for row in entering:
             row.entered_s = row.entered_s or now
+        for slot, row in enumerate([*rows, *given], start=len(self.active)):
+            self.own.fill(slot, len(row.pending))
         for row in rows:
             row.places = len(row.pending)
         self.stats.prefill_tokens += sum(len(row.pending) for row in entering)
@@ -241,8 +259,9 @@ class Scheduler:
         if self.uses is None:
             self.uses = self.forward.uses_of(self.active)
         tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
-        for row in self.active:
+        for slot, row in enumerate(self.active):
             row.places += 1
+            self.own.fill(slot, row.places)
         self.stats.decode_tokens += len(tokens)
         return self._settle(list(zip(self.active, tokens, strict=True)), [])
 
@@ -311,7 +330,9 @@ class Scheduler:
         for row in self.waiting:
             row.places, row.logprobs, row.greedy = 0, [], []
         self.prefixes.forget()
+        self.conversations.forget()
         let_go(error, self.heads.device)
+        self.memory.forget()
         if alone:
             row = self.waiting.popleft()
             self.prefixes.release(row)

@@ -13,11 +13,12 @@ from streams import NEW_TOKENS, PROMPTS, complete, requests
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import Completion, Engine, Request
-from runner.engines.local import plain_batches
+from runner.engines.local import memory, plain_batches
 from runner.engines.local.plain_batches import Way
 
 Make = Callable[..., RunnerConfig]
@@ -116,3 +117,35 @@ def test_an_error_of_another_kind_goes_on_its_way(
     monkeypatch.setattr(plain_batches, "_forward", forward)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         complete(engine, requests())
+
+
+@pytest.mark.parametrize("way", [Way.padded, Way.generate])
+def test_rows_are_set_back_before_the_kernel_ends_the_process(
+    make_engine: Callable[..., Engine], way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main memory that runs short is seen beforehand: no error comes, but a kill."""
+    expected = complete(make_engine(way), requests())
+    said: list[float] = []
+
+    def free() -> float:
+        said.append(10.0 if 8 < len(said) < 12 else 10_000.0)
+        return said[-1]
+
+    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_mib", free)
+    engine = make_engine(way)
+    said.clear()
+    assert complete(engine, requests()) == expected
+    assert any(note.startswith("memory ran out with") for note in engine.stats.notes)
+
+
+def test_as_many_rows_go_together_as_there_is_room_for(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(Way.padded)
+    expected = complete(engine, requests())
+    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
+    monkeypatch.setattr(machine, "available_mib", lambda: 0.4)
+    assert complete(engine, requests()) == expected
+    [note] = [note for note in engine.stats.notes if note.startswith(base.FEWER_ROWS)]
+    assert note.endswith(f"where {len(PROMPTS)} would go together")

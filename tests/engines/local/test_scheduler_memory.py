@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,11 +17,12 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import SweepConfig
+from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
-from runner.engines.local import scheduler
+from runner.engines.local import memory, scheduler
 from runner.engines.local.attention import Pass
 from runner.engines.local.forward import Forward
 from runner.engines.local.scheduler import Scheduler
@@ -213,7 +210,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
     expected = complete(engine, requests())
-    monkeypatch.setattr(scheduler, "room_tokens", lambda _heads: tokens)
+    monkeypatch.setattr(scheduler, "room_tokens", lambda *_: tokens)
     most = 0
 
     def look(number: int, running: Scheduler, ids: list[int]) -> None:
@@ -232,76 +229,13 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = complete(engine, requests())
-    monkeypatch.setattr(scheduler, "room_tokens", lambda _heads: 400)
+    monkeypatch.setattr(scheduler, "room_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)
     [note] = engine.stats.notes
     assert re.fullmatch(r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note)
     assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
-
-
-# Real memory, of a process of its own: all it may have is what it has while the first rows are on their way, and a
-# little more. Its store of keys and values then cannot grow, as it has to.
-LIMITED = """
-import json, resource, sys
-from pathlib import Path
-import torch
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig
-from runner.engines import open_engine
-from runner.engines.base import Request, complete
-from runner.engines.local import scheduler
-
-scheduler.ROOM_TO_GROW = 32
-model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
-config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
-    generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
-    tracking=TrackingConfig(name="none"))
-asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n == 0 else None, ignore_eos=True) for n in range(48)]
-
-def run(extra_mib):
-    engine, tokens = open_engine(config), {}
-    list(complete(engine, asked[:2]))  # threads and buffers of the libraries are there
-    unlimited = resource.getrlimit(resource.RLIMIT_AS)
-    for done in complete(engine, asked):
-        if not tokens and extra_mib is not None:
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (size + extra_mib * 2**20, unlimited[1]))
-        assert done.error is None, done.error
-        tokens[done.id] = done.token_ids
-    resource.setrlimit(resource.RLIMIT_AS, unlimited)
-    notes, _ = engine.stats.notes, engine.close()
-    return {"tokens": tokens, "notes": notes}
-
-print(json.dumps([run(None), run(8)]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
-@pytest.mark.slow
-def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
-    folder = saved_family("llama", head_dim=128, num_key_value_heads=2, num_hidden_layers=4)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(folder)],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},  # freed is free at once
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    free, limited = json.loads(done.stdout.strip().splitlines()[-1])
-    assert free["notes"] == []
-    assert "memory ran out with 47 rows at once: 23 at once from there on" in limited["notes"][0]
-    assert limited["tokens"] == free["tokens"]
-    assert len(limited["tokens"]) == 48
 
 
 def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
@@ -321,3 +255,46 @@ def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     assert not small["note"]
     assert large["decode_tok_per_s"] is None
     assert "memory ran out with 6 rows at once" in large["note"]
+
+
+# ----------------------------------------------------------------------- memory that ends in a kill, not in an error
+
+
+@pytest.fixture
+def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Say what is free from now on: the last of the list; it is looked at before each pass."""
+    said = [10_000.0]
+    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_mib", lambda: said[-1])
+    return said
+
+
+def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, free_mib: list[float]) -> None:
+    expected = complete(engine, requests())
+
+    def take(number: int, running: Scheduler, ids: list[int]) -> None:
+        free_mib[-1] = 10.0 if len(running.active) > 3 else 10_000.0
+
+    with forwards(take):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes
+    assert all(note.startswith("memory ran out with") for note in engine.stats.notes)
+
+
+def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
+    engine: Engine, free_mib: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = complete(engine, requests())
+    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
+    rows: dict[bool, int] = {}  # at most, while memory was short, and afterwards
+
+    def take(number: int, running: Scheduler, ids: list[int]) -> None:
+        is_short = number < 10
+        rows[is_short] = max(rows.get(is_short, 0), len(running.active))
+        free_mib[-1] = 0.2 if is_short else 10_000.0
+
+    free_mib[-1] = 0.2
+    with forwards(take):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes == []
+    assert 1 <= rows[True] < rows[False]

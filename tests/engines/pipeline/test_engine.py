@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from stages import split_into
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
@@ -160,3 +162,34 @@ def test_two_processes_sample_each_row_as_one_does(make: Callable[..., Engine]) 
     assert completions(list(complete(engine, MIXED))) == expected
     assert len(engine.stats.processes) == 2
     assert completions(list(complete(engine, MIXED))) == expected, "in a second session"
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
+    make: Callable[..., Engine], saved_family: Callable[..., Path], tmp_path: Path, processes: int
+) -> None:
+    """A model that knows no number for a z: the row ends where it is met, and the rows beside it go on."""
+    model: Any = AutoModelForCausalLM.from_pretrained(saved_family("llama"))
+    tokenizer = AutoTokenizer.from_pretrained(saved_family("llama"))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer("z").input_ids[0]] = float("nan")
+    model.save_pretrained(tmp_path / "damaged")
+    tokenizer.save_pretrained(tmp_path / "damaged")
+    damaged = split_into(tmp_path / "damaged", tmp_path / "parts", 2)
+    asked = [
+        Request(0, "to be"),
+        Request(1, "zoo", n=2, sampling=HOT),
+        Request(2, "z"),
+        Request(3, "or not", sampling=PENALIZED),
+    ]
+    engine = make(parts=str(damaged), processes=processes, micro_batch=3)
+    done = {(one.id, one.choice): one for one in complete(engine, asked)}
+    assert sorted(done) == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
+    for (number, _), one in done.items():
+        is_damaged = number in (1, 2)
+        assert (one.finish_reason is FinishReason.error) is is_damaged
+        assert ("not numbers (NaN)" in str(one.error)) is is_damaged
+        assert bool(one.token_ids) is not is_damaged
+    whole = completions(list(complete(make(micro_batch=3), [asked[0], asked[3]])))
+    assert {key: done[key].token_ids for key in whole} == whole
+    assert [one.error for one in complete(engine, asked[:1])] == [None], "and the next lot is answered"

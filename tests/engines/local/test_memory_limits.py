@@ -1,0 +1,118 @@
+"""Real limits of memory, on real processes: what is asked for is answered, with fewer rows at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Real memory, of a process of its own: all it may have is what it has while the first rows are on their way, and a
+# little more. Its store of keys and values then cannot grow, as it has to.
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.engines import open_engine
+from runner.engines.base import Request, complete
+from runner.engines.local import memory, scheduler
+
+scheduler.ROOM_TO_GROW = 32
+model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
+config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
+    generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
+    tracking=TrackingConfig(name="none"))
+asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n == 0 else None, ignore_eos=True) for n in range(48)]
+
+def run(extra_mib):
+    engine, tokens = open_engine(config), {}
+    list(complete(engine, asked[:2]))  # threads and buffers of the libraries are there
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    for done in complete(engine, asked):
+        if not tokens and extra_mib is not None:
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + extra_mib * 2**20, unlimited[1]))
+        assert done.error is None, done.error
+        tokens[done.id] = done.token_ids
+    resource.setrlimit(resource.RLIMIT_AS, unlimited)
+    notes, _ = engine.stats.notes, engine.close()
+    return {"tokens": tokens, "notes": notes}
+
+print(json.dumps([run(None), run(8)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
+@pytest.mark.slow
+def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
+    folder = saved_family("llama", head_dim=128, num_key_value_heads=2, num_hidden_layers=4)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(folder)],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},  # freed is free at once
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    free, limited = json.loads(done.stdout.strip().splitlines()[-1])
+    assert free["notes"] == []
+    assert "memory ran out with 47 rows at once: 23 at once from there on" in limited["notes"][0]
+    assert limited["tokens"] == free["tokens"]
+    assert len(limited["tokens"]) == 48
+
+
+GROUPS = Path("/sys/fs/cgroup")
+SMALL_MIB = 400  # killed with 93 rows on their way where nobody looks
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """Make a control group with little memory below this process's own, which only root can."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    places = {kinds: path.lstrip("/") for _, kinds, path in lines}
+    is_first = "memory" in places
+    parent = GROUPS / "memory" / places["memory"] if is_first else GROUPS / places.get("", "")
+    group = parent / f"runner-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        (group / ("memory.limit_in_bytes" if is_first else "memory.max")).write_text(str(SMALL_MIB * 2**20))
+        yield group
+    except OSError as error:
+        pytest.skip(f"this control group cannot limit memory: {error}")
+    finally:
+        group.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_a_containers_memory_limit_ends_in_a_smaller_batch(small_group: Path, tmp_path: Path) -> None:
+    """The real program in a real control group, next to itself without one: the same answers, and no SIGKILL."""
+    arguments = [sys.executable, "-m", "runner", "task=gsm8k", "task.limit=200", "tracking=none", "print=json"]
+    inside = f'echo $$ > "{small_group}/cgroup.procs"; exec "$@"'
+    said = {}
+    for name, command in (("free", arguments), ("limited", ["bash", "-c", inside, "bash", *arguments])):
+        (folder := tmp_path / name).mkdir()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+        [samples] = folder.glob("outputs/jobs/*/samples.jsonl")
+        lines = [json.loads(line) for line in samples.read_text().splitlines()]
+        said[name] = sorted((line["index"], line["text"]) for line in lines)
+    assert len(said["limited"]) == 200
+    assert sum(ours == theirs for ours, theirs in zip(said["free"], said["limited"], strict=True)) > 150
