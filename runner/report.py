@@ -112,6 +112,8 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     loaded = lines(result.metrics, result.facts)
     shown = [*headline(result.metrics).items(), *((key, result.facts[key]) for key in WORDS if key in result.facts)]
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
+    if record.status is not Status.FINISHED:  # its numbers are of a part of the work
+        shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
     for key, text in [*shown, ("kept in", str(near(Path(record.output_dir))))]:
         table.add_row(key, text)

@@ -54,6 +54,14 @@ def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in out
 
 
+def test_the_table_of_a_job_that_failed_begins_with_why(capsys: pytest.CaptureFixture[str]) -> None:
+    show(record(status=Status.FAILED, error="1 problem found:\n  3 of 6 prompts ended in an error"), {}, Print.table)
+    first = capsys.readouterr().out.split()
+    assert first[:4] == ["status", "FAILED:", "1", "problem"]
+    show(record(), {}, Print.table)
+    assert "status" not in capsys.readouterr().out
+
+
 def test_json_is_one_line_and_none_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     show(record(), {}, Print.json)
     line = capsys.readouterr().out
