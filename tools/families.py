@@ -22,18 +22,18 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
 HEAD = """# Families of models
 
 How the local engine decodes each causal family that the pinned transformers ({version}) can build tiny on a CPU: random
-weights, float32, greedy, prompts of several lengths in one batch. The tokens of every family below are those of
+weights, float32, greedy, prompts of several lengths in one batch. Unless it is refused, a family's tokens are those of
 transformers' own `generate`, one prompt at a time. `python -m tools.families` writes this page.
 
 - **stream**: rows enter and leave at any time, and what prompts have in common is computed once.
-- **padded**: batch by batch, with shorter prompts filled up.
+- **padded**: batch by batch, with shorter prompts padded.
 - **even**: batch by batch, with prompts of one length.
 - **generate**: by transformers' own `generate`, with prompts of one length; **alone**: one prompt at a time.
-- **refused**: said in one message before the work.
+- **refused**: not decoded at all; one message before the work says why.
 
-A model goes the quickest way that gives its answers in a trial of a few tokens before the work; a note says why it is
-no quicker one. Long rows of a model may go a slower way than short ones: beyond a sliding window, or where a rotary
-embedding changes with the length.
+Before the work the runner tries these ways on a few tokens and takes the quickest one that gives the right answers.
+A note in the result says why a quicker one was left out; the last column says the same. Long rows may go a slower way
+than short ones: beyond a sliding window, or where a rotary embedding changes with the length.
 
 | family | class | way | why |
 |---|---|---|---|

@@ -149,6 +149,9 @@ class Flips:
     questions: list[Flip]  # as many of the won and lost ones as there is room for
 
 
+ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
+
+
 @dataclass
 class Row:
     """One run of a table: the config keys in which the runs differ, and how it compares."""
@@ -195,9 +198,12 @@ class Table:
         found = [row.sentence for row in self.rows if row.sentence]
         left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
         if left_out:
+            count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
             found.append(
-                f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs, those that had a "
-                f"process and the same machine to themselves; left out: {few(left_out, 4)}"
+                f"{count if self.axes else 'no Pareto front'}: speed and peak memory count only where a job had a "
+                "process and the machine to itself, on one kind of machine. Left out: "
+                f"{few(left_out, 4 if self.axes else 1)}. To count them, run the jobs again on an idle machine with "
+                f"{ALONE_KEYS}"
             )
         return found
 

@@ -7,7 +7,7 @@ import re
 HIDDEN = "***"
 # what a query may say openly; every other value is hidden
 PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
-URI = re.compile(r"\b[a-zA-Z][\w+.-]*://[^\s'\"<>,;)\]}]*")
+URI = re.compile(r"\b[a-zA-Z][\w+.-]*://(?:[^\s'\"<>,;)\]}]*[^\s'\"<>,;)\]}:.])?")  # a message may go on with : or .
 
 
 def without_secrets(text: str) -> str:

@@ -24,6 +24,7 @@ from runner.store.mlflow_store import Store, clear_errors, default_uri, find_sto
 log = logging.getLogger(__name__)
 
 TAG = "begun"
+FILE = ".begun"  # in a job's folder
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ def _read(file: Path) -> list[Mark]:
 
 def _write(file: Path, marks: list[Mark]) -> None:
     """Write in one step; a uri may hold a token, so that nobody else reads it."""
+    if not marks:
+        file.unlink(missing_ok=True)
+        return
     fresh = file.with_name(f"{file.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

@@ -107,6 +107,9 @@ def end_dead(output_dir: Path) -> None:
             begun.end_dead(marks, output_dir, Status.KILLED)
             if not begun.left(marks):
                 _forget(alive)
+    for marks in sorted((output_dir / "jobs").glob(f"*/{begun.FILE}")):  # of jobs that nobody may ask for again
+        with suppress(OSError), hold(marks.with_name(LOCK), wait=False):
+            begun.end_dead(marks, output_dir, Status.KILLED)
 
 
 def end_left(store: Store, held: Held) -> None:

@@ -55,7 +55,7 @@ class Job:
         if record is None or record.status is not Status.FINISHED:
             return None
         if (changed := first_changed(record.result.artifacts)) is not None:
-            log.warning("%s is not as %s has left it: the job is done again", changed, self.job_id)
+            log.warning("%s is not as %s has left it: the recorded result no longer counts", changed, self.job_id)
             return None
         short_mib = record.result.ran_short_mib
         if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:

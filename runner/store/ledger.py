@@ -108,7 +108,7 @@ def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: 
             if record is None or record.status is not Status.FINISHED:
                 dead = new_record(config, job, task_version)
                 job.write_record(replace(dead, status=status, error=message))
-            begun.end_dead(job.folder / tracking.BEGUN, job.folder.parents[1], status)
+            begun.end_dead(job.folder / begun.FILE, job.folder.parents[1], status)
     except RunnerError as error:
         log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
 

@@ -25,7 +25,6 @@ from runner.store.look import PARENT, Held, look
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
-BEGUN = ".begun"  # in a job's folder: the runs that were begun and may not have ended
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 COMMIT = "git.commit"
 
@@ -54,11 +53,11 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         if store.parent_run_id is None:
             end_dead(store, job)
         else:  # a grid has asked the store for all of its jobs at once
-            begun.end_dead(job.folder / BEGUN, store.output_dir, Status.KILLED)
+            begun.end_dead(job.folder / begun.FILE, store.output_dir, Status.KILLED)
         client, experiment_id = open_store(store)
         from mlflow.entities import Param  # after its settings, which opening the store has made
 
-        mark = begun.add(job.folder / BEGUN, store)
+        mark = begun.add(job.folder / begun.FILE, store)
         tags = {
             "job_id": job.job_id,
             "task": record.task,
@@ -82,7 +81,7 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
 
 def end_dead(store: Store, job: Job) -> Held:
     """End what a dead process has left RUNNING of a job that the caller holds; return what the store has of it."""
-    begun.end_dead(job.folder / BEGUN, store.output_dir, Status.KILLED)
+    begun.end_dead(job.folder / begun.FILE, store.output_dir, Status.KILLED)
     held = look(store, job.job_id)
     begun.end_runs(store, (run for run, tags in held.running.items() if begun.is_here(store, tags)), Status.KILLED)
     return held
@@ -128,7 +127,7 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
                 client.log_artifact(run_id, str(file))
         client.set_terminated(run_id, record.status.value)
     if tracker.mark is not None:
-        begun.drop(job.folder / BEGUN, tracker.mark)
+        begun.drop(job.folder / begun.FILE, tracker.mark)
 
 
 def run_name(config: RunnerConfig) -> str:

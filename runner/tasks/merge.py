@@ -122,7 +122,7 @@ def _missing(folder: Path, targets: list[Target]) -> list[Target]:
         if name not in known or not known[name].is_at(folder / name):
             raise ConfigError(
                 f"task.output_dir={folder}: holds {name}, which is not what this merge writes. "
-                "Nothing was changed: give an empty or new folder"
+                "Nothing was changed: delete it to have it written again, or give a new folder"
             )
         there.add(name)
     return [target for target in targets if target.name not in there]

@@ -104,9 +104,21 @@ def test_what_was_measured_beside_others_or_elsewhere_dominates_nothing() -> Non
     assert [one.on_front for one in rows] == [True, False, None, None]
     assert rows[1].dominated_by == "a"
     assert table.sentences == [
-        "the Pareto front counts 2 of 4 runs, those that had a process and the same machine to themselves; left out: "
-        "c (measured beside other work on 1.7 of 2 cores), d (measured on another machine: a quicker one)"
+        "the Pareto front counts 2 of 4 runs: speed and peak memory count only where a job had a process and the machine "
+        "to itself, on one kind of machine. Left out: c (measured beside other work on 1.7 of 2 cores), d (measured on "
+        "another machine: a quicker one). To count them, run the jobs again on an idle machine with workers=1 "
+        "hydra.launcher.fresh=true rerun=all"
     ]
+
+
+def test_a_grid_beside_others_has_no_front_and_says_what_gives_it_one(store: Store, show: Any) -> None:
+    for name, config in (("none", NONE), ("int8", INT8), ("nf4", NF4)):
+        tags = {"fact.measured": "beside other work on 1.0 of 2 cores", "fact.machine": "A"}
+        store.job("busy", name, config, marks(90, 100), tags=tags)
+    _, out, _ = show("busy", "--baseline", "quantization=none")
+    assert "dominated" not in out
+    assert "• no Pareto front: speed and peak memory count only where" in out
+    assert "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all" in out
 
 
 def test_the_baselines_machine_decides(store: Store, show: Any) -> None:
@@ -114,4 +126,4 @@ def test_the_baselines_machine_decides(store: Store, show: Any) -> None:
         tags = {"fact.measured": "alone", "fact.machine": machine}
         store.job("machines", name, config, marks(90, 100), tags=tags)
     _, out, _ = show("machines", "--baseline", "quantization=none")
-    assert "left out: int8 (measured on another machine: B), nf4 (measured on another machine: B)" in out
+    assert "Left out: int8 (measured on another machine: B) and 1 more. To count them, " in out

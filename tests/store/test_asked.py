@@ -233,6 +233,7 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(runner: Run, tmp_p
     done = runner("-m", *STUB, "seed=5,6", "tracking.experiment=b")
     assert done.code == 0, done.err
     assert [(row.experiment, row.status) for row in grids(made)] == [("a", "KILLED"), ("b", "FINISHED")]
+    assert Counter((row.experiment, row.status) for row in jobs(made)) == {("a", "KILLED"): 1, ("b", "FINISHED"): 2}
     assert not [*(tmp_path / "outputs" / ".grids").iterdir()]
 
 

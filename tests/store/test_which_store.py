@@ -49,6 +49,7 @@ def test_a_server_that_never_answers_is_said_in_seconds(runner: Run, silent: str
 def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
     assert without_secrets(uri) == shown
     assert without_secrets(f"cannot open '{uri}': why") == f"cannot open '{shown}': why"
+    assert without_secrets(f"{uri}: why") == f"{shown}: why"
 
 
 def test_a_token_is_neither_printed_nor_kept(runner: Run, tmp_path: Path) -> None:

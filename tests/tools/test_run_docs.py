@@ -1,0 +1,90 @@
+"""The tables on the pages have the rows and columns of today, and the tool that renews the pages does."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import run_docs
+from tools.check_docs import FENCE, ROOT, pages
+
+SHOWN = [
+    pytest.param(table, id=f"{page.relative_to(ROOT)}: {item.command.splitlines()[0]}: {table.kind}")
+    for page in pages()
+    for block in FENCE.findall(page.read_text(encoding="utf-8"))
+    for item in run_docs.shown_in(block)
+    for table in run_docs.tables(item.output)
+]
+# One small run for each kind of table on the pages.
+SMALL = """
+runner task.limit=2
+runner model=stub task.limit=2
+runner model=stub task.limit=2 print=json
+runner -m quantization=none,nf4 task.limit=2 workers=1
+runner -m quantization=none,nf4 task.limit=2 plan=true
+runner-compare --grid last --baseline quantization=none
+runner-compare --where "quantization.name='nf4'"
+runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
+runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=2
+runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
+runner task=split task.num_parts=2 task.output_dir=parts
+runner task=verify task.parts=parts
+runner task=archive task.parts=parts task.output_dir=packed
+runner task=merge task.parts=packed task.output_dir=whole
+runner task=pipeline task.parts=parts task.prompt="2+2?" generation.max_new_tokens=4
+"""
+MODULES = {"runner": "runner", "runner-compare": "runner.compare"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which all small runs are made."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "prompts.txt").write_text("2+2?\n3+3?\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def today(folder: Path, warm_starter: Any) -> dict[str, list[str]]:
+    """Make the small runs; return the names in every kind of table."""
+    found: dict[str, list[str]] = {}
+    for line in SMALL.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        code, out, err = warm_starter.run(MODULES[program], arguments, folder, timeout_s=300)
+        assert code == 0, f"{line}\n{err}"
+        found |= {table.kind: table.names for table in run_docs.tables(run_docs.tidy(out, folder))}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", SHOWN)
+def test_tables_on_the_pages_have_the_rows_and_columns_of_today(
+    shown: run_docs.Table, today: dict[str, list[str]]
+) -> None:
+    assert shown.kind in today, "no small run shows such a table: add one"
+    names = [name for name in today[shown.kind] if name in shown.names] if shown.excerpt else today[shown.kind]
+    assert shown.names == names
+
+
+def test_the_pages_show_tables() -> None:
+    assert len(SHOWN) > 30
+
+
+def test_a_page_is_renewed_and_excerpts_stay(tmp_path: Path, capsys: Any) -> None:
+    page = tmp_path / "page.md"
+    before = "# Title\n\n```\n$ W=new\n$ echo $W \\\n  $PWD\nold .../x\n$ seq 3\n1\n…\n$ true\n```\n\n```\n$ shown alone\n```\n"
+    page.write_text(before)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert run_docs.renewed(page, folder) == before.replace("old .../x", "new ...")
+    assert "an excerpt of\n$ seq 3\n1\n2\n3" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+def test_a_missing_row_is_seen() -> None:
+    lines = ["model=stub  quantization=none  lora=none  rope=native  generation=greedy  task=gsm8k", "", "  n   3", ""]
+    (table,) = run_docs.tables(lines)
+    assert table == run_docs.Table("gsm8k by the stub", ["n"])
