@@ -197,7 +197,7 @@ class Chat:
             else:
                 self.sampling = replace(self.sampling, **{key: number})
         held = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
-        say("  ".join(f"{name}={'as the model says' if held[name] is None else held[name]}" for name in SETTINGS))
+        say("  ".join(f"{name}={held[name]}" for name in SETTINGS if held[name] is not None))
 
     def _stats(self, _: str) -> None:
         if self.last is None:
@@ -205,15 +205,14 @@ class Chat:
             return
         completion, spent = self.last
         kept = completion.prompt_tokens - spent.prefill_tokens
-        say(
-            f"last turn: {completion.prompt_tokens} prompt tokens, {kept} of them kept from before and "
-            f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s; {len(completion.token_ids)} new tokens, the "
-            f"first after {completion.first_token_s:.2f} s, then {spent.decode_tok_per_s:,.1f} tokens/s"
-        )
         whole = self.stats - self.began
         say(
-            f"{self.turns} turns: {whole.prefill_tokens} prompt tokens computed at {whole.prefill_tok_per_s:,.0f} "
-            f"tokens/s, {whole.decode_tokens + self.turns} new ones at {whole.decode_tok_per_s:,.1f} tokens/s"
+            f"this turn: {completion.prompt_tokens} prompt tokens, {kept} of them kept from before and "
+            f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
+            f"           {len(completion.token_ids)} new tokens, the first after {completion.first_token_s:.2f} s, "
+            f"then {spent.decode_tok_per_s:,.0f} tokens/s\n"
+            f"all turns: {whole.prefill_tokens} prompt tokens computed at {whole.prefill_tok_per_s:,.0f} tokens/s, "
+            f"{whole.decode_tokens + self.turns} new ones at {whole.decode_tok_per_s:,.0f} tokens/s"
         )
 
     def _save(self, name: str) -> None:
@@ -260,6 +259,7 @@ def _lines(read: Callable[[str], str]) -> Iterator[str]:
             while line.endswith("\\"):
                 line = f"{line[:-1]}\n{read('...> ')}"
         except EOFError:
+            print(flush=True)
             return
         except CtrlC:
             print(flush=True)
