@@ -168,6 +168,24 @@ class GenerateConfig(PromptsConfig):
 
 
 @dataclass
+class ChatConfig(TaskConfig):
+    """A conversation in the terminal."""
+
+    module: ClassVar[str] = "runner.tasks.chat"
+    name: str = "chat"
+    system: Text | None = None
+    load: str | None = inert(None, "every conversation is a job of its own")
+
+    def __post_init__(self) -> None:
+        check_not_blank("task.load", self.load, "give a file that /save wrote, or null")
+
+    @property
+    def reads_stdin(self) -> bool:
+        """What the user says comes from there."""
+        return True
+
+
+@dataclass
 class SweepConfig(TaskConfig):
     """Speed over batch sizes × prompt lengths."""
 
@@ -378,6 +396,7 @@ def pipeline_of(task: TaskConfig) -> PipelineConfig:
 TASKS: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,
     "generate": GenerateConfig,
+    "chat": ChatConfig,
     "sweep": SweepConfig,
     "memory": MemoryConfig,
     "split": SplitConfig,

@@ -98,7 +98,7 @@ _EVERY = (
     _metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
     _metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
     *_counts(Better.higher, "correct"),
-    *_counts(Better.lower, "wrong", "no_answer", "cut_off", "errors"),
+    *_counts(Better.lower, "wrong", "no_answer", "cut_off", "errors", "cancelled"),
     *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens"),
     # speed
     _metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="prompt_tokens"),

@@ -66,6 +66,12 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
     return prompts
 
 
+def read_conversation(text: str) -> tuple[Message, ...]:
+    """Read a conversation from JSON: a list of messages, or an object with `messages`; ValueError where it is none."""
+    values = parse_json(text)
+    return _messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
+
+
 def as_data(prompt: Given) -> dict[str, Any]:
     """Return a prompt as it stands in a JSON line."""
     if isinstance(prompt, Branched):

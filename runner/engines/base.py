@@ -40,6 +40,10 @@ class Message:
     content: str
 
 
+class NoChatTemplate(ConfigError):
+    """The model cannot be asked as a chat."""
+
+
 MEMORY_RAN_OUT = "memory ran out"  # so begins the note of an engine that has gone on with fewer rows at once
 MEMORY_IS_SHORT = "memory has room for"  # and of one that begins with fewer than it was asked for
 FEWER_ROWS = (MEMORY_RAN_OUT, MEMORY_IS_SHORT)

@@ -15,7 +15,7 @@ from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, check
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Message, Request, Sampling, request_sha256
+from runner.engines.base import Completion, Delta, Event, Message, NoChatTemplate, Request, Sampling, request_sha256
 from runner.engines.local.prefix_tree import Prefix
 
 NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
@@ -180,7 +180,7 @@ class Admission:
     def _chat(self, messages: list[Message]) -> str:
         """Put the turns into the model's template."""
         if not self.tokenizer.chat_template:
-            raise ConfigError(
+            raise NoChatTemplate(
                 f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: "
                 "use task.prompt=text (gsm8k) or task.format=raw (generate)"
             )

@@ -231,7 +231,10 @@ def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
     except RunnerError as error:
         return Planned(overrides, problem=str(error), exit_code=error.exit_code)
     if config.task.reads_stdin:
-        problem = "task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE"
+        file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
+        problem = (
+            f"task={config.task.name} reads stdin here, which the jobs of a grid do not have: {file}run it without -m"
+        )
         return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed

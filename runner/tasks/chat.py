@@ -1,0 +1,325 @@
+"""task=chat: a conversation in the terminal with the model that the groups describe.
+
+Each turn is a sample on disk as soon as it has ended. What was computed for a turn is kept, so that the next one
+computes only what is new. Lines that come through a pipe are turns, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runner.config.generation import RANGES
+from runner.config.root import RunnerConfig
+from runner.config.task import ChatConfig
+from runner.core import machine, signals
+from runner.core.console import plain, say
+from runner.core.errors import ConfigError, RunnerError, unknown
+from runner.core.result import FinishReason, Result
+from runner.core.texts import read_lines, read_text
+from runner.datasets.prompts import read_conversation
+from runner.engines.base import Capability, Completion, EngineStats, Message, NoChatTemplate, Request, Sampling, require
+from runner.engines.session import Session
+from runner.store.jobs import write_atomically
+from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.completing import Measured, count_completions, sample_of
+
+VERSION = 1
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = False
+
+QUIT = ("quit", "exit", "/quit", "/exit")
+SETTINGS = (*RANGES, "max_new_tokens", "seed")
+HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
+HISTORY_LINES = 1000
+NO_TEMPLATE = "the model has no chat template: turns are put as `User: …` and `Assistant: …`"
+PLAIN_STOP = ("\nUser:",)
+
+
+@dataclass
+class Opening(Inputs):
+    """What a conversation begins with."""
+
+    task: ChatConfig
+    messages: list[Message]
+
+
+def prepare(config: RunnerConfig) -> Opening:
+    """Read the conversation to go on from; every chat is a job of its own."""
+    task = config.task
+    assert isinstance(task, ChatConfig)
+    messages = [] if task.load is None else _load(Path(task.load), f"task.load={task.load}")
+    if task.system is not None:
+        messages = [Message("system", task.system), *(it for it in messages if it.role != "system")]
+    return Opening({"conversation": uuid.uuid4().hex}, task, messages)
+
+
+def run(inputs: Opening, context: Context) -> Result:
+    """Talk until the user has had enough."""
+    company = machine.Company()
+    machine.reset_peak()
+    engine, recorder = context.engine(), context.recorder
+    require(engine, "task=chat", [Capability.deltas])
+    with recorder.progress(None, "loading"):
+        report = engine.load()
+    with engine.open(batch_size=1) as session, _reading(context.config) as read:
+        chat = Chat(session, engine.stats, context, inputs.messages)
+        chat.talk(read)
+    samples = [recorder.samples[index] for index in sorted(recorder.samples)]
+    measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), company.describe())
+    cancelled = sum(sample.finish_reason is FinishReason.cancelled for sample in samples)
+    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics
+    return Result(metrics, facts=measured.facts, notes=report.notes + engine.stats.notes + chat.notes)
+
+
+class CtrlC(Exception):
+    """Ctrl-C while the program waits for a line."""
+
+
+class Chat:
+    """A conversation, and the commands that steer it."""
+
+    def __init__(self, session: Session, stats: EngineStats, context: Context, messages: list[Message]) -> None:
+        self.session, self.stats, self.recorder = session, stats, context.recorder
+        self.messages = list(messages)
+        self.sampling, self.max_new_tokens = Sampling(), context.config.generation.max_new_tokens
+        self.generation, self.seed = context.config.generation, context.config.seed
+        self.has_template = True
+        self.notes: list[str] = []
+        self.last: tuple[Completion, EngineStats] | None = None
+        self.began = replace(stats)
+        self.turns = 0
+        self.commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "/reset": (self._reset, "begin anew, with the same system message"),
+            "/system": (self._system, "TEXT: give the model this system message from now on"),
+            "/set": (self._set, f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them"),
+            "/stats": (self._stats, "what the last turn has cost, and all of them"),
+            "/save": (self._save, "FILE: write the conversation as JSON"),
+            "/load": (self._load, "FILE: go on from a conversation that was saved"),
+            "/help": (self._help, "this list; quit or Ctrl-D ends, Ctrl-C stops an answer, \\ at a line's end goes on"),
+        }
+
+    def talk(self, read: Callable[[str], str]) -> None:
+        """Take turns until the lines end."""
+        say("/help lists the commands, quit or Ctrl-D ends")
+        with _ctrl_c() as pressed:
+            for line in _lines(read):
+                if line.strip() in QUIT:
+                    return
+                try:
+                    if line.startswith("/"):
+                        self._command(line)
+                    else:
+                        self._answer(line, pressed)
+                except RunnerError as error:
+                    say(f"error: {error}")
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line.partition(" ")
+        if name not in self.commands:
+            raise ConfigError(f"{name}: {unknown('command', name, self.commands)}. A message cannot begin with /")
+        self.commands[name][0](argument.strip())
+
+    def _answer(self, text: str, pressed: list[bool]) -> None:
+        """Put a turn to the model, and print its answer as it comes; Ctrl-C ends the answer."""
+        asked, before = [*self.messages, Message("user", text)], replace(self.stats)
+        self._submit(asked)
+        pressed[:] = [False]
+        completion = None
+        while completion is None:
+            for event in self.session.step():
+                if isinstance(event, Completion):
+                    completion = event
+                else:
+                    print(plain(event.text), end="", flush=True)
+            if pressed[0]:
+                self.session.cancel(self.turns)
+        print(flush=True)
+        pressed.clear()
+        self.recorder.sample(replace(sample_of(completion), question=text))
+        self.turns += 1
+        if completion.error is not None:
+            raise ConfigError(f"{completion.error} (/reset begins anew)")
+        if completion.finish_reason is FinishReason.length:
+            say(f"[cut off after {len(completion.token_ids)} tokens: /set generation.max_new_tokens=N]")
+        self.messages = [*asked, Message("assistant", completion.text)]
+        self.last = completion, self.stats - before
+
+    def _submit(self, messages: list[Message]) -> None:
+        """Ask for the next turn, in the model's chat template or, where it has none, as plain text."""
+        request = Request(
+            self.turns,
+            tuple(messages),
+            max_new_tokens=self.max_new_tokens,
+            keep=True,
+            sampling=self.sampling,
+            deltas=True,
+        )
+        if self.has_template:
+            try:
+                self.session.submit(request)
+                return
+            except NoChatTemplate:
+                self.has_template = False
+                self.notes.append(NO_TEMPLATE)
+                say(f"note: {NO_TEMPLATE}")
+        names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
+        turns = [f"{names[message.role]}{message.content}" for message in messages]
+        self.session.submit(replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP))
+
+    # ------------------------------------------------------------------------------------------- commands
+
+    def _reset(self, _: str) -> None:
+        self.messages = [message for message in self.messages if message.role == "system"]
+
+    def _system(self, text: str) -> None:
+        own = [Message("system", text)] if text else []
+        self.messages = [*own, *(message for message in self.messages if message.role != "system")]
+
+    def _set(self, assignment: str) -> None:
+        key, _, value = assignment.removeprefix("generation.").partition("=")
+        if assignment:
+            if key not in SETTINGS:
+                raise ConfigError(f"/set {assignment}: {unknown('setting', key, SETTINGS)}")
+            try:
+                number = float(value) if key in ("temperature", "top_p", "repetition_penalty") else int(value)
+            except ValueError as error:
+                raise ConfigError(f"/set {assignment}: {value or 'nothing'} is no number") from error
+            if key == "max_new_tokens":
+                self.max_new_tokens = Request(0, "", max_new_tokens=int(number)).max_new_tokens or 1
+            else:
+                self.sampling = replace(self.sampling, **{key: number})
+        held = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
+        say("  ".join(f"{name}={held[name]}" for name in SETTINGS if held[name] is not None))
+
+    def _stats(self, _: str) -> None:
+        if self.last is None:
+            say("nothing was said yet")
+            return
+        completion, spent = self.last
+        kept = completion.prompt_tokens - spent.prefill_tokens
+        whole = self.stats - self.began
+        say(
+            f"this turn: {completion.prompt_tokens} prompt tokens, {kept} of them kept from before and "
+            f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
+            f"           {len(completion.token_ids)} new tokens, the first after {completion.first_token_s:.2f} s, "
+            f"then {spent.decode_tok_per_s:,.0f} tokens/s\n"
+            f"all turns: {whole.prefill_tokens} prompt tokens computed at {whole.prefill_tok_per_s:,.0f} tokens/s, "
+            f"{whole.decode_tokens + self.turns} new ones at {whole.decode_tok_per_s:,.0f} tokens/s"
+        )
+
+    def _save(self, name: str) -> None:
+        path = _named(name, "/save")
+        if path.exists():
+            _load(path, f"/save {name}: the file is there already, and")  # only a conversation is replaced
+        data = {"messages": [{"role": message.role, "content": message.content} for message in self.messages]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save")
+        say(f"{len(self.messages)} messages are in {path}")
+
+    def _load(self, name: str) -> None:
+        self.messages = _load(_named(name, "/load"), f"/load {name}")
+        say(f"{len(self.messages)} messages: the next turn goes on from them")
+
+    def _help(self, _: str) -> None:
+        for name, (_do, words) in self.commands.items():
+            say(f"{name:8} {words}")
+
+
+def _named(name: str, command: str) -> Path:
+    if not name:
+        raise ConfigError(f"{command} needs a file: {command} FILE")
+    return Path(name).expanduser()
+
+
+def _load(path: Path, key: str) -> list[Message]:
+    """Read a conversation that was saved."""
+    try:
+        return list(read_conversation(read_text(path.expanduser(), key)))
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path} holds no conversation: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------- the terminal
+
+
+def _lines(read: Callable[[str], str]) -> Iterator[str]:
+    r"""Yield what the user says; a line that ends with \ goes on, and Ctrl-C twice ends."""
+    again = False
+    while True:
+        try:
+            line = read("you> ")
+            while line.endswith("\\"):
+                line = f"{line[:-1]}\n{read('...> ')}"
+        except EOFError:
+            print(flush=True)
+            return
+        except CtrlC:
+            print(flush=True)
+            if again:
+                return
+            again = True
+            say("Ctrl-C once more, quit or Ctrl-D ends")
+            continue
+        again = False
+        if line.strip():
+            yield line
+
+
+@contextlib.contextmanager
+def _reading(config: RunnerConfig) -> Iterator[Callable[[str], str]]:
+    """Give a function that reads a line: with line editing in a terminal, else from the pipe."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        lines = read_lines(sys.stdin.buffer, "stdin")
+
+        def take(_: str) -> str:
+            for _number, line in lines:
+                return line
+            raise EOFError
+
+        yield take
+        return
+    try:
+        import readline
+    except ImportError:  # some builds of Python have none: then lines cannot be edited
+        yield input
+        return
+    file = Path(config.output_dir).expanduser() / HISTORY
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(HISTORY_LINES)
+    try:
+        yield input
+    finally:
+        with contextlib.suppress(OSError):
+            readline.write_history_file(file)
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[list[bool]]:
+    """Have Ctrl-C noted in the list while an answer is under way; else, and the second time, it interrupts."""
+    pressed: list[bool] = []
+
+    def note(*_: Any) -> None:
+        if not pressed:
+            raise CtrlC
+        if pressed[0]:
+            signals.interrupt()
+        pressed[0] = True
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signals.interrupt:  # what nohup or a shell's & ignores stays ignored
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,198 @@
+"""Conversations through a pipe and in a real (pseudo) terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.core.result import FinishReason
+from runner.store.jobs import read_samples
+
+WAIT_S = 90
+LONG = 16_384
+FIRST = "Ann has 3 apples and buys 4 more. How many apples does she have?"
+
+
+@pytest.fixture(scope="session")
+def chatty(saved_family: Callable[..., Path]) -> Path:
+    """A random model with room for a long answer; what it says are random bytes, control characters among them."""
+    return saved_family("llama", max_position_embeddings=LONG)
+
+
+def piped(folder: Path, said: str | bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=json", *arguments]
+    data = said if isinstance(said, bytes) else said.encode()
+    done = subprocess.run(command, cwd=folder, input=data, capture_output=True, timeout=300, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def samples(folder: Path) -> Any:
+    (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
+    return read_samples(path)
+
+
+def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
+    said = f"{FIRST}\n/stats\nand then?\n/stats\n/save c.json\n/reset\nagain\n/load c.json\n/set generation.max_new_tokens=3\nmore\nquit\nnot heard\n"
+    done = piped(tmp_path, said, "generation.max_new_tokens=12", "task.system=Be brief.")
+    assert done.returncode == 0, done.stderr
+    kept = samples(tmp_path)
+    assert [kept[index].question for index in range(4)] == [FIRST, "and then?", "again", "more"]
+    assert [len(sample.token_ids) for sample in kept.values()] == [11, 12, 12, 3]
+    messages = json.loads((tmp_path / "c.json").read_text())["messages"]
+    assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 2]
+    assert messages[2]["content"] == kept[0].text
+    assert kept[2].prompt_tokens < kept[1].prompt_tokens < kept[3].prompt_tokens, "/reset forgets, /load remembers"
+    stats = [
+        list(map(int, found))
+        for found in re.findall(r"(\d+) prompt tokens, (\d+) of them kept .*? (\d+) computed", done.stderr)
+    ]
+    (first, second) = stats
+    assert first[1] == 0
+    assert second[1] == first[0] + 11 - 1, "all but the last token of the answer has been through the model"
+    assert second[2] == second[0] - second[1]
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert (record["metrics"]["n"], record["metrics"]["cut_off"], record["metrics"]["cancelled"]) == (4, 3, 0)
+
+
+def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("mine")
+    said = "/sett x\n/set depth=3\n/set temperature=warm\n/set temperature=11\n/load nothing.json\n/save own.txt\n/save\nHi\n"
+    done = piped(tmp_path, said, "model=stub")
+    assert done.returncode == 0
+    for words in (
+        "/sett: no command '/sett'. Did you mean /set?",
+        "no setting 'depth'",
+        "warm is no number",
+        "sampling.temperature=11",
+        "nothing.json cannot be read",
+        "the file is there already",
+        "/save needs a file",
+    ):
+        assert words in done.stderr
+    assert (tmp_path / "own.txt").read_text() == "mine"
+    assert "[STUB_GENERATION]\nHi..." in done.stdout
+    assert len(list(tmp_path.glob("outputs/jobs/*"))) == 1
+    piped(tmp_path, "Hi\n", "model=stub")
+    assert len(list(tmp_path.glob("outputs/jobs/*"))) == 2, "each conversation is kept"
+
+
+def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[..., Any]) -> None:
+    done = piped(tmp_path, b"Hi\n\xff\xfe\n", "model=stub")
+    assert done.returncode == 2
+    assert "stdin, line 2: not UTF-8 text" in done.stderr
+    refused = runner("task=chat", "model=stub", "seed=1,2", "-m")
+    assert refused.code == 2
+    assert "task=chat reads stdin here, which the jobs of a grid do not have: run it without -m" in refused.err
+
+
+def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[..., Path]) -> None:
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for file in saved_family("llama").iterdir():
+        if "chat_template" not in file.name:
+            (folder / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    done = piped(tmp_path, "Hi\nHo\n", "model=local", f"model.name={folder}", "generation.max_new_tokens=5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("note: the model has no chat template") == 1
+    assert "\nUser:" not in samples(tmp_path)[0].text
+
+
+class Terminal:
+    """A program in a pseudo-terminal."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.master, slave = pty.openpty()
+        command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=none", *arguments]
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, close_fds=True
+        )
+        os.close(slave)
+        self.shown = b""
+
+    def until(self, pattern: bytes) -> bytes:
+        """Read until something is shown; what came before it is forgotten."""
+        end = time.monotonic() + WAIT_S
+        while not (found := re.search(pattern, self.shown)):
+            assert time.monotonic() < end, self.shown
+            if select.select([self.master], [], [], 1)[0]:
+                self.shown += os.read(self.master, 65536)
+        before, self.shown = self.shown[: found.end()], self.shown[found.end() :]
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+@contextmanager
+def terminal(folder: Path, *arguments: str) -> Iterator[Terminal]:
+    shown = Terminal(folder, *arguments)
+    try:
+        yield shown
+    finally:
+        shown.process.kill()
+        shown.process.wait()
+        os.close(shown.master)
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Path) -> None:
+    model = ("model=local", f"model.name={chatty}", "model.dtype=float32", f"generation.max_new_tokens={LONG // 2}")
+    with terminal(tmp_path, *model) as screen:
+        screen.until(rb"you> ")
+        screen.type("Tell me all\r")
+        screen.until(rb"Tell me all\r\n")
+        screen.until(rb"[^\r\n]")
+        os.kill(screen.process.pid, signal.SIGINT)
+        answer = screen.until(rb"you> ")
+        assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f](?!\[\?2004)", answer.replace(b"\x1b[?2004h", b"")), answer
+        screen.type("/set generation.max_new_tokens=4\r")
+        screen.until(rb"max_new_tokens=4 ")
+        screen.until(rb"you> ")
+        screen.type("Go on\r")
+        screen.until(rb"cut off after 4 tokens")
+        screen.until(rb"you> ")
+        os.kill(screen.process.pid, signal.SIGINT)
+        screen.until(rb"Ctrl-C once more")
+        screen.until(rb"you> ")
+        screen.type("\x04")
+        assert screen.process.wait(WAIT_S) == 0
+    kept = samples(tmp_path)
+    assert [sample.finish_reason for sample in kept.values()] == [FinishReason.cancelled, FinishReason.length]
+    assert 0 < len(kept[0].token_ids) < LONG // 2
+    assert kept[1].prompt_tokens > kept[0].prompt_tokens + len(kept[0].token_ids) / 4, "what was said of it stays said"
+
+
+def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps([{"role": "user", "content": "\x1b]0;gotcha\x07\x1b[2J red"}]))
+    done = piped(tmp_path, "Hi\n", "model=stub", "task.load=c.json")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "\\x1b]0;gotcha\\x07\\x1b[2J red" in done.stdout
+
+
+def test_a_polite_kill_keeps_the_transcript(tmp_path: Path) -> None:
+    with terminal(tmp_path, "model=stub") as screen:
+        screen.until(rb"you> ")
+        screen.type("Hi\r")
+        screen.until(rb"Hi\.\.\.")
+        screen.until(rb"you> ")
+        screen.process.terminate()
+        assert screen.process.wait(WAIT_S) == 130
+    assert len(samples(tmp_path)) == 1
+    (result,) = tmp_path.glob("outputs/jobs/*/result.json")
+    assert json.loads(result.read_text())["status"] == "KILLED"
