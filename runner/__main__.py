@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -15,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.hydra import explain, register, to_config
 from runner.config.plain_text import quote_texts
@@ -24,8 +24,6 @@ from runner.core.console import say
 from runner.core.errors import exit_code_of, run_entry
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
-HERE = Path(__file__).resolve().parent
-CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, or in a checkout
 
 exit_codes: list[int] = [0]  # of the single job; a grid says its own
 

@@ -25,7 +25,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.hydra import EXTRAS, explain, register, to_config
 from runner.config.plain_text import quote_texts

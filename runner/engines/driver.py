@@ -76,11 +76,14 @@ class Driver:
 
     def close(self) -> None:
         """End what is under way, let go of the engine, and wait for the thread."""
-        self._closing = True
+        self.stop()
         if self._session is not None:
             self._session.close()
         self._thread.join()
-        self._fail(JobFailed("the engine was closed before the answer was complete"))
+
+    def stop(self) -> None:
+        """Let the thread end by itself, soon; it takes no lock, so that the garbage collector may call it."""
+        self._closing = True
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +112,8 @@ class Driver:
                 continue
             for event in events:
                 self._tell(event)
+        self._session.close()
+        self._fail(JobFailed("the engine was closed before the answer was complete"))
         self.engine.close()
 
     def _tell(self, event: Event) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.generation import GenerationConfig
 from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config

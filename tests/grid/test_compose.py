@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Node
 from omegaconf.basecontainer import BaseContainer
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.hydra import register
 from runner.grid import compose as compose_module
