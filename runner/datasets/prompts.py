@@ -200,9 +200,7 @@ def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
 def message_of(message: Any) -> Message:
     """Check one turn of a conversation; ValueError says what is wrong with it."""
     if not isinstance(message, dict) or set(message) != {"role", "content"}:
-        raise ValueError(
-            f"a message holds role and content and nothing else, not {json.dumps(message, default=repr)[:80]}"
-        )
+        raise ValueError(f"a message holds role and content and nothing else, not {_shown(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is none of {', '.join(ROLES)}")
     return Message(message["role"], text_of(message["content"]))
@@ -211,11 +209,13 @@ def message_of(message: Any) -> Message:
 def text_of(value: Any) -> str:
     """Check that a value is a text for a model; ValueError says why it is none."""
     if not isinstance(value, str) or not value:
-        raise ValueError(
-            f"a text is needed, not {'an empty one' if value == '' else json.dumps(value, default=repr)[:80]}"
-        )
+        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"not UTF-8 text ({error.reason})") from error
     return value
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=repr)[:80]

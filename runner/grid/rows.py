@@ -30,10 +30,10 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[st
         sweeper, arguments = _sweeper(words(overrides), study)
         grid = sweeper.plan(arguments)
         if grid.settings.plan:
-            return _rows(grid, interrupted=False)
+            return [row | {"status": it.state.value} for row, it in zip(_rows(grid), grid.plan, strict=True)]
         if sweeper.do(grid):
             raise KeyboardInterrupt
-        return _rows(grid, interrupted=False)
+        return _rows(grid)
 
 
 def _sweeper(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
@@ -57,9 +57,10 @@ def _task(composed: DictConfig) -> Outcome:
     return run_launched(composed, HydraConfig.get())
 
 
-def _rows(grid: Grid, interrupted: bool) -> list[dict[str, Any]]:
+def _rows(grid: Grid) -> list[dict[str, Any]]:
     found = []
-    for number, (line, planned) in enumerate(zip(table_lines(grid.plan, grid.outcomes, interrupted), grid.plan)):
+    lines = table_lines(grid.plan, grid.outcomes)
+    for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
         error = outcome.message if outcome else planned.problem
         names = {key: _value(planned, key, text) for key, text in line.names.items()}

@@ -24,14 +24,12 @@ Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several o
 def evaluate(*overrides: Overrides) -> Record:
     """Do the job that these overrides describe, or return what is recorded of it, as `runner OVERRIDES` does."""
     with as_a_command():
-        composed = hydra_of().compose_config(
-            "config", words(overrides), run_mode=RunMode.RUN, with_log_configuration=False
-        )
-        composed, _ = without_hydra(composed)
+        said = words(overrides)
+        composed, _ = without_hydra(hydra_of().compose_config("config", said, RunMode.RUN, False))
         config = to_config(composed)
         if config.plan:
             raise ConfigError(
-                "plan=true: evaluate() does one job. What would run, runner.grid(..., 'plan=true') returns"
+                "plan=true: evaluate() does one job; runner.grid(..., 'plan=true') returns what would run"
             )
         return run(config, OmegaConf.to_yaml(composed))
 
@@ -49,7 +47,7 @@ def words(overrides: Sequence[Overrides]) -> list[str]:
 
 @contextmanager
 def as_a_command() -> Iterator[None]:
-    """Let the runner's messages reach a job's log, Ctrl-C end a job in order, and each user's mistake be one message."""
+    """Let messages reach a job's log, Ctrl-C end a job in order, and a user's mistake be one message."""
     logger = logging.getLogger("runner")
     before = logger.level
     logger.setLevel(before or logging.INFO)

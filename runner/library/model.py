@@ -106,8 +106,8 @@ class Model:
         self._release = weakref.finalize(self, driver.stop)  # when nobody holds the model any more
 
     def __repr__(self) -> str:
-        facts = self.report.facts
-        return f"<model {self.config.model.name}: {facts['architecture']} on {facts['device']}, {facts['dtype']}>"
+        facts = [it for key in ("architecture", "device", "dtype") if (it := self.report.facts.get(key))]
+        return f"<model {self.config.model.name}: {', '.join(facts)}>"
 
     def __enter__(self) -> Self:
         return self
