@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
-from runner.config.hydra import explain, register, to_config
+from runner.config.hydra import explain, register, to_config, variables_as_overrides
 from runner.config.plain_text import quote_texts
 from runner.config.root import RunnerConfig
 from runner.core import signals
@@ -54,7 +54,10 @@ def arrange(arguments: list[str]) -> list[str]:
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    return [*quote_texts(overrides), *options]
+    said = quote_texts(overrides)
+    runs = not (known.help or known.hydra_help or known.info or known.shell_completion)
+    from_variables = variables_as_overrides(said, known.config_name or "config", known.config_dir) if runs else []
+    return [*from_variables, *said, *options]
 
 
 def message_of(error: Exception) -> str | None:

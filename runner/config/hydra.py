@@ -5,7 +5,9 @@ A message holds the full key, the value, the nearest valid key and the choices.
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -25,10 +29,13 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config.choices import CONF
+from runner.config import variables
+from runner.config.choices import CONF, of_model
 from runner.config.groups import GROUPS, Kind, kinds
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
+from runner.config.plain_text import quote_texts, sweep_of
 from runner.config.root import RunnerConfig
+from runner.config.variables import Chosen, translate
 from runner.core.console import say
 from runner.core.errors import ConfigError, RunnerError, unknown
 
@@ -86,6 +93,48 @@ def hydra_of(study_folder: str | None = None) -> Hydra:
         place = f"file://{Path(study_folder).expanduser().absolute()}"
         search.prepend("command-line", place, SearchPathQuery(provider="schema"))
     return Hydra("runner", ConfigLoaderImpl(search))
+
+
+def variables_as_overrides(said: list[str], name: str = "config", folder: str | None = None) -> list[str]:
+    """Return what the variables of the environment say that the overrides leave open; each is printed on stderr."""
+    if not any(os.environ.get(variable) for variable in variables.NAMES):
+        return []
+    asked = {line.partition("=")[0].lstrip("+~"): line for line in said}
+    hydra = hydra_of(folder)
+
+    def models(choice: str | None) -> list[Chosen]:
+        own = _values(asked["model"]) if "model" in asked else [None]
+        if choice is None and own == [None]:
+            with suppress(HydraException):  # the job itself says what is wrong with its config
+                swept = _compose(hydra, name, []).hydra.sweeper.get("params", {}).get("model")
+                own = _values(sweep_of("model", swept)) if swept is not None else own
+        return [_model_of(hydra, name, one) for one in ([choice] if choice else own)]
+
+    found = translate(os.environ, asked, models)
+    for line in found.lines:
+        say(line)
+    return quote_texts(found.overrides)
+
+
+def _values(override: str) -> list[str | None]:
+    """Return the values of an override, of a sweep or of one; nothing of one that cannot be read."""
+    with suppress(HydraException):
+        read = OverridesParser.create().parse_override(override)
+        return [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
+    return [None]
+
+
+def _model_of(hydra: Hydra, name: str, choice: str | None) -> Chosen:
+    """Describe a choice of model in a config, None: its own; a choice that there is not has no keys."""
+    try:
+        composed = _compose(hydra, name, [] if choice is None else [f"model={choice}"])
+    except HydraException:
+        return Chosen(str(choice), frozenset())
+    return of_model(str(composed.hydra.runtime.choices.model), composed.model)
+
+
+def _compose(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
+    return hydra.compose_config(name, overrides, RunMode.RUN, with_log_configuration=False)
 
 
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:

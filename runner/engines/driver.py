@@ -18,6 +18,7 @@ from runner.engines.session import Session
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Event | Exception], None]  # called in the driver's thread: it must be quick
+CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
 LOOK_S = 1.0  # how often a driver with nothing to do looks whether it is to end
 
 
@@ -53,15 +54,17 @@ class Driver:
         """Let a request in; its events, or the error that ended it, go to the listener."""
         session = self._session
         if session is None or self._closing:
-            raise JobFailed("the engine takes no requests: it is closed, or not loaded yet")
+            raise JobFailed(CLOSED)
         with self._changed:
             if request.id in self._listeners:
                 raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
             self._listeners[request.id], self._left[request.id] = listener, request.n
         try:
             session.submit(request)
-        except BaseException:
+        except BaseException as error:
             self._forget(request.id)
+            if not self.is_ready and isinstance(error, ConfigError):  # it was closed meanwhile
+                raise JobFailed(CLOSED) from error
             raise
 
     def cancel(self, request_id: RequestId) -> None:

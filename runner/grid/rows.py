@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.hydra import hydra_of
+from runner.config.hydra import hydra_of, variables_as_overrides
 from runner.core.errors import ConfigError
 from runner.grid.other_launchers import adapt, run_launched
 from runner.grid.plan import Outcome, Planned
@@ -40,10 +40,10 @@ def _sweeper(arguments: list[str], study: str | Path | None) -> tuple[GridSweepe
     """Return the sweeper that Hydra would call, and what it would be called with."""
     Plugins.instance()
     adapt()
-    hydra = hydra_of(None if study is None else str(Path(study).parent))
-    name = "config" if study is None else Path(study).stem
-    wanted = [*arguments, "hydra.mode=MULTIRUN"]
-    master = hydra.compose_config(name, wanted, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
+    hydra = hydra_of(folder)
+    wanted = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
+    master = hydra.compose_config(name, wanted, RunMode.MULTIRUN, with_log_configuration=False)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
     sweeper = Plugins.instance().instantiate_sweeper(config=master, hydra_context=context, task_function=_task)
     if not isinstance(sweeper, GridSweeper):

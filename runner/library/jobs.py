@@ -11,9 +11,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from runner.config.choices import CONF
-from runner.config.hydra import explain, hydra_of, to_config, without_hydra
+from runner.config.hydra import explain, hydra_of, to_config, variables_as_overrides, without_hydra
 from runner.config.plain_text import quote_texts, sweep_of
-from runner.core import signals
+from runner.core import environment, signals
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.result import Record
 from runner.run import run
@@ -25,12 +25,12 @@ def evaluate(*overrides: Overrides) -> Record:
     """Do the job that these overrides describe, or return what is recorded of it, as `runner OVERRIDES` does."""
     with as_a_command():
         said = words(overrides)
-        composed, _ = without_hydra(hydra_of().compose_config("config", said, RunMode.RUN, False))
+        said = [*variables_as_overrides(said), *said]
+        composed = hydra_of().compose_config("config", said, RunMode.RUN, with_log_configuration=False)
+        composed, _ = without_hydra(composed)
         config = to_config(composed)
         if config.plan:
-            raise ConfigError(
-                "plan=true: evaluate() does one job; runner.grid(..., 'plan=true') returns what would run"
-            )
+            raise ConfigError("plan=true: evaluate() does a job; runner.grid(..., 'plan=true') returns what would run")
         return run(config, OmegaConf.to_yaml(composed))
 
 
@@ -52,6 +52,7 @@ def as_a_command() -> Iterator[None]:
     before = logger.level
     logger.setLevel(before or logging.INFO)
     try:
+        environment.read()
         with signals.taken():
             yield
     except Exception as error:
