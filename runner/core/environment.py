@@ -12,7 +12,7 @@ FILE = ".env"
 def read() -> None:
     """Take in what `.env` sets; its values are never printed, since keys may be among them."""
     path = Path(FILE)
-    if not path.exists():
+    if not path.is_file():  # some virtual environments are folders of this name
         return
     from dotenv import load_dotenv
 
