@@ -5,8 +5,10 @@ Servers and programs use it. A task that has a list of requests needs no thread:
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[Event | Exception], None]  # called in the driver's thread: it must be quick
 CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
+EXIT_S = 5.0  # for an engine to end its pass, or its load, when the process exits
 LOOK_S = 1.0  # how often a driver with nothing to do looks whether it is to end
 
 
@@ -34,6 +37,7 @@ class Driver:
         self._closing = False
         self._loaded: Future[EngineReport] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        _living.add(self)
         self._thread.start()
 
     def loaded(self, timeout: float | None = None) -> EngineReport:
@@ -77,12 +81,12 @@ class Driver:
         with self._changed:
             return self._changed.wait_for(lambda: not self._left, timeout)
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """End what is under way, let go of the engine, and wait for the thread."""
         self.stop()
         if self._session is not None:
             self._session.close()
-        self._thread.join()
+        self._thread.join(timeout)
 
     def stop(self) -> None:
         """Let the thread end by itself, soon; it takes no lock, so that the garbage collector may call it."""
@@ -140,6 +144,16 @@ class Driver:
         for request_id, listener in list(self._listeners.items()):
             self._forget(request_id)
             _call(listener, error)
+
+
+_living: weakref.WeakSet[Driver] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Let no thread be cut off in the middle of a pass when the process exits: it would be aborted."""
+    for driver in list(_living):
+        driver.close(EXIT_S)
 
 
 def _call(listener: Listener, event: Event | Exception) -> None:

@@ -7,6 +7,8 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -236,6 +238,18 @@ def test_close_with_and_garbage_collection_let_go_of_the_model() -> None:
     del three
     gc.collect()
     assert until(lambda: engines() == before)
+
+
+def test_a_program_that_exits_while_others_still_ask_exits_in_peace(tiny_llama: Path) -> None:
+    program = (
+        "import sys, threading, time\nfrom runner import load\n"
+        "model = load(sys.argv[1], device='cpu', dtype='float32', generation={'max_new_tokens': 480})\n"
+        "threading.Thread(target=lambda: model.generate(['go on'] * 200), daemon=True).start()\n"
+        "while not model.stats.rows_alive: time.sleep(0.01)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tiny_llama)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "terminate" not in done.stderr
 
 
 def test_who_waits_when_the_model_is_closed_is_told(tiny_llama: Path) -> None:
