@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self
 
-from runner.core.errors import ConfigError, JobFailed
+from runner.core.errors import INTERRUPTED, ConfigError, JobFailed
 from runner.engines.base import Completion, Engine, EngineReport, Event, Request, RequestId
 from runner.engines.session import Session
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[Event | Exception], None]  # called in the driver's thread: it must be quick
 CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
-EXIT_S = 5.0  # for an engine to end its pass, or its load, when the process exits
+EXIT_S = 60.0  # for an engine to end its pass, or its load, when the process exits
 LOOK_S = 1.0  # how often a driver with nothing to do looks whether it is to end
 
 
@@ -151,9 +152,12 @@ _living: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Let no thread be cut off in the middle of a pass when the process exits: it would be aborted."""
-    for driver in list(_living):
-        driver.close(EXIT_S)
+    """Let no thread be cut off within a pass or an import when the process exits: that would abort it, or hang."""
+    try:
+        for driver in list(_living):
+            driver.close(EXIT_S)
+    except KeyboardInterrupt:  # who does not want to wait for it leaves at once
+        os._exit(INTERRUPTED)
 
 
 def _call(listener: Listener, event: Event | Exception) -> None:

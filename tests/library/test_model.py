@@ -252,6 +252,16 @@ def test_a_program_that_exits_while_others_still_ask_exits_in_peace(tiny_llama: 
     assert "terminate" not in done.stderr
 
 
+def test_an_interrupted_load_ends_in_peace() -> None:
+    program = (
+        "import os, signal, threading\nfrom runner import load\n"
+        "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n    load(device='cpu')\nexcept KeyboardInterrupt:\n    print('interrupted')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr  # torch, amid its import, may complain
+
+
 def test_who_waits_when_the_model_is_closed_is_told(tiny_llama: Path) -> None:
     model = load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480})
     with ThreadPoolExecutor(1) as pool:
