@@ -21,7 +21,7 @@ def look(choice: str | None) -> list[Chosen]:
     return [KINDS.get(choice) or described(choice)] if choice else [described("embedded")]
 
 
-def becomes(asked: dict[str, str] | None = None, own: str | None = None, **environ: str) -> tuple[list[str], list[str]]:
+def becomes(asked: Any = None, own: Any = None, **environ: str) -> tuple[list[str], list[str]]:
     found = translate(environ, asked or {}, lambda choice: look(choice or own))
     return found.overrides, found.lines
 

@@ -32,7 +32,8 @@ def test_the_session_on_the_page_runs(
 def test_the_old_scripts_lines_have_their_twins(tiny_llama: Path, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "from_the_old_tools.md").read_text()
     lines = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import load\n" in block)
-    adapter, weights = tmp_path / "adapter.pth", {}
+    adapter = tmp_path / "adapter.pth"
+    weights: dict[str, torch.Tensor] = {}
     for layer in range(2):
         for module in ("q_proj", "o_proj"):
             at = f"model.layers.{layer}.self_attn.{module}.lora"
