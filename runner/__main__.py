@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -15,16 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.hydra import explain, register, to_config
+from runner.config.choices import CONF
+from runner.config.groups import GROUPS
+from runner.config.hydra import explain, register, to_config, variables_as_overrides
 from runner.config.plain_text import quote_texts
-from runner.config.root import GROUPS, RunnerConfig
+from runner.config.root import RunnerConfig
 from runner.core import signals
 from runner.core.console import say
 from runner.core.errors import exit_code_of, run_entry
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
-HERE = Path(__file__).resolve().parent
-CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, or in a checkout
 
 exit_codes: list[int] = [0]  # of the single job; a grid says its own
 
@@ -55,7 +54,10 @@ def arrange(arguments: list[str]) -> list[str]:
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    return [*quote_texts(overrides), *options]
+    said = quote_texts(overrides)
+    runs = not (known.help or known.hydra_help or known.info or known.shell_completion)
+    from_variables = variables_as_overrides(said, known.config_name or "config", known.config_dir) if runs else []
+    return [*from_variables, *said, *options]
 
 
 def message_of(error: Exception) -> str | None:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.plain_text import kinds, quote_texts
+from runner.config.groups import kinds
+from runner.config.plain_text import quote_texts
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 STUB = ("task=generate", "model=stub", "tracking=none")

@@ -25,10 +25,10 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
+from runner.config.groups import GROUPS
 from runner.config.hydra import EXTRAS, explain, register, to_config
 from runner.config.plain_text import quote_texts
-from runner.config.root import GROUPS
 from runner.grid.other_launchers import adapt
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,8 @@ from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, group, label
 from runner.compare.runs import Evidence
 from runner.compare.selection import listed, matches
 from runner.compare.wording import natural, sentence
-from runner.config.root import GROUPS, RunnerConfig
+from runner.config.groups import GROUPS
+from runner.config.root import RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED

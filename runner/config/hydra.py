@@ -5,15 +5,22 @@ A message holds the full key, the value, the nearest valid key and the choices.
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -22,8 +29,13 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config.plain_text import Kind, kinds
-from runner.config.root import GROUPS, RunnerConfig
+from runner.config import variables
+from runner.config.choices import CONF, of_model
+from runner.config.groups import GROUPS, Kind, kinds
+from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
+from runner.config.plain_text import quote_texts, sweep_of
+from runner.config.root import RunnerConfig
+from runner.config.variables import Chosen, translate
 from runner.core.console import say
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, RunnerError, unknown
@@ -77,6 +89,66 @@ class NoRunFolder(Callback):
             config.hydra.run.dir = "."
 
 
+def hydra_of(study_folder: str | None = None) -> Hydra:
+    """Return a Hydra that composes the runner's configs, and those of a folder of studies; no other one is touched."""
+    register()
+    search = create_config_search_path(str(CONF))
+    if study_folder is not None:  # as -cd does
+        place = f"file://{Path(study_folder).expanduser().absolute()}"
+        search.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    return Hydra("runner", ConfigLoaderImpl(search))
+
+
+def variables_as_overrides(said: list[str], name: str = "config", folder: str | None = None) -> list[str]:
+    """Return what the variables of the environment say that the overrides leave open; each is printed on stderr."""
+    if not any(os.environ.get(variable) for variable in variables.NAMES):
+        return []
+    asked = {line.partition("=")[0].lstrip("+~"): line for line in said}
+    hydra = hydra_of(folder)
+
+    def models(choice: str | None) -> list[Chosen]:
+        own = _values(asked["model"]) if "model" in asked else [None]
+        if choice is None and own == [None]:
+            with suppress(HydraException):  # the job itself says what is wrong with its config
+                swept = _compose(hydra, name, []).hydra.sweeper.get("params", {}).get("model")
+                own = _values(sweep_of("model", swept)) if swept is not None else own
+        return [_model_of(hydra, name, one) for one in ([choice] if choice else own)]
+
+    found = translate(os.environ, asked, models)
+    for line in found.lines:
+        say(line)
+    return quote_texts(found.overrides)
+
+
+def _values(override: str) -> list[str | None]:
+    """Return the values of an override, of a sweep or of one; nothing of one that cannot be read."""
+    with suppress(HydraException):
+        read = OverridesParser.create().parse_override(override)
+        return [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
+    return [None]
+
+
+def _model_of(hydra: Hydra, name: str, choice: str | None) -> Chosen:
+    """Describe a choice of model in a config, None: its own; a choice that there is not has no keys."""
+    try:
+        composed = _compose(hydra, name, [] if choice is None else [f"model={choice}"])
+    except HydraException:
+        return Chosen(str(choice), frozenset())
+    return of_model(str(composed.hydra.runtime.choices.model), composed.model)
+
+
+def _compose(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
+    return hydra.compose_config(name, overrides, RunMode.RUN, with_log_configuration=False)
+
+
+def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Return a job's config as the runner knows it, and the choice of each group, which only Hydra's half holds."""
+    choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    return composed, choices
+
+
 def to_config(composed: Any) -> RunnerConfig:
     """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here."""
     config = OmegaConf.to_object(composed)
@@ -86,16 +158,12 @@ def to_config(composed: Any) -> RunnerConfig:
 
 
 def _refuse_extra(prefix: str, composed: Any, checked: object) -> None:
-    known = _schema_keys(checked)
+    known = schema_keys(checked)
     for key in map(str, composed):
         if key not in known:
             raise ConfigError(f"{prefix}{key}: {unknown('key', prefix + key, (prefix + name for name in known))}")
         if is_dataclass(getattr(checked, key)):
             _refuse_extra(f"{prefix}{key}.", composed[key], getattr(checked, key))
-
-
-def _schema_keys(schema: object) -> set[str]:
-    return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 
 # -------------------------------------------------------------------------------------------------- errors
@@ -141,7 +209,7 @@ def _missing_config(error: MissingConfigException) -> str:
         install = f"pip install 'runner[{choice.partition('_')[0]}]'"
         return f"{group}={choice} comes in a package that is not installed here: {install}"
     if group and error.options:
-        return f"{group}={choice}: {unknown(f'choice for {group}', choice, error.options)}"
+        return unknown_choice(group, choice, error.options)
     return _first_lines(error)
 
 
@@ -151,52 +219,18 @@ def _from_cause(error: BaseException, conf: Path) -> str | None:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if match := re.match(r"Could not override '([^']+)'\. ?\nNo match in the defaults list", text):
-        return _unknown_key(match[1], conf)
+        return unknown_key(match[1], conf)
     if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
         return _several(match[1], match[2])
     found = re.search(r"(?:Error merging override|Could not override) '?([^\n]+?)'?\.?(?:\n|$)", text)
     written = found[1] if found else ""
     if isinstance(cause, ValidationError):
-        return _wrong_value(cause, written)
+        return wrong_value(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return _unknown_key(cause.full_key or written, conf, cause.object_type)
+        return unknown_key(cause.full_key or written, conf, cause.object_type)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no value: give {cause.full_key}=..."
     return None
-
-
-def _wrong_value(cause: ValidationError, written: str) -> str:
-    before, _, value = written.partition("=")
-    key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
-    why = str(cause.msg or cause).splitlines()[0]
-    if choices := re.search(r"expected one of \[([^\]]*)\]", why):
-        names = [name.strip(" '") for name in choices[1].split(",")]
-        return f"{key}={value}: {unknown(f'choice for {key}', value, names)}"
-    if expected := re.search(r"could not be converted to (\w+)", why):
-        words = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={value}: {words.get(expected[1], expected[1])} is needed"
-    if "is not a ListConfig" in why and value:
-        return f"{key}={value}: a list is needed: {key}=[{value}]"
-    return f"{key}={value}: {why}" if value else f"{key}: {why}"
-
-
-def _unknown_key(key: str, conf: Path, owner: object = None) -> str:
-    """Name the key and the nearest valid one: a group's, a root key, or a key of the group's schema."""
-    head, dot, _ = key.rpartition(".")
-    names = _schema_keys(owner) or set().union(*map(_schema_keys, GROUPS.get(head, {}).values()))
-    groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
-    choices = {f"{head}.{name}" for name in names} if dot else {*groups, *_schema_keys(RunnerConfig)}
-    return f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
-
-
-def _of_other_groups(key: str, choices: set[str]) -> list[str]:
-    """Return the keys of any group that are called like this one, which stands in a wrong group or in none."""
-    last = key.lstrip("+~").rpartition(".")[2]
-    by_name: dict[str, list[str]] = {}
-    for known in kinds():
-        by_name.setdefault(known.rpartition(".")[2], []).append(known)
-    near = [] if get_close_matches(key, choices) else get_close_matches(last, by_name, n=1)
-    return by_name.get(last) or [known for name in near for known in by_name[name]]
 
 
 def _first_lines(error: BaseException) -> str:

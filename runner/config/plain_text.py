@@ -13,31 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.root import GROUPS, RunnerConfig
-from runner.core.fields import Text
+from runner.config.groups import GROUPS, Kind, kinds
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
-UNIONS = (Union, UnionType)
 SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a key holds."""
-
-    text: bool = False  # strings of any kind
-    words: bool = False  # texts, in which a comma is a comma
-    is_list: bool = False
 
 
 def quote_texts(arguments: list[str]) -> list[str]:
@@ -73,22 +59,6 @@ def flat(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{key}.")
         else:
             yield key, value
-
-
-@cache
-def kinds() -> dict[str, Kind]:
-    """Return what each key of the schemas holds."""
-    found: dict[str, Kind] = {}
-    schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
-    for prefix, schema in [("", RunnerConfig), *schemas]:
-        for name, hint in get_type_hints(schema, include_extras=True).items():
-            held = [it for it in get_args(hint) if it is not NoneType] if get_origin(hint) in UNIONS else [hint]
-            is_list = get_origin(held[0]) is list
-            held = [*get_args(held[0])] if is_list else held
-            kind = Kind(held in ([str], [Text]), held == [Text], is_list)
-            if not found.get(f"{prefix}{name}", Kind()).text:  # task.prompt is a choice of one task, a text of others
-                found[f"{prefix}{name}"] = kind
-    return found
 
 
 def _values(value: str, kind: Kind) -> str:

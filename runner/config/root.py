@@ -8,13 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import MODELS, ModelConfig
-from runner.config.rope import ROPES, RopeConfig
-from runner.config.task import TASKS, TaskConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import ModelConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
 from runner.core.fields import MISSING, inert
-from runner.quantization import CHOICES
 from runner.quantization.base import QuantizationConfig
 
 
@@ -70,18 +69,6 @@ class RunnerConfig:
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"
             )
-
-
-# every group of the menu, and the schema behind each of its choices
-GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {**MODELS},
-    "quantization": {**CHOICES},
-    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
-    "rope": {**ROPES},
-    "generation": {"generation": GenerationConfig},
-    "task": {**TASKS},
-    "tracking": {"tracking": TrackingConfig},
-}
 
 
 def base_key(config: RunnerConfig) -> str:

@@ -198,10 +198,16 @@ def run_entry(
     when_interrupted: str | None = None,
 ) -> NoReturn:
     """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
+    from runner.core import environment  # which raises these errors
+
+    def with_environment() -> int | None:
+        environment.read()
+        return work()
+
     keep_streams()
     code: Any
     try:
-        code = exit_code_of(name, work, message_of)
+        code = exit_code_of(name, with_environment, message_of)
     except KeyboardInterrupt:
         signals.leave()
         if when_interrupted:

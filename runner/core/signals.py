@@ -10,6 +10,7 @@ with held():           # signals wait: what is begun here is also ended here
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,21 @@ def take(even_ignored: bool = False) -> None:
     for number in ENDING:
         if even_ignored or signal.getsignal(number) in DEFAULTS:
             signal.signal(number, interrupt)
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """Take the signals within this block, in a program that is not ours; in its other threads nothing is to be done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    take()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def interrupt(*_: Any) -> None:

@@ -48,7 +48,7 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
     """Return the prompts of the job, in order."""
     if task.prompt is not None:
         try:
-            text = _text(task.prompt)
+            text = text_of(task.prompt)
         except ValueError as error:
             raise ConfigError(f"task.prompt: {error}") from error
         return [_with_branches(text, task)]
@@ -57,7 +57,7 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
     prompts: list[Given] = []
     for number, line in read_lines(io.BytesIO(data), where):
         try:
-            prompt = _from_json(line, task.format) if as_json else _text(line)
+            prompt = _from_json(line, task.format) if as_json else text_of(line)
         except ValueError as error:
             raise DataError(f"{where}, line {number}: {error}") from error
         prompts.append(_with_branches(prompt, task))
@@ -192,7 +192,7 @@ def _from_json(line: str, framing: Framing) -> Given:
             raise ValueError(unknown("key", key, KEYS))
     if others:
         _say_unread(", ".join(others))
-    prompt = _text(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
+    prompt = text_of(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
     return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
 
 
@@ -205,7 +205,7 @@ def _beginnings(branches: Any) -> tuple[str, ...]:
     """Check the texts that branches begin with; an empty one goes on from where the prompt ends."""
     if not isinstance(branches, list) or not branches:
         raise ValueError(f"branches is a list of one text or more, not {json.dumps(branches)[:80]}")
-    return tuple("" if text == "" else _text(text) for text in branches)
+    return tuple("" if text == "" else text_of(text) for text in branches)
 
 
 def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
@@ -213,22 +213,28 @@ def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
         raise ValueError("messages need task.format=chat: a raw prompt is one text")
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"messages is no list of messages, or an empty one: {NEEDED}")
-    return tuple(_message(message) for message in messages)
+    return tuple(message_of(message) for message in messages)
 
 
-def _message(message: Any) -> Message:
+def message_of(message: Any) -> Message:
+    """Check one turn of a conversation; ValueError says what is wrong with it."""
     if not isinstance(message, dict) or set(message) != {"role", "content"}:
-        raise ValueError(f"a message holds role and content and nothing else, not {json.dumps(message)[:80]}")
+        raise ValueError(f"a message holds role and content and nothing else, not {_shown(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is none of {', '.join(ROLES)}")
-    return Message(message["role"], _text(message["content"]))
+    return Message(message["role"], text_of(message["content"]))
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Check that a value is a text for a model; ValueError says why it is none."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else json.dumps(value)[:80]}")
+        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"not UTF-8 text ({error.reason})") from error
     return value
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=repr)[:80]

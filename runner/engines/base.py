@@ -104,6 +104,12 @@ class Request:
     n: int = 1  # completions of the prompt, each with random numbers of its own
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
+    draws: RequestId | None = None  # stands for the id in the random numbers: equal ones draw the same; None: the id
+
+    @property
+    def drawn_by(self) -> RequestId:
+        """What decides its random numbers, with the seed and the choice."""
+        return self.id if self.draws is None else self.draws
 
     @property
     def needs(self) -> frozenset[Capability]:

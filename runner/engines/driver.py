@@ -5,19 +5,24 @@ Servers and programs use it. A task that has a list of requests needs no thread:
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self
 
-from runner.core.errors import ConfigError, JobFailed
+from runner.core.errors import INTERRUPTED, ConfigError, JobFailed
 from runner.engines.base import Completion, Engine, EngineReport, Event, Request, RequestId
 from runner.engines.session import Session
 
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Event | Exception], None]  # called in the driver's thread: it must be quick
+CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
+EXIT_S = 60.0  # for an engine to end its pass, or its load, when the process exits
 LOOK_S = 1.0  # how often a driver with nothing to do looks whether it is to end
 
 
@@ -33,6 +38,7 @@ class Driver:
         self._closing = False
         self._loaded: Future[EngineReport] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        _living.add(self)
         self._thread.start()
 
     def loaded(self, timeout: float | None = None) -> EngineReport:
@@ -53,15 +59,17 @@ class Driver:
         """Let a request in; its events, or the error that ended it, go to the listener."""
         session = self._session
         if session is None or self._closing:
-            raise JobFailed("the engine takes no requests: it is closed, or not loaded yet")
+            raise JobFailed(CLOSED)
         with self._changed:
             if request.id in self._listeners:
                 raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
             self._listeners[request.id], self._left[request.id] = listener, request.n
         try:
             session.submit(request)
-        except BaseException:
+        except BaseException as error:
             self._forget(request.id)
+            if not self.is_ready and isinstance(error, ConfigError):  # it was closed meanwhile
+                raise JobFailed(CLOSED) from error
             raise
 
     def cancel(self, request_id: RequestId) -> None:
@@ -74,13 +82,16 @@ class Driver:
         with self._changed:
             return self._changed.wait_for(lambda: not self._left, timeout)
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """End what is under way, let go of the engine, and wait for the thread."""
-        self._closing = True
+        self.stop()
         if self._session is not None:
             self._session.close()
-        self._thread.join()
-        self._fail(JobFailed("the engine was closed before the answer was complete"))
+        self._thread.join(timeout)
+
+    def stop(self) -> None:
+        """Let the thread end by itself, soon; it takes no lock, so that the garbage collector may call it."""
+        self._closing = True
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +120,8 @@ class Driver:
                 continue
             for event in events:
                 self._tell(event)
+        self._session.close()
+        self._fail(JobFailed("the engine was closed before the answer was complete"))
         self.engine.close()
 
     def _tell(self, event: Event) -> None:
@@ -132,6 +145,19 @@ class Driver:
         for request_id, listener in list(self._listeners.items()):
             self._forget(request_id)
             _call(listener, error)
+
+
+_living: weakref.WeakSet[Driver] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Let no thread be cut off within a pass or an import when the process exits: that would abort it, or hang."""
+    try:
+        for driver in list(_living):
+            driver.close(EXIT_S)
+    except KeyboardInterrupt:  # who does not want to wait for it leaves at once
+        os._exit(INTERRUPTED)
 
 
 def _call(listener: Listener, event: Event | Exception) -> None:

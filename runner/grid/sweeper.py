@@ -17,10 +17,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from runner.checkpoints.resolve import sharing
-from runner.config.hydra import to_config
+from runner.config.hydra import to_config, without_hydra
 from runner.config.root import RunnerConfig
 from runner.core import machine, signals
 from runner.core.console import plain, say
@@ -142,15 +142,18 @@ class GridSweeper(Sweeper):
             if all(planned.state is State.impossible for planned in grid.plan):
                 raise ConfigError(f"none of these {len(grid.plan)} jobs can work, see above")
             return
+        finish(grid, self.do(grid))
+
+    def do(self, grid: Grid) -> bool:
+        """Do what is not done of a planned grid; return whether the user stopped it."""
         say(summary(grid.plan))
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
         parents = Parents(grid.plan, grid.overrides, grid.outcomes)
         parents.look()
         try:
-            interrupted = self.run(grid, parents)
+            return self.run(grid, parents)
         except KeyboardInterrupt:  # it came when all was done
-            interrupted = True
-        finish(grid, interrupted)
+            return True
 
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; what cannot work is known before anything runs."""
@@ -239,14 +242,6 @@ def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
     planned = plan_job(overrides, config)
     planned.composed = composed
     return planned
-
-
-def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's config as the runner knows it, and the choice of each group, which only Hydra's half holds."""
-    choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
-    with read_write(composed), open_dict(composed):
-        del composed["hydra"]
-    return composed, choices
 
 
 _ABSENT = object()

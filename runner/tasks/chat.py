@@ -189,7 +189,7 @@ class Chat:
             if key not in SETTINGS:
                 raise ConfigError(f"/set {assignment}: {unknown('setting', key, SETTINGS)}")
             try:
-                number = float(value) if key in ("temperature", "top_p", "repetition_penalty") else int(value)
+                number: Any = float(value) if key in ("temperature", "top_p", "repetition_penalty") else int(value)
             except ValueError as error:
                 raise ConfigError(f"/set {assignment}: {value or 'nothing'} is no number") from error
             if key == "max_new_tokens":

@@ -10,12 +10,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.generation import GenerationConfig
+from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig, StubConfig
-from runner.config.root import GROUPS, RunnerConfig, TrackingConfig, semantic_keys
+from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, MemoryConfig, PromptStyle, SplitConfig, SweepConfig
 from runner.core.dtypes import Dtype

@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Node
 from omegaconf.basecontainer import BaseContainer
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
+from runner.config.groups import GROUPS
 from runner.config.hydra import register
-from runner.config.root import GROUPS
 from runner.grid import compose as compose_module
 from runner.grid.compose import Composer
 from runner.grid.expand import expand

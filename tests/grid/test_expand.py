@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.hydra import register
 from runner.config.plain_text import quote_texts
 from runner.core.errors import ConfigError

@@ -11,7 +11,7 @@ from arena import GSM8K, Arena, Run, Start
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.hydra import register, to_config
 from runner.run import run
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.__main__ import CONF
-from runner.config.root import GROUPS
+from runner.config.choices import CONF
+from runner.config.groups import GROUPS
 from runner.core.dtypes import BYTES
 from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
 from runner.quantization.base import QuantizationConfig, Quantized, Source

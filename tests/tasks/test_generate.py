@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from list_session import ListSession
 from tasking import work
 
-from runner.__main__ import CONF
+from runner.config.choices import CONF
 from runner.config.generation import GenerationConfig
 from runner.config.hydra import register, to_config
 from runner.config.lora import PeftConfig

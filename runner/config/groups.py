@@ -1,0 +1,56 @@
+"""Every group of the menu, the schema behind each of its choices, and what each key holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig, PeftConfig, PthConfig
+from runner.config.model import MODELS
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import ROPES
+from runner.config.task import TASKS
+from runner.core.fields import Text
+from runner.quantization import CHOICES
+
+GROUPS: dict[str, dict[str, type[Any]]] = {
+    "model": {**MODELS},
+    "quantization": {**CHOICES},
+    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
+    "rope": {**ROPES},
+    "generation": {"generation": GenerationConfig},
+    "task": {**TASKS},
+    "tracking": {"tracking": TrackingConfig},
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a key holds."""
+
+    text: bool = False  # strings of any kind
+    words: bool = False  # texts, in which a comma is a comma
+    is_list: bool = False
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """Return what each key of the schemas holds."""
+    found: dict[str, Kind] = {}
+    schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
+    for prefix, schema in [("", RunnerConfig), *schemas]:
+        for name, hint in get_type_hints(schema, include_extras=True).items():
+            held = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
+            is_list = get_origin(held[0]) is list
+            held = [*get_args(held[0])] if is_list else held
+            kind = Kind(held in ([str], [Text]), held == [Text], is_list)
+            if not found.get(f"{prefix}{name}", Kind()).text:  # task.prompt is a choice of one task, a text of others
+                found[f"{prefix}{name}"] = kind
+    return found
+
+
+def _is_union(hint: object) -> bool:
+    return get_origin(hint) in (Union, UnionType)

@@ -1,0 +1,114 @@
+"""evaluate() and grid(): the command line's jobs, ledger and store, from a program that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runner as package
+from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import Status
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None]) -> Path:
+    """An empty working directory with an empty database."""
+    monkeypatch.chdir(tmp_path)
+    new_database(tmp_path / "outputs" / "mlflow.db")
+    return tmp_path
+
+
+def runs(folder: Path) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(folder / "outputs" / "mlflow.db") as database:
+        return database.execute("select name, status from runs order by name").fetchall()
+
+
+def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callable[..., Any]) -> None:
+    before = signal.getsignal(signal.SIGINT), logging.getLogger("runner").level
+    record = package.evaluate("model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"})
+    assert (record.status, record.from_ledger, record.result.metrics["n"]) == (Status.FINISHED, False, 3)
+    assert runs(folder) == [("gsm8k stub test", "FINISHED")]
+    assert (folder / "outputs" / "jobs" / record.job_id / "log.txt").exists()
+    asked = runner("model=stub", "task.limit=3", "seed=2", "task.system=Be brief, please")
+    assert f"{record.job_id}  (recorded earlier)" in asked.out
+    again = asyncio.run(asyncio.to_thread(package.evaluate, "model=stub", "task.limit=3", "seed=2", {"task.system": "Be brief, please"}))  # fmt: skip
+    assert (again.job_id, again.from_ledger, again.mlflow_run_id) == (record.job_id, True, record.mlflow_run_id)
+    assert (signal.getsignal(signal.SIGINT), logging.getLogger("runner").level) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.limt=3", "task.limt: no key 'task.limt'. Did you mean task.limit?"),
+        ("model=stbu", "model=stbu: no choice for model 'stbu'. Did you mean stub?"),
+        ("task.limit=0", "task.limit=0: must be 1 or more"),
+        ("task.limit=1,2", "task.limit=1,2: several values"),
+        ("plan=true", "plan=true: evaluate() does a job"),
+        ("what", "what: this is no override"),
+    ],
+)
+def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        package.evaluate("model=stub", "tracking=none", override)
+    assert str(refused.value).startswith(said)
+
+
+def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> None:
+    Path("long.txt").write_text("eggs " * 3000)
+    with pytest.raises(JobFailed, match="nothing could be completed; the first reason: the prompt has"):
+        package.evaluate("task=generate", "task.prompts=long.txt", "tracking=none")
+
+
+def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    planned = package.grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")
+    assert [(row["seed"], row["status"], row["error"]) for row in planned] == [(1, "to do", None), (2, "to do", None)]
+    first = package.evaluate("model=stub", "task.limit=3", "seed=1")
+    with pytest.raises(ConfigError, match="lora=pht: no choice for lora"):
+        package.grid("model=stub", "lora=none,pht")
+    rows = package.grid("model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]})
+    assert [(row["seed"], row["generation"], row["status"]) for row in rows] == [
+        (1, "greedy", "done before"),
+        (1, "creative", "finished"),
+        (2, "greedy", "finished"),
+        (2, "creative", "finished"),
+    ]
+    assert rows[0]["job_id"] == first.job_id
+    assert {row["n"] for row in rows} == {3}
+    assert len(runs(folder)) == 5  # four jobs and the grid above them
+    assert capfd.readouterr().out == ""
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(rows).set_index(["seed", "generation"])
+    assert table.loc[(2, "creative"), "n"] == 3
+
+
+def test_a_job_that_cannot_work_is_a_row_with_its_error(folder: Path) -> None:
+    rows = package.grid(
+        "tracking=none", "task.limit=2", {"model": ["stub", "local"]}, "model.name=nowhere", "plan=true"
+    )
+    assert [row["status"] for row in rows] == ["to do", "impossible"]
+    assert rows[0]["error"] is None
+    assert "there is no folder and no .gguf file" in rows[1]["error"]
+
+
+def test_a_study_is_named_by_its_file(folder: Path) -> None:
+    (folder / "studies").mkdir()
+    (folder / "studies" / "own.yaml").write_text(
+        "defaults: [config, override model: stub, override tracking: none, _self_]\n"
+        "task: {limit: 2}\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    )
+    assert [row["seed"] for row in package.grid("rerun=all", study="studies/own.yaml")] == [1, 2]
+
+
+def test_the_folder_of_grids_stays_one() -> None:
+    import runner.grid.plan as plan
+
+    assert package.grid.plan is plan  # type: ignore[attr-defined]

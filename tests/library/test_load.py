@@ -1,0 +1,116 @@
+"""The arguments of load() mean what the same names mean on the command line, and cost no Hydra."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.types import RunMode
+
+from runner import load
+from runner.config.hydra import hydra_of, to_config, without_hydra
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.library.load import configure
+
+GROUPS = ("model", "quantization", "lora", "rope", "generation")
+
+
+def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
+    groups = {group: arguments.pop(group, None) for group in GROUPS[1:]}
+    return configure(model, groups, arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        ({}, []),
+        ({"model": "stub"}, ["model=stub"]),
+        ({"model": "Qwen/Qwen3-8B", "device": "cpu"}, ["model=auto", "model.name=Qwen/Qwen3-8B", "model.device=cpu"]),
+        ({"model": "qwen3_8b", "dtype": torch.bfloat16}, ["model=qwen3_8b", "model.dtype=bfloat16"]),
+        ({"model": Path("some/where")}, ["model=auto", "model.name=some/where"]),
+        ({"model": "local", "name": "x"}, ["model=local", "model.name=x"]),
+        ({"quantization": "nf4"}, ["quantization=nf4"]),
+        ({"quantization": {"name": "nf4", "double_quant": False}}, ["quantization=nf4", "quantization.double_quant=false"]),
+        ({"lora": "embedded_pth"}, ["lora=embedded_pth"]),
+        ({"lora": "out/a.pth"}, ["lora=pth", "lora.path=out/a.pth"]),
+        ({"lora": Path("out/b")}, ["lora=peft", "lora.path=out/b"]),
+        ({"lora": {"path": "out/a.pth", "rank": 8}}, ["lora=pth", "lora.path=out/a.pth", "lora.rank=8"]),
+        ({"rope": "rope_2d"}, ["rope=rope_2d"]),
+        ({"rope": {"name": "yarn", "factor": 8}}, ["rope=yarn", "rope.factor=8"]),
+        ({"generation": "creative"}, ["generation=creative"]),
+        ({"generation": {"max_new_tokens": 7}}, ["generation.max_new_tokens=7"]),
+        (
+            {"device_map": "auto", "max_memory": {0: "3GB", "cpu": "8GB"}, "chat_template_kwargs": {"enable_thinking": False}},
+            ["model.device_map=auto", "model.max_memory={0: 3GB, cpu: 8GB}", "model.chat_template_kwargs={enable_thinking: false}"],
+        ),
+    ],
+)  # fmt: skip
+def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], overrides: list[str]) -> None:
+    composed, _ = without_hydra(hydra_of().compose_config("config", overrides, RunMode.RUN))
+    by_hydra, by_load = to_config(composed), configured(**arguments)
+    assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_hydra, group) for group in GROUPS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"quantisation": "nf4"}, "quantisation=nf4: no argument of load 'quantisation'. Did you mean quantization?"),
+        ({"devise": "cpu"}, "model.devise: no key 'model.devise'. Did you mean model.device?"),
+        ({"model": "stub", "device": "cpu"}, "model.device: no key 'model.device'. Did you mean model.delay_s? Choices: model.delay_s, model.name"),
+        ({"quantization": "nf5"}, "quantization=nf5: no choice for quantization 'nf5'. Did you mean nf4?"),
+        ({"quantization": {"name": "nf4", "block": 1}}, "quantization.block: no key 'quantization.block'"),
+        ({"dtype": "f32"}, "model.dtype=f32: no choice for model.dtype 'f32'. Did you mean float32?"),
+        ({"threads": "two"}, "model.threads=two: a whole number is needed"),
+        ({"model": "auto"}, "model.name has no value: give model.name=..."),
+        ({"lora": "peft"}, "lora.path has no value: give lora.path=..."),
+        ({"rope": 2}, "rope=2: give the name of a choice"),
+        ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens=0: must be 1 or more"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        configured(**arguments)
+    assert said in str(refused.value)
+
+
+def test_a_model_that_is_not_there_is_refused_before_a_thread_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model path does not exist"):
+        load(tmp_path / "nowhere")
+
+
+def test_variables_stand_below_the_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STUDENT_LOAD_IN_4BIT", "1")
+    monkeypatch.setenv("STUDENT_BASE_MODEL", "some/model")
+    monkeypatch.setenv("STUDENT_MAX_NEW_TOKENS", "9")
+    config = configured(generation="sampling", quantization="none")
+    assert (config.model.name, config.quantization.name) == ("some/model", "none")
+    assert (config.generation.name, config.generation.max_new_tokens) == ("sampling", 9)
+    assert capsys.readouterr().err.splitlines() == [
+        "STUDENT_BASE_MODEL=some/model → model=auto model.name=some/model",
+        "STUDENT_LOAD_IN_4BIT=1: not followed, quantization=none is asked for",
+        "STUDENT_MAX_NEW_TOKENS=9 → generation.max_new_tokens=9",
+    ]
+    assert configured("other/model", generation={"max_new_tokens": 3}).model.name == "other/model"
+
+
+def test_load_and_generate_import_neither_hydra_nor_mlflow(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom runner import load\n"
+        "assert not {'torch', 'hydra', 'mlflow', 'transformers', 'rich'} & sys.modules.keys(), 'importing is cheap'\n"
+        "with load(device='cpu') as model:\n    print(model.generate('Hi', max_new_tokens=3))\n"
+        "print([name for name in ('hydra', 'mlflow', 'pandas', 'rich', 'openai') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n[]\n")
+    assert done.stderr == ""

@@ -1,0 +1,272 @@
+"""A model object asked in every way there is: alone, in lists, by threads, by tasks, and left in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runner
+from runner import Answer, Model, load
+from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import FinishReason
+from runner.library.model import Unanswered
+
+QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
+PROMPTS = [f"Ann has {number} eggs. Ann finds 2 more. How many eggs does Ann have now?" for number in range(3, 11)]
+WAIT_S = 30
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """The embedded model, whose answers end by themselves."""
+    with load(device="cpu", dtype="float32") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def rambling(tiny_llama: Path) -> Iterator[Model]:
+    """A model that goes on up to the limit."""
+    with load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480}) as loaded:
+        yield loaded
+
+
+def until(happens: Callable[[], bool]) -> bool:
+    """Wait for something."""
+    end = time.monotonic() + WAIT_S
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.01)
+    return happens()
+
+
+def is_idle(model: Model) -> bool:
+    return model._driver.under_way == 0
+
+
+def test_an_answer_is_a_text_that_knows_how_it_came_about(model: Model) -> None:
+    answer = model.generate(QUESTION)
+    assert answer.startswith("After buying, 8+5=13.")
+    assert answer.finish_reason is FinishReason.stop
+    assert (answer.prompt_tokens, answer.choices) == (37, [answer])
+    assert len(answer.token_ids) > 10
+    assert repr(model) == "<model embedded: LlamaForCausalLM, cpu, float32 12.13 MiB>"
+    copy = pickle.loads(pickle.dumps(answer))
+    assert (copy, copy.token_ids, copy.finish_reason) == (answer, answer.token_ids, answer.finish_reason)
+
+
+def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
+    before, system = model.stats, "Be brief. " * 20
+    answers = model.generate(PROMPTS, system=system)
+    assert (model.stats - before).shared_tokens > 0  # the chat's beginning, computed once for all
+    assert [model.generate(prompt, system=system) for prompt in PROMPTS] == answers
+    assert model.generate([]) == []
+
+
+def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
+    drawn = model.generate(PROMPTS, temperature=1.5, seed=3)
+    assert model.generate(PROMPTS, temperature=1.5, seed=3) == drawn != model.generate(PROMPTS, temperature=1.5, seed=4)
+    assert model.generate(PROMPTS[0], temperature=1.5, seed=3) == drawn[0]
+    several = model.generate(PROMPTS[0], temperature=1.5, seed=3, n=3)
+    assert several == drawn[0] == several.choices[0]
+    assert len(set(several.choices)) == 3
+    assert model.generate(QUESTION, stop="=", max_new_tokens=50) == "After buying, 8+5"
+    assert model.generate(QUESTION, max_new_tokens=2).finish_reason is FinishReason.length
+
+
+def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("\n".join(PROMPTS))
+    keys = ["task=generate", "task.prompts=prompts.txt", "task.system=Be brief.", "tracking=none"]
+    record = runner.evaluate(keys, "model.dtype=float32", "model.device=cpu", "generation=sampling", "seed=5")
+    by_job = [row["completion"] for row in record.result.rows]
+    how: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1}
+    assert model.generate(PROMPTS, system="Be brief.", seed=5, max_new_tokens=512, **how) == by_job
+
+
+def test_the_next_turn_of_a_conversation_prefills_only_what_is_new(model: Model) -> None:
+    messages = [{"role": "user", "content": QUESTION}]
+    first = model.chat(messages)
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Tom loses 3. How many now?"}]
+    before = model.stats
+    second = model.chat(messages)
+    done = model.stats - before
+    assert second.prompt_tokens == done.prefill_tokens + done.shared_tokens
+    assert done.shared_tokens >= first.prompt_tokens + len(first.token_ids) - 1
+    assert model.chat(messages) == second
+
+
+def test_a_stream_is_the_answer_in_pieces(model: Model) -> None:
+    pieces = list(model.stream(QUESTION))
+    assert "".join(pieces) == model.generate(QUESTION)
+    assert len(pieces) > 5
+    assert "".join(model.stream([{"role": "user", "content": QUESTION}])) == "".join(pieces)
+
+
+def test_a_stream_that_is_left_cancels_its_request(rambling: Model) -> None:
+    for _ in rambling.stream("go on"):
+        break
+    assert until(lambda: is_idle(rambling))
+    assert rambling.stats.rows_alive == 0
+
+
+def test_logprobs_are_those_of_the_answer_that_it_gives(model: Model) -> None:
+    said = model.generate(QUESTION)
+    scores = model.logprobs(QUESTION, said)
+    assert scores.token_ids == said.token_ids[: len(scores.token_ids)]
+    assert all(scores.greedy)
+    other = model.logprobs(QUESTION, [said, "Fifty."])
+    assert [other[0].total, other[0].token_ids] == [pytest.approx(scores.total, abs=1e-3), scores.token_ids]
+    assert other[1].total < scores.total
+    assert model.logprobs("2+2=", "4", format="raw").total < 0
+
+
+def test_threads_share_a_model(model: Model) -> None:
+    alone = model.generate(PROMPTS)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(model.generate, PROMPTS * 4)) == alone * 4
+
+
+def test_tasks_of_a_running_loop_share_a_model(model: Model) -> None:
+    async def notebook() -> None:
+        assert model.generate(QUESTION).startswith("After")  # a cell without await
+        each = await asyncio.gather(*(model.agenerate(prompt) for prompt in PROMPTS))
+        assert list(each) == await model.agenerate(PROMPTS)
+        pieces = [piece async for piece in model.astream(PROMPTS[0])]
+        assert "".join(pieces) == each[0] == await model.achat([{"role": "user", "content": PROMPTS[0]}])
+        scores = await model.alogprobs(PROMPTS[0], ["one", "two"])
+        assert [one.total for one in scores] == [pytest.approx(one.total, abs=1e-3) for one in model.logprobs(PROMPTS[0], ["one", "two"])]  # fmt: skip
+
+    asyncio.run(notebook())
+
+
+def test_a_cancelled_task_cancels_its_requests(rambling: Model) -> None:
+    async def leave() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(rambling.agenerate(["go on"] * 64), 0.2)
+        async for _ in rambling.astream("go on"):
+            break
+
+    asyncio.run(leave())
+    assert until(lambda: is_idle(rambling))
+
+
+def test_ctrl_c_in_a_cell_cancels_what_it_waits_for(rambling: Model) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook's kernel
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            rambling.generate(["go on"] * 256)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    assert until(lambda: is_idle(rambling))
+    assert len(rambling.generate("go on", max_new_tokens=3).token_ids) == 3
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda it: it.generate("x", temprature=1), "temprature=1: no setting 'temprature'. Did you mean temperature?"),
+        (lambda it: it.generate("x", temperature="hot"), "temperature='hot': a number is needed"),
+        (lambda it: it.generate("x", temperature=50), "temperature=50: must lie in 0..10"),
+        (lambda it: it.generate("x", n=0), "n=0: must be 1 or more"),
+        (lambda it: it.generate("x", max_new_tokens=0), "max_new_tokens=0: must be 1 or more"),
+        (lambda it: it.generate("x", stop=[""]), "a text is needed, not an empty one"),
+        (lambda it: it.generate(""), "a text is needed, not an empty one"),
+        (lambda it: it.generate([{"role": "user", "content": "x"}]), 'a text is needed, not {"role": "user", "content": "x"}'),
+        (lambda it: it.generate("x", format="plain"), "format=plain: use chat or raw"),
+        (lambda it: it.generate("x", format="raw", system="y"), "system=y: a raw prompt has no system message"),
+        (lambda it: it.chat("x"), "messages='x': give a list of turns"),
+        (lambda it: it.chat([]), "messages=[]: give a list of turns"),
+        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "messages: role 'robot' is none of system, user, assistant"),
+        (lambda it: it.chat([{"role": "user"}]), "messages: a message holds role and content and nothing else"),
+        (lambda it: list(it.stream("x", n=2)), "n=2: a stream has one answer"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message(model: Model, ask: Callable[[Model], Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        ask(model)
+    assert said in str(refused.value)
+    assert is_idle(model)
+
+
+def test_what_has_no_answer_does_not_take_the_others_along(model: Model) -> None:
+    long = "eggs " * 2000
+    with pytest.raises(
+        Unanswered, match="^1 of 2 have no answer, number 1: the prompt has .* the model has room"
+    ) as lost:
+        model.generate([PROMPTS[0], long])
+    assert lost.value.answers == [model.generate(PROMPTS[0]), None]
+    assert isinstance(lost.value.answers[0], Answer)
+    with pytest.raises(Unanswered, match="^the prompt has"):
+        model.generate(long)
+
+
+def engines() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "engine"}
+
+
+def test_close_with_and_garbage_collection_let_go_of_the_model() -> None:
+    before = engines()
+    with load(device="cpu") as one:
+        said = one.generate(QUESTION)
+    assert engines() == before
+    with pytest.raises(JobFailed, match="takes no requests: it is closed"):
+        one.generate(QUESTION)
+    one.close()  # twice does no harm
+
+    two = load(device="cpu")
+    assert two.generate(QUESTION) == said  # again in the same process
+    two.close()
+    assert engines() == before
+
+    three = load(device="cpu")
+    assert three.generate(QUESTION) == said
+    del three
+    gc.collect()
+    assert until(lambda: engines() == before)
+
+
+def test_a_program_that_exits_while_others_still_ask_exits_in_peace(tiny_llama: Path) -> None:
+    program = (
+        "import sys, threading, time\nfrom runner import load\n"
+        "model = load(sys.argv[1], device='cpu', dtype='float32', generation={'max_new_tokens': 480})\n"
+        "threading.Thread(target=lambda: model.generate(['go on'] * 200), daemon=True).start()\n"
+        "while not model.stats.rows_alive: time.sleep(0.01)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tiny_llama)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "terminate" not in done.stderr
+
+
+def test_an_interrupted_load_ends_in_peace() -> None:
+    program = (
+        "import os, signal, threading\nfrom runner import load\n"
+        "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n    load(device='cpu')\nexcept KeyboardInterrupt:\n    print('interrupted')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr  # torch, amid its import, may complain
+
+
+def test_who_waits_when_the_model_is_closed_is_told(tiny_llama: Path) -> None:
+    model = load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480})
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(model.generate, ["go on"] * 256)
+        assert until(lambda: model.stats.rows_alive > 0)
+        model.close()
+        with pytest.raises(JobFailed, match="closed"):
+            waiting.result(WAIT_S)
