@@ -20,7 +20,17 @@ NOISE = re.compile(
     r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|busy|pss|best|mapped|spread)([_/.]|$)"
     r"|_(s|ms)($|[_/])|_per_s|over_baseline|on_front|dominated"
 )
-LEFT_OUT = {"checksum", "mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "tracking.parent_run_id"}
+LEFT_OUT = {
+    "company",
+    "measured",
+    "checksum",
+    "mlflow_run_id",
+    "mlflow_uri",
+    "run_id",
+    "started_at",
+    "versions",
+    "tracking.parent_run_id",
+}
 FILE_STATE = {"mtime_ns", "inode", "place", "key"}  # a manifest's notes on the source's files, which are copies
 WITH_MEASURES = {
     "result",
@@ -32,7 +42,7 @@ MEASURING = {"sweep", "memory"}  # tasks of which only the keys and rows can be 
 SKIPPED = re.compile(
     r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|[^/]*\.log|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)"
 )
-JOB_ID = re.compile(r"\b(?:gsm8k|generate|sweep|memory|split|verify|merge|archive|pipeline)-[0-9a-f]{12}\b")
+JOB_ID = re.compile(r"\b(?:gsm8k|generate|chat|serve|sweep|memory|split|verify|merge|archive|pipeline)-[0-9a-f]{12}\b")
 TEXT_MASKS = [
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*"), "<time>"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<run id>"),

@@ -260,14 +260,14 @@ def test_a_store_that_is_gone_and_back_shows_nothing_as_running(
 def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Run, tmp_path: Path, made: Path) -> None:
     shared = f"tracking.uri=sqlite:///{made}"
     process = begun(tmp_path, shared, "output_dir=elsewhere")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=60"]
     living = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 90
     while len(jobs(made)) < 2:
         assert time.monotonic() < end
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
     done = runner("-m", *STUB, shared, "seed=1,2")
     assert done.code == 0, done.err
     there = {row.tags["output_dir"].split("/")[-3] for row in jobs(made) if row.status == "RUNNING"}
