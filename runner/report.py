@@ -27,6 +27,9 @@ WORDS = (
     "rope",
     "sampling",
     "source",
+    "server",
+    "reported_model",
+    "answered_by",
     "output_dir",
 )
 

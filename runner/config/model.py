@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
+from runner.config.generation import PLAIN, GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.rope import RopeConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
+from runner.core.uris import HIDDEN
+from runner.quantization.base import QuantizationConfig
 
 PUT_BY_RUNNER = ("messages", "conversation", "tokenize", "add_generation_prompt")  # of a chat template
 
@@ -29,6 +36,11 @@ class ModelConfig:
 
     module: ClassVar[str]  # describes the kind; a string, so that a job imports its own kind only
     name: str = inert(MISSING, HASHED)
+
+    def check_beside(
+        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+    ) -> None:
+        """Refuse what the other groups ask for and this kind of model cannot do."""
 
 
 @dataclass
@@ -102,11 +114,117 @@ class StubConfig(ModelConfig):
         check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
 
 
+class Extensions(StrEnum):
+    """What a server takes besides OpenAI's own keys: nothing, or top_k, repetition_penalty and ignore_eos."""
+
+    openai = "openai"
+    vllm = "vllm"
+
+
+KEY_VARIABLES = ("API_KEY", "OPENAI_API_KEY")  # in this order, where no other one is named
+
+
+@dataclass
+class ApiConfig(ModelConfig):
+    """A model behind OpenAI's API: OpenAI's own, `vllm serve`, or task=serve, here or elsewhere."""
+
+    module: ClassVar[str] = "runner.engines.kinds.api"
+    name: str = ""
+    base_url: str = ""
+    extensions: Extensions = Extensions.openai
+    key_variable: str = inert(KEY_VARIABLES[0], "names the variable with the server's key, which changes no answer")
+    concurrency: int = inert(8, "how many requests are on their way at once")
+    retries: int = inert(6, "how often a request is put again that got no answer")
+    backoff_s: float = inert(0.5, "how long to wait before a request is put again")
+    connect_s: float = inert(10.0, "ends a connection that does not come about")
+    first_token_s: float = inert(120.0, "ends a request that the server is silent on")
+    answer_s: float = inert(600.0, "ends an answer that does not come to its end")
+    price_in: float | None = inert(None, "what a million prompt tokens cost")
+    price_out: float | None = inert(None, "what a million new tokens cost")
+
+    key: ClassVar[str] = "model"
+
+    def __post_init__(self) -> None:
+        key = self.key
+        if not self.base_url.strip() or not self.name.strip():
+            raise ConfigError(
+                f"{key}=api needs the server's address, {key}.base_url=http://HOST:PORT/v1, and a model that it has, "
+                f"{key}.name=NAME; the server's key is taken from the environment or .env: {KEY_VARIABLES[0]}=..."
+            )
+        self.base_url = self.base_url.rstrip("/")
+        _check_base_url(f"{key}.base_url", self.base_url)
+        named = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
+        need = "give the name of an environment variable; the key itself never stands in the config"
+        check(named, f"{key}.key_variable", "***" if not named else self.key_variable, need)
+        check_least(1, f"{key}.concurrency", self.concurrency)
+        check_least(0, f"{key}.retries", self.retries)
+        for name in ("backoff_s", "connect_s", "first_token_s", "answer_s"):
+            seconds = getattr(self, name)
+            check(seconds > 0, f"{key}.{name}", seconds, "must be more than 0 seconds")
+        for name in ("price_in", "price_out"):
+            check_least(0, f"{key}.{name}", getattr(self, name), ", or null where nothing is counted")
+        need = "give both prices or none: a cost without one of them would be too low"
+        check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is on this machine, where it may do without a key."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def cannot_say(self, owner: str, sampling: object) -> str | None:
+        """Say which setting of how tokens are drawn the server's API has no word for, and what to do."""
+        if self.extensions is Extensions.vllm:
+            return None
+        asked = {name: getattr(sampling, name) for name in ("top_k", "repetition_penalty")}
+        asked = {name: value for name, value in asked.items() if value not in (None, PLAIN[name])}
+        if not asked:
+            return None
+        words = " and ".join(f"{owner}.{name}={value}" for name, value in asked.items())
+        fix = " ".join(f"{owner}.{name}=null" for name in asked)
+        return (
+            f"{words}: OpenAI's API has no word for it. Use {fix}, or {self.key}.extensions=vllm where the server "
+            "takes it besides (vLLM does, and task=serve)"
+        )
+
+    def check_beside(
+        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+    ) -> None:
+        """Refuse what would have to be done to the weights, which are the server's."""
+        for group, name, plain in (
+            ("quantization", quantization.name, "none"), ("lora", lora.name, "none"), ("rope", rope.name, "native")
+        ):  # fmt: skip
+            need = f"model=api has no weights here, so it would do nothing: use {group}={plain}"
+            check(name == plain, group, name, need)
+        rows = generation.batch_size
+        need = f"{self.key}.concurrency={self.concurrency} lets no more requests be on their way at once"
+        check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
+        if (problem := self.cannot_say("generation", generation)) is not None:
+            raise ConfigError(problem)
+
+
+def _check_base_url(key: str, url: str) -> None:
+    """Refuse what is no address of a server, and one that holds a secret: addresses are written down."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        parts, sound = urlsplit(""), False
+    bare = f"{parts.scheme}://{parts.hostname}{parts.path}" if sound and "@" not in parts.path else HIDDEN
+    need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
+    check(not set("@?#") & set(url), key, bare, need)
+    check(sound, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+
+
 # every kind of model, by the name of its schema
 MODELS: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,
     "local": LocalConfig,
     "stub": StubConfig,
+    "api": ApiConfig,
 }
 
 
