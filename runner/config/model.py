@@ -35,6 +35,7 @@ class ModelConfig:
     """What every kind of model has."""
 
     module: ClassVar[str]  # describes the kind; a string, so that a job imports its own kind only
+    key: ClassVar[str] = "model"  # where these keys stand
     name: str = inert(MISSING, HASHED)
 
     def check_beside(
@@ -65,28 +66,28 @@ class LocalModelConfig(ModelConfig):
     asks_hub: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_least(1, "model.threads", self.threads, ", or null")
+        mine = self.key
+        check_least(1, f"{mine}.threads", self.threads, ", or null")
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
-        check(known, "model.device", self.device, "use auto, cpu, cuda or cuda:N")
-        check_not_blank("model.name", self.name, "give a folder or a hub id")
+        check(known, f"{mine}.device", self.device, "use auto, cpu, cuda or cuda:N")
+        check_not_blank(f"{mine}.name", self.name, "give a folder or a hub id")
         for name in self.chat_template_kwargs:
             own = name not in PUT_BY_RUNNER and name.isidentifier()
-            check(
-                own, "model.chat_template_kwargs", name, "give names that the chat template reads, e.g. enable_thinking"
-            )
+            need = "give names that the chat template reads, e.g. enable_thinking"
+            check(own, f"{mine}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
-        check(spread in (None, "auto"), "model.device_map", spread, "use auto, or null for one device")
-        check(sizes is None or isinstance(sizes, dict), "model.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")
+        check(spread in (None, "auto"), f"{mine}.device_map", spread, "use auto, or null for one device")
+        check(sizes is None or isinstance(sizes, dict), f"{mine}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")
         self.max_memory = {str(place): str(size) for place, size in (sizes or {}).items()} or None
         for place, size in (self.max_memory or {}).items():
-            key, is_size = f"model.max_memory.{place}", re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None
+            key, is_size = f"{mine}.max_memory.{place}", re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None
             check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
             check(is_size, key, size, "give a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
-            raise ConfigError("model.max_memory needs model.device_map=auto, which spreads the model over devices")
+            raise ConfigError(f"{mine}.max_memory needs {mine}.device_map=auto, which spreads the model over devices")
         if self.device_map == "auto" and self.device != "auto":
-            raise ConfigError(f"model.device_map=auto with model.device={self.device}: give one of the two")
+            raise ConfigError(f"{mine}.device_map=auto with {mine}.device={self.device}: give one of the two")
 
 
 @dataclass
@@ -142,13 +143,12 @@ class ApiConfig(ModelConfig):
     price_in: float | None = inert(None, "what a million prompt tokens cost")
     price_out: float | None = inert(None, "what a million new tokens cost")
 
-    key: ClassVar[str] = "model"
-
     def __post_init__(self) -> None:
         key = self.key
         if not self.base_url.strip() or not self.name.strip():
+            who = "model=api" if key == "model" else key
             raise ConfigError(
-                f"{key}=api needs the server's address, {key}.base_url=http://HOST:PORT/v1, and a model that it has, "
+                f"{who} needs the server's address, {key}.base_url=http://HOST:PORT/v1, and a model that it has, "
                 f"{key}.name=NAME; the server's key is taken from the environment or .env: {KEY_VARIABLES[0]}=..."
             )
         self.base_url = self.base_url.rstrip("/")
@@ -219,15 +219,58 @@ def _check_base_url(key: str, url: str) -> None:
     check(sound, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
 
 
+@dataclass
+class StudentConfig(LocalModelConfig):
+    """The model on this machine that answers first, or the stub in its place."""
+
+    key: ClassVar[str] = "model.student"
+    stub: bool = False
+
+
+@dataclass
+class TeacherConfig(ApiConfig):
+    """The model behind an API that reviews, and answers where the student does not."""
+
+    key: ClassVar[str] = "model.teacher"
+
+
+@dataclass
+class HybridConfig(ModelConfig):
+    """A student here, a teacher behind an API: the other groups speak of the student."""
+
+    module: ClassVar[str] = "runner.engines.kinds.hybrid"
+    name: str = inert("hybrid", "its student and its teacher have names of their own")
+    student: StudentConfig = MISSING
+    teacher: TeacherConfig = MISSING
+    rounds: int = 2
+    threshold: float = 0.7
+    review_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        check_least(1, "model.rounds", self.rounds)
+        check_least(1, "model.review_tokens", self.review_tokens)
+        check(0 <= self.threshold <= 1, "model.threshold", self.threshold, "must lie in 0..1")
+
+    def check_beside(
+        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+    ) -> None:
+        """Refuse what the teacher's API has no word for."""
+        if (problem := self.teacher.cannot_say("generation", generation)) is not None:
+            raise ConfigError(problem)
+
+
 # every kind of model, by the name of its schema
 MODELS: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,
     "local": LocalConfig,
     "stub": StubConfig,
     "api": ApiConfig,
+    "hybrid": HybridConfig,
 }
 
 
 def local_model(model: ModelConfig) -> LocalModelConfig:
     """Return the keys of a local model; their defaults stand in for a kind that has none."""
+    if isinstance(model, HybridConfig):
+        return model.student
     return model if isinstance(model, LocalModelConfig) else LocalModelConfig(model.name)

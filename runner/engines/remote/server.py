@@ -123,7 +123,8 @@ class Server:
     async def _stop(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
-            task.cancel()
+            if not task.cancelling():  # twice would cut short how it closes its connection
+                task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self.client.close()
         await self._loop.shutdown_asyncgens()

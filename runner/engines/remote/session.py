@@ -150,7 +150,8 @@ class ApiSession(Session):
     async def _stop(self) -> None:
         tasks = [asked.task for asked in self._asked.values() if asked.task is not None]
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # twice would cut short how it closes its connection
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, asked: Asked) -> None:

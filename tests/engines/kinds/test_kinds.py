@@ -11,7 +11,7 @@ import pytest
 from api_standin import Api
 
 from runner.checkpoints.resolve import resolve
-from runner.config.model import MODELS, LocalModelConfig, StubConfig, local_model
+from runner.config.model import MODELS, LocalModelConfig, StubConfig, StudentConfig, TeacherConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.engines.base import Capability
 from runner.engines.kinds import ModelKind, Need, kind_of
@@ -23,7 +23,9 @@ Make = Callable[..., RunnerConfig]
 def test_every_model_has_a_whole_description(make_config: Make, name: str, tmp_path: Path) -> None:
     folder = Path(__file__).parents[3] / "runner" / "embedded" / "model"
     with Api() as api:
+        teacher, student = TeacherConfig(name="tiny", base_url=api.url), StudentConfig(name="x", stub=True)
         keys: dict[str, Any] = {"api": {"name": "tiny", "base_url": api.url}}
+        keys["hybrid"] = {"student": student, "teacher": teacher}
         config = make_config(model=MODELS[name](**keys.get(name, {"name": str(folder)})))
         describes_itself(config, tmp_path)
 
