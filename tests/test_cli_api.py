@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ def solve(body: dict[str, Any]) -> str:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     (samples,) = folder.glob("outputs/jobs/*/samples.jsonl")
-    return [json.loads(line) for line in samples.read_text().splitlines()]
+    whole = samples.read_text().rpartition("\n")[0]  # it may be about to be written
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,30 @@ def test_what_was_interrupted_goes_on(runner: Run, tmp_path: Path) -> None:
     assert "is already done" in recorded.err
 
 
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_at_once(tmp_path: Path, ends: signal.Signals) -> None:
+    with Api(solve) as api:
+        api.delay_s = 0.5
+        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hear) as process:
+            while not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(ends)
+            asked, _ = time.monotonic(), process.wait(timeout=20)
+            assert process.stderr is not None
+            said = process.stderr.read()
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 130
+    assert said == "interrupted: what was done is kept, the same command goes on from there\n"
+    assert len(lines(tmp_path)) >= 3
+
+
+def hear() -> None:
+    """Let a process hear Ctrl-C although the tests may have been started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_another_model_behind_the_name_is_another_job(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         ask = (*QUICK, f"model.base_url={api.url}", "task.limit=2", "print=json")
@@ -160,6 +186,17 @@ def test_another_model_behind_the_name_is_another_job(runner: Run, tmp_path: Pat
         assert runner(*ask).json()["job_id"] != first["job_id"]
         assert runner(*ask, "model.concurrency=3", "model.retries=1", "plan=true").code == 0
     assert len(api.seen) == 4
+
+
+def test_another_model_amid_a_job_is_said(runner: Run) -> None:
+    with Api(solve) as api:
+        ask = (*QUICK, f"model.base_url={api.url}", "task.limit=4", "model.retries=0")
+        api.troubles.append(Trouble("status", 400))
+        assert runner(*ask).code == 1
+        api.reports = "tiny-2026-12"
+        done = runner(*ask)
+    assert done.code == 0, done.err
+    assert "the server came to answer with another model: tiny-2026-11 3, tiny-2026-12 1" in " ".join(done.out.split())
 
 
 def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:

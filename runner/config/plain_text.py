@@ -83,7 +83,7 @@ def kinds() -> dict[str, Kind]:
     schemas.append(("", RunnerConfig))
     for prefix, schema in schemas:
         for name, hint in get_type_hints(schema, include_extras=True).items():
-            if is_dataclass(hint) and prefix:  # a model within a model
+            if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
             held = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
             is_list = get_origin(held[0]) is list

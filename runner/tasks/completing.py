@@ -168,6 +168,8 @@ def complete_missing(
     done.metrics |= who_did_what(done.samples)
     if done.measured is not None and (said_by := answered_by(done.samples)):
         done.measured.report.facts["answered_by"] = said_by
+        if "," in said_by and not any(sample.calls for sample in done.samples):
+            done.notes.append(f"the server came to answer with another model: {said_by}")
     done.problems = problems(what, done.samples)
     return done
 
@@ -215,6 +217,7 @@ def who_did_what(samples: list[Sample]) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for sample in samples:
         for call in sample.calls or []:
+            counts.setdefault(f"{call.who}_answers", 0)
             counts[f"{call.who}_calls"] += 1
             counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens
             counts[f"{call.who}_new_tokens"] += call.tokens
