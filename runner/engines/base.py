@@ -255,9 +255,14 @@ class Engine(Protocol):
 
 def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:
     """Raise ConfigError unless the engine can do what is needed; tasks ask before anything is loaded."""
-    missing = sorted(set(capabilities) - engine.capabilities)
+    require_among(engine.capabilities, what, capabilities)
+
+
+def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
+    """Raise ConfigError unless what is needed is among what an engine would offer."""
+    missing = sorted(set(capabilities) - offered)
     if missing:
-        there = ", ".join(sorted(engine.capabilities)) or "nothing of the kind"
+        there = ", ".join(sorted(offered)) or "nothing of the kind"
         raise ConfigError(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {there}")
 
 

@@ -19,7 +19,7 @@ from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
-from runner.engines.base import Capability, require
+from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -42,11 +42,13 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
 def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     """Predict, then measure in `repeats` fresh processes."""
     config, recorder = context.config, context.recorder
-    require(context.engine(), "task=memory", [Capability.token_ids, Capability.fixed_length, Capability.own_memory])
     task = config.task
     assert isinstance(task, MemoryConfig)
     work = (task.batch_size, task.prompt_tokens, task.new_tokens)
-    predicted = kind_of(config.model).predict(config, context.resolved, *work)
+    kind = kind_of(config.model)
+    needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
+    require_among(kind.capabilities(config), "task=memory", needs)
+    predicted = kind.predict(config, context.resolved, *work)
     runs: list[Run] = []
     measured: list[dict[str, float]] = []
     repeats = RepeatLog(recorder.folder)
