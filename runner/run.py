@@ -39,7 +39,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
 def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inputs, jobs.Job]:
     """Read the task's inputs and name the job by content; all is checked and hashed before any load."""
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    read = kind_of(config.model).evidence(resolved, hashes) if Uses.weights in task.USES else {}
+    read = kind_of(config.model).evidence(config, resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
     return inputs, jobs.identify(config, task.VERSION, read | inputs.hashes, Uses.machine in task.USES)
 

@@ -196,7 +196,7 @@ ENGINE = '''
 +
 +
 +class Backwards(ModelKind):
-+    def evidence(self, resolved: Resolved, cache: Path) -> dict[str, str]:
++    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
 +        return {"model": "backwards"}
 +
 +    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -41,8 +41,11 @@ def kinds() -> dict[str, Kind]:
     """Return what each key of the schemas holds."""
     found: dict[str, Kind] = {}
     schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
-    for prefix, schema in [("", RunnerConfig), *schemas]:
+    schemas.append(("", RunnerConfig))
+    for prefix, schema in schemas:
         for name, hint in get_type_hints(schema, include_extras=True).items():
+            if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
+                schemas.append((f"{prefix}{name}.", hint))
             held = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
             is_list = get_origin(held[0]) is list
             held = [*get_args(held[0])] if is_list else held

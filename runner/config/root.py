@@ -64,6 +64,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
+        self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         if self.lora.merges and self.quantization.packed:
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "

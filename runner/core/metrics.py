@@ -92,6 +92,7 @@ def _counts(better: Better, *keys: str) -> list[Metric]:
     return [_metric(key, form=",.0f", better=better, pooling=Pooling.sum) for key in keys]
 
 
+OF_SIDES = ("answers", "calls", "prompt_tokens", "new_tokens")
 _EVERY = (
     # questions and answers
     _metric("accuracy", form=".1%", better=Better.higher, pooling=Pooling.dropped),  # follows from n and correct
@@ -112,6 +113,11 @@ _EVERY = (
     _metric("import_s"),
     _metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
     _metric("repeats"),
+    _metric("output_tok_per_s", form=",.0f"),
+    _metric("best_output_tok_per_s", form=",.0f"),
+    # a server, a student and a teacher
+    _metric("cost_usd", "cost USD", ".4f", better=Better.lower, pooling=Pooling.sum),
+    *_counts(Better.neither, *(f"{who}_{what}" for who in ("student", "teacher") for what in OF_SIDES)),
     # the model
     _metric("parameters", form=",.0f"),
     _metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
@@ -199,6 +205,14 @@ LINES = (
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),
+    Line(
+        "fastest cell", "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
+    ),
+    *(
+        Line(who, f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens")
+        for who in ("student", "teacher")
+    ),
+    Line("cost", "{cost_usd} USD", brief=True),
     Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
     Line("written", "{written_parts} parts, {written_mib} MiB"),
     Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),

@@ -58,11 +58,17 @@ class BranchText:
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    new_tokens: int | None = None  # None: as many as token_ids
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has, be they known or only counted."""
+        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
 
 @dataclass
 class Call:
-    """One of several completions behind a sample: who was asked, and what came back."""
+    """One of several completions behind a sample: who was asked for what, and what came back."""
 
     who: str
     prompt_sha256: str
@@ -71,15 +77,23 @@ class Call:
     token_ids: list[int]
     finish_reason: FinishReason
     seconds: float
+    what: str | None = None
+    new_tokens: int | None = None  # None: as many as token_ids
+    error: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens came back, be they known or only counted."""
+        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
 
 @dataclass
 class Sample:
     """One line of samples.jsonl: a completion and, for scored tasks, how it was judged.
 
-    Where one question took several calls of a model, they stand in `calls`, and above them the answer of the whole: its
-    text, the prompt tokens and the seconds of all calls. A line that ended in an error is no answer: the next start
-    asks again, unless the error is permanent, and the later line counts.
+    Where one question took several calls, they stand in `calls`, and above them the answer of the whole: its text, and
+    the tokens and seconds of all calls. A line that ended in an error is no answer: the next start asks again, unless
+    the error is permanent, and the later line counts.
     """
 
     index: int
@@ -97,6 +111,9 @@ class Sample:
     verdict: Verdict | None = None
     branches: list[BranchText] | None = None  # of a prompt with branches: what it says stands here and not above
     calls: list[Call] | None = None  # of a question that took more than one
+    new_tokens: int | None = None  # where the tokens are counted and not known; None: as many as token_ids
+    by: str | None = None  # who gave the answer, where that can be one of several
+    cost_usd: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -105,16 +122,12 @@ class Sample:
 
     @property
     def said(self) -> list[BranchText]:
-        """Return every completion in it: one per branch, one per call, or the one that it is."""
-        calls = [BranchText(call.text, call.token_ids, call.finish_reason) for call in self.calls or []]
-        return self.branches or calls or [BranchText(self.text, self.token_ids, self.finish_reason)]
+        """Return every answer in it: one per branch, or the one that it is."""
+        return self.branches or [BranchText(self.text, self.token_ids, self.finish_reason, self.new_tokens)]
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
-        optional = ("error", "permanent", "question", "gold", "extracted", "verdict", "branches", "calls")
-        absent = (None, False)
-        values = {key: value for key, value in asdict(self).items() if key not in optional or value not in absent}
-        line = json.dumps(values, ensure_ascii=False)
+        line = json.dumps(_applying(asdict(self)), ensure_ascii=False)
         return f"{line[:-1]}{_checksum(line)}"
 
     @classmethod
@@ -137,6 +150,16 @@ class Sample:
                 said = [kind(**it) for it in values[key]]
                 values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in said]
         return cls(**values)
+
+
+def _applying(value: Any) -> Any:
+    """Return a value without the keys of its objects that do not apply; what an extractor has not found stays."""
+    if isinstance(value, list):
+        return [_applying(it) for it in value]
+    if isinstance(value, dict):
+        kept = {key: it for key, it in value.items() if it is not None and it is not False}
+        return {key: it if key == "extracted" else _applying(it) for key, it in kept.items()}
+    return value
 
 
 def _checksum(line: str) -> str:

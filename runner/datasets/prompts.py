@@ -126,11 +126,12 @@ def answer(given: Given, sample: Sample) -> dict[str, object]:
             "text": sample.text,
             "finish_reason": sample.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
-            "new_tokens": len(sample.token_ids),
+            "new_tokens": sample.said[0].tokens,
+            **({} if sample.by is None else {"by": sample.by}),
             **error,
         }
     answers = [
-        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": len(said.token_ids)}
+        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": said.tokens}
         for said in sample.branches or []
     ]
     return {"prompt_tokens": sample.prompt_tokens, "completions": answers, **error}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig, check_sampling
 from runner.core.errors import ConfigError, check, check_least
-from runner.core.result import BranchText, FinishReason
+from runner.core.result import BranchText, Call, FinishReason
 
 if TYPE_CHECKING:
     from runner.engines.session import Session
@@ -30,6 +30,8 @@ class Capability(StrEnum):
     logprobs = "log-probabilities of a continuation"
     several = "several completions of one prompt"
     sampling = "sampling per request"
+    fixed_length = "answers of a fixed length"
+    own_memory = "memory on this machine"
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Request:
             Capability.logprobs: self.continuation is not None,
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
+            Capability.fixed_length: self.ignore_eos,
         }
         return frozenset(capability for capability, is_asked in asked.items() if is_asked)
 
@@ -150,7 +153,8 @@ class Completion:
 
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
     Where a continuation was to be scored, `token_ids` are its tokens, with one number for each in `logprobs`
-    (natural logarithms) and `greedy` (whether it is the most probable one).
+    (natural logarithms) and `greedy` (whether it is the most probable one). Where the tokens of the text are only
+    counted and not known, as on another machine, `token_ids` is empty and `new_tokens` says how many they were.
     """
 
     id: RequestId
@@ -167,6 +171,10 @@ class Completion:
     choice: int = 0  # 0 … n-1
     logprobs: list[float] | None = None
     greedy: list[bool] | None = None
+    new_tokens: int | None = None  # None: as many as token_ids
+    by: str | None = None  # who gave the answer, where that can be one of several
+    cost_usd: float | None = None
+    calls: list[Call] | None = None  # behind an answer that took more than one
 
 
 Event = Delta | Completion
@@ -199,6 +207,17 @@ class EngineStats:
     @classmethod
     def _totals(cls) -> list[str]:
         return [f.name for f in fields(cls) if f.name not in ("notes", "processes")]
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """What is to be said of speed; nothing by an engine that does not see its model at work."""
+        if not self.prefill_s:
+            return {}
+        return {
+            "prefill_tok_per_s": self.prefill_tok_per_s,
+            "decode_tok_per_s": self.decode_tok_per_s,
+            "shared_prompt_tokens": self.shared_tokens,
+        }
 
     @property
     def prefill_tok_per_s(self) -> float:
@@ -247,9 +266,14 @@ class Engine(Protocol):
 
 def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:
     """Raise ConfigError unless the engine can do what is needed; tasks ask before anything is loaded."""
-    missing = sorted(set(capabilities) - engine.capabilities)
+    require_among(engine.capabilities, what, capabilities)
+
+
+def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
+    """Raise ConfigError unless what is needed is among what an engine would offer."""
+    missing = sorted(set(capabilities) - offered)
     if missing:
-        there = ", ".join(sorted(engine.capabilities)) or "nothing of the kind"
+        there = ", ".join(sorted(offered)) or "nothing of the kind"
         raise ConfigError(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {there}")
 
 

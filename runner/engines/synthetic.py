@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from math import inf
 
 from runner.core.errors import ConfigError
 from runner.engines.base import EngineReport, Request
 
+VOCABULARY = 800  # ids that as good as every model has, where a server does not say how many it has
+
 
 def check_room(report: EngineReport, prompt_tokens: int, new_tokens: int) -> None:
     """Raise ConfigError unless the prompt and what follows it fit the loaded model's positions."""
-    room = report.metrics["max_positions"]
+    room = report.metrics.get("max_positions", inf)  # of a model elsewhere, nothing may be known
     if prompt_tokens + new_tokens > room:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "

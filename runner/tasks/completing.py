@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,12 +52,7 @@ class Measured:
     @property
     def metrics(self) -> dict[str, float]:
         """What the job reports of it."""
-        return self.report.metrics | {
-            "prefill_tok_per_s": self.stats.prefill_tok_per_s,
-            "decode_tok_per_s": self.stats.decode_tok_per_s,
-            "shared_prompt_tokens": self.stats.shared_tokens,
-            "peak_rss_mib": self.peak_rss_mib,
-        }
+        return self.report.metrics | self.stats.speed | {"peak_rss_mib": self.peak_rss_mib}
 
     @property
     def facts(self) -> dict[str, str]:
@@ -171,6 +167,11 @@ def complete_missing(
         done.notes += done.measured.report.notes + done.measured.stats.notes
         done.metrics = dict(done.measured.metrics)
     done.samples = [recorder.samples[int(request.id)] for request in requests]
+    done.metrics |= who_did_what(done.samples)
+    if done.measured is not None and (said_by := answered_by(done.samples)):
+        done.measured.report.facts["answered_by"] = said_by
+        if "," in said_by and not any(sample.calls for sample in done.samples):
+            done.notes.append(f"the server came to answer with another model: {said_by}")
     done.problems = problems(what, done.samples)
     return done
 
@@ -221,8 +222,29 @@ def token_counts(samples: list[Sample]) -> dict[str, float]:
     """Add up the tokens."""
     return {
         "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
-        "new_tokens": sum(len(said.token_ids) for sample in samples for said in sample.said),
+        "new_tokens": sum(said.tokens for sample in samples for said in sample.said),
     }
+
+
+def who_did_what(samples: list[Sample]) -> dict[str, float]:
+    """Add up cost, and answers, calls and tokens by who gave them, where there is anything of the kind to tell."""
+    costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None]
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        for call in sample.calls or []:
+            counts.setdefault(f"{call.who}_answers", 0)
+            counts[f"{call.who}_calls"] += 1
+            counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens
+            counts[f"{call.who}_new_tokens"] += call.tokens
+        if sample.calls and not sample.failed:
+            counts[f"{sample.by}_answers"] += 1
+    return ({"cost_usd": sum(costs)} if costs else {}) | counts
+
+
+def answered_by(samples: list[Sample]) -> str:
+    """Say who gave how many of the answers; empty where it can be one only."""
+    given = Counter(sample.by for sample in samples if sample.by is not None and not sample.failed)
+    return ", ".join(f"{who} {number}" for who, number in given.most_common())
 
 
 def sample_of(completion: Completion) -> Sample:
@@ -238,6 +260,10 @@ def sample_of(completion: Completion) -> Sample:
         error=completion.error,
         permanent=completion.permanent,
         branches=completion.branches,
+        calls=completion.calls,
+        new_tokens=completion.new_tokens,
+        by=completion.by,
+        cost_usd=completion.cost_usd,
     )
 
 

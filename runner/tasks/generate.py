@@ -192,7 +192,8 @@ def rows(index: int, given: Given, sample: Sample) -> list[dict[str, object]]:
             "prompt": head(given, number),
             "completion": sample.error or said.text,
             "ended by": said.finish_reason.value,
-            "tokens": len(said.token_ids),
+            "tokens": said.tokens,
+            **({} if sample.by is None else {"by": sample.by}),
         }
         for number, said in enumerate(sample.said, start=1)
     ]

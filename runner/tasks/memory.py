@@ -19,6 +19,7 @@ from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
+from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
 from runner.tasks.base import Context, Inputs, Uses
 
@@ -43,7 +44,10 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     config, recorder = context.config, context.recorder
     task = config.task
     assert isinstance(task, MemoryConfig)
-    predicted = kind_of(config.model).predict(config, context.resolved, task.workload(config.generation))
+    kind = kind_of(config.model)
+    needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
+    require_among(kind.capabilities(config), "task=memory", needs)
+    predicted = kind.predict(config, context.resolved, task.workload(config.generation))
     runs: list[Run] = []
     measured: list[dict[str, float]] = []
     repeats = RepeatLog(recorder.folder)

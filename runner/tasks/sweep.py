@@ -19,7 +19,7 @@ from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.result import RepeatLog, Result
 from runner.engines.base import FEWER_ROWS, Capability, Engine, EngineReport, complete, require
-from runner.engines.synthetic import check_room, synthetic_requests
+from runner.engines.synthetic import VOCABULARY, check_room, synthetic_requests
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
@@ -49,7 +49,8 @@ class Cell:
         return [repeat[name] for repeat in self.repeats]
 
 
-FIGURES = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")
+FIGURES = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s", "seconds")  # as far as they are seen
+NOT_SEEN = "prefill and decode cannot be told apart from here: output tok/s counts whole answers, network and all"
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
@@ -62,7 +63,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     config, engine, recorder = context.config, context.engine(), context.recorder
     task = config.task
     assert isinstance(task, SweepConfig)
-    require(engine, "task=sweep", [Capability.token_ids])
+    require(engine, "task=sweep", [Capability.token_ids, Capability.fixed_length])
     free_mib = machine.available_mib()
     with recorder.progress(None, "sweep: loading") as bar:
         report = engine.load()
@@ -93,7 +94,7 @@ def run_cell(
 ) -> dict[str, float] | None:
     """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
     shape = cell.batch_size, cell.prompt_tokens, task.new_tokens
-    requests = synthetic_requests(*shape, int(report.metrics["vocab_size"]), seed, draw=number)
+    requests = synthetic_requests(*shape, int(report.metrics.get("vocab_size", VOCABULARY)), seed, draw=number)
     if number == 0:
         machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
     before, said = replace(engine.stats), len(engine.stats.notes)
@@ -108,16 +109,19 @@ def run_cell(
     seconds = time.perf_counter() - started
     failed = [completion.error for completion in completions if completion.error]
     failed += [note for note in engine.stats.notes[said:] if note.startswith(FEWER_ROWS)]  # a smaller batch, then
+    tokens = [len(it.token_ids) if it.new_tokens is None else it.new_tokens for it in completions]
+    if set(tokens) != {task.new_tokens} and not failed:
+        failed = [f"an answer had {min(tokens)} tokens, where {task.new_tokens} were asked for"]
     if failed:
         cell.note = failed[0]
         return None
     if number == 0:
         cell.peak_rss_mib = machine.peak_rss_mib()
     spent = engine.stats - before
+    speed = {key: value for key, value in spent.speed.items() if key in FIGURES}
     return {
         "ttft_s": median(completion.first_token_s for completion in completions),
-        "prefill_tok_per_s": spent.prefill_tok_per_s,
-        "decode_tok_per_s": spent.decode_tok_per_s,
+        **(speed or {"output_tok_per_s": sum(tokens) / seconds}),
         "seconds": seconds,
     }
 
@@ -131,39 +135,37 @@ def is_out_of_memory(error: BaseException) -> bool:
 def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
     """Put the cells together: medians and spreads, one row per cell, and the best cell."""
     measured = [cell for cell in cells if not cell.note]
-    best = max(measured, key=lambda cell: median(cell.values("decode_tok_per_s")))
+    figures = [name for name in FIGURES if name in measured[0].repeats[0]]
+    speed = "decode_tok_per_s" if "decode_tok_per_s" in figures else "output_tok_per_s"
+    best = max(measured, key=lambda cell: median(cell.values(speed)))
     metrics: dict[str, float] = dict(report.metrics)
     metrics |= {
         "load_s": load_s,
-        "best_decode_tok_per_s": median(best.values("decode_tok_per_s")),
+        f"best_{speed}": median(best.values(speed)),
         "best_batch_size": best.batch_size,
         "best_prompt_tokens": best.prompt_tokens,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
     }
     aggregates: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
     for cell in measured:
-        for name, (suffix, aggregate) in product(FIGURES, aggregates.items()):
+        for name, (suffix, aggregate) in product(figures, aggregates.items()):
             metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
         metrics[f"peak_rss_mib/{cell.key}"] = cell.peak_rss_mib
-    notes, rows = list(report.notes), [_row(cell) for cell in cells]
+    notes, rows = list(report.notes), [_row(cell, figures, speed) for cell in cells]
+    notes += [NOT_SEEN] if speed == "output_tok_per_s" else []
     if len(measured) < len(cells):
         rows = [row | {"note": cell.note} for cell, row in zip(cells, rows, strict=True)]
         notes.append(f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes")
     return Result(metrics, rows, dict(report.facts), notes)
 
 
-def _row(cell: Cell) -> dict[str, Any]:
+def _row(cell: Cell, figures: list[str], speed: str) -> dict[str, Any]:
     """One line of the table; a cell that does not fit has no numbers."""
     row: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
-    columns = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "decode_spread", "seconds", "peak_rss_mib")
-    if cell.note:
-        return row | dict.fromkeys(columns)
-    decode = cell.values("decode_tok_per_s")
-    return row | {
-        "ttft_s": round(median(cell.values("ttft_s")), 4),
-        "prefill_tok_per_s": round(median(cell.values("prefill_tok_per_s")), 1),
-        "decode_tok_per_s": round(median(decode), 1),
-        "decode_spread": f"{min(decode):.1f}–{max(decode):.1f}",
-        "seconds": round(median(cell.values("seconds")), 3),
-        "peak_rss_mib": round(cell.peak_rss_mib, 1),
-    }
+    for name in figures:
+        digits = 1 if name.endswith("_tok_per_s") else 4 if name == "ttft_s" else 3
+        row[name] = None if cell.note else round(median(cell.values(name)), digits)
+        if name == speed:
+            spread = None if cell.note else f"{min(cell.values(name)):.1f}–{max(cell.values(name)):.1f}"
+            row[f"{name.partition('_')[0]}_spread"] = spread
+    return row | {"peak_rss_mib": None if cell.note else round(cell.peak_rss_mib, 1)}

@@ -72,9 +72,9 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
     stub = make_config()
-    assert kind_of(stub.model).evidence(resolve.resolve(stub), cache) == {"model": "stub"}
+    assert kind_of(stub.model).evidence(stub, resolve.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).evidence(resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
+    assert set(kind_of(config.model).evidence(config, resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ NEEDS = {
     "task=pipeline": ["task.parts=./x", "task.prompt=x"],
     "task=merge": ["task.parts=./x", "task.output_dir=./y"],
     "task=verify": ["task.parts=./x"],
+    "model=api": ["model.base_url=http://127.0.0.1:1/v1", "model.name=x"],
+    "model=hybrid": ["model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x"],
     "task=archive": ["task.parts=./x", "task.output_dir=./y"],
 }
 CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]

@@ -5,6 +5,7 @@ reads.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,16 @@ def test_a_question_may_take_several_calls() -> None:
     assert again == sample
     assert again.calls is not None
     assert [call.who for call in again.calls] == ["solver", "checker"]
-    assert [said.finish_reason for said in again.said] == [FinishReason.stop, FinishReason.length]
-    assert sum(len(said.token_ids) for said in again.said) == 4
+    assert [call.tokens for call in again.calls] == [3, 1]
+    assert [said.text for said in again.said] == ["4"], "the answer is one"
+
+
+def test_tokens_may_be_counted_and_not_known() -> None:
+    sample = replace(ONE, token_ids=[], new_tokens=7, by="gpt", cost_usd=0.25)
+    assert Sample.from_json(sample.to_json()) == sample
+    assert sample.said[0].tokens == 7
+    assert '"by": "gpt"' in sample.to_json()
+    assert "null" not in ONE.to_json()
 
 
 def test_repeats_are_read_as_they_were_written(tmp_path: Path) -> None:

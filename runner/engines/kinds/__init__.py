@@ -55,7 +55,7 @@ class ModelKind(ABC):
     HAS_WEIGHTS = False  # there are files to load, to split and to measure
 
     @abstractmethod
-    def evidence(self, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Return what a job's identity rests on, by name: SHA-256 of files, or whatever decides the answers."""
 
     @abstractmethod

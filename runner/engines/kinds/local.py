@@ -26,7 +26,7 @@ class Local(ModelKind):
 
     HAS_WEIGHTS = True
 
-    def evidence(self, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Name and SHA-256 of the model's and the adapter's files."""
         return resolved.evidence(cache)
 

@@ -155,7 +155,7 @@ def _plain(prompt: Prompt) -> str:
 class Stub(ModelKind):
     """Its answers are made up."""
 
-    def evidence(self, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Return that it is the stub."""
         return {"model": "stub"}
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from api_standin import Api
 
 from runner.checkpoints.resolve import resolve
-from runner.config.model import MODELS, LocalModelConfig, ModelConfig, StubConfig, local_model
+from runner.config.model import MODELS, LocalModelConfig, StubConfig, StudentConfig, TeacherConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.engines.base import Capability
 from runner.engines.kinds import ModelKind, Need, kind_of
@@ -17,13 +19,21 @@ from runner.engines.kinds import ModelKind, Need, kind_of
 Make = Callable[..., RunnerConfig]
 
 
-@pytest.mark.parametrize("schema", MODELS.values(), ids=list(MODELS))
-def test_every_model_has_a_whole_description(make_config: Make, schema: type[ModelConfig], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_has_a_whole_description(make_config: Make, name: str, tmp_path: Path) -> None:
     folder = Path(__file__).parents[3] / "runner" / "embedded" / "model"
-    config = make_config(model=schema(name=str(folder)))
+    with Api() as api:
+        teacher, student = TeacherConfig(name="tiny", base_url=api.url), StudentConfig(name="x", stub=True)
+        keys: dict[str, Any] = {"api": {"name": "tiny", "base_url": api.url}}
+        keys["hybrid"] = {"student": student, "teacher": teacher}
+        config = make_config(model=MODELS[name](**keys.get(name, {"name": str(folder)})))
+        describes_itself(config, tmp_path)
+
+
+def describes_itself(config: RunnerConfig, tmp_path: Path) -> None:
     kind, resolved = kind_of(config.model), resolve(config)
     assert isinstance(kind, ModelKind)
-    assert kind.evidence(resolved, tmp_path / "hashes.json")["model"]
+    assert kind.evidence(config, resolved, tmp_path / "hashes.json")["model"]
     assert kind.check(config, resolved) == []
     assert kind.capabilities(config) <= frozenset(Capability)
     predicted = kind.predict(config, resolved, (1, 8, 8))

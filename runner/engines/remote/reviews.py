@@ -1,0 +1,66 @@
+"""What student and teacher say to each other about an answer: a review, a revision, and how a verdict is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from runner.engines.base import Message, Prompt
+
+VERSION = 1  # raise it when these words change: they change answers
+
+REVIEW = """You are a teacher and review a student's answer to a task. Reply with one JSON object and nothing else:
+{"score": S, "feedback": "F"}
+S is a number from 0 (useless) to 1 (right and complete). F says in at most three sentences what is wrong, and how to
+mend it."""
+REVISE = "A teacher has reviewed this answer: {feedback}\nAnswer once more, mended. Give the whole answer."
+FEEDBACK_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a teacher thinks of an answer; score None: it could not be read out of what the teacher said."""
+
+    score: float | None
+    feedback: str
+
+
+def task_of(prompt: Prompt) -> str:
+    """Return what was asked, as text; a conversation turn by turn."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = [part for part in prompt if isinstance(part, Message)]
+    return turns[0].content if len(turns) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+
+
+def review_of(prompt: Prompt, answer: str) -> Prompt:
+    """Return what the teacher is asked about an answer."""
+    return Message("system", REVIEW), Message("user", f"Task:\n{task_of(prompt)}\n\nThe student's answer:\n{answer}")
+
+
+def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
+    """Return what the student is asked after a review."""
+    revise = REVISE.format(feedback=feedback)
+    if isinstance(prompt, str):
+        return f"{prompt}{answer}\n\n{revise}\n\n{prompt}"  # plain text is only ever gone on with
+    turns = tuple(part for part in prompt if isinstance(part, Message))
+    return (*turns, Message("assistant", answer), Message("user", revise))
+
+
+def read_verdict(text: str) -> Verdict:
+    """Find the JSON object in what a teacher said, whatever stands around it; without one, its words are feedback."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    for _ in range(20):
+        if place < 0:
+            break
+        try:
+            value, _ = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            value = None
+        score = value.get("score") if isinstance(value, dict) else None
+        if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and 0 <= score <= 1:
+            feedback = value.get("feedback")
+            return Verdict(float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else "")
+        place = text.find("{", place + 1)
+    return Verdict(None, text.strip()[:FEEDBACK_CHARACTERS])

@@ -1,0 +1,238 @@
+"""A session of model=api: each request is one HTTP request, streamed; many of them are under way at once."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import openai
+
+from runner.core.errors import JobFailed
+from runner.core.result import FinishReason
+from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
+from runner.engines.remote.server import Fault, Refused
+from runner.engines.session import Session
+
+if TYPE_CHECKING:
+    from runner.engines.remote.engine import ApiEngine
+
+TICK_S = 0.2  # how long a step waits for news
+CHARACTERS_A_TOKEN = 100  # more than any answer has on average: what goes on beyond does not know its limit
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request on its way, and what has come back so far; a new try begins with nothing."""
+
+    request: Request
+    sent: dict[str, Any]
+    sha256: str
+    longest: int  # characters
+    started: float = 0.0
+    told: bool = False  # text has gone out as deltas, and cannot be taken back
+    task: asyncio.Task[None] | None = None
+    error: str | None = None
+    by: str | None = None
+    usage: tuple[int, int] | None = None  # tokens of the prompt, and new ones
+    first_token_s: float = 0.0
+    texts: list[str] = field(default_factory=list)
+    reasons: list[FinishReason | None] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Forget what came of an earlier try."""
+        self.texts, self.reasons = [""] * self.request.n, [None] * self.request.n
+        self.usage, self.first_token_s = None, 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every choice has come to its end."""
+        return bool(self.reasons) and None not in self.reasons
+
+    def take(self, chunk: Any) -> list[Delta]:
+        """Take in one event of the stream; raises ValueError, TypeError and the like where it is none."""
+        fresh = []
+        for choice in chunk.choices or []:
+            number = choice.index or 0
+            text = (choice.delta.content if "messages" in self.sent else choice.text) or ""
+            if not isinstance(text, str) or not 0 <= number < len(self.texts):
+                raise ValueError("a choice that was not asked for, or one without text")
+            if text and self.reasons[number] is None:
+                self.first_token_s = self.first_token_s or time.perf_counter() - self.started
+                self.texts[number] += text
+                fresh.append(Delta(self.request.id, number, text))
+            if choice.finish_reason is not None:
+                self.reasons[number] = _reason(choice.finish_reason)
+        if chunk.usage is not None:
+            self.usage = int(chunk.usage.prompt_tokens), int(chunk.usage.completion_tokens)
+        if isinstance(chunk.model, str) and chunk.model:
+            self.by = chunk.model
+        if max(map(len, self.texts)) > self.longest:
+            raise Fault("the answer goes on past its limit of tokens", "sent an endless answer")
+        return fresh
+
+
+def _reason(said: str) -> FinishReason:
+    """Return why an answer ended, in our words."""
+    if said == "content_filter":
+        raise Refused("the server's filter has withheld the answer")
+    return FinishReason.length if said == "length" else FinishReason.stop
+
+
+class ApiSession(Session):
+    """Requests on their way to a server; its thread puts events on a queue, and a step takes them from there."""
+
+    def __init__(self, engine: ApiEngine, most: int) -> None:
+        super().__init__(engine.capabilities)
+        self.engine, self.most, self.tick_s = engine, most, TICK_S
+        self.server = engine.server
+        self._slots = asyncio.Semaphore(most)
+        self._asked: dict[RequestId, Asked] = {}  # seen by the server's thread alone
+        self._in_a_row = 0  # requests that have got no answer, one after another
+        self._news: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        self._failed: BaseException | None = None
+
+    def submit(self, request: Request) -> None:
+        """Let a request in, and wake a step that waits for news."""
+        super().submit(request)
+        self._news.put(None)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request by closing its connection."""
+        super().cancel(request_id)
+        self._news.put(None)
+
+    def _admit(self, request: Request) -> Asked:
+        sha256 = request_sha256(self.engine.encode(request)[0], request)
+        longest = CHARACTERS_A_TOKEN * (self.engine.limit(request) + CHARACTERS_A_TOKEN)
+        return Asked(request, self.engine.parameters(request), sha256, longest)
+
+    def _advance(self, arrived: list[Asked], cancelled: set[RequestId]) -> list[Event]:
+        for asked in arrived:
+            self.server.soon(self._begin, asked)
+        for request_id in cancelled:
+            self.server.soon(self._cancel, request_id)
+        events: list[Event] = []
+        wait_s = self.tick_s
+        with suppress(queue.Empty):
+            while self._failed is None:
+                news = self._news.get(timeout=wait_s) if wait_s else self._news.get_nowait()
+                wait_s = 0.0
+                if isinstance(news, BaseException):
+                    self._failed = news
+                elif news is not None:
+                    events.append(news)
+        if self._failed is not None and not events:
+            raise self._failed
+        return events
+
+    def _drop(self) -> None:
+        self.server.call(self._stop())
+
+    # -------------------------------------------------------------------------------- in the server's thread
+
+    def _begin(self, asked: Asked) -> None:
+        asked.begin()
+        asked.started = time.perf_counter()
+        self._asked[asked.request.id] = asked
+        asked.task = asyncio.ensure_future(self._answer(asked))
+        asked.task.add_done_callback(partial(self._ended, asked))
+
+    def _cancel(self, request_id: RequestId) -> None:
+        asked = self._asked.get(request_id)
+        if asked is not None and asked.task is not None:
+            asked.task.cancel()
+
+    async def _stop(self) -> None:
+        tasks = [asked.task for asked in self._asked.values() if asked.task is not None]
+        for task in tasks:
+            if not task.cancelling():  # twice would cut short how it closes its connection
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, asked: Asked) -> None:
+        async with self._slots:
+            asked.started = time.perf_counter()
+            self.engine.stats.rows_alive += 1
+            try:
+                await self.server.patiently(partial(self._try, asked), self.engine.model.retries + 1)
+                self._in_a_row = 0
+            except Refused as error:
+                asked.error = str(error)
+            except Fault as fault:
+                asked.error = f"{fault}; it was asked {fault.tries} times"
+                self._in_a_row += 1
+                if not fault.reached or self._in_a_row > self.most:
+                    raise JobFailed(f"{asked.error}. What was answered is kept; the same command goes on") from None
+            finally:
+                self.engine.stats.rows_alive -= 1
+
+    async def _try(self, asked: Asked) -> None:
+        """Put the request once; raise Fault where no whole answer comes of it."""
+        asked.begin()
+        began = asyncio.get_running_loop().time()
+        client, model = self.server.client, self.engine.model
+        ask: Any = client.chat.completions.create if "messages" in asked.sent else client.completions.create
+        try:
+            async with asyncio.timeout(model.first_token_s) as deadline:
+                async with await ask(**asked.sent, stream=True, stream_options={"include_usage": True}) as stream:
+                    kind = stream.response.headers.get("content-type", "nothing")
+                    if "text/event-stream" not in kind:
+                        raise Fault(f"{model.base_url} answered with {self.server.plain(kind)}, no stream of events: "
+                                    "is its address right?", "sent what is no answer")  # fmt: skip
+                    async for chunk in stream:
+                        fresh = asked.take(chunk)
+                        if fresh:
+                            deadline.reschedule(began + model.answer_s)
+                        if fresh and asked.request.deltas:
+                            asked.told = True
+                            for delta in fresh:
+                                self._news.put(delta)
+            if not asked.is_whole:
+                raise Fault(f"{model.base_url} broke the answer off", "broke the answer off")
+        except openai.APIStatusError as error:
+            raise await self.server.what_is(error) from None
+        except Refused:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a server may send
+            if asked.is_whole:
+                return  # what follows an answer does not unmake it
+            fault = self.server.fault(error)
+            if isinstance(error, TimeoutError) and asked.first_token_s:
+                fault = Fault(f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long")
+            if asked.told:
+                raise Refused(f"{fault}, after part of the answer") from None
+            raise fault from None
+
+    def _ended(self, asked: Asked, task: asyncio.Task[None]) -> None:
+        """Tell what became of a request."""
+        del self._asked[asked.request.id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._news.put(error)
+            return
+        prompt_tokens, new_tokens = asked.usage or (0, 0)
+        self.engine.uncounted += asked.usage is None and asked.is_whole
+        self.engine.note()
+        for choice, text in enumerate(asked.texts):
+            first = choice == 0  # tokens are known for all choices together
+            reason = FinishReason.cancelled if task.cancelled() else asked.reasons[choice]
+            completion = Completion(
+                id=asked.request.id,
+                text=text,
+                token_ids=[],
+                finish_reason=FinishReason.error if asked.error or reason is None else reason,
+                prompt_sha256=asked.sha256,
+                prompt_tokens=prompt_tokens,
+                first_token_s=asked.first_token_s,
+                seconds=time.perf_counter() - asked.started,
+                error=asked.error,
+                choice=choice,
+                new_tokens=new_tokens if first else 0,
+                by=asked.by,
+                cost_usd=self.engine.cost(prompt_tokens, new_tokens) if first else None,
+            )
+            self._news.put(completion)

@@ -1,0 +1,285 @@
+"""The engine of model=api over real HTTP: what goes out, what comes back, and what a server may do wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from api_standin import Api, Trouble, unreachable
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import ApiConfig, Extensions
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import FinishReason
+from runner.engines import open_engine
+from runner.engines.base import Completion, Delta, Message, Request, Sampling, complete
+from runner.engines.driver import Driver
+
+Make = Callable[..., RunnerConfig]
+HI = (Message("system", "Be kind."), Message("user", "Hi"))
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api() as api:
+        yield api
+
+
+@pytest.fixture
+def ask(make_config: Make, api: Api) -> Callable[..., list[Completion]]:
+    """Return a function that completes requests; keys of the model group may be given."""
+
+    def ask(*requests: Request, generation: GenerationConfig | None = None, **keys: Any) -> list[Completion]:
+        engine = open_engine(config_of(make_config, api.url, generation, **keys))
+        try:
+            return sorted(complete(engine, requests), key=lambda one: (str(one.id), one.choice))
+        finally:
+            engine.close()
+
+    return ask
+
+
+def config_of(make: Make, url: str, generation: GenerationConfig | None = None, **keys: Any) -> RunnerConfig:
+    quick: dict[str, Any] = {
+        "name": "tiny",
+        "base_url": url,
+        "backoff_s": 0.01,
+        "retries": 3,
+        "connect_s": 2.0,
+        "first_token_s": 2.0,
+    }
+    groups = {} if generation is None else {"generation": generation}
+    return make(model=ApiConfig(**(quick | keys)), **groups)
+
+
+def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Any, api: Api) -> None:
+    chat, text, ids = ask(Request(0, HI), Request(1, "Once upon"), Request(2, (5, 6, 7)))
+    assert [chat.text, text.text, ids.text] == ["I heard Hi", "I heard Once upon", "I heard [5, 6, 7]"]
+    bodies = {str(body.get("messages", body.get("prompt"))): body for body in api.seen}
+    sent = bodies[str([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}])]
+    assert {key: sent[key] for key in ("model", "max_tokens", "temperature")} == {
+        "model": "tiny",
+        "max_tokens": 24,
+        "temperature": 0.0,
+    }
+    assert not {"seed", "top_p", "stop", "n", "top_k", "max_completion_tokens"} & sent.keys()
+    assert "[5, 6, 7]" in bodies
+    assert (chat.prompt_tokens, chat.new_tokens, chat.token_ids) == (1, 3, [])
+    assert (chat.by, chat.finish_reason, chat.cost_usd) == ("tiny-2026-11", FinishReason.stop, None)
+    assert 0 < chat.first_token_s <= chat.seconds
+
+
+def test_what_is_asked_for_is_sent(ask: Any, api: Api) -> None:
+    warm = GenerationConfig(name="x", temperature=0.7, top_p=0.9, top_k=50, repetition_penalty=1.1, max_new_tokens=2)
+    first, second = ask(Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=Extensions.vllm)
+    (sent,) = api.seen
+    asked = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1, "n": 2, "stop": ["\n"]}
+    assert {key: sent[key] for key in asked} == asked
+    assert (first.choice, second.choice, first.text, second.text) == (0, 1, "I heard", "I heard")
+    assert {first.finish_reason, second.finish_reason} == {FinishReason.length}
+    assert (first.new_tokens, second.new_tokens) == (4, 0), "the server counts all choices together"
+
+
+def test_seeds_follow_the_job_and_the_request(ask: Any, api: Api) -> None:
+    warm = GenerationConfig(name="x", temperature=0.7, max_new_tokens=2)
+    ask(Request(0, HI), Request(1, HI), Request(2, HI, sampling=Sampling(seed=42)), generation=warm, concurrency=1)
+    ask(Request(0, HI), generation=warm)
+    seeds = [body["seed"] for body in api.seen]
+    assert seeds[0] == seeds[3] != seeds[1]
+    assert seeds[2] == 42
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_openai_itself_is_told_the_limit_in_its_new_word(make_config: Make) -> None:
+    from runner.engines.remote.engine import ApiEngine
+
+    config = config_of(make_config, "https://api.openai.com/v1")
+    assert isinstance(config.model, ApiConfig)
+    sent = ApiEngine(config, config.model, frozenset()).parameters(Request(0, HI))
+    assert sent["max_completion_tokens"] == 24
+    assert "max_tokens" not in sent
+
+
+def test_what_the_api_has_no_word_for_is_refused_before_any_call(ask: Any, api: Api) -> None:
+    for request, words in (
+        (Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)), "request.top_k=5: OpenAI's API has no word"),
+        (Request(0, HI, ignore_eos=True), "answers of a fixed length"),
+        (Request(0, HI, branches=("a", "b")), "branches"),
+        (Request(0, HI, continuation="a"), "log-probabilities"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            ask(request)
+    assert api.seen == []
+    ask(Request(0, HI, ignore_eos=True), extensions=Extensions.vllm)
+    assert api.seen[0]["ignore_eos"] is True
+
+
+def test_cost_is_counted(ask: Any) -> None:
+    (one,) = ask(Request(0, HI), price_in=2.0, price_out=10.0)
+    assert one.cost_usd == pytest.approx((1 * 2 + 3 * 10) / 1e6)
+
+
+def test_no_more_requests_at_once_than_allowed(ask: Any, api: Api) -> None:
+    api.delay_s = 0.02
+    assert len(ask(*(Request(number, HI) for number in range(12)), concurrency=3)) == 12
+    assert api.most_at_once == 3
+
+
+def test_text_is_told_as_it_comes(make_config: Make, api: Api) -> None:
+    api.delay_s = 0.05
+    engine = open_engine(config_of(make_config, api.url))
+    heard: list[tuple[float, str]] = []
+    (done,) = complete(engine, [Request(0, HI)], on_delta=lambda delta: heard.append((time.monotonic(), delta.text)))
+    engine.close()
+    assert [text for _, text in heard] == ["I", " heard", " Hi"]
+    assert heard[-1][0] - heard[0][0] > 0.05
+    assert "".join(text for _, text in heard) == done.text
+
+
+def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) -> None:
+    api.answer, api.delay_s = lambda body: "word " * 20, 0.2
+    engine = open_engine(config_of(make_config, api.url, concurrency=1))
+    with engine.open() as session:
+        for number in range(2):
+            session.submit(Request(number, HI, deltas=True))
+        events: list[Any] = []
+        while not any(isinstance(event, Delta) for event in events):
+            events += session.step()
+        session.cancel(0)
+        session.cancel(1)
+        while not session.idle:
+            events += session.step()
+    ended = {event.id: event for event in events if isinstance(event, Completion)}
+    assert {one.finish_reason for one in ended.values()} == {FinishReason.cancelled}
+    assert ended[0].text.startswith("word")
+    assert ended[1].text == ""
+    until(lambda: api.gone == 1)
+    assert len(api.seen) == 1, "the one that waited for its turn was never put"
+    engine.close()
+
+
+def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: Api) -> None:
+    api.delay_s = 0.02
+    with Driver(open_engine(config_of(make_config, api.url))) as driver:
+        driver.loaded(30)
+        ended: list[Completion] = []
+
+        def hear(event: Any) -> None:
+            if isinstance(event, Completion):
+                ended.append(event)
+
+        threads = [
+            threading.Thread(target=driver.submit, args=(Request(f"{number}", f"hello {number}"), hear))
+            for number in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert driver.drain(20)
+    assert {one.text for one in ended} == {f"I heard hello {number}" for number in range(6)}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# ----------------------------------------------------------------------------------- servers that misbehave
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Trouble("status", 429), Trouble("status", 429, {"Retry-After": "0.1"}), Trouble("status", 500),
+        Trouble("status", 503, {"Retry-After": "Fri, 01 Jan 2021 00:00:00 GMT"}), Trouble("status", 502, {"Retry-After": "soon"}),
+        Trouble("cut"), Trouble("reset"), Trouble("malformed"), Trouble("odd"), Trouble("stall"), Trouble("html"),
+        Trouble("error_event"), Trouble("endless"), Trouble("endless_line"),
+    ],
+    ids=lambda trouble: f"{trouble.kind}-{trouble.status}-{len(trouble.headers)}",
+)  # fmt: skip
+def test_a_request_without_an_answer_is_put_again(ask: Any, api: Api, trouble: Trouble) -> None:
+    api.troubles.extend([trouble] * 2)
+    (one,) = ask(Request(0, HI), first_token_s=0.3)
+    assert (one.text, one.finish_reason, one.error) == ("I heard Hi", FinishReason.stop, None)
+    assert (len(api.seen), len(api.answered)) == (3, 1)
+
+
+def test_retry_after_holds_for_all(ask: Any, api: Api) -> None:
+    api.troubles.extend([Trouble("status", 429, {"Retry-After": "0.5"})] * 2)
+    started = time.monotonic()
+    assert len(ask(*(Request(number, HI) for number in range(6)), concurrency=2)) == 6
+    assert time.monotonic() - started > 0.5
+    assert len(api.seen) == 8
+
+
+def test_who_is_asked_to_wait_for_an_hour_stops(ask: Any, api: Api) -> None:
+    api.always = Trouble("status", 429, {"Retry-After": "3600"})
+    with pytest.raises(JobFailed, match="answered 429: boom; it asks to wait 3,600 s, longer than model.answer_s"):
+        ask(Request(0, HI))
+
+
+def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Any, api: Api) -> None:
+    api.troubles.extend([Trouble("status", 500)] * 4)
+    first, second = ask(Request(0, HI), Request(1, HI), concurrency=1)
+    assert first.finish_reason is FinishReason.error
+    assert str(first.error).endswith("answered 500: boom; it was asked 4 times")
+    assert second.text == "I heard Hi"
+
+
+def test_a_server_that_answers_nobody_ends_the_job(ask: Any, api: Api) -> None:
+    api.always = Trouble("status", 500)
+    with pytest.raises(JobFailed, match="answered 500: boom; it was asked 2 times. What was answered is kept"):
+        ask(*(Request(number, HI) for number in range(20)), concurrency=2, retries=1)
+    assert len(api.seen) <= 12
+
+
+def test_a_wrong_request_is_not_put_again(ask: Any, api: Api) -> None:
+    api.troubles.append(Trouble("status", 400, message="too long"))
+    (one,) = ask(Request(0, HI))
+    assert one.finish_reason is FinishReason.error
+    assert str(one.error).endswith("answered 400: too long")
+    assert len(api.seen) == 1
+
+
+def test_text_that_was_told_is_not_told_again(make_config: Make, api: Api) -> None:
+    api.troubles.append(Trouble("cut"))
+    engine = open_engine(config_of(make_config, api.url))
+    heard: list[str] = []
+    (one,) = complete(engine, [Request(0, HI)], on_delta=lambda delta: heard.append(delta.text))
+    engine.close()
+    assert heard == ["half of an ans"]
+    assert one.finish_reason is FinishReason.error
+    assert "after part of the answer" in str(one.error)
+    assert len(api.seen) == 1
+
+
+def test_an_answer_that_takes_too_long_is_given_up(ask: Any, api: Api) -> None:
+    api.answer, api.delay_s = lambda body: "word " * 20, 0.1
+    (one,) = ask(Request(0, HI), answer_s=0.5, retries=0)
+    assert "took longer than 0.5 s for an answer" in str(one.error)
+
+
+def test_tokens_that_nobody_counted_are_said(make_config: Make, api: Api) -> None:
+    api.always = Trouble("no_usage")
+    engine = open_engine(config_of(make_config, api.url))
+    (one,) = complete(engine, [Request(0, HI)])
+    assert (one.text, one.new_tokens) == ("I heard Hi", 0)
+    assert engine.stats.notes == ["the server did not say how many tokens 1 answers have: those count as 0"]
+    engine.close()
+
+
+def test_nobody_there_is_one_error(make_config: Make) -> None:
+    with unreachable() as url:
+        engine = open_engine(config_of(make_config, url))
+        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). What was answered is kept"):
+            engine.load()
+        with pytest.raises(JobFailed, match="cannot be reached .*it was asked 4 times"):
+            list(complete(engine, [Request(0, HI)]))
+        engine.close()

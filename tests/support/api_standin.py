@@ -1,0 +1,237 @@
+"""A server behind OpenAI's API on 127.0.0.1: answers by rule, streams, lists models, and misbehaves when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+Answer = Callable[[dict[str, Any]], str]
+
+
+@dataclass
+class Trouble:
+    """What happens to one request, instead of its answer."""
+
+    kind: str  # status | cut | reset | malformed | stall | html | endless | endless_line | no_usage | error_event | odd
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    message: str = "boom"
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    """The words of a request: the last message, or the prompt."""
+    return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
+
+
+class Api:
+    """`with Api(answer) as api:` serves the model `tiny`; `troubles` happen to the next requests, in their order."""
+
+    def __init__(self, answer: Answer = lambda body: f"I heard {prompt_of(body)}", key: str | None = None) -> None:
+        self.answer, self.key = answer, key
+        self.troubles: deque[Trouble] = deque()
+        self.always: Trouble | None = None  # happens to every request
+        self.seen: list[dict[str, Any]] = []  # bodies of the requests that were let in
+        self.answered: list[str] = []  # prompts of the requests that were answered whole
+        self.gone = 0  # requests whose client left
+        self.at_once = self.most_at_once = 0
+        self.delay_s = 0.0  # between two pieces of an answer
+        self.models: list[dict[str, Any]] | None = [
+            {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
+        ]
+        self.reports = "tiny-2026-11"
+        self._lock = threading.Lock()
+        self.go_on = threading.Event()
+
+    def __enter__(self) -> Api:
+        api = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                api.list_models(self)
+
+            def do_POST(self) -> None:
+                api.complete(self)
+
+            def log_message(self, *_: object) -> None: ...
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *_: object) -> None: ...
+
+        self.server = Server(("127.0.0.1", getattr(self, "port", 0)), Handler)
+        self.port: int = self.server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.go_on.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    # ------------------------------------------------------------------------------------------------ answers
+
+    def list_models(self, to: http.server.BaseHTTPRequestHandler) -> None:
+        if self.refused(to):
+            return
+        if not to.path.endswith("/v1/models") or self.models is None:
+            send(to, 404, {"error": {"message": f"no {to.path} here"}})
+            return
+        send(to, 200, {"object": "list", "data": self.models})
+
+    def refused(self, to: http.server.BaseHTTPRequestHandler) -> bool:
+        sent = to.headers.get("Authorization", "")
+        if self.key is None or sent == f"Bearer {self.key}":
+            return False
+        send(to, 401, {"error": {"message": f"Incorrect API key provided: {sent}", "code": "invalid_api_key"}})
+        return True
+
+    def complete(self, to: http.server.BaseHTTPRequestHandler) -> None:
+        body: dict[str, Any] = json.loads(to.rfile.read(int(to.headers["Content-Length"])))
+        if self.refused(to):
+            return
+        with self._lock:
+            self.seen.append(body)
+            trouble = self.always or (self.troubles.popleft() if self.troubles else None)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if body["model"] not in [entry["id"] for entry in self.models or [{"id": body["model"]}]]:
+                send(to, 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
+            elif trouble is None:
+                self.stream(to, body)
+            else:
+                self.misbehave(to, body, trouble)
+        except OSError:
+            self.gone += 1
+        finally:
+            with self._lock:
+                self.at_once -= 1
+
+    def misbehave(self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], trouble: Trouble) -> None:
+        match trouble.kind:
+            case "status":
+                send(to, trouble.status, {"error": {"message": trouble.message}}, trouble.headers)
+            case "html":
+                send(to, 200, "<html>It works!</html>", {"Content-Type": "text/html"})
+            case "stall":
+                begin(to)
+                event(to, self.chunk(body, text="half"))
+                self.go_on.wait(60)
+                to.close_connection = True
+            case "reset":
+                begin(to)
+                event(to, self.chunk(body, text="half"))
+                to.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                to.close_connection = True
+            case "cut":
+                begin(to)
+                event(to, self.chunk(body, text="half of an ans"))
+                to.close_connection = True
+            case "malformed":
+                begin(to)
+                part(to, b'data: {"choices": [{"delta": {"content": "hal\n\n')
+                part(to, b"")
+            case "odd":
+                begin(to)
+                event(to, {"choices": [{"index": 7, "delta": None, "text": 5}]})
+                part(to, b"")
+            case "error_event":
+                begin(to)
+                event(to, {"error": {"message": trouble.message}})
+                part(to, b"")
+            case "endless":
+                begin(to)
+                while True:
+                    event(to, self.chunk(body, text="and on and on " * 100))
+            case "endless_line":
+                begin(to)
+                while True:
+                    part(to, b"x" * 2**20)
+            case "no_usage":
+                self.stream(to, body, usage=False)
+            case other:
+                raise AssertionError(other)
+
+    def stream(self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], usage: bool = True) -> None:
+        begin(to)
+        text, limit = self.answer(body), int(body.get("max_tokens") or body["max_completion_tokens"])
+        words = text.split(" ")
+        reason = "length" if len(words) > limit else "stop"
+        pieces = [word if number == 0 else f" {word}" for number, word in enumerate(words[:limit])]
+        for number in range(body.get("n", 1)):
+            for piece in pieces:
+                event(to, self.chunk(body, number, piece))
+                time.sleep(self.delay_s)
+            event(to, self.chunk(body, number, reason=reason))
+        if usage:
+            counts = {
+                "prompt_tokens": len(prompt_of(body).split()),
+                "completion_tokens": len(pieces) * body.get("n", 1),
+            }
+            event(to, self.chunk(body) | {"choices": [], "usage": counts})
+        part(to, b"data: [DONE]\n\n")
+        part(to, b"")
+        with self._lock:
+            self.answered.append(prompt_of(body))
+
+    def chunk(self, body: dict[str, Any], number: int = 0, text: str = "", reason: str | None = None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": number, "finish_reason": reason}
+        choice |= {"delta": {"content": text}} if "messages" in body else {"text": text}
+        return {"id": "x", "object": "chunk", "created": 1, "model": self.reports, "choices": [choice]}
+
+
+def send(
+    to: http.server.BaseHTTPRequestHandler, status: int, what: object, headers: dict[str, str] | None = None
+) -> None:
+    """Answer with one body."""
+    data = (what if isinstance(what, str) else json.dumps(what)).encode()
+    to.send_response(status)
+    for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
+        to.send_header(name, value)
+    to.send_header("Content-Length", str(len(data)))
+    to.end_headers()
+    to.wfile.write(data)
+
+
+def begin(to: http.server.BaseHTTPRequestHandler) -> None:
+    """Begin a stream of events."""
+    to.send_response(200)
+    to.send_header("Content-Type", "text/event-stream")
+    to.send_header("Transfer-Encoding", "chunked")
+    to.end_headers()
+
+
+def part(to: http.server.BaseHTTPRequestHandler, data: bytes) -> None:
+    """Send a part of a stream; an empty one ends it."""
+    to.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+    to.wfile.flush()
+
+
+def event(to: http.server.BaseHTTPRequestHandler, what: object) -> None:
+    """Send one event."""
+    part(to, f"data: {json.dumps(what)}\n\n".encode())
+
+
+@contextlib.contextmanager
+def unreachable() -> Any:
+    """The address of a port that refuses connections."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"

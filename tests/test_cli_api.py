@@ -1,0 +1,290 @@
+"""model=api as a user meets it: jobs over a server that behaves, misbehaves, goes away; one message each; no secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_standin import Api, Trouble, unreachable
+
+from runner.datasets.gsm8k import load_questions
+
+Run = Callable[..., Any]
+GOLD = {item.question: item.gold for item in load_questions("embedded", "test", 40)}
+KEY = "sk-very-secret-0123456789"
+QUICK = ("model=api", "model.name=tiny", "model.backoff_s=0.01", "model.first_token_s=1", "tracking=none")
+
+
+def solve(body: dict[str, Any]) -> str:
+    """The right answer to a word problem of the embedded set."""
+    question = str(body["messages"][-1]["content"]).split("\n\n")[0]
+    return f"Let me think. #### {GOLD[question]}"
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    (samples,) = folder.glob("outputs/jobs/*/samples.jsonl")
+    whole = samples.read_text().rpartition("\n")[0]  # it may be about to be written
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it has, model.name=NAME; the server's key is taken from the environment or .env: API_KEY=..."),
+        (["model.base_url=https://u:pass@h/v1"], "model.base_url=https://h/v1: a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"),
+        (["model.base_url=https://h/v1?api-key=pass"], "model.base_url=https://h/v1: a password, a query"),
+        (["model.base_url=localhost:8000"], "give an address such as http://127.0.0.1:8000/v1"),
+        (["model.base_url=https://api.example.com/v1"], "is another machine, and there is no key for it: set API_KEY or OPENAI_API_KEY in the environment or in .env"),
+        (["model.key_variable=sk-abc"], "model.key_variable=***: give the name of an environment variable"),
+        (["quantization=nf4"], "quantization=nf4: model=api has no weights here, so it would do nothing: use quantization=none"),
+        (["rope=rope_2d"], "rope=rope_2d: model=api has no weights here"),
+        (["generation=sampling"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no word for it. Use generation.top_k=null generation.repetition_penalty=null, or model.extensions=vllm"),
+        (["generation.batch_size=9"], "generation.batch_size=9: model.concurrency=8 lets no more requests"),
+        (["model.price_in=1"], "model.price_out=None: give both prices or none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_wrong_settings_are_one_message(runner: Run, arguments: list[str], message: str, tmp_path: Path) -> None:
+    given = ["model.base_url=http://127.0.0.1:1/v1", *QUICK] if arguments != ["model=api"] else []
+    done = runner(*given, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert "pass@" not in done.err
+    assert "=pass" not in done.err
+    assert not (tmp_path / "outputs" / "jobs").exists()
+
+
+def test_a_wrong_key_is_one_error_and_no_second_try(runner: Run, tmp_path: Path) -> None:
+    with Api(solve, key=KEY) as api:
+        done = runner(*QUICK, f"model.base_url={api.url}", API_KEY="sk-wrong-key-987654321")
+    assert done.code == 2
+    assert "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY is not taken)" in done.err
+    assert done.err.count("\n") == 1
+    assert api.seen == []
+    assert not (tmp_path / "outputs" / "jobs").exists()
+
+
+def test_an_unknown_model_is_named_beside_the_known_ones(runner: Run) -> None:
+    with Api(solve) as api:
+        done = runner(*QUICK, f"model.base_url={api.url}", "model.name=tinny", "task.limit=3")
+    assert done.code == 2
+    assert "answered 404: The model `tinny` does not exist.; it has tiny" in done.err
+    assert len(api.seen) <= 3
+
+
+def test_a_server_that_is_not_there_is_one_error(runner: Run) -> None:
+    with unreachable() as url:
+        done = runner(*QUICK, f"model.base_url={url}")
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(f"error: {url} cannot be reached (")
+    assert "the same command goes on" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> None:
+    kinds = ["cut", "malformed", "html", "reset", "odd", "error_event", "endless", "stall"]
+    with Api(solve) as api:
+        for kind in kinds:
+            api.troubles.extend([Trouble("status", 429), Trouble(kind), Trouble("status", 500)])
+        api.troubles.extend([Trouble("status", 429, {"Retry-After": "0.2"})] * 5)
+        done = runner(
+            *QUICK, f"model.base_url={api.url}", "task.limit=40", "print=json", "model.price_in=1", "model.price_out=2"
+        )
+    assert done.code == 0, done.err
+    metrics = done.json()["metrics"]
+    assert (metrics["accuracy"], metrics["n"], metrics["errors"]) == (1.0, 40, 0)
+    assert Counter(line["index"] for line in lines(tmp_path)) == Counter(range(40)), "nothing is doubled"
+    assert len(api.answered) == 40
+    assert len(set(api.answered)) == 40
+    assert len(api.seen) == 40 + 3 * len(kinds) + 5
+    tokens = sum(len(solve({"messages": [{"content": prompt}]}).split(" ")) for prompt in api.answered)
+    assert metrics["new_tokens"] == tokens
+    assert metrics["cost_usd"] == pytest.approx((metrics["prompt_tokens"] + 2 * tokens) / 1e6)
+    assert "prefill_tok_per_s" not in metrics, "nobody has seen a prefill"
+    (record,) = tmp_path.glob("outputs/jobs/*/result.json")
+    result = json.loads(record.read_text())["result"]
+    assert result["facts"]["reported_model"] == "id tiny, root /models/tiny-v1"
+    assert result["facts"]["answered_by"] == "tiny-2026-11 40"
+    assert json.loads(result["facts"]["sent"])["max_tokens"] == 256
+    notes = "\n".join(result["notes"])
+    assert "a remote model cannot be hashed" in notes
+    assert "29 requests were put again: the server 13 × answered 429" in notes
+
+
+def test_what_was_interrupted_goes_on(runner: Run, tmp_path: Path) -> None:
+    with Api(solve) as api:
+        api.delay_s = 0.02
+        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
+        process = subprocess.Popen([*command, "model.concurrency=2"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while len(api.answered) < 10:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        kept = len(lines(tmp_path))
+        assert 5 < kept < 40
+        api.delay_s, port, url = 0.0, api.port, api.url
+    gone = runner(*QUICK, f"model.base_url={url}", "task.limit=40")
+    assert gone.code == 1
+    assert "cannot be reached" in gone.err.splitlines()[-1]
+    assert len(lines(tmp_path)) == kept, "no line for what was not answered"
+    again = Api(solve)
+    again.port = port
+    with again as api:
+        done = runner(*QUICK, f"model.base_url={api.url}", "task.limit=40", "print=json")
+        assert done.code == 0, done.err
+        assert done.json()["metrics"]["accuracy"] == 1.0
+        assert len(api.seen) == 40 - kept, "an answer counts once"
+        assert sorted(line["index"] for line in lines(tmp_path)) == list(range(40))
+    recorded = runner(*QUICK, f"model.base_url={url}", "task.limit=40", "print=json")
+    assert recorded.code == 0, "what is done is answered while the server is gone"
+    assert "is already done" in recorded.err
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_at_once(tmp_path: Path, ends: signal.Signals) -> None:
+    with Api(solve) as api:
+        api.delay_s = 0.5
+        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hear) as process:
+            while not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(ends)
+            asked, _ = time.monotonic(), process.wait(timeout=20)
+            assert process.stderr is not None
+            said = process.stderr.read()
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 130
+    assert said == "interrupted: what was done is kept, the same command goes on from there\n"
+    assert len(lines(tmp_path)) >= 3
+
+
+def hear() -> None:
+    """Let a process hear Ctrl-C although the tests may have been started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_another_model_behind_the_name_is_another_job(runner: Run, tmp_path: Path) -> None:
+    with Api(solve) as api:
+        ask = (*QUICK, f"model.base_url={api.url}", "task.limit=2", "print=json")
+        first = runner(*ask).json()
+        assert runner(*ask).json()["job_id"] == first["job_id"]
+        assert len(api.seen) == 2
+        api.models = [{"id": "tiny", "root": "/models/tiny-v2"}]
+        assert runner(*ask).json()["job_id"] != first["job_id"]
+        assert runner(*ask, "model.concurrency=3", "model.retries=1", "plan=true").code == 0
+    assert len(api.seen) == 4
+
+
+def test_another_model_amid_a_job_is_said(runner: Run) -> None:
+    with Api(solve) as api:
+        ask = (*QUICK, f"model.base_url={api.url}", "task.limit=4", "model.retries=0")
+        api.troubles.append(Trouble("status", 400))
+        assert runner(*ask).code == 1
+        api.reports = "tiny-2026-12"
+        done = runner(*ask)
+    assert done.code == 0, done.err
+    assert "the server came to answer with another model: tiny-2026-11 3, tiny-2026-12 1" in " ".join(done.out.split())
+
+
+def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
+    with Api() as api:
+        one = runner(*QUICK, f"model.base_url={api.url}", "task=generate", "task.prompt=Hello, you")
+        assert one.out.startswith("I heard Hello, you\n")
+        api.answer = lambda body: " ".join(["word"] * 100)
+        vllm = (*QUICK, f"model.base_url={api.url}", "model.extensions=vllm", "task=sweep", "task.batch_sizes=[1,4]")
+        swept = runner(*vllm, "task.new_tokens=5", "print=json", "task.prompt_tokens=[8]")
+        assert swept.code == 0, swept.err
+        metrics = swept.json()["metrics"]
+        assert metrics["best_output_tok_per_s"] > 0
+        assert metrics["ttft_s/batch_4_prompt_8"] > 0
+        assert not [key for key in metrics if "prefill" in key or "decode" in key]
+        assert all(len(body["prompt"]) == 8 and body["ignore_eos"] for body in api.seen[1:])
+        api.answer = lambda body: "short"
+        short = runner(*vllm, "task.new_tokens=6")
+        assert short.code == 1
+        assert "an answer had 1 tokens, where 6 were asked for" in short.err
+        large = runner(*vllm, "task.batch_sizes=[9]")
+        assert large.code == 2
+        assert "model.concurrency=8: 9 requests are wanted at once" in large.err
+        refused = runner(*QUICK, f"model.base_url={api.url}", "task=memory")
+        assert refused.code == 2
+        assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err
+
+
+def test_a_grid(runner: Run, tmp_path: Path) -> None:
+    with Api(solve) as api:
+        done = runner(*QUICK, f"model.base_url={api.url}", "-m", "task.limit=2", "generation.max_new_tokens=8,16,32")
+    assert done.code == 0, done.err
+    assert len(api.seen) == 6
+
+
+@pytest.mark.parametrize("tracking", ["none", "sqlite"])
+def test_such_a_job_imports_no_torch(tmp_path: Path, tracking: str, new_database: Callable[[Path], None]) -> None:
+    new_database(tmp_path / "outputs" / "mlflow.db")
+    with Api(solve) as api:
+        arguments = ["runner", *QUICK, f"model.base_url={api.url}", "task.limit=2", f"tracking={tracking}"]
+        program = (
+            "import atexit, sys\n"
+            "atexit.register(lambda: print('TORCH', 'torch' in sys.modules, 'transformers' in sys.modules))\n"
+            f"sys.argv = {arguments!r}\n"
+            "from runner.__main__ import entry; entry()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert "TORCH False False" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_key_is_nowhere(tmp_path: Path, new_database: Callable[[Path], None]) -> None:
+    """The key is looked for in all that jobs print and write, also where the server throws it back at us."""
+    new_database(tmp_path / "outputs" / "mlflow.db")
+    said = ""
+
+    def run(*arguments: str, key: str = KEY) -> int:
+        nonlocal said
+        done = subprocess.run(
+            [sys.executable, "-m", "runner", "model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments],
+            cwd=tmp_path, env=os.environ | {"API_KEY": key}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said += done.stdout + done.stderr
+        return done.returncode
+
+    with Api(solve, key=KEY) as api:
+        url = f"model.base_url={api.url}"
+        assert run(url, "task.limit=3", "hydra.verbose=true") == 0
+        assert run(url, "-m", "task.limit=1,2", "print=json") == 0
+        assert run(url, "task.limit=3", "--cfg", "job", "--resolve") == 0
+        api.always = Trouble("status", 400, message=f"what is Bearer {KEY}?")
+        assert run(url, "task.limit=4") == 1
+        api.always = Trouble("status", 500, {"Retry-After": KEY}, message=f"what is Bearer {KEY}?")
+        assert run(url, "task.limit=5", "model.retries=1") == 1
+        api.always = Trouble("error_event", message=KEY)
+        assert run(url, "task.limit=6", "model.retries=1") == 1
+        api.key = "another"
+        assert run(url, "task.limit=7") == 2
+    assert run(url, "task.limit=8") == 1, "nobody there"
+    assert run(url, key=f"{KEY}\nX-Evil: 1") == 2
+    assert run(url, key=f"{KEY}é") == 2
+    assert run(f"model.base_url=http://me:{KEY}@127.0.0.1:1/v1") == 2
+    assert run(f"model.base_url=http://127.0.0.1:1/v1/?key={KEY}") == 2
+    assert run(url, f"model.key_variable={KEY}") == 2
+    assert "***" in said
+    assert KEY not in said
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 15
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
