@@ -129,7 +129,7 @@ class Sampler:
 def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sampler:
     """Return a sampler of these rows; their random numbers go on where they were."""
     for row in rows:
-        row.generator = row.generator or generator_of(row.sampling, row.request.id, row.choice)
+        row.generator = row.generator or generator_of(row.sampling, row.request.drawn_by, row.choice)
     texts, samplings = [row.prompt + row.tokens for row in rows], [row.sampling for row in rows]
     return Sampler(vocab_size, device, texts, samplings, [row.generator for row in rows])
 

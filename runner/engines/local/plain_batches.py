@@ -121,7 +121,7 @@ class PlainBatches:
         self.batch = None
         let_go(error, self.loaded.device)
         for row in rows:
-            row.logprobs, row.greedy = [], []
+            row.unscore()
         if width == 1:
             row = rows[0]
             row.error = f"out of memory with its {len(row.pending)} tokens alone"

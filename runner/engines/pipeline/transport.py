@@ -133,7 +133,7 @@ def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
     for row in rows:
         sampling = row.sampling
         floats = [sampling.temperature, sampling.top_p, sampling.repetition_penalty]
-        generator = generator_of(sampling, row.request.id, row.choice)
+        generator = generator_of(sampling, row.request.drawn_by, row.choice)
         settings = torch.tensor(floats, dtype=torch.float64).view(torch.int64).tolist()
         settings += [sampling.top_k, 0 if generator is None else generator.initial_seed(), len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
