@@ -7,9 +7,9 @@ told of an answer that was drawn otherwise than it asked.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from runner.core.errors import ConfigError, unknown
 from runner.engines.base import Message, Prompt, Request, Sampling
@@ -28,6 +28,18 @@ LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_c
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
+def _whole_characters(text: str) -> str:
+    """Refuse halves of characters, which JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half of a character stands at {error.start}: {text[error.start]!r}") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
 class Drawn(BaseModel):
     """How an answer is drawn; what is left out, the generation group says."""
 
@@ -37,7 +49,7 @@ class Drawn(BaseModel):
     top_k: int | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     ignore_eos: bool | None = None
 
 
@@ -62,7 +74,7 @@ class Part(BaseModel):
     """A part of a message."""
 
     type: str
-    text: str | None = None
+    text: Text | None = None
 
 
 class Turn(BaseModel):
@@ -70,7 +82,7 @@ class Turn(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     role: str
-    content: str | list[Part] | None = None
+    content: Text | list[Part] | None = None
 
 
 class ChatBody(OpenAIBody):
@@ -85,7 +97,7 @@ class ChatBody(OpenAIBody):
 class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Text | list[Text] | list[int] | list[list[int]]
     logprobs: int | None = None
     echo: bool | None = None
 
@@ -93,7 +105,7 @@ class TextBody(OpenAIBody):
 class GenerateBody(Drawn):
     """POST /generate: the old tools' endpoint. The prompt is taken as it is."""
 
-    prompt: str
+    prompt: Text
     max_new_tokens: int | None = None
 
 
