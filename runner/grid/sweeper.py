@@ -231,7 +231,9 @@ def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
         problem = "task.prompts=-: the jobs of a grid cannot read stdin, give a file: task.prompts=FILE"
         return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
-        problem = f"task={config.task.name} goes on until it is stopped, so it cannot be a job of a grid: start it alone"
+        problem = (
+            f"task={config.task.name} goes on until it is stopped, so it cannot be a job of a grid: start it alone"
+        )
         return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed

@@ -273,6 +273,7 @@ class Stream(StreamingResponse):
         self.call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
         with self.call:
             await super().__call__(scope, receive, send)
 

@@ -168,6 +168,7 @@ class Gate:
         self.most_bytes = desk.task.max_body_kib * 1024
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or say why not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

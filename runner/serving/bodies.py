@@ -172,7 +172,15 @@ def _asked(body: OpenAIBody, desk: Desk, prompts: list[Prompt], limit: int | Non
 
 
 def _request(
-    body: Drawn, desk: Desk, prompt: Prompt, name: str, key: str, limit: int | None, n: int, stream: bool, draws: int | None
+    body: Drawn,
+    desk: Desk,
+    prompt: Prompt,
+    name: str,
+    key: str,
+    limit: int | None,
+    n: int,
+    stream: bool,
+    draws: int | None,
 ) -> Request:
     """Return the engine's request; with a seed, its place among the prompts stands for its number in the draws."""
     most = desk.task.max_new_tokens

@@ -93,7 +93,12 @@ class Counters:
             ("runner_broken_total", "counter", "streams that ended in an error", self.broken),
             ("runner_prompt_tokens_total", "counter", "prompt tokens of answers", self.prompt_tokens),
             ("runner_new_tokens_total", "counter", "new tokens of answers", self.new_tokens),
-            ("runner_shared_tokens_total", "counter", "prompt tokens that were not computed again", stats.shared_tokens),
+            (
+                "runner_shared_tokens_total",
+                "counter",
+                "prompt tokens that were not computed again",
+                stats.shared_tokens,
+            ),
             ("runner_open", "gauge", "completions on their way or waiting", self.open),
             ("runner_queue", "gauge", "rows that wait for their turn", stats.rows_waiting),
             ("runner_rows_alive", "gauge", "rows that are decoded now", stats.rows_alive),

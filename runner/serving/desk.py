@@ -95,7 +95,9 @@ class Desk:
     def let_in(self, rows: int) -> None:
         """Refuse who comes when the server is full or about to end."""
         if self.is_draining:
-            raise Refused(503, "the server is being stopped and takes no new requests", retry_s=math.ceil(self.task.drain_s))
+            raise Refused(
+                503, "the server is being stopped and takes no new requests", retry_s=math.ceil(self.task.drain_s)
+            )
         most, now = self.task.max_open, self.counters.open
         if rows > most:
             raise Refused(400, f"{rows} completions in one request: this server takes {most} (task.max_open)", "n")

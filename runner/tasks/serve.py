@@ -44,7 +44,9 @@ def prepare(config: RunnerConfig) -> Served:
     assert isinstance(task, ServeConfig)
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"{KEY} (its value is not shown): a key is sent in a header: use letters, digits and signs only")
+        raise ConfigError(
+            f"{KEY} (its value is not shown): a key is sent in a header: use letters, digits and signs only"
+        )
     if key is None and not is_loopback(task.host):
         raise ConfigError(
             f"task.host={task.host}: others could use this server, so it needs a key: set {KEY} in the environment or "

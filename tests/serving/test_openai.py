@@ -167,11 +167,13 @@ def test_log_probabilities_of_a_chat_are_those_of_one_forward_pass(client: OpenA
         assert one.bytes == list(one.token.encode())
         best = row.topk(4)
         assert [top.token for top in one.top_logprobs] == [tokenizer.decode([other]) for other in best.indices]
-        torch.testing.assert_close(torch.tensor([top.logprob for top in one.top_logprobs]), best.values, atol=1e-4, rtol=0)
-    chunks = client.chat.completions.create(
-        model="embedded", messages=CHAT, logprobs=True, top_logprobs=4, stream=True
-    )
-    streamed = [one for chunk in chunks for one in (chunk.choices[0].logprobs and chunk.choices[0].logprobs.content) or []]
+        torch.testing.assert_close(
+            torch.tensor([top.logprob for top in one.top_logprobs]), best.values, atol=1e-4, rtol=0
+        )
+    chunks = client.chat.completions.create(model="embedded", messages=CHAT, logprobs=True, top_logprobs=4, stream=True)
+    streamed = [
+        one for chunk in chunks for one in (chunk.choices[0].logprobs and chunk.choices[0].logprobs.content) or []
+    ]
     assert [one.token for one in streamed] == [one.token for one in content]
 
 

@@ -53,7 +53,10 @@ def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Ser
     page.until(f"{IDLE} && document.querySelectorAll('.assistant').length === 2")
     turns = [("user", QUESTION), ("assistant", said), ("user", "And with 2 more?")]
     body = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    assert page.do(f"{LAST}.textContent") == server.ask("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+    assert (
+        page.do(f"{LAST}.textContent")
+        == server.ask("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+    )
     page.picture(tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as image:
         greys = image.convert("L").histogram()
@@ -63,7 +66,9 @@ def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Ser
 
 
 def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> None:
-    page.do("for (const [id, value] of [['max_tokens', 900], ['temperature', 3]]) document.getElementById(id).value = value")
+    page.do(
+        "for (const [id, value] of [['max_tokens', 900], ['temperature', 3]]) document.getElementById(id).value = value"
+    )
     for seed in range(5):  # a hot draw goes on for long, as a rule
         page.do(f"document.getElementById('seed').value = {seed}")
         ask(page, "Say much.")
@@ -99,7 +104,9 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
 
 
 def test_the_policy_forbids_what_is_not_the_pages_own(page: Page, server: Serving) -> None:
-    page.do("document.body.append(Object.assign(document.createElement('script'), {textContent: \"document.title = 'owned'\"}))")
+    page.do(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: \"document.title = 'owned'\"}))"
+    )
     assert page.do("document.title") != "owned"
     assert page.do("fetch('http://127.0.0.1:9/').then(() => 'sent', error => 'refused')") == "refused"
     assert any("Content Security Policy" in text for text in page.complaints())
@@ -117,7 +124,10 @@ def test_a_phone_shows_it_without_scrolling_sideways(server: Serving, tmp_path: 
 
 
 def test_the_page_asks_for_the_key_that_the_server_demands(tmp_path: Path) -> None:
-    with serving(tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page") as server, browser(tmp_path) as page:
+    with (
+        serving(tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page") as server,
+        browser(tmp_path) as page,
+    ):
         page.go(server.url + "/")
         ask(page, "Hi")
         page.until(IDLE)

@@ -46,7 +46,9 @@ class Serving:
     def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
         """Send JSON, or bytes as they are; return the status and the answer, read as JSON where it is some."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
+        headers = {"Content-Type": "application/json"} | {
+            key.replace("_", "-"): value for key, value in headers.items()
+        }
         if self.key:
             headers.setdefault("Authorization", f"Bearer {self.key}")
         request = urllib.request.Request(self.url + path, data, headers, method=method)

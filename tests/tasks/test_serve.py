@@ -60,16 +60,22 @@ def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.7.7", "::", "example.org"])
-def test_an_address_that_others_reach_needs_a_key(make_config: Make, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_others_reach_needs_a_key(
+    make_config: Make, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config(task=ServeConfig(host=host, port=0))
-    with pytest.raises(ConfigError, match=f"task.host={host}: others could use this server, so it needs a key: set RUNNER_API_KEY"):
+    with pytest.raises(
+        ConfigError, match=f"task.host={host}: others could use this server, so it needs a key: set RUNNER_API_KEY"
+    ):
         serve.prepare(config)
     monkeypatch.setenv("RUNNER_API_KEY", "  ")
     with pytest.raises(ConfigError, match="needs a key"):
         serve.prepare(config)
 
 
-def test_a_key_that_no_header_carries_is_refused_and_not_shown(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_no_header_carries_is_refused_and_not_shown(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNNER_API_KEY", "geh heim")
     with pytest.raises(ConfigError, match="RUNNER_API_KEY") as refused:
         serve.prepare(make_config(task=ServeConfig(port=0)))
@@ -111,9 +117,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def test_a_client_that_leaves_frees_its_row_at_once(small: Serving) -> None:
-    for path, body in (("/v1/completions", LONG), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})):
+    for path, body in (
+        ("/v1/completions", LONG),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+    ):
         before = small.metrics()["runner_clients_left_total"]
-        connection = small.open_stream(path, LONG | body if "messages" not in body else body | {"max_tokens": 900, "ignore_eos": True})
+        connection = small.open_stream(
+            path, LONG | body if "messages" not in body else body | {"max_tokens": 900, "ignore_eos": True}
+        )
         small.until(lambda now: now["runner_rows_alive"] == 1)
         connection.close()
         connection.answer.close()  # type: ignore[attr-defined]
@@ -170,7 +181,10 @@ def test_an_answer_that_takes_too_long_is_ended(small: Serving) -> None:
 
 def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     status, answer = small.ask("/v1/completions", {"prompt": "x" * 20_000})
-    assert (status, answer["error"]["message"]) == (413, "the body is too large: this server takes 16 KiB (task.max_body_kib)")
+    assert (status, answer["error"]["message"]) == (
+        413,
+        "the body is too large: this server takes 16 KiB (task.max_body_kib)",
+    )
     with socket.create_connection(("127.0.0.1", small.port), timeout=20) as endless:  # says no length, and never ends
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         endless.sendall(head.encode())
@@ -211,12 +225,17 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(tmp_path: Pa
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.4)
             status, answer = server.ask("/v1/completions", {"prompt": "7"})
-            assert (status, answer["error"]["message"]) == (503, "the server is being stopped and takes no new requests")
+            assert (status, answer["error"]["message"]) == (
+                503,
+                "the server is being stopped and takes no new requests",
+            )
             assert server.ask("/health") == (503, {"status": "draining"})
             status, answer = slow.result()
         assert (status, answer["usage"]["completion_tokens"]) == (200, 400)
         assert server.process.wait(60) == 0
-        assert "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed" in server.out, server.out
+        assert "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed" in server.out, (
+            server.out
+        )
         assert "Traceback" not in server.err
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     (run,) = client.search_runs(["1"])
@@ -301,7 +320,9 @@ def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
         assert "with the key in RUNNER_API_KEY" in server.err
         assert server.stop() == 0
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"out.txt", "err.txt", "log.txt", "result.json", "config.yaml", "mlflow.db"} <= {path.name for path in written}
+    assert {"out.txt", "err.txt", "log.txt", "result.json", "config.yaml", "mlflow.db"} <= {
+        path.name for path in written
+    }
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 

@@ -228,7 +228,9 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
         assert [[token for token, _ in some] for some in one.top] == best.indices.tolist()
         values = torch.tensor([[value for _, value in some] for some in one.top])
         torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
-        for token, said, is_best, some in zip(one.token_ids, one.logprobs or [], one.greedy or [], one.top, strict=True):
+        for token, said, is_best, some in zip(
+            one.token_ids, one.logprobs or [], one.greedy or [], one.top, strict=True
+        ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
     (plain,) = base.complete(engine, [Request("without", (5,), continuation=(6, 7))])
