@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import shlex
 import signal
@@ -126,7 +127,7 @@ def main() -> int:
 def line(name: str, lone: Load, many: Load) -> str:
     """Return what one server did, on one line; `other` counts answers that were another one alone."""
     times = sorted(many.times) or [0.0]
-    ranks = [times[int(rank * (len(times) - 1))] for rank in (0.5, 0.95, 0.99)]
+    ranks = [times[math.ceil(rank * len(times)) - 1] for rank in (0.5, 0.95, 0.99)]
     cells = [f"{len(many.times)}", f"{many.others}", f"{many.statuses[429]}", *(f"{value:.3f}" for value in ranks)]
     cells += [f"{many.tok_per_s:.0f}", f"{lone.tok_per_s:.0f}", f"{many.tok_per_s / max(lone.tok_per_s, 1e-9):.1f}"]
     cells += [f"{max(many.memory_mib, default=0):.0f}", f"{many.growth_mib:+.1f}"]

@@ -184,6 +184,7 @@ class EngineStats:
     decode_s: float = 0.0
     rows_alive: int = 0  # now, as rows_waiting
     rows_waiting: int = 0
+    peak_rows: int = 0  # the most rows at once so far
     kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
     under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for

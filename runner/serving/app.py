@@ -56,7 +56,7 @@ def application(desk: Desk, key: str | None, host: str) -> ASGIApp:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        desk.counters.tick(desk.engine.stats)
+        desk.counters.tick()
         text = desk.counters.prometheus(desk.engine.stats)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

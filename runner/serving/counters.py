@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ class Counters:
     choices: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
-    peak_rows: int = 0
     open: int = 0  # now: completions on their way or waiting
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))  # of answers with status 200
     _classes: Counter[float] = field(default_factory=Counter)
@@ -39,10 +39,9 @@ class Counters:
             self._sum_s += seconds
             self._classes[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
 
-    def tick(self, stats: EngineStats) -> None:
-        """Take down what is true now; called about once a second."""
+    def tick(self) -> None:
+        """Take down how many tokens there are now, for the speed; called about once a second."""
         now = time.monotonic()
-        self.peak_rows = max(self.peak_rows, stats.rows_alive)
         self._marks.append((now, self.new_tokens))
         while len(self._marks) > 2 and now - self._marks[0][0] > SPEED_S:
             self._marks.popleft()
@@ -62,7 +61,7 @@ class Counters:
         """All that were answered, or whose client has gone."""
         return self.statuses.total() + self.left
 
-    def totals(self) -> dict[str, float]:
+    def totals(self, stats: EngineStats) -> dict[str, float]:
         """Return the metrics of the job."""
         times = sorted(self.seconds)
         ranks = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -76,8 +75,8 @@ class Counters:
             "n": self.choices,
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
-            "peak_rows": self.peak_rows,
-            **{f"answer_{name}_s": times[int(rank * (len(times) - 1))] for name, rank in ranks.items() if times},
+            "peak_rows": stats.peak_rows,
+            **{f"answer_{name}_s": times[math.ceil(rank * len(times)) - 1] for name, rank in ranks.items() if times},
         }
 
     def prometheus(self, stats: EngineStats) -> str:

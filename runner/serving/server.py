@@ -81,7 +81,7 @@ class Server:
             await asyncio.sleep(0.1)
             ticks += 1
             if ticks % 10 == 0:
-                desk.counters.tick(desk.engine.stats)
+                desk.counters.tick()
                 if not self.driver.is_alive:
                     raise JobFailed("the engine has ended, see the log")
             if ticks % (10 * LOG_EVERY) == 0:

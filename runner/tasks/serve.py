@@ -124,7 +124,7 @@ def run(inputs: Served, context: Context) -> Result:
         "shared_prompt_tokens": stats.shared_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
-    metrics |= report.metrics | server.counters.totals()
+    metrics |= report.metrics | server.counters.totals(stats)
     facts = report.facts | {"measured": company.describe(), "machine": machine.name()}
     return Result(metrics, facts=facts, notes=report.notes + stats.notes)
 

@@ -89,7 +89,10 @@ class PlainBatches:
                     self.batch = Generated(self.loaded, rows, self.stats, self.stopping)
                 else:
                     self.batch = Batch(self.loaded, rows, self.stats, self.stopping, self.way is Way.even)
+            self.stats.rows_alive, self.stats.rows_waiting = len(self.batch.alive), len(self.waiting)
+            self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
             self.batch.step(events)
+            self.stats.rows_alive = len(self.batch.alive)
             if not self.batch.alive:
                 self.batch = None
         except MEMORY_ERRORS as error:

@@ -293,6 +293,7 @@ class Scheduler:
         usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
         stats = self.stats
         stats.rows_alive, stats.rows_waiting = len(self.active), len(self.waiting)
+        stats.peak_rows = max(stats.peak_rows, self.at_once)
         stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in self.active)
         stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
