@@ -73,6 +73,7 @@ class PlainBatches:
             self.batch.cancel(ids, events)
             if not self.batch.alive:
                 self.batch = None
+        self.stats.rows_alive, self.stats.rows_waiting = len(self.batch.alive) if self.batch else 0, len(self.waiting)
         return events
 
     def step(self) -> list[Event]:
