@@ -103,7 +103,8 @@ class Answer(ABC):
 
     def echo(self, index: int) -> str:
         """Return the prompt of a choice as text."""
-        return self.desk.engine.decode(self._ids(index))
+        prompt = self._request(index).prompt
+        return prompt if isinstance(prompt, str) else self.desk.engine.decode(self._ids(index))
 
     def _reason(self, index: int) -> str:
         return "length" if self.asked.scores_only else self.done[index].finish_reason.value

@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,8 @@ def application(desk: Desk, key: str | None, host: str) -> ASGIApp:
     @app.post("/generate")
     async def generate(body: GenerateBody, request: Request) -> Response:
         answer = TextAnswer(desk, asked_of_generate(body, desk))
-        with Call(desk) as call:
-            whole = await _unless_gone(answer, call, request)
+        with Call(desk) as call, _watched(request, call):
+            whole = await answer.whole(call)
         return JSONResponse({"response": whole["choices"][0]["text"]})
 
     return Gate(app, desk, key, host)
@@ -91,23 +93,25 @@ async def _answer(answer: Answer, request: Request) -> Response:
     """Return the whole answer, or a stream that has begun well."""
     call = Call(answer.desk)
     try:
-        if answer.asked.stream:
+        with _watched(request, call):
+            if not answer.asked.stream:
+                whole = await answer.whole(call)
+                call.close()
+                return JSONResponse(whole)
             first = await answer.begin(call)
-            return Stream(call, answer.stream(call, first))
-        whole = await _unless_gone(answer, call, request)
+        return Stream(call, answer.stream(call, first))  # which closes the call, and watches the client by itself
     except BaseException:
         call.close()
         raise
-    call.close()
-    return JSONResponse(whole)
 
 
-async def _unless_gone(answer: Answer, call: Call, request: Request) -> dict[str, Any]:
-    """Return the whole answer; where the client goes before, that ends the wait."""
+@contextmanager
+def _watched(request: Request, call: Call) -> Iterator[None]:
+    """End the wait within this block where the client goes."""
     gone = asyncio.ensure_future(request.receive())  # the body is read: what comes now is the end
     gone.add_done_callback(lambda done: None if done.cancelled() else call.leave())
     try:
-        return await answer.whole(call)
+        yield
     finally:
         gone.cancel()
 

@@ -211,12 +211,11 @@ def _request(
 
 
 def _with_scores(asked: Asked, desk: Desk, name: str) -> Asked:
-    """Have the prompts as token ids where they are to be scored or shown."""
+    """Have the prompts as token ids where they are to be scored."""
     if asked.top is not None and not 0 <= asked.top <= MOST_TOP:
         raise Refused(400, f"{name}={asked.top}: must lie in 0..{MOST_TOP}", name)
-    if asked.top is not None:
+    if asked.top is not None or asked.scores_only:
         desk.check_scores()
-    if asked.top is not None or asked.echo:
         asked.requests = [replace(one, prompt=desk.token_ids(one)) for one in asked.requests]
     return asked
 

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner import embedded
 
+pytestmark = pytest.mark.slow  # as a group
+
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?\nSolve it step by step. End with '#### ' and the number."
 CHAT: list[Any] = [{"role": "user", "content": QUESTION}]
 TEXT = "Ann has 3 apples. Ann buys 4 more."
@@ -123,7 +125,7 @@ def test_a_stop_text_ends_the_answer_before_it(client: OpenAI) -> None:
 
 def test_a_seed_decides_what_is_drawn_and_choices_differ(client: OpenAI) -> None:
     def draw(**how: Any) -> list[str | None]:
-        asked = {"model": "embedded", "messages": CHAT, "temperature": 1.5, "n": 3, "max_tokens": 24}
+        asked: dict[str, Any] = {"model": "embedded", "messages": CHAT, "temperature": 1.5, "n": 3, "max_tokens": 24}
         return [one.message.content for one in client.chat.completions.create(**(asked | how)).choices]
 
     first = draw(seed=7)
@@ -181,15 +183,12 @@ def test_echo_scores_the_prompt_as_lm_eval_asks_for_it(client: OpenAI, model: An
     ids: list[int] = tokenizer(TEXT)["input_ids"]
     scores = by_one_pass(model, ids)
     for new in (0, 1):
-        done = client.completions.create(
+        done: Any = client.completions.create(
             model="embedded", prompt=[ids, ids[:6]], max_tokens=new, echo=True, logprobs=1, temperature=0, seed=1
         )
         one = done.choices[0]
         assert one.text.startswith(TEXT)
-        assert one.logprobs is not None
         values, tops = one.logprobs.token_logprobs, one.logprobs.top_logprobs
-        assert values is not None
-        assert tops is not None
         assert len(values) == len(ids) + new
         assert values[0] is None
         expected = [float(row[token]) for row, token in zip(scores, ids[1:], strict=True)]
@@ -200,6 +199,18 @@ def test_echo_scores_the_prompt_as_lm_eval_asks_for_it(client: OpenAI, model: An
         assert one.logprobs.text_offset == [len("".join(one.logprobs.tokens[:n])) for n in range(len(values))]
         assert len(done.choices[1].logprobs.token_logprobs) == 6 + new
         assert done.usage.completion_tokens == 2 * new
+
+
+def test_echo_alone_gives_the_prompt_back(client: OpenAI, tokenizer: Any) -> None:
+    ids: list[int] = tokenizer(TEXT)["input_ids"]
+    said = client.completions.create(model="embedded", prompt=TEXT, max_tokens=5).choices[0].text
+    for prompt in (TEXT, ids):
+        done = client.completions.create(model="embedded", prompt=prompt, max_tokens=5, echo=True)
+        assert (done.choices[0].text, done.choices[0].logprobs) == (TEXT + said, None)
+        chunks = client.completions.create(model="embedded", prompt=prompt, max_tokens=5, echo=True, stream=True)
+        assert "".join(chunk.choices[0].text for chunk in chunks) == TEXT + said
+    nothing = client.completions.create(model="embedded", prompt=TEXT, max_tokens=0, echo=True)
+    assert nothing.choices[0].text == TEXT
 
 
 def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -> None:
@@ -254,7 +265,7 @@ def test_parameters_that_do_nothing_are_taken(client: OpenAI) -> None:
     )  # fmt: skip
     assert same.choices[0].message.content == plain.choices[0].message.content
     again = [plain.choices[0].message.model_dump(), *CHAT]
-    assert client.chat.completions.create(model="embedded", messages=[*CHAT, *again]).choices  # type: ignore[list-item]
+    assert client.chat.completions.create(model="embedded", messages=[*CHAT, *again]).choices
 
 
 def test_other_models_are_not_found(client: OpenAI) -> None:

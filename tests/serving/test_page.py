@@ -11,7 +11,10 @@ from chromium import CHROMIUM, Page, browser
 from PIL import Image
 from serving import Serving, serving
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,  # as a group
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"),
+]
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?\nSolve it step by step. End with '#### ' and the number."
 LAST = "[...document.querySelectorAll('.turn')].at(-1)"

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 Make = Callable[..., RunnerConfig]
 NewDatabase = Callable[[Path], None]
+SLOW = pytest.mark.slow  # as a group
 KEY = "sk-test-4f9c27d1e8b04a55"
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}  # seconds of work
 STUB = ("model=stub", "tracking=none")
@@ -86,6 +87,7 @@ def test_a_key_that_no_header_carries_is_refused_and_not_shown(
     assert KEY not in repr(inputs)
 
 
+@SLOW
 def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, make_config: Make) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -100,6 +102,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
         serve.bound_to(ServeConfig(host="no.such.host.invalid"))
 
 
+@SLOW
 def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
     done = runner("-m", "task=serve", "task.port=0", "model=stub", "generation.max_new_tokens=1,2", "tracking=none")
     assert done.code == 2
@@ -116,15 +119,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield server
 
 
+@SLOW
 def test_a_client_that_leaves_frees_its_row_at_once(small: Serving) -> None:
-    for path, body in (
-        ("/v1/completions", LONG),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
-    ):
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 900, "ignore_eos": True}
+    asked: dict[str, dict[str, Any]] = {"/v1/completions": LONG, "/v1/chat/completions": chat}
+    for path, body in asked.items():
         before = small.metrics()["runner_clients_left_total"]
-        connection = small.open_stream(
-            path, LONG | body if "messages" not in body else body | {"max_tokens": 900, "ignore_eos": True}
-        )
+        connection = small.open_stream(path, body)
         small.until(lambda now: now["runner_rows_alive"] == 1)
         connection.close()
         connection.answer.close()  # type: ignore[attr-defined]
@@ -133,9 +134,9 @@ def test_a_client_that_leaves_frees_its_row_at_once(small: Serving) -> None:
         assert time.monotonic() - started < 1.5
         assert small.metrics()["runner_clients_left_total"] == before + 1
     with socket.create_connection(("127.0.0.1", small.port)) as whole:  # no stream: gone while the answer is awaited
-        body = json.dumps(LONG).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        whole.sendall(head.encode() + body)
+        data = json.dumps(LONG).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        whole.sendall(head.encode() + data)
         small.until(lambda now: now["runner_rows_alive"] == 1)
     started = time.monotonic()
     small.until(lambda now: now["runner_rows_alive"] == 0 and now["runner_open"] == 0)
@@ -143,6 +144,22 @@ def test_a_client_that_leaves_frees_its_row_at_once(small: Serving) -> None:
     assert "Traceback" not in small.err
 
 
+@SLOW
+def test_a_client_that_leaves_before_its_stream_begins_is_noticed_while_it_waits(tmp_path: Path) -> None:
+    with serving(tmp_path, *STUB, "model.delay_s=2") as server:  # one request at a time, two seconds each
+        first = threading.Thread(target=server.ask, args=("/v1/completions", {"prompt": "x"}))
+        first.start()
+        server.until(lambda now: now["runner_open"] == 1)
+        data = json.dumps({"prompt": "y", "stream": True}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as second:
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            second.sendall(head.encode() + data)
+            server.until(lambda now: now["runner_open"] == 2)
+        server.until(lambda now: now["runner_open"] == 1, within_s=1)
+        first.join()
+
+
+@SLOW
 def test_beyond_its_room_a_server_sends_clients_away_for_a_while(small: Serving) -> None:
     with ThreadPoolExecutor(16) as pool:
         done = list(pool.map(lambda _: small.ask("/v1/completions", LONG | {"max_tokens": 100}), range(16)))
@@ -164,6 +181,7 @@ def test_beyond_its_room_a_server_sends_clients_away_for_a_while(small: Serving)
     assert {status for status, _ in ended} <= {200, 504}
 
 
+@SLOW
 def test_an_answer_that_takes_too_long_is_ended(small: Serving) -> None:
     several = LONG | {"n": 8}
     status, answer = small.ask("/v1/completions", several)
@@ -179,6 +197,7 @@ def test_an_answer_that_takes_too_long_is_ended(small: Serving) -> None:
     assert last[-2] == "data: [DONE]"
 
 
+@SLOW
 def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     status, answer = small.ask("/v1/completions", {"prompt": "x" * 20_000})
     assert (status, answer["error"]["message"]) == (
@@ -203,6 +222,7 @@ def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     assert small.ask("/health")[0] == 200
 
 
+@SLOW
 def test_prompts_that_fill_the_room_are_refused_without_harm_to_others(small: Serving) -> None:
     with ThreadPoolExecutor(2) as pool:
         good = pool.submit(small.ask, "/v1/completions", {"prompt": "7", "max_tokens": 30, "ignore_eos": True})
@@ -214,6 +234,7 @@ def test_prompts_that_fill_the_room_are_refused_without_harm_to_others(small: Se
 # ------------------------------------------------------------------------------------------- ends, restarts
 
 
+@SLOW
 def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(tmp_path: Path, new_database: NewDatabase) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     with serving(tmp_path, *FLOAT32, "task.port=0") as server:
@@ -246,6 +267,7 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["drain_s", "second signal"])
+@SLOW
 def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
     drain = "task.drain_s=0.5" if how == "drain_s" else "task.drain_s=60"
     with serving(tmp_path, *FLOAT32, "tracking=none", drain) as server, ThreadPoolExecutor(2) as pool:
@@ -267,6 +289,7 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
         assert "task=serve" in server.out
 
 
+@SLOW
 def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_database: NewDatabase) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     port = f"task.port={free_port()}"
@@ -286,6 +309,7 @@ def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_datab
     assert runs[0].data.tags["job_id"] == runs[1].data.tags["job_id"]
 
 
+@SLOW
 def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runner", "task=serve", "task.port=0", "tracking=none"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -302,6 +326,7 @@ def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------------------- the key
 
 
+@SLOW
 def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
     tmp_path: Path, new_database: NewDatabase
 ) -> None:
@@ -326,6 +351,7 @@ def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 
+@SLOW
 def test_a_key_is_demanded_on_this_machine_too_where_there_is_one(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, RUNNER_API_KEY=KEY) as server:
         assert server.ask("/v1/models", Authorization="")[0] == 401
@@ -335,6 +361,7 @@ def test_a_key_is_demanded_on_this_machine_too_where_there_is_one(tmp_path: Path
 # ------------------------------------------------------------------------------------------- other engines
 
 
+@SLOW
 def test_the_stub_serves_and_is_named_as_asked(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.model_name=mine", "model.delay_s=0.3") as server:
         assert server.ask("/v1/models")[1]["data"][0]["id"] == "mine"
