@@ -21,6 +21,7 @@ from runner.engines.local.prefix_tree import Prefix
 
 NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
+MOST_KNOWN = 200_000  # answers to whether a token completes a stop text
 GREEDY = Sampling(0.0, 1.0, 0, 1.0, 0)
 
 
@@ -325,6 +326,8 @@ class Stopping:
         key = stop[-1], token
         known = self._completes.get(key)
         if known is None:
+            if len(self._completes) >= MOST_KNOWN:  # of a server's clients, each may bring stop texts of its own
+                self._completes.clear()
             text = self.tokenizer.decode([token])
             # part of a character decodes to a mark, and a space may vanish at the start of a text
             known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()
