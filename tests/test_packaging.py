@@ -35,7 +35,7 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     assert conf <= names
     assert "runner/embedded/model/model.safetensors" in names
     assert "runner/embedded/lora_peft/adapter_model.safetensors" in names
-    assert {"runner/py.typed", "runner/compare/page.css"} <= names
+    assert {"runner/py.typed", "runner/compare/page.css", "runner/serving/page.html"} <= names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
     assert wheel.stat().st_size < 10 * 2**20
 

@@ -58,6 +58,11 @@ class TaskConfig:
         return False
 
     @property
+    def is_endless(self) -> bool:
+        """Whether it goes on until somebody stops it, so that a grid would never come to its end."""
+        return False
+
+    @property
     def questions(self) -> int:
         """Roughly how many completions are asked for: a grid starts long jobs first."""
         return 100
@@ -387,6 +392,41 @@ class PipelineConfig(PromptsConfig):
         check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
 
 
+@dataclass
+class ServeConfig(TaskConfig):
+    """A server for many clients at once: OpenAI's interface, the old tools' /generate, and a page to chat on."""
+
+    module: ClassVar[str] = "runner.tasks.serve"
+    name: str = "serve"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model_name: str | None = inert(None, "what clients call the model")
+    max_open: int = inert(256, "a limit of what is served")
+    max_new_tokens: int = inert(4096, "a limit of what is served")
+    max_body_kib: int = inert(1024, "a limit of what is served")
+    timeout_s: float = inert(600.0, "a limit of what is served")
+    drain_s: float = inert(30.0, "how long the end may take")
+
+    def __post_init__(self) -> None:
+        check_not_blank("task.host", self.host, "give an address of this machine, e.g. 127.0.0.1")
+        check(0 <= self.port < 65536, "task.port", self.port, "must lie in 0..65535 (0: any that is free)")
+        check_not_blank("task.model_name", self.model_name, "give a name, or null for the model's own")
+        for key in ("max_open", "max_new_tokens", "max_body_kib"):
+            check_least(1, f"task.{key}", getattr(self, key))
+        check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
+        check_least(0, "task.drain_s", self.drain_s)
+
+    @property
+    def subject(self) -> str:
+        """Return the address."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_endless(self) -> bool:
+        """It serves until it is stopped."""
+        return True
+
+
 def pipeline_of(task: TaskConfig) -> PipelineConfig:
     """Return the config of the task whose engine is the pipeline."""
     assert isinstance(task, PipelineConfig)
@@ -404,4 +444,5 @@ TASKS: dict[str, type[TaskConfig]] = {
     "verify": VerifyConfig,
     "archive": ArchiveConfig,
     "pipeline": PipelineConfig,
+    "serve": ServeConfig,
 }

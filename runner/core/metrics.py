@@ -115,9 +115,15 @@ _EVERY = (
     _metric("repeats"),
     _metric("output_tok_per_s", form=",.0f"),
     _metric("best_output_tok_per_s", form=",.0f"),
-    # a server, a student and a teacher
+    # a server elsewhere, a student and a teacher
     _metric("cost_usd", "cost USD", ".4f", better=Better.lower, pooling=Pooling.sum),
     *_counts(Better.neither, *(f"{who}_{what}" for who in ("student", "teacher") for what in OF_SIDES)),
+    # a server of ours
+    *_counts(Better.neither, "requests", "answered", "clients_left"),
+    *_counts(Better.lower, "refused", "client_errors", "server_errors"),
+    _metric("peak_rows", form=".0f"),
+    _metric("served_s", form=",.1f", better=Better.neither, pooling=Pooling.sum),
+    *(_metric(f"answer_{rank}_s", f"answer {rank}", ".3g") for rank in ("p50", "p95", "p99")),
     # the model
     _metric("parameters", form=",.0f"),
     _metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
@@ -200,6 +206,12 @@ LINES = (
     Line("accuracy", "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n}", brief=True),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
     Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
+    Line(
+        "requests",
+        "{requests}   {answered} answered · {refused} sent away · {clients_left} clients left · "
+        "{client_errors} wrong · {server_errors} failed",
+    ),
+    Line("answers", "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once"),
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
     Line(

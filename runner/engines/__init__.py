@@ -37,6 +37,10 @@ class LazyEngine:
         """Pass the question on."""
         return self._real.encode(request)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Pass the question on."""
+        return self._real.decode(ids)
+
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session of the real one."""
         return self._real.open(batch_size)

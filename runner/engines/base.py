@@ -106,6 +106,7 @@ class Request:
     n: int = 1  # completions of the prompt, each with random numbers of its own
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
+    top: int = 0  # of each token of the continuation: how many of the most probable ones are wanted beside it
     draws: RequestId | None = None  # stands for the id in the random numbers: equal ones draw the same; None: the id
 
     @property
@@ -132,6 +133,8 @@ class Request:
     def __post_init__(self) -> None:
         check(self.n >= 1, "request.n", self.n, "must be 1 or more")
         check_least(1, "request.max_new_tokens", self.max_new_tokens, ", or none for the generation group's")
+        need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
+        check(self.top == 0 or (self.top > 0 and self.continuation is not None), "request.top", self.top, need)
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
         several = [name for name, is_asked in asked.items() if is_asked]
         if len(several) > 1:
@@ -153,7 +156,8 @@ class Completion:
 
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
     Where a continuation was to be scored, `token_ids` are its tokens, with one number for each in `logprobs`
-    (natural logarithms) and `greedy` (whether it is the most probable one). Where the tokens of the text are only
+    (natural logarithms) and `greedy` (whether it is the most probable one). `top` has a list for each token: the most
+    probable ones in its place, the first one first, each with its logarithm. Where the tokens of the text are only
     counted and not known, as on another machine, `token_ids` is empty and `new_tokens` says how many they were.
     """
 
@@ -175,6 +179,7 @@ class Completion:
     by: str | None = None  # who gave the answer, where that can be one of several
     cost_usd: float | None = None
     calls: list[Call] | None = None  # behind an answer that took more than one
+    top: list[list[tuple[int, float]]] | None = None
 
 
 Event = Delta | Completion
@@ -192,6 +197,8 @@ class EngineStats:
     decode_s: float = 0.0
     rows_alive: int = 0  # now, as rows_waiting
     rows_waiting: int = 0
+    peak_rows: int = 0  # the most rows at once so far
+    kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
     under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
     # of each process of an engine that has several, when a session ends with nothing under way
@@ -256,6 +263,9 @@ class Engine(Protocol):
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as it stands amid others, special tokens too."""
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session for requests; batch_size = the most rows at once, None = the generation group's."""

@@ -51,6 +51,11 @@ class Driver:
         return self._session is not None and not self._closing
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its thread is still there."""
+        return self._thread.is_alive()
+
+    @property
     def under_way(self) -> int:
         """How many requests are on their way."""
         return len(self._left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from runner.engines.local.prefix_tree import Prefix
 
 NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
+MOST_KNOWN = 200_000  # answers to whether a token completes a stop text
 GREEDY = Sampling(0.0, 1.0, 0, 1.0, 0)
 
 
@@ -45,6 +47,7 @@ class Row:
     sent: str = ""  # text that has gone out as deltas
     logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
     greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
+    top: list[list[tuple[int, float]]] = field(default_factory=list)  # what it would rather have said in their places
     permanent: bool = field(init=False)  # the error: known before the model has seen the row, so it stays
 
     def __post_init__(self) -> None:
@@ -87,7 +90,12 @@ class Row:
             choice=self.choice,
             logprobs=self.logprobs or None,
             greedy=self.greedy or None,
+            top=self.top or None,
         )
+
+    def unscore(self) -> None:
+        """Forget what is scored so far."""
+        self.logprobs, self.greedy, self.top = [], [], []
 
 
 class Admission:
@@ -101,12 +109,14 @@ class Admission:
         room: float,
         branch_room: float | None = None,
         own: Mapping[str, Any] | None = None,
+        vocab_size: float = math.inf,
     ) -> None:
         self.generation, self.seed = config.generation.followed(own or {}), config.seed
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
         self.template_kwargs = _template_kwargs(local_model(config.model), tokenizer)
+        self.vocab_size = vocab_size  # token ids that the model knows are below it
         self._lock = threading.Lock()  # tokenizers do not promise to serve several threads at once
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
@@ -117,8 +127,18 @@ class Admission:
         if all(isinstance(part, Message) for part in prompt):
             text = self._chat([part for part in prompt if isinstance(part, Message)])
             return text, self._ids(text, special=False)
-        ids = [part for part in prompt if isinstance(part, int)]
+        ids = self._known([part for part in prompt if isinstance(part, int)])
         return ids, ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as it stands amid others: at the start of a text some tokens lose a space."""
+        before = self._ids("a", special=False)
+        with self._lock:
+            alone, text = (
+                self.tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                for some in (before, [*before, *ids])
+            )
+        return str(text[len(alone) :])
 
     def rows(self, request: Request) -> list[Row]:
         """Return a row for each choice, one for each branch, or one for a continuation; a row may be an error."""
@@ -155,7 +175,7 @@ class Admission:
         """Cut the continuation's tokens from those of the whole text: a word may be other tokens than alone."""
         continuation = request.continuation
         if not isinstance(continuation, str):
-            given = list(continuation or ())
+            given = self._known(list(continuation or ()))
         elif isinstance(seen, str):
             is_text = isinstance(request.prompt, str)  # a chat's template has put the special tokens
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
@@ -168,6 +188,13 @@ class Admission:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """Refuse token ids that the model has no embedding for: they would end the pass, and all that takes part."""
+        strange = next((one for one in ids if not 0 <= one < self.vocab_size), None)
+        if strange is not None:
+            raise ConfigError(f"{strange} is no token of {self.model_name}: its ids go from 0 to {self.vocab_size - 1}")
+        return ids
 
     def _wanted(self, request: Request) -> int:
         return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
@@ -182,7 +209,7 @@ class Admission:
         if not self.tokenizer.chat_template:
             raise NoChatTemplate(
                 f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: "
-                "use task.prompt=text (gsm8k) or task.format=raw (generate)"
+                "use task.prompt=text (gsm8k), task.format=raw (generate) or /v1/completions (serve)"
             )
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
@@ -309,6 +336,8 @@ class Stopping:
         key = stop[-1], token
         known = self._completes.get(key)
         if known is None:
+            if len(self._completes) >= MOST_KNOWN:  # of a server's clients, each may bring stop texts of its own
+                self._completes.clear()
             text = self.tokenizer.decode([token])
             # part of a character decodes to a mark, and a space may vanish at the start of a text
             known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()

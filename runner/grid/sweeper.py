@@ -239,6 +239,11 @@ def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
             f"task={config.task.name} reads stdin here, which the jobs of a grid do not have: {file}run it without -m"
         )
         return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
+    if config.task.is_endless:
+        problem = (
+            f"task={config.task.name} goes on until it is stopped, so it cannot be a job of a grid: start it alone"
+        )
+        return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed
     return planned

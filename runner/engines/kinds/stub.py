@@ -55,6 +55,10 @@ class StubEngine:
         prompt = _plain(request.prompt)
         return prompt, list(range(len(prompt.split())))
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the numbers: the stub's tokens have no texts."""
+        return "".join(f"{number} " for number in ids)
+
     def open(self, batch_size: int | None = None) -> StubSession:
         """Open a session; it answers one request at a time."""
         return StubSession(self)
@@ -134,6 +138,8 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             completion.token_ids = list(range(len(given.split() if isinstance(given, str) else given)))
             completion.logprobs = [-1.0] * len(completion.token_ids)
             completion.greedy = [False] * len(completion.token_ids)
+            best = [(number, -1.0 - number) for number in range(request.top)]
+            completion.top = [best for _ in completion.token_ids] if request.top else None
         if request.deltas and completion.text:
             events.append(Delta(request.id, choice, completion.text))
         events.append(completion)

@@ -62,6 +62,10 @@ class LocalEngine:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         return self.admission.encode(request)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as it stands amid others, special tokens too."""
+        return self.admission.decode(ids)
+
     def open(self, batch_size: int | None = None) -> LocalSession:
         """Open a session for requests; one thread at a time may step the sessions of an engine."""
         return LocalSession(self, self._model(), batch_size)
@@ -87,7 +91,8 @@ class LocalEngine:
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room = loaded.metrics["max_positions"]
         own = own_generation(loaded.model)
-        return Admission(self.config, loaded.tokenizer, self.config.model.name, room, window, own)
+        vocab_size = int(loaded.metrics["vocab_size"])
+        return Admission(self.config, loaded.tokenizer, self.config.model.name, room, window, own, vocab_size)
 
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None when decoding must be plain, which a note says."""

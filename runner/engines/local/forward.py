@@ -131,13 +131,18 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
         scores = logits[first : first + step].float().log_softmax(dim=-1)
         row.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
         row.greedy += (scores.argmax(dim=-1) == wanted).tolist()
+        if row.request.top:
+            best = scores.topk(min(row.request.top, scores.shape[-1]), dim=-1)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            row.top += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
 
 
 def scored(row: Row, seconds: float) -> Completion:
     """Return the answer to a request with a continuation."""
     row.tokens, row.first_token_s = row.given or [], seconds
     if any(map(math.isnan, row.logprobs)):
-        row.error, row.logprobs, row.greedy = NO_NUMBERS, [], []
+        row.error = NO_NUMBERS
+        row.unscore()
     return row.completion(FinishReason.error if row.error else FinishReason.stop, seconds)
 
 

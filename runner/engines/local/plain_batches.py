@@ -75,6 +75,7 @@ class PlainBatches:
             self.batch.cancel(ids, events)
             if not self.batch.alive:
                 self.batch = None
+        self.stats.rows_alive, self.stats.rows_waiting = len(self.batch.alive) if self.batch else 0, len(self.waiting)
         return events
 
     def step(self) -> list[Event]:
@@ -93,7 +94,10 @@ class PlainBatches:
                     self.batch = Batch(self.loaded, rows, self.stats, self.stopping, self.way is Way.even)
             else:
                 self.memory.check(self.batch.width)
+            self.stats.rows_alive, self.stats.rows_waiting = len(self.batch.alive), len(self.waiting)
+            self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
             self.batch.step(events)
+            self.stats.rows_alive = len(self.batch.alive)
             if not self.batch.alive:
                 self.batch = None
         except MEMORY_ERRORS as error:
@@ -138,7 +142,7 @@ class PlainBatches:
         let_go(error, self.loaded.device)
         self.memory.forget()
         for row in rows:
-            row.logprobs, row.greedy = [], []
+            row.unscore()
         if width == 1:
             row = rows[0]
             row.error = f"out of memory with its {len(row.pending)} tokens alone"

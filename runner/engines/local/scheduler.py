@@ -68,7 +68,7 @@ class Scheduler:
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
         self.has_said_short = self.has_just_scored = False
         self.ended_rows = self.ended_tokens = 0
-        self.stats.rows_alive = self.stats.rows_waiting = 0
+        self.stats.rows_alive = self.stats.rows_waiting = self.stats.kv_tokens = 0
         self.stats.under_way = 0.0
 
     @property
@@ -313,6 +313,8 @@ class Scheduler:
         usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
         stats = self.stats
         stats.rows_alive, stats.rows_waiting = len(self.active), len(self.waiting)
+        stats.peak_rows = max(stats.peak_rows, self.at_once)
+        stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in self.active)
         stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
     # ------------------------------------------------------------------------------------- out of memory
@@ -328,7 +330,8 @@ class Scheduler:
         self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
         self.waiting.extendleft(reversed(back))
         for row in self.waiting:
-            row.places, row.logprobs, row.greedy = 0, [], []
+            row.places = 0
+            row.unscore()
         self.prefixes.forget()
         self.conversations.forget()
         let_go(error, self.heads.device)

@@ -69,6 +69,10 @@ class PipelineEngine:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         return self.stages.admission.encode(request)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as it stands amid others, special tokens too."""
+        return self.stages.admission.decode(ids)
+
     def open(self, batch_size: int | None = None) -> PipelineSession:
         """Open a session for requests; one at a time."""
         self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
@@ -146,7 +150,8 @@ class LoadedStages:
         self.parts = self.worker.loaded_parts()  # one line per part
         model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
         self.own = own_generation(model)
-        self.admission = Admission(config, tokenizer, task.parts, max_positions(model.config), own=self.own)
+        room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
+        self.admission = Admission(config, tokenizer, task.parts, room, own=self.own, vocab_size=vocab_size)
         stopping, pad = Stopping(tokenizer, stop_tokens(model, tokenizer)), tokenizer.pad_token_id or 0
         self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
         self.micro_batches.fixed_rows = task.micro_batch

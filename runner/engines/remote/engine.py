@@ -63,6 +63,10 @@ class ApiEngine:
         turns = [asdict(part) for part in prompt if isinstance(part, Message)]
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Refuse: which text a token has, the server alone knows."""
+        raise ConfigError(f"model.base_url={self.model.base_url}: which text a token has, this server alone knows")
+
     def open(self, batch_size: int | None = None) -> ApiSession:
         """Open a session; batch_size = the most requests at once."""
         most = self.model.concurrency

@@ -82,6 +82,10 @@ class HybridEngine:
         """Return the prompt as it would go to the teacher, which is there at all times."""
         return self.teacher.encode(request)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Refuse, as the teacher does."""
+        return self.teacher.decode(ids)
+
     def open(self, batch_size: int | None = None) -> HybridSession:
         """Open a session with both."""
         return HybridSession(self, batch_size)

@@ -19,6 +19,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Message, Request
@@ -206,4 +207,63 @@ def test_those_that_decode_have_their_turn_between_those_that_are_scored(
         events = [event for _ in range(16) for event in session.step()]
         assert "talk" in [event.id for event in events], "it has had its eight tokens"
         assert len(events) < 41
+    engine.close()
+
+
+@WAYS
+def test_the_most_probable_tokens_are_those_of_one_forward_pass(
+    make_config: Make, saved_family: Saved, attention: Attention
+) -> None:
+    folder = saved_family("llama", max_position_embeddings=512)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    engine = LocalEngine(configure(make_config, folder, attention))
+    prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
+    asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top=5) for name, ids in prompts.items()]
+    for one in base.complete(engine, asked):
+        whole = torch.tensor([[*prompts[str(one.id)][:1], *one.token_ids]])
+        with torch.inference_mode():
+            scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
+        best = scores.topk(5, dim=-1)
+        assert one.top is not None
+        assert [[token for token, _ in some] for some in one.top] == best.indices.tolist()
+        values = torch.tensor([[value for _, value in some] for some in one.top])
+        torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
+        for token, said, is_best, some in zip(
+            one.token_ids, one.logprobs or [], one.greedy or [], one.top, strict=True
+        ):
+            assert is_best == (some[0][0] == token)
+            assert dict(some).get(token, said) == said, "the same number, wherever it stands"
+    (plain,) = base.complete(engine, [Request("without", (5,), continuation=(6, 7))])
+    assert plain.top is None
+    engine.close()
+
+
+def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pass(
+    make_config: Make, tiny_llama: Path
+) -> None:
+    engine = LocalEngine(configure(make_config, tiny_llama))
+    for strange in (-1, 259, 2**70):
+        for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
+            with pytest.raises(ConfigError, match=rf"{strange} is no token of .*: its ids go from 0 to 258"):
+                list(base.complete(engine, [asked]))
+    engine.close()
+
+
+def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, tiny_llama: Path) -> None:
+    engine = LocalEngine(configure(make_config, tiny_llama))
+    _, ids = engine.encode(Request(1, " 你好, you"))
+    assert engine.decode(ids) == " 你好, you"
+    assert engine.decode([*ids, 2]) == " 你好, you<|im_end|>"
+    assert [engine.decode([one]) for one in (*ids[:1], *ids[-3:])] == [" ", "y", "o", "u"]
+    engine.close()
+
+
+def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Make, tiny_llama: Path) -> None:
+    engine = LocalEngine(configure(make_config, tiny_llama, generation=GenerationConfig("warm", 12, temperature=1.0)))
+    warm = base.Sampling(temperature=1.0, seed=7)
+    asked = [Request(number, "Once", sampling=warm, n=2, draws="same") for number in (1, 2)]
+    other = [Request(3, "Once", sampling=warm, n=2)]
+    said = {(one.id, one.choice): one.text for one in base.complete(engine, asked + other)}
+    assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
+    assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()

@@ -1,0 +1,1 @@
+"""One engine for many clients over HTTP; task=serve starts it."""

@@ -1,0 +1,293 @@
+"""What clients get: OpenAI's answers, whole or as a stream of server-sent events, with log-probabilities."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from runner.engines.base import Completion, Delta, Event, Request
+from runner.serving.bodies import Asked
+from runner.serving.desk import Call, Desk, Refused
+
+LEAST = -9999.0  # stands for minus infinity, which JSON has not; OpenAI does the same
+KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+@dataclass
+class Token:
+    """A token of an answer, or of the prompt that it begins with."""
+
+    text: str
+    logprob: float | None  # None of the first one: nothing stands before it
+    top: list[tuple[str, float]]
+
+
+class Answer(ABC):
+    """One client's answer: its requests are under way, and their completions become JSON."""
+
+    kind: str
+    prefix: str
+    chunk_kind: str
+
+    def __init__(self, desk: Desk, asked: Asked) -> None:
+        self.desk, self.asked = desk, asked
+        self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+        self._numbers = {request.id: number for number, request in enumerate(asked.requests)}
+        self.done: dict[int, Completion] = {}  # by the index of the choice
+        self.prompt_tokens: dict[int, int] = {}  # by the number of the prompt
+
+    @abstractmethod
+    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
+        """Return a choice of a whole answer."""
+
+    @abstractmethod
+    def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
+        """Return a choice of a chunk of a stream."""
+
+    def first_pieces(self) -> list[dict[str, Any]]:
+        """Return what a stream begins with."""
+        return []
+
+    # --------------------------------------------------------------------------------------- a whole answer
+
+    async def whole(self, call: Call) -> dict[str, Any]:
+        """Wait for all completions and return the answer."""
+        await self._submit(call)
+        while call.left:
+            self._take(await call.next())
+        tokens = await self._tokens(call)
+        choices = [
+            self.choice(index, self._text(index), self._reason(index), tokens.get(index)) for index in self._indices()
+        ]
+        return self._object(self.kind, choices) | {"usage": self._usage()}
+
+    async def _submit(self, call: Call) -> None:
+        """Ask for the completions; where only the prompt is to be scored, there are none to wait for."""
+        if not self.asked.scores_only:
+            await call.ask(self.asked.requests)
+            return
+        call.enter(len(self.asked.requests))
+        for number, request in enumerate(self.asked.requests):
+            self.prompt_tokens[number] = len(request.prompt)
+
+    def _take(self, event: Event) -> int:
+        """Note what has come; return the index of the choice that it belongs to."""
+        number = self._numbers[event.id]
+        index = number * self.asked.requests[number].n + event.choice
+        if isinstance(event, Completion):
+            self.done[index] = event
+            self.prompt_tokens[number] = event.prompt_tokens
+        return index
+
+    def _indices(self) -> range:
+        return range(sum(request.n for request in self.asked.requests))
+
+    def _request(self, index: int) -> Request:
+        return self.asked.requests[index // self.asked.requests[0].n]
+
+    def _ids(self, index: int) -> list[int]:
+        """Return the ids of the prompt of a choice, which is given as ids where this is asked."""
+        return [part for part in self._request(index).prompt if isinstance(part, int)]
+
+    def _text(self, index: int) -> str:
+        said = "" if self.asked.scores_only else self.done[index].text
+        return self.echo(index) + said if self.asked.echo else said
+
+    def echo(self, index: int) -> str:
+        """Return the prompt of a choice as text."""
+        prompt = self._request(index).prompt
+        return prompt if isinstance(prompt, str) else self.desk.engine.decode(self._ids(index))
+
+    def _reason(self, index: int) -> str:
+        return "length" if self.asked.scores_only else self.done[index].finish_reason.value
+
+    def _usage(self) -> dict[str, int]:
+        prompt = sum(self.prompt_tokens.values())
+        new = sum(len(one.token_ids) for one in self.done.values())
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.desk.model, "choices": choices}
+
+    # ------------------------------------------------------------------------------------- log-probabilities
+
+    async def _tokens(self, call: Call) -> dict[int, list[Token]]:
+        """Score what was said, and the prompt where the answer begins with it; return the tokens of each choice."""
+        top = self.asked.top
+        if top is None:
+            return {}
+        requests: dict[int, Request] = {}
+        first: dict[int, list[Token]] = {}
+        for index in self._indices():
+            given, new = self._ids(index), [] if self.asked.scores_only else self._said(self.done[index])
+            first[index] = [Token(self.desk.piece(given[0]), None, [])] if self.asked.echo else []
+            before, scored = (given[:1], given[1:] + new) if self.asked.echo else (given, new)
+            if scored:
+                number = self.desk.next_id()
+                requests[index] = Request(number, tuple(before), continuation=tuple(scored), top=top)
+        done = await call.score(list(requests.values()))
+        for index, request in requests.items():
+            first[index] += self._scored(done[request.id])
+        return first
+
+    def _scored(self, done: Completion) -> list[Token]:
+        piece = self.desk.piece
+        tops = done.top or [[] for _ in done.token_ids]
+        return [
+            Token(piece(token), max(value, LEAST), [(piece(one), max(other, LEAST)) for one, other in top])
+            for token, value, top in zip(done.token_ids, done.logprobs or [], tops, strict=True)
+        ]
+
+    def _said(self, done: Completion) -> list[int]:
+        """Return the tokens that spell the text: not those of the stop text, nor the one that ended it."""
+        ids, text = list(done.token_ids), done.text.lstrip()
+        while ids and self.desk.engine.decode(ids[:-1]).lstrip().startswith(text):
+            ids.pop()
+        return ids
+
+    # -------------------------------------------------------------------------------------------- a stream
+
+    async def begin(self, call: Call) -> Event | None:
+        """Submit and wait for the first event: what is wrong from the start is said with a status of its own."""
+        await self._submit(call)
+        return await call.next() if call.left else None
+
+    async def stream(self, call: Call, first: Event | None) -> AsyncIterator[bytes]:
+        """Yield the chunks; what goes wrong on the way is said in a last one."""
+        try:
+            for piece in self.first_pieces():
+                yield self._chunk([piece])
+            event = first
+            while event is not None:
+                index = self._take(event)
+                text = event.text if isinstance(event, Delta) or not self.desk.tells_deltas else ""
+                if text:
+                    yield self._chunk([self.piece(index, text, None, None)])
+                if isinstance(event, Completion) and self.asked.top is None:
+                    yield self._chunk([self.piece(index, None, self._reason(index), None)])
+                event = await call.next() if call.left else None
+            if self.asked.top is not None:
+                tokens = await self._tokens(call)
+                for index in self._indices():
+                    yield self._chunk([self.piece(index, None, self._reason(index), tokens[index])])
+            if self.asked.include_usage:
+                yield self._chunk([], usage=self._usage())
+        except Refused as error:
+            self.desk.counters.broken += 1
+            yield b"data: " + json.dumps({"error": error_body(error)}).encode() + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        values = self._object(self.chunk_kind, choices) | more
+        return b"data: " + json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class ChatAnswer(Answer):
+    """Of /v1/chat/completions."""
+
+    kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
+
+    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
+        """Return a choice of a whole answer."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": _of_chat(tokens), "finish_reason": reason}
+
+    def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
+        """Return a choice of a chunk of a stream."""
+        delta = {} if text is None else {"content": text}
+        return {"index": index, "delta": delta, "logprobs": _of_chat(tokens), "finish_reason": reason}
+
+    def first_pieces(self) -> list[dict[str, Any]]:
+        """Say who speaks."""
+        delta = {"role": "assistant", "content": ""}
+        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None} for index in self._indices()]
+
+
+class TextAnswer(Answer):
+    """Of /v1/completions."""
+
+    kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
+
+    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
+        """Return a choice of a whole answer."""
+        return {"index": index, "text": text, "logprobs": _of_text(tokens), "finish_reason": reason}
+
+    def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
+        """Return a choice of a chunk of a stream."""
+        return {"index": index, "text": text or "", "logprobs": _of_text(tokens), "finish_reason": reason}
+
+    def first_pieces(self) -> list[dict[str, Any]]:
+        """Begin with the prompts, where these are asked for."""
+        return [self.piece(index, self.echo(index), None, None) for index in self._indices()] if self.asked.echo else []
+
+
+def _of_chat(tokens: list[Token] | None) -> dict[str, Any] | None:
+    """Write log-probabilities as a chat has them."""
+    if tokens is None:
+        return None
+
+    def one(text: str, value: float | None) -> dict[str, Any]:
+        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+    content = [
+        one(token.text, token.logprob) | {"top_logprobs": [one(text, value) for text, value in token.top]}
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _of_text(tokens: list[Token] | None) -> dict[str, Any] | None:
+    """Write log-probabilities as a plain completion has them; a token's own stands among the best ones, too."""
+    if tokens is None:
+        return None
+    offsets, at = [], 0
+    for token in tokens:
+        offsets.append(at)
+        at += len(token.text)
+    best: list[dict[str, float | None] | None] = []
+    for token in tokens:
+        named: dict[str, float | None] = {}
+        for text, value in [*token.top, (token.text, token.logprob)]:
+            named.setdefault(text, value)  # of tokens with one text, the most probable one
+        best.append(None if token.logprob is None else named)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": best,
+        "text_offset": offsets,
+    }
+
+
+class Stream(StreamingResponse):
+    """A stream that ends its requests however it ends: a client that leaves frees their rows."""
+
+    def __init__(self, call: Call, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self.call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        with self.call:
+            await super().__call__(scope, receive, send)
+
+
+def error_body(error: Refused) -> dict[str, Any]:
+    """Return an error as OpenAI writes it."""
+    kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+
+
+def error_response(error: Refused) -> JSONResponse:
+    """Return the answer to a request that is refused."""
+    headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
+    headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    headers |= {"connection": "close"} if error.status in (408, 413) else {}  # the rest of the body is not read
+    return JSONResponse({"error": error_body(error)}, error.status, headers)

@@ -1,0 +1,123 @@
+"""What a server counts of its work: the text of /metrics, and the totals of the job."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from runner.engines.base import EngineStats
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # upper ends of the histogram's classes
+LAST = 10_000  # answers whose times count for the quantiles
+SPEED_S = 10.0  # over which the tokens per second are taken
+
+
+@dataclass
+class Counters:
+    """Totals since the server began."""
+
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)  # (path, status) -> requests
+    left: int = 0  # clients that went before their answer was complete
+    broken: int = 0  # answers that ended in an error after they had begun
+    choices: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    open: int = 0  # now: completions on their way or waiting
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))  # of answers with status 200
+    _classes: Counter[float] = field(default_factory=Counter)
+    _sum_s: float = 0.0
+    _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count a request that has its answer."""
+        self.statuses[path, status] += 1
+        if status == 200:
+            self.seconds.append(seconds)
+            self._sum_s += seconds
+            self._classes[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
+
+    def tick(self) -> None:
+        """Take down how many tokens there are now, for the speed; called about once a second."""
+        now = time.monotonic()
+        self._marks.append((now, self.new_tokens))
+        while len(self._marks) > 2 and now - self._marks[0][0] > SPEED_S:
+            self._marks.popleft()
+
+    @property
+    def tok_per_s(self) -> float:
+        """New tokens of answers per second, lately."""
+        (before, had), (now, has) = self._marks[0], self._marks[-1]
+        return (has - had) / (now - before) if now > before else 0.0
+
+    def count(self, *statuses: int) -> int:
+        """Return how many requests were answered with one of these."""
+        return sum(count for (_, status), count in self.statuses.items() if status in statuses)
+
+    @property
+    def requests(self) -> int:
+        """All that were answered, or whose client has gone."""
+        return self.statuses.total() + self.left
+
+    def totals(self, stats: EngineStats) -> dict[str, float]:
+        """Return the metrics of the job."""
+        times = sorted(self.seconds)
+        ranks = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+        return {
+            "requests": self.requests,
+            "answered": self.count(200),
+            "refused": self.count(429, 503),
+            "client_errors": sum(n for (_, code), n in self.statuses.items() if 400 <= code < 500 and code != 429),
+            "server_errors": self.count(500, 504) + self.broken,
+            "clients_left": self.left,
+            "n": self.choices,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "peak_rows": stats.peak_rows,
+            **{f"answer_{name}_s": times[math.ceil(rank * len(times)) - 1] for name, rank in ranks.items() if times},
+        }
+
+    def prometheus(self, stats: EngineStats) -> str:
+        """Return the text that Prometheus reads."""
+        return "".join(line + "\n" for line in self._lines(stats))
+
+    def _lines(self, stats: EngineStats) -> Iterator[str]:
+        yield from _head("runner_requests_total", "counter", "requests that were answered, by path and status")
+        for (path, status), count in sorted(self.statuses.items()):
+            yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
+        numbers = (
+            ("runner_clients_left_total", "counter", "clients that went before their answer was complete", self.left),
+            ("runner_broken_total", "counter", "streams that ended in an error", self.broken),
+            ("runner_prompt_tokens_total", "counter", "prompt tokens of answers", self.prompt_tokens),
+            ("runner_new_tokens_total", "counter", "new tokens of answers", self.new_tokens),
+            (
+                "runner_shared_tokens_total",
+                "counter",
+                "prompt tokens that were not computed again",
+                stats.shared_tokens,
+            ),
+            ("runner_open", "gauge", "completions on their way or waiting", self.open),
+            ("runner_queue", "gauge", "rows that wait for their turn", stats.rows_waiting),
+            ("runner_rows_alive", "gauge", "rows that are decoded now", stats.rows_alive),
+            ("runner_kv_tokens", "gauge", "tokens whose keys and values are held", stats.kv_tokens),
+            ("runner_tokens_per_second", "gauge", f"new tokens over the last {SPEED_S:g} s", round(self.tok_per_s, 3)),
+        )
+        for name, kind, about, value in numbers:
+            yield from _head(name, kind, about)
+            yield f"{name} {value}"
+        yield from _head("runner_answer_seconds", "histogram", "from the request to the end of its answer")
+        below = 0
+        for end in SECONDS:
+            below += self._classes[end]
+            yield f'runner_answer_seconds_bucket{{le="{end:g}"}} {below}'
+        count = self._classes.total()
+        yield f'runner_answer_seconds_bucket{{le="+Inf"}} {count}'
+        yield f"runner_answer_seconds_sum {self._sum_s:.6f}"
+        yield f"runner_answer_seconds_count {count}"
+
+
+def _head(name: str, kind: str, about: str) -> Iterator[str]:
+    yield f"# HELP {name} {about}"
+    yield f"# TYPE {name} {kind}"

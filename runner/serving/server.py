@@ -1,0 +1,106 @@
+"""uvicorn in a thread of its own, because signals reach the main thread: that one waits, and sees to a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from runner.config.root import RunnerConfig
+from runner.config.task import ServeConfig
+from runner.core.errors import JobFailed
+from runner.engines.base import EngineReport
+from runner.engines.driver import Driver
+from runner.serving.app import application
+from runner.serving.counters import Counters
+from runner.serving.desk import Desk
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 30  # seconds between two lines about what was done, where something was
+KEEP_ALIVE_S = 75  # longer than clients keep a connection for the next request
+CLOSING_S = 5  # for connections to close, once their answers have ended
+
+
+class Server:
+    """Serves until it is told to stop; `stop` may be called by a signal handler, a second time to hurry."""
+
+    def __init__(self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport) -> None:
+        self.config, self.task, self.driver, self.report = config, task, driver, report
+        self.counters = Counters()
+        self._signals = 0
+        self._problem: BaseException | None = None
+
+    def stop(self) -> None:
+        """Take no new work, and end when what is open has ended; called again, end now."""
+        self._signals += 1
+
+    def run(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
+        """Serve, and return when everything has ended; JobFailed where the server or its engine broke."""
+        thread = threading.Thread(target=self._serve, args=(listener, key, ready), name="http", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.1)  # a signal is handled here, between two looks
+        if self._problem is not None:
+            raise JobFailed(f"the server broke: {self._problem}") from self._problem
+
+    def _serve(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
+        try:
+            asyncio.run(self._main(listener, key, ready))
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            self._problem = error
+
+    async def _main(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
+        desk = Desk(self.config, self.task, self.driver, self.report)
+        self.counters = desk.counters
+        settings = uvicorn.Config(
+            application(desk, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=CLOSING_S, server_header=False, http="h11",
+            proxy_headers=False,
+        )  # fmt: skip
+        server = uvicorn.Server(settings)
+        serving = asyncio.ensure_future(server.serve([listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        try:
+            if server.started:
+                ready()
+                await self._watch(desk)
+        finally:
+            server.should_exit = True
+            await serving
+
+    async def _watch(self, desk: Desk) -> None:
+        """Wait for the end, then for what is open; say now and then what was done."""
+        told, ticks = (0, 0), 0
+        while not self._signals:
+            await asyncio.sleep(0.1)
+            ticks += 1
+            if ticks % 10 == 0:
+                desk.counters.tick()
+                if not self.driver.is_alive:
+                    raise JobFailed("the engine has ended, see the log")
+            if ticks % (10 * LOG_EVERY) == 0:
+                told = _tell(desk.counters, told)
+        desk.is_draining = True
+        if not desk.is_idle:
+            log.info("stopping: open answers may go on for %g s (a second signal ends them)", self.task.drain_s)
+        deadline = desk.loop.time() + self.task.drain_s
+        while not desk.is_idle and desk.loop.time() < deadline and self._signals < 2:
+            await asyncio.sleep(0.02)
+        desk.end_all()
+
+
+def _tell(counters: Counters, before: tuple[int, int]) -> tuple[int, int]:
+    now = counters.requests, counters.new_tokens
+    if now != before:
+        requests, tokens = now[0] - before[0], now[1] - before[1]
+        log.info(
+            "%d requests and %d new tokens in the last %d s · %d open · %.0f tok/s",
+            requests, tokens, LOG_EVERY, counters.open, counters.tok_per_s,
+        )  # fmt: skip
+    return now

@@ -1,0 +1,136 @@
+"""task=serve: the model of this job for many clients at once, until it is stopped.
+
+Each start is the job anew; what it leaves are its totals. What clients ask and are answered is written down nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from runner.config.root import RunnerConfig
+from runner.config.task import ServeConfig
+from runner.core import machine, signals
+from runner.core.console import say
+from runner.core.errors import ConfigError
+from runner.core.result import Result
+from runner.engines.driver import Driver
+from runner.tasks.base import Context, Inputs, Uses
+
+VERSION = 1
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = False
+
+KEY = "RUNNER_API_KEY"
+BACKLOG = 1024  # connections that may wait to be accepted
+
+
+@dataclass
+class Served(Inputs):
+    """Where to listen, and the key that clients have to send."""
+
+    task: ServeConfig
+    key: str | None = field(repr=False)
+
+
+def prepare(config: RunnerConfig) -> Served:
+    """Read the key, and refuse an address that is taken, or open to others without one."""
+    task = config.task
+    assert isinstance(task, ServeConfig)
+    key = os.environ.get(KEY, "").strip() or None
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"{KEY} (its value is not shown): a key is sent in a header: use letters, digits and signs only"
+        )
+    if key is None and not is_loopback(task.host):
+        raise ConfigError(
+            f"task.host={task.host}: others could use this server, so it needs a key: set {KEY} in the environment or "
+            "in .env, and have clients send it; or serve this machine only: task.host=127.0.0.1"
+        )
+    with closing(bound_to(task)) as probe:
+        listen(task, probe)
+    # who leaves the port to the system may start any number of servers, each a job of its own
+    return Served({} if task.port else {"process": f"{os.getpid()} {time.time_ns()}"}, task, key)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def bound_to(task: ServeConfig) -> socket.socket:
+    """Return a socket that has the address; ConfigError where that cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(task.host, task.port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        need = "this is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+        raise ConfigError(f"task.host={task.host}: {need}") from error
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that was killed has left connections
+    try:
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        raise _not_free(task, error) from error
+    return made
+
+
+def listen(task: ServeConfig, bound: socket.socket) -> None:
+    """Let clients connect; ConfigError where another program has them."""
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        raise _not_free(task, error) from error
+
+
+def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(f"task.host={task.host}: no address of this machine: use 127.0.0.1, or 0.0.0.0 for all")
+    fix = "stop what listens there, or give another port (0: any that is free)"
+    return ConfigError(f"task.port={task.port}: {error.strerror} at {task.host}: {fix}")
+
+
+def run(inputs: Served, context: Context) -> Result:
+    """Load, serve until a signal comes, and return the totals."""
+    task, config = inputs.task, context.config
+    with closing(bound_to(task)) as bound:  # before the model is loaded: nobody else can have it then
+        engine = context.engine()
+        with context.recorder.progress(None, "serve: loading"):
+            report = engine.load()
+        from runner.serving.server import Server  # imports FastAPI, which no other job needs
+
+        machine.reset_peak()
+        company = machine.Company()
+        with Driver(engine, config.generation.batch_size) as driver:
+            driver.loaded()
+            server, stats = Server(config, task, driver, report), engine.stats
+            listen(task, bound)
+            with signals.told(server.stop):
+                started = time.perf_counter()
+                server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
+                served_s = time.perf_counter() - started
+    metrics = {
+        "served_s": served_s,
+        "prefill_tok_per_s": stats.prefill_tok_per_s,
+        "decode_tok_per_s": stats.decode_tok_per_s,
+        "shared_prompt_tokens": stats.shared_tokens,
+        "peak_rss_mib": machine.peak_rss_mib(),
+    }
+    metrics |= report.metrics | server.counters.totals(stats)
+    facts = report.facts | {"measured": company.describe(), "machine": machine.name()}
+    return Result(metrics, facts=facts, notes=report.notes + stats.notes)
+
+
+def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:
+    """Return the line that says where the server is."""
+    host = f"[{inputs.task.host}]" if ":" in inputs.task.host else inputs.task.host
+    demanded = f", with the key in {KEY}" if inputs.key else ""
+    return f"serving {config.model.name} at http://{host}:{bound.getsockname()[1]}{demanded} (Ctrl-C ends it)"

@@ -1,0 +1,118 @@
+"""A real `runner task=serve` on this machine's loopback, as its users start it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FLOAT32 = ("model.dtype=float32",)
+WAIT_S = 120
+
+
+@dataclass
+class Serving:
+    """A server that is ready."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    url: str
+    key: str | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def out(self) -> str:
+        return (self.folder / "out.txt").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.folder / "err.txt").read_text()
+
+    def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
+        """Send JSON, or bytes as they are; return the status and the answer, read as JSON where it is some."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} | {
+            key.replace("_", "-"): value for key, value in headers.items()
+        }
+        if self.key:
+            headers.setdefault("Authorization", f"Bearer {self.key}")
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+                status, text = answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read().decode()
+        with contextlib.suppress(ValueError):
+            return status, json.loads(text)
+        return status, text
+
+    def metrics(self) -> dict[str, float]:
+        """Read /metrics by name and labels."""
+        status, text = self.ask("/metrics")
+        assert status == 200
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
+
+    def until(self, is_so: Callable[[dict[str, float]], bool], within_s: float = 30) -> dict[str, float]:
+        """Wait until /metrics says so."""
+        end = time.monotonic() + within_s
+        while not is_so(now := self.metrics()):
+            assert time.monotonic() < end, now
+            time.sleep(0.02)
+        return now
+
+    def open_stream(self, path: str, body: dict[str, Any]) -> http.client.HTTPConnection:
+        """Begin a stream and return its connection, whose first bytes have come."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body | {"stream": True}), headers)
+        connection.answer = connection.getresponse()  # type: ignore[attr-defined]
+        connection.answer.read(1)  # type: ignore[attr-defined]
+        return connection
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to end, and return its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(WAIT_S)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Serving]:
+    """Start a server in a folder and wait until it is ready; it is killed in the end, if it is still there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = () if any(word.startswith("task.port") for word in overrides) else ("task.port=0",)
+    command = [sys.executable, "-m", "runner", "task=serve", *port, *overrides]
+    own = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
+    with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=own, start_new_session=True)
+    try:
+        end = time.monotonic() + WAIT_S
+        while not (found := re.search(r"^serving .* at (http://\S+?),? ", said(folder), re.MULTILINE)):
+            assert process.poll() is None, said(folder)
+            assert time.monotonic() < end, said(folder)
+            time.sleep(0.05)
+        url = found[1].replace("0.0.0.0", "127.0.0.1")
+        yield Serving(process, folder, url, environment.get("RUNNER_API_KEY"))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def said(folder: Path) -> str:
+    return (folder / "err.txt").read_text()
