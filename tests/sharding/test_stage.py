@@ -52,7 +52,7 @@ def test_stages_equal_the_whole_model(parts_of: Any, family: str, num_parts: int
 
 def test_layer_types_and_windows_go_with_their_layers(parts_of: Any) -> None:
     _, parts = parts_of("gemma2", 2)
-    stages = [runner.load_part(parts, number) for number in range(2)]
+    stages: list[Any] = [runner.load_part(parts, number) for number in range(2)]
     sliced = [stage.model.config.layer_types for stage in stages]
     assert sliced[0] + sliced[1] == ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
     assert [layer.self_attn.sliding_window for stage in stages for layer in stage.layers] == [4, None, 4, None, 4]
@@ -98,10 +98,11 @@ def test_what_a_stage_lacks_raises_where_it_would_count(parts_of: Any) -> None:
 
 def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
     parts = split_into(save_family(tmp_path / "m", "llama", "bfloat16"), tmp_path / "parts", 2)
-    stage = runner.load_part(parts, 1)
+    stage: Any = runner.load_part(parts, 1)
     weight = stage.layers[0].mlp.up_proj.weight
     assert weight.dtype is stage.dtype is torch.bfloat16
-    assert runner.load_part(parts, 1, dtype="float32").layers[0].mlp.up_proj.weight.dtype is torch.float32
+    wider: Any = runner.load_part(parts, 1, dtype="float32")
+    assert wider.layers[0].mlp.up_proj.weight.dtype is torch.float32
     maps = Path("/proc/self/maps").read_text()
     ranges = [line.split()[0].split("-") for line in maps.splitlines() if line.endswith("part_1.safetensors")]
     assert any(int(begin, 16) <= weight.data_ptr() < int(end, 16) for begin, end in ranges)
