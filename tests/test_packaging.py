@@ -63,8 +63,14 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
         subprocess.run([home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True)
 
 
-DISTRIBUTIONS = {"hydra": "hydra-core"}  # packages whose name is not the module's
-BROUGHT = {"huggingface_hub", "jinja2", "sqlalchemy"}  # by transformers, torch and MLflow
+DISTRIBUTIONS = {"hydra": "hydra-core", "dotenv": "python-dotenv"}  # packages whose name is not the module's
+BROUGHT = {
+    "huggingface_hub",
+    "jinja2",
+    "pydantic",
+    "sqlalchemy",
+    "starlette",
+}  # by transformers, torch, MLflow, FastAPI
 OPTIONAL = {"torchao", "gguf", "joblib"}  # each in an extra of its own
 
 

@@ -54,7 +54,7 @@ def _of_other_groups(key: str, choices: set[str]) -> list[str]:
     """Return the keys of any group that are called like this one, which stands in a wrong group or in none."""
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
-    for known in kinds():
+    for known in (known for known in kinds() if known.count(".") < 2):  # a model's own student has its keys, too
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
     near = [] if get_close_matches(key, choices) else get_close_matches(last, by_name, n=1)
     meant = by_name.get(last) or [known for name in near for known in by_name[name]]

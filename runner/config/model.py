@@ -238,7 +238,7 @@ class HybridConfig(ModelConfig):
     """A student here, a teacher behind an API: the other groups speak of the student."""
 
     module: ClassVar[str] = "runner.engines.kinds.hybrid"
-    name: str = inert("hybrid", "its student and its teacher have names of their own")
+    name: str = inert("hybrid", HASHED)
     student: StudentConfig = MISSING
     teacher: TeacherConfig = MISSING
     rounds: int = 2

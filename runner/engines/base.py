@@ -238,6 +238,22 @@ class EngineStats:
 
 
 @dataclass
+class RowCount:
+    """What one of several decoders has on its way, as a share of what the engine's stats say."""
+
+    stats: EngineStats
+    alive: int = 0
+    waiting: int = 0
+
+    def now(self, alive: int, waiting: int) -> None:
+        """Say how many rows it has."""
+        self.stats.rows_alive += alive - self.alive
+        self.stats.rows_waiting += waiting - self.waiting
+        self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
+        self.alive, self.waiting = alive, waiting
+
+
+@dataclass
 class EngineReport:
     """What was really loaded: numbers go to the metrics, words to the facts."""
 

@@ -39,6 +39,7 @@ QUIT = ("quit", "exit", "/quit", "/exit")
 SETTINGS = (*RANGES, "max_new_tokens", "seed")
 HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
 HISTORY_LINES = 1000
+LOOK_S = 0.5
 NO_TEMPLATE = "the model has no chat template: turns are put as `User: …` and `Assistant: …`"
 PLAIN_STOP = ("\nUser:",)
 
@@ -291,12 +292,22 @@ def _reading(config: RunnerConfig) -> Iterator[Callable[[str], str]]:
     except ImportError:  # some builds of Python have none: then lines cannot be edited
         yield input
         return
+
+    def ask(prompt: str) -> str:
+        """Read a line; a signal that comes just before the terminal is read is seen a moment later, without a key."""
+        signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+        try:
+            return input(prompt)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
     file = Path(config.output_dir).expanduser() / HISTORY
+    signal.signal(signal.SIGALRM, lambda *_: None)
     with contextlib.suppress(OSError):
         readline.read_history_file(file)
     readline.set_history_length(HISTORY_LINES)
     try:
-        yield input
+        yield ask
     finally:
         with contextlib.suppress(OSError):
             readline.write_history_file(file)

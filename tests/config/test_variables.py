@@ -161,8 +161,8 @@ def test_the_store_is_taken_from_the_file(tmp_path: Path, runner: Callable[..., 
     (tmp_path / ".env").write_text("MLFLOW_TRACKING_URI=sqlite:///elsewhere.db\nMLFLOW_EXPERIMENT_NAME=of_the_file\n")
     shown = yaml.safe_load(runner("--cfg", "job").out)["tracking"]
     assert (shown["uri"], shown["experiment"]) == (
-        "${oc.env:MLFLOW_TRACKING_URI,null}",
-        "${oc.env:MLFLOW_EXPERIMENT_NAME,runner}",
+        "${variable:MLFLOW_TRACKING_URI,null}",
+        "${variable:MLFLOW_EXPERIMENT_NAME,runner}",
     )
     shown = yaml.safe_load(runner("--cfg", "job", "--resolve").out)["tracking"]
     assert (shown["uri"], shown["experiment"]) == ("sqlite:///elsewhere.db", "of_the_file")

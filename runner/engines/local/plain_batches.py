@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Event, RequestId
+from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
 from runner.engines.local.by_generate import Generated, score_alone
 from runner.engines.local.forward import most_positions, score, scored
 from runner.engines.local.memory import Watch, let_go
@@ -46,6 +46,7 @@ class PlainBatches:
         self, loaded: Loaded, size: int, stats: EngineStats, stopping: Stopping, way: Way = Way.padded
     ) -> None:
         self.loaded, self.stats, self.stopping, self.way = loaded, stats, stopping, way
+        self.count = RowCount(stats)
         self.asked_size = self.size = (
             1 if way is Way.alone else size
         )  # of the next batches: smaller once memory has run out
@@ -75,7 +76,7 @@ class PlainBatches:
             self.batch.cancel(ids, events)
             if not self.batch.alive:
                 self.batch = None
-        self.stats.rows_alive, self.stats.rows_waiting = len(self.batch.alive) if self.batch else 0, len(self.waiting)
+        self._count()
         return events
 
     def step(self) -> list[Event]:
@@ -86,6 +87,7 @@ class PlainBatches:
             if self.batch is None:
                 rows = self._take()
                 if rows[0].given is not None:
+                    self._count()
                     by = score_alone if self.way.is_generate else _score
                     return by(self.loaded, rows, self.stats)
                 if self.way.is_generate:
@@ -94,19 +96,22 @@ class PlainBatches:
                     self.batch = Batch(self.loaded, rows, self.stats, self.stopping, self.way is Way.even)
             else:
                 self.memory.check(self.batch.width)
-            self.stats.rows_alive, self.stats.rows_waiting = len(self.batch.alive), len(self.waiting)
-            self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
+            self._count()  # generate takes rows to their ends in one step
             self.batch.step(events)
-            self.stats.rows_alive = len(self.batch.alive)
             if not self.batch.alive:
                 self.batch = None
         except MEMORY_ERRORS as error:
             events += self._shrink(error, rows)
+        self._count()
         return events
 
     def close(self) -> None:
         """Let go of all rows."""
         self.waiting, self.batch = [], None
+        self._count()
+
+    def _count(self) -> None:
+        self.count.now(len(self.batch.alive) if self.batch else 0, len(self.waiting))
 
     def _take(self) -> list[Row]:
         """Take the rows of the next batch from those that wait: all to be decoded or all to be scored."""

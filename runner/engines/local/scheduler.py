@@ -18,7 +18,7 @@ import torch
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId
+from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId, RowCount
 from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
@@ -45,7 +45,7 @@ class Scheduler:
         asked_rows: int | None,
         conversations: ConversationCache,
     ) -> None:
-        self.heads, self.stats, self.stopping = heads, stats, stopping
+        self.heads, self.stats, self.stopping, self.count = heads, stats, stopping, RowCount(stats)
         self.asked_rows = asked_rows  # None: nobody minds how many
         self.conversations = conversations
         self.forward = Forward(loaded.model, heads)
@@ -68,8 +68,8 @@ class Scheduler:
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
         self.has_said_short = self.has_just_scored = False
         self.ended_rows = self.ended_tokens = 0
-        self.stats.rows_alive = self.stats.rows_waiting = self.stats.kv_tokens = 0
-        self.stats.under_way = 0.0
+        self.count.now(0, 0)
+        self.stats.kv_tokens, self.stats.under_way = 0, 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -311,11 +311,9 @@ class Scheduler:
                 self.ended_rows += 1
                 self.ended_tokens += len(event.token_ids)
         usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
-        stats = self.stats
-        stats.rows_alive, stats.rows_waiting = len(self.active), len(self.waiting)
-        stats.peak_rows = max(stats.peak_rows, self.at_once)
-        stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in self.active)
-        stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
+        self.count.now(len(self.active), len(self.waiting))
+        self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in self.active)
+        self.stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
     # ------------------------------------------------------------------------------------- out of memory
 
@@ -339,8 +337,7 @@ class Scheduler:
         if alone:
             row = self.waiting.popleft()
             self.prefixes.release(row)
-            count = len(row.prompt) + len(row.given or ())
-            row.error = f"out of memory with its {count} tokens alone"
+            row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
         when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
