@@ -252,6 +252,12 @@ def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, boo
             yield folder, bool(controllers)
 
 
+def keep_kernels(count: int) -> None:
+    """Limit how many kernels oneDNN and torch's layer above it keep; each reads it once, at the first product."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(count))
+
+
 def device_class(device: str) -> str:
     """Return cpu or cuda: where model.device leads on this machine, as far as can be told without torch."""
     if device != "auto":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import time
 from collections import Counter
@@ -139,13 +138,8 @@ def release(loaded: Loaded, config: RunnerConfig) -> bool:
 
 
 def keep_kernels_few() -> None:
-    """Where memory is short, have fewer of oneDNN's kernels kept: it makes one for each new shape, of up to 0.5 MiB.
-
-    oneDNN and torch's layer above it each read their number once, at the first product.
-    """
-    kept = int(min(max(machine.available_mib() / 8, 16), KERNELS))
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(kept))
+    """Where memory is short, have fewer of oneDNN's kernels kept: it makes one for each new shape, of up to 0.5 MiB."""
+    machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), KERNELS)))
 
 
 def default_threads(parameters: int) -> int:

@@ -27,6 +27,7 @@ USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = False
 
 KEY = "RUNNER_API_KEY"
+KERNELS = 64  # a server meets ever new numbers of tokens and rows; each new shape's kernel is kept
 BACKLOG = 1024  # connections that may wait to be accepted
 
 
@@ -102,6 +103,7 @@ def run(inputs: Served, context: Context) -> Result:
     """Load, serve until a signal comes, and return the totals."""
     task, config = inputs.task, context.config
     with closing(bound_to(task)) as bound:  # before the model is loaded: nobody else can have it then
+        machine.keep_kernels(KERNELS)
         engine = context.engine()
         with context.recorder.progress(None, "serve: loading"):
             report = engine.load()
