@@ -77,7 +77,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(runner: Run, tmp_pa
             assert time.monotonic() < end
             time.sleep(0.05)
     out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
+    assert process.returncode == 2, "the results are there, and MLflow does not have them"
     results = [json.loads(line) for line in out.splitlines()]
     assert [line["status"] for line in results] == ["FINISHED"] * 4
     assert "runner-sync" in err

@@ -1,4 +1,4 @@
-"""A real vLLM on the CPU, where `make vllm` has installed it: the same answers over model=api as on our own engine.
+"""The same answers over model=api as on our own engine: from our server, and from a real vLLM where `make vllm` was run.
 
 And every option that docs/vllm.md and task.explain=vllm print is one that its command line knows.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from servers import free_port
+from serving import serving
 
 from runner.embedded import MODEL_DIR
 from runner.store.jobs import read_samples
@@ -25,6 +26,7 @@ VLLM = ROOT / ".vllm" / "bin" / "python"
 START_S = 300
 QUESTIONS = 200
 ROOM = 512
+JOB = (f"task.limit={QUESTIONS}", "tracking=none", "print=json", "generation.max_new_tokens=200")
 # the console script of the CPU build asks for metadata that it does not have, so its server is started as a module
 SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
 OPTIONS = """
@@ -33,10 +35,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 print(" ".join(name for action in make_arg_parser(FlexibleArgumentParser())._actions for name in action.option_strings))
 """
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm"),
-]
+needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +69,40 @@ def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
     return {index: (sample.text, sample.verdict) for index, sample in read_samples(path).items()}
 
 
-def test_the_same_verdicts_as_on_our_own_engine(runner: Callable[..., Any], tmp_path: Path, vllm: str) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "there").mkdir()
-    job = (f"task.limit={QUESTIONS}", "tracking=none", "print=json", "generation.max_new_tokens=200")
-    here = runner(*job, "model.dtype=float32", "model.device=cpu", cwd=tmp_path / "here")
-    assert here.code == 0, here.err
-    remote = ("model=api", f"model.base_url={vllm}", "model.name=embedded", "model.extensions=vllm")
-    there = runner(*job, *remote, cwd=tmp_path / "there")
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory, warm_starter: Any) -> dict[int, tuple[str, str | None]]:
+    """What our own engine answers."""
+    folder = tmp_path_factory.mktemp("here")
+    code, _, err = warm_starter.run("runner", [*JOB, "model.dtype=float32", "model.device=cpu"], folder, timeout_s=300)
+    assert code == 0, err
+    return texts(folder)
+
+
+@needs_vllm
+def test_a_real_vllm_gives_the_same_verdicts(
+    runner: Callable[..., Any], tmp_path: Path, here: dict[int, tuple[str, str | None]], request: pytest.FixtureRequest
+) -> None:
+    address = request.getfixturevalue("vllm")
+    remote = ("model=api", f"model.base_url={address}", "model.name=embedded", "model.extensions=vllm")
+    there = runner(*JOB, *remote)
     assert there.code == 0, there.err
-    ours, theirs = texts(tmp_path / "here"), texts(tmp_path / "there")
-    assert len(ours) == len(theirs) == QUESTIONS
-    assert {index: verdict for index, (_, verdict) in ours.items()} == {
-        index: verdict for index, (_, verdict) in theirs.items()
-    }
-    assert ours == theirs
+    assert len(here) == QUESTIONS
+    assert texts(tmp_path) == here
 
 
+def test_our_own_server_gives_the_same_verdicts(
+    runner: Callable[..., Any], tmp_path: Path, here: dict[int, tuple[str, str | None]]
+) -> None:
+    (tmp_path / "server").mkdir()
+    with serving(tmp_path / "server", "model.dtype=float32") as server:
+        address = f"model.base_url=http://127.0.0.1:{server.port}/v1"
+        there = runner(*JOB, "model=api", address, "model.name=embedded")
+    assert there.code == 0, there.err
+    assert len(here) == QUESTIONS
+    assert texts(tmp_path) == here
+
+
+@needs_vllm
 def test_every_option_that_is_printed_is_one_of_vllm(runner: Callable[..., Any], tmp_path: Path) -> None:
     known = subprocess.run([str(VLLM), "-c", OPTIONS], capture_output=True, text=True, check=True).stdout.split()
     printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
