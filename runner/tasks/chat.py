@@ -205,6 +205,14 @@ class Chat:
             say("nothing was said yet")
             return
         completion, spent = self.last
+        if not spent.prefill_s:  # a server elsewhere
+            new = len(completion.token_ids) if completion.new_tokens is None else completion.new_tokens
+            say(
+                f"this turn: {completion.prompt_tokens} prompt tokens and {new} new ones, the first after "
+                f"{completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s; what the server kept from "
+                "before, it alone knows"
+            )
+            return
         kept = completion.prompt_tokens - spent.prefill_tokens
         whole = self.stats - self.began
         say(

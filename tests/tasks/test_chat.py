@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_standin import Api
 
 from runner.core.result import FinishReason
 from runner.store.jobs import read_samples
@@ -111,6 +112,15 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("note: the model has no chat template") == 1
     assert "\nUser:" not in samples(tmp_path)[0].text
+
+
+def test_a_model_behind_an_api(tmp_path: Path) -> None:
+    with Api() as server:
+        done = piped(tmp_path, "Hi\n/stats\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")
+    assert done.returncode == 0, done.stderr
+    assert [sample.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
+    assert "what the server kept from before, it alone knows" in done.stderr
+    assert "tokens computed" not in done.stderr
 
 
 class Terminal:
