@@ -51,8 +51,20 @@ class Status(StrEnum):
     KILLED = "KILLED"
 
 
+class Counted:
+    """What has tokens, be they known or only counted, as on another machine."""
+
+    token_ids: list[int]
+    new_tokens: int | None
+
+    @property
+    def tokens(self) -> int:
+        """How many it has."""
+        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
+
+
 @dataclass
-class BranchText:
+class BranchText(Counted):
     """How one branch of a prompt went on: what it said after the text that it began with."""
 
     text: str
@@ -60,14 +72,9 @@ class BranchText:
     finish_reason: FinishReason
     new_tokens: int | None = None  # None: as many as token_ids
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has, be they known or only counted."""
-        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
-
 
 @dataclass
-class Call:
+class Call(Counted):
     """One of several completions behind a sample: who was asked for what, and what came back."""
 
     who: str
@@ -80,11 +87,6 @@ class Call:
     what: str | None = None
     new_tokens: int | None = None  # None: as many as token_ids
     error: str | None = None
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens came back, be they known or only counted."""
-        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
 
 @dataclass

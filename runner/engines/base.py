@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig, check_sampling
 from runner.core.errors import ConfigError, check, check_least
-from runner.core.result import BranchText, Call, FinishReason
+from runner.core.result import BranchText, Call, Counted, FinishReason
 
 if TYPE_CHECKING:
     from runner.engines.session import Session
@@ -151,7 +151,7 @@ class Delta:
 
 
 @dataclass
-class Completion:
+class Completion(Counted):
     """What became of a request, or of one of its n choices; `text` holds neither the stop string nor special tokens.
 
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.

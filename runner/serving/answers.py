@@ -111,7 +111,7 @@ class Answer(ABC):
 
     def _usage(self) -> dict[str, int]:
         prompt = sum(self.prompt_tokens.values())
-        new = sum(len(one.token_ids) for one in self.done.values())
+        new = sum(one.tokens for one in self.done.values())
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class Call:
             counters = self.desk.counters
             if event.logprobs is None:
                 counters.choices += 1
-                counters.new_tokens += len(event.token_ids)
+                counters.new_tokens += event.tokens
                 counters.prompt_tokens += 0 if event.choice else event.prompt_tokens
         return event
 

@@ -21,7 +21,8 @@ RUNS = """
 select runs.run_uuid, runs.status, tags.key, tags.value
 from runs join tags on tags.run_uuid = runs.run_uuid
 where runs.experiment_id = ? and runs.lifecycle_stage = 'active'
-  and tags.key in ('job_id', 'grid', 'mlflow.parentRunId', 'begun', 'output_dir')
+  and (tags.key in ('job_id', 'grid', 'mlflow.parentRunId')
+       or runs.status = 'RUNNING' and tags.key in ('begun', 'output_dir'))
 """
 OF_JOB = " and runs.run_uuid in (select run_uuid from tags where key = 'job_id' and value = ?)"
 NEWEST = " order by runs.start_time desc, runs.rowid desc"

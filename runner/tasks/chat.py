@@ -25,7 +25,17 @@ from runner.core.errors import ConfigError, RunnerError, unknown
 from runner.core.result import FinishReason, Result
 from runner.core.texts import read_lines, read_text
 from runner.datasets.prompts import read_conversation
-from runner.engines.base import Capability, Completion, EngineStats, Message, NoChatTemplate, Request, Sampling, require
+from runner.engines.base import (
+    Capability,
+    Completion,
+    Engine,
+    EngineStats,
+    Message,
+    NoChatTemplate,
+    Request,
+    Sampling,
+    require,
+)
 from runner.engines.session import Session
 from runner.store.jobs import write_atomically
 from runner.tasks.base import Context, Inputs, Uses
@@ -71,7 +81,7 @@ def run(inputs: Opening, context: Context) -> Result:
     with recorder.progress(None, "loading"):
         report = engine.load()
     with engine.open(batch_size=1) as session, _reading(context.config) as read:
-        chat = Chat(session, engine.stats, context, inputs.messages)
+        chat = Chat(session, engine, context, inputs.messages)
         chat.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
     measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), company.describe())
@@ -87,15 +97,15 @@ class CtrlC(Exception):
 class Chat:
     """A conversation, and the commands that steer it."""
 
-    def __init__(self, session: Session, stats: EngineStats, context: Context, messages: list[Message]) -> None:
-        self.session, self.stats, self.recorder = session, stats, context.recorder
+    def __init__(self, session: Session, engine: Engine, context: Context, messages: list[Message]) -> None:
+        self.session, self.engine, self.recorder = session, engine, context.recorder
         self.messages = list(messages)
         self.sampling, self.max_new_tokens = Sampling(), context.config.generation.max_new_tokens
         self.generation, self.seed = context.config.generation, context.config.seed
         self.has_template = True
         self.notes: list[str] = []
         self.last: tuple[Completion, EngineStats] | None = None
-        self.began = replace(stats)
+        self.began = replace(engine.stats)
         self.turns = 0
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
             "/reset": (self._reset, "begin anew, with the same system message"),
@@ -130,7 +140,7 @@ class Chat:
 
     def _answer(self, text: str, pressed: list[bool]) -> None:
         """Put a turn to the model, and print its answer as it comes; Ctrl-C ends the answer."""
-        asked, before = [*self.messages, Message("user", text)], replace(self.stats)
+        asked, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
         self._submit(asked)
         pressed[:] = [False]
         completion = None
@@ -149,9 +159,9 @@ class Chat:
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)")
         if completion.finish_reason is FinishReason.length:
-            say(f"[cut off after {len(completion.token_ids)} tokens: /set generation.max_new_tokens=N]")
+            say(f"[cut off after {completion.tokens} tokens: /set generation.max_new_tokens=N]")
         self.messages = [*asked, Message("assistant", completion.text)]
-        self.last = completion, self.stats - before
+        self.last = completion, self.engine.stats - before
 
     def _submit(self, messages: list[Message]) -> None:
         """Ask for the next turn, in the model's chat template or, where it has none, as plain text."""
@@ -205,16 +215,15 @@ class Chat:
             say("nothing was said yet")
             return
         completion, spent = self.last
-        if not spent.prefill_s:  # a server elsewhere
-            new = len(completion.token_ids) if completion.new_tokens is None else completion.new_tokens
+        if completion.new_tokens is not None:  # a server elsewhere
             say(
-                f"this turn: {completion.prompt_tokens} prompt tokens and {new} new ones, the first after "
-                f"{completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s; what the server kept from "
+                f"this turn: {completion.prompt_tokens} prompt tokens and {completion.tokens} new ones, the first "
+                f"after {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s; what the server kept from "
                 "before, it alone knows"
             )
             return
         kept = completion.prompt_tokens - spent.prefill_tokens
-        whole = self.stats - self.began
+        whole = self.engine.stats - self.began
         say(
             f"this turn: {completion.prompt_tokens} prompt tokens, {kept} of them kept from before and "
             f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
@@ -310,13 +319,14 @@ def _reading(config: RunnerConfig) -> Iterator[Callable[[str], str]]:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     file = Path(config.output_dir).expanduser() / HISTORY
-    signal.signal(signal.SIGALRM, lambda *_: None)
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
     with contextlib.suppress(OSError):
         readline.read_history_file(file)
     readline.set_history_length(HISTORY_LINES)
     try:
         yield ask
     finally:
+        signal.signal(signal.SIGALRM, before)
         with contextlib.suppress(OSError):
             readline.write_history_file(file)
 

@@ -109,7 +109,7 @@ def run_cell(
     seconds = time.perf_counter() - started
     failed = [completion.error for completion in completions if completion.error]
     failed += [note for note in engine.stats.notes[said:] if note.startswith(FEWER_ROWS)]  # a smaller batch, then
-    tokens = [len(it.token_ids) if it.new_tokens is None else it.new_tokens for it in completions]
+    tokens = [it.tokens for it in completions]
     if set(tokens) != {task.new_tokens} and not failed:
         failed = [f"an answer had {min(tokens)} tokens, where {task.new_tokens} were asked for"]
     if failed:
