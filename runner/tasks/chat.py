@@ -6,12 +6,9 @@ computes only what is new. Lines that come through a pipe are turns, too.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,11 @@ from typing import Any
 from runner.config.generation import RANGES
 from runner.config.root import RunnerConfig
 from runner.config.task import ChatConfig
-from runner.core import machine, signals
+from runner.core import machine, terminal
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, RunnerError, unknown
 from runner.core.result import FinishReason, Result
-from runner.core.texts import read_lines, read_text
+from runner.core.texts import read_text
 from runner.datasets.prompts import read_conversation
 from runner.engines.base import (
     Capability,
@@ -48,8 +45,6 @@ FROM_LEDGER = False
 QUIT = ("quit", "exit", "/quit", "/exit")
 SETTINGS = (*RANGES, "max_new_tokens", "seed")
 HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
-HISTORY_LINES = 1000
-LOOK_S = 0.5
 NO_TEMPLATE = "the model has no chat template: turns are put as `User: …` and `Assistant: …`"
 PLAIN_STOP = ("\nUser:",)
 
@@ -80,7 +75,10 @@ def run(inputs: Opening, context: Context) -> Result:
     require(engine, "task=chat", [Capability.deltas])
     with recorder.progress(None, "loading"):
         report = engine.load()
-    with engine.open(batch_size=1) as session, _reading(context.config) as read:
+    with (
+        engine.open(batch_size=1) as session,
+        terminal.reading(Path(context.config.output_dir).expanduser() / HISTORY) as read,
+    ):
         chat = Chat(session, engine, context, inputs.messages)
         chat.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
@@ -88,10 +86,6 @@ def run(inputs: Opening, context: Context) -> Result:
     cancelled = sum(sample.finish_reason is FinishReason.cancelled for sample in samples)
     metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics
     return Result(metrics, facts=measured.facts, notes=report.notes + engine.stats.notes + chat.notes)
-
-
-class CtrlC(Exception):
-    """Ctrl-C while the program waits for a line."""
 
 
 class Chat:
@@ -120,8 +114,8 @@ class Chat:
     def talk(self, read: Callable[[str], str]) -> None:
         """Take turns until the lines end."""
         say("/help lists the commands, quit or Ctrl-D ends")
-        with _ctrl_c() as pressed:
-            for line in _lines(read):
+        with terminal.ctrl_c() as pressed:
+            for line in terminal.lines_of(read):
                 if line.strip() in QUIT:
                     return
                 try:
@@ -217,8 +211,8 @@ class Chat:
         completion, spent = self.last
         if completion.new_tokens is not None:  # a server elsewhere
             say(
-                f"this turn: {completion.prompt_tokens} prompt tokens and {completion.tokens} new ones, the first "
-                f"after {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s; what the server kept from "
+                f"this turn: {completion.prompt_tokens} prompt tokens and {completion.tokens} new ones, the first after"
+                f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s; what the server kept from "
                 "before, it alone knows"
             )
             return
@@ -263,92 +257,3 @@ def _load(path: Path, key: str) -> list[Message]:
         return list(read_conversation(read_text(path.expanduser(), key)))
     except ValueError as error:
         raise ConfigError(f"{key}: {path} holds no conversation: {error}") from error
-
-
-# ------------------------------------------------------------------------------------------------- the terminal
-
-
-def _lines(read: Callable[[str], str]) -> Iterator[str]:
-    r"""Yield what the user says; a line that ends with \ goes on, and Ctrl-C twice ends."""
-    again = False
-    while True:
-        try:
-            line = read("you> ")
-            while line.endswith("\\"):
-                line = f"{line[:-1]}\n{read('...> ')}"
-        except EOFError:
-            print(flush=True)
-            return
-        except CtrlC:
-            print(flush=True)
-            if again:
-                return
-            again = True
-            say("Ctrl-C once more, quit or Ctrl-D ends")
-            continue
-        again = False
-        if line.strip():
-            yield line
-
-
-@contextlib.contextmanager
-def _reading(config: RunnerConfig) -> Iterator[Callable[[str], str]]:
-    """Give a function that reads a line: with line editing in a terminal, else from the pipe."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        lines = read_lines(sys.stdin.buffer, "stdin")
-
-        def take(_: str) -> str:
-            for _number, line in lines:
-                return line
-            raise EOFError
-
-        yield take
-        return
-    try:
-        import readline
-    except ImportError:  # some builds of Python have none: then lines cannot be edited
-        yield input
-        return
-
-    def ask(prompt: str) -> str:
-        """Read a line; a signal that comes just before the terminal is read is seen a moment later, without a key."""
-        signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
-        try:
-            return input(prompt)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    file = Path(config.output_dir).expanduser() / HISTORY
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    with contextlib.suppress(OSError):
-        readline.read_history_file(file)
-    readline.set_history_length(HISTORY_LINES)
-    try:
-        yield ask
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        with contextlib.suppress(OSError):
-            readline.write_history_file(file)
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[list[bool]]:
-    """Have Ctrl-C noted in the list while an answer is under way; else, and the second time, it interrupts."""
-    pressed: list[bool] = []
-
-    def note(*_: Any) -> None:
-        if not pressed:
-            raise CtrlC
-        if pressed[0]:
-            signals.interrupt()
-        pressed[0] = True
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signals.interrupt:  # what nohup or a shell's & ignores stays ignored
-        yield pressed
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

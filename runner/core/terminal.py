@@ -1,0 +1,106 @@
+"""Lines from a person at a terminal, or from a pipe, and Ctrl-C that stops what is under way and not the program."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.core import signals
+from runner.core.console import say
+from runner.core.texts import read_lines
+
+HISTORY_LINES = 1000
+LOOK_S = 0.5
+
+
+class CtrlC(Exception):
+    """Ctrl-C while the program waits for a line."""
+
+
+def lines_of(read: Callable[[str], str]) -> Iterator[str]:
+    r"""Yield what the user says; a line that ends with \ goes on, and Ctrl-C twice ends."""
+    again = False
+    while True:
+        try:
+            line = read("you> ")
+            while line.endswith("\\"):
+                line = f"{line[:-1]}\n{read('...> ')}"
+        except EOFError:
+            print(flush=True)
+            return
+        except CtrlC:
+            print(flush=True)
+            if again:
+                return
+            again = True
+            say("Ctrl-C once more, quit or Ctrl-D ends")
+            continue
+        again = False
+        if line.strip():
+            yield line
+
+
+@contextlib.contextmanager
+def reading(history: Path) -> Iterator[Callable[[str], str]]:
+    """Give a function that reads a line: in a terminal with line editing and a history file, else from the pipe."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        lines = read_lines(sys.stdin.buffer, "stdin")
+
+        def take(_: str) -> str:
+            for _number, line in lines:
+                return line
+            raise EOFError
+
+        yield take
+        return
+    try:
+        import readline
+    except ImportError:  # some builds of Python have none: then lines cannot be edited
+        yield input
+        return
+
+    def ask(prompt: str) -> str:
+        """Read a line; a signal that comes just before the terminal is read is seen a moment later, without a key."""
+        signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+        try:
+            return input(prompt)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(history)
+    readline.set_history_length(HISTORY_LINES)
+    try:
+        yield ask
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        with contextlib.suppress(OSError):
+            readline.write_history_file(history)
+
+
+@contextlib.contextmanager
+def ctrl_c() -> Iterator[list[bool]]:
+    """Have Ctrl-C noted in the list while an answer is under way; else, and the second time, it interrupts."""
+    pressed: list[bool] = []
+
+    def note(*_: Any) -> None:
+        if not pressed:
+            raise CtrlC
+        if pressed[0]:
+            signals.interrupt()
+        pressed[0] = True
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signals.interrupt:  # what nohup or a shell's & ignores stays ignored
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
