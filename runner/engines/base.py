@@ -102,6 +102,7 @@ class Request:
     ignore_eos: bool = False  # benchmarks: go on to max_new_tokens whatever comes
     branches: tuple[str, ...] = ()
     keep: bool = False  # a later prompt will go on from this one and its answer: what was computed is kept for it
+    recurring: bool = False  # prompts that begin like this one may come later: what was computed is kept for them
     sampling: Sampling = Sampling()
     n: int = 1  # completions of the prompt, each with random numbers of its own
     deltas: bool = False  # text is wanted as it comes, not only at the end
@@ -261,6 +262,8 @@ class EngineReport:
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)  # one line per part, where the model comes in parts
+    bos_token: int | None = None  # the token that begins a text, where the tokenizer is here and has one
+    has_chat_template: bool | None = None  # None: that is not known here
 
 
 class Engine(Protocol):

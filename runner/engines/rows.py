@@ -44,6 +44,8 @@ class Row:
     prefix: Prefix | None = None
     generator: torch.Generator | None = None
     places: int = 0  # of its own in the scheduler's store
+    blocks: list[int] = field(default_factory=list)  # of the prompt cache, which hold the beginning of what is pending
+    copied: int = 0  # tokens in these blocks
     sent: str = ""  # text that has gone out as deltas
     logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
     greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens

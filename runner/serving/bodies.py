@@ -203,6 +203,7 @@ def _request(
         tuple(stops),
         min(desk.config.generation.max_new_tokens, most) if limit is None else limit,
         ignore_eos=bool(body.ignore_eos),
+        recurring=True,
         sampling=sampling,
         n=n,
         deltas=stream and desk.tells_deltas,

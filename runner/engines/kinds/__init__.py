@@ -14,7 +14,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
-from runner.engines.base import Capability, Engine
+from runner.engines.base import Capability, Engine, Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,14 @@ class ModelKind(ABC):
     @abstractmethod
     def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
         """Return the engine; `bases` keeps what was loaded for the next job."""
+
+    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+        """Return a prompt as the model sees it, without its weights."""
+        engine = self.open_engine(config, resolved, None)
+        try:
+            return str(engine.encode(Request(0, prompt))[0])
+        finally:
+            engine.close()
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return what has to be loaded: jobs with the same key can share it; empty = nothing."""

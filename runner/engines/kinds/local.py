@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 
 from runner.checkpoints import footprint, formats, random_weights
@@ -13,7 +14,7 @@ from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Workload
 from runner.core import machine
-from runner.engines.base import Capability, Engine
+from runner.engines.base import Capability, Engine, Prompt, Request
 from runner.engines.kinds import BaseCache, ModelKind, Need
 from runner.quantization import quiet_imports
 
@@ -67,6 +68,15 @@ class Local(ModelKind):
             getattr(transformers, name, None)  # transformers imports a class when it is asked for
         for library in (*resolved.held(config.quantization).packages, *config.lora.packages):
             importlib.import_module(library)
+
+    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+        """Put a prompt into the model's chat template: the tokenizer is all that it takes."""
+        from runner.engines.rows import Admission  # imports torch
+        from runner.models.load import load_tokenizer
+
+        name, folder = resolved.model.name, resolved.path
+        tokenizer = load_tokenizer(f"model.name={name}", folder, resolved.model.trust_remote_code)
+        return str(Admission(config, tokenizer, name, math.inf).encode(Request(0, prompt))[0])
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all, but branches need two coordinates and a mask."""

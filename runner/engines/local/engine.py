@@ -16,14 +16,16 @@ from runner.engines.base import Capability, EngineReport, EngineStats, Event, Re
 from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
-from runner.engines.local.compat_probe import Incompatible, probe_heads, same_turning, sliding_window
+from runner.engines.local.compat_probe import Incompatible, probe_heads, probe_whole, same_turning, sliding_window
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.plain_batches import PlainBatches, Way
 from runner.engines.local.plain_probe import plain_way
 from runner.engines.local.prefix_tree import ConversationCache
+from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.scheduler import Scheduler
+from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.models.load import Loaded, adapt, load_base, release
@@ -38,7 +40,7 @@ class LocalEngine:
         self.config, self.capabilities = config, KIND.capabilities(config)
         self._resolved = resolved or resolve(config)
         self.stats = EngineStats()
-        self.conversations = ConversationCache()
+        self.conversations, self.prompts = ConversationCache(), PromptCache()
         self._owns_bases = bases is None
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
@@ -46,6 +48,7 @@ class LocalEngine:
         self._incompatible: str | None = None  # why the scheduler cannot serve the model, once that is known
         self._plain_way: tuple[Way, str] | None = None
         self._fast_layers: FastLayers | None = None
+        self.whole: WholePass | None = None  # for a small plain model on a CPU
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
@@ -56,7 +59,14 @@ class LocalEngine:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
-        return EngineReport(dict(loaded.metrics), loaded.facts | facts, loaded.notes + generation.not_followed(own))
+        notes, tokenizer = loaded.notes + generation.not_followed(own), loaded.tokenizer
+        return EngineReport(
+            dict(loaded.metrics),
+            loaded.facts | facts,
+            notes,
+            bos_token=tokenizer.bos_token_id,
+            has_chat_template=bool(tokenizer.chat_template),
+        )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -74,10 +84,10 @@ class LocalEngine:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
-        self.conversations = ConversationCache()
+        self.conversations, self.prompts = ConversationCache(), PromptCache()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
-        self._loaded = self._heads = self._fast_layers = self._incompatible = self._plain_way = None
+        self._loaded = self._heads = self._fast_layers = self._incompatible = self._plain_way = self.whole = None
         vars(self).pop("admission", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -119,6 +129,7 @@ class LocalEngine:
         if self._fast_layers is None and heads.device.type == "cpu":
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
             self.stats.notes += self._fast_layers.notes
+            self.whole = probe_whole(loaded, heads)
 
     def note_plain(self, way: Way, reason: str) -> None:
         """Note once that decoding goes another way than in a stream, and why."""
@@ -211,8 +222,9 @@ class LocalSession(Session):
         if fitting := [row for row in rows if row.need <= window]:
             if self.scheduler is None:
                 self.engine.quicken(self.loaded, heads)
-                stats, conversations = self.engine.stats, self.engine.conversations
-                self.scheduler = Scheduler(self.loaded, heads, stats, self.stopping, self.size, conversations)
+                kept = self.engine.conversations, self.engine.prompts
+                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *kept)
+                self.scheduler.forward.whole = self.engine.whole
             self.scheduler.add(fitting)
 
     def _batches(self, way: Way) -> PlainBatches:

@@ -31,7 +31,7 @@ class FastLayers:
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
-        plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _is_plain(layer)]
+        plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
             problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
@@ -96,7 +96,7 @@ class FastLayers:
             self.layers.append(layer)
 
 
-def _is_plain(layer: nn.Linear) -> bool:
+def is_plain(layer: nn.Linear) -> bool:
     """Whether it is torch's own layer with a plain matrix: quantized ones are subclasses or hold other tensors."""
     weight = layer.weight
     ours = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)

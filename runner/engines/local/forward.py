@@ -16,6 +16,7 @@ from runner.engines.local.attention import Pass, Span, Use, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import NO_NUMBERS, Row
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
@@ -40,6 +41,7 @@ class Forward:
     def __init__(self, model: Any, heads: Heads) -> None:
         self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
+        self.whole: WholePass | None = None  # does it in a single call where it can
 
     def read_prefix(self, prefix: Prefix) -> None:
         """Compute keys and values of a prefix, which stands on those above it."""
@@ -108,6 +110,8 @@ class Forward:
 
     def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
         """Return the logits [n, V] after the tokens to keep, or after all."""
+        if self.whole is not None and self.whole.fits(what, positions):
+            return self.whole(what, ids, positions, keep)
         device = self.heads.device
         with torch.inference_mode(), running(self.model, what.attend):
             output = self.model(
@@ -152,19 +156,22 @@ def most_positions(device: torch.device, vocab_size: int) -> int:
 
 
 def read_entering(
-    forward: Forward, own: OwnKv, rows: list[Row], given: list[Row], first_slot: int, most: int
+    forward: Forward, own: OwnKv, going: list[Row], rows: list[Row], given: list[Row], first_slot: int, most: int
 ) -> torch.Tensor:
-    """Read rows that enter the slots from the first on, and score; return the logits [n, V] after the others' prompts.
+    """Read rows that enter the slots from the first on, and score; return the logits [n, V] of rows that decode.
 
-    A continuation whose logits are too many for one pass goes through in several.
+    Those on their way that go along take their next step: their logits come first, then those after the prompts. A
+    continuation whose logits are too many for one pass goes through in several.
     """
-    cut = [_pieces(row, slot, most) for slot, row in enumerate([*rows, *given], start=first_slot)]
+    cut = [[Piece(row, slot, row.tokens[-1:], row.places)] for slot, row in enumerate(going)]
+    cut += [_pieces(row, slot, most) for slot, row in enumerate([*rows, *given], start=first_slot)]
     first: torch.Tensor | None = None
     for some in zip_longest(*cut):
         pieces = [piece for piece in some if piece is not None]
         logits = forward.read_prompts(own, pieces)
         if first is None:
-            first, logits = logits[: len(rows)], logits[len(rows) :]
+            count = len(going) + len(rows)
+            first, logits = logits[:count], logits[count:]
         for piece in pieces:
             if piece.targets:
                 count = len(piece.targets)
@@ -175,10 +182,10 @@ def read_entering(
 
 
 def _pieces(row: Row, slot: int, most: int) -> list[Piece]:
-    """Cut what is pending of a row that enters a slot: as a whole, or so that each piece leaves few enough logits."""
+    """Cut what is pending of a row that enters a slot: all but what it has copies of, or for few enough logits each."""
     pending = row.pending
     if row.given is None:
-        return [Piece(row, slot, pending)]
+        return [Piece(row, slot, pending[row.copied :], row.copied)]
     pieces = []
     start, end = 0, len(pending) - len(row.given) + most
     for first in range(0, len(row.given), most):

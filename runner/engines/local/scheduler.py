@@ -18,22 +18,22 @@ import torch
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId, RowCount
+from runner.engines.base import MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId, RowCount
 from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
-from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.memory import Watch, let_go
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
+from runner.engines.local.prompt_cache import PromptCache
+from runner.engines.local.room import Room
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.models.load import Loaded
 
-MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
-ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
 
 
-class Scheduler:
+class Scheduler(Room):
     """Decodes rows over one store, which is made when rows come and goes when the last one has left."""
 
     def __init__(
@@ -44,29 +44,24 @@ class Scheduler:
         stopping: Stopping,
         asked_rows: int | None,
         conversations: ConversationCache,
+        prompts: PromptCache,
     ) -> None:
-        self.heads, self.stats, self.stopping, self.count = heads, stats, stopping, RowCount(stats)
-        self.asked_rows = asked_rows  # None: nobody minds how many
-        self.conversations = conversations
-        self.forward = Forward(loaded.model, heads)
-        self.prefixes = Prefixes(self.forward, stats, self.conversations)
+        self.stopping, self.count = stopping, RowCount(stats)
+        self.conversations, self.prompts = conversations, prompts
+        forward = Forward(loaded.model, heads)
+        super().__init__(heads, stats, forward, Prefixes(forward, stats, conversations), asked_rows)
         self.vocab_size = int(loaded.metrics["vocab_size"])
         self.most_positions = most_positions(heads.device, self.vocab_size)
-        self.waiting: deque[Row] = deque()
-        self.active: list[Row] = []
         self.memory = Watch(loaded.model, heads.device)
-        self.budget_tokens = 0  # whose keys and values may be held
         self._rest()
 
     def _rest(self) -> None:
         """Forget what an earlier lot of rows has left behind: the store, its size, and what was learned of memory."""
-        self.own: OwnKv | None = None
+        self._empty()
         self.uses: list[Use] | None = None  # prefixes of the active rows, until the rows change
         self.sampler = Sampler(self.vocab_size, self.heads.device)
-        self.most_rows = self.asked_rows or MOST_ROWS.get(self.heads.device.type, 128)
-        self.late_slots = 0  # that rows would need which came after the store was made
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
-        self.has_said_short = self.has_just_scored = False
+        self.has_just_scored = False
         self.ended_rows = self.ended_tokens = 0
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
@@ -133,6 +128,8 @@ class Scheduler:
             most = min(most, max(self.own.slots, self.late_slots))
         free = min(most, len(self.active) + len(self.waiting)) - len(self.active)
         few = min(max(most // 8, 1), len(self.waiting))  # a pass for one row costs as much as one for ten
+        if self.waiting and self._goes_along(self.waiting[0]):
+            few = 1
         if not self.waiting or (self.active and (free < few or self.has_just_scored)):
             self.has_just_scored = False
             return None
@@ -147,25 +144,20 @@ class Scheduler:
             if not entering:
                 return None
             self.at_once += len(entering)
-            entered = self._prefill(entering)
+            going = len(self.active) if self._goes_along(entering[0]) else 0
+            entered = self._prefill(entering, self.active[:going])
         except BaseException:
             self.waiting.extendleft(reversed(entering))
             raise
-        if not self.waiting:
+        read = sum(len(row.pending) - row.copied for row in entering)
+        if not self.waiting and not going:
             machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
-        self.stats.prefill_s += time.perf_counter() - started
+        self.stats.prefill_s += (time.perf_counter() - started) * read / (read + going)
         return entered
 
-    def _set_budget(self) -> None:
-        """Let rows hold a share of what memory has now: other programs take from it, and limits may change."""
-        held = 0 if self.own is None else self.own.held
-        self.budget_tokens = room_tokens(self.heads, held + self.prefixes.tokens)
-
-    def _affordable_slots(self) -> int:
-        """Return how many of the rows that are here could be on their way together."""
-        need = max(row.need for row in (*self.active, *self.waiting))
-        affordable = max(self.budget_tokens // max(need, 1), len(self.active))
-        return min(self.most_rows, len(self.active) + len(self.waiting), affordable)
+    def _goes_along(self, row: Row) -> bool:
+        """Whether a row that enters is read in a pass in which the others decode: kernels attend token by token."""
+        return bool(self.active) and len(row.pending) < self.forward.short_span
 
     def _choose(self, entering: list[Row], free: int) -> None:
         """Move rows that enter in this pass from those that wait."""
@@ -173,7 +165,10 @@ class Scheduler:
         most = self.memory.most_tokens(PREFILL_TOKENS.get(self.heads.device.type, 1024))
         while self.waiting and len(entering) < free:
             row = self.waiting[0]
-            tokens += len(row.pending)
+            if entering and self._goes_along(row) != self._goes_along(entering[0]):
+                break
+            self.prompts.find(row)
+            tokens += len(row.pending) - row.copied
             positions += len(row.given or ())
             if entering and tokens > most:
                 break
@@ -185,65 +180,43 @@ class Scheduler:
             self.prefixes.compute(row)
             entering.append(self.waiting.popleft())
 
-    def _say_short(self, rows: int) -> None:
-        """Note once that fewer rows than asked for go on at once."""
-        if self.asked_rows and not self.has_said_short and rows < self.most_rows == self.asked_rows:
-            self.has_said_short = True
-            tokens = f"{self.budget_tokens:,} tokens of keys and values"
-            self.stats.notes.append(f"{MEMORY_IS_SHORT} {tokens}: {rows} rows at once, {self.most_rows} were asked for")
+    def _prefill(self, entering: list[Row], going: list[Row]) -> tuple[list[tuple[Row, int]], list[Event]]:
+        """Read the own prompts of rows that enter, while those on their way go along or wait.
 
-    def _fits(self, row: Row, entering: list[Row]) -> bool:
-        """Whether the budget has room for one more row, with its prefixes."""
-        rows = [*self.active, *entering, row]
-        missing = sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
-        return len(rows) * max(one.need for one in rows) + self.prefixes.tokens + missing <= self.budget_tokens
-
-    def _prefill(self, entering: list[Row]) -> tuple[list[tuple[Row, int]], list[Event]]:
-        """Read the own prompts of rows that enter; those with a continuation to score lie last, and leave at once."""
+        Rows with a continuation to score lie last, and leave at once.
+        """
         now = time.perf_counter()
         self._make_room([*self.active, *entering])
         rows = [row for row in entering if row.given is None]
         given = [row for row in entering if row.given is not None]
         assert self.own is not None
-        logits = read_entering(self.forward, self.own, rows, given, len(self.active), self.most_positions)
+        self.prompts.copy(rows, self.own, len(self.active))
+        logits = read_entering(self.forward, self.own, going, rows, given, len(self.active), self.most_positions)
         for row in entering:
             row.entered_s = row.entered_s or now
         for slot, row in enumerate([*rows, *given], start=len(self.active)):
             self.own.fill(slot, len(row.pending))
         for row in rows:
             row.places = len(row.pending)
-        self.stats.prefill_tokens += sum(len(row.pending) for row in entering)
-        self.stats.shared_tokens += sum(row.shared for row in entering)
-        first: list[tuple[Row, int]] = []
-        if rows:
+        self.stats.prefill_tokens += sum(len(row.pending) - row.copied for row in entering)
+        self.stats.shared_tokens += sum(row.shared + row.copied for row in entering)
+        new: list[tuple[Row, int]] = []
+        if rows or going:
             newcomers = sampler_of(rows, self.vocab_size, self.heads.device)
-            first = list(zip(rows, newcomers.pick(logits).tolist(), strict=True))
+            count = len(going)
+            picked = self.sampler.pick(logits[:count]).tolist() if going else []
+            picked += newcomers.pick(logits[count:]).tolist() if rows else []
+            new = list(zip([*going, *rows], picked, strict=True))
             self.sampler.take(newcomers)
+            self._note_places(going)
             self.active += rows
             self.uses = None
         for row in rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
         for row in given:
             self.prefixes.release(row)
-        self.has_just_scored = bool(given)
-        return first, [scored(row, _seconds(row)) for row in given]
-
-    def _make_room(self, rows: list[Row]) -> None:
-        """Have a slot for each row and places for what they hold now and soon."""
-        need = max(row.need for row in rows)
-        now = max(len(row.pending) for row in rows)
-        affordable = max(self.budget_tokens // max(need, 1), len(rows))
-        if self.own is None:
-            slots = min(self.most_rows, len(self.waiting) + len(rows), affordable)
-            self.own = OwnKv(self.heads, slots, min(need, now + ROOM_TO_GROW), self.forward.kernels)
-        own = self.own
-        slots, capacity = own.slots, own.capacity
-        if len(rows) > slots:  # twice as many, so that rows which come one by one are not copied each time
-            slots = max(len(rows), min(self.most_rows, max(self.late_slots, 2 * slots), affordable))
-        if now > capacity:
-            capacity = min(need, now + ROOM_TO_GROW)
-        if (slots, capacity) != (own.slots, own.capacity):
-            own.grow(slots, capacity, len(self.active))
+        self.has_just_scored = bool(given) and not going
+        return new, [scored(row, _seconds(row)) for row in given]
 
     # ---------------------------------------------------------------------------------------- decoding
 
@@ -259,11 +232,16 @@ class Scheduler:
         if self.uses is None:
             self.uses = self.forward.uses_of(self.active)
         tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
-        for slot, row in enumerate(self.active):
+        self._note_places(self.active)
+        return self._settle(list(zip(self.active, tokens, strict=True)), [])
+
+    def _note_places(self, rows: list[Row]) -> None:
+        """Note that each of the first rows has put one more token into its slot."""
+        assert self.own is not None
+        for slot, row in enumerate(rows):
             row.places += 1
             self.own.fill(slot, row.places)
-        self.stats.decode_tokens += len(tokens)
-        return self._settle(list(zip(self.active, tokens, strict=True)), [])
+        self.stats.decode_tokens += len(rows)
 
     def _settle(self, new: list[tuple[Row, int]], events: list[Event]) -> list[Event]:
         """Note the new tokens, and let go of the rows that end with them."""
@@ -295,6 +273,7 @@ class Scheduler:
         at, last = self.active.index(row), len(self.active) - 1
         if row.request.keep and row.error is None:
             self.conversations.keep(row, self.own, at, self.budget_tokens)
+        self.prompts.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
         if at != last:
             self.own.move(last, at, self.active[last].places)
@@ -328,10 +307,12 @@ class Scheduler:
         self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
         self.waiting.extendleft(reversed(back))
         for row in self.waiting:
-            row.places = 0
+            row.places = row.copied = 0
+            row.blocks = []
             row.unscore()
         self.prefixes.forget()
         self.conversations.forget()
+        self.prompts.forget()
         let_go(error, self.heads.device)
         self.memory.forget()
         if alone:

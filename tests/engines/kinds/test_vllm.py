@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from servers import free_port
 from serving import serving
 
@@ -70,10 +71,12 @@ def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory, warm_starter: Any) -> dict[int, tuple[str, str | None]]:
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[str, str | None]]:
     """What our own engine answers."""
     folder = tmp_path_factory.mktemp("here")
-    code, _, err = warm_starter.run("runner", [*JOB, "model.dtype=float32", "model.device=cpu"], folder, timeout_s=300)
+    code, _, err = warm_process.run(
+        "runner", [*JOB, "model.dtype=float32", "model.device=cpu"], timeout_s=300, cwd=folder
+    )
     assert code == 0, err
     return texts(folder)
 

@@ -28,9 +28,9 @@ from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
 from runner.engines.base import Request, complete
-from runner.engines.local import memory, scheduler
+from runner.engines.local import memory, room
 
-scheduler.ROOM_TO_GROW = 32
+room.ROOM_TO_GROW = 32
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
     generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),

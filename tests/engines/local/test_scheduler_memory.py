@@ -22,7 +22,7 @@ from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base, open_engine
 from runner.engines.base import FEWER_ROWS, Engine
-from runner.engines.local import memory, scheduler
+from runner.engines.local import memory, room
 from runner.engines.local.attention import Pass
 from runner.engines.local.forward import Forward
 from runner.engines.local.scheduler import Scheduler
@@ -210,7 +210,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
     expected = complete(engine, requests())
-    monkeypatch.setattr(scheduler, "room_tokens", lambda *_: tokens)
+    monkeypatch.setattr(room, "room_tokens", lambda *_: tokens)
     most = 0
 
     def look(number: int, running: Scheduler, ids: list[int]) -> None:
@@ -229,7 +229,7 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = complete(engine, requests())
-    monkeypatch.setattr(scheduler, "room_tokens", lambda *_: 400)
+    monkeypatch.setattr(room, "room_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)

@@ -14,17 +14,32 @@
 #define ROOM (BLOCK + 2 * LANES)
 #define MAX_GROUP 16 /* the limits stand in native.py, too */
 #define MAX_DIM 256
-#define CHUNK(dim) ((dim) <= 64 ? 4 : 2) /* query heads whose outputs fit in the registers */
 #define AHEAD 8192   /* bytes: the processor's own prefetching stops at the end of a page, and these streams are short */
 
 typedef uint16_t bf16;
-typedef float vec __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
+/* Vectors as wide as the registers (the compiler makes slow work of wider ones): for the sums of how many query heads
+   and dimensions there are registers, side by side */
+#ifdef __AVX512F__
+#define WIDE 16
+#define CHUNK(dim) ((dim) <= 64 ? 4 : 2)
+#define STRETCH(dim) (dim)
+#define PAIRED(group) 1
+#else
+#define WIDE 8
+#define CHUNK(dim) 2
+#define STRETCH(dim) ((dim) % 32 ? 16 : 32)
+#define PAIRED(group) ((group) <= 2)
+#endif
+typedef float vec __attribute__((vector_size(4 * WIDE)));
+typedef uint32_t words __attribute__((vector_size(4 * WIDE)));
 
-/* Asks for a line of a stream that ends at `end` and is followed by one that starts at `next`. */
+/* Asks for a line of a stream that ends at `end` and is followed by one that starts at `next`; where registers are
+   narrow, asking takes longer than what it saves. */
 INLINE void prefetch(const void *at, const void *end, const void *next) {
+#ifdef __AVX512F__
   const char *far = (const char *)at + AHEAD;
   __builtin_prefetch(far < (const char *)end ? far : (const char *)next + (far - (const char *)end));
+#endif
 }
 
 INLINE float up_bf16(bf16 x) {
@@ -158,3 +173,4 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define DOWN down_f32
 #define NAME(x) x##_f32
 #include "attention_body.h"
+#include "whole_pass.h"

@@ -37,22 +37,27 @@ void NAME(store)(const T *k, const T *v, T *K, T *V, int64_t kv_heads, int64_t d
   }
 }
 
-/* s[g][j] = q[g] . key j, for count keys and the rest of their two blocks; v is what will be read next */
+/* s[g][j] = q[g] . key j, for count keys and the rest of their blocks; v is what will be read next. Two blocks at a
+   time where there are registers for it: one sum need not wait for the other. */
 INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int count, float s[][ROOM], const T *v) {
   const T *end = k + (count + LANES - 1) / LANES * LANES * D;
-  for (int j = 0; j < count; j += 2 * LANES) { /* two blocks at a time: one sum need not wait for the other */
-    vec a[G], b[G];
-    for (int g = 0; g < G; g++) a[g] = b[g] = (vec){0};
-    const T *k0 = k + j * D, *k1 = j + LANES < count ? k0 + LANES * D : k0;
+  const int blocks = PAIRED(G) ? 2 : 1, parts = LANES / WIDE;
+  for (int j = 0; j < count; j += blocks * LANES) {
+    vec a[G][2 * LANES / WIDE];
+    for (int g = 0; g < G; g++)
+      for (int p = 0; p < blocks * parts; p++) a[g][p] = (vec){0};
+    const T *k0 = k + j * D, *k1 = blocks == 2 && j + LANES < count ? k0 + LANES * D : k0;
     for (int d = 0; d < D; d += PER) {
-      prefetch(k0 + d * LANES, end, v), prefetch(k1 + d * LANES, end, v);
-      NAME(many) x = NAME(load)(k0 + d * LANES), y = NAME(load)(k1 + d * LANES);
-      for (int g = 0; g < G; g++) {
-        a[g] = NAME(add)(a[g], NAME(take)(q + g * D + d), x);
-        b[g] = NAME(add)(b[g], NAME(take)(q + g * D + d), y);
+      prefetch(k0 + d * LANES, end, v);
+      if (blocks == 2) prefetch(k1 + d * LANES, end, v);
+#pragma GCC unroll 4
+      for (int p = 0; p < blocks * parts; p++) {
+        NAME(many) x = NAME(load)((p < parts ? k0 : k1) + d * LANES + p % parts * PER * WIDE);
+        for (int g = 0; g < G; g++) a[g][p] = NAME(add)(a[g][p], NAME(take)(q + g * D + d), x);
       }
     }
-    for (int g = 0; g < G; g++) memcpy(&s[g][j], &a[g], sizeof(vec)), memcpy(&s[g][j + LANES], &b[g], sizeof(vec));
+    for (int g = 0; g < G; g++)
+      for (int p = 0; p < blocks * parts; p++) memcpy(&s[g][j + p * WIDE], &a[g][p], sizeof(vec));
   }
 }
 
@@ -63,17 +68,24 @@ INLINE void NAME(mix)(const int D, const int G, float s[][ROOM], const T *v, int
   for (int g = 0; g < G; g++) weights[g] = NAME(pack)(s[g], count, room[g]);
   for (int g0 = 0; g0 < G; g0 += CHUNK(D)) {
     const int some = G - g0 < CHUNK(D) ? G - g0 : CHUNK(D);
-    vec o[CHUNK(D)][D / LANES];
-    memset(o, 0, sizeof o);
-    for (int j = 0; j < count; j += PER)
-      for (int d = 0; d < D / LANES; d++) {
-        prefetch(v + j * D + d * PER * LANES, end, next);
-        NAME(many) x = NAME(load)(v + j * D + d * PER * LANES);
-        for (int g = 0; g < CHUNK(D); g++)
-          if (g < some) o[g][d] = NAME(add)(o[g][d], NAME(take)(weights[g0 + g] + j), x);
-      }
-    for (int g = 0; g < some; g++)
-      for (int d = 0; d < D; d++) acc[(g0 + g) * D + d] += o[g][d / LANES][d % LANES];
+    for (int d0 = 0; d0 < D; d0 += STRETCH(D)) {
+      vec o[CHUNK(D)][STRETCH(D) / WIDE];
+      memset(o, 0, sizeof o);
+      for (int j = 0; j < count; j += PER)
+        for (int d = 0; d < STRETCH(D) / WIDE; d++) {
+          const T *at = v + j * D + PER * (d0 + d * WIDE);
+          if (d % (LANES / WIDE) == 0) prefetch(at, end, next);
+          NAME(many) x = NAME(load)(at);
+          for (int g = 0; g < CHUNK(D); g++)
+            if (g < some) o[g][d] = NAME(add)(o[g][d], NAME(take)(weights[g0 + g] + j), x);
+        }
+      for (int g = 0; g < some; g++)
+        for (int d = 0; d < STRETCH(D) / WIDE; d++) {
+          float *to = acc + (g0 + g) * D + d0 + d * WIDE;
+          vec sum = load_f32(to) + o[g][d];
+          memcpy(to, &sum, sizeof sum);
+        }
+    }
   }
 }
 
@@ -121,6 +133,20 @@ INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T 
     for (int d = 0; d < D; d++) out[g * D + d] = DOWN(acc[g * D + d] / sum[g]);
 }
 
+/* As `one`, compiled for the shapes that are common; the rest of the arguments in the order of `one`. */
+static void NAME(head)(int64_t dim, int64_t group, const T *q, const T *K, const T *V, int64_t n, float scale,
+                       int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
+                       const int64_t *part_row, T *out, const T *next) {
+#define CASE(DD, GG)                                                                                      \
+  if (dim == DD && group == GG)                                                                           \
+    NAME(one)(DD, GG, q, K, V, n, scale, parts, part_out, part_top, part_sum, part_row, out, next);
+  CASE(64, 1)
+  else CASE(64, 2) else CASE(64, 3) else CASE(64, 4) else CASE(64, 7) else CASE(64, 8)
+  else CASE(128, 1) else CASE(128, 2) else CASE(128, 4) else CASE(128, 6) else CASE(128, 7) else CASE(128, 8)
+  else CASE(dim, group)
+#undef CASE
+}
+
 /* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its slot, and of each part the row
    part_row[p][t] of [kv_heads, part_rows[p], group] outputs (not yet divided by their sums), maxima and sums; -1 = none.
    k and v [tokens, kv_heads, dim], unless 0: put into the last place that the token sees. That is quicker than by
@@ -139,15 +165,8 @@ void NAME(attend)(const T *q, T *K, T *V, const T *k, const T *v, int64_t kv_hea
       rows[p] = row < 0 ? -1 : (h * part_rows[p] + row) * group;
     }
     if (k) NAME(put)(K + at, V + at, k + i * dim, v + i * dim, dim, own[t] - 1);
-#define CASE(DD, GG)                                                                                             \
-  if (dim == DD && group == GG)                                                                                  \
-    NAME(one)(DD, GG, q + i * GG * DD, K + at, V + at, own[t], scale, parts, part_out, part_top, part_sum, rows, \
-              out + i * GG * DD, next);
-    CASE(64, 1)
-    else CASE(64, 2) else CASE(64, 3) else CASE(64, 4) else CASE(64, 7) else CASE(64, 8)
-    else CASE(128, 1) else CASE(128, 2) else CASE(128, 4) else CASE(128, 6) else CASE(128, 7) else CASE(128, 8)
-    else CASE(dim, group)
-#undef CASE
+    NAME(head)(dim, group, q + i * group * dim, K + at, V + at, own[t], scale, parts, part_out, part_top, part_sum, rows,
+               out + i * group * dim, next);
   }
 }
 

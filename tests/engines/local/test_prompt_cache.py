@@ -1,0 +1,96 @@
+"""Prompts that come again: what was computed of them is copied, and the answers stay those of `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streams import PROMPTS, complete, generated, requests
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.machine import MIB
+from runner.engines.base import Request
+from runner.engines.local import prefix_tree, prompt_cache
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+
+Make = Callable[..., RunnerConfig]
+GREEDY = GenerationConfig(name="greedy", max_new_tokens=20)
+
+
+@pytest.fixture
+def engine(make_config: Make, saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
+    folder = saved_family("llama", max_position_embeddings=512)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    one = LocalEngine(make_config(model=model, generation=GREEDY))
+    yield one
+    one.close()
+
+
+def computed(
+    engine: LocalEngine, asked: list[Request], batch_size: int | None = None
+) -> tuple[dict[int, list[int]], int]:
+    """The answers, and how many tokens of the prompts were computed for them."""
+    before = engine.stats.prefill_tokens
+    return complete(engine, asked, batch_size), engine.stats.prefill_tokens - before
+
+
+@pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
+def test_what_comes_again_is_not_computed_again(
+    engine: LocalEngine, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_torch:
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    folder = engine.config.model.name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    expected = generated(model, AutoTokenizer.from_pretrained(folder))
+    asked = requests(recurring=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(prefix_tree, "LEAST_TOKENS", 10**9)  # nothing is read for several rows at once
+        first, all_of_it = computed(engine, asked, 1)
+        again, little = computed(engine, asked, 1)
+        mixed, _ = computed(engine, asked, 3)
+    assert first == again == mixed == expected
+    for size in (1, 3, 12):  # and behind what several rows share
+        assert complete(engine, asked, size) == expected
+    assert little == len(PROMPTS) < all_of_it, "of each prompt, the last token"
+    assert engine.prompts.tokens > 0
+
+
+def test_who_goes_on_from_an_answer_finds_it(engine: LocalEngine) -> None:
+    [ids] = complete(engine, [Request(0, PROMPTS[0], recurring=True)]).values()
+    prompt = (*engine.encode(Request(0, PROMPTS[0]))[1], *ids)
+    longer = [Request(1, (*prompt, 7, 8, 9), recurring=True)]
+    kept, little = computed(engine, longer)
+    assert little <= native.LANES + 3
+    engine.prompts.forget()
+    assert computed(engine, longer) == (kept, len(prompt) + 3)
+
+
+def test_nothing_is_kept_of_what_nobody_said_would_come_again(engine: LocalEngine) -> None:
+    _, first = computed(engine, requests())
+    _, second = computed(engine, requests())
+    assert first == second
+    assert engine.prompts.tokens == 0
+
+
+def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_tree, "LEAST_TOKENS", 10**9)
+    asked = requests(recurring=True)
+    expected, _ = computed(engine, asked, 1)
+    engine.prompts.forget()
+    heads = engine.heads(engine._model())
+    assert heads is not None
+    blocks = 12
+    monkeypatch.setattr(prompt_cache, "MOST_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
+    for _ in range(2):
+        assert computed(engine, asked, 1)[0] == expected
+        assert engine.prompts.tokens == blocks * native.LANES
+        assert len(engine.prompts._known) <= 2 * blocks, "what is forgotten is known by no key"
+    last = asked[-1:]
+    assert computed(engine, last) == ({last[0].id: expected[int(last[0].id)]}, 1)
