@@ -34,7 +34,7 @@ from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify
-from runner.tasks.gsm8k import score
+from runner.tasks.completing import score
 
 KINDS: list[Callable[[], QuantizationConfig]] = [
     QuantizationConfig,

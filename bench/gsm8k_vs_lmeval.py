@@ -4,12 +4,16 @@ lm-eval 0.4.13 is installed into a virtual environment of its own, below outputs
 packages: both run the very same torch and transformers. Its batch size is the best of several, tried first on fewer
 questions. Then both run the same model folder on the same prompts, by turns, each in a fresh process, with the same
 threads, limit and stop rule. A model of noise never stops by itself: there both go on to the limit.
+
+`--scores` measures no time: it lets lm-eval's own task gsm8k and `task.prompt=lm_eval_5shot` put the same questions to
+the same model, and compares prompts byte for byte and scores sample by sample (gsm8k_scores.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import shlex
 import subprocess
 import sys
 import venv
@@ -32,11 +36,12 @@ from engines import (
     same_tokens,
     spread,
 )
+from gsm8k_scores import compare_scores
 
 from runner.config.task import Gsm8kConfig, PromptStyle
-from runner.datasets.gsm8k import load_examples, load_questions
+from runner.datasets.asking import build_prompt, load_shots
+from runner.datasets.gsm8k import load_questions
 from runner.engines.base import Message
-from runner.tasks.gsm8k import build_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 HARNESS = "lm-eval==0.4.13"
@@ -81,8 +86,8 @@ def load_prompts(folder: Path, data: str, limit: int, shots: int, chat: bool) ->
     """Return the prompts as text: worked examples and the question, or the question in the model's chat template."""
     style = PromptStyle.chat if chat else PromptStyle.text
     task = Gsm8kConfig(data=data, limit=limit, prompt=style, shots=0 if chat else shots)
-    examples = load_examples(task.data, task.shots_data, task.split, task.shots)
-    prompts = [build_prompt(task, item, examples) for item in load_questions(task.data, task.split, task.limit)]
+    items = load_questions(task)
+    prompts = [build_prompt(task, item, shots) for item, shots in zip(items, load_shots(task, items)[0], strict=True)]
     if not chat:
         return [prompt for prompt in prompts if isinstance(prompt, str)]
     from transformers import AutoTokenizer
@@ -216,9 +221,15 @@ def main() -> None:
     parser.add_argument("--search-questions", type=int, default=32)
     parser.add_argument("--search-limit-s", type=float, default=300.0, help="a batch size begins no batch after this")
     parser.add_argument("--disagreement-questions", type=int, default=16)
+    parser.add_argument("--scores", action="store_true", help="compare prompts and scores instead of times")
     parser.add_argument("--harness", type=Path, default=ROOT / "outputs" / ".lmeval", help="where lm-eval is installed")
     options = parser.parse_args()
     python = harness_python(options.harness.absolute())
+    if options.scores:
+        print(f"`python {shlex.join(sys.argv)}`", end="\n\n", flush=True)
+        models = [(name, model_folder(name)) for name in options.model]
+        compare_scores(python, models, options.gsm8k, options.questions, options.dtype)
+        return
     for name in options.model:
         measure(name, options, python)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 import hydra
@@ -48,7 +48,7 @@ def arrange(arguments: list[str]) -> list[str]:
     parser = get_args_parser()
     for action in parser._actions:
         if action.dest == "version":
-            action.version = f"runner {version('runner')} (Hydra {hydra.__version__})"  # type: ignore[attr-defined]
+            action.version = _versions()  # type: ignore[attr-defined]
     known, others = parser.parse_known_args(arguments)
     overrides = known.overrides + [word for word in others if not word.startswith("-")]
     options = list(arguments)
@@ -58,6 +58,15 @@ def arrange(arguments: list[str]) -> list[str]:
     runs = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = variables_as_overrides(said, known.config_name or "config", known.config_dir) if runs else []
     return [*from_variables, *said, *options]
+
+
+def _versions() -> str:
+    """Return the versions as --version prints them; a program that runs from its folder may not be installed."""
+    try:
+        own = version("runner")
+    except PackageNotFoundError:
+        own = "(not installed)"
+    return f"runner {own} (Hydra {hydra.__version__})"
 
 
 def message_of(error: Exception) -> str | None:

@@ -18,7 +18,7 @@ from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
 
 WORDS = (
     *("architecture", "device", "threads", "processes", "dtype"),
-    *("attention", "rope", "sampling", "source", "server", "reported_model", "answered_by", "output_dir"),
+    *("attention", "rope", "prompt", "sampling", "source", "server", "reported_model", "answered_by", "output_dir"),
 )
 
 

@@ -21,7 +21,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
     """Do one job, or return what is recorded of it; `bases` keeps the loaded base for the next job of a grid."""
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(config, task, resolved)
-    with jobs.claim(job, wait):
+    with jobs.claim(job, wait and not config.task.is_endless):
         anew = must_start_anew(config, task)
         done = None if anew else job.recorded()
         if done is not None:
@@ -41,7 +41,7 @@ def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inpu
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
     read = kind_of(config.model).evidence(config, resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
-    return inputs, jobs.identify(config, task.VERSION, read | inputs.hashes, Uses.machine in task.USES)
+    return inputs, jobs.identify(config, task.VERSION, read | inputs.hashes, Uses.machine in task.USES, inputs.apart)
 
 
 def must_start_anew(config: RunnerConfig, task: Task) -> bool:

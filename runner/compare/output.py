@@ -12,15 +12,28 @@ from typing import Any, TextIO
 
 from runner.compare import pictures
 from runner.compare.data import Comparison, Flips, Row, Table
-from runner.compare.page import write_page
+from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.runs import Evidence
-from runner.compare.wording import Column, columns, fit, flips_headline, flips_names, ratio_columns, summary, verdict
+from runner.compare.wording import (
+    Column,
+    columns,
+    fit,
+    flips_headline,
+    flips_names,
+    name_of,
+    ratio_columns,
+    summary,
+    verdict,
+)
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
+from runner.core.result import GRAPH_PICTURE
 
+GRAPHS = 24  # the most that the page shows
+OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
 
@@ -190,8 +203,9 @@ def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str,
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        page: list[Part] = [(table, [*figures, *graphs_of(table, evidence)], flips) for table, figures, flips in parts]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(parts, asked, out)
+            write_page(page, asked, out)
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(tables, out)
@@ -210,3 +224,14 @@ def flips_of(table: Table, evidence: Evidence) -> list[Flips]:
     """Return the flips that a page shows under a table: of each paired comparison, as far as there is room."""
     shown = [row for row in table.rows if row.comparison and (row.comparison.wins or row.comparison.losses)][:PAIRS]
     return [find_flips(row.run, row.baseline.run, evidence, FLIPS_A_PAIR) for row in shown if row.baseline]
+
+
+def graphs_of(table: Table, evidence: Evidence) -> list[pictures.Drawn]:
+    """Return the graphs of a table's teams of agents, as their jobs have drawn them; of pooled runs the first one's."""
+    drawn = []
+    for row in [row for row in table.rows if OF_TEAMS in row.run.metrics][:GRAPHS]:
+        run = row.run.parts[0] if row.run.parts else row.run
+        file = next(evidence.files(run, GRAPH_PICTURE), None)
+        if file is not None:
+            drawn.append(pictures.Drawn(name_of(row, table.keys), file.read_bytes()))
+    return drawn

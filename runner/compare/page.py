@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from runner.compare.data import Finding, Flips, Row, Table, label
-from runner.compare.pictures import Picture
+from runner.compare.pictures import Drawn, Picture
 from runner.compare.wording import Column, columns, flips_headline, flips_names, ratio_columns, summary, verdict
 from runner.core.console import plain
 
 STYLE = Path(__file__).with_name("page.css")
 MARKS = {"front": "●", "dominated": "○"}
 
-Part = tuple[Table, list[Picture], list[Flips]]
+Part = tuple[Table, Sequence[Picture | Drawn], list[Flips]]
 
 
 def write_page(parts: list[Part], asked: dict[str, str], out: TextIO) -> None:
@@ -32,7 +33,7 @@ def write_page(parts: list[Part], asked: dict[str, str], out: TextIO) -> None:
     out.write("</body>\n</html>\n")
 
 
-def _section(table: Table, figures: list[Picture], flips: list[Flips], out: TextIO) -> None:
+def _section(table: Table, figures: Sequence[Picture | Drawn], flips: list[Flips], out: TextIO) -> None:
     count = len(table.rows)
     out.write(f"<section>\n<h2>{escape(table.task)} <small>{count} run{'s' * (count != 1)}</small></h2>\n")
     _table(columns(table), [_row_class(row) for row in table.rows], out)

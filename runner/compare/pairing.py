@@ -36,7 +36,14 @@ from runner.store.jobs import read_samples
 ALPHA = 0.05
 TEXT_END = 400  # characters: the answer stands at the end
 EXTRACTOR = "task.extractor"
-MAKES_PROMPTS = ("model.", "task.prompt", "task.shots", "task.instruction", "task.system")  # keys that begin like this
+MAKES_PROMPTS = (
+    "model.",
+    "task.prompt",
+    "task.template",
+    "task.shots",
+    "task.instruction",
+    "task.system",
+)  # keys that begin like this
 
 
 def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
@@ -78,6 +79,19 @@ class Picture:
         with matplotlib.rc_context(STYLE):
             self.make().savefig(out, **how)
         return out.getvalue()
+
+
+@dataclass
+class Drawn:
+    """A picture that a job has drawn itself, an SVG file."""
+
+    title: str
+    file: bytes
+
+    def inline(self) -> str:
+        """Return it as an image of a page: whatever stands in the file, an image runs and fetches nothing."""
+        data = base64.b64encode(self.file).decode()
+        return f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def draw(table: Table) -> list[Picture]:

@@ -65,6 +65,7 @@ class RunnerConfig:
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
+        self.task.check_beside(self.generation)
         if self.lora.merges and self.quantization.packed:
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "

@@ -4,30 +4,79 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from runner.config.generation import GenerationConfig
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.errors import ConfigError, check, check_least, check_not_blank, unknown
 from runner.core.fields import HASHED, MISSING, Text, inert
 
 
 class PromptStyle(StrEnum):
-    """The form of a question: chat template, or plain `Question: … Answer:` text."""
+    """The form of a question: chat template, plain `Question: … Answer:` text, or what lm-evaluation-harness sends."""
 
     chat = "chat"
     text = "text"
+    lm_eval_5shot = "lm_eval_5shot"
 
 
 class Extractor(StrEnum):
-    """The number that counts as the answer: only one after ####, or else the last number of the text."""
+    """The number that counts as the answer: after ####, the last of the text, in \\boxed{}, after `The answer is`."""
 
     strict = "strict"
     flexible = "flexible"
+    boxed = "boxed"
+    the_answer_is = "the_answer_is"
 
 
+class Mode(StrEnum):
+    """Who may hear whom in a team of agents: the topology of its graph."""
+
+    direct_answer = "direct_answer"
+    full_connected = "full_connected"
+    random = "random"
+    chain = "chain"
+    debate = "debate"
+    layered = "layered"
+    star = "star"
+
+
+class DecisionMethod(StrEnum):
+    """Who gives a team's answer: a last agent that reads all others, most agents' number, or the last agent itself."""
+
+    final_refer = "final_refer"
+    majority_vote = "majority_vote"
+    direct = "direct"
+
+
+class Baseline(StrEnum):
+    """What is taken off a question's reward while a graph is trained: nothing, or the mean of its iteration."""
+
+    none = "none"
+    mean = "mean"
+
+
+class AgentRole(StrEnum):
+    """What an agent of a team is for."""
+
+    math_solver = "math_solver"
+    mathematical_analyst = "mathematical_analyst"
+    programming_expert = "programming_expert"
+    inspector = "inspector"
+
+
+class Domain(StrEnum):
+    """What a team of agents is told: at length with worked examples, or in a few words for small models."""
+
+    gsm8k = "gsm8k"
+    brief = "brief"
+
+
+CHOSEN = "says which questions; the SHA-256 of those that are put counts instead"
+MOST_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
 
 
@@ -72,33 +121,33 @@ class TaskConfig:
         """Return where something is handed over outside the job's folder, even when the job is done already."""
         return None
 
+    def check_beside(self, generation: GenerationConfig) -> None:
+        """Raise ConfigError where the task and the way in which completions are drawn do not go together."""
+
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
         return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
 
 
 @dataclass
-class Gsm8kConfig(TaskConfig):
-    """Grade-school word problems: generate, extract the number, compare."""
+class QuestionsConfig(TaskConfig):
+    """Shared keys of the tasks that put a data set's questions: which ones."""
 
-    module: ClassVar[str] = "runner.tasks.gsm8k"
-    name: str = "gsm8k"
     data: str = inert("embedded", HASHED)
+    question_key: str | None = inert(None, CHOSEN)
+    answer_key: str | None = inert(None, CHOSEN)
     split: str = "test"
+    shuffle_seed: int | None = inert(None, CHOSEN)
+    offset: int = inert(0, CHOSEN)
     limit: int | None = 200
-    prompt: PromptStyle = PromptStyle.chat
-    shots: int = 0
-    shots_data: str | None = inert(None, HASHED)
-    extractor: Extractor = Extractor.strict
-    system: Text | None = None
-    instruction: Text = "Solve it step by step. End with '#### ' and the number."
 
     def __post_init__(self) -> None:
         check_least(1, "task.limit", self.limit, ", or null for all")
-        check_least(0, "task.shots", self.shots)
+        check_least(0, "task.offset", self.offset)
+        check_least(0, "task.shuffle_seed", self.shuffle_seed, ", or null for the order of the data")
         check_not_blank("task.data", self.data, "give embedded, a JSONL file or a dataset id")
-        if self.prompt is PromptStyle.text and self.system:
-            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+        for key in ("question_key", "answer_key"):
+            check_not_blank(f"task.{key}", getattr(self, key), "name a key of the rows, or null for a known one")
 
     @property
     def subject(self) -> str:
@@ -109,6 +158,141 @@ class Gsm8kConfig(TaskConfig):
     def questions(self) -> int:
         """As many as the limit allows."""
         return self.limit or super().questions
+
+
+def check_template(template: str) -> None:
+    """Refuse a template that does not put the question; braces around anything else are text, as in \\boxed{}."""
+    names, shown = ("question", "instruction"), repr(template)
+    for name in re.findall(r"\{ *(\w+) *\}", template):
+        slip = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
+        check(not slip, "task.template", shown, unknown("name", name, names))
+    check("{question}" in template, "task.template", shown, "{question} must stand where the question goes")
+
+
+@dataclass
+class Gsm8kConfig(QuestionsConfig):
+    """Grade-school word problems: generate, extract the number, compare."""
+
+    module: ClassVar[str] = "runner.tasks.gsm8k"
+    name: str = "gsm8k"
+    prompt: PromptStyle = PromptStyle.chat
+    template: Text | None = None
+    shots: int = 0
+    shots_data: str | None = inert(None, HASHED)
+    extractor: Extractor = Extractor.strict
+    system: Text | None = None
+    instruction: Text = "Solve it step by step. End with '#### ' and the number."
+    samples: int = 1
+    check_invariance: int = 0
+    check_contamination: int = 0
+    show_prompt: int = inert(0, "how many prompts are shown")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(0, "task.shots", self.shots)
+        check_least(1, "task.samples", self.samples)
+        check_least(0, "task.check_invariance", self.check_invariance)
+        check_least(0, "task.check_contamination", self.check_contamination)
+        check_least(0, "task.show_prompt", self.show_prompt)
+        if self.prompt is not PromptStyle.chat and self.system:
+            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+        if self.prompt is PromptStyle.lm_eval_5shot:
+            fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
+            check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
+            check(self.template is None, "task.template", repr(self.template), f"{fixed}: use task.prompt=text or chat")
+        if self.template is not None:
+            check_template(self.template)
+
+    @property
+    def questions(self) -> int:
+        """As many as there are answers, those that are asked for again and those to twins too."""
+        return (super().questions + self.check_invariance + self.check_contamination) * self.samples
+
+    def check_beside(self, generation: GenerationConfig) -> None:
+        """Raise ConfigError where several answers would all be the same one."""
+        if self.samples > 1 and generation.temperature == 0:
+            raise ConfigError(
+                f"task.samples={self.samples} needs answers that differ, and generation.temperature=0 is greedy: "
+                "all of them would be the same. Give generation=sampling, generation.temperature=0.7 or task.samples=1"
+            )
+
+
+@dataclass
+class AgentsConfig(QuestionsConfig):
+    """A team of agents answers each question; who hears whom is a graph, which training can prune."""
+
+    module: ClassVar[str] = "runner.tasks.agents"
+    name: str = "agents"
+    mode: Mode = Mode.full_connected
+    agents: int = 4
+    roles: list[AgentRole] | None = None
+    domain: Domain = Domain.gsm8k
+    num_rounds: int = 1
+    decision_method: DecisionMethod = DecisionMethod.final_refer
+    optimized_spatial: bool = False
+    optimized_temporal: bool = False
+    graph: str | None = inert(None, HASHED)
+    train_split: str = "train"
+    train_offset: int = inert(0, "says which questions train the graph; the SHA-256 of these counts instead")
+    batch_size: int = 4
+    num_iterations: int = 10
+    imp_per_iterations: int = 5
+    pruning_rate: float = 0.25
+    learning_rate: float = 0.1
+    initial_probability: float = 0.5
+    baseline: Baseline = Baseline.none
+    nuclear_norm: float = 0.0
+    code_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(1 <= self.agents <= MOST_AGENTS, "task.agents", self.agents, f"must lie in 1..{MOST_AGENTS}")
+        for key in ("num_rounds", "batch_size", "num_iterations", "imp_per_iterations"):
+            check_least(1, f"task.{key}", getattr(self, key))
+        for key in ("train_offset", "nuclear_norm"):
+            check_least(0, f"task.{key}", getattr(self, key))
+        for key in ("learning_rate", "code_timeout_s"):
+            check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0")
+        check(0 <= self.pruning_rate < 1, "task.pruning_rate", self.pruning_rate, "must lie in [0, 1); 0: no pruning")
+        need = "must lie between 0 and 1: at either end nothing could be learned"
+        check(0 < self.initial_probability < 1, "task.initial_probability", self.initial_probability, need)
+        need = f"give one role or more of {', '.join(AgentRole)}, or null for all of them in this order"
+        check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
+        check_not_blank("task.train_split", self.train_split, "name a split of the data")
+        check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
+        for key in ("optimized_spatial", "optimized_temporal"):
+            asked = getattr(self, key)
+            need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
+            check(not (asked and self.mode is Mode.direct_answer), f"task.{key}", asked, need)
+            need = f"task.graph={self.graph} is used as it is: leave one of the two out"
+            check(not (asked and self.graph is not None), f"task.{key}", asked, need)
+        if self.optimized_temporal and self.num_rounds == 1:
+            raise ConfigError(
+                "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "
+                "use task.num_rounds=2 or more, or leave it out"
+            )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the graph is learned before it is used."""
+        return self.optimized_spatial or self.optimized_temporal
+
+    @property
+    def train_questions(self) -> int:
+        """How many questions the training puts."""
+        return self.batch_size * self.num_iterations if self.is_trained else 0
+
+    @property
+    def subject(self) -> str:
+        """Return topology and split."""
+        return f"{self.mode}{' pruned' * self.is_trained} {self.split}"
+
+    @property
+    def questions(self) -> int:
+        """As many calls as all questions take."""
+        team = 1 if self.mode is Mode.direct_answer else self.agents
+        calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
+        return (super().questions + self.train_questions) * calls
 
 
 class Framing(StrEnum):
@@ -435,6 +619,7 @@ def pipeline_of(task: TaskConfig) -> PipelineConfig:
 
 TASKS: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,
+    "agents": AgentsConfig,
     "generate": GenerateConfig,
     "chat": ChatConfig,
     "sweep": SweepConfig,

@@ -12,8 +12,8 @@ SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "at
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
-    """Return label → text; nothing where no whole model was loaded."""
-    if "quantized" not in facts:
+    """Return label → text; nothing where no whole model was loaded, or only by another job."""
+    if "quantized" not in facts or "load_s" not in metrics:
         return {}
     written = {key: described(key).write(value) for key, value in metrics.items()}
     threads = f"{facts['threads']} thread{'' if facts['threads'] == '1' else 's'}"

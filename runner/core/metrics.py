@@ -92,7 +92,9 @@ def _counts(better: Better, *keys: str) -> list[Metric]:
     return [_metric(key, form=",.0f", better=better, pooling=Pooling.sum) for key in keys]
 
 
-OF_SIDES = ("answers", "calls", "prompt_tokens", "new_tokens")
+OF_CALLS = ("prompt_tokens", "new_tokens")
+TRAINING = ("before", "after")
+OF_SIDES = ("answers", "calls", *OF_CALLS)
 _EVERY = (
     # questions and answers
     _metric("accuracy", form=".1%", better=Better.higher, pooling=Pooling.dropped),  # follows from n and correct
@@ -100,7 +102,28 @@ _EVERY = (
     _metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
     *_counts(Better.higher, "correct"),
     *_counts(Better.lower, "wrong", "no_answer", "cut_off", "errors", "cancelled"),
+    # how far the score can be trusted
+    *_counts(Better.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"),
+    *_counts(Better.lower, "answers_changed"),
+    _metric("double_bos", form=".0f", better=Better.lower, pooling=Pooling.max),
+    *_counts(Better.neither, "asked_again", "twins", "tied_votes"),
+    *(_metric(f"{what}_changed_share", form=".1%", better=Better.lower) for what in ("texts", "answers")),
+    *_counts(Better.higher, "originals_correct", "twins_correct"),
+    *_counts(Better.neither, "only_original_correct", "only_twin_correct"),
+    _metric("twins_p", form=".2g", pooling=Pooling.dropped),
+    # several answers to each question
+    _metric("answers_each", form=".0f"),
+    *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
     *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens"),
+    # a team of agents
+    *_counts(Better.lower, "calls", "code_failed"),
+    *(
+        _metric(f"{which}_tokens_per_question", f"{which} tokens/question", ",.0f", better=Better.lower)
+        for which in ("prompt", "new")
+    ),
+    _metric("play_s", "playing", ",.1f", pooling=Pooling.sum),
+    *_counts(Better.neither, *(f"train_{what}" for what in ("questions", "solved", "calls", *OF_CALLS))),
+    *_counts(Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)),
     # speed
     _metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="prompt_tokens"),
     _metric(
@@ -170,7 +193,8 @@ ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
 OF_GRID = ("n", "best_decode_tok_per_s", "decode_tok_per_s", "weight_mib", "peak_rss_mib", "seconds")  # its columns
 # The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
 OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "cuda_peak_mib": 0, "peak_rss_mib": 0,
-             "decode_tok_per_s": 0, "load_s": 3, "new_tokens": 2}  # fmt: skip
+             "prompt_tokens_per_question": 0, "new_tokens_per_question": 0, "play_s": 0, "decode_tok_per_s": 0,
+             "load_s": 3, "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
 # The columns of any other comparison: first the metrics that a task is run for, then those that most tasks have.
 HEADLINES = ("best_decode_tok_per_s", "best_batch_size", "load_peak_rss_mib", "steady_rss_mib",
@@ -199,12 +223,24 @@ class Line:
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
-        return self.text.format(**{name: METRICS[name].write(metrics[name]) for name in self.names})
+        return self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
 
 
 LINES = (
     Line("accuracy", "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n}", brief=True),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
+    Line("vote", "of {answers_each} answers to each question · {tied_votes} ties"),
+    Line(
+        "trust",
+        "strict {accuracy/strict} · flexible {accuracy/flexible} · {extractors_differ} verdicts differ · "
+        "{stopped_by_length} stopped by length",
+    ),
+    Line(
+        "asked again",
+        "{asked_again}, alone and in another order: {texts_changed} texts changed ({texts_changed_share}) · "
+        "{answers_changed} answers",
+    ),
+    Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
     Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
     Line(
         "requests",
@@ -213,6 +249,19 @@ LINES = (
     ),
     Line("answers", "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once"),
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
+    Line("team", "{calls} calls · {code_failed} programs failed"),
+    Line("team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"),
+    Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
+    Line(
+        "training",
+        "{train_solved} of {train_questions} questions solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
+        "tokens",
+    ),
+    Line(
+        "edges",
+        "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
+        "{temporal_edges_after}",
+    ),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from runner.core.texts import parse_json
 
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
+GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # what became of each prompt, in their order
 
 
@@ -74,6 +75,14 @@ class BranchText(Counted):
 
 
 @dataclass
+class Choice(BranchText):
+    """One of several answers to the same prompt, and how it was judged by itself."""
+
+    extracted: dict[str, str | None] | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass
 class Call(Counted):
     """One of several completions behind a sample: who was asked for what, and what came back."""
 
@@ -94,7 +103,8 @@ class Sample:
     """One line of samples.jsonl: a completion and, for scored tasks, how it was judged.
 
     Where one question took several calls, they stand in `calls`, and above them the answer of the whole: its text, and
-    the tokens and seconds of all calls. A line that ended in an error is no answer: the next start asks again, unless
+    the tokens and seconds of all calls. Where it was to be answered several times, each answer stands in `choices`, and
+    above them the one that was elected. A line that ended in an error is no answer: the next start asks again, unless
     the error is permanent, and the later line counts.
     """
 
@@ -112,10 +122,12 @@ class Sample:
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
     branches: list[BranchText] | None = None  # of a prompt with branches: what it says stands here and not above
+    choices: list[Choice] | None = None  # of a prompt that was to be answered more than once
     calls: list[Call] | None = None  # of a question that took more than one
     new_tokens: int | None = None  # where the tokens are counted and not known; None: as many as token_ids
     by: str | None = None  # who gave the answer, where that can be one of several
     cost_usd: float | None = None
+    taken_from: str | None = None  # the job that it was generated for, where that is another one
 
     @property
     def failed(self) -> bool:
@@ -123,45 +135,66 @@ class Sample:
         return self.finish_reason is FinishReason.error
 
     @property
-    def said(self) -> list[BranchText]:
-        """Return every answer in it: one per branch, or the one that it is."""
-        return self.branches or [BranchText(self.text, self.token_ids, self.finish_reason, self.new_tokens)]
+    def said(self) -> Sequence[BranchText]:
+        """Return every answer in it: one per branch or choice, or the one that it is."""
+        return (
+            self.branches
+            or self.choices
+            or [BranchText(self.text, self.token_ids, self.finish_reason, self.new_tokens)]
+        )
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
-        line = json.dumps(_applying(asdict(self)), ensure_ascii=False)
-        return f"{line[:-1]}{_checksum(line)}"
+        return sealed(applying(asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
         """Read one line; raises ValueError, KeyError or TypeError when it is not a sample, or not as it was written."""
-        values = parse_json(line)
-        if not isinstance(values, dict) or not isinstance(values.get("index"), int):
+        values = unsealed(line)
+        if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
-        if "checksum" not in values:
-            raise ValueError("it has no checksum")
-        del values["checksum"]
-        content = f"{line.rpartition(CHECKSUM)[0]}}}"
-        if line != f"{content[:-1]}{_checksum(content)}":
-            raise ValueError("its checksum does not fit: it has been changed since it was written")
         values["finish_reason"] = FinishReason(values["finish_reason"])
-        if values.get("verdict") is not None:
-            values["verdict"] = Verdict(values["verdict"])
-        for key, kind in (("branches", BranchText), ("calls", Call)):
+        for key, kind in (("branches", BranchText), ("choices", Choice), ("calls", Call)):
             if values.get(key) is not None:
-                said = [kind(**it) for it in values[key]]
+                said = [kind(**_judged(it)) for it in values[key]]
                 values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in said]
+        values = _judged(values)
         return cls(**values)
 
 
-def _applying(value: Any) -> Any:
+def _judged(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what was read with its verdict as one of ours, where it has one."""
+    return values if values.get("verdict") is None else values | {"verdict": Verdict(values["verdict"])}
+
+
+def applying(value: Any) -> Any:
     """Return a value without the keys of its objects that do not apply; what an extractor has not found stays."""
     if isinstance(value, list):
-        return [_applying(it) for it in value]
+        return [applying(it) for it in value]
     if isinstance(value, dict):
         kept = {key: it for key, it in value.items() if it is not None and it is not False}
-        return {key: it if key == "extracted" else _applying(it) for key, it in kept.items()}
+        return {key: it if key == "extracted" else applying(it) for key, it in kept.items()}
     return value
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """Return an object as one line of JSON with a checksum over the rest."""
+    line = json.dumps(values, ensure_ascii=False)
+    return f"{line[:-1]}{_checksum(line)}"
+
+
+def unsealed(line: str) -> dict[str, Any]:
+    """Read such a line; raises ValueError when it is no JSON object, or not as it was written."""
+    values = parse_json(line)
+    if not isinstance(values, dict):
+        raise ValueError("a JSON object was expected")
+    if "checksum" not in values:
+        raise ValueError("it has no checksum")
+    del values["checksum"]
+    content = f"{line.rpartition(CHECKSUM)[0]}}}"
+    if line != f"{content[:-1]}{_checksum(content)}":
+        raise ValueError("its checksum does not fit: it has been changed since it was written")
+    return values
 
 
 def _checksum(line: str) -> str:

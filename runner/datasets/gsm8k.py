@@ -1,7 +1,7 @@
 """Word problems with a number as the answer: the embedded generator, files, or a data set of the hub.
 
-Each line or row holds `question` and `answer`; the gold number stands after `####`. A folder is taken by its
-`<split>.jsonl`, or as the hub and `datasets` lay one out (runner/datasets/tables.py).
+Each line or row holds a question and its answer (by which keys, runner/datasets/shapes.py says). A folder is taken by
+its `<split>.jsonl`, or as the hub and `datasets` lay one out (runner/datasets/tables.py).
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from runner.core.errors import ConfigError, DataError, check, unknown
-from runner.core.texts import parse_json, read_lines
+from runner.config.task import Gsm8kConfig, QuestionsConfig
+from runner.core.errors import ConfigError, DataError, unknown
+from runner.core.texts import parse_json, read_lines, read_text
 from runner.datasets import tables
-from runner.embedded.problems import Split, problems
-from runner.scorers.numbers import gold_number, plain_number
+from runner.datasets.shapes import Keys, read_row
+from runner.embedded.problems import DISTINCT, Split, problem
+from runner.scorers.numbers import plain_number
 
+MAX_LIST_BYTES = 256 * 2**20  # a list is parsed whole: SVAMP has 0.4 million
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
 log = logging.getLogger(__name__)
+
+Row = tuple[str, Any]  # where it stands, and its values or its line of JSON
 
 
 @dataclass(frozen=True)
@@ -34,30 +40,72 @@ class Item:
     question: str
     answer: str
     gold: str
+    place: int = 0  # its number in the whole split, however that was shuffled and cut
 
 
-def load_questions(data: str, split: str, limit: int | None) -> list[Item]:
-    """Return the questions of task.data, in order."""
-    items = _read(data, split, "task.data", limit)
-    check(bool(items), "task.data", data, f"split {split} holds no questions")
+@dataclass(frozen=True)
+class Choice:
+    """Which questions of a split, and in which order: shuffled by the seed, then from `offset` on."""
+
+    limit: int | None = None
+    offset: int = 0
+    shuffle_seed: int | None = None
+
+    def of(self, total: int) -> Sequence[int]:
+        """Return the places of the chosen ones in a split of this many."""
+        places: Sequence[int] = range(total)
+        if self.shuffle_seed is not None:
+            places = Random(self.shuffle_seed).sample(places, total)
+        return places[self.offset :][: self.limit]
+
+    def among(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+        """Yield the chosen rows with their places; without a shuffle, nothing behind the last of them is read."""
+        if self.shuffle_seed is None:
+            end = None if self.limit is None else self.offset + self.limit
+            yield from islice(enumerate(rows), self.offset, end)
+        else:
+            every = list(rows)
+            yield from ((place, every[place]) for place in self.of(len(every)))
+
+
+def load_questions(task: QuestionsConfig) -> list[Item]:
+    """Return the questions of task.data: shuffled if that is asked for, from task.offset on, task.limit of them."""
+    keys = Keys(task.question_key, task.answer_key)
+    items = _read(task.data, task.split, "task.data", Choice(task.limit, task.offset, task.shuffle_seed), keys)
+    if not items:
+        has = len(_read(task.data, task.split, "task.data", Choice(task.offset), keys)) if task.offset else 0
+        if has:
+            raise ConfigError(f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {has}")
+        raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
     return items
 
 
-def load_examples(data: str, examples_data: str | None, split: str, count: int) -> list[Item]:
-    """Return the worked examples: the first `count` of task.shots_data, or of the train split of task.data."""
-    if count == 0:
+def load_examples(task: Gsm8kConfig) -> list[Item]:
+    """Return the worked examples: the first task.shots of task.shots_data, or of the train split of task.data."""
+    if task.shots == 0:
         return []
-    if examples_data is None and Path(data).expanduser().is_file():
+    examples = load_train(task, f"task.shots={task.shots}", task.shots)
+    if len(examples) != task.shots:
+        source = task.shots_data or task.data
+        raise ConfigError(f"task.shots={task.shots}: {source} has only {len(examples)} examples")
+    return examples
+
+
+def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> list[Item]:
+    """Return the first worked examples of the train split, or all of them; `wanted_by` names the key that needs them.
+
+    The embedded generator has no end: all are those before one repeats.
+    """
+    if task.shots_data is None and Path(task.data).expanduser().is_file():
         raise ConfigError(
-            f"task.shots={count} needs worked examples, and task.data={data} is one file with the "
+            f"{wanted_by} needs worked examples, and task.data={task.data} is one file with the "
             "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data"
         )
-    source = examples_data or data
-    key = "task.shots_data" if examples_data else "task.data"
-    examples = _read(source, "train", key, count)
-    check(len(examples) == count, "task.shots", count, f"{source} has only {len(examples)} examples")
-    if source == data and split == "train":
-        raise ConfigError("task.split=train with task.shots: the examples would be questions too; use another split")
+    source, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
+    most = DISTINCT if source == "embedded" and limit is None else limit
+    examples = _read(source, "train", key, Choice(most), Keys(task.question_key, task.answer_key))
+    if source == task.data and task.split == "train":
+        raise ConfigError(f"task.split=train with {wanted_by}: the examples would be questions too; use another split")
     return examples
 
 
@@ -81,69 +129,103 @@ def describe(data: str, split: str, sha256: str) -> dict[str, str]:
     return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
-def _read(data: str, split: str, key: str, limit: int | None) -> list[Item]:
+def _read(data: str, split: str, key: str, choice: Choice, keys: Keys) -> list[Item]:
     if data == "embedded":
-        return _read_embedded(split, limit)
+        return _read_embedded(split, choice)
     path = Path(data).expanduser()
     if path.is_dir():
-        return _read_folder(path, split, limit)
+        return _read_folder(path, split, choice, keys)
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
-        return _items(tables.read_rows([path], limit)) if is_table else _read_jsonl(path, limit)
+        return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
         raise DataError(f"{key}={data}: data path does not exist: {path.absolute()}")
-    return list(_read_hub(data, split, key, limit))
+    return list(_read_hub(data, split, key, choice, keys))
 
 
-def _read_folder(folder: Path, split: str, limit: int | None) -> list[Item]:
+def _read_folder(folder: Path, split: str, choice: Choice, keys: Keys) -> list[Item]:
     """Read a split from its lines, or from the tables that the hub and `datasets` lay out."""
     file = folder / f"{split}.jsonl"
     if file.is_file():
-        return _read_jsonl(file, limit)
+        return _read_json(file, choice, keys)
     if found := tables.files_of(folder, split):
-        return _items(tables.read_rows(found, limit))
+        return _read_tables(found, choice, keys)
     splits = {found.stem for found in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
     other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
     raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
 
 
-def _read_embedded(split: str, limit: int | None) -> list[Item]:
+def _read_embedded(split: str, choice: Choice) -> list[Item]:
+    """Make the chosen questions, and no others; a shuffle mixes as many as there are without one being repeated."""
     names = [name.value for name in Split]
     if split not in names:
         raise ConfigError(f"task.split={split}: {unknown('split of the embedded data', split, names)}")
-    if limit is None:
+    if choice.limit is None:
         raise ConfigError("task.limit=null: the embedded generator has no end; give a number, e.g. task.limit=1000")
-    return list(_embedded_items(split, limit))
+    end = choice.offset + choice.limit
+    if choice.shuffle_seed is not None and end > DISTINCT:
+        raise ConfigError(
+            f"task.shuffle_seed={choice.shuffle_seed}: {DISTINCT:,} questions of the embedded data are shuffled, and "
+            f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out"
+        )
+    return list(_embedded_items(split, choice))
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
-def _embedded_items(split: str, limit: int) -> tuple[Item, ...]:
-    return tuple(Item(item.question, item.answer, plain_number(item.gold)) for item in problems(Split(split), limit))
+def _embedded_items(split: str, choice: Choice) -> tuple[Item, ...]:
+    assert choice.limit is not None
+    places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
+    made = ((place, problem(Split(split), place)) for place in places)
+    return tuple(Item(one.question, one.answer, plain_number(one.gold), place) for place, one in made)
 
 
-def _read_jsonl(file: Path, limit: int | None) -> list[Item]:
+def _read_tables(files: Iterable[Path], choice: Choice, keys: Keys) -> list[Item]:
+    return _items(tables.read_rows(files, keys.columns), choice, keys)
+
+
+def _read_json(file: Path, choice: Choice, keys: Keys) -> list[Item]:
+    """Read a row a line, or all rows from one list."""
     try:
         with file.open("rb") as stream:
-            lines = islice(read_lines(stream, str(file)), limit)
-            return _items((f"{file}, line {number}", line) for number, line in lines)
+            if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
+                return _items(_listed(file), choice, keys)
+            stream.seek(0)
+            lines = ((f"{file}, line {number}", line) for number, line in read_lines(stream, str(file)))
+            return _items(lines, choice, keys)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from error
 
 
-def _items(rows: Iterable[tuple[str, Any]]) -> list[Item]:
-    """Read rows, or lines of JSON, each with where it stands."""
+def _listed(file: Path) -> Iterator[Row]:
+    if (size := file.stat().st_size) > MAX_LIST_BYTES:
+        most = MAX_LIST_BYTES // 2**20
+        raise DataError(
+            f"{file}: a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)"
+        )
+    try:
+        rows = parse_json(read_text(file, "task.data"))
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from error
+    yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _items(rows: Iterable[Row], choice: Choice, keys: Keys) -> list[Item]:
+    """Read the chosen rows, or lines of JSON, each with where it stands."""
     items: list[Item] = []
-    for where, row in rows:
+    for place, (where, row) in choice.among(rows):
         try:
-            items.append(_item(row))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{where}: {_why(error)}") from error
+            items.append(Item(*read_row(_mapping(row), keys), place))
+        except ValueError as error:
+            raise DataError(
+                f"{where}: {error} (a row needs a question, and an answer that is a number or ends in '#### NUMBER'; "
+                "task.question_key and task.answer_key name them where they go by other names)"
+            ) from error
     return items
 
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
-def _read_hub(name: str, split: str, key: str, limit: int | None) -> tuple[Item, ...]:
+def _read_hub(name: str, split: str, key: str, choice: Choice, keys: Keys) -> tuple[Item, ...]:
     """Read a data set of the hub; where that cannot be reached, from the caches of earlier downloads."""
     config = "main" if name.endswith("gsm8k") else None
     if reason := _unreachable(name, key):
@@ -155,13 +237,13 @@ def _read_hub(name: str, split: str, key: str, limit: int | None) -> tuple[Item,
             )
         if not os.environ.get("HF_HUB_OFFLINE"):  # who has asked for it knows
             log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
-        return tuple(_items(tables.read_rows(files, limit)))
+        return tuple(_read_tables(files, choice, keys))
     import datasets
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
-        rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
-        return tuple(_items((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)))
+        told = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
+        return tuple(_items(told, choice, keys))
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
@@ -185,15 +267,8 @@ def _unreachable(name: str, key: str) -> str:
     return ""
 
 
-def _item(row: Any) -> Item:
+def _mapping(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
-    for key in ("question", "answer"):
-        if not isinstance(row[key], str) or not row[key].strip():
-            raise ValueError(f"`{key}` is {json.dumps(row[key])[:80]} and no text")
-    return Item(row["question"], row["answer"], gold_number(row["answer"]))
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"no key {error}: each line is an object with `question` and `answer`"
-    return f"{error} (each line is an object with `question` and `answer`, the answer ending in '#### NUMBER')"
+    if not isinstance(row, dict):
+        raise ValueError("no object with keys")
+    return row

@@ -5,24 +5,25 @@ Read with pyarrow alone, row by row: `datasets` takes seconds to import, and ask
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.weight_files import is_bare_name, load_json, short
 from runner.core.errors import DataError, few, one_line
 
-COLUMNS = ("question", "answer")
-MAX_BYTES = 2 * 2**30  # of these two columns, unpacked: GSM8K has 5 million
+MAX_BYTES = 2 * 2**30  # of the columns that are read, unpacked: GSM8K has 5 million
 ROWS_AT_ONCE = 256
 SUBFOLDERS = ("", "main", "data", "default")  # of a data set on the hub, in which a split's parquet files may lie
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(-\w+)?")  # test-00000-of-00001, on the hub sometimes with a hash
 STATE, SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk writes for one split, and for several
 
 Row = tuple[str, dict[str, Any]]  # where it stands, and its values
+Columns = Callable[
+    [list[str]], list[str]
+]  # of the names that a table has, those to read; ValueError where one is missing
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
@@ -54,10 +55,9 @@ def splits_of(folder: Path) -> list[str]:
     return sorted({_split_of(path) for place in SUBFOLDERS for path in _tables(folder / place)})
 
 
-def read_rows(files: Iterable[Path], limit: int | None) -> Iterator[Row]:
+def read_rows(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
     """Yield the rows of parquet and Arrow files, one after the other, with where they stand."""
-    rows = ((f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path), start=1))
-    return itertools.islice(rows, limit)
+    return ((f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path, columns), 1))
 
 
 def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
@@ -99,37 +99,43 @@ def _whole(files: list[Path]) -> list[Path]:
     return files
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, columns: Columns) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     kind = "a parquet file" if path.suffix == ".parquet" else "an Arrow file"
     try:
-        for batch in _parquet(path) if path.suffix == ".parquet" else _arrow(path):
-            yield from batch.select(COLUMNS).to_pylist()
-    except KeyError as error:
-        raise DataError(f"{path}: no column {error}: the columns question and answer are needed") from error
+        for batch in (_parquet if path.suffix == ".parquet" else _arrow)(path, columns):
+            yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: not readable as {kind} ({one_line(error, 160)})") from error
 
 
-def _parquet(path: Path) -> Iterator[Any]:
+def _wanted(path: Path, names: list[str], columns: Columns) -> list[str]:
+    try:
+        return columns(names)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        names, about = file.schema_arrow.names, file.metadata
-        for name in COLUMNS:
-            if name not in names:
-                raise DataError(f"{path}: no column {name!r}: it has {few(names, 8)}")
+        about, wanted = file.metadata, _wanted(path, file.schema_arrow.names, columns)
         groups = map(about.row_group, range(about.num_row_groups))
-        columns = [group.column(names.index(name)) for group in groups for name in COLUMNS]
-        if (size := sum(column.total_uncompressed_size for column in columns)) > MAX_BYTES:
+        parts = [group.column(at) for group in groups for at in range(group.num_columns)]
+        # a list's column goes by the path of its items: lSolutions.list.element
+        sizes = [part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in wanted]
+        if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30
             raise DataError(f"{path}: {gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read")
-        yield from file.iter_batches(ROWS_AT_ONCE, columns=list(COLUMNS))
+        yield from file.iter_batches(ROWS_AT_ONCE, columns=wanted)
 
 
-def _arrow(path: Path) -> Iterator[Any]:
+def _arrow(path: Path, columns: Columns) -> Iterator[Any]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
-        yield from (piece.slice(at, ROWS_AT_ONCE) for piece in batches for at in range(0, piece.num_rows, ROWS_AT_ONCE))
+        wanted = _wanted(path, batches.schema.names, columns)
+        for piece in batches:
+            yield from (piece.slice(at, ROWS_AT_ONCE).select(wanted) for at in range(0, piece.num_rows, ROWS_AT_ONCE))

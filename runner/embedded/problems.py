@@ -5,10 +5,12 @@ split asks for. Which split a base belongs to is decided by a hash of its templa
 story, whatever its names, items or tails, has been seen in training.
 """
 
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from random import Random
 from typing import NamedTuple
 
@@ -41,6 +43,7 @@ class Split(StrEnum):
     HARD5 = "hard5"  # exactly five steps: train has none
 
 
+_NUMBER = re.compile(r"\d+")
 HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
 
 
@@ -69,16 +72,34 @@ class _Template(NamedTuple):
 
 def problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return problem number `index` of a split: a pure function of (seed, split, index)."""
+    return _compose(*_plan(split, index, seed))
+
+
+def twin(split: Split, index: int, seed: int = 0) -> Problem:
+    """Return the same story as `problem` tells, with other numbers and their own right answer."""
+    original = problem(split, index, seed)
+    rng, slot, buckets, steps = _plan(split, index, seed)
+    friend = _friend(rng, slot)
+    for attempt in count():
+        other = _compose(Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend)
+        is_same_story = _NUMBER.sub("#", other.question) == _NUMBER.sub("#", original.question)
+        if is_same_story and other.gold != original.gold:
+            return other
+    raise AssertionError("there is always another draw")
+
+
+def _plan(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
+    """Return what a problem is composed of: random numbers, the place of its story, which numbers fit, its steps."""
     rng = Random(f"{seed}/{split}/{index}")
     slot = _slot(index, f"{seed}/{split}")
     if split in HARD_STEPS:
-        return _compose(rng, slot, TEST_BUCKETS, HARD_STEPS[split])
+        return rng, slot, TEST_BUCKETS, HARD_STEPS[split]
     steps = base_steps = len(_TEMPLATES[slot // _PAIRS].lines)
     if base_steps < 3 and rng.random() < LONGER_SHARE:
         steps = rng.randint(base_steps + 1, 3)
     if split is Split.TRAIN:
-        return _compose(rng, slot, TRAIN_BUCKETS, 4 if rng.random() < FOUR_STEP_SHARE else steps)
-    return _compose(rng, slot, TEST_BUCKETS if split is Split.TEST else VALID_BUCKETS, steps)
+        return rng, slot, TRAIN_BUCKETS, 4 if rng.random() < FOUR_STEP_SHARE else steps
+    return rng, slot, TEST_BUCKETS if split is Split.TEST else VALID_BUCKETS, steps
 
 
 def problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
@@ -95,16 +116,21 @@ def practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
 def _slot(index: int, key: str) -> int:
     """Map an index to (template, name, item), all of them once before any repeats.
 
-    So no two of the first 8,640 questions of a split are equal, and every prefix is balanced: a stride near
+    So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a stride near
     the golden ratio of the number of slots spreads neighbours apart.
     """
-    return (index * _STRIDE + zlib.crc32(key.encode())) % _SLOTS
+    return (index * _STRIDE + zlib.crc32(key.encode())) % DISTINCT
 
 
-def _compose(rng: Random, slot: int, buckets: frozenset[int], steps: int) -> Problem:
+def _friend(rng: Random, slot: int) -> str:
+    """Draw the other person of a story, who is never its first one."""
+    return NAMES[(slot % _PAIRS // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
+
+
+def _compose(rng: Random, slot: int, buckets: frozenset[int], steps: int, friend: str | None = None) -> Problem:
     template_index, pair = divmod(slot, _PAIRS)
     who, item = NAMES[pair // len(ITEMS)], ITEMS[pair % len(ITEMS)]
-    other = NAMES[(pair // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
+    other = friend or _friend(rng, slot)
     template = _TEMPLATES[template_index]
     random = rng.random  # one call is three times cheaper than randint, and rejection makes many
     while True:
@@ -266,5 +292,5 @@ _TEMPLATES = (
     ),
 )  # fmt: skip
 _PAIRS = len(NAMES) * len(ITEMS)
-_SLOTS = len(_TEMPLATES) * _PAIRS
-_STRIDE = 5341  # coprime to _SLOTS = 8,640
+DISTINCT = len(_TEMPLATES) * _PAIRS  # 8,640 questions of a split, before one repeats
+_STRIDE = 5341  # coprime to DISTINCT

@@ -99,8 +99,8 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
                 planned.notes = check(config, task, resolved)
-                if config.plan and hasattr(task, "preview"):
-                    planned.notes.append(task.preview(inputs).replace("\n", "\n    "))
+            if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, config, resolved)):
+                planned.notes.append(lines.replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id rests on what its files hold
         planned.state, planned.notes = State.todo, [str(absent)]
     except RunnerError as error:

@@ -1,58 +1,199 @@
-"""Score an answer that is a number: extract it, strictly or flexibly, and compare it with the gold one."""
+"""Score an answer that is a number: find it by one of several rules, and compare it exactly with the gold one.
+
+`strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these differences: a number is
+compared as a number (18.00 is 18), and ways to write one that its patterns break or miss are read: currencies,
+fractions, scientific notation, other scripts. tests/scorers/test_lm_eval.py holds the two side by side, and gives the
+reason for each difference.
+"""
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+import unicodedata
+from collections import deque
+from collections.abc import Iterable
+from fractions import Fraction
 
 from runner.config.task import Extractor
 from runner.core.result import FinishReason, Verdict
 
-_NUMBER = r"(?:-?\$\s?|\$-|-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"  # -5, $70,000.50, -$3, $-3, .5
-_STRICT = re.compile(rf"####[\s*]*({_NUMBER})")  # **18**: bold is no part of the number
-_FLEXIBLE = re.compile(rf"(?<![\w.])({_NUMBER})")  # in 10-5 the hyphen is no sign, in x2 the 2 no number
+# Every repetition that another one could share characters with is bounded: a megabyte of anything takes linear time.
+_CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
+_SIGN = rf"(?P<sign>(?:-\ ?)?{_CURRENCY}\s?-?|-)?"  # -5, -$3, $-3, USD 3
+_FRACTION = r"""
+    (?<![/.0-9]) (?:(?P<whole>[0-9]{1,3})\ )?            # 3/4, 1 1/2; of the date 3/4/2020 nothing is one
+    (?P<top>[0-9]{1,30}) / (?P<bottom>0{0,9}[1-9][0-9]{0,29}) (?![0-9]|[./][0-9])
+"""
+_THIN = "\N{NARROW NO-BREAK SPACE}"  # what all spaces that part thousands and nothing else become
+_GROUPS = rf"""
+    [0-9]{{1,3}} (?:(?:,[0-9]{{3}}){{1,12}} | (?:_[0-9]{{3}}){{1,12}} | (?:{_THIN}[0-9]{{3}}){{1,12}}) (?![0-9])
+    | [0-9]{{1,2}} (?:,[0-9]{{2}}){{1,12}} ,[0-9]{{3}} (?![0-9])            # 12,34,567 in India
+"""
+_SPACED = r"[0-9]{1,3} (?:\ [0-9]{3}){1,12} (?![0-9])"  # 70 000, where a number is expected
+# Within a text, 5 100 may be two numbers, and 70 000 is one: none is written with a zero in front.
+_SPACED_SURELY = r"[0-9]{1,3} (?:\ [0-9]{3}){0,6}? \ 0[0-9]{2} (?:\ [0-9]{3}){0,6} (?![0-9])"
+_EXPONENT = r"""
+    (?:[eE](?P<e>[+-]?[0-9]{1,3})(?![0-9A-Za-z]) | \s?[×x*]\s?10\s?\^\s?\{?\s?(?P<ten>[+-]?[0-9]{1,3})\s?\}?(?![0-9]))?
+"""
+
+
+def _number(spaced: str) -> str:
+    """Return the pattern of one number, with one for thousands that are parted by plain spaces."""
+    plain = rf"(?:(?P<digits>{_GROUPS} | {spaced} | [0-9]+) (?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
+    return rf"{_SIGN} (?:{_FRACTION} | {plain} {_EXPONENT})"
+
+
+_GLUE = r"(?:\\f?boxed\{|[\s*_`$\\(\[{~≈=:+])*"  # stands between the words and the number: **18**, \(18\), = 18
+_AFTER = rf"{_GLUE} (?:{_number(_SPACED)})"
+_STRICT = re.compile(rf"\#\#\#\#{_AFTER}", re.VERBOSE)
+_THE_ANSWER_IS = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNORECASE)
+_ALONE = re.compile(_number(_SPACED), re.VERBOSE)
+# In 10-5 the hyphen is no sign, in x2 the 2 no number, and in 1.2.3 the 3 neither.
+_WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
+
+_MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}"
+_SPACES = "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{FIGURE SPACE}\N{PUNCTUATION SPACE}\N{SIX-PER-EM SPACE}\N{HAIR SPACE}"
+_ASCII = str.maketrans(
+    dict.fromkeys(_MINUS, "-")
+    | dict.fromkeys(_SPACES, _THIN)
+    | {"\N{FULLWIDTH COMMA}": ",", "\N{ARABIC THOUSANDS SEPARATOR}": ",", "\N{ARABIC DECIMAL SEPARATOR}": "."}
+    | {"\N{FULLWIDTH FULL STOP}": ".", "\N{FRACTION SLASH}": "/", "\N{FULLWIDTH SOLIDUS}": "/"}
+    | {"\N{FULLWIDTH DOLLAR SIGN}": "$", "\N{FULLWIDTH YEN SIGN}": "¥", "\N{FULLWIDTH POUND SIGN}": "£"}
+)
+_VULGAR = re.compile("(?:([0-9])[ \N{NARROW NO-BREAK SPACE}]?)?([¼-¾⅐-⅞])")  # 1½ and ½
+_RAISED = re.compile("(?<=10)([⁺⁻]?)([⁰¹²³⁴-⁹]{1,3})")
+_UNRAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_TEX = {r"\$": "$", "{,}": ",", r"\,": _THIN, r"\;": _THIN, r"\!": "", r"\%": "%", r"\times": "×", r"\cdot": "×"}
+_TEX_MARK = re.compile("|".join(re.escape(mark) for mark in _TEX))
+_TEX_FRACTION = re.compile(
+    r"([0-9])?\s?\\[dt]?frac\s?(?:\{\s?([0-9]{1,30})\s?\}\s?\{\s?([0-9]{1,30})\s?\}|([0-9])([0-9]))"
+)
 
 
 def judge(
     text: str, finish_reason: FinishReason, gold: str, extractor: Extractor
 ) -> tuple[dict[str, str | None], Verdict]:
     """Return what each extractor found, and the verdict: an answer that never came is not a wrong answer."""
-    extracted = {each.value: extract(text, each) for each in Extractor}
-    answer = extracted[extractor.value]
-    # a text that was cut off may hold numbers, but not its answer, unless it had said #### by then
-    if finish_reason is not FinishReason.stop and extracted[Extractor.strict.value] is None:
-        return extracted, Verdict.cut_off
-    if answer is None:
-        return extracted, Verdict.no_answer
-    return extracted, Verdict.correct if answer == gold else Verdict.wrong
+    found = {each.value: number for each, number in extract_all(text).items()}
+    answer = found[extractor.value]
+    if finish_reason is FinishReason.error:
+        return found, Verdict.cut_off
+    if answer is not None and answer == gold:
+        return found, Verdict.correct
+    if was_cut_off(found, finish_reason, extractor):
+        return found, Verdict.cut_off
+    return found, Verdict.no_answer if answer is None else Verdict.wrong
+
+
+def was_cut_off(found: dict[str, str | None], finish_reason: FinishReason, extractor: Extractor) -> bool:
+    """Whether a text ended before its answer: it may hold numbers, and had not said by then that this one is it."""
+    said = found[Extractor.strict.value if extractor is Extractor.flexible else extractor.value]
+    return finish_reason is not FinishReason.stop and said is None
 
 
 def gold_number(answer: str) -> str:
-    """Return the number after the last #### of a worked answer; raises ValueError when there is none."""
-    found = _STRICT.findall(answer)
-    if not found:
-        raise ValueError("the answer has no '#### NUMBER'")
-    return plain_number(found[-1])
+    """Return the number after the last #### of a worked answer, or the answer that is a number and nothing else."""
+    text = _readable(answer)
+    if found := _last(_STRICT.finditer(text)):
+        return _plain(found)
+    if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
+        return _plain(alone)
+    raise ValueError("the answer is no number, and has no '#### NUMBER'")
 
 
 def extract(text: str, extractor: Extractor) -> str | None:
-    """Return the answer's number in plain form, or None: the first after ####, or else the last of the text."""
-    text = text.replace("\N{MINUS SIGN}", "-")
-    strict = _STRICT.search(text)
-    if strict:
-        return plain_number(strict[1])
-    if extractor is Extractor.strict:
-        return None
-    found = _FLEXIBLE.findall(text)
-    return plain_number(found[-1]) if found else None
+    """Return the answer's number in plain form, or None."""
+    return extract_all(text)[extractor]
+
+
+def extract_all(text: str) -> dict[Extractor, str | None]:
+    """Return what each rule finds: the first after ####, or the last of the text, in \\boxed{}, after `answer is`."""
+    text = _readable(text)
+    found = {
+        Extractor.strict: _STRICT.search(text),
+        Extractor.flexible: _last(_WITHIN.finditer(text)),
+        Extractor.boxed: _last(_WITHIN.finditer(_last_box(text))),
+        Extractor.the_answer_is: _last(_THE_ANSWER_IS.finditer(text)),
+    }
+    return {extractor: _plain(match) if match else None for extractor, match in found.items()}
 
 
 def plain_number(text: str) -> str:
-    """Write a number without thousands commas, currency sign and trailing zeros: `$70,000.0` is `70000`."""
-    digits = re.sub(r"[,$\s]", "", text)
-    try:
-        value = Decimal(digits)
-    except InvalidOperation as error:
-        raise ValueError(f"not a number: {text!r}") from error
-    plain = f"{value.normalize():f}"
-    return "0" if plain == "-0" else plain
+    """Write a number without separators, currency and needless zeros: `$70,000.0` is `70000`, `2/6` is `1/3`."""
+    match = _ALONE.fullmatch(_readable(text).strip())
+    if match is None:
+        raise ValueError(f"not a number: {text[:80]!r}")
+    return _plain(match)
+
+
+def _readable(text: str) -> str:
+    """Write what other scripts and LaTeX have for digits, signs, separators and fractions as the patterns have it."""
+    if not text.isascii():
+        text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
+        text = _VULGAR.sub(_vulgar, text)
+        text = _RAISED.sub(lambda power: f"^{(power[1] + power[2]).translate(_UNRAISED)}", text)
+    if "\\" in text or "{,}" in text:
+        text = _TEX_MARK.sub(lambda mark: _TEX[mark[0]], text)
+        text = _TEX_FRACTION.sub(lambda it: f"{it[1] + ' ' if it[1] else ''}{it[2] or it[4]}/{it[3] or it[5]}", text)
+    return text
+
+
+def _vulgar(found: re.Match[str]) -> str:
+    fraction = unicodedata.normalize("NFKC", found[2]).replace("\N{FRACTION SLASH}", "/")
+    return f"{found[1]} {fraction}" if found[1] else fraction
+
+
+def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
+    kept = deque(matches, maxlen=1)
+    return kept[0] if kept else None
+
+
+def _last_box(text: str) -> str:
+    """Return what stands in the last \\boxed{}; empty where there is none, or where it was cut off."""
+    start = text.rfind("\\boxed{") + len("\\boxed{")
+    if start < len("\\boxed{"):
+        return ""
+    depth = 1
+    for brace in re.compile(r"[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return text[start : brace.start()]
+    return ""
+
+
+def _plain(match: re.Match[str]) -> str:
+    """Write what was found as a decimal, or as a fraction in lowest terms where no decimal is equal to it."""
+    negative = "-" in (match["sign"] or "")
+    if match["top"]:
+        value = Fraction(int(match["top"]), int(match["bottom"]))
+        value += int(match["whole"] or 0) if value < 1 else 0  # 2 3/4 is one number, 12 24/2 are two
+        return _signed(negative, _decimal(value) or str(value))
+    whole = re.sub(r"[^0-9]", "", match["digits"] or "")
+    rest = match["rest"] or match["only"] or ""
+    exponent = int(match["e"] or match["ten"] or 0)
+    digits, point = whole + rest, len(whole) + exponent
+    digits, point = ("0" * -point + digits, 0) if point < 0 else (digits.ljust(point, "0"), point)
+    return _signed(negative, _trimmed(digits[:point], digits[point:]))
+
+
+def _decimal(value: Fraction) -> str | None:
+    """Write a fraction as a decimal that is equal to it; None where there is none."""
+    left, places = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while left % prime == 0:
+            left, count = left // prime, count + 1
+        places = max(places, count)
+    if left != 1:
+        return None
+    digits = str(value.numerator * 10**places // value.denominator).rjust(places, "0")
+    return _trimmed(digits[: len(digits) - places], digits[len(digits) - places :])
+
+
+def _trimmed(whole: str, rest: str) -> str:
+    whole, rest = whole.lstrip("0") or "0", rest.rstrip("0")
+    return f"{whole}.{rest}" if rest else whole
+
+
+def _signed(negative: bool, number: str) -> str:
+    return f"-{number}" if negative and number != "0" else number

@@ -1,16 +1,15 @@
 """A plan of parts to look at: rows for tables, lines of text, a picture with one bar per part, a command for vLLM.
 
-The picture is SVG, written by hand: every browser and MLflow's page show it, and no plotting library has to be loaded
-into a process that otherwise needs a few MiB.
+The picture is SVG, written by hand: no plotting library has to be loaded into a process that otherwise needs a few MiB.
 """
 
 from __future__ import annotations
 
 import shlex
-from html import escape
 from typing import Any
 
 from runner.core.machine import MIB
+from runner.core.svg import box, document, text
 from runner.sharding.strategies import PlannedPart
 
 COLOURS = {
@@ -66,32 +65,21 @@ def svg(parts: list[PlannedPart], title: str) -> str:
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
     height = TOP + STEP * len(parts) + 10
-    drawn = [_text(LEFT, 20, title, "bold")]
+    drawn = [text(LEFT, 20, title, bold=True)]
     x = float(LEFT)
     for kind in kinds:
-        drawn += [_box(x, 32, 12, 12, COLOURS[kind], kind), _text(x + 18, 43, kind)]
+        drawn += [box(x, 32, 12, 12, COLOURS[kind], kind), text(x + 18, 43, kind)]
         x += 34 + 7.5 * len(kind)
     for number, part in enumerate(parts):
         y, x = TOP + STEP * number, float(LEFT)
         layers = "" if part.layers is None else f" · {part.layers[0]}-{part.layers[1]}"
-        drawn.append(_text(8, y + 18, f"part {part.part_id}{layers}"))
+        drawn.append(text(8, y + 18, f"part {part.part_id}{layers}"))
         for kind, nbytes in part.sections.items():
             width = WIDTH * nbytes / largest
-            drawn.append(_box(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB"))
+            drawn.append(box(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB"))
             x += width
-        drawn.append(_text(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
-    size = f'width="{LEFT + WIDTH + 130}" height="{height}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *drawn, "</svg>"]) + "\n"
-
-
-def _box(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-    return f'<rect {place} fill="{colour}"><title>{escape(title)}</title></rect>'
-
-
-def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}">{escape(text)}</text>'
+        drawn.append(text(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
+    return document(LEFT + WIDTH + 130, height, drawn)
 
 
 def vllm(model: str, revision: str | None, parts: list[PlannedPart], settings: dict[str, Any]) -> str:

@@ -16,24 +16,26 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core import machine
+from runner.core.console import say
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
 from runner.core.texts import parse_json
 from runner.store.artifacts import first_changed
+from runner.store.lines import GrowingFile, damaged, read_evidence
 
 log = logging.getLogger(__name__)
 
 MORE_MEMORY = 1.25  # times what was free when it was too short: worth another try
 LOCK = ".lock"  # in a job's folder: held by who is doing it
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
+SAMPLES = "samples.jsonl"
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -43,11 +45,12 @@ class Job:
 
     job_id: str
     folder: Path
+    kin: str = ""  # the part of its identity that it shares with jobs that put other questions; empty: it has none
 
     @property
     def samples_path(self) -> Path:
         """Where the samples are, one a line."""
-        return self.folder / "samples.jsonl"
+        return self.folder / SAMPLES
 
     def recorded(self) -> Record | None:
         """Return the finished record, or None when the job has to run (again)."""
@@ -85,7 +88,7 @@ class Job:
 
     def forget(self) -> None:
         """Drop what an earlier run of this job left, of a task that looks again every time."""
-        for name in ("samples.jsonl", "completions.jsonl", "measured.json", "result.json", "log.txt"):
+        for name in (SAMPLES, "completions.jsonl", "measured.json", "result.json", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
@@ -112,8 +115,17 @@ class Job:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], measures: bool) -> Job:
-    """Name the job by what can change its answer: config, hashes of what it reads, scoring, machine."""
+def identify(
+    config: RunnerConfig,
+    task_version: int,
+    evidence: dict[str, str],
+    measures: bool,
+    apart: frozenset[str] = frozenset(),
+) -> Job:
+    """Name the job by what can change its answer: config, hashes of what it reads, scoring, machine.
+
+    `apart` are the keys and hashes in which jobs may differ whose answers to the same questions are the same.
+    """
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
@@ -122,18 +134,32 @@ def identify(config: RunnerConfig, task_version: int, evidence: dict[str, str], 
     }
     if measures:
         identity |= {"machine": machine.describe(), "versions": machine.versions()}
+    job_id = f"{config.task.name}-{_short_hash(identity)}"
+    for part in ("config", "evidence"):
+        identity[part] = {key: value for key, value in identity[part].items() if key not in apart}
+    kin = _short_hash(identity) if apart else ""
+    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id, kin)
+
+
+def _short_hash(identity: dict[str, Any]) -> str:
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    job_id = f"{config.task.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @contextmanager
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
-    """Hold the job against other processes; while another one has it, wait for it or raise JobHeld."""
+    """Hold the job against other processes; while another one has it, say so and wait for it, or raise JobHeld."""
+    held = f"{job.job_id} is being done by another process"
     try:
-        lock = hold(job.folder / LOCK, wait)
+        try:
+            lock = hold(job.folder / LOCK, wait=False)
+        except BlockingIOError:
+            if not wait:
+                raise
+            say(f"{held}: waiting for its end")
+            lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
-        raise JobHeld(f"{job.job_id} is being done by another process") from error
+        raise JobHeld(held) from error
     except OSError as error:
         raise cannot_write(job.folder, error) from error
     with lock:
@@ -164,17 +190,20 @@ def is_held(file: Path) -> bool:
 
 
 class Recorder:
-    """What a task writes through: samples on disk line by line, files in the job folder, a progress bar."""
+    """What a task writes through: samples on disk line by line, files in the job folder, a progress bar.
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    Samples of another kind than those that the job is asked for have a file of their own, by its name.
+    """
+
+    def __init__(self, job: Job, name: str = SAMPLES) -> None:
+        self.job, self.path = job, job.folder / name
         self.done: dict[int, Sample] = {}  # the answers, by index
         self.failed: dict[int, Sample] = {}  # what ended in an error, and is asked again by the next start
         self._lines: dict[int, int] = {}  # of the samples that were there: where they stand in the file
-        for index, (number, sample) in _read_lines(job.samples_path, repair=True).items():
+        for index, (number, sample) in _numbered(self.path, repair=True).items():
             self._keep(sample)
             self._lines[index] = number
-        self._file: FileIO | None = None
+        self._file = GrowingFile(self.path)
 
     @property
     def folder(self) -> Path:
@@ -183,14 +212,7 @@ class Recorder:
 
     def sample(self, sample: Sample) -> None:
         """Append one sample at once, so that a kill loses at most the line being written."""
-        line = (sample.to_json() + "\n").encode()
-        try:
-            if self._file is None:
-                self._file = self.job.samples_path.open("ab", buffering=0)
-            while line:  # unbuffered: a write that a full disk cuts short says how far it got
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise cannot_write(self.job.samples_path, error) from error
+        self._file.append(sample.to_json())
         self._keep(sample)
 
     def _keep(self, sample: Sample) -> None:
@@ -207,7 +229,7 @@ class Recorder:
     def verify(self, index: int, why_not: str | None) -> None:
         """Refuse a sample that an earlier start has left, by its line, where there is a reason to."""
         if why_not is not None:
-            raise damaged(self.job.samples_path, self._lines[index], why_not)
+            raise damaged(self.path, self._lines[index], why_not)
 
     def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
         """Return a progress bar to use in a `with`."""
@@ -215,43 +237,23 @@ class Recorder:
 
     def close(self) -> None:
         """Close the samples file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
 
 def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
     """Read samples.jsonl by index; with repair, cut off a last line that a crash left torn."""
-    return {index: sample for index, (_, sample) in _read_lines(path, repair).items()}
+    return {index: sample for index, (_, sample) in _numbered(path, repair).items()}
 
 
-def _read_lines(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
+def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
     """Return the line that counts of each index, with its number: a line may follow only after one with an error."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if repair and len(whole) < len(data):
-        os.truncate(path, len(whole))
     samples: dict[int, tuple[int, Sample]] = {}
-    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
-        try:
-            sample = Sample.from_json(line.decode())
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise damaged(path, number, f"is not a sample ({error})") from error
+    for number, sample in read_evidence(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))
         if earlier is not None and not earlier.failed and earlier != sample:
             raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
         samples[sample.index] = number, sample
     return samples
-
-
-def damaged(path: Path, number: int, why: str) -> EvidenceError:
-    """Return the error about a line of samples.jsonl that cannot be gone on from."""
-    return EvidenceError(
-        f"{path}, line {number} {why}. Nothing was changed: mend or delete that line, or run with rerun=true to "
-        "generate all samples again"
-    )
 
 
 def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:

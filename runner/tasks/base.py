@@ -35,6 +35,8 @@ class Inputs:
     """What a task has read before it runs; a task adds what it needs in a subclass."""
 
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
+    # of these and of the config's keys, those in which jobs may differ that take answers over from one another
+    apart: frozenset[str] = field(default=frozenset(), kw_only=True)
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
 
@@ -64,7 +66,7 @@ class Task(Protocol):
     """What every task module has. Where it applies, a module has one of these functions as well.
 
     deliver(inputs, config, job, result): hand over what keys outside the identity ask for now and did not ask for then
-    preview(inputs): return lines for a plan, from files' headers alone
+    preview(inputs, config, resolved): return lines for a plan, without a weight; empty where there are none
     predict_mib(config): return the memory that the job needs, which loads from a location of its own
     joins(config): under torchrun, serve the process that has the job and return the exit code; None in that process
     """

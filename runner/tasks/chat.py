@@ -35,8 +35,9 @@ from runner.engines.base import (
 )
 from runner.engines.session import Session
 from runner.store.jobs import write_atomically
+from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import Measured, count_completions, sample_of
+from runner.tasks.completing import count_completions, sample_of
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -124,6 +125,8 @@ class Chat:
                     else:
                         self._answer(line, pressed)
                 except RunnerError as error:
+                    if not (self.turns or line.startswith("/")):  # whom no first turn reaches, no other one will
+                        raise
                     say(f"error: {error}")
 
     def _command(self, line: str) -> None:

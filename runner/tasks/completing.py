@@ -7,79 +7,31 @@ prompt that is longer than the model reads, the next start says what stands and 
 
 from __future__ import annotations
 
-import json
-import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.core import machine
 from runner.core.errors import JobFailed
-from runner.core.result import FinishReason, Sample
+from runner.core.result import Choice, FinishReason, Sample, Verdict
+from runner.core.stats import wilson_interval
 from runner.engines.base import (
     Completion,
     Engine,
     EngineReport,
-    EngineStats,
     Request,
+    RequestId,
     complete,
     request_sha256,
     require,
 )
-from runner.store.jobs import Recorder, write_atomically
+from runner.store import kin
+from runner.store.jobs import Recorder
+from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context
 
-MEASURED = "measured.json"
-WRITE_EVERY_S = 1.0
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
-
-
-@dataclass
-class Measured:
-    """What the engine has said and what was measured of it, kept beside the samples while they come.
-
-    A job whose result.json is lost, or that goes on after a kill, has it from there.
-    """
-
-    report: EngineReport
-    stats: EngineStats
-    peak_rss_mib: float
-    machine: str
-    company: str  # what else had the process and the machine meanwhile
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What the job reports of it."""
-        return self.report.metrics | self.stats.speed | {"peak_rss_mib": self.peak_rss_mib}
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What the job says of it in words."""
-        return self.report.facts | {"measured": self.company, "machine": self.machine}
-
-    def after(self, earlier: Measured | None) -> Measured:
-        """Add it to what earlier starts have measured, where that was on a machine like this one."""
-        if earlier is None or earlier.machine != self.machine or self.report.parts:
-            return self
-        company = next((one for one in (earlier.company, self.company) if one != machine.ALONE), machine.ALONE)
-        peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
-        return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, company)
-
-    def write(self, folder: Path) -> None:
-        """Keep it in a job's folder."""
-        write_atomically(folder / MEASURED, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def read(cls, folder: Path) -> Measured | None:
-        """Return what earlier starts have measured; None where there is nothing readable, which costs no answer."""
-        try:
-            values = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
-            report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
-            return cls(report, stats, **values)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
 
 
 @dataclass
@@ -91,11 +43,12 @@ class Completed:
     problems: list[str] = field(default_factory=list)  # the questions without an answer: the job has FAILED
     measured: Measured | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)  # of an engine that only other jobs have opened
 
     @property
     def facts(self) -> dict[str, str]:
         """What is known of the engine, in words."""
-        return self.measured.facts if self.measured else {}
+        return self.measured.facts if self.measured else self.known
 
     @property
     def parts(self) -> list[dict[str, Any]]:
@@ -107,66 +60,71 @@ def complete_missing(
     what: str,
     requests: list[Request],
     context: Context,
-    to_sample: Callable[[Completion], Sample],
+    to_sample: Callable[..., Sample],
     news: Callable[[Sample], dict[str, str]] = lambda _: {},
     why_not: Callable[[Sample], str | None] = lambda _: None,
+    adopted: Callable[[Sample], Sample | None] = lambda _: None,
+    look: Callable[[Engine, EngineReport], None] = lambda *_: None,
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
-    `news` is asked about each new sample for what the progress bar shows besides the speed, `why_not` about each that
-    an earlier start has left: the reason why it is none of this job's. A job without any answer has failed.
+    `to_sample` is given all completions of a request. `news` is asked about each new sample for what the progress bar
+    shows besides the speed, `why_not` about each that an earlier start has left: the reason why it is none of this
+    job's, `adopted` about each that another job has: as this job would have it, or None. `look` may add to what is
+    said of the engine, once it is loaded. A job without any answer has failed.
     """
     recorder = context.recorder
+    kin.mark(recorder.job)
     refuse_foreign(recorder, requests, why_not)
     todo = to_ask(requests, context)
-    reused, again = len(requests) - len(todo), sum(request.id in recorder.failed for request in todo)
+    asked = {int(request.id) for request in todo}
+    own = [sample for index, sample in recorder.samples.items() if index not in asked]
     done = Completed([])
-    if reused:
-        done.notes.append(f"{reused} of {len(requests)} samples were on disk from an earlier, interrupted run")
-    if again:
-        done.notes.append(f"{again} samples that had ended in an error were asked again")
-    done.measured = earlier = Measured.read(recorder.folder) if reused else None
+    done.measured = earlier = Measured.read(recorder.folder) if own else None
+    taken: dict[int, Sample] = {}
+    if todo and context.config.rerun not in (True, "all"):
+        taken, done.notes = kin.offered(recorder.job, asked, adopted)
+        todo = [request for request in todo if request.id not in taken]
+    again = sum(request.id in recorder.failed for request in todo)
     if todo:
         company = machine.Company()
         machine.reset_peak()
         engine = context.engine()
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
-            report = engine.load()
+            measuring = Measuring(engine, company, recorder.folder, earlier)
+            look(engine, measuring.report)
             refuse_other_prompts(recorder, requests, engine)
+            offered = [request for request in requests if request.id in taken]
+            others = [request for request in offered if not answers(taken[int(request.id)], request, engine)]
+            todo += others
+            take(recorder, {index: taken[index] for index in taken.keys() - {request.id for request in others}})
             bar.describe(what)
-            ended = reused
+            ended = len(requests) - len(todo)
             last_news: dict[str, str] = {}
 
             def show() -> None:
-                stats = engine.stats
-                rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
-                speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_s else ""
-                live = {key: value for key, value in (("decode", speed), ("rows", rows)) if value}
-                bar.show(ended + stats.under_way, **last_news, **live)
-
-            def keep() -> Measured:
-                peak_mib, words = machine.peak_rss_mib(), company.describe()
-                found = Measured(report, engine.stats, peak_mib, machine.name(), words).after(earlier)
-                found.write(recorder.folder)
-                return found
+                bar.show(ended + engine.stats.under_way, **last_news, **measuring.live())
 
             show()
-            kept_at = 0.0
-            for completion in complete(engine, todo, on_step=show):
-                sample = to_sample(completion)
+            for choices in completed(engine, todo, on_step=show):
+                sample = to_sample(*choices)
                 recorder.sample(sample)
-                if time.monotonic() - kept_at > WRITE_EVERY_S:
-                    keep()
-                    kept_at = time.monotonic()
+                measuring.keep_now_and_then()
                 ended += 1
                 last_news = news(sample)
                 show()
-        done.measured = keep()
+        done.measured = measuring.keep()
+    else:
+        take(recorder, taken)
+    done.samples = [recorder.samples[int(request.id)] for request in requests]
+    done.notes += where_from(done.samples, own, again)
     if done.measured is not None:
         done.notes += done.measured.report.notes + done.measured.stats.notes
         done.metrics = dict(done.measured.metrics)
-    done.samples = [recorder.samples[int(request.id)] for request in requests]
+    elif elsewhere := said_elsewhere(recorder, done.samples):
+        done.known = elsewhere.facts
+        done.notes += elsewhere.notes
     done.metrics |= who_did_what(done.samples)
     if done.measured is not None and (said_by := answered_by(done.samples)):
         done.measured.report.facts["answered_by"] = said_by
@@ -176,9 +134,82 @@ def complete_missing(
     return done
 
 
-def to_ask(requests: list[Request], context: Context) -> list[Request]:
+def complete_beside(
+    what: str,
+    requests: list[Request],
+    context: Context,
+    file: str,
+    to_sample: Callable[..., Sample],
+    why_not: Callable[[Sample], str | None],
+    batch_size: int | None = None,
+) -> tuple[list[Sample], list[str]]:
+    """Complete what a job asks besides its questions, into a file of its own; return all of it, and its problems.
+
+    It is recorded and gone on with as the questions are, and no part of the speed that the job reports.
+    """
+    recorder = Recorder(context.recorder.job, file)
+    try:
+        refuse_foreign(recorder, requests, why_not)
+        todo = to_ask(requests, context, recorder)
+        if todo:
+            engine = context.engine()
+            require(engine, what, frozenset().union(*(request.needs for request in todo)))
+            with recorder.progress(len(requests), what) as bar:
+                engine.load()
+                refuse_other_prompts(recorder, requests, engine)
+                for ended, choices in enumerate(completed(engine, todo, batch_size), len(requests) - len(todo) + 1):
+                    recorder.sample(to_sample(*choices))
+                    bar.show(ended)
+        samples = [recorder.samples[int(request.id)] for request in requests]
+        return samples, [f"{what}: {problem}" for problem in unanswered(samples)]
+    finally:
+        recorder.close()
+
+
+def completed(
+    engine: Engine, requests: list[Request], batch_size: int | None = None, on_step: Callable[[], None] | None = None
+) -> Iterator[list[Completion]]:
+    """Yield the completions of each request as soon as all of them are there, in their order."""
+    asked = {request.id: request.n for request in requests}
+    there: dict[RequestId, list[Completion]] = {}
+    for completion in complete(engine, requests, batch_size, on_step):
+        choices = there.setdefault(completion.id, [])
+        choices.append(completion)
+        if len(choices) == asked[completion.id]:
+            yield sorted(there.pop(completion.id), key=lambda one: one.choice)
+
+
+def take(recorder: Recorder, samples: dict[int, Sample]) -> None:
+    """Record what other jobs have answered, in the order of the questions."""
+    for index in sorted(samples):
+        recorder.sample(samples[index])
+
+
+def where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str]:
+    """Say of samples where they come from, unless they were all generated just now."""
+    generated = sum(sample.taken_from is None for sample in own)
+    givers = Counter(sample.taken_from for sample in samples if sample.taken_from is not None)
+    notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(generated)
+    notes += [f"{again} samples that had ended in an error were asked again"] * bool(again)
+    return notes + [
+        f"{count} of {len(samples)} samples were taken from job {giver}, which had put the same questions: their time, "
+        "speed and cost are not counted here"
+        for giver, count in givers.most_common()
+    ]
+
+
+def said_elsewhere(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
+    """Return what the job that gave the most samples has said of its engine; nothing that was measured."""
+    givers = Counter(sample.taken_from for sample in samples if sample.taken_from is not None)
+    for giver, _ in givers.most_common():
+        if measured := Measured.read(kin.folder_of(recorder.job, str(giver))):
+            return measured.report
+    return None
+
+
+def to_ask(requests: list[Request], context: Context, recorder: Recorder | None = None) -> list[Request]:
     """Return the requests without an answer; those that can have none are asked again with rerun=failed only."""
-    recorder, insists = context.recorder, context.config.rerun == "failed"
+    recorder, insists = recorder or context.recorder, context.config.rerun == "failed"
     hopeless = {index for index, sample in recorder.failed.items() if sample.permanent and not insists}
     return [request for request in requests if request.id not in recorder.done and request.id not in hopeless]
 
@@ -190,6 +221,13 @@ def problems(what: str, samples: list[Sample]) -> list[str]:
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(hopeless) == len(failed) else ""
         raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}")
+    return unanswered(samples)
+
+
+def unanswered(samples: list[Sample]) -> list[str]:
+    """Say which questions have no answer, why, and what to do."""
+    failed = [sample for sample in samples if sample.failed]
+    hopeless = [sample for sample in failed if sample.permanent]
     passing = [sample for sample in failed if not sample.permanent]
     kinds = (
         (passing, "ended in an error", "The others are kept; the same command asks these again"),
@@ -214,8 +252,28 @@ def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: En
     """Refuse samples on disk that answer another prompt than the model would see now."""
     for request in requests:
         sample = recorder.done.get(int(request.id))
-        if sample is not None and sample.prompt_sha256 != request_sha256(engine.encode(request)[0], request):
+        if sample is not None and not answers(sample, request, engine):
             recorder.verify(sample.index, f"answers another prompt than sample {sample.index} of this job")
+
+
+def answers(sample: Sample, request: Request, engine: Engine) -> bool:
+    """Whether a sample answers the prompt that the model would see now."""
+    return sample.prompt_sha256 == request_sha256(engine.encode(request)[0], request)
+
+
+def score(samples: list[Sample]) -> dict[str, float]:
+    """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval, errors among the n."""
+    counts, n = Counter(sample.verdict for sample in samples), len(samples)
+    low, high = wilson_interval(counts[Verdict.correct], n)
+    return {
+        "accuracy": counts[Verdict.correct] / n,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "n": n,
+        **{verdict.value: counts[verdict] for verdict in Verdict},
+        "errors": sum(sample.failed for sample in samples),
+        **token_counts(samples),
+    }
 
 
 def token_counts(samples: list[Sample]) -> dict[str, float]:
@@ -228,7 +286,7 @@ def token_counts(samples: list[Sample]) -> dict[str, float]:
 
 def who_did_what(samples: list[Sample]) -> dict[str, float]:
     """Add up cost, and answers, calls and tokens by who gave them, where there is anything of the kind to tell."""
-    costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None]
+    costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.taken_from is None]
     counts: Counter[str] = Counter()
     for sample in samples:
         for call in sample.calls or []:
@@ -247,23 +305,27 @@ def answered_by(samples: list[Sample]) -> str:
     return ", ".join(f"{who} {number}" for who, number in given.most_common())
 
 
-def sample_of(completion: Completion) -> Sample:
-    """Return a completion as a sample that nobody has judged."""
+def sample_of(*choices: Completion) -> Sample:
+    """Return what became of a request as a sample that nobody has judged."""
+    first = next((one for one in choices if one.error is not None), choices[0])
+    several = [Choice(one.text, one.token_ids, one.finish_reason, one.new_tokens) for one in choices]
+    costs = [one.cost_usd for one in choices if one.cost_usd is not None]
     return Sample(
-        index=int(completion.id),
-        prompt_sha256=completion.prompt_sha256,
-        prompt_tokens=completion.prompt_tokens,
-        text=completion.text,
-        token_ids=completion.token_ids,
-        finish_reason=completion.finish_reason,
-        seconds=round(completion.seconds, 6),
-        error=completion.error,
-        permanent=completion.permanent,
-        branches=completion.branches,
-        calls=completion.calls,
-        new_tokens=completion.new_tokens,
-        by=completion.by,
-        cost_usd=completion.cost_usd,
+        index=int(first.id),
+        prompt_sha256=first.prompt_sha256,
+        prompt_tokens=max(one.prompt_tokens for one in choices),  # some say it of the first choice only
+        text=first.text,
+        token_ids=first.token_ids if len(choices) == 1 else [],
+        finish_reason=first.finish_reason,
+        seconds=round(max(one.seconds for one in choices), 6),
+        error=first.error,
+        permanent=first.permanent,
+        branches=first.branches,
+        choices=several if len(choices) > 1 else None,
+        calls=first.calls,
+        new_tokens=first.new_tokens if len(choices) == 1 else None,
+        by=first.by,
+        cost_usd=sum(costs) if costs else None,
     )
 
 

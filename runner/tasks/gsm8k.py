@@ -2,101 +2,179 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Extractor, Gsm8kConfig
+from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
-from runner.core.stats import wilson_interval
-from runner.datasets.gsm8k import Item, describe, items_sha256, load_examples, load_questions
-from runner.engines.base import Completion, Message, Prompt, Request
+from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
+from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.twins import twins_of
+from runner.engines.base import Completion, Engine, EngineReport, Request
+from runner.engines.kinds import kind_of
 from runner.scorers.numbers import judge
+from runner.scorers.votes import elect
+from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import complete_missing, sample_of, token_counts
+from runner.tasks.completing import complete_missing, sample_of, score
+from runner.tasks.gsm8k_trust import (
+    Found,
+    by_number_of_answers,
+    check_contamination,
+    check_invariance,
+    look_at_prompts,
+    trust_report,
+    warnings,
+)
 
-VERSION = 1
+VERSION = 2
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
-TEXT_STOPS = ("\n\nQuestion:", "\nQuestion:")  # a completion of plain text goes on to the next question
+log = logging.getLogger(__name__)
+
+
+# Jobs that differ in these have the same answers to the same questions, and take them over from one another.
+APART = frozenset({"data", "twins", "task.limit", "task.check_invariance", "task.check_contamination"})
+NO_QUESTION = Item("QUESTION", "", "")  # stands in the form that all prompts have
 
 
 @dataclass
 class Problems(Inputs):
-    """The questions of the job and the worked examples that go before each."""
+    """The questions of the job, the worked examples that go before each, and the twins of some."""
 
     task: Gsm8kConfig
     items: list[Item]
-    examples: list[Item]
+    shots: list[list[Item]]
+    twins: dict[int, Item]  # by the number of the question
 
 
 def prepare(config: RunnerConfig) -> Problems:
     """Read and hash the questions and the worked examples."""
     task = config.task
     assert isinstance(task, Gsm8kConfig)
-    items = load_questions(task.data, task.split, task.limit)
-    examples = load_examples(task.data, task.shots_data, task.split, task.shots)
-    hashes = {"data": items_sha256(items), "shots": items_sha256(examples)}
-    return Problems(hashes, task, items, examples, data=describe(task.data, task.split, hashes["data"]))
+    items = load_questions(task)
+    shots, shots_sha256 = load_shots(task, items)
+    hashes = {"data": items_sha256(items), "shots": shots_sha256}
+    first = items[: task.check_contamination]
+    twins = twins_of(task.data, task.split, first)
+    if first:
+        why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
+        check(bool(twins), "task.check_contamination", task.check_contamination, why)
+        hashes["twins"] = items_sha256(list(twins.values()))
+    source = describe(task.data, task.split, hashes["data"])
+    return Problems(hashes, task, items, shots, twins, data=source, apart=APART)
 
 
 def run(inputs: Problems, context: Context) -> Result:
-    """Generate what is not on disk yet, judge each completion, add up."""
-    task, items = inputs.task, inputs.items
-    stop = TEXT_STOPS if task.prompt is PromptStyle.text else ()
-    requests = [Request(index, build_prompt(task, item, inputs.examples), stop) for index, item in enumerate(items)]
+    """Generate what is not on disk yet, judge each completion, add up, and find out how far that can be trusted."""
+    task, items = inputs.task, dict(enumerate(inputs.items))
+    if task.show_prompt:
+        log.info("%s", preview(inputs, context.config, context.resolved))
+    requests = asking(inputs, items)
     tally = Counter(sample.verdict for sample in context.recorder.done.values())
 
     def accuracy(sample: Sample) -> dict[str, str]:
         tally[sample.verdict] += 1
         return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
 
-    def to_sample(completion: Completion) -> Sample:
-        return judged(task, items[int(completion.id)], sample_of(completion))
+    def look(engine: Engine, report: EngineReport) -> None:
+        (form,) = asking(inputs, {0: NO_QUESTION})
+        look_at_prompts(task.prompt.value, len(inputs.shots[0]), form, requests[0], engine, report)
 
-    def why_not(sample: Sample) -> str | None:
-        item = items[sample.index]
-        if (sample.question, sample.gold) != (item.question, item.gold):
-            return f"holds another question or gold answer than question {sample.index} of this job"
-        return None if judged(task, item, sample) == sample else "was judged otherwise than its text is now"
-
-    done = complete_missing("gsm8k", requests, context, to_sample, accuracy, why_not)
-    metrics = score(done.samples) | done.metrics
-    return Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems)
-
-
-def score(samples: list[Sample]) -> dict[str, float]:
-    """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval, errors among the n."""
-    counts, n = Counter(sample.verdict for sample in samples), len(samples)
-    low, high = wilson_interval(counts[Verdict.correct], n)
-    return {
-        "accuracy": counts[Verdict.correct] / n,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "n": n,
-        **{verdict.value: counts[verdict] for verdict in Verdict},
-        "errors": sum(sample.failed for sample in samples),
-        **token_counts(samples),
-    }
+    done = complete_missing(
+        "gsm8k",
+        requests,
+        context,
+        partial(to_sample, task, items),
+        accuracy,
+        partial(why_not, task, items),
+        lambda sample: sample if why_not(task, items, sample) is None else None,
+        look,
+    )
+    metrics = score(done.samples) | trust_report(done.samples, done.facts)
+    by_number, rows = by_number_of_answers(done.samples, task)
+    result = Result(metrics | by_number | done.metrics, rows, done.facts, done.notes, problems=done.problems)
+    result.notes += [*unlike_lm_eval(task, context.config.generation), *warnings(metrics, done.facts)]
+    for found in checks(inputs, requests, done.samples, context):
+        result.metrics |= found.metrics
+        result.notes += found.notes
+        result.problems += found.problems
+    return result
 
 
-def build_prompt(task: Gsm8kConfig, item: Item, examples: list[Item]) -> Prompt:
-    """Put the question as a chat or as plain text, after the worked examples."""
-    if task.prompt is PromptStyle.text:
-        blocks = [f"Question: {example.question}\nAnswer: {example.answer}" for example in examples]
-        return "\n\n".join([*blocks, f"Question: {item.question}\nAnswer:"])
-    turns = [Message("system", task.system)] if task.system else []
-    for example in examples:
-        turns += [Message("user", _ask(task, example)), Message("assistant", example.answer)]
-    return (*turns, Message("user", _ask(task, item)))
+def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Show the prompts of a job that is done already, where that is asked for."""
+    if inputs.task.show_prompt:
+        log.info("%s", preview(inputs, config, resolve(config)))
 
 
-def _ask(task: Gsm8kConfig, item: Item) -> str:
-    return f"{item.question}\n\n{task.instruction}" if task.instruction else item.question
+def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
+    """Return the first prompts as the model sees them, as many as are asked for; the tokenizer is all that it takes."""
+    requests = asking(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
+    seen = [kind_of(config.model).seen(config, resolved, request.prompt) for request in requests]
+    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in enumerate(seen))
 
 
-def judged(task: Gsm8kConfig, item: Item, sample: Sample) -> Sample:
-    """Return a sample with its question and its verdict."""
-    found, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
-    return replace(sample, question=item.question, gold=item.gold, extracted=found, verdict=verdict)
+def checks(inputs: Problems, requests: list[Request], samples: list[Sample], context: Context) -> Iterator[Found]:
+    """Do the checks that are asked for."""
+    task, twins = inputs.task, inputs.twins
+    if task.check_invariance:
+        first, items = requests[: task.check_invariance], dict(enumerate(inputs.items))
+        yield check_invariance(first, samples, context, partial(to_sample, task, items))
+    if task.check_contamination:
+        wanted = min(task.check_contamination, len(inputs.items))
+        judging = partial(to_sample, task, twins), partial(why_not, task, twins)
+        yield check_contamination(asking(inputs, twins), samples, context, *judging, wanted)
+
+
+def asking(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
+    """Return what is asked for each question, by its number."""
+    task = inputs.task
+    prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
+    return [Request(number, prompt, stop_texts(task), n=task.samples) for number, prompt in prompts.items()]
+
+
+def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:
+    """Return what became of a question."""
+    return judged(task, items, sample_of(*choices))
+
+
+def why_not(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> str | None:
+    """Say why a sample is none of this job's; None where it is."""
+    item = items.get(sample.index)
+    if item is None or (sample.question, sample.gold) != (item.question, item.gold):
+        return f"holds another question or gold answer than question {sample.index} of this job"
+    if len(sample.said) != task.samples:
+        return f"holds {len(sample.said)} answers, and this job asks for {task.samples}"
+    return None if judged(task, items, sample) == sample else "was judged otherwise than its text is now"
+
+
+def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample:
+    """Return a sample with its question and its verdict; of several answers, with what they have elected."""
+    item = items[sample.index]
+    if sample.choices is None:
+        found, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
+        return replace(sample, question=item.question, gold=item.gold, extracted=found, verdict=verdict)
+    choices = []
+    for choice in sample.choices:
+        found, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
+        choices.append(replace(choice, extracted=found, verdict=verdict))
+    votes = {each: elect(choices, item.gold, each) for each in Extractor}
+    vote = votes[task.extractor]
+    return replace(
+        sample,
+        question=item.question,
+        gold=item.gold,
+        text=choices[vote.winner].text,
+        finish_reason=sample.finish_reason if sample.failed else choices[vote.winner].finish_reason,
+        extracted={each.value: found.answer for each, found in votes.items()},
+        verdict=vote.verdict,
+        choices=choices,
+    )

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from runner.checkpoints import random_weights, resolve
 from runner.checkpoints.layout import find_layers
+from runner.checkpoints.resolve import Resolved
 from runner.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import Print, RunnerConfig
@@ -65,7 +66,7 @@ def prepare(config: RunnerConfig) -> Planned:
     return Planned({"source": sha256_of([plan.state["files"], companions])}, plan)
 
 
-def preview(inputs: Planned) -> str:
+def preview(inputs: Planned, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
     """Say what would go where."""
     return "\n".join(plan_picture.lines(inputs.plan.parts))
 

@@ -1,0 +1,149 @@
+"""Are our prompts and scores those of lm-evaluation-harness? A part of gsm8k_vs_lmeval.py: see there.
+
+lm-eval's own task runs in its own environment: it makes the prompts, generates, filters and scores. Ours does the same
+by `task.prompt=lm_eval_5shot` on the same files and model folder, and everything is compared question by question.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engines import markdown
+
+from runner.config.task import Extractor, Gsm8kConfig, PromptStyle
+from runner.core.result import Sample
+from runner.datasets.asking import build_prompt, load_shots, stop_texts
+from runner.datasets.gsm8k import load_questions
+from runner.embedded.problems import DISTINCT, Split, problems
+from runner.store.jobs import read_samples
+
+ROOT = Path(__file__).resolve().parents[1]
+AWKWARD = ROOT / "tests" / "scorers" / "awkward_outputs.jsonl"
+NEW_TOKENS = 256  # of both
+SCORED = (Extractor.strict.value, Extractor.flexible.value)
+
+
+def ask_lm_eval(python: str, data: Path, answers: list[str] | None = None, **request: Any) -> list[dict[str, Any]]:
+    """Return prompt, text, and what each filter found and scored, question by question."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "answer.json")
+        usual = {"model": None, "answers": answers or [], "data": str(data), "limit": None, "answer": str(answer)}
+        command = [python, str(Path(__file__).with_name("lmeval_scores_side.py"))]
+        done = subprocess.run(command, input=json.dumps(usual | request), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"lm-eval failed:\n{done.stderr[-2000:]}")
+        found: list[dict[str, Any]] = json.loads(answer.read_text())
+        return found
+
+
+def write_rows(file: Path, rows: list[tuple[str, str]]) -> None:
+    """Write questions and answers as the lines of a data set."""
+    lines = (json.dumps({"question": question, "answer": answer}) for question, answer in rows)
+    file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def write_embedded(folder: Path, split: Split, questions: int) -> Path:
+    """Write embedded problems as files that both can read: all of train, and the first of a split as the test split."""
+    folder.mkdir()
+    for name, source, count in (("train", Split.TRAIN, DISTINCT), ("test", split, questions)):
+        write_rows(folder / f"{name}.jsonl", [(one.question, one.answer) for one in problems(source, count)])
+    return folder
+
+
+def check_awkward(python: str, folder: Path) -> None:
+    """Ask lm-eval again what tests/scorers compares with."""
+    known = [json.loads(line) for line in AWKWARD.read_text().splitlines()]
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", [("?", "#### 1")] * 9)
+    write_rows(folder / "test.jsonl", [("?", f"#### {one['gold']}") for one in known])
+    told = ask_lm_eval(python, folder, [one["output"] for one in known])
+    other = [one["output"] for one, now in zip(known, told, strict=True) if any(one[by] != now[by] for by in SCORED)]
+    if other:
+        raise SystemExit(f"{AWKWARD.name}: lm-eval finds something else in {other}")
+    apart = sum("why" in one for one in known)
+    print(f"- Awkward outputs: lm-eval's filters find what the {len(known)} lines of {AWKWARD.name} say.")
+    print(f"  On {len(known) - apart} of them our scores are its scores; for {apart} the line says why not.")
+
+
+def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list[str]:
+    """Compare all prompts of a data set byte for byte, and return them."""
+    items = load_questions(task)
+    pairs = zip(items, load_shots(task, items)[0], strict=True)
+    ours = [str(build_prompt(task, item, shots)) for item, shots in pairs]
+    theirs = ask_lm_eval(python, data)
+    same = sum(one == other["prompt"] for one, other in zip(ours, theirs, strict=True))
+    print(f"- Prompts of {name}: {same} of {len(ours)} are lm-eval's, byte for byte.", flush=True)
+    if same != len(ours):
+        raise SystemExit("the prompts differ")
+    assert theirs[0]["settings"] == {"until": list(stop_texts(task)), "do_sample": False, "temperature": 0.0}
+    return ours
+
+
+def has_room(model: Path, prompts: list[str], name: str) -> bool:
+    """Whether the model can read the longest prompt and answer it; lm-eval would cut it without a word."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    need = max(len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]) + NEW_TOKENS
+    room: int = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    if need > room:
+        print(f"- {name} is left out: its prompts and answers take {need} tokens, the model has room for {room}.")
+    return need <= room
+
+
+def run_ours(model: Path, data: str, limit: int, dtype: str, output: Path) -> list[Sample]:
+    """Run the job as a user would, and return what was recorded of each question."""
+    overrides = ["model=auto", f"model.name={model}", f"model.dtype={dtype}", f"output_dir={output}", "tracking=none"]
+    overrides += [f"task.data={data}", f"task.limit={limit}", "task.prompt=lm_eval_5shot", "print=none"]
+    subprocess.run([sys.executable, "-m", "runner", *overrides], check=True, cwd=ROOT)
+    [job] = (output / "jobs").iterdir()
+    samples = read_samples(job / "samples.jsonl")
+    return [samples[index] for index in sorted(samples)]
+
+
+def check_scores(python: str, model: Path, title: str, folder: Path, limit: int, dtype: str) -> None:
+    """Let both answer and score the same questions, and compare sample by sample."""
+    with tempfile.TemporaryDirectory() as place:
+        ours = run_ours(model, str(folder), limit, dtype, Path(place))
+    theirs = ask_lm_eval(python, folder, model=str(model), dtype=dtype, batch_size=16, limit=limit)
+    texts = sum(one.text == other["text"] for one, other in zip(ours, theirs, strict=True))
+    rows: list[list[str]] = []
+    differ: list[tuple[str, int]] = []
+    for by in SCORED:
+        mine = [(one.extracted or {})[by] == one.gold for one in ours]
+        its = [other[by][1] for other in theirs]
+        same = sum(one == other for one, other in zip(mine, its, strict=True))
+        differ += [(by, at) for at in range(limit) if mine[at] != its[at]]
+        rows.append([by, f"{sum(its)} of {limit}", f"{sum(mine)} of {limit}", f"{same} of {limit}"])
+    print(f"\n{title}, {dtype}: {texts} of {limit} texts are the same\n")
+    print(markdown(["score", "lm-eval", "runner", "the same, sample by sample"], rows), flush=True)
+    for by, at in differ:
+        one, other = ours[at], theirs[at]
+        found = (one.extracted or {})[by]
+        text = "another text" if one.text != other["text"] else f"…{one.text[-80:]!r}"
+        print(f"- {by}, question {at}, gold {one.gold}: lm-eval found {other[by][0]!r}, we {found!r}: {text}")
+
+
+def compare_scores(python: str, models: list[tuple[str, Path]], gsm8k: str, questions: int, dtype: str) -> None:
+    """Compare prompts, filters and scores, and print both."""
+    with tempfile.TemporaryDirectory() as place:
+        check_awkward(python, Path(place, "awkward"))
+        ours = Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, limit=questions)
+        made = {
+            split: write_embedded(Path(place, split.value), split, questions) for split in (Split.TEST, Split.HARD5)
+        }
+        asked = {f"embedded {split.value}": (replace(ours, split=split.value), made[split]) for split in made}
+        if gsm8k:
+            asked["GSM8K test"] = replace(ours, data=gsm8k, limit=None), Path(gsm8k)
+        prompts = {name: check_prompts(python, task, folder, name) for name, (task, folder) in asked.items()}
+        for model_name, model in models:
+            for name, (_, folder) in asked.items():
+                if has_room(model, prompts[name][:questions], name):
+                    title = f"{model_name}, {questions} questions of {name}"
+                    check_scores(python, model, title, folder, questions, dtype)

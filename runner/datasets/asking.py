@@ -1,0 +1,90 @@
+"""How a question of a data set is put to a model: in its chat template or as plain text, after worked examples.
+
+`lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k: another five examples
+before each question, drawn from the whole train split one question after the other, by one generator with one seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from random import Random
+
+from runner.config.generation import GenerationConfig
+from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.core.errors import ConfigError
+from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
+from runner.engines.base import Message, Prompt
+
+TEXT = "Question: {question}\nAnswer:"
+CHAT = "{question}\n\n{instruction}"
+LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
+LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
+LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
+
+
+def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
+    """Return the worked examples that go before each question, and a fingerprint of what they are drawn from.
+
+    Jobs that ask more of the same questions have the same fingerprint, and so can take over each other's answers.
+    """
+    if task.prompt is not PromptStyle.lm_eval_5shot:
+        examples = load_examples(task)
+        return [examples] * len(items), items_sha256(examples)
+    pool = load_train(task, f"task.prompt={task.prompt.value}")
+    if len(pool) < LM_EVAL_SHOTS:
+        raise ConfigError(f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples")
+    generator, drawn = Random(LM_EVAL_SEED), {}
+    places = [item.place for item in items]
+    wanted = set(places)
+    for place in range(max(wanted) + 1):  # a question gets the same ones wherever the job begins
+        shots = generator.sample(pool, LM_EVAL_SHOTS)
+        if place in wanted:
+            drawn[place] = shots
+    in_order = places == list(range(places[0], places[0] + len(places)))
+    drawn_for = f"{items_sha256(pool)} {places[0] if in_order else places}"
+    return [drawn[place] for place in places], hashlib.sha256(drawn_for.encode()).hexdigest()
+
+
+def stop_texts(task: Gsm8kConfig) -> tuple[str, ...]:
+    """Return the texts that end a completion: where the model goes on to a question of its own."""
+    if task.prompt is PromptStyle.chat:
+        return ()
+    if task.prompt is PromptStyle.lm_eval_5shot:
+        return LM_EVAL_STOPS
+    begin, *_ = (task.template or TEXT).partition("{question}")[0].strip().splitlines() or [""]
+    return (f"\n\n{begin.strip()}", f"\n{begin.strip()}") if begin else ()
+
+
+def unlike_lm_eval(task: Gsm8kConfig, generation: GenerationConfig) -> list[str]:
+    """Say which settings are not those behind published scores, where these are what is asked for."""
+    if task.prompt is not PromptStyle.lm_eval_5shot:
+        return []
+    values = {key: (getattr(generation, key), usual) for key, usual in LM_EVAL_GENERATION.items()}
+    return [
+        f"generation.{key}={value}: lm-evaluation-harness has {usual} for gsm8k, so the scores cannot be compared"
+        for key, (value, usual) in values.items()
+        if value != usual
+    ]
+
+
+def build_prompt(task: Gsm8kConfig, item: Item, shots: list[Item]) -> Prompt:
+    """Put the question as a chat or as plain text, after the worked examples."""
+    if task.prompt is not PromptStyle.chat:
+        return "".join([*(f"{_answered(task, shot)}\n\n" for shot in shots), _put(task, item)])
+    turns = [Message("system", task.system)] if task.system else []
+    for shot in shots:
+        turns += [Message("user", _put(task, shot)), Message("assistant", shot.answer)]
+    return (*turns, Message("user", _put(task, item)))
+
+
+def _answered(task: Gsm8kConfig, shot: Item) -> str:
+    asked = _put(task, shot)
+    return f"{asked}{'' if asked[-1].isspace() else ' '}{shot.answer}"
+
+
+def _put(task: Gsm8kConfig, item: Item) -> str:
+    """Fill the template in one pass: what a question holds is never taken for a part of it."""
+    usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
+    values = {"question": item.question, "instruction": task.instruction}
+    return re.sub(r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual)

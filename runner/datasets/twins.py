@@ -1,0 +1,220 @@
+"""Twins of word problems: the same story with other numbers, for which the right answer is known, too.
+
+A model that knows a question by heart solves it and not its twin. The embedded generator tells a story with other
+numbers. A question of a data set has a twin where its worked answer says how it is solved: GSM8K's do, in annotations
+such as `<<48/2=24>>`. Their chain is computed anew from other numbers, and only where all of it is understood: from the
+old numbers it must come to the gold answer exactly, and each number in it must be one of the question, one in words, an
+earlier result or a common constant, and no two of these where they come to differ. Results that were whole, or above
+zero, stay so. What a question's words imply besides (that nobody has half a child, that some are fewer than all) is not
+understood: a twin may be an odd story.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from random import Random
+
+from runner.datasets.gsm8k import Item
+from runner.embedded.problems import Split, twin
+from runner.scorers.numbers import plain_number
+
+EMBEDDED = "embedded"
+_STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
+_LITERAL = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+# Numbers that stand alone: not those of dates, times, fractions, ordinals or names.
+_STATED = re.compile(r"(?<![\w.,/:-])\$?(\d{1,3}(?:,\d{3})+|\d+)(?![\w/:%-]|[.,]\d)")
+_BOUNDED = re.compile(r"(\d+) (?:days|hours|months|minutes|seconds) (?:a|an|per|each|every|in a|of the) ")  # of a week
+_ANY_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
+_COUNTED = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty"""
+_WORDS = {word: number for number, word in enumerate(_COUNTED.split())}
+_WORDS |= {"once": 1, "a": 1, "an": 1, "another": 1, "twice": 2, "double": 2, "doubled": 2, "half": 2, "pair": 2}
+_WORDS |= {"triple": 3, "thrice": 3, "third": 3, "thirds": 3, "quarter": 4, "fourth": 4, "fifth": 5, "dozen": 12}
+_WORDS |= {
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "sixty": 60,
+    "seventy": 70,
+    "eighty": 80,
+    "ninety": 90,
+    "hundred": 100,
+}
+CONSTANTS = frozenset(map(Fraction, (1, 2, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)))
+SPREAD, TRIES = 0.4, 24  # how far a number may move, as a share of itself; how many moves are tried
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class NoTwin(ValueError):
+    """The worked answer does not say, or not clearly enough, how the question is solved."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One annotation of a worked answer: an expression, its literals replaced by {0}, {1} …, and its result."""
+
+    form: str
+    literals: tuple[Fraction, ...]
+    result: Fraction
+
+    def compute(self, values: list[Fraction]) -> Fraction:
+        """Return what the expression comes to for other numbers in the places of its literals."""
+        try:
+            tree = ast.parse(self.form, mode="eval").body
+            return _evaluate(tree, values)
+        except (SyntaxError, ZeroDivisionError, RecursionError) as error:
+            raise NoTwin(f"{self.form} is no sum") from error
+
+
+def twins_of(data: str, split: str, items: list[Item]) -> dict[int, Item]:
+    """Return the twins that can be made, by the number of their question."""
+    return {number: made for number, item in enumerate(items) if (made := twin_of(data, split, item))}
+
+
+@lru_cache(maxsize=4096)  # a grid asks for the same ones again and again
+def twin_of(data: str, split: str, item: Item) -> Item | None:
+    """Return the twin of a question, or None where none can be made; the same one each time."""
+    if data == EMBEDDED:
+        other = twin(Split(split), item.place)
+        is_same_story = _STATED.sub("#", other.question) == _STATED.sub("#", item.question)
+        return Item(other.question, other.answer, plain_number(other.gold)) if is_same_story else None
+    try:
+        return _perturbed(item)
+    except NoTwin:
+        return None
+
+
+def _perturbed(item: Item) -> Item:
+    steps = list(_steps(item.answer))
+    if not steps or steps[-1].result != Fraction(item.gold):
+        raise NoTwin("the last step is not the answer")
+    stated = [Fraction(found[1].replace(",", "")) for found in _STATED.finditer(item.question)]
+    movable = _movable(item.question, steps, stated)
+    values = {number: number for number in stated}
+    if _results(steps, values, _every_number(item.question)) != [step.result for step in steps]:
+        raise NoTwin("computed from the question's numbers, the steps do not come to the answer")
+    random = Random(item.question)
+    for number in movable:
+        for _ in range(TRIES):
+            moved = values | {number: _moved(random, number)}
+            if moved[number] != number and _is_sound(steps, moved, item.question):
+                values = moved
+                break
+    gold = _results(steps, values, _every_number(item.question))[-1]
+    if gold == steps[-1].result:
+        raise NoTwin("no other numbers give another answer of the same kind")
+    written = plain_number(str(gold) if gold.denominator == 1 else f"{float(gold):f}")
+    question = _STATED.sub(lambda found: _exchanged(found, values), item.question)
+    return Item(question, f"#### {written}", written)
+
+
+def _steps(answer: str) -> Iterator[Step]:
+    for expression, result in _STEP.findall(answer):
+        plain = expression.replace(",", "").replace("$", "").replace(" ", "").lstrip("+")
+        literals = [Fraction(found) for found in _LITERAL.findall(plain)]
+        places = iter(range(len(literals)))
+        form = _LITERAL.sub(lambda _: f"v{next(places)}", plain)  # noqa: B023 - used at once
+        try:
+            step = Step(form, tuple(literals), Fraction(result.replace(",", "").replace("$", "").strip()))
+        except (ValueError, ZeroDivisionError) as error:
+            raise NoTwin(f"{result} is no number") from error
+        if step.compute(literals) != step.result:
+            raise NoTwin(f"{expression} is not {result}")
+        yield step
+
+
+def _evaluate(node: ast.expr, values: list[Fraction]) -> Fraction:
+    """Compute a sum, a product and so on; what is anything else is refused."""
+    match node:
+        case ast.BinOp(left, kind, right) if type(kind) in _OPERATORS:
+            return _OPERATORS[type(kind)](_evaluate(left, values), _evaluate(right, values))
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_evaluate(operand, values)
+        case ast.Name(name) if name[1:].isdigit():
+            return values[int(name[1:])]
+    raise NoTwin(f"{ast.unparse(node)} is no sum")
+
+
+def _every_number(question: str) -> set[Fraction]:
+    """Return the numbers that a question states in any way, and the common constants."""
+    found = {Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)}
+    found |= {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
+    percents = {Fraction(text) for text in re.findall(r"(\d+(?:\.\d+)?)\s?%", question)}
+    shares = {part for percent in percents for part in (percent / 100, 1 - percent / 100, 1 + percent / 100)}
+    halves = {Fraction(1, 2), Fraction(1, 4), Fraction(3, 4), Fraction(3, 2)}
+    return found | shares | halves | CONSTANTS
+
+
+def _movable(question: str, steps: list[Step], stated: list[Fraction]) -> list[Fraction]:
+    """Return the numbers of a question that stand for one thing only, in its words and in the steps."""
+    spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
+    every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
+    used = [literal for step in steps for literal in step.literals]
+    results = {step.result for step in steps}
+    bounded = {Fraction(text) for text in _BOUNDED.findall(question)}
+    return [
+        number
+        for number in stated
+        if every.count(number) == 1
+        and number in used
+        and number not in spelled | results | bounded | CONSTANTS
+        and not 1900 <= number <= 2100  # a year
+    ]
+
+
+def _moved(random: Random, number: Fraction) -> Fraction:
+    """Return a number near another one, as round as it is."""
+    grain = next(grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain)
+    reach = max(1, int(number / grain * Fraction(SPREAD)))
+    return number + grain * random.choice([step for step in range(-reach, reach + 1) if step])
+
+
+def _is_sound(steps: list[Step], values: dict[Fraction, Fraction], question: str) -> bool:
+    """Whether the moved numbers leave every result of the kind that it was: whole, above zero, below its bound."""
+    if min(values.values()) < 1 or len(set(values.values())) < len(values):
+        return False
+    try:
+        results = _results(steps, values, _every_number(question))
+    except NoTwin:
+        return False
+    old = [step.result for step in steps]
+    return all(
+        (new.denominator == 1 or before.denominator > 1)
+        and (new > 0 or before <= 0)
+        and (new > 1) == (before > 1)  # a share stays a share
+        and (100 * new).denominator == 1
+        for new, before in zip(results, old, strict=True)
+    )
+
+
+def _results(steps: list[Step], values: dict[Fraction, Fraction], known: set[Fraction]) -> list[Fraction]:
+    """Compute all steps anew; a literal is what it was in the question, or an earlier result, but not both at once."""
+    results: list[Fraction] = []
+    for step in steps:
+        now: list[Fraction] = []
+        for literal in step.literals:
+            earlier = {new for before, new in zip(steps, results, strict=False) if before.result == literal}
+            meant = earlier | ({values.get(literal, literal)} if literal in known or literal in values else set())
+            if len(meant) != 1:
+                raise NoTwin(f"it is not clear what {literal} is")
+            now += meant
+        results.append(step.compute(now))
+    return results
+
+
+def _exchanged(found: re.Match[str], values: dict[Fraction, Fraction]) -> str:
+    """Return a number of the question as the twin has it, written in the same way."""
+    old = found[1]
+    new = int(values[Fraction(old.replace(",", ""))])
+    return found[0].replace(old, f"{new:,}" if "," in old else str(new))

@@ -1,0 +1,90 @@
+"""What the engine has said and what was measured of it, kept in a job's folder beside its samples."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runner.core import machine
+from runner.engines.base import Engine, EngineReport, EngineStats
+from runner.store.jobs import write_atomically
+
+MEASURED = "measured.json"
+WRITE_EVERY_S = 1.0
+
+
+@dataclass
+class Measured:
+    """What the engine has said and what was measured of it, kept beside the samples while they come.
+
+    A job whose result.json is lost, or that goes on after a kill, has it from there.
+    """
+
+    report: EngineReport
+    stats: EngineStats
+    peak_rss_mib: float
+    machine: str
+    company: str  # what else had the process and the machine meanwhile
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the job reports of it."""
+        return self.report.metrics | self.stats.speed | {"peak_rss_mib": self.peak_rss_mib}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the job says of it in words."""
+        return self.report.facts | {"measured": self.company, "machine": self.machine}
+
+    def after(self, earlier: Measured | None) -> Measured:
+        """Add it to what earlier starts have measured, where that was on a machine like this one."""
+        if earlier is None or earlier.machine != self.machine or self.report.parts:
+            return self
+        company = next((one for one in (earlier.company, self.company) if one != machine.ALONE), machine.ALONE)
+        peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
+        return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, company)
+
+    def write(self, folder: Path) -> None:
+        """Keep it in a job's folder."""
+        write_atomically(folder / MEASURED, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Measured | None:
+        """Return what earlier starts have measured; None where there is nothing readable, which costs no answer."""
+        try:
+            values = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+            report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
+            return cls(report, stats, **values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+class Measuring:
+    """A loaded engine at work for a job: what is measured of it is kept in the job's folder, once a second."""
+
+    def __init__(self, engine: Engine, company: machine.Company, folder: Path, earlier: Measured | None) -> None:
+        self.engine, self.company, self.folder, self.earlier = engine, company, folder, earlier
+        self.report = engine.load()
+        self._kept_at = 0.0
+
+    def keep(self) -> Measured:
+        """Write down what has been measured so far, over all starts."""
+        peak_mib, words = machine.peak_rss_mib(), self.company.describe()
+        found = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words).after(self.earlier)
+        found.write(self.folder)
+        self._kept_at = time.monotonic()
+        return found
+
+    def keep_now_and_then(self) -> None:
+        """Write it down where the last time is a while ago."""
+        if time.monotonic() - self._kept_at > WRITE_EVERY_S:
+            self.keep()
+
+    def live(self) -> dict[str, str]:
+        """Return what a progress bar says of the engine."""
+        stats = self.engine.stats
+        rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
+        speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_s else ""
+        return {key: value for key, value in (("decode", speed), ("rows", rows)) if value}
