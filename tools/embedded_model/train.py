@@ -117,18 +117,18 @@ def train_peft_lora(tokenizer: Any, model_dir: Path, peft_dir: Path, steps: int,
     """Train a PEFT adapter on all seven projections of the frozen, saved model, mostly on five steps."""
     torch.manual_seed(seed)
     config = peft.LoraConfig(r=PEFT_RANK, lora_alpha=2 * PEFT_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = peft.get_peft_model(_load_base(model_dir, torch.float32), config)
+    model = peft.get_peft_model(load_base(model_dir, torch.float32), config)
     trained = [p for p in model.parameters() if p.requires_grad]
     fitted = _fit_adapter("lora_peft", model, trained, tokenizer, steps, seed)
     model.save_pretrained(str(peft_dir), save_embedding_layers=False)
-    _tidy_peft_folder(peft_dir)
+    tidy_peft_folder(peft_dir)
     return fitted
 
 
 def train_square_lora(tokenizer: Any, model_dir: Path, path: Path, steps: int, seed: int) -> Fitted:
     """Train the same skill into q_proj and o_proj alone, and save it as a `.pth` file."""
     torch.manual_seed(seed)
-    model = _load_base(model_dir, torch.float32)
+    model = load_base(model_dir, torch.float32)
     model.requires_grad_(False)
     trained = attach_square_lora(model, SQUARE_RANK)
     fitted = _fit_adapter("lora_pth", model, trained, tokenizer, steps, seed)
@@ -138,7 +138,7 @@ def train_square_lora(tokenizer: Any, model_dir: Path, path: Path, steps: int, s
 
 def measure(variant: str, tokenizer: Any, output: Path, n: int) -> dict[str, Score]:
     """Score what was saved, as it will be loaded: {split: score}."""
-    model = _load_base(output / MODEL_DIR.name, torch.bfloat16)
+    model = load_base(output / MODEL_DIR.name, torch.bfloat16)
     if variant == "lora_peft":
         model = peft.PeftModel.from_pretrained(model, str(output / LORA_PEFT_DIR.name))
     elif variant == "lora_pth":
@@ -164,24 +164,30 @@ def write_card(
         "lora_steps": None if args.skip_lora else args.lora_steps,
         "seconds": round(seconds, 1),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "trainings": {name: _rounded(asdict(fitted)) for name, fitted in trainings.items()},
-        "scores": {
-            variant: {
-                split: _rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.interval()})
-                for split, s in by_split.items()
-            }
-            for variant, by_split in scores.items()
-        },
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "platform": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        },
+        "trainings": {name: rounded(asdict(fitted)) for name, fitted in trainings.items()},
+        "scores": {variant: entries(by_split) for variant, by_split in scores.items()},
+        "versions": versions(),
     }
     (args.output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"weights sha256 {card['weights_sha256']}")
     print(f"{seconds:.0f} s in all; scores in {args.output / 'card.json'}")
+
+
+def entries(scores: dict[str, Score]) -> dict[str, Any]:
+    """Return scores as a card has them."""
+    return {
+        name: rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.interval()}) for name, s in scores.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return what the bits of a training depend on, beside its seed."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "platform": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
 
 
 def _model_config(tokenizer: Any) -> LlamaConfig:
@@ -221,11 +227,12 @@ def _fit_adapter(
     return fit(name, model, [optimizer], data, steps)
 
 
-def _load_base(model_dir: Path, dtype: torch.dtype) -> Any:
+def load_base(model_dir: Path, dtype: torch.dtype) -> Any:
+    """Load the saved base model."""
     return AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=dtype)
 
 
-def _tidy_peft_folder(peft_dir: Path) -> None:
+def tidy_peft_folder(peft_dir: Path) -> None:
     """Drop the README template, and the path of the base on this machine."""
     (peft_dir / "README.md").unlink(missing_ok=True)
     (peft_dir / "adapter_model.safetensors").chmod(0o644)
@@ -236,7 +243,9 @@ def _tidy_peft_folder(peft_dir: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with four decimals."""
+
     def short(value: Any) -> Any:
         if isinstance(value, tuple):
             return [short(v) for v in value]

@@ -1,0 +1,242 @@
+"""A team of agents in our engine beside one call at a time through transformers' `generate`: `python bench/agents.py`.
+
+Both sides play the same courses: the same questions, graph, prompts and programs. One side has all questions on their
+way at once, as task=agents has; the other asks `generate` for one call after another, as AgentPrune's local pipeline
+does. Runs alternate in one process, each side on a copy of the model of its own. Transcripts are compared call by call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from engines import head_line, markdown, model_folder, spread
+
+from runner.agents.graph import Graph
+from runner.agents.learning import Learner
+from runner.agents.play import Player
+from runner.agents.sandbox import Sandbox
+from runner.agents.tally import Tally
+from runner.agents.team import Answered, Course, Team, Turn
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import AgentsConfig, Baseline, DecisionMethod, Domain, Mode
+from runner.core.dtypes import Dtype
+from runner.core.result import FinishReason
+from runner.core.stats import paired_difference_interval
+from runner.datasets.gsm8k import Item, load_questions
+from runner.engines.base import Capability, Completion, Event, Message, Request, RequestId
+from runner.engines.local.engine import LocalEngine
+from runner.engines.session import Session
+from runner.quantization.base import QuantizationConfig
+
+
+class Nothing:
+    """Records nothing: every call is asked."""
+
+    def find(self, turn: Turn) -> Answered | None:
+        """Know of no call."""
+
+    def add(self, answered: Answered) -> None:
+        """Keep nothing."""
+
+    def add_code(self, answered: Answered) -> None:
+        """Keep nothing."""
+
+
+class OneAtATime(Session):
+    """Answers one request a step through `generate`, greedily."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
+        super().__init__(frozenset(Capability))
+        self.model, self.tokenizer, self.max_new_tokens = model, tokenizer, max_new_tokens
+        self.waiting: list[Request] = []
+
+    def _admit(self, request: Request) -> Request:
+        return request
+
+    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        self.waiting += arrived
+        request = self.waiting.pop(0)
+        assert not cancelled
+        assert isinstance(request.prompt, tuple)
+        chat = [{"role": one.role, "content": one.content} for one in request.prompt if isinstance(one, Message)]
+        prompt = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        fed = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            sequence = self.model.generate(**fed, max_new_tokens=self.max_new_tokens, do_sample=False)[0]
+        count = fed["input_ids"].shape[1]
+        said = sequence[count:].tolist()
+        is_whole = said[-1] == self.tokenizer.eos_token_id
+        text = self.tokenizer.decode(said, skip_special_tokens=True)
+        reason = FinishReason.stop if is_whole else FinishReason.length
+        return [Completion(request.id, text, said[: len(said) - is_whole], reason, "", count, 0.0, 0.0)]
+
+    def _drop(self) -> None:
+        self.waiting.clear()
+
+
+def courses(items: list[Item], graph: Graph, team: Team, phase: str = "test") -> list[Course]:
+    """Return the questions as they begin; the rounds are drawn by question, as task=agents draws them."""
+    found = []
+    for at, item in enumerate(items):
+        rng = random.Random(f"0/{phase}/{at}")
+        found.append(Course(team, f"{phase}/{at}", item.question, [graph.draw(rng, 0)]))
+    return found
+
+
+def play(played: list[Course], open_session: Callable[[], Session]) -> tuple[float, float]:
+    """Play all of them; return the seconds, and those of processor time with that of the agents' programs."""
+    started, before_s = time.perf_counter(), cpu_s()
+    with Player(Nothing(), Sandbox(), open_session) as player:
+        player.play(played)
+    return time.perf_counter() - started, cpu_s() - before_s
+
+
+def cpu_s() -> float:
+    """Processor time so far, of this process and of those that it has started: other programs do not count."""
+    uses = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def learned(options: argparse.Namespace, team: Team, open_session: Callable[[], Session]) -> Graph:
+    """Return a graph that was trained and pruned as task=agents does it, on questions that are not scored."""
+    graph = Graph.of(options.mode, options.agents, seed=0, optimized_spatial=True)
+    learner, size = Learner(graph, baseline=Baseline.mean), 4
+    items = load_questions(AgentsConfig(split="train", limit=size * options.iterations))
+    with Player(Nothing(), Sandbox(), open_session) as player:
+        for first in range(0, len(items), size):
+            some = items[first : first + size]
+            played = courses(some, graph, team, f"train/{first}")
+            player.play(played)
+            learner.step([(one.rounds, one.answer == item.gold) for one, item in zip(played, some, strict=True)])
+    return graph
+
+
+def pruned_beside_whole(whole: list[Course], pruned: list[Course], items: list[Item], edges: tuple[int, int]) -> str:
+    """Say what pruning saves of tokens, and what it does to accuracy, question by question."""
+    costs, solved = [], []
+    for played in (whole, pruned):
+        tally = Tally()
+        for course in played:
+            tally.add(course)
+        costs.append(tally.metrics(len(items)))
+        solved.append([course.answer == item.gold for course, item in zip(played, items, strict=True)])
+    won = sum(after and not before for before, after in zip(*solved, strict=True))
+    lost = sum(before and not after for before, after in zip(*solved, strict=True))
+    low, high = paired_difference_interval(won, lost, len(items))
+    changed = [costs[1][f"{which}_tokens"] / costs[0][f"{which}_tokens"] - 1 for which in ("prompt", "new")]
+    return (
+        f"pruned from {edges[0]} to {edges[1]} edges: {changed[0]:+.0%} prompt tokens, {changed[1]:+.0%} new tokens; "
+        f"accuracy {sum(solved[0]) / len(items):.1%} -> {sum(solved[1]) / len(items):.1%}, {won} won and {lost} "
+        f"lost of {len(items)}, difference {100 * low:+.1f}..{100 * high:+.1f} points (95 %, paired)"
+    )
+
+
+def transcripts(played: list[Course]) -> dict[str, str]:
+    """Return what was said, by call."""
+    return {key: answered.call.text for course in played for key, answered in course.answered.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded", help="random (a 135M Llama shape), embedded or a FOLDER")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
+    parser.add_argument("--mode", choices=list(Mode), default=Mode.full_connected, type=Mode)
+    parser.add_argument("--domain", choices=list(Domain), default=Domain.gsm8k, type=Domain)
+    parser.add_argument("--agents", type=int, default=4)
+    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--new-tokens", type=int, default=64, help="the most that a call may get")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=10, help="of 4 questions, to learn and prune; 0: neither")
+    parser.add_argument("--threads", type=int, help="default: as our engine decides, for both")
+    options = parser.parse_args()
+    folder = str(model_folder(options.model))
+    engine = LocalEngine(
+        RunnerConfig(
+            model=LocalModelConfig(name=folder, device="cpu", dtype=Dtype(options.dtype), threads=options.threads),
+            quantization=QuantizationConfig(),
+            lora=LoraConfig(),
+            rope=RopeConfig(),
+            generation=GenerationConfig(name="greedy", max_new_tokens=options.new_tokens),
+            task=AgentsConfig(),
+            tracking=TrackingConfig(name="none"),
+        )
+    )
+    engine.load()
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # behind the engine, which has set the threads
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype)).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    graph = Graph.of(options.mode, options.agents, seed=0)
+    team = Team.of(graph.agents, None, options.domain, DecisionMethod.final_refer)
+    items = load_questions(AgentsConfig(limit=options.questions))
+
+    def one_at_a_time() -> Session:
+        return OneAtATime(model, tokenizer, options.new_tokens)
+
+    sides = {"task=agents": engine.open, "one call at a time through generate": one_at_a_time}
+    for open_session in sides.values():
+        play(courses(items[:2], graph, team), open_session)  # builds kernels, exchanges layers for quicker ones
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
+    calls = same = shared = 0
+    tally = Tally()
+    for _ in range(options.repeats):
+        said = []
+        for name, open_session in sides.items():
+            played, before = courses(items, graph, team), engine.stats.shared_tokens
+            for kept, took in zip((seconds, processor), play(played, open_session), strict=True):
+                kept[name].append(took)
+            said.append(transcripts(played))
+            shared += engine.stats.shared_tokens - before
+            if name == "task=agents":
+                for course in played:
+                    tally.add(course)
+        calls += len(said[0])
+        same += sum(said[0][key] == said[1].get(key) for key in said[0])
+    ratios, cpu_ratios = (
+        [slow / fast for slow, fast in zip(*reversed(kept.values()), strict=True)] for kept in (seconds, processor)
+    )
+    count = calls // options.repeats
+    print(f"### {options.model}, {options.dtype}: {graph.agents} agents, {options.mode}, {len(items)} questions\n")
+    print(head_line(sys.argv, torch.get_num_threads()), end="\n\n")
+    rows = [
+        [name, spread(took), spread(processor[name]), spread([count / one for one in took]), *times]
+        for (name, took), times in zip(
+            seconds.items(), (["1", "1"], [spread(ratios, 2), spread(cpu_ratios, 2)]), strict=True
+        )
+    ]
+    head = [f"{options.repeats} runs: median (least..most)", "s", "processor s", "calls/s", "× s", "× processor s"]
+    print(markdown(head, rows))
+    print(f"\ntranscripts: {same} of {calls} calls equal")
+    costs = tally.metrics(len(items) * options.repeats)
+    shares = f"{shared / costs['prompt_tokens']:.0%} of all prompt tokens were not computed again"
+    tokens = [f"{costs[f'{which}_tokens_per_question']:,.0f} {which}" for which in ("prompt", "new")]
+    print(f"a question: {' and '.join(tokens)} tokens; {shares}")
+    print(f"median ratio: {statistics.median(ratios):.2f}, of processor time {statistics.median(cpu_ratios):.2f}")
+    if options.iterations:
+        better = learned(options, team, engine.open)
+        sides_of_pruning = []
+        for one in (graph, better):
+            played = courses(items, one, team)
+            play(played, engine.open)
+            sides_of_pruning.append(played)
+        edges = graph.spatial.count, better.spatial.count
+        print(pruned_beside_whole(sides_of_pruning[0], sides_of_pruning[1], items, edges))
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A team's graph as a JSON file: what a job saves, and what task.graph=FILE gives back.
+
+    {"version": 1, "mode": "star", "agents": 2, "roles": ["Math Solver", "Inspector"],
+     "learned": {"iterations": 10, "questions": 40, "seed": 0, "settings": {"lr": 0.1}},  (null: never trained)
+     "spatial":  {"optimized": true, "allowed": [[0, 1], [0, 0]], "live": [[0, 1], [0, 0]], "logits": [[0, 0.4], …]},
+     "temporal": …}
+
+Row = who speaks, column = who listens. Anybody may have written the file that is read, so everything in it is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.agents.graph import Edges, Graph, Kind, Mask, Matrix
+from runner.checkpoints.json_fields import Fields
+from runner.checkpoints.weight_files import load_json
+from runner.config.task import Mode
+from runner.core.errors import DataError, reading, unknown
+
+VERSION = 1
+MAX_BYTES = 4 * 2**20  # 64 agents need 0.2 of it
+LONGEST_NAME = 80  # characters of a role's name or of a setting's
+KEYS = ("version", "mode", "agents", "roles", "learned", "spatial", "temporal")
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """How a graph was learned."""
+
+    iterations: int
+    questions: int
+    seed: int
+    settings: dict[str, Setting] = field(default_factory=dict)  # of the training, by name
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a graph file holds; `learned` is None for a graph that was never trained."""
+
+    graph: Graph
+    roles: tuple[str, ...]
+    learned: Learned | None
+
+
+def to_json(graph: Graph, roles: Sequence[str], learned: Learned | None = None) -> str:
+    """Return the text of a graph file; each row of a matrix is a line."""
+    assert len(roles) == graph.agents
+    lines = [
+        f'"version": {VERSION}',
+        f'"mode": {json.dumps(graph.mode.value)}',
+        f'"agents": {graph.agents}',
+        f'"roles": {json.dumps(list(roles), ensure_ascii=False)}',
+        f'"learned": {json.dumps(None if learned is None else asdict(learned), allow_nan=False)}',
+        *(f'"{kind}": {_edges_text(edges)}' for kind, edges in graph.kinds.items()),
+    ]
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
+
+
+def load(path: str | Path) -> Saved:
+    """Read a graph file; DataError, with the file and the key, where anything in it is not as it has to be."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: this is a folder; give the graph.json that a job has saved")
+    with reading(path):
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: this is no ordinary file")
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}")
+    return _GraphFields(path).saved(load_json(path))
+
+
+def sha256(graph: Graph) -> str:
+    """Return the digest of what a team draws its rounds from: equal for all files that come to the same graph."""
+    drawn_from = {
+        kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
+        if edges.optimized
+        else [edges.optimized, edges.live.tolist()]
+        for kind, edges in graph.kinds.items()
+    }
+    return hashlib.sha256(json.dumps([graph.mode.value, drawn_from]).encode()).hexdigest()
+
+
+def _edges_text(edges: Edges) -> str:
+    rows = {"allowed": edges.allowed.astype(int), "live": edges.live.astype(int), "logits": edges.logits}
+    matrices = {
+        name: ",\n    ".join(json.dumps(row, allow_nan=False) for row in matrix.tolist())
+        for name, matrix in rows.items()
+    }
+    inner = [f'"optimized": {json.dumps(edges.optimized)}']
+    inner += [f'"{name}": [\n    {text}]' for name, text in matrices.items()]
+    return "{\n  " + ",\n  ".join(inner) + "}"
+
+
+class _GraphFields(Fields):
+    """Reads a graph file's values; an error names the file, the key and what was found."""
+
+    def saved(self, values: dict[str, Any]) -> Saved:
+        """Everything."""
+        if type(values.get("version")) is not int or values["version"] != VERSION:
+            self.fail("version", f"{VERSION}, which is the only one there is so far,", values.get("version"))
+        self.only("", values, KEYS)
+        self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
+        mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
+        if agents < 1 or (mode is Mode.direct_answer and agents != 1):
+            self.fail("agents", "1 for direct_answer" if mode is Mode.direct_answer else "at least 1", agents)
+        roles = self.many("roles", values["roles"])
+        if len(roles) != agents:
+            self.fail("roles", f"a name for each of {agents} agents", roles)
+        names = tuple(self.name(f"roles[{number}]", role) for number, role in enumerate(roles))
+        spatial, temporal = (self.edges(kind, values[kind], agents) for kind in ("spatial", "temporal"))
+        if spatial.allowed.diagonal().any():
+            self.fail("spatial.allowed", "0 from an agent to itself, which it cannot hear while it speaks,", 1)
+        return Saved(Graph(mode, spatial, temporal), names, self.learned(values["learned"]))
+
+    def edges(self, kind: Kind, value: object, agents: int) -> Edges:
+        """The edges of one kind."""
+        values = self.table(kind, value)
+        self.only(kind, values, ("optimized", "allowed", "live", "logits"))
+        if type(values["optimized"]) is not bool:
+            self.fail(f"{kind}.optimized", "true or false", values["optimized"])
+        allowed, live = (self.mask(f"{kind}.{name}", values[name], agents) for name in ("allowed", "live"))
+        for source, target in np.argwhere(live & ~allowed).tolist():
+            self.fail(f"{kind}.live[{source}][{target}]", f"0, as {kind}.allowed has it,", 1)
+        return Edges(allowed, live, self.logits(f"{kind}.logits", values["logits"], agents), values["optimized"])
+
+    def learned(self, value: object) -> Learned | None:
+        """How the graph was learned."""
+        if value is None:
+            return None
+        values = self.table("learned", value)
+        self.only("learned", values, ("iterations", "questions", "seed", "settings"))
+        if type(values["seed"]) is not int:
+            self.fail("learned.seed", "a whole number", values["seed"])
+        settings = self.table("learned.settings", values["settings"])
+        for name, setting in settings.items():
+            key = f"learned.settings.{self.name('learned.settings', name)}"
+            is_finite = isinstance(setting, float) and math.isfinite(setting)
+            if not (is_finite or setting is None or isinstance(setting, (str, int))):
+                self.fail(key, "a text, a finite number, true, false or null", setting)
+        iterations, questions = (self.count(f"learned.{name}", values[name]) for name in ("iterations", "questions"))
+        return Learned(iterations, questions, values["seed"], settings)
+
+    def mask(self, key: str, value: object, agents: int) -> Mask:
+        """A square of zeros and ones."""
+        rows = self.square(key, value, agents)
+        for source, row in enumerate(rows):
+            for target, cell in enumerate(row):
+                if type(cell) is not int or cell not in (0, 1):
+                    self.fail(f"{key}[{source}][{target}]", "0 or 1", cell)
+        return np.array(rows, dtype=np.bool_)
+
+    def logits(self, key: str, value: object, agents: int) -> Matrix:
+        """A square of finite numbers."""
+        rows = self.square(key, value, agents)
+        for source, row in enumerate(rows):
+            for target, cell in enumerate(row):
+                if type(cell) not in (int, float) or not abs(cell) < 1e300:  # which NaN is not, either
+                    self.fail(f"{key}[{source}][{target}]", "a number", cell)
+        return np.array(rows, dtype=np.float64)
+
+    def square(self, key: str, value: object, agents: int) -> list[list[Any]]:
+        """As many rows of as many cells as there are agents."""
+        rows = self.many(key, value)
+        if len(rows) != agents:
+            raise DataError(f"{self.path}: {key}: {agents} rows expected, one for each agent, found {len(rows)}")
+        for number, row in enumerate(rows):
+            found = len(self.many(f"{key}[{number}]", row))
+            if found != agents:
+                raise DataError(f"{self.path}: {key}[{number}]: {agents} cells expected, found {found}")
+        return rows
+
+    def name(self, key: str, value: object) -> str:
+        """A text that can be shown on a line."""
+        if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > LONGEST_NAME:
+            self.fail(key, f"a name of 1 to {LONGEST_NAME} printable characters", value)
+        return str(value)
+
+    def only(self, place: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
+        """Refuse a key that is missing, and one that nobody would read."""
+        inside = f"{place}." if place else ""
+        for key in keys:
+            if key not in values:
+                raise DataError(f"{self.path}: {inside}{key} is missing")
+        for key in values:
+            if key not in keys:
+                raise DataError(
+                    f"{self.path}: {unknown('key', key[:LONGEST_NAME], keys)}{f' (in {place})' if place else ''}"
+                )

@@ -1,0 +1,190 @@
+"""A team's graph to look at: who hears whom in a round, and of the round before.
+
+An edge is as wide as the probability that training gave it; a pruned one is dashed and pale, as wide as when it went.
+Where nothing is learned, every edge has the same width; one that no round takes, to avoid a circle, is merely pale.
+Numbers start from 1, as in tables.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runner.agents.graph import Edge, Edges, Graph
+from runner.core.svg import document, plain, text
+
+Point = tuple[float, float]
+
+NODE, LABEL, STEP = 19, 165, 52  # radius of an agent, room for a role's name, from one agent to the next
+TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above and below the agents, also where there is a legend
+ACROSS = 270  # from one column of agents to the other
+WIDEST, THINNEST, FIXED = 7.0, 0.7, 2.0  # of edges: at probability 1, at least, where nothing is learned
+LONGEST = 22  # characters of a role that are shown
+GREY = "#666666"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Colours of one kind of edges, and what is said of them under the mouse."""
+
+    live: str
+    pale: str
+    when: str = ""
+
+
+SPATIAL, TEMPORAL = _Look("#4e79a7", "#b5c8dd"), _Look("#d9772b", "#f3cdaa", " (round before)")
+LEGEND_LOOK = _Look("#777777", "#c4c4c4")
+
+
+def svg(graph: Graph, title: str, roles: Sequence[str]) -> str:
+    """Draw a graph in two panels, spatial and temporal edges; `roles` names each agent."""
+    assert len(roles) == graph.agents
+    ring = max(115.0, graph.agents * STEP / 4.2)
+    step = max(STEP, min(84, 2 * ring / max(1, graph.agents - 1)))  # between the agents of a column
+    tall = max(2 * ring, step * (graph.agents - 1))
+    legend = _legend() if any(edges.optimized for edges in graph.kinds.values()) else []
+    height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
+    half, middle = ring + NODE + LABEL, TOP + tall / 2
+    taken = set(graph.draw(random.Random(0), 0).spatial)  # by a graph that is not optimized: the same in every round
+    pieces = [text(24, 32, title, bold=True)]
+    pieces += _spatial(graph.spatial, roles, (half, middle), ring, taken)
+    pieces += _temporal(graph.temporal, roles, (2 * half + NODE + LABEL + ACROSS / 2, middle), step)
+    if legend:
+        pieces.append(f'<g transform="translate(24 {height - 30:.1f})">')
+        pieces += [*legend, "</g>"]
+    return document(2 * half + ACROSS + 2 * (NODE + LABEL), height, pieces)
+
+
+def _spatial(edges: Edges, roles: Sequence[str], middle: Point, ring: float, taken: set[Edge]) -> list[str]:
+    """A ring of agents, clockwise, the first one above, left of the middle where their number is even."""
+    agents = len(roles)
+    turns = [math.tau * (number + 0.5 * (agents % 2) - 0.5) / agents - math.pi / 2 for number in range(agents)]
+    places = [(middle[0] + ring * math.cos(turn), middle[1] + ring * math.sin(turn)) for turn in turns]
+    if agents == 1:
+        places = [middle]
+    never = set() if edges.optimized else set(edges.scan()) - taken
+    all_of_it = f"{len(taken)} are taken, the others would close a circle" if never else "all taken"
+    pieces = _head(middle[0], "Spatial: who hears whom in a round", edges, all_of_it)
+    pieces += _arrows(edges, places, places, SPATIAL, roles, bend=0.13, never=never)
+    for number, (turn, (x, y)) in enumerate(zip(turns, places, strict=True)):
+        aside, below = math.cos(turn), math.sin(turn)
+        anchor = "middle" if abs(aside) < 0.05 else "start" if aside > 0 else "end"
+        label = (x + (NODE + 8) * aside, y + 4 + (NODE + 12) * below)
+        if abs(aside) > 0.5:
+            label = (x + math.copysign(NODE + 7, aside), y + 4)
+        pieces += _agent((x, y), number, roles[number], label, anchor)
+    return pieces
+
+
+def _temporal(edges: Edges, roles: Sequence[str], middle: Point, step: float) -> list[str]:
+    """Two columns of agents: what they said in the round before leads to what they hear in this one."""
+    first = middle[1] - step * (len(roles) - 1) / 2
+    left, right = (
+        [(x, first + step * number) for number in range(len(roles))]
+        for x in (middle[0] - ACROSS / 2, middle[0] + ACROSS / 2)
+    )
+    pieces = _head(middle[0], "Temporal: who hears whom of the round before", edges, "all taken")
+    pieces += _arrows(edges, left, right, TEMPORAL, roles, bend=0.0, never=set())
+    for column, side, words in ((left, -1, "round before"), (right, 1, "this round")):
+        pieces.append(text(column[0][0], first - NODE - 10, words, colour=GREY, anchor="middle"))
+        for number, (x, y) in enumerate(column):
+            pieces += _agent(
+                (x, y), number, roles[number], (x + side * (NODE + 7), y + 4), "end" if side < 0 else "start"
+            )
+    return pieces
+
+
+def _head(x: float, words: str, edges: Edges, all_of_it: str) -> list[str]:
+    """What a panel shows, and how many edges it has."""
+    allowed = int(edges.allowed.sum())
+    count = f"{edges.count} edge{'s' * (edges.count != 1)}" if allowed else "no edges"
+    if allowed > edges.count:
+        count = f"{edges.count} of {allowed} edges left"
+    how = f": {'each taken by chance' if edges.optimized else all_of_it}" if edges.count else ""
+    return [
+        text(x, 62, words, bold=True, anchor="middle"),
+        text(x, 80, f"{count}{how}", colour=GREY, anchor="middle"),
+    ]
+
+
+def _agent(place: Point, number: int, role: str, label: Point, anchor: str) -> list[str]:
+    x, y = place
+    shown = role if len(role) <= LONGEST else role[: LONGEST - 1] + "…"
+    return [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{NODE}" fill="#f6f3ec" stroke="#4a4a4a" stroke-width="1.5">'
+        f"<title>{plain(f'agent {number + 1}: {role}')}</title></circle>",
+        text(x, y + 4.5, str(number + 1), bold=True, anchor="middle"),
+        text(*label, shown, anchor=anchor),
+    ]
+
+
+def _arrows(
+    edges: Edges,
+    sources: Sequence[Point],
+    targets: Sequence[Point],
+    look: _Look,
+    roles: Sequence[str],
+    bend: float,
+    never: set[Edge],
+) -> list[str]:
+    """Return all edges of a kind, pale ones below, the widest on top; `never`: live ones that no round takes."""
+    weights, drawn = edges.weights, []
+    for source, target in np.argwhere(edges.allowed).tolist():
+        is_live, weight = bool(edges.live[source, target]), float(weights[source, target])
+        is_pale = not is_live or (source, target) in never
+        said = f"{source + 1} {roles[source]}{look.when} → {target + 1} {roles[target]}"
+        if not is_live:
+            said += f": pruned, its probability was {weight:.2f}"
+        elif edges.optimized:
+            said += f": probability {weight:.2f}"
+        elif is_pale:
+            said += ": never taken, it would close a circle"
+        width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
+        colour = look.pale if is_pale else look.live
+        piece = _arrow(sources[source], targets[target], width, colour, said, bend, is_dashed=not is_live)
+        drawn.append((not is_pale, width, source, target, piece))
+    return [piece for *_, piece in sorted(drawn)]
+
+
+def _arrow(source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool) -> str:
+    """An arrow from circle to circle; two of opposite directions bend away from each other."""
+    across, down = target[0] - source[0], target[1] - source[1]
+    pull = ((source[0] + target[0]) / 2 + bend * down, (source[1] + target[1]) / 2 - bend * across)
+    tip = 6 + 1.1 * width
+    begin, point = _towards(source, pull, NODE + 1), _towards(target, pull, NODE + 2)
+    end = _towards(point, pull, tip - 1)
+    back = _towards(point, pull, tip)
+    aside = ((point[1] - back[1]) / tip * (2.5 + 0.75 * width), (back[0] - point[0]) / tip * (2.5 + 0.75 * width))
+    head = [point, (back[0] + aside[0], back[1] + aside[1]), (back[0] - aside[0], back[1] - aside[1])]
+    dashed = ' stroke-dasharray="6 5"' if is_dashed else ""
+    path = f"M {begin[0]:.1f} {begin[1]:.1f} Q {pull[0]:.1f} {pull[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in head)
+    return (
+        f'<g><title>{plain(title)}</title><path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:.2f}"'
+        f'{dashed}/><polygon points="{corners}" fill="{colour}"/></g>'
+    )
+
+
+def _towards(place: Point, aim: Point, far: float) -> Point:
+    """Return the point that lies so far from a place in the direction of another."""
+    distance = math.dist(place, aim)
+    return place[0] + (aim[0] - place[0]) / distance * far, place[1] + (aim[1] - place[1]) / distance * far
+
+
+def _legend() -> list[str]:
+    """What widths and dashes mean."""
+    words, x = "probability of an edge:", 0.0
+    pieces = [text(x, 4, words, colour=GREY)]
+    x += 7 * len(words)
+    samples = [(f"{weight:.2f}", WIDEST * weight) for weight in (0.25, 0.5, 0.75, 1.0)]
+    for said, width in [*samples, ("pruned", WIDEST / 2)]:
+        is_dashed = said == "pruned"
+        colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
+        pieces.append(_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, said, 0.0, is_dashed))
+        pieces.append(text(x + 52, 4, said, colour=GREY))
+        x += 104
+    return pieces

@@ -1,0 +1,129 @@
+"""The messages of an agent's call and of the decision, from its role, the question and what its neighbours said.
+
+What is shared comes first: the system message (the role's head and examples) is the same for all questions, the
+question is the same in all rounds, and what neighbours said stands last. So the engine's prefix tree computes the
+beginnings once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.agents.sandbox import CodeOutcome
+from runner.agents.wording import WORDINGS, Role, Wording
+from runner.config.task import Domain, Extractor
+from runner.engines.base import Message
+from runner.scorers.numbers import extract
+
+ROLES = tuple(Role)
+NOTHING = "(no answer)"
+# What a chat template's special tokens look like: <|im_end|>, </s>, <end_of_turn>, <｜User｜>, [INST], <<SYS>>.
+_SPECIAL = re.compile(r"<(?=[|｜/a-zA-Z_])|\[(?=/?[A-Z_]+\])")
+_LONGEST_WHY = 200
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an agent said in a round: its text, the number in it, and what its program came to where it wrote one."""
+
+    agent: int  # from 0 on
+    role: Role
+    text: str
+    answer: str | None
+    code: CodeOutcome | None = None
+
+
+def role_of(agent: int) -> Role:
+    """Return the role of an agent: they cycle."""
+    return ROLES[agent % len(ROLES)]
+
+
+def said(agent: int, text: str, code: CodeOutcome | None = None) -> Said:
+    """Keep what an agent said, with its number in plain form: its program's, or else the one in its text."""
+    role = role_of(agent)
+    if role.writes_code:
+        return Said(agent, role, text, code.answer if code else None, code)
+    return Said(agent, role, text, extract(text, Extractor.flexible))
+
+
+def messages(
+    role: Role, domain: Domain, question: str, spatial: Sequence[Said], temporal: Sequence[Said]
+) -> tuple[Message, ...]:
+    """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round before."""
+    wording = WORDINGS[domain]
+    parts = [wording.question.format(question=question)]
+    if role.hears_numbers:
+        for hint, heard in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
+            numbers = [one.answer for one in heard if one.answer is not None]
+            if numbers:
+                parts.append(hint.format(numbers=", ".join(numbers)))
+    else:
+        for title, template, heard in (
+            (wording.texts_now, wording.said_now, spatial),
+            (wording.texts_before, wording.said_before, temporal),
+        ):
+            parts += _texts(domain, title, template, heard)
+    return Message("system", head(role, domain)), Message("user", _joined(wording, parts))
+
+
+def decision_messages(domain: Domain, question: str, heard: Sequence[Said]) -> tuple[Message, ...]:
+    """Return the call of the agent that decides, who sees what each agent said in the last round."""
+    wording = WORDINGS[domain]
+    parts = [wording.question.format(question=question)]
+    parts += _texts(domain, wording.texts_last, wording.said_now, heard)
+    return Message("system", wording.decision), Message("user", _joined(wording, parts))
+
+
+def head(role: Role, domain: Domain) -> str:
+    """Return a role's system message: its head, and its worked examples where the domain has some."""
+    wording = WORDINGS[domain]
+    examples = [f"Question: {asked}\n\nReply:\n{reply}" for asked, reply in wording.examples.get(role, ())]
+    return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
+
+
+def quoted(domain: Domain, one: Said) -> str:
+    """Return what an agent said as its neighbours are shown it; no line of it can pass for one of the prompt's own."""
+    wording = WORDINGS[domain]
+    text = _middle_left_out(unmarked(one.text).strip(), wording.longest) or NOTHING
+    if not wording.in_one_line:
+        text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+    else:
+        # a program's lines are told apart by semicolons
+        text = ("; " if one.role.writes_code else " ").join(line.strip() for line in text.splitlines() if line.strip())
+    if one.code is None:
+        return text
+    why = _middle_left_out(" ".join(unmarked(one.code.why).split()), _LONGEST_WHY)
+    result = (
+        wording.code_failed.format(why=why)
+        if one.code.answer is None
+        else wording.code_gives.format(answer=one.code.answer)
+    )
+    return f"{text}{' ' if wording.in_one_line else chr(10)}{result}"
+
+
+def unmarked(text: str) -> str:
+    """Return a text in which no special token of a chat template stands: a blank parts its first two signs.
+
+    Engines put messages into the template as text, and tokenizers then read `<|im_end|>` wherever it stands as the end
+    of the turn. A neighbour's text is data, so it must not be able to end a turn or to begin one.
+    """
+    return _SPECIAL.sub(r"\g<0> ", text)
+
+
+def _texts(domain: Domain, title: str, template: str, heard: Sequence[Said]) -> list[str]:
+    texts = [template.format(agent=one.agent + 1, role=one.role.value, text=quoted(domain, one)) for one in heard]
+    return [title, *texts] if texts else []
+
+
+def _joined(wording: Wording, parts: list[str]) -> str:
+    return ("\n" if wording.in_one_line else "\n\n").join(parts)
+
+
+def _middle_left_out(text: str, longest: int) -> str:
+    """Cut a text down: its end holds the answer, so it is the middle that goes."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} … {text[-half:]}"

@@ -1,0 +1,253 @@
+"""Run Python that a model has written: in a process of its own that can harm nothing, and judged by `answer` alone.
+
+The process (sandbox_child.py) gets no environment and an empty folder, takes limits on itself and asks the kernel to
+refuse it everything else: files outside that folder (Landlock), and network, processes, signals and whatever else a
+computation does not need (seccomp, syscalls.py). `protections` says which of it this machine has.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from runner.agents import sandbox_child, syscalls
+from runner.config.task import Extractor
+from runner.core.child import describe_exit
+from runner.core.errors import JobFailed
+from runner.scorers.numbers import extract
+
+MIB, KIB = 1024 * 1024, 1024
+LONGEST_CODE = 20_000  # characters
+SHOWN = 500  # of what was printed: what an outcome keeps
+_MOST_ANSWERED = 64 * KIB  # bytes of a result; only code that writes to the pipe itself gets there
+_LOOK_S = 0.1  # a program that runs longer has its folder looked at so often
+_MOST_FILES = 100
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+# the first line of a program that has prose around it, and no fence
+_CODE_BEGINS = re.compile(
+    r"^(?:(?:import|from|def|class|for|while|if|try|with|print)\b|#|[A-Za-z_]\w*\s*[-+*/]?=)", re.M
+)
+_PROBE = "import decimal, math\nanswer = int(math.sqrt(decimal.Decimal(1764)))"
+_PROBE_ANSWER = "42"
+
+
+class CodeStatus(StrEnum):
+    """What became of a program: it assigned a number to `answer`, or it did not."""
+
+    ok = "ok"
+    code_failed = "code_failed"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may take."""
+
+    seconds: float = 10.0  # by the clock
+    cpu_s: int = 5
+    memory_mib: int = 512
+    file_kib: int = 1024  # of one file; all files together may have four times as much
+    printed_kib: int = 16
+
+
+@dataclass(frozen=True)
+class CodeOutcome:
+    """What a program came to: the number in plain form, or why there is none."""
+
+    answer: str | None
+    status: CodeStatus
+    why: str = ""
+    printed: str = ""  # the beginning of what it printed
+
+
+@dataclass(frozen=True)
+class Protections:
+    """What holds a program on this machine, in words, and what does not; the second is empty where all holds."""
+
+    held: str
+    missing: str
+
+
+class Sandbox:
+    """Runs programs, each in a process of its own; any thread may ask, several at once.
+
+    `without` names protections to go without (landlock, seccomp), as on a machine that lacks them.
+    """
+
+    def __init__(self, limits: Limits | None = None, without: frozenset[str] = frozenset()) -> None:
+        self.limits, self.without = limits or Limits(), without
+        self._filter = b"" if "seccomp" in without else syscalls.program()
+        self._held: frozenset[str] | None = None  # names from the child, once it has been tried
+        self._lock = threading.Lock()
+
+    def run(self, text: str) -> CodeOutcome:
+        """Run the code in what a model wrote, fenced or not, and return the number that it assigns to `answer`."""
+        if len(text) > LONGEST_CODE:
+            return _failed(f"the code has more than {LONGEST_CODE} characters")
+        self._try()
+        return self._run(programs_in(text))[0]
+
+    def protections(self) -> Protections:
+        """Say what holds a program here; runs a small one to find out."""
+        return in_words(self._try(), self.limits)
+
+    def _try(self) -> frozenset[str]:
+        """Run a program that must succeed, once; without the filter where a system library needs more than it lets."""
+        with self._lock:
+            if self._held is None:
+                outcome, held = self._run((_PROBE,))
+                if outcome.answer != _PROBE_ANSWER and self._filter:
+                    self._filter = b""
+                    outcome, held = self._run((_PROBE,))
+                if outcome.answer != _PROBE_ANSWER:
+                    raise JobFailed(f"the sandbox for written Python does not work on this machine: {outcome.why}")
+                self._held = held
+            return self._held
+
+    def _run(self, texts: Sequence[str]) -> tuple[CodeOutcome, frozenset[str]]:
+        folder = tempfile.mkdtemp(prefix="runner-code-")
+        try:
+            # no preexec_fn: this process has threads, and torch
+            with subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env={},
+                start_new_session=True,
+            ) as process:
+                try:
+                    self._send(process, texts)
+                    data, why = self._listen(process, folder)
+                finally:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGKILL)
+            return self._outcome(data, why, process.returncode)
+        finally:
+            _remove(folder)
+
+    def _send(self, process: subprocess.Popen[bytes], texts: Sequence[str]) -> None:
+        limits = self.limits
+        job = {
+            "parent": os.getpid(),
+            "cpu_s": limits.cpu_s,
+            "memory": limits.memory_mib * MIB,
+            "file": limits.file_kib * KIB,
+            "printed": limits.printed_kib * KIB,
+            "shown": SHOWN,
+            "filter": self._filter,
+            "without": tuple(self.without),
+        }
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
+
+    def _listen(self, process: subprocess.Popen[bytes], folder: str) -> tuple[bytes, str]:
+        """Return what the process says until it ends, or why it was not waited for."""
+        assert process.stdout is not None
+        descriptor, data = process.stdout.fileno(), b""
+        deadline = time.monotonic() + self.limits.seconds
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while (left_s := deadline - time.monotonic()) > 0:
+            if not poll.poll(1000 * min(left_s, _LOOK_S)):
+                if _is_full(folder, 4 * self.limits.file_kib * KIB):
+                    return b"", "it wrote more files than it may"
+                continue
+            chunk = os.read(descriptor, _MOST_ANSWERED)
+            data += chunk
+            if not chunk:
+                return data, ""
+            if len(data) > _MOST_ANSWERED:
+                return b"", "it wrote into the pipe for its answer"
+        return b"", f"it was stopped after {self.limits.seconds:g} s"
+
+    def _outcome(self, data: bytes, why: str, exit_code: int) -> tuple[CodeOutcome, frozenset[str]]:
+        fields = data.decode(errors="replace").split("\0")
+        if why or len(fields) != 4:
+            if exit_code == -signal.SIGXCPU:
+                why = f"it used more than {self.limits.cpu_s} s of CPU time"
+            return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
+        held, answer, why, printed = fields
+        number = extract(answer, Extractor.flexible) if answer else None
+        if number is None:
+            why = why or f"`answer` is {answer[:100]!r} and no number"
+            return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
+        return CodeOutcome(number, CodeStatus.ok, "", printed), frozenset(held.split())
+
+
+def programs_in(text: str) -> tuple[str, ...]:
+    """Return what may be the program in a reply, the likeliest first; the first one that is Python is run."""
+    fenced = [found[1] for found in _FENCE.finditer(text)]
+    if fenced:
+        final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
+        return tuple(dict.fromkeys(["\n".join(fenced), final[-1]]))  # the first: a program in several blocks
+    found = _CODE_BEGINS.search(text)
+    if found is None:
+        return (text,)
+    lines = text[found.start() :].splitlines()
+    # prose may follow it, too: leave out ever more lines from the end
+    return tuple(dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]))
+
+
+def in_words(held: frozenset[str], limits: Limits) -> Protections:
+    """Say what the names from the child mean, and what those mean that are not there."""
+    clauses = ["a process of its own with no environment, in an empty folder", f"{limits.seconds:g} s by the clock"]
+    missing: list[str] = []
+    for name, words in (
+        ("cpu", f"{limits.cpu_s} s of CPU time"),
+        ("as", f"{limits.memory_mib} MiB of memory"),
+        ("fsize", f"{limits.file_kib} KiB a file"),
+    ):
+        (clauses if name in held else missing).append(words if name in held else f"no limit of {words}")
+    for name, what in (
+        ("landlock", "files elsewhere"),
+        ("seccomp", "network, processes, signals, other calls of the system"),
+    ):
+        if name in held:
+            clauses.append(f"{what}: refused by the kernel ({name})")
+        else:
+            missing.append(f"{what}: refused by Python only, which code that means harm can get round")
+    if "nproc" in held and "powerless" in held and "seccomp" not in held:
+        missing.append("no limit of processes: root has none")
+    if "nobody" in held:
+        clauses.append("as user nobody")
+    if "powerless" in held:
+        clauses.append("as root without its powers")
+    return Protections("; ".join(clauses), "; ".join(missing))
+
+
+def _failed(why: str) -> CodeOutcome:
+    return CodeOutcome(None, CodeStatus.code_failed, why)
+
+
+def _is_full(folder: str, most_bytes: int) -> bool:
+    """Whether more lies in the folder than may; it is flat where the kernel holds the code."""
+    total = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for count, entry in enumerate(entries, start=1):
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
+            if total > most_bytes or count > _MOST_FILES:
+                return True
+    return False
+
+
+def _remove(folder: str) -> None:
+    """Remove the folder, whatever its rights are by now."""
+    with suppress(OSError):
+        Path(folder).chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,268 @@
+"""The process in which written code runs (sandbox.py starts it, by this file's path, with `python -I -S`).
+
+It takes the limits on itself, lets the kernel refuse the rest, and only then reads the code. What it says at the end
+goes to a pipe that was its stdout: what protects it, the value of `answer`, why there is none, what was printed.
+It imports little, since it starts thousands of times, and nothing of the runner.
+"""
+
+from __future__ import annotations
+
+import io
+import marshal
+import os
+import resource
+import sys
+from typing import Any
+
+NOBODY = 65534
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # of prctl
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_SIGKILL = 9
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's calls, equal on all machines
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1, 2, 4, 8, 32, 256, 1 << 14
+_READ = _READ_FILE | _READ_DIR
+_IN_FOLDER = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE  # flat files only: no folders, no links
+# What Python reads when it imports: its own modules, and the libraries of the system that some of them load.
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
+_DEVICES = ("/dev/null", "/dev/urandom", "/dev/zero", "/usr/share/zoneinfo")
+
+
+class Printed(io.StringIO):
+    """Keeps what is printed, up to a limit; beyond it, printing is an error that the code cannot undo."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.is_flooded = most, False
+
+    def write(self, text: str) -> int:
+        """Keep a text."""
+        if self.is_flooded or self.tell() + len(text) > self.most:
+            self.is_flooded = True
+            raise OSError("too much was printed")
+        return super().write(text)
+
+
+def main() -> None:
+    """Protect, read, run, say."""
+    given = sys.stdin.buffer
+    job: dict[str, Any] = marshal.load(given)
+    result = os.dup(1)
+    for descriptor in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    held = protect(job)
+    texts: tuple[str, ...] = marshal.load(given)
+    os.dup2(1, 0)
+    sys.stdin = io.StringIO()
+    write, leave, join = os.write, os._exit, b"\0".join  # the code may put others in their place
+    printed = Printed(job["printed"])
+    sys.stdout = printed
+    answer, why = run(texts)
+    if printed.is_flooded:
+        answer, why = "", f"printed more than {job['printed']} characters"
+    shown = printed.getvalue()[: job["shown"]]
+    fields = [" ".join(held), answer, why, shown]
+    write(result, join(field.replace("\0", "").encode(errors="replace") for field in fields))
+    leave(0)
+
+
+def run(texts: tuple[str, ...]) -> tuple[str, str]:
+    """Run the first text that is Python; return `answer` as text, or an empty one and the reason."""
+    code, why = None, "no code"
+    for text in texts:
+        try:
+            code = compile(text, "<code>", "exec", dont_inherit=True)
+            break
+        except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError) as error:
+            why = why if why != "no code" else said(error)  # of the first: the others are guesses
+    if code is None:
+        return "", why
+    module = type(sys)("__main__")
+    sys.modules["__main__"] = module
+    try:
+        exec(code, module.__dict__)
+        if "answer" not in module.__dict__:
+            return "", "it assigns nothing to `answer`"
+        return as_text(module.__dict__["answer"])
+    except BaseException as error:  # noqa: BLE001 - written code may raise anything, SystemExit too
+        return "", said(error)
+
+
+def as_text(value: Any) -> tuple[str, str]:
+    """Return a number as text, without the noise of binary fractions, or else the reason why it is none."""
+    if isinstance(value, bool) or value is None:
+        return "", f"`answer` is {value} and no number"
+    if isinstance(value, str):
+        return value[:1000], ""
+    if isinstance(value, int):
+        return str(int(value)), ""
+    number = float(value)  # Decimal, Fraction: whatever can be one
+    if number != number or number in (float("inf"), float("-inf")):
+        return "", f"`answer` is {number} and no number"
+    if number == int(number):
+        return str(int(number)), ""
+    text = format(number, ".12g")
+    if "e" in text:  # as small as 1e-07: the same digits written out
+        text = format(number, f".{11 - int(text.split('e')[1])}f").rstrip("0")
+    return text, ""
+
+
+def said(error: BaseException) -> str:
+    """Return the first line of an error."""
+    try:
+        text = str(error).strip()
+    except BaseException:  # noqa: BLE001 - an exception of the code's own making
+        text = ""
+    first = text.splitlines()[0][:200] if text else ""
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def protect(job: dict[str, Any]) -> list[str]:
+    """Take on all that this machine has, and return the names of what holds."""
+    held = take_limits(job)
+    libc: Any = None
+    if sys.platform == "linux":
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        held += drop_privileges(libc)
+        libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of user, which takes it back
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        if os.getppid() != job["parent"]:
+            os._exit(1)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if libc is not None and "landlock" not in job["without"] and close_files(libc):
+        held.append("landlock")
+    if libc is not None and job["filter"] and filter_calls(libc, job["filter"]):
+        held.append("seccomp")
+    if "landlock" not in held or "seccomp" not in held:
+        for name in ("ctypes", "_ctypes"):
+            sys.modules.pop(name, None)
+        sys.addaudithook(refuser("landlock" not in held, "seccomp" not in held))
+    return held
+
+
+def take_limits(job: dict[str, Any]) -> list[str]:
+    """Limit CPU seconds, memory, files and processes; return which limits hold."""
+    wanted = {
+        "CPU": (job["cpu_s"], job["cpu_s"] + 1),  # the first can be caught, the second cannot
+        "AS": (job["memory"],) * 2,
+        "FSIZE": (job["file"],) * 2,
+        "NPROC": (0, 0),
+        "NOFILE": (32, 32),
+        "CORE": (0, 0),
+    }
+    held = []
+    for name, (soft, hard) in wanted.items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        _, most = resource.getrlimit(kind)
+        if most != resource.RLIM_INFINITY:
+            soft, hard = min(soft, most), min(hard, most)
+        try:
+            resource.setrlimit(kind, (soft, hard))
+            held.append(name.lower())
+        except (ValueError, OSError):
+            continue  # macOS takes no limit on memory; what does not hold is not said to
+    return held
+
+
+def drop_privileges(libc: Any) -> list[str]:
+    """As root: become nobody, or where nobody can read Python's modules, stay without any of root's powers."""
+    if os.geteuid() != 0:
+        return []
+    try:
+        os.chown(".", NOBODY, NOBODY)
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        can_import = any(os.access(f"{folder}/abc.py", os.R_OK, effective_ids=True) for folder in sys.path)
+        os.seteuid(0)
+        if can_import:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            return ["nobody"]
+        os.setresgid(0, 0, 0)
+        os.chown(".", 0, 0)
+    except OSError:
+        pass  # a container may have taken these powers away already
+    import ctypes
+
+    header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    return ["powerless"] if libc.capset(header, nothing) == 0 else []
+
+
+def close_files(libc: Any) -> bool:
+    """Landlock: the working directory for reading and writing, Python's modules for reading, nothing else."""
+    import ctypes
+
+    call = libc.syscall
+    version = call(_CREATE_RULESET, None, 0, 1)
+    if version < 1:
+        return False
+    rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
+    fields = [rights] + [0b11] * (version >= 4) + [0b11] * (version >= 6)  # files; TCP; signals and abstract sockets
+    attributes = (ctypes.c_uint64 * len(fields))(*fields)
+    rules = call(_CREATE_RULESET, attributes, ctypes.sizeof(attributes), 0)
+    if rules < 0:
+        return False
+    known = rights if version >= 3 else rights & ~_TRUNCATE
+    readable = [*sys.path, f"{sys.base_prefix}/lib", *_LIBRARIES, *_DEVICES]
+    allowed = [(".", _IN_FOLDER), *((path, _READ) for path in readable), ("/dev/null", _READ | _WRITE_FILE)]
+    for path, access in allowed:
+        try:
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue  # there is no such path here
+        if not os.path.isdir(path):
+            access &= ~(_READ_DIR | _REMOVE_FILE | _MAKE_REG)
+        rule = (access & known).to_bytes(8, "little") + place.to_bytes(4, "little")
+        is_added = call(_ADD_RULE, rules, 1, rule, 0) == 0
+        os.close(place)
+        if not is_added:
+            return False
+    return bool(call(_RESTRICT_SELF, rules, 0) == 0)
+
+
+def filter_calls(libc: Any, lines: bytes) -> bool:
+    """Put a seccomp filter on this process for good."""
+    import ctypes
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
+
+    program = Program(len(lines) // 8, lines)
+    return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
+
+
+def refuser(files: bool, calls: bool) -> Any:
+    """Return an audit hook for what the kernel does not refuse here. Code that means harm can get round it."""
+    here = os.getcwd() + "/"
+    readable = tuple(f"{path}/" for path in sys.path if path)
+    absolute, text, write_flags = os.path.abspath, os.fsdecode, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+    # Landlock lets rights and times of files be changed, so of what is done to files only reading passes here
+    refused = ("os.", "shutil.", "tempfile.", "glob.", "ctypes.")
+    on_calls = ("socket.", "subprocess.", "pty.", "signal.", "resource.", "syslog.", "fcntl.", "mmap.")
+    modules = ("_ctypes", "ctypes", "_posixsubprocess", "_socket", "resource", "gc")
+    own = ("os.remove", "os.unlink", "os.listdir", "os.scandir")
+
+    def refuse(event: str, given: tuple[Any, ...]) -> None:
+        if event == "open":
+            if not files or isinstance(given[0], int):
+                return
+            path, flags = absolute(text(given[0])), given[2] or 0
+            if (path + "/").startswith(here) or (path.startswith(readable) and not flags & write_flags):
+                return
+        elif event in own:
+            path = absolute(text(given[0] if given[0] is not None else ".")) + "/"
+            if not files or path.startswith(here) or (event != "os.remove" and path.startswith(readable)):
+                return
+        elif event == "import":
+            if given[0] not in modules:
+                return
+        elif not event.startswith(refused) and not (calls and event.startswith(on_calls)):
+            return
+        raise PermissionError(f"the sandbox refuses {event} {given[0] if given else ''}".rstrip())
+
+    return refuse
+
+
+if __name__ == "__main__":
+    main()

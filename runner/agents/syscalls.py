@@ -1,0 +1,73 @@
+"""What a computation may ask of Linux, as a seccomp filter: whatever is not on the list is refused.
+
+So there is no socket, no process, no signal to others, no tracing, no changing of limits or priorities, and nothing
+that a later kernel brings. The program runs on: what is refused raises PermissionError in Python.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+import sys
+
+# name: number on x86_64, number on aarch64 (None: the call does not exist there)
+ALLOWED: dict[str, tuple[int, int | None]] = {
+    "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
+    "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23), "dup2": (33, None),
+    "dup3": (292, 24), "open": (2, None), "openat": (257, 56), "ftruncate": (77, 46), "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
+    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17),
+    "getdents": (78, None), "getdents64": (217, 61),
+    "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
+    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233),
+    "brk": (12, 214), "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
+    "restart_syscall": (219, 128), "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
+    "time": (201, None), "gettimeofday": (96, 169), "clock_gettime": (228, 113), "clock_getres": (229, 114),
+    "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "times": (100, 153), "getrusage": (98, 165),
+    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175),
+    "getgid": (104, 176), "getegid": (108, 177), "uname": (63, 160), "sysinfo": (99, 179), "getrandom": (318, 278),
+    "exit": (60, 93), "exit_group": (231, 94),
+}  # fmt: skip
+# Refused with an errno of their own, which libraries take for "go on without": no terminal, and an older kernel.
+ANSWERED = {"ioctl": ((16, 29), errno.ENOTTY), "clone3": ((435, 435), errno.ENOSYS)}
+FCNTL = (72, 25)
+# Of fcntl: duplicate, and read or set what closes on exec. Not F_SETFL and F_SETOWN, with which a file sends signals.
+FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
+_X32 = 0x40000000  # numbers from here on are x86_64's calls under other names
+
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # of the kernel's BPF: ld abs, jeq, jge, ret
+_NUMBER_AT, _ARCH_AT, _SECOND_ARGUMENT_AT = 0, 4, 24  # in struct seccomp_data; little-endian on both
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+
+
+def program(machine: str | None = None) -> bytes:
+    """Return the filter for a machine, as an array of struct sock_filter; empty where there is none for it."""
+    machine = machine or (platform.machine() if sys.platform == "linux" else "")
+    if machine not in ARCHITECTURES or sys.byteorder != "little":
+        return b""
+    column, architecture = ARCHITECTURES[machine]
+    numbers = [number for pair in ALLOWED.values() if (number := pair[column]) is not None]
+    # from the top: (code, operand, how many lines to skip if true, if false)
+    lines = [
+        (_LOAD, _ARCH_AT, 0, 0),
+        (_EQUAL, architecture, 1, 0),
+        (_RETURN, _KILL, 0, 0),
+        (_LOAD, _NUMBER_AT, 0, 0),
+        (_AT_LEAST, _X32, 0, 1),
+        (_RETURN, _KILL, 0, 0),
+    ]
+    for answered, error in ANSWERED.values():
+        lines += [(_EQUAL, answered[column], 0, 1), (_RETURN, _ERRNO | error, 0, 0)]
+    commands = len(FCNTL_COMMANDS)
+    lines += [(_EQUAL, FCNTL[column], 0, commands + 3), (_LOAD, _SECOND_ARGUMENT_AT, 0, 0)]
+    lines += [(_EQUAL, command, commands - place, 0) for place, command in enumerate(FCNTL_COMMANDS)]
+    lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
+    lines += [(_EQUAL, number, len(numbers) - place, 0) for place, number in enumerate(numbers)]
+    lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
+    return b"".join(
+        struct.pack("=HBBI", code, if_true, if_false, operand) for code, operand, if_true, if_false in lines
+    )

@@ -1,0 +1,85 @@
+"""What calls have cost: prompt and new tokens by role, and what each edge has brought into prompts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.agents.sandbox import CodeStatus
+from runner.agents.team import DECISION, Course, Link
+from runner.agents.wording import Role
+
+
+@dataclass
+class Cost:
+    """Calls, their tokens and how many of their programs failed; of an edge, what it has brought into prompts."""
+
+    calls: int = 0
+    prompt_tokens: float = 0.0  # an edge's are its share of a prompt by characters, and so no whole number
+    new_tokens: int = 0
+    code_failed: int = 0
+
+
+@dataclass
+class Tally:
+    """Adds up courses."""
+
+    roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
+
+    def add(self, course: Course) -> None:
+        """Count all calls of a course."""
+        for answered in course.answered.values():
+            turn, call = answered.turn, answered.call
+            role = self.roles[turn.who]
+            role.calls += 1
+            role.prompt_tokens += call.prompt_tokens
+            role.new_tokens += call.tokens
+            role.code_failed += answered.code is not None and answered.code.status is CodeStatus.code_failed
+            for link, share in turn.shares().items():
+                self.links[link].calls += 1
+                self.links[link].prompt_tokens += share * call.prompt_tokens
+
+    def metrics(self, questions: int) -> dict[str, float]:
+        """Return the sums, and what a question has cost on the average."""
+        every = self.roles.values()
+        prompt_tokens, new_tokens = sum(one.prompt_tokens for one in every), sum(one.new_tokens for one in every)
+        return {
+            "calls": sum(one.calls for one in every),
+            "code_failed": sum(one.code_failed for one in every),
+            "prompt_tokens": prompt_tokens,
+            "new_tokens": new_tokens,
+            "prompt_tokens_per_question": prompt_tokens / questions,
+            "new_tokens_per_question": new_tokens / questions,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a line for each role, then for each edge, in the order of the agents."""
+        lines: list[dict[str, Any]] = [
+            {
+                "tokens of": who,
+                "calls": cost.calls,
+                "programs failed": cost.code_failed if who == Role.programming_expert else None,
+                "prompt tokens": round(cost.prompt_tokens),
+                "new tokens": cost.new_tokens,
+            }
+            for who, cost in self._by_role()
+        ]
+        lines += [
+            {"tokens of": f"edge {link}", "calls": cost.calls, "prompt tokens": round(cost.prompt_tokens)}
+            for link, cost in self._by_link()
+        ]
+        return lines
+
+    def facts(self) -> dict[str, str]:
+        """Return the same in words."""
+        by_role = (f"{who} {one.prompt_tokens:,.0f} + {one.new_tokens:,}" for who, one in self._by_role())
+        by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._by_link())
+        return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}
+
+    def _by_role(self) -> list[tuple[str, Cost]]:
+        return [(who, self.roles[who]) for who in (*Role, DECISION) if who in self.roles]
+
+    def _by_link(self) -> list[tuple[Link, Cost]]:
+        return sorted(self.links.items(), key=lambda item: (item[0].target is None, item[0].kind, item[0].ends))

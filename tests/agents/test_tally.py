@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import random
+
+from runner.agents.graph import Graph
+from runner.agents.sandbox import CodeOutcome, CodeStatus
+from runner.agents.tally import Tally
+from runner.agents.team import Answered, Course, Team
+from runner.config.task import DecisionMethod, Domain, Mode
+from runner.core.result import Call, FinishReason
+
+
+def played(prompt_tokens: int) -> Course:
+    """A chain of four with all roles; the program fails."""
+    graph = Graph.of(Mode.chain, 4, seed=0)
+    team = Team.of(4, None, Domain.brief, DecisionMethod.final_refer)
+    course = Course(team, "test/0", "How many?", [graph.draw(random.Random(0), 0)])
+    while turns := course.ready():
+        for turn in turns:
+            call = Call(turn.who, "sha", prompt_tokens, "12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop, 0.1)
+            code = CodeOutcome(None, CodeStatus.code_failed, "why") if turn.writes_code else None
+            course.take(Answered(turn, call, code))
+    return course
+
+
+def test_costs_by_role_and_by_edge() -> None:
+    tally = Tally()
+    for _ in range(2):
+        tally.add(played(100))
+    metrics = tally.metrics(2)
+    assert metrics == {
+        "calls": 10,
+        "code_failed": 2,
+        "prompt_tokens": 1000,
+        "new_tokens": 30,
+        "prompt_tokens_per_question": 500,
+        "new_tokens_per_question": 15,
+    }
+    rows = tally.rows()
+    assert [row["tokens of"] for row in rows] == [
+        "Math Solver",
+        "Mathematical Analyst",
+        "Programming Expert",
+        "Inspector",
+        "decision",
+        "edge 1 → 2",
+        "edge 2 → 3",
+        "edge 3 → 4",
+        "edge 1 → decision",
+        "edge 2 → decision",
+        "edge 3 → decision",
+        "edge 4 → decision",
+    ]
+    assert [row["programs failed"] for row in rows[:5]] == [None, None, 2, None, None]
+    to_decision = [row["prompt tokens"] for row in rows[8:]]
+    assert all(tokens > 0 for tokens in to_decision)
+    assert sum(to_decision) < 200, "they have brought a part of the decision's prompts, the question is the rest"
+    assert to_decision[2] > to_decision[0], "what the program came to is a text, too"
+    facts = tally.facts()
+    assert facts["tokens_by_role"].startswith("Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · ")
+    assert facts["prompt_tokens_by_edge"].count(" → ") == 7

@@ -1,0 +1,140 @@
+"""Train an adapter for a team of agents: `python -m tools.embedded_model.team --output DIR`, and score it.
+
+It stands on the shipped base model. With task=agents task.domain=brief, `lora=peft lora.path=DIR/lora_team` takes it.
+None is shipped: after 180 steps an agent solves more alone than the base, but less with a neighbour's solution before
+it, and its programs leave steps out. So the usual number of steps is larger, and its scores are not known. All products
+are in float32, and on one thread: the same seed gives the same bits on one platform.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import peft
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from runner.agents import roles
+from runner.agents.roles import Said
+from runner.agents.sandbox import Sandbox
+from runner.config.task import Domain
+from runner.embedded import MODEL_DIR
+from runner.embedded.problems import Problem, Split, problems
+from runner.engines.base import Message
+from tools.embedded_model.evaluate import Score, complete
+from tools.embedded_model.fit import Fitted, batches, fit, log
+from tools.embedded_model.team_data import AGENTS, Step, dialogue, mistaken, spoken, steps_of, team_example
+from tools.embedded_model.train import entries, load_base, rounded, tidy_peft_folder, versions
+
+STEPS = 1000
+BATCH_SIZE = 16
+PEAK_LR = 3e-3
+RANK = 16
+CARD_PROBLEMS = 100
+CARD_SPLITS = (Split.HARD5, Split.HARD)
+ADAPTER, CARD_NAME = "lora_team", "card_team.json"  # in the output folder
+
+
+def main() -> None:
+    """Train, score, write the card."""
+    args = _arguments()
+    torch.set_num_threads(1)
+    silence: Any = transformers.utils.logging.disable_progress_bar  # ours are the lines on stderr
+    silence()
+    start = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(str(MODEL_DIR))
+    args.output.mkdir(parents=True, exist_ok=True)
+    folder = args.output / ADAPTER
+    path = args.output / CARD_NAME
+    card: dict[str, Any] = {"scores": {}} if args.steps else json.loads(path.read_text())
+    if args.steps:
+        fitted = train(tokenizer, folder, args.steps, args.seed)
+        card |= {"seed": args.seed, "steps": args.steps, "training": rounded(asdict(fitted)), "versions": versions()}
+    model = peft.PeftModel.from_pretrained(load_base(MODEL_DIR, torch.float32), str(folder)).eval()
+    for split in CARD_SPLITS:  # the card is written each time: scoring takes as long as the training
+        path.write_text(json.dumps(card, indent=2) + "\n")
+        card["scores"][split.value] = entries(measure(model, tokenizer, problems(split, args.card_problems)))
+    path.write_text(json.dumps(card, indent=2) + "\n")
+    print(f"{time.perf_counter() - start:.0f} s in all; scores in {path}")
+
+
+def train(tokenizer: Any, folder: Path, steps: int, seed: int) -> Fitted:
+    """Train a PEFT adapter on all seven projections of the shipped base model."""
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(load_base(MODEL_DIR, torch.float32), config)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    log(f"team  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples")
+    data = batches(tokenizer, lambda index: team_example(index, seed), BATCH_SIZE, seed)
+    optimizer = torch.optim.AdamW(trained, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)
+    fitted = fit("team", model, [optimizer], data, steps, is_bfloat16=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    tidy_peft_folder(folder)
+    return fitted
+
+
+def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score]:
+    """Score each role alone, with one neighbour's solution, and the decision over what the four said alone."""
+    sandbox = Sandbox()
+
+    def say(agent: int, now: Sequence[Sequence[Said]]) -> list[Said]:
+        role = roles.role_of(agent)
+        calls = [roles.messages(role, Domain.brief, p.question, heard, ()) for p, heard in zip(asked, now, strict=True)]
+        texts = _complete(model, tokenizer, calls)
+        return [roles.said(agent, text, sandbox.run(text) if role.writes_code else None) for text in texts]
+
+    def scored(name: str, said: Sequence[Said]) -> Score:
+        found = Score(sum(one.answer == p.gold for one, p in zip(said, asked, strict=True)), len(asked))
+        log(f"card  {name}  {found}")
+        return found
+
+    nobody: list[list[Said]] = [[] for _ in asked]
+    alone = [say(agent, nobody) for agent in range(AGENTS)]
+    scores = {f"alone, {said[0].role.value}": scored(f"alone, {said[0].role.value}", said) for said in alone}
+    solver, analyst, _, inspector = range(AGENTS)
+    for name, heard in (
+        ("right", [[spoken(analyst, steps_of(p))] for p in asked]),
+        ("wrong", [[spoken(analyst, _wrong(Random(f"card/{index}"), p))] for index, p in enumerate(asked)]),
+    ):
+        for agent in (solver, inspector):
+            label = f"{name} neighbour, {roles.role_of(agent).value}"
+            scores[label] = scored(label, say(agent, heard))
+    teams = list(zip(*alone, strict=True))
+    votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]
+    scores["majority of the four"] = scored("majority of the four", votes)
+    calls = [roles.decision_messages(Domain.brief, p.question, team) for p, team in zip(asked, teams, strict=True)]
+    decided = [roles.said(0, text) for text in _complete(model, tokenizer, calls)]
+    scores["decision over the four"] = scored("decision over the four", decided)
+    return scores
+
+
+def _wrong(rng: Random, one: Problem) -> list[Step]:
+    """Make a mistake that does not cancel out."""
+    while True:
+        steps = mistaken(rng, steps_of(one))
+        if str(steps[-1].value) != one.gold:
+            return steps
+
+
+def _complete(model: Any, tokenizer: Any, calls: list[tuple[Message, ...]]) -> list[str]:
+    prompts = ["".join(piece.text for piece in dialogue(call, "")[:-2]) for call in calls]
+    return complete(model, tokenizer, prompts)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.team", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="the folder for the adapter and its card")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the training (%(default)s); 0: only score again")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--card-problems", type=int, default=CARD_PROBLEMS, help="of each split (%(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What the team adapter learns from: calls of a team's agents on made problems, with neighbours right and wrong.
+
+The prompts are those of the agents' task (domain `brief`). What neighbours say is made by code from a problem's steps,
+with the mistakes that the embedded model makes: a step left out or told twice, a carry lost, and all that follows.
+"""
+
+import re
+from random import Random
+from typing import NamedTuple
+
+from runner.agents import roles
+from runner.agents.roles import Said
+from runner.agents.sandbox import CodeOutcome, CodeStatus
+from runner.agents.sandbox_child import as_text
+from runner.agents.wording import Role
+from runner.config.task import Domain
+from runner.embedded.problems import Problem, Split, practice_problem, problem
+from runner.engines.base import Message
+from tools.embedded_model.data import Example, Piece
+from tools.embedded_model.tokenizer import TURN_END, TURN_START
+
+AGENTS = 4
+DECISION_SHARE = 0.15
+ALONE_SHARE = 0.4  # of the agents' calls: nobody is heard
+RIGHT_SHARES = (0.35, 0.6, 0.85)  # of what neighbours say; one of these for each problem, as problems differ
+SAME_MISTAKE_SHARE = 0.4  # who is wrong says what another one has said: a team's agents share their weaknesses
+STEP_WEIGHTS = {2: 1, 3: 2, 4: 3, 5: 4}  # how often a problem has so many steps; 2 stands for 1 to 3
+
+_SUM = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
+
+
+class Step(NamedTuple):
+    """One line of a worked answer, taken apart; `line` has {sum} in place of `3+4=7`."""
+
+    line: str
+    left: int
+    sign: str
+    right: int
+    value: int
+
+
+def steps_of(one: Problem) -> list[Step]:
+    """Take a worked answer apart."""
+    steps = []
+    for line in one.answer.splitlines()[:-1]:
+        found = _SUM.search(line)
+        assert found is not None, line
+        left, sign, right, value = found.groups()
+        steps.append(Step(_SUM.sub("{sum}", line), int(left), sign, int(right), int(value)))
+    return steps
+
+
+def told(steps: list[Step]) -> str:
+    """Write steps as an agent does that calculates itself."""
+    lines = [step.line.format(sum=f"{step.left}{step.sign}{step.right}={step.value}") for step in steps]
+    return "\n".join([*lines, f"The answer is {steps[-1].value}"])
+
+
+def program(steps: list[Step]) -> str:
+    """Write steps as a program: each step goes on from the one before, where it does so in words."""
+    names: dict[int, str] = {}
+    lines = []
+    last: int | None = None
+    for place, step in enumerate(steps):
+        name = "answer" if place == len(steps) - 1 else "abcdefgh"[place]
+        left, right = str(step.left), str(step.right)
+        if step.left == last:
+            left = names[last]  # the other number is the story's, even where it happens to be the same
+        elif step.right == last:
+            left, right = names.get(step.left, left), names[last]
+        lines.append(f"{name}={left}{step.sign}{right}")
+        names[step.value], last = name, step.value
+    return "\n".join(lines)
+
+
+def mistaken(rng: Random, steps: list[Step]) -> list[Step]:
+    """Return steps with one mistake, and what follows from it."""
+    kind = rng.random()
+    place = rng.randrange(len(steps))
+    if kind < 0.5 and len(steps) > 2:  # left out; the first step would leave a story without a beginning
+        place = rng.randrange(1, len(steps))
+        return _carried([*steps[:place], *steps[place + 1 :]], place, steps[place].value, steps[place - 1].value)
+    if kind < 0.6 and len(steps) > 2 and steps[-1].sign in "+-":  # told twice
+        last = steps[-1]
+        return _carried([*steps, last._replace(left=last.value)], len(steps) - 1, 0, 0)
+    slipped = max(1, steps[place].value + rng.choice((-10, -2, -1, 1, 2, 10, 10, -10)))
+    changed = [*steps[:place], steps[place]._replace(value=slipped), *steps[place + 1 :]]
+    return _carried(changed, place + 1, steps[place].value, slipped)
+
+
+def _carried(steps: list[Step], first: int, old: int, new: int) -> list[Step]:
+    """Calculate the steps from `first` on anew, with `new` where `old` was taken over."""
+    changed = list(steps[:first])
+    renamed = {old: new}
+    for step in steps[first:]:
+        left, right = (renamed.get(number, number) for number in (step.left, step.right))
+        value = max(0, _calculated(left, step.sign, right))
+        renamed[step.value] = value
+        changed.append(step._replace(left=left, right=right, value=value))
+    return changed
+
+
+def _calculated(left: int, sign: str, right: int) -> int:
+    if sign == "/":
+        return left // max(1, right)
+    return {"+": left + right, "-": left - right, "*": left * right}[sign]
+
+
+def spoken(agent: int, steps: list[Step]) -> Said:
+    """Let an agent say these steps, as its role does."""
+    if not roles.role_of(agent).writes_code:
+        return roles.said(agent, told(steps))
+    text = program(steps)
+    variables: dict[str, float] = {}
+    try:
+        exec(text, {}, variables)
+    except ZeroDivisionError as error:
+        return roles.said(agent, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
+    value, _ = as_text(variables["answer"])  # a program makes no slip when it adds up
+    return roles.said(agent, text, CodeOutcome(value, CodeStatus.ok))
+
+
+def verdicts(heard: tuple[Said, ...], gold: str) -> str:
+    """Say of each neighbour whether its answer is the right one: what the Inspector says before its own."""
+    return " ".join(f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard)
+
+
+def team_example(index: int, seed: int) -> Example:
+    """Return example `index` of the team adapter's mix: one call of an agent, or of the one that decides."""
+    rng = Random(f"{seed}/team/{index}")
+    one = _problem(rng, index, seed)
+    steps = steps_of(one)
+    speakers = _Speakers(rng, steps)
+    if rng.random() < DECISION_SHARE:
+        heard = tuple(speakers.say(other) for other in range(AGENTS))
+        return dialogue(roles.decision_messages(Domain.brief, one.question, heard), told(steps))
+    agent = rng.randrange(AGENTS)
+    spatial, temporal = _heard(rng, agent)
+    now = tuple(speakers.say(other) for other in spatial)
+    before = tuple(speakers.say(other) for other in temporal)
+    role = roles.role_of(agent)
+    asked = roles.messages(role, Domain.brief, one.question, now, before)
+    return dialogue(asked, reply(role, steps, now, before))
+
+
+def reply(role: Role, steps: list[Step], now: tuple[Said, ...], before: tuple[Said, ...]) -> str:
+    """Return what an agent should say."""
+    if role.writes_code:
+        return program(steps)
+    if role is not Role.inspector or not (now or before):
+        return told(steps)
+    *lines, last = told(steps).splitlines()
+    return "\n".join([*lines, verdicts((*now, *before), str(steps[-1].value)), last])
+
+
+def dialogue(asked: tuple[Message, ...], answered: str) -> Example:
+    """Return a call and its answer as an example."""
+    turns = [Piece(f"{TURN_START}{turn.role}\n{turn.content}{TURN_END}\n", False) for turn in asked]
+    return [*turns, Piece(f"{TURN_START}assistant\n", False), Piece(f"{answered}{TURN_END}", True), Piece("\n", False)]
+
+
+def _problem(rng: Random, index: int, seed: int) -> Problem:
+    (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
+    return problem(Split.TRAIN, index, seed + 2) if count == 2 else practice_problem(count, index, seed + 2)
+
+
+class _Speakers:
+    """Draws what each agent says of one problem: the right steps, a mistake of its own, or one made before."""
+
+    def __init__(self, rng: Random, steps: list[Step]) -> None:
+        self.rng, self.steps, self.mistakes = rng, steps, list[list[Step]]()
+        self.right_share = rng.choice(RIGHT_SHARES)
+
+    def say(self, agent: int) -> Said:
+        if self.rng.random() < self.right_share:
+            return spoken(agent, self.steps)
+        if not self.mistakes or self.rng.random() >= SAME_MISTAKE_SHARE:
+            self.mistakes.append(mistaken(self.rng, self.steps))
+        return spoken(agent, self.rng.choice(self.mistakes))
+
+
+def _heard(rng: Random, agent: int) -> tuple[list[int], list[int]]:
+    """Draw whom an agent hears: nobody, the one before it, those before it, everybody."""
+    if rng.random() < ALONE_SHARE:
+        return [], []
+    others = [other for other in range(AGENTS) if other != agent]
+    spatial = sorted(rng.sample(others, rng.choice((0, 1, 1, 2, 3))))
+    temporal = sorted(rng.sample(range(AGENTS), rng.choice((0, 0, 0, 0, 1, 2, 4))))
+    return spatial, temporal
