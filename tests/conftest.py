@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
     from trips import Trip
-    from warm_process import WarmStarter
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -166,23 +165,15 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], N
     return put
 
 
-@pytest.fixture(scope="session")
-def warm_starter() -> Iterator[WarmStarter]:
-    """Keep the process that others are forked from until the tests are over."""
-    from warm_process import WarmStarter
-
-    starter = WarmStarter()
-    yield starter
-    starter.close()
-
-
 @pytest.fixture
-def runner(tmp_path: Path, new_database: Callable[[Path], None], warm_starter: WarmStarter) -> Callable[..., Finished]:
+def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[..., Finished]:
     """Return a function that runs `python -m runner ARGUMENTS` in an empty folder.
 
-    An empty database is put there first, unless a test asks for the runner to make it (database=False). Where no
-    variable of the environment is given, the process is forked from one that has imported the libraries already.
+    An empty database is put there first, unless a test asks for the runner to make it (database=False). The process
+    starts warm unless a variable is given that libraries read while they are imported.
     """
+
+    import warm_process
 
     def call(
         *arguments: str, cwd: Path = tmp_path, module: str = "runner", database: bool = True, **environment: str
@@ -190,17 +181,7 @@ def runner(tmp_path: Path, new_database: Callable[[Path], None], warm_starter: W
         tracks = module == "runner" and not any(word.startswith(("tracking", "output_dir")) for word in arguments)
         if database and tracks and cwd.is_dir() and not (cwd / "outputs").exists():
             new_database(cwd / "outputs" / "mlflow.db")
-        if not environment:
-            return Finished(*warm_starter.run(module, [*arguments], cwd, timeout_s=300))
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=cwd,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        variables = os.environ | environment
+        return Finished(*warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables))
 
     return call

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from disks import mount_tmpfs
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
@@ -27,7 +28,7 @@ STUB = ("model=stub", "task.limit=5")
         (["quantization=int9"], "quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: awq, fp4, gguf, gptq, int8, nf4, none, torchao_int8"),
         (["task.limit=many"], "task.limit=many: a whole number is needed"),
         (["taks=gsm8k"], "taks: no group or key 'taks'. Did you mean task? Choices: generation, "),
-        (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.data, "),
+        (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.answer_key, "),
         (["+task.extra=1", *STUB], "task.extra: no key 'task.extra'."),
         (["+task.module=runner.tasks.sweep", *STUB], "task.module: no key 'task.module'."),
         (["+extra=1", *STUB], "extra: no key 'extra'."),
@@ -226,7 +227,7 @@ def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path
 def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
     slow = ["model=stub", "task.limit=4", "model.delay_s=1.0", "seed=5"]
-    process = subprocess.Popen(
+    process = warm_process.popen(
         [sys.executable, "-m", "runner", *slow],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
@@ -252,7 +253,7 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
-    process = subprocess.Popen(
+    process = warm_process.popen(
         [sys.executable, "-m", "runner", *slow],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
@@ -278,7 +279,7 @@ def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals)
 
 def test_a_killed_process_leaves_a_true_status_in_the_end(runner: Run, tmp_path: Path) -> None:
     slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
-    process = subprocess.Popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     wait_for(lambda: lines_of(tmp_path) >= 2)
     process.kill()
     process.wait()
@@ -292,7 +293,7 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(runner: Run, tmp_path:
 @pytest.mark.slow
 def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> None:
     calls = [
-        subprocess.Popen(
+        warm_process.popen(
             [sys.executable, "-m", "runner", *STUB, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.DEVNULL
         )
         for seed in range(4)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from api_standin import Api, Trouble, unreachable
 
+from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 
 Run = Callable[..., Any]
-GOLD = {item.question: item.gold for item in load_questions("embedded", "test", 40)}
+GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
 KEY = "sk-very-secret-0123456789"
 QUICK = ("model=api", "model.name=tiny", "model.backoff_s=0.01", "model.first_token_s=1", "tracking=none")
 
@@ -92,6 +94,22 @@ def test_a_server_that_is_not_there_is_one_error(runner: Run) -> None:
     assert "Traceback" not in done.err
 
 
+def test_several_answers_to_a_question_are_one_request(runner: Run, tmp_path: Path) -> None:
+    with Api(solve) as api:
+        asked = (*QUICK, f"model.base_url={api.url}", "task.samples=3", "generation.temperature=0.7", "print=json")
+        done = runner(*asked, "task.limit=4", "task.check_invariance=1")
+        assert done.code == 0, done.err
+        assert [body["n"] for body in api.seen] == [3] * 5
+        assert [len(line["choices"]) for line in lines(tmp_path)] == [3] * 4
+        less = runner(*asked, "task.limit=2")
+        assert less.code == 0, less.err
+        assert len(api.seen) == 5, "the answers of the larger job are taken"
+    metrics = done.json()["metrics"]
+    assert (metrics["accuracy"], metrics["pass_at_k/1"], metrics["maj_at_k/2"], metrics["asked_again"]) == (1, 1, 1, 1)
+    assert "double_bos" not in metrics, "which tokens a prompt has, the server alone knows"
+    assert less.json()["metrics"]["accuracy"] == 1
+
+
 def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> None:
     kinds = ["cut", "malformed", "html", "reset", "odd", "error_event", "endless", "stall"]
     with Api(solve) as api:
@@ -126,7 +144,7 @@ def test_what_was_interrupted_goes_on(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         api.delay_s = 0.02
         command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
-        process = subprocess.Popen([*command, "model.concurrency=2"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        process = warm_process.popen([*command, "model.concurrency=2"], cwd=tmp_path, stderr=subprocess.DEVNULL)
         while len(api.answered) < 10:
             assert process.poll() is None
             time.sleep(0.02)
@@ -257,9 +275,9 @@ def test_the_key_is_nowhere(tmp_path: Path, new_database: Callable[[Path], None]
 
     def run(*arguments: str, key: str = KEY) -> int:
         nonlocal said
-        done = subprocess.run(
+        done = warm_process.complete(
             [sys.executable, "-m", "runner", "model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments],
-            cwd=tmp_path, env=os.environ | {"API_KEY": key}, capture_output=True, text=True, check=False,
+            cwd=tmp_path, env=os.environ | {"API_KEY": key},
         )  # fmt: skip
         said += done.stdout + done.stderr
         return done.returncode

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from runner.config.groups import kinds
@@ -57,7 +58,7 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, tmp_path: Path, argu
 
 def pipe(tmp_path: Path, data: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "runner", *STUB, "task.prompts=-", *arguments]
-    return subprocess.run(command, cwd=tmp_path, input=data, capture_output=True, text=True, timeout=120, check=False)
+    return warm_process.complete(command, data, cwd=tmp_path)
 
 
 def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_prompts_that_were_read_are_a_data_set_of_the_run(runner: Run, tmp_path:
     assert runner("task=generate", "model=stub", "task.prompts=p.txt").code == 0
     assert runner("task=generate", "model=stub", "task.prompt=three").code == 0
     command = [sys.executable, "-m", "runner", "task=generate", "model=stub", "task.prompts=-"]
-    assert subprocess.run(command, cwd=tmp_path, input="four\n", capture_output=True, text=True).returncode == 0
+    assert warm_process.complete(command, "four\n", cwd=tmp_path).returncode == 0
     query = "select name, dataset_source_type, dataset_source, count(*) from datasets join inputs on dataset_uuid = source_id"
     with contextlib.closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as connection:
         found = connection.execute(f"{query} group by dataset_uuid order by name").fetchall()
@@ -158,7 +159,7 @@ def test_texts_names_and_places_are_quoted_for_hydra(argument: str, quoted: str)
 
 def test_the_schema_says_which_keys_hold_text() -> None:
     words = {key for key, kind in kinds().items() if kind.words}
-    assert words == {"task.prompt", "task.system", "task.instruction", "task.stop", "task.branches"}
+    assert words == {"task.prompt", "task.system", "task.instruction", "task.template", "task.stop", "task.branches"}
     for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
         assert kinds()[key].text
     assert not kinds()["seed"].text
@@ -201,7 +202,7 @@ def test_any_script_will_do(runner: Run, tmp_path: Path) -> None:
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(8)))
     slow = [*STUB, "task.prompts=p.txt", "model.delay_s=0.25", "task.output=out.jsonl"]
-    process = subprocess.Popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
     while _lines(tmp_path) < 2:
         assert time.monotonic() < give_up_at

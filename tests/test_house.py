@@ -155,7 +155,7 @@ HEAVY = (
         "sys.argv = ['runner', '-sc', 'query=bash']; os.environ['COMP_LINE'] = 'runner quant';"
         "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
-        "import runner.run, runner.tasks.gsm8k, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve",
+        "import runner.run, runner.tasks.gsm8k, runner.tasks.agents, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve",
     ],
     ids=["help", "cfg", "completion", "compare-help", "tasks"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -143,6 +144,29 @@ def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path:
     _, out, _ = show("nasty", "--by", "quantization,task.instruction")
     assert "[red]bold[/red]" in " ".join(out.split())
     assert "\x1b" not in out
+
+
+def test_the_page_shows_the_graphs_of_teams_and_runs_nothing_in_them(store: Store, show: Any, tmp_path: Path) -> None:
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    for mode in ("chain", "star"):
+        metrics = {"spatial_edges_after": 3.0, "prompt_tokens_per_question": 400.0, "new_tokens_per_question": 90.0}
+        folder = store.job(
+            "teams",
+            mode,
+            {"task.name": "agents", "task.mode": mode},
+            marks(2, 4),
+            metrics=metrics,
+            tags={"task": "agents"},
+        )
+        if mode == "chain":
+            (folder / "graph.svg").write_text(drawing)
+    code, out, err = show("teams", "--save", str(tmp_path))
+    assert code == 0, err
+    page = Page((tmp_path / "comparison.html").read_text())
+    assert (page.tags.count("img"), "script" in page.tags) == (1, False)
+    (source,) = [one for one in page.references if one.startswith("data:")]
+    assert base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() == drawing
+    assert out.count("tokens/question") == 2
 
 
 def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: Any, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
 ) -> None:
     from mlflow import MlflowClient
 
-    # With 8 words the stub's answer is cut off; with 256 it holds the head of the question, whose numbers may be right.
+    # With 2 words the stub's answer is cut off; with 256 it holds the head of the question, whose numbers may be right.
     shared = ["-m", "model=stub", "task.extractor=flexible", "task.limit=60", "print=none"]
-    done = runner(*shared, "generation.max_new_tokens=256,8")
+    done = runner(*shared, "generation.max_new_tokens=256,2")
     assert done.code == 0, done.err
     baseline = ["--baseline", "generation.max_new_tokens=256"]
     table = compared(capsys, tmp_path, "--grid", "last", *baseline, "--log")

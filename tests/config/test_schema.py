@@ -128,9 +128,29 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: GenerationConfig(name="x", batch_size=0), "generation.batch_size=0"),
         (lambda: GenerationConfig(name="x", top_k=5), "generation.temperature=0 is greedy.*top_k=5"),
         (lambda: Gsm8kConfig(limit=0), "task.limit=0: must be 1 or more, or null for all"),
+        (lambda: Gsm8kConfig(offset=-1), "task.offset=-1: must be 0 or more"),
+        (lambda: Gsm8kConfig(shuffle_seed=-1), "task.shuffle_seed=-1: must be 0 or more, or null"),
         (lambda: Gsm8kConfig(shots=-1), "task.shots=-1"),
+        (lambda: Gsm8kConfig(samples=0), "task.samples=0: must be 1 or more"),
+        (lambda: Gsm8kConfig(check_invariance=-1), "task.check_invariance=-1"),
+        (lambda: Gsm8kConfig(check_contamination=-1), "task.check_contamination=-1"),
+        (lambda: composed("task.samples=4"), "task.samples=4 needs answers that differ, and generation.temperature=0"),
         (lambda: Gsm8kConfig(data=""), "task.data=''"),
         (lambda: Gsm8kConfig(prompt=PromptStyle.text, system="x"), "task.system needs task.prompt=chat"),
+        (lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, system="x"), "task.system needs task.prompt=chat"),
+        (
+            lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, shots=5),
+            "task.shots=5: task.prompt=lm_eval_5shot .* with five of its own: leave it out",
+        ),
+        (
+            lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, template="{question}"),
+            "task.template='{question}': task.prompt=lm_eval_5shot is what",
+        ),
+        (lambda: Gsm8kConfig(template="Solve it."), "task.template='Solve it.': {question} must stand where"),
+        (
+            lambda: Gsm8kConfig(template="{qestion}"),
+            "task.template='{qestion}': no name 'qestion'. Did you mean question",
+        ),
         (lambda: SweepConfig(batch_sizes=[]), "task.batch_sizes="),
         (lambda: SweepConfig(prompt_tokens=[0]), "task.prompt_tokens="),
         (lambda: SweepConfig(batch_sizes=[2, 2]), "each number may stand only once"),
@@ -164,7 +184,12 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "model.cache_dir",
         "lora.path",
         "task.data",
+        "task.question_key",
+        "task.answer_key",
+        "task.shuffle_seed",
+        "task.offset",
         "task.shots_data",
+        "task.show_prompt",
     }
     inert |= {"output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
     assert set(reasons) == inert

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_process
 
 from runner.core.console import plain
 
@@ -64,7 +65,8 @@ def test_no_text_steers_a_terminal(tmp_path: Path, which: str) -> None:
 
 def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runner", *STUB, "task=generate", f"task.prompt={HOSTILE}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = warm_process.complete(command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert f"{HOSTILE}...\n" in done.stdout
 
 

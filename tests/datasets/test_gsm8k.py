@@ -12,11 +12,11 @@ from runner.scorers.numbers import extract
 
 
 def questions(task: Gsm8kConfig) -> list[Item]:
-    return load_questions(task.data, task.split, task.limit)
+    return load_questions(task)
 
 
 def examples(task: Gsm8kConfig) -> list[Item]:
-    return load_examples(task.data, task.shots_data, task.split, task.shots)
+    return load_examples(task)
 
 
 def write_jsonl(path: Path, count: int, answer: str = "1+1=2\n#### {}") -> Path:
@@ -43,6 +43,32 @@ def test_shots_come_from_train_of_the_embedded_data() -> None:
     assert not asked & {shot.question for shot in shots}
 
 
+def of(items: list[Item]) -> list[str]:
+    return [item.question for item in items]
+
+
+def test_shuffle_then_offset_then_limit(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "test.jsonl", 30))
+    for data, whole in ((file, questions(Gsm8kConfig(data=file, limit=None))), ("embedded", [])):
+        mixed = questions(Gsm8kConfig(data=data, shuffle_seed=3, limit=30))
+        assert of(mixed) != of(questions(Gsm8kConfig(data=data, limit=30)))
+        assert mixed == questions(Gsm8kConfig(data=data, shuffle_seed=3, limit=30))
+        assert of(mixed) != of(questions(Gsm8kConfig(data=data, shuffle_seed=4, limit=30)))
+        assert mixed[5:9] == questions(Gsm8kConfig(data=data, shuffle_seed=3, offset=5, limit=4))
+        assert len(set(of(mixed))) == 30
+        assert all(whole[item.place] == item for item in mixed if whole)  # all of them are there, and know their place
+    assert of(questions(Gsm8kConfig(data=file, offset=28, limit=None))) == ["test 28?", "test 29?"]
+    assert questions(Gsm8kConfig(offset=7, limit=2)) == questions(Gsm8kConfig(limit=9))[7:]
+
+
+def test_what_lies_behind_the_limit_is_not_read(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", 6)
+    file.write_text(file.read_text() + "no JSON\n")
+    assert len(questions(Gsm8kConfig(data=str(file), offset=2, limit=4))) == 4
+    with pytest.raises(DataError, match="line 7: not JSON"):
+        questions(Gsm8kConfig(data=str(file), offset=2, limit=5))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -50,6 +76,7 @@ def test_shots_come_from_train_of_the_embedded_data() -> None:
         ({"data": "nope"}, "task.data=nope: data path does not exist"),
         ({"split": "tset"}, r"task.split=tset: no split .*'tset'. Did you mean test\? Choices: hard, hard5"),
         ({"limit": None}, "task.limit=null: the embedded generator has no end"),
+        ({"shuffle_seed": 1, "offset": 8640, "limit": 1}, r"task.shuffle_seed=1: 8,640 .* shuffled, and .* is 8,641"),
         ({"split": "train", "shots": 2}, "the examples would be questions too"),
     ],
 )
@@ -64,10 +91,10 @@ def test_bad_data_keys(keys: dict[str, object], message: str) -> None:
     [
         ('{"question": "Q?"', "line 2: not JSON"),
         ('{"question": "Q?"}', "line 2: no key 'answer'"),
-        ('{"question": "Q?", "answer": "12"}', "line 2: the answer has no '#### NUMBER'"),
+        ('{"question": "Q?", "answer": "twelve"}', "line 2: the answer is no number, and has no '#### NUMBER'"),
         ('{"question": null, "answer": "#### 1"}', "line 2: `question` is null and no text"),
-        ('{"question": "Q?", "answer": 12}', "line 2: `answer` is 12 and no text"),
-        ("[1]", "line 2: "),
+        ('{"question": "Q?", "answer": []}', r"line 2: `answer` is \[\] and neither a text nor a number"),
+        ("[1]", "line 2: no object with keys .a row needs a question, and an answer that is a number"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -86,6 +113,8 @@ def test_missing_split_and_missing_shots(tmp_path: Path) -> None:
     few = write_jsonl(tmp_path / "few.jsonl", 1)
     with pytest.raises(ConfigError, match="has only 1 examples"):
         examples(Gsm8kConfig(data=str(file), shots=2, shots_data=str(few)))
+    with pytest.raises(ConfigError, match="task.offset=5: split test of task.data=.* has only 5"):
+        questions(Gsm8kConfig(data=str(file), offset=5))
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(ConfigError, match="holds no questions"):

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from grids import FAULTS, mlflow_runs, results, samples, wait_for, without_time
 
 ROOT = Path(__file__).resolve().parents[2]
-GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.limit=3,5", "print=json")  # 12 jobs
+# 12 jobs, none of which can take answers over from another
+GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.split=test,valid", "task.limit=3", "print=json")
 # what belongs to the process and not to the answers; base_loads: only our workers keep a loaded base
 OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads",
                   "load_peak_rss_mib", "load_rss_mib")  # fmt: skip
@@ -43,9 +45,12 @@ class Done:
 def start(folder: Path, *arguments: str, python: str = sys.executable, **environment: str) -> Done:
     folder.mkdir(exist_ok=True)
     command = [python, "-m", "runner", "-m", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=400, check=False
-    )
+    if "hydra/launcher=joblib" in arguments:  # it starts its workers in a way of its own
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=400, check=False
+        )
+    else:
+        done = warm_process.complete(command, cwd=folder, env=os.environ | environment, timeout_s=400)
     return Done(done, folder)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from stored import jobs
 
 Run = Callable[..., Any]
@@ -63,7 +64,7 @@ def test_what_rerun_sets_aside_goes_when_the_job_is_done_anew(runner: Run, tmp_p
 def begun_again(folder: Path, job: Path) -> subprocess.Popen[bytes]:
     """Start the job with rerun=all, and return when it has set aside what was there."""
     with (folder / "stderr").open("wb") as errors:
-        process = subprocess.Popen(
+        process = warm_process.popen(
             [sys.executable, "-m", "runner", *SLOW, "rerun=all"], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
         )
     end = time.monotonic() + 60

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from servers import free_port, mlflow_server
 from stored import grids, jobs, rows
 
@@ -157,7 +158,7 @@ def begun(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes
     """Start a slow job and return when it has written two samples."""
     command = [sys.executable, "-m", "runner", *arguments, *SLOW]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=folder, **quiet, **popen)
+    process = warm_process.popen(command, cwd=folder, **quiet, **popen)
     end = time.monotonic() + 90
     while sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) < 2:
         assert time.monotonic() < end
@@ -179,11 +180,8 @@ def made(database: Path, new_database: Callable[[Path], None]) -> Path:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_who_is_asked_to_end_says_so(tmp_path: Path, made: Path, sent: signal.Signals, grid: bool) -> None:
-    def as_a_script_does() -> None:  # `runner … &`
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
-    process = begun(tmp_path, *arguments, preexec_fn=as_a_script_does)
+    process = begun(tmp_path, *arguments, ignored=[signal.SIGINT])  # as a script does: `runner … &`
     process.send_signal(sent)
     assert ended(process) == 130
     assert {row.status for row in rows(made)} == {"KILLED"}
@@ -191,7 +189,7 @@ def test_who_is_asked_to_end_says_so(tmp_path: Path, made: Path, sent: signal.Si
 
 
 def test_nohup_keeps_its_word(tmp_path: Path, made: Path) -> None:
-    process = begun(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = begun(tmp_path, ignored=[signal.SIGHUP])
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None
@@ -263,7 +261,7 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Ru
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=60"]
-    living = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    living = warm_process.popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 90
     while len(jobs(made)) < 2:
         assert time.monotonic() < end
@@ -284,9 +282,8 @@ def test_a_grid_that_could_not_be_logged_does_not_end_as_if_it_were(tmp_path: Pa
         lock.execute("begin exclusive")
         assert process.wait(timeout=300) == 2
     assert "RUNNING" in {row.status for row in rows(made)}
-    command = [sys.executable, "-m", "runner", *grid, *SLOW]
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
+    code, _, said = warm_process.run("runner", [*grid, *SLOW], timeout_s=120, cwd=tmp_path)
+    assert code == 0, said
     assert "RUNNING" not in {row.status for row in rows(made)}
     assert [row.status for row in grids(made)] == ["FINISHED"]
     assert len({row.tags["job_id"] for row in jobs(made) if row.status == "FINISHED"}) == 2

@@ -13,7 +13,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import EvidenceError, OutputError
+from runner.core.errors import EvidenceError, JobHeld, OutputError
 from runner.core.result import FinishReason, Record, Result, Sample, Status
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
@@ -117,7 +117,7 @@ def _hold(folder: str, ready: object, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     other = context.Process(target=_hold, args=(str(tmp_path), ready, 1.0))
@@ -127,6 +127,13 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
     with claim(Job("x", tmp_path)):
         assert time.perf_counter() - started > 0.5
     other.join()
+    assert capsys.readouterr().err == "x is being done by another process: waiting for its end\n"
+    with (
+        claim(Job("x", tmp_path)),
+        pytest.raises(JobHeld, match="x is being done by another process"),
+        claim(Job("x", tmp_path), wait=False),
+    ):
+        pass
 
 
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

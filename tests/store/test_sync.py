@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from servers import free_port, mlflow_server
 
 Run = Callable[..., Any]
@@ -63,7 +64,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(runner: Run, tmp_pa
     uri = f"http://127.0.0.1:{port}"
     grid = ["-m", "model=stub", "model.delay_s=0.5", "task.limit=4", "seed=1,2,3,4", "workers=1", f"tracking.uri={uri}"]
     with mlflow_server(store, port):
-        process = subprocess.Popen(
+        process = warm_process.popen(
             [sys.executable, "-m", "runner", *grid, "print=json"],
             cwd=tmp_path,
             stdout=subprocess.PIPE,

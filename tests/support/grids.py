@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import warm_process
+
 # Python imports a module of this name in every process that finds it, so the product needs no hook for tests.
 # FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with seed 2 hang, after one sample.
 FAULTS = """
@@ -84,7 +86,7 @@ class Grid:
         self.folder.mkdir(exist_ok=True)
         self.out, self.err = self.folder / "stdout", self.folder / "stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(
+            self.process = warm_process.popen(
                 [sys.executable, "-m", "runner", *self.arguments],
                 cwd=self.folder,
                 env=os.environ | self.environment,

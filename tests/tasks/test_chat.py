@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_standin import Api
+import warm_process
+from api_standin import Api, Trouble
 
 from runner.core.result import FinishReason
 from runner.store.jobs import read_samples
@@ -36,7 +37,7 @@ def chatty(saved_family: Callable[..., Path]) -> Path:
 def piped(folder: Path, said: str | bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=json", *arguments]
     data = said if isinstance(said, bytes) else said.encode()
-    done = subprocess.run(command, cwd=folder, input=data, capture_output=True, timeout=300, check=False)
+    done = warm_process.complete(command, data, cwd=folder)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -123,13 +124,22 @@ def test_a_model_behind_an_api(tmp_path: Path) -> None:
     assert "tokens computed" not in done.stderr
 
 
+def test_whom_no_first_turn_reaches_the_chat_ends_at_once(tmp_path: Path) -> None:
+    with Api() as server:
+        server.always = Trouble("status", 404, message="no model tiny")
+        done = piped(tmp_path, "/stats\nHi\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "no model tiny" in done.stderr
+
+
 class Terminal:
     """A program in a pseudo-terminal."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=none", *arguments]
-        self.process = subprocess.Popen(
+        self.process = warm_process.popen(
             command, cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, close_fds=True
         )
         os.close(slave)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import Sample, Status
+from runner.core.result import FinishReason, Record, Sample, Status
 from runner.engines.kinds import BaseCache
 from runner.engines.local.forward import Forward
 from runner.run import run
@@ -84,7 +85,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
 
 def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
     bases = BaseCache()
-    with memory_for(3), pytest.raises(JobFailed, match="nothing could be completed"):  # the trial of the model passes
+    with memory_for(7), pytest.raises(JobFailed, match="nothing could be completed"):  # the trials of the model pass
         run(config, bases=bases)
     assert run(config, bases=bases).status is Status.FINISHED
 
@@ -97,7 +98,7 @@ def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
     task = GenerateConfig(prompts=str(prompts), output=str(output))
     one_by_one = GenerationConfig(name="greedy", max_new_tokens=8, batch_size=1)
     config = make_config(model=tiny_model, generation=one_by_one, task=task)
-    with memory_for(12):
+    with memory_for(16):
         assert run(config).status is Status.FAILED
     said = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(said) == 3
@@ -223,3 +224,73 @@ def test_a_job_without_anything_that_can_be_answered_says_so_at_each_start(
             run(config)
         (file,) = Path(config.output_dir).glob("jobs/*/samples.jsonl")
         assert len(file.read_text().splitlines()) == lines
+
+
+# --------------------------------------------------------------------------- answers that another job has already
+
+
+def kept(record: Record) -> list[Sample]:
+    """The samples of a job in order, without where they come from and how long they took."""
+    found = read_samples(Path(record.output_dir) / "samples.jsonl")
+    return [replace(found[index], taken_from=None, seconds=0.0) for index in sorted(found)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
+    config: RunnerConfig, tmp_path: Path, temperature: float
+) -> None:
+    config.generation = GenerationConfig(name="x", max_new_tokens=8, temperature=temperature)
+    config.task = Gsm8kConfig(limit=4)
+    small, bases = run(config), BaseCache()
+    config.task = Gsm8kConfig(limit=7)
+    large = run(config, bases=bases)
+    assert large.job_id != small.job_id
+    note = f"4 of 7 samples were taken from job {small.job_id}, which had put the same questions"
+    assert any(one.startswith(note) for one in large.result.notes)
+    stats = json.loads((Path(large.output_dir) / "measured.json").read_text())["stats"]
+    fresh = kept(large)[4:]
+    assert stats["decode_tokens"] == sum(len(one.token_ids) - 1 for one in fresh), "the speed is of what was generated"
+    config.output_dir = str(tmp_path / "apart")
+    alone = run(config, bases=bases)
+    assert kept(alone) == kept(large), "an equal question gets an equal draw"
+    names = ("accuracy", "n", "prompt_tokens", "new_tokens", "wrong", "cut_off")
+    assert [alone.result.metrics[name] for name in names] == [large.result.metrics[name] for name in names]
+
+    config.output_dir = str(Path(large.output_dir).parents[1])
+    config.task = Gsm8kConfig(limit=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runner.run.open_engine", None)  # whoever opens one fails
+        less = run(config)
+    assert kept(less) == kept(small)[:3]
+    assert not less.result.metrics.keys() & {"decode_tok_per_s", "load_s", "peak_rss_mib"}, "nothing was measured"
+    assert less.result.facts["architecture"] == small.result.facts["architecture"]
+    assert less.result.notes[1:] == small.result.notes, "what was said of the engine holds for its answers"
+    (Path(less.output_dir) / "result.json").unlink()
+    again = run(config)
+    assert again.result.notes == less.result.notes, "the lines say themselves where they come from"
+    config.rerun = True
+    assert not any("were taken from" in one for one in run(config, bases=bases).result.notes)
+
+
+def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConfig) -> None:
+    config.task = Gsm8kConfig(limit=5)
+    small, bases = run(config), BaseCache()
+    file = Path(small.output_dir) / "samples.jsonl"
+    lines = {Sample.from_json(line).index: line for line in lines_of(small.output_dir)}
+    lines[0] = resealed(lines[0], finish_reason=FinishReason.error, error="boom")
+    lines[1] = resealed(lines[1], prompt_sha256="0" * 64)
+    lines[2] = resealed(lines[2], verdict="correct", extracted={"strict": "1", "flexible": "1"})
+    file.write_text("".join(f"{line}\n" for line in lines.values()))
+    before = file.read_bytes()
+    config.task = Gsm8kConfig(limit=6)
+    large = run(config, bases=bases)
+    found = read_samples(Path(large.output_dir) / "samples.jsonl")
+    assert [found[index].taken_from for index in range(6)] == [None, None, None, small.job_id, small.job_id, None]
+    assert not any(one.failed for one in found.values())
+    assert file.read_bytes() == before
+    file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))
+    config.task = Gsm8kConfig(limit=7)
+    notes = run(config, bases=bases).result.notes
+    assert any(note.startswith(f"nothing was taken from job {small.job_id}: ") for note in notes)
+    assert any(note.startswith(f"4 of 7 samples were taken from job {large.job_id}") for note in notes)
+    assert any(note.startswith(f"2 of 7 samples were taken from job {small.job_id}") for note in notes)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig, StubConfig
@@ -280,7 +281,7 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     write(tmp_path / "p.jsonl", *({"prompt": f"p{n}", "branches": ["a", "b", "c"][: n % 3 + 1]} for n in range(8)))
     slow = [*FAST, "model=stub", "task.prompts=p.jsonl", "model.delay_s=0.25", "task.output=out.jsonl"]
-    process = subprocess.Popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
     while _lines(tmp_path) < 2:
         assert time.monotonic() < give_up_at

@@ -1,24 +1,26 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from list_session import ListSession
 from tasking import work
 
+from runner.checkpoints.resolve import resolve
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig, PromptStyle
-from runner.core.errors import JobFailed
+from runner.core.errors import EvidenceError, JobFailed
 from runner.core.result import FinishReason, Verdict
-from runner.datasets.gsm8k import Item
+from runner.datasets.gsm8k import load_questions
 from runner.engines.base import (
     Capability,
     Completion,
     EngineReport,
     EngineStats,
     Event,
-    Message,
     Request,
     request_sha256,
 )
@@ -26,6 +28,10 @@ from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
 
 Make = Callable[..., RunnerConfig]
+SAMPLED = GenerationConfig(name="sampling", temperature=0.7)
+
+
+Answer = tuple[str, FinishReason]
 
 
 class Scripted:
@@ -33,7 +39,7 @@ class Scripted:
 
     capabilities = frozenset(Capability)
 
-    def __init__(self, answers: dict[int, tuple[str, FinishReason]]) -> None:
+    def __init__(self, answers: Mapping[int, Answer | list[Answer]]) -> None:
         self.answers, self.asked, self.stats = answers, [], EngineStats()  # type: ignore[var-annotated]
 
     def load(self) -> EngineReport:
@@ -48,21 +54,22 @@ class Scripted:
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
         for request in reversed(requests):
             self.asked.append(request)
-            text, reason = self.answers[int(request.id)]
-            ids = list(range(3))
-            yield [
-                Completion(
-                    request.id,
-                    text,
-                    ids,
-                    reason,
-                    request_sha256(self.encode(request)[0], request),
-                    10,
-                    0.1,
-                    0.2,
-                    error="boom" if reason == "error" else None,
-                )
-            ]
+            given = self.answers[int(request.id)]
+            for choice, (text, reason) in enumerate(given if isinstance(given, list) else [given]):
+                yield [
+                    Completion(
+                        request.id,
+                        text,
+                        list(range(3)),
+                        reason,
+                        request_sha256(self.encode(request)[0], request),
+                        10,
+                        0.1,
+                        0.2,
+                        error="boom" if reason == "error" else None,
+                        choice=choice,
+                    )
+                ]
 
     def close(self) -> None: ...
 
@@ -104,7 +111,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
         Verdict.correct,
         Verdict.cut_off,
     ]
-    assert written.done[2].extracted == {"strict": None, "flexible": golds[2]}
+    assert written.done[2].extracted == {"strict": None, "flexible": golds[2], "boxed": None, "the_answer_is": None}
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(2 / 6)
     assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (2, 1, 1, 2)
@@ -134,18 +141,78 @@ def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Calla
     assert len(recorder().done) == 4
 
 
-def test_prompts(tmp_path: Path) -> None:
-    item, shot = Item("Q?", "A #### 1", "1"), Item("S?", "B #### 2", "2")
-    text = gsm8k.build_prompt(Gsm8kConfig(prompt=PromptStyle.text, shots=1), item, [shot])
-    assert text == "Question: S?\nAnswer: B #### 2\n\nQuestion: Q?\nAnswer:"
-    chat = gsm8k.build_prompt(Gsm8kConfig(system="Be brief.", shots=1, instruction="Go."), item, [shot])
-    assert chat == (
-        Message("system", "Be brief."),
-        Message("user", "S?\n\nGo."),
-        Message("assistant", "B #### 2"),
-        Message("user", "Q?\n\nGo."),
+def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
+    make_config: Make, recorder: Callable[[], Recorder]
+) -> None:
+    config = make_config(task=Gsm8kConfig(limit=3, samples=4), generation=SAMPLED)
+    golds = [item.gold for item in gsm8k.prepare(config).items]
+    right = [(f"so\n#### {gold}", FinishReason.stop) for gold in golds]
+    wrong, silent, cut = ("#### 1", FinishReason.stop), ("?", FinishReason.stop), ("12", FinishReason.length)
+    answers: dict[int, Answer | list[Answer]] = {
+        0: [wrong, right[0], right[0], silent],
+        1: [wrong, right[1], wrong, right[1]],  # a tie: the first to come
+        2: [cut, cut, cut, cut],
+    }
+    written = recorder()
+    result = work(gsm8k, config, written, Scripted(answers))
+    assert [written.done[i].verdict for i in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.cut_off]
+    first = written.done[0]
+    assert first.choices is not None
+    assert [one.verdict for one in first.choices] == [
+        Verdict.wrong,
+        Verdict.correct,
+        Verdict.correct,
+        Verdict.no_answer,
+    ]
+    assert [one.text for one in first.choices] == [wrong[0], right[0][0], right[0][0], silent[0]]
+    found = {"strict": golds[0], "flexible": golds[0], "boxed": None, "the_answer_is": None}
+    assert first.choices[1].extracted == found == first.extracted
+    assert first.text == right[0][0]
+    metrics = result.metrics
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert (metrics["answers_each"], metrics["tied_votes"]) == (4, 1)
+    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["stopped_by_length"]) == (30, 36, 4)
+    assert metrics["pass_at_k/1"] == metrics["maj_at_k/1"] == pytest.approx((1 / 2 + 1 / 2) / 3)
+    assert metrics["pass_at_k/4"] == pytest.approx(2 / 3)
+    assert metrics["maj_at_k/4"] == pytest.approx((1 + 1 / 2) / 3)
+    assert [row["k"] for row in result.rows] == [1, 2, 4]
+    lines = recorder().job.samples_path.read_text().splitlines(keepends=True)
+    recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:200])
+    engine = Scripted(answers)
+    again = work(gsm8k, config, recorder(), engine)
+    assert [request.id for request in engine.asked] == [0]  # 2 and 1 had been answered first
+    assert {**again.metrics, "peak_rss_mib": 0} == {**metrics, "peak_rss_mib": 0}
+    with pytest.raises(EvidenceError, match="line 1 holds 4 answers, and this job asks for 2"):
+        work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)
+
+
+def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_config: Make) -> None:
+    def shown(**keys: object) -> str:
+        config = make_config(model=LocalModelConfig(name="embedded"), task=Gsm8kConfig(limit=3, **keys))  # type: ignore[arg-type]
+        return gsm8k.preview(gsm8k.prepare(config), config, resolve(config))
+
+    asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
+    assert shown(show_prompt=2, instruction="", system="Be brief.") == "\n".join(
+        f"prompt {number} as the model sees it:\n<|im_start|>system\nBe brief.<|im_end|>\n"
+        f"<|im_start|>user\n{asked[number]}<|im_end|>\n<|im_start|>assistant\n"
+        for number in range(2)
     )
-    assert gsm8k.build_prompt(Gsm8kConfig(instruction=""), item, []) == (Message("user", "Q?"),)
+    text = shown(show_prompt=1, prompt=PromptStyle.text)
+    assert text == f"prompt 0 as the model sees it:\nQuestion: {asked[0]}\nAnswer:"
+    assert shown() == ""
+    stub = make_config(task=Gsm8kConfig(limit=1, show_prompt=5, instruction="Go."))
+    assert gsm8k.preview(gsm8k.prepare(stub), stub, resolve(stub)).endswith(f"\n{asked[0]}\n\nGo.")
+
+
+def test_a_run_shows_its_prompts_each_time(
+    make_config: Make, recorder: Callable[[], Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(task=Gsm8kConfig(limit=1, show_prompt=1))
+    written, inputs = recorder(), gsm8k.prepare(config)
+    with caplog.at_level("INFO", "runner"):
+        result = work(gsm8k, config, written, Scripted({0: ("#### 1", FinishReason.stop)}))
+        gsm8k.deliver(inputs, config, written.job, result)
+    assert caplog.messages.count(gsm8k.preview(inputs, config, resolve(config))) == 2
 
 
 def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: Path) -> None:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from serving import serving
 
 from tools import run_docs
 from tools.check_docs import FENCE, ROOT, pages
 
-REMOTE = ("model=api", "model=hybrid")  # their rows are others, and they need a server
+# Their rows are others; the first two need a server.
+SPECIAL = ("model=api", "model=hybrid", "task.samples=", "task.check_")
 
 
 def kind(command: str, table: run_docs.Table) -> str:
-    """Name a kind of table, those of models elsewhere apart."""
-    return " ".join([*(word for word in REMOTE if word in command), table.kind])
+    """Name a kind of table, those with rows of their own apart."""
+    return " ".join([*(word for word in SPECIAL if word in command), table.kind])
 
 
 SHOWN = [
@@ -32,6 +34,8 @@ SHOWN = [
 # One small run for each kind of table on the pages.
 SMALL = """
 runner task.limit=2
+runner task.limit=2 task.check_invariance=1 task.check_contamination=1
+runner task.limit=2 task.samples=2 generation=sampling
 runner model=stub task.limit=2
 runner model=stub task.limit=2 print=json
 runner -m quantization=none,nf4 task.limit=2 workers=1
@@ -59,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def today(folder: Path, warm_starter: Any) -> dict[str, list[str]]:
+def today(folder: Path) -> dict[str, list[str]]:
     """Make the small runs; return the names in every kind of table."""
     found: dict[str, list[str]] = {}
     (folder / "server").mkdir()
@@ -69,7 +73,7 @@ def today(folder: Path, warm_starter: Any) -> dict[str, list[str]]:
         remote += [f"model=hybrid model.student.name=embedded model.teacher.{address} model.teacher.name=embedded"]
         for line in [*SMALL.strip().splitlines(), *(f"runner task.limit=2 {words}" for words in remote)]:
             program, *arguments = shlex.split(line)
-            code, out, err = warm_starter.run(MODULES[program], arguments, folder, timeout_s=300)
+            code, out, err = warm_process.run(MODULES[program], arguments, timeout_s=300, cwd=folder)
             assert code == 0, f"{line}\n{err}"
             found |= {kind(line, table): table.names for table in run_docs.tables(run_docs.tidy(out, folder))}
     return found

@@ -1,0 +1,64 @@
+"""Lines from a pipe and from somebody who presses keys; the terminal itself is tested with the chat."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.core import signals, terminal
+from runner.core.errors import RunnerError
+
+
+def reader(*said: str | type[BaseException]) -> Callable[[str], str]:
+    """Say one after another, or raise it; then there is no more."""
+    left: Iterator[str | type[BaseException]] = iter(said)
+
+    def read(_: str) -> str:
+        word = next(left, EOFError)
+        if isinstance(word, str):
+            return word
+        raise word
+
+    return read
+
+
+def test_lines_go_on_behind_a_backslash_and_blank_ones_are_none() -> None:
+    assert list(terminal.lines_of(reader("one\\", "two", "", "  ", "three"))) == ["one\ntwo", "three"]
+
+
+def test_ctrl_c_twice_ends_and_once_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = terminal.lines_of(reader("one", terminal.CtrlC, "two", terminal.CtrlC, terminal.CtrlC, "never"))
+    assert list(lines) == ["one", "two"]
+    assert capsys.readouterr().err.count("Ctrl-C once more, quit or Ctrl-D ends") == 2
+
+
+def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\xff\n")))
+    said: list[str] = []
+    with terminal.reading(tmp_path / "history") as read, pytest.raises(RunnerError, match="stdin, line 3"):
+        said += (read("") for _ in range(3))
+    assert said == ["one", "two"]
+    assert not (tmp_path / "history").exists()
+
+
+def test_ctrl_c_is_noted_while_an_answer_is_under_way_and_handed_back() -> None:
+    before = signal.signal(signal.SIGINT, signals.interrupt)
+    try:
+        with terminal.ctrl_c() as pressed:
+            with pytest.raises(terminal.CtrlC):
+                signal.raise_signal(signal.SIGINT)
+            pressed[:] = [False]
+            signal.raise_signal(signal.SIGINT)
+            assert pressed == [True]
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signals.interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

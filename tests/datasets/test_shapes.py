@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from runner.config.task import Gsm8kConfig
+from runner.core.errors import DataError
+from runner.datasets.gsm8k import Item, load_examples, load_questions
+from runner.datasets.shapes import Keys, read_row
+
+SVAMP = {
+    "ID": "1",
+    "Body": "Ann has 3 pens. ",
+    "Question": "How many are 2 more?",
+    "Equation": "(3+2)",
+    "Answer": "5.0",
+}
+MAWPS = {"iIndex": 1, "sQuestion": "Ann has 3 pens and gets 2. How many?", "lEquations": ["x=3+2"], "lSolutions": [5.0]}
+
+
+@pytest.mark.parametrize(
+    ("row", "question"),
+    [
+        ({"question": "Q?", "answer": "3+2=5\n#### 5"}, "Q?"),
+        (SVAMP | {"question_concat": "other"}, "Ann has 3 pens. How many are 2 more?"),
+        (SVAMP | {"Answer": 5.0}, "Ann has 3 pens. How many are 2 more?"),
+        (SVAMP | {"Answer": "5 (pens)"}, "Ann has 3 pens. How many are 2 more?"),  # as ASDiv has it
+        (MAWPS, "Ann has 3 pens and gets 2. How many?"),
+        ({"question": "Q?", "final_ans": "5"}, "Q?"),  # MultiArith
+        ({"input": "Q?", "code": "…", "target": 5}, "Q?"),  # GSM-Hard
+        ({"question": "Q?", "chain": "…", "result": "5", "result_float": 5.0}, "Q?"),  # Calc-X
+    ],
+)
+def test_known_shapes_are_recognised(row: dict[str, Any], question: str) -> None:
+    asked, answer, gold = read_row(row, Keys())
+    assert (asked, gold) == (question, "5")
+    assert answer.endswith("#### 5")  # as a worked example, it shows how to end
+
+
+def test_keys_of_the_users_own(tmp_path: Path) -> None:
+    row = {"story": "Ann has 3.", "ask": "And 2 more?", "n": -5, "question": "another", "answer": "7"}
+    assert read_row(row, Keys("story+ask", "n")) == ("Ann has 3. And 2 more?", "#### -5", "-5")
+    assert read_row(row, Keys(answer="n"))[::2] == ("another", "-5")
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(row))
+    own = Gsm8kConfig(data=str(file), question_key="ask", answer_key="n", shots=1, shots_data=str(file))
+    assert load_questions(own) == load_examples(own) == [Item("And 2 more?", "#### -5", "-5")]
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "message"),
+    [
+        ({"text": "Q?", "answer": "5"}, Keys(), "no key 'question': it has answer, text"),
+        ({"question": "Q?"}, Keys(), "no key 'answer': it has question"),
+        ({"question": "Q?", "answer": "5"}, Keys("body+question"), "no key 'body': it has answer, question"),
+        ({"question": "Q?", "answer": "five"}, Keys(), "the answer is no number, and has no '#### NUMBER'"),
+        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is no number"),
+        ({"question": "Q?", "answer": True}, Keys(), "`answer` is true and neither a text nor a number"),
+        ({"question": "Q?", "answer": [5, 6]}, Keys(), r"`answer` is \[5, 6\] and neither"),
+        ({"question": "Q?", "answer": float("nan")}, Keys(), "`answer` is NaN and neither"),
+        ({"question": " ", "answer": 5}, Keys(), '`question` is " " and no text'),
+        (
+            {"Question": "N_00 pens and N_01 more?", "Answer": 5},
+            Keys(),
+            "the question holds N_00 where a number belongs",
+        ),
+    ],
+)
+def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: Keys, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_row(row, keys)
+
+
+def test_files_of_these_shapes(tmp_path: Path) -> None:
+    listed, table, lists = tmp_path / "SVAMP.json", tmp_path / "svamp.parquet", tmp_path / "mawps.parquet"
+    listed.write_text(json.dumps([SVAMP, SVAMP | {"Answer": 6.0}], indent=1))
+    parquet.write_table(pa.Table.from_pylist([SVAMP]), table)
+    parquet.write_table(pa.Table.from_pylist([MAWPS]), lists)
+    assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed)))] == ["5", "6"]
+    assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed), offset=1))] == ["6"]
+    assert load_questions(Gsm8kConfig(data=str(table)))[0].question == "Ann has 3 pens. How many are 2 more?"
+    assert load_questions(Gsm8kConfig(data=str(lists)))[0].gold == "5"
+    with pytest.raises(DataError, match=r"svamp\.parquet: no key 'text': it has Answer, Body, Equation, ID, Question"):
+        load_questions(Gsm8kConfig(data=str(table), question_key="text"))
+    listed.write_text('[{"question": "Q?", "answer": 1}, 7]')
+    with pytest.raises(DataError, match=r"SVAMP\.json, entry 2: no object with keys \(a row needs"):
+        load_questions(Gsm8kConfig(data=str(listed)))
+    listed.write_text("[1,")
+    with pytest.raises(DataError, match=r"SVAMP\.json: not JSON"):
+        load_questions(Gsm8kConfig(data=str(listed)))

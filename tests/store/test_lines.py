@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.core.errors import EvidenceError, OutputError
+from runner.store.lines import GrowingFile, read_evidence
+
+
+def test_a_torn_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert list(read_evidence(path, json.loads, "number")) == []
+    file = GrowingFile(path)
+    assert not path.exists(), "a file without lines is none"
+    file.append("1")
+    assert path.read_text() == "1\n", "it is there before the file is closed"
+    file.append('"zwei\u2028"')
+    file.close()
+    path.write_bytes(path.read_bytes() + b"[3, ")
+    assert list(read_evidence(path, json.loads, "number")) == [(1, 1), (2, "zwei\u2028")]
+    assert path.read_bytes().endswith(b"[3, "), "who only reads changes nothing"
+    assert len(list(read_evidence(path, json.loads, "number", repair=True))) == 2
+    file.append("4")
+    file.close()
+    assert [line for _, line in read_evidence(path, json.loads, "number")] == [1, "zwei\u2028", 4]
+    path.write_text("1\nx\n3\n")
+    with pytest.raises(EvidenceError, match=r"lines.jsonl, line 2 is not a number \(Expecting value.*rerun=true"):
+        list(read_evidence(path, json.loads, "number", repair=True))
+    assert path.read_text() == "1\nx\n3\n"
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        GrowingFile(tmp_path / "gone" / "lines.jsonl").append("1")
