@@ -25,12 +25,12 @@ from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox
 from runner.agents.tally import Tally
 from runner.agents.team import Answered, Course, Team, Turn
+from runner.config.agents import AgentsConfig, Baseline, DecisionMethod, Domain, Mode
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
-from runner.config.task import AgentsConfig, Baseline, DecisionMethod, Domain, Mode
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.core.stats import paired_difference_interval

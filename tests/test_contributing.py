@@ -67,9 +67,15 @@ QUANTIZATION = '''
 '''
 
 TASK = '''
---- a/runner/config/task.py
-+++ b/runner/config/task.py
-@@ -1,3 +1,12 @@
+--- a/runner/config/tasks.py
++++ b/runner/config/tasks.py
+@@ -1,1 +1,5 @@
++from dataclasses import dataclass
++from typing import ClassVar
++
+ from runner.config.agents import AgentsConfig
++from runner.core.fields import MISSING
+@@ -1,2 +1,12 @@
 +@dataclass
 +class WordsConfig(TaskConfig):
 +    """How many words an answer has."""
@@ -90,7 +96,7 @@ TASK = '''
 +from __future__ import annotations
 +
 +from runner.config.root import RunnerConfig
-+from runner.config.task import WordsConfig
++from runner.config.tasks import WordsConfig
 +from runner.core.result import Result
 +from runner.engines.base import Request
 +from runner.tasks.base import Context, Inputs, Uses

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.config.task import MOST_AGENTS, Mode
+from runner.config.agents import MOST_AGENTS, Mode
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]

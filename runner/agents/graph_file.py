@@ -23,7 +23,7 @@ import numpy as np
 from runner.agents.graph import Edges, Graph, Kind, Mask, Matrix
 from runner.checkpoints.json_fields import Fields
 from runner.checkpoints.weight_files import load_json
-from runner.config.task import Mode
+from runner.config.agents import Mode
 from runner.core.errors import DataError, reading, unknown
 
 VERSION = 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.agents.graph import Edge, Edges, Graph, Kind, Matrix, Round
-from runner.config.task import Baseline
+from runner.config.agents import Baseline
 
 Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
 

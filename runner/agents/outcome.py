@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from runner.agents.team import Course
-from runner.config.task import DecisionMethod
+from runner.config.agents import DecisionMethod
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import Item
 from runner.engines.base import prompt_sha256

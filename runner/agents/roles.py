@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import WORDINGS, Role, Wording
-from runner.config.task import Domain, Extractor
+from runner.config.agents import Domain
+from runner.config.task import Extractor
 from runner.engines.base import Message
 from runner.scorers.numbers import extract
 

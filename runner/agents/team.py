@@ -17,7 +17,8 @@ from runner.agents.graph import Round
 from runner.agents.roles import Said, decision_messages, messages
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import Role
-from runner.config.task import AgentRole, DecisionMethod, Domain, Extractor
+from runner.config.agents import AgentRole, DecisionMethod, Domain
+from runner.config.task import Extractor
 from runner.core.result import Call, FinishReason
 from runner.engines.base import Message
 from runner.scorers.numbers import extract

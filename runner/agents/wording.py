@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from runner.config.task import Domain
+from runner.config.agents import Domain
 
 
 class Role(StrEnum):

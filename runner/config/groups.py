@@ -12,7 +12,7 @@ from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import MODELS
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import ROPES
-from runner.config.task import TASKS
+from runner.config.tasks import TASKS
 from runner.core.fields import Text
 from runner.quantization import CHOICES
 

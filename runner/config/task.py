@@ -32,51 +32,7 @@ class Extractor(StrEnum):
     the_answer_is = "the_answer_is"
 
 
-class Mode(StrEnum):
-    """Who may hear whom in a team of agents: the topology of its graph."""
-
-    direct_answer = "direct_answer"
-    full_connected = "full_connected"
-    random = "random"
-    chain = "chain"
-    debate = "debate"
-    layered = "layered"
-    star = "star"
-
-
-class DecisionMethod(StrEnum):
-    """Who gives a team's answer: a last agent that reads all others, most agents' number, or the last agent itself."""
-
-    final_refer = "final_refer"
-    majority_vote = "majority_vote"
-    direct = "direct"
-
-
-class Baseline(StrEnum):
-    """What is taken off a question's reward while a graph is trained: nothing, or the mean of its iteration."""
-
-    none = "none"
-    mean = "mean"
-
-
-class AgentRole(StrEnum):
-    """What an agent of a team is for."""
-
-    math_solver = "math_solver"
-    mathematical_analyst = "mathematical_analyst"
-    programming_expert = "programming_expert"
-    inspector = "inspector"
-
-
-class Domain(StrEnum):
-    """What a team of agents is told: at length with worked examples, or in a few words for small models."""
-
-    gsm8k = "gsm8k"
-    brief = "brief"
-
-
 CHOSEN = "says which questions; the SHA-256 of those that are put counts instead"
-MOST_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
 
 
@@ -217,84 +173,6 @@ class Gsm8kConfig(QuestionsConfig):
             )
 
 
-@dataclass
-class AgentsConfig(QuestionsConfig):
-    """A team of agents answers each question; who hears whom is a graph, which training can prune."""
-
-    module: ClassVar[str] = "runner.tasks.agents"
-    name: str = "agents"
-    mode: Mode = Mode.full_connected
-    agents: int = 4
-    roles: list[AgentRole] | None = None
-    domain: Domain = Domain.gsm8k
-    num_rounds: int = 1
-    decision_method: DecisionMethod = DecisionMethod.final_refer
-    optimized_spatial: bool = False
-    optimized_temporal: bool = False
-    graph: str | None = inert(None, HASHED)
-    train_split: str = "train"
-    train_offset: int = inert(0, "says which questions train the graph; the SHA-256 of these counts instead")
-    batch_size: int = 4
-    num_iterations: int = 10
-    imp_per_iterations: int = 5
-    pruning_rate: float = 0.25
-    learning_rate: float = 0.1
-    initial_probability: float = 0.5
-    baseline: Baseline = Baseline.none
-    nuclear_norm: float = 0.0
-    code_timeout_s: float = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(1 <= self.agents <= MOST_AGENTS, "task.agents", self.agents, f"must lie in 1..{MOST_AGENTS}")
-        for key in ("num_rounds", "batch_size", "num_iterations", "imp_per_iterations"):
-            check_least(1, f"task.{key}", getattr(self, key))
-        for key in ("train_offset", "nuclear_norm"):
-            check_least(0, f"task.{key}", getattr(self, key))
-        for key in ("learning_rate", "code_timeout_s"):
-            check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0")
-        check(0 <= self.pruning_rate < 1, "task.pruning_rate", self.pruning_rate, "must lie in [0, 1); 0: no pruning")
-        need = "must lie between 0 and 1: at either end nothing could be learned"
-        check(0 < self.initial_probability < 1, "task.initial_probability", self.initial_probability, need)
-        need = f"give one role or more of {', '.join(AgentRole)}, or null for all of them in this order"
-        check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
-        check_not_blank("task.train_split", self.train_split, "name a split of the data")
-        check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
-        for key in ("optimized_spatial", "optimized_temporal"):
-            asked = getattr(self, key)
-            need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
-            check(not (asked and self.mode is Mode.direct_answer), f"task.{key}", asked, need)
-            need = f"task.graph={self.graph} is used as it is: leave one of the two out"
-            check(not (asked and self.graph is not None), f"task.{key}", asked, need)
-        if self.optimized_temporal and self.num_rounds == 1:
-            raise ConfigError(
-                "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "
-                "use task.num_rounds=2 or more, or leave it out"
-            )
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the graph is learned before it is used."""
-        return self.optimized_spatial or self.optimized_temporal
-
-    @property
-    def train_questions(self) -> int:
-        """How many questions the training puts."""
-        return self.batch_size * self.num_iterations if self.is_trained else 0
-
-    @property
-    def subject(self) -> str:
-        """Return topology and split."""
-        return f"{self.mode}{' pruned' * self.is_trained} {self.split}"
-
-    @property
-    def questions(self) -> int:
-        """As many calls as all questions take."""
-        team = 1 if self.mode is Mode.direct_answer else self.agents
-        calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
-        return (super().questions + self.train_questions) * calls
-
-
 class Framing(StrEnum):
     """How a prompt reaches the model: as a user's turn in its chat template, or as raw text."""
 
@@ -372,53 +250,6 @@ class ChatConfig(TaskConfig):
     def reads_stdin(self) -> bool:
         """What the user says comes from there."""
         return True
-
-
-@dataclass
-class SweepConfig(TaskConfig):
-    """Speed over batch sizes × prompt lengths."""
-
-    module: ClassVar[str] = "runner.tasks.sweep"
-    name: str = "sweep"
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
-    prompt_tokens: list[int] = field(default_factory=lambda: [64, 256])
-    new_tokens: int = 32
-    repeats: int = 3
-    warmup: int = 1
-
-    def __post_init__(self) -> None:
-        for key, values in (("batch_sizes", self.batch_sizes), ("prompt_tokens", self.prompt_tokens)):
-            check(bool(values), f"task.{key}", values, "give at least one number, e.g. [1,4,16]")
-            check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
-            check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
-        check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
-        check_least(1, "task.repeats", self.repeats)
-        check_least(0, "task.warmup", self.warmup)
-
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the smallest cell: the others may fail, and become a note."""
-        return min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens
-
-
-@dataclass
-class MemoryConfig(TaskConfig):
-    """Memory of import, load, prefill and decode in a fresh process, predicted next to measured."""
-
-    module: ClassVar[str] = "runner.tasks.memory"
-    name: str = "memory"
-    batch_size: int = 8
-    prompt_tokens: int = 256
-    new_tokens: int = 32
-    repeats: int = 3
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "prompt_tokens", "repeats"):
-            check_least(1, f"task.{key}", getattr(self, key))
-        check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
-
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return what is measured."""
-        return self.batch_size, self.prompt_tokens, self.new_tokens
 
 
 class Strategy(StrEnum):
@@ -615,19 +446,3 @@ def pipeline_of(task: TaskConfig) -> PipelineConfig:
     """Return the config of the task whose engine is the pipeline."""
     assert isinstance(task, PipelineConfig)
     return task
-
-
-TASKS: dict[str, type[TaskConfig]] = {
-    "gsm8k": Gsm8kConfig,
-    "agents": AgentsConfig,
-    "generate": GenerateConfig,
-    "chat": ChatConfig,
-    "sweep": SweepConfig,
-    "memory": MemoryConfig,
-    "split": SplitConfig,
-    "merge": MergeConfig,
-    "verify": VerifyConfig,
-    "archive": ArchiveConfig,
-    "pipeline": PipelineConfig,
-    "serve": ServeConfig,
-}

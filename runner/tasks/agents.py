@@ -17,8 +17,8 @@ from runner.agents.play import Player
 from runner.agents.sandbox import Limits, Sandbox
 from runner.agents.tally import Tally
 from runner.agents.team import Course, Team
+from runner.config.agents import AgentsConfig, Mode
 from runner.config.root import RunnerConfig
-from runner.config.task import AgentsConfig, Mode
 from runner.core import machine
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.progress import Progress

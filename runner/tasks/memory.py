@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 from runner.checkpoints.footprint import Footprint
+from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import MemoryConfig
 from runner.core import child, errors
 from runner.core.errors import JobFailed
 from runner.core.progress import Progress

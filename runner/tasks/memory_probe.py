@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner.checkpoints.resolve import resolve
+from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import MemoryConfig
 from runner.core import child, machine
 from runner.core.errors import JobFailed, RunnerError
 from runner.engines import open_engine

@@ -13,8 +13,8 @@ from itertools import product
 from statistics import median
 from typing import Any
 
+from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import SweepConfig
 from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.result import RepeatLog, Result

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.agents.graph import Edge, Graph, Round, log_probability, sigmoid
-from runner.config.task import Mode
+from runner.config.agents import Mode
 
 MODES = list(Mode)
 

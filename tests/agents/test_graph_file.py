@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runner.agents.graph import Graph
 from runner.agents.graph_file import Learned, load, sha256, to_json
 from runner.agents.learning import Learner
-from runner.config.task import Mode
+from runner.config.agents import Mode
 from runner.core.errors import DataError
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runner.agents.graph import Edge, Edges, Graph, Kind, Matrix, Round
 from runner.agents.learning import Adam, Learner, Play, low_rank, prune
-from runner.config.task import Baseline, Mode
+from runner.config.agents import Baseline, Mode
 
 
 def team(spatial: bool = True, temporal: bool = False, agents: int = 4, mode: Mode = Mode.full_connected) -> Graph:

@@ -5,7 +5,7 @@ import random
 from runner.agents.graph import Graph
 from runner.agents.outcome import ended_by, sample_of
 from runner.agents.team import Answered, Course, Team
-from runner.config.task import AgentRole, DecisionMethod, Domain, Mode
+from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.core.result import Call, FinishReason, Verdict
 from runner.datasets.gsm8k import Item
 

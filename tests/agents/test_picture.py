@@ -9,7 +9,7 @@ import pytest
 
 from runner.agents.graph import Graph
 from runner.agents.picture import LEGEND_LOOK, SPATIAL, TEMPORAL, svg
-from runner.config.task import Mode
+from runner.config.agents import Mode
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")

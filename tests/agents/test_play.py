@@ -11,10 +11,10 @@ from runner.agents.graph import Graph
 from runner.agents.play import LOTS, Player
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import Answered, Course, Team, Turn
+from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import AgentRole, DecisionMethod, Domain, Mode
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.embedded.problems import Split, problems

@@ -10,7 +10,7 @@ import pytest
 from runner.agents.roles import Said, decision_messages, head, messages, quoted, role_of, said, unmarked
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner.agents.wording import WORDINGS, Role
-from runner.config.task import Domain
+from runner.config.agents import Domain
 from runner.embedded import MODEL_DIR
 from runner.embedded.problems import Split, problems
 from runner.engines.base import Message

@@ -6,7 +6,7 @@ from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.tally import Tally
 from runner.agents.team import Answered, Course, Team
-from runner.config.task import DecisionMethod, Domain, Mode
+from runner.config.agents import DecisionMethod, Domain, Mode
 from runner.core.result import Call, FinishReason
 
 

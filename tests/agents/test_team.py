@@ -8,7 +8,7 @@ from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import Answered, Course, Team, Turn, majority
 from runner.agents.wording import Role
-from runner.config.task import AgentRole, DecisionMethod, Domain, Mode
+from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.core.result import Call, FinishReason
 
 

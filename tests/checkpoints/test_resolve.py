@@ -14,9 +14,10 @@ from hub_standin import Hub, environment
 
 from runner.checkpoints import byteio, resolve
 from runner.config.lora import LoraConfig, PeftConfig
+from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, SweepConfig
+from runner.config.task import Gsm8kConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError

@@ -15,10 +15,11 @@ from runner.config.generation import GenerationConfig
 from runner.config.groups import GROUPS
 from runner.config.hydra import register, to_config
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
+from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig, MemoryConfig, PromptStyle, SplitConfig, SweepConfig
+from runner.config.task import Gsm8kConfig, PromptStyle, SplitConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.quantization.base import QuantizationConfig

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runner.config.task import AgentsConfig, Baseline, DecisionMethod, Mode
+from runner.config.agents import AgentsConfig, Baseline, DecisionMethod, Mode
 from runner.core.errors import ConfigError
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from runner.config.lora import PeftConfig, PthConfig
+from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.config.task import GenerateConfig, Gsm8kConfig, MemoryConfig, SweepConfig, TaskConfig
+from runner.config.task import GenerateConfig, Gsm8kConfig, TaskConfig
 from runner.core.loaded import lines
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config

@@ -11,6 +11,7 @@ import pytest
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PthConfig
+from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
@@ -18,11 +19,9 @@ from runner.config.task import (
     ArchiveConfig,
     GenerateConfig,
     Gsm8kConfig,
-    MemoryConfig,
     MergeConfig,
     PipelineConfig,
     SplitConfig,
-    SweepConfig,
     TaskConfig,
     VerifyConfig,
 )

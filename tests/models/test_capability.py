@@ -24,10 +24,11 @@ from runner.checkpoints.footprint import limited, predict, size_mib
 from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
+from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.config.task import MemoryConfig, SplitConfig, SweepConfig
+from runner.config.task import SplitConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError

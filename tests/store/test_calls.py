@@ -8,7 +8,7 @@ import pytest
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import Answered, Turn
 from runner.agents.wording import Role
-from runner.config.task import Domain
+from runner.config.agents import Domain
 from runner.core.errors import EvidenceError
 from runner.core.result import Call, FinishReason
 from runner.store.calls import CALLS, CallFile

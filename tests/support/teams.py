@@ -9,8 +9,8 @@ from typing import Any
 
 from list_session import ListSession
 
+from runner.config.agents import AgentRole, AgentsConfig, Domain, Mode
 from runner.config.root import RunnerConfig
-from runner.config.task import AgentRole, AgentsConfig, Domain, Mode
 from runner.core.result import FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
 from runner.store.calls import CALLS

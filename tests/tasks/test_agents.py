@@ -17,8 +17,8 @@ from api_standin import Api, Trouble
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
+from runner.config.agents import AgentRole, DecisionMethod, Mode
 from runner.config.root import RunnerConfig
-from runner.config.task import AgentRole, DecisionMethod, Mode
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.result import Verdict
 from runner.engines.base import Capability

@@ -11,8 +11,8 @@ import pytest
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
+from runner.config.agents import Mode
 from runner.config.root import RunnerConfig
-from runner.config.task import Mode
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import GRAPH_PICTURE
 from runner.store.calls import CALLS

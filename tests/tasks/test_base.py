@@ -10,7 +10,8 @@ import pytest
 from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import TASKS, ArchiveConfig, GenerateConfig, VerifyConfig
+from runner.config.task import ArchiveConfig, GenerateConfig, VerifyConfig
+from runner.config.tasks import TASKS
 from runner.run import check
 from runner.tasks.base import Context, Task, Uses, task_of
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tasking import work
 
+from runner.config.measures import MemoryConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import MemoryConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import Result, read_repeats

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tasking import work
 
+from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import SweepConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import read_repeats
 from runner.engines import open_engine

@@ -11,7 +11,7 @@ import pytest
 
 from runner.agents.roles import decision_messages, messages, said
 from runner.agents.wording import WORDINGS, Role
-from runner.config.task import Domain
+from runner.config.agents import Domain
 from runner.embedded.problems import Split, practice_problem, problem
 from tools.embedded_model.team_data import mistaken, program, reply, spoken, steps_of, team_example, told
 

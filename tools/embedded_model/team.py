@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from runner.agents import roles
 from runner.agents.roles import Said
 from runner.agents.sandbox import Sandbox
-from runner.config.task import Domain
+from runner.config.agents import Domain
 from runner.embedded import MODEL_DIR
 from runner.embedded.problems import Problem, Split, problems
 from runner.engines.base import Message

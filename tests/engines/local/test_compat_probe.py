@@ -26,9 +26,10 @@ from transformers import (
 )
 
 from runner.config.generation import GenerationConfig
+from runner.config.measures import SweepConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, SweepConfig
+from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.local.kernels import native

@@ -14,9 +14,9 @@ import torch
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig
+from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import SweepConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason

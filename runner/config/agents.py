@@ -1,0 +1,135 @@
+"""What a team of agents is, and how its graph is learned: the keys of task=agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from runner.config.task import QuestionsConfig
+from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.fields import HASHED, inert
+
+
+class Mode(StrEnum):
+    """Who may hear whom in a team of agents: the topology of its graph."""
+
+    direct_answer = "direct_answer"
+    full_connected = "full_connected"
+    random = "random"
+    chain = "chain"
+    debate = "debate"
+    layered = "layered"
+    star = "star"
+
+
+class DecisionMethod(StrEnum):
+    """Who gives a team's answer: a last agent that reads all others, most agents' number, or the last agent itself."""
+
+    final_refer = "final_refer"
+    majority_vote = "majority_vote"
+    direct = "direct"
+
+
+class Baseline(StrEnum):
+    """What is taken off a question's reward while a graph is trained: nothing, or the mean of its iteration."""
+
+    none = "none"
+    mean = "mean"
+
+
+class AgentRole(StrEnum):
+    """What an agent of a team is for."""
+
+    math_solver = "math_solver"
+    mathematical_analyst = "mathematical_analyst"
+    programming_expert = "programming_expert"
+    inspector = "inspector"
+
+
+class Domain(StrEnum):
+    """What a team of agents is told: at length with worked examples, or in a few words for small models."""
+
+    gsm8k = "gsm8k"
+    brief = "brief"
+
+
+MOST_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
+
+
+@dataclass
+class AgentsConfig(QuestionsConfig):
+    """A team of agents answers each question; who hears whom is a graph, which training can prune."""
+
+    module: ClassVar[str] = "runner.tasks.agents"
+    name: str = "agents"
+    mode: Mode = Mode.full_connected
+    agents: int = 4
+    roles: list[AgentRole] | None = None
+    domain: Domain = Domain.gsm8k
+    num_rounds: int = 1
+    decision_method: DecisionMethod = DecisionMethod.final_refer
+    optimized_spatial: bool = False
+    optimized_temporal: bool = False
+    graph: str | None = inert(None, HASHED)
+    train_split: str = "train"
+    train_offset: int = inert(0, "says which questions train the graph; the SHA-256 of these counts instead")
+    batch_size: int = 4
+    num_iterations: int = 10
+    imp_per_iterations: int = 5
+    pruning_rate: float = 0.25
+    learning_rate: float = 0.1
+    initial_probability: float = 0.5
+    baseline: Baseline = Baseline.none
+    nuclear_norm: float = 0.0
+    code_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(1 <= self.agents <= MOST_AGENTS, "task.agents", self.agents, f"must lie in 1..{MOST_AGENTS}")
+        for key in ("num_rounds", "batch_size", "num_iterations", "imp_per_iterations"):
+            check_least(1, f"task.{key}", getattr(self, key))
+        for key in ("train_offset", "nuclear_norm"):
+            check_least(0, f"task.{key}", getattr(self, key))
+        for key in ("learning_rate", "code_timeout_s"):
+            check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0")
+        check(0 <= self.pruning_rate < 1, "task.pruning_rate", self.pruning_rate, "must lie in [0, 1); 0: no pruning")
+        need = "must lie between 0 and 1: at either end nothing could be learned"
+        check(0 < self.initial_probability < 1, "task.initial_probability", self.initial_probability, need)
+        need = f"give one role or more of {', '.join(AgentRole)}, or null for all of them in this order"
+        check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
+        check_not_blank("task.train_split", self.train_split, "name a split of the data")
+        check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
+        for key in ("optimized_spatial", "optimized_temporal"):
+            asked = getattr(self, key)
+            need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
+            check(not (asked and self.mode is Mode.direct_answer), f"task.{key}", asked, need)
+            need = f"task.graph={self.graph} is used as it is: leave one of the two out"
+            check(not (asked and self.graph is not None), f"task.{key}", asked, need)
+        if self.optimized_temporal and self.num_rounds == 1:
+            raise ConfigError(
+                "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "
+                "use task.num_rounds=2 or more, or leave it out"
+            )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the graph is learned before it is used."""
+        return self.optimized_spatial or self.optimized_temporal
+
+    @property
+    def train_questions(self) -> int:
+        """How many questions the training puts."""
+        return self.batch_size * self.num_iterations if self.is_trained else 0
+
+    @property
+    def subject(self) -> str:
+        """Return topology and split."""
+        return f"{self.mode}{' pruned' * self.is_trained} {self.split}"
+
+    @property
+    def questions(self) -> int:
+        """As many calls as all questions take."""
+        team = 1 if self.mode is Mode.direct_answer else self.agents
+        calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
+        return (super().questions + self.train_questions) * calls

@@ -1,0 +1,33 @@
+"""Every task by its name, with the class of its keys."""
+
+from __future__ import annotations
+
+from runner.config.agents import AgentsConfig
+from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.task import (
+    ArchiveConfig,
+    ChatConfig,
+    GenerateConfig,
+    Gsm8kConfig,
+    MergeConfig,
+    PipelineConfig,
+    ServeConfig,
+    SplitConfig,
+    TaskConfig,
+    VerifyConfig,
+)
+
+TASKS: dict[str, type[TaskConfig]] = {
+    "gsm8k": Gsm8kConfig,
+    "agents": AgentsConfig,
+    "generate": GenerateConfig,
+    "chat": ChatConfig,
+    "sweep": SweepConfig,
+    "memory": MemoryConfig,
+    "split": SplitConfig,
+    "merge": MergeConfig,
+    "verify": VerifyConfig,
+    "archive": ArchiveConfig,
+    "pipeline": PipelineConfig,
+    "serve": ServeConfig,
+}
