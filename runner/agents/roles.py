@@ -36,17 +36,16 @@ class Said:
     code: CodeOutcome | None = None
 
 
-def role_of(agent: int) -> Role:
-    """Return the role of an agent: they cycle."""
-    return ROLES[agent % len(ROLES)]
+def number(role: Role | None, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> str | None:
+    """Return what a program came to, or the number in a text: anywhere if the text is whole, else only after ####."""
+    if role is not None and role.writes_code:
+        return code.answer if code else None
+    return extract(text, Extractor.flexible if is_whole else Extractor.strict)
 
 
-def said(agent: int, text: str, code: CodeOutcome | None = None) -> Said:
-    """Keep what an agent said, with its number in plain form: its program's, or else the one in its text."""
-    role = role_of(agent)
-    if role.writes_code:
-        return Said(agent, role, text, code.answer if code else None, code)
-    return Said(agent, role, text, extract(text, Extractor.flexible))
+def said(agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> Said:
+    """Keep what an agent said, with its number in plain form."""
+    return Said(agent, role, text, number(role, text, code, is_whole), code)
 
 
 def messages(

@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from runner.agents.graph import Round
-from runner.agents.roles import Said, decision_messages, messages
+from runner.agents.roles import Said, decision_messages, messages, number, said
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import Role
 from runner.config.agents import AgentRole, DecisionMethod, Domain
-from runner.config.task import Extractor
 from runner.core.result import Call, FinishReason
 from runner.engines.base import Message
-from runner.scorers.numbers import extract
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each that is heard
 DECISION = "decision"  # stands for the agent that decides: in ids, in rows, in edges
@@ -134,11 +132,13 @@ class Answered:
 
     @property
     def answer(self) -> str | None:
-        """The number that it came to; of a text that was cut off, only one that stands after ####."""
-        if self.turn.writes_code:
-            return None if self.code is None else self.code.answer
-        is_whole = self.call.finish_reason is FinishReason.stop
-        return extract(self.call.text, Extractor.flexible if is_whole else Extractor.strict)
+        """The number that it came to."""
+        return number(self.turn.role, self.call.text, self.code, self.is_whole)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to its own end."""
+        return self.call.finish_reason is FinishReason.stop
 
 
 class Course:
@@ -164,15 +164,13 @@ class Course:
         """Return the calls that can be asked now and were not given out before; none once a call has failed."""
         if self.failed:
             return []
-        if self.failed:
-            return []
         found = []
-        for (number, agent), (spatial, temporal) in list(self._left.items()):
+        for (at_round, agent), (spatial, temporal) in list(self._left.items()):
             if all(source in self._said for source in (*spatial, *temporal)):
-                del self._left[number, agent]
+                del self._left[at_round, agent]
                 role, heard = self.team.roles[agent], (self._of(spatial), self._of(temporal))
-                key = f"{self.key}/{number}/{agent}"
-                found.append(Turn(key, agent, number, role, self.team.domain, self.question, *heard))
+                key = f"{self.key}/{at_round}/{agent}"
+                found.append(Turn(key, agent, at_round, role, self.team.domain, self.question, *heard))
         last = self._last_round()
         if not self._deciding and len(last) == len(self.team.roles):
             self._deciding = True
@@ -189,8 +187,8 @@ class Course:
         elif turn.agent is None or turn.role is None:
             self._decided = answered
         else:
-            said = Said(turn.agent, turn.role, answered.call.text, answered.answer, answered.code)
-            self._said[turn.round, turn.agent] = said
+            one = said(turn.agent, turn.role, answered.call.text, answered.code, answered.is_whole)
+            self._said[turn.round, turn.agent] = one
 
     @property
     def has_ended(self) -> bool:
@@ -219,12 +217,12 @@ class Course:
     @property
     def votes(self) -> list[str | None]:
         """The number of each agent in the last round."""
-        return [said.answer for said in self._last_round()]
+        return [one.answer for one in self._last_round()]
 
     def _last_round(self) -> tuple[Said, ...]:
-        number = len(self.rounds) - 1
+        last = len(self.rounds) - 1
         agents = range(len(self.team.roles))
-        return self._of([(number, agent) for agent in agents if (number, agent) in self._said])
+        return self._of([(last, agent) for agent in agents if (last, agent) in self._said])
 
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[Said, ...]:
         return tuple(self._said[source] for source in sources)

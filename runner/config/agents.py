@@ -106,6 +106,16 @@ class AgentsConfig(QuestionsConfig):
             check(not (asked and self.mode is Mode.direct_answer), f"task.{key}", asked, need)
             need = f"task.graph={self.graph} is used as it is: leave one of the two out"
             check(not (asked and self.graph is not None), f"task.{key}", asked, need)
+        if self.optimized_spatial and self.mode is Mode.debate:
+            raise ConfigError(
+                "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round, so there is "
+                "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out"
+            )
+        if self.nuclear_norm and not self.optimized_spatial:
+            raise ConfigError(
+                f"task.nuclear_norm={self.nuclear_norm} is a term of learning the spatial edges: it goes with "
+                "task.optimized_spatial=true, or leave it out"
+            )
         if self.optimized_temporal and self.num_rounds == 1:
             raise ConfigError(
                 "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "

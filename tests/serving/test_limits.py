@@ -88,10 +88,8 @@ def test_beyond_its_room_a_server_sends_clients_away_for_a_while(small: Serving)
 
 
 def test_an_answer_that_takes_too_long_is_ended(small: Serving) -> None:
-    several = LONG | {"n": 8}
+    several = LONG | {"n": 64}  # half a minute of work
     status, answer = small.ask("/v1/completions", several)
-    if status == 200:
-        pytest.skip("this machine is too quick for a time limit of 3 s")
     assert (status, answer["error"]["type"]) == (504, "server_error")
     assert "3 s (task.timeout_s)" in answer["error"]["message"]
     small.until(lambda now: now["runner_open"] == 0 and now["runner_rows_alive"] == 0)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,6 @@ from runner.store.calls import CALLS
 from runner.tasks import agents
 
 Make = Callable[..., RunnerConfig]
-
-
-@pytest.fixture
-def again(tmp_path: Path) -> Iterator[Starts]:
-    """Return the job's folder, to be opened as the next start would."""
-    folder = tmp_path / "job"
-    folder.mkdir()
-    starts = Starts(folder)
-    yield starts
-    starts.recorder.close()
 
 
 def test_questions_are_judged_and_tokens_counted(make_config: Make, again: Starts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,6 @@ from runner.store.calls import CALLS
 from runner.tasks import agents
 
 Make = Callable[..., RunnerConfig]
-
-
-@pytest.fixture
-def again(tmp_path: Path) -> Iterator[Starts]:
-    """Return the job's folder, to be opened as the next start would."""
-    folder = tmp_path / "job"
-    folder.mkdir()
-    starts = Starts(folder)
-    yield starts
-    starts.recorder.close()
 
 
 def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, again: Starts) -> None:

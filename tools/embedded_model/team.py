@@ -84,10 +84,10 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
     sandbox = Sandbox()
 
     def say(agent: int, now: Sequence[Sequence[Said]]) -> list[Said]:
-        role = roles.role_of(agent)
+        role = roles.ROLES[agent]
         calls = [roles.messages(role, Domain.brief, p.question, heard, ()) for p, heard in zip(asked, now, strict=True)]
         texts = _complete(model, tokenizer, calls)
-        return [roles.said(agent, text, sandbox.run(text) if role.writes_code else None) for text in texts]
+        return [roles.said(agent, role, text, sandbox.run(text) if role.writes_code else None) for text in texts]
 
     def scored(name: str, said: Sequence[Said]) -> Score:
         found = Score(sum(one.answer == p.gold for one, p in zip(said, asked, strict=True)), len(asked))
@@ -103,13 +103,13 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
         ("wrong", [[spoken(analyst, _wrong(Random(f"card/{index}"), p))] for index, p in enumerate(asked)]),
     ):
         for agent in (solver, inspector):
-            label = f"{name} neighbour, {roles.role_of(agent).value}"
+            label = f"{name} neighbour, {roles.ROLES[agent].value}"
             scores[label] = scored(label, say(agent, heard))
     teams = list(zip(*alone, strict=True))
     votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]
     scores["majority of the four"] = scored("majority of the four", votes)
     calls = [roles.decision_messages(Domain.brief, p.question, team) for p, team in zip(asked, teams, strict=True)]
-    decided = [roles.said(0, text) for text in _complete(model, tokenizer, calls)]
+    decided = [roles.said(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
     scores["decision over the four"] = scored("decision over the four", decided)
     return scores
 

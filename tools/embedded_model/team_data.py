@@ -108,16 +108,17 @@ def _calculated(left: int, sign: str, right: int) -> int:
 
 def spoken(agent: int, steps: list[Step]) -> Said:
     """Let an agent say these steps, as its role does."""
-    if not roles.role_of(agent).writes_code:
-        return roles.said(agent, told(steps))
+    role = roles.ROLES[agent]
+    if not role.writes_code:
+        return roles.said(agent, role, told(steps))
     text = program(steps)
     variables: dict[str, float] = {}
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return roles.said(agent, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
+        return roles.said(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
     value, _ = as_text(variables["answer"])  # a program makes no slip when it adds up
-    return roles.said(agent, text, CodeOutcome(value, CodeStatus.ok))
+    return roles.said(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[Said, ...], gold: str) -> str:
@@ -138,7 +139,7 @@ def team_example(index: int, seed: int) -> Example:
     spatial, temporal = _heard(rng, agent)
     now = tuple(speakers.say(other) for other in spatial)
     before = tuple(speakers.say(other) for other in temporal)
-    role = roles.role_of(agent)
+    role = roles.ROLES[agent]
     asked = roles.messages(role, Domain.brief, one.question, now, before)
     return dialogue(asked, reply(role, steps, now, before))
 

@@ -36,6 +36,14 @@ from runner.core.errors import ConfigError
             "task.optimized_spatial=True: task.graph=g.json is used as it is: leave one of the two out",
         ),
         (
+            {"mode": Mode.debate, "num_rounds": 2, "optimized_spatial": True},
+            "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round",
+        ),
+        (
+            {"num_rounds": 2, "optimized_temporal": True, "nuclear_norm": 0.1},
+            "task.nuclear_norm=0.1 is a term of learning the spatial edges",
+        ),
+        (
             {"optimized_temporal": True},
             "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: use",
         ),

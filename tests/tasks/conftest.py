@@ -1,0 +1,19 @@
+"""What several tests of tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from teams import Starts
+
+
+@pytest.fixture
+def again(tmp_path: Path) -> Iterator[Starts]:
+    """Return a job's folder, to be opened as the next start would."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    starts = Starts(folder)
+    yield starts
+    starts.recorder.close()
