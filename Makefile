@@ -22,13 +22,13 @@ demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two se
 	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none
 
 test-fast: $(STAMP) ## run the tests that take less than ten seconds each
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal --durations 30
 
 test: test-fast   ## run all tests, the fast ones first
-	$(BIN)/pytest -m slow -n 2 --dist loadfile
+	$(BIN)/pytest -m slow -n 2 --dist worksteal --durations 60
 
 test-avx2: $(STAMP) ## run the fast engine tests once more, as on a desktop processor without bfloat16 products
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile tests/engines/local
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -m "not slow" -n 2 --dist worksteal tests/engines/local
 
 format: $(STAMP)  ## rewrite every Python file in the house format
 	$(BIN)/ruff format .

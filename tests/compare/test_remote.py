@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], None]
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server with some runs of other machines: its uri, its process."""
     from mlflow import MlflowClient
 
     folder, port = tmp_path_factory.mktemp("remote"), free_port()
+    new_database(folder / "server" / "server.db")
     with mlflow_server(folder / "server", port) as process:
         uri = f"http://127.0.0.1:{port}"
         there = Store(folder)

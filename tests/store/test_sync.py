@@ -59,8 +59,11 @@ def test_sync_without_a_folder_or_a_server(runner: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_in_the_middle_costs_nothing(runner: Run, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_in_the_middle_costs_nothing(
+    runner: Run, tmp_path: Path, new_database: Callable[[Path], None]
+) -> None:
     port, store = free_port(), tmp_path / "server"
+    new_database(store / "server.db")
     uri = f"http://127.0.0.1:{port}"
     grid = ["-m", "model=stub", "model.delay_s=0.5", "task.limit=4", "seed=1,2,3,4", "workers=1", f"tracking.uri={uri}"]
     with mlflow_server(store, port):
