@@ -101,8 +101,9 @@ def draw(table: Table) -> list[Picture]:
     pictures = [Picture("accuracy", "accuracy with 95 % intervals; hollow: the baseline", lambda: accuracy(table))]
     if table.axes:
         title = (
-            "filled: on the front, nothing else is as good in accuracy, memory and speed; "
-            "line: the front of the two that a pane shows"
+            "filled: on the front, nothing there dominates it beyond noise; bars: 95 % intervals of accuracy, and "
+            "along the other axes what is noise (two rows differ where these do not touch); line: the front of the two "
+            "that a pane shows, as measured"
         )
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
     return pictures
@@ -179,12 +180,21 @@ def pareto(table: Table) -> Figure:
     return figure
 
 
+def _bars(pane: Axes, x: float, y: float, row: Row, axis: str, colour: str) -> None:
+    """Draw between what a point may stand by noise alone."""
+    assert row.run.interval is not None
+    low, high = (100 * end for end in row.run.interval[1:])
+    for xs, ys in (([x, x], [low, high]), ([row.standing[axis].low, row.standing[axis].high], [y, y])):
+        pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+
+
 def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line."""
     sign = METRICS[axis].better.value
-    points = [(row.run.metrics[axis], 100 * row.run.interval[0], row) for row in rows if row.run.interval]
+    points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
         colour = FRONT if row.on_front else MUTED
+        _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
         if len(rows) <= MOST_LABELS or row.on_front or row.is_baseline:
             pane.annotate(

@@ -10,6 +10,8 @@ from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Row,
 from runner.compare.pairing import ALPHA, repeats_needed
 from runner.core.metrics import HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
 
+MOST_DOMINATED = 8  # rows that a sentence names
+
 
 def natural(value: str | None) -> tuple[int, float, str]:
     """Sort key: absent, then numbers by size, then words."""
@@ -132,11 +134,44 @@ def summary(table: Table) -> str:
             f"test, Holm over the comparisons of one figure, {ALPHA:g} decides."
         )
     if table.axes:
-        parts.append(
-            f"Pareto: accuracy, {' and '.join(table.axes)} as measured; dominated: another row is as good in all of "
-            "them and better in one."
-        )
+        parts.append(front_rule(table))
     return " ".join(parts)
+
+
+def front_rule(table: Table) -> str:
+    """Return what makes a row dominated."""
+    accuracy = f"accuracy where the exact test shows it over all {table.front_pairs} pairs"
+    noise = [f"{METRICS[axis].label} from {words} on" for axis, words in table.noise.items()]
+    return (
+        "Pareto: dominated is a row where another one solves as large a share as measured, is not worse beyond noise "
+        f"in {' and '.join(METRICS[axis].label for axis in table.axes)}, and is better beyond noise somewhere: "
+        f"{'; '.join([accuracy, *noise])}."
+    )
+
+
+def dominated(table: Table) -> str:
+    """Return which rows are dominated, by which others and in what; empty where none is."""
+    rows = [row for row in table.rows if row.dominated_by]
+    if not rows:
+        return ""
+    shown = [_dominated(row, table) for row in rows[:MOST_DOMINATED]]
+    more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
+    return f"dominated beyond noise: {'; '.join(shown)}{more}"
+
+
+def _dominated(row: Row, table: Table) -> str:
+    other = table.row(row.dominated_by or "")
+    ours, theirs = (name_of(it, table.keys) for it in (row, other))
+    if ours == theirs:
+        ours, theirs = row.run.job_id, other.run.job_id
+    better = []
+    for axis in row.dominated_in:
+        if axis in row.standing:
+            ratio = other.standing[axis].value / row.standing[axis].value
+            better.append(f"{METRICS[axis].label} ×{ratio:.2f}")
+        elif row.run.interval and other.run.interval:
+            better.append(f"{axis} {points(other.run.interval[0] - row.run.interval[0])} points")
+    return f"{ours} by {theirs} ({', '.join(better)})"
 
 
 def verdict(side: dict[str, str]) -> str:

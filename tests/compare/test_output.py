@@ -120,7 +120,7 @@ def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
         assert len(list(csv.DictReader(file))) == 6
     assert json.loads((saved / "comparison.json").read_text())["tables"][0]["pareto_axes"] == [
         "accuracy",
-        "peak_rss_mib",
+        "model_mib",
         "decode_tok_per_s",
     ]
 

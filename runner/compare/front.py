@@ -1,0 +1,193 @@
+"""The Pareto front of accuracy, memory and speed: a row is dominated only where the difference is beyond noise.
+
+One row dominates another where it solves as large a share of the questions or a larger one, is not worse beyond noise
+in memory and speed, and is better beyond noise in one of the three. The share counts as measured, since "no difference
+shown" would not do: few questions show no difference between anything, and the cheapest row would dominate all. On the
+front is what no row of the front dominates: "within noise" does not carry over from pair to pair (each of three rows
+may be a bit slower than the one before), and a row could else fall to one that has itself fallen.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, variance
+
+from runner.compare.data import NotPaired, Question, Row, Run, Standing, Table
+from runner.compare.pairing import ALPHA
+from runner.compare.runs import Evidence
+from runner.core import stats
+from runner.core.machine import ALONE
+from runner.core.metrics import ACCURACY, FRONT, METRICS, Better
+
+MEMORY, SPEED = FRONT
+SPEED_TOLERANCE = 0.15  # of one run each, as measured: bench/README.md
+MEMORY_TOLERANCE = 0.02  # counted and not measured: only longer or shorter answers change it
+LEAST_FREEDOM = 4  # degrees of freedom that repeats must leave before their spread says what noise is
+MOST_REPEATS = 20  # the latest ones of a job
+
+
+def mark_front(table: Table, evidence: Evidence | None = None, tolerance: float = SPEED_TOLERANCE) -> None:
+    """Mark the rows on the Pareto front, and for each other row the one that dominates it and in what.
+
+    What was measured beside other work, or on another machine, is no value to dominate by. Without evidence, accuracies
+    are compared by their counts alone.
+    """
+    scored = [row for row in table.rows if row.run.interval]
+    if len(scored) < 2:
+        return
+    _leave_out(scored)
+    rows = [row for row in scored if not row.off_front]
+    table.axes = [name for name in FRONT if all(name in row.run.metrics for row in rows)] if len(rows) > 1 else []
+    if not table.axes:
+        return
+    if MEMORY not in table.axes:
+        table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
+    panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
+    table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
+    stand(table, rows, tolerance)
+    for members in panels:
+        _mark(members, Judge(table, evidence))
+
+
+def stand(table: Table, rows: list[Row], tolerance: float) -> None:
+    """Say where each row stands on each axis, and how far noise may have moved it: two differ where these do not touch.
+
+    Where jobs were run several times, the spread of their speeds says what noise is: Student's interval for the
+    difference of two means of logarithms, with one standard deviation for all rows and Bonferroni's correction for all
+    pairs. Else it is the stated tolerance. Half of the difference that counts stands on either side.
+    """
+    for axis in table.axes:
+        values = [values_of(row.run, axis) if axis == SPEED else [row.run.metrics[axis]] for row in rows]
+        repeated = [some for some in values if len(some) > 1]
+        freedom = sum(len(some) - 1 for some in repeated)
+        percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
+        words = "" if axis == MEMORY else ", one run each"
+        halves = [math.log1p(percent) / 2] * len(rows)
+        if freedom >= LEAST_FREEDOM:
+            logs = [[math.log(value) for value in some] for some in repeated]
+            spread = math.sqrt(sum(variance(some) * (len(some) - 1) for some in logs) / freedom)
+            reach = stats.student_quantile(ALPHA / table.front_pairs, freedom) * spread
+            halves = [reach / math.sqrt(2 * len(some)) for some in values]
+            percent = math.expm1(2 * min(halves))
+            words = f" or more, by the spread of {freedom + len(repeated)} runs of {len(repeated)} jobs"
+        table.noise[axis] = f"{100 * percent:.3g} %{words}"
+        for row, some, half in zip(rows, values, halves, strict=True):
+            middle = math.exp(fmean(map(math.log, some))) if len(some) > 1 else some[0]
+            row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), len(some))
+
+
+def values_of(run: Run, axis: str) -> list[float]:
+    """Return what a run measured, and earlier runs of the same job by themselves on the same machine."""
+    newest = run.metrics[axis]
+    earlier = [
+        one.metrics[axis]
+        for one in run.earlier
+        if one.task_version == run.task_version and _company(one) == ALONE and _machine(one) == _machine(run)
+        if one.metrics.get(axis, 0.0) > 0
+    ]
+    return [newest, *earlier[: MOST_REPEATS - 1]] if newest > 0 else [newest]
+
+
+class Judge:
+    """Says in what one row is better than another beyond noise."""
+
+    def __init__(self, table: Table, evidence: Evidence | None) -> None:
+        self.axes, self.pairs, self.evidence = table.axes, table.front_pairs, evidence
+        self._solved: dict[str, tuple[frozenset[Question], frozenset[Question]] | None] = {}
+        self._bounds = {id(row): [_bounds(row, axis) for axis in self.axes] for row in table.rows if row.standing}
+
+    def dominates(self, one: Row, other: Row) -> bool:
+        """Whether one row solves as much or more, is worse nowhere, and is better somewhere."""
+        is_better = False
+        for (low, high), (their_low, their_high) in zip(self._bounds[id(one)], self._bounds[id(other)], strict=True):
+            if high < their_low:
+                return False
+            is_better = is_better or low > their_high
+        return _gain(one, other) >= 0 and (is_better or self.solves_more(one, other))
+
+    def better_in(self, one: Row, other: Row) -> list[str]:
+        """Return all axes in which a row that dominates another is better than that one."""
+        pairs = zip(self.axes, self._bounds[id(one)], self._bounds[id(other)], strict=True)
+        cheaper = [axis for axis, (low, _), (_, their_high) in pairs if low > their_high]
+        return [ACCURACY[0]] * self.solves_more(one, other) + cheaper
+
+    def solves_more(self, one: Row, other: Row) -> bool:
+        """Whether one row solves more than another, by the exact test and Bonferroni's correction for all pairs."""
+        (k1, n1), (k2, n2) = one.run.score or (0, 0), other.run.score or (0, 0)
+        if _gain(one, other) <= 0 or (n1 == n2 and 2.0 ** (1 + k2 - k1) * self.pairs >= ALPHA):
+            return False  # even if every question that came out otherwise was won
+        ours, theirs = self._answers(one.run), self._answers(other.run)
+        if ours is None or theirs is None or ours[0] != theirs[0]:
+            return stats.fisher_exact(k1, n1, k2, n2) * self.pairs < ALPHA
+        won, lost = len(ours[1] - theirs[1]), len(theirs[1] - ours[1])
+        return stats.mcnemar_exact(won, lost) * self.pairs < ALPHA
+
+    def _answers(self, run: Run) -> tuple[frozenset[Question], frozenset[Question]] | None:
+        """Return which questions a run was asked and which it solved; None where nothing says so."""
+        if self.evidence is None:
+            return None
+        if run.run_id not in self._solved:
+            try:
+                answers = self.evidence.of(run)
+                solved = frozenset(question for question, answer in answers.items() if answer.solved)
+                self._solved[run.run_id] = frozenset(answers), solved
+            except NotPaired:
+                self._solved[run.run_id] = None
+        return self._solved[run.run_id]
+
+
+def _mark(rows: list[Row], judge: Judge) -> None:
+    """Mark the rows of one set of questions: the front, then what it dominates, then the front of the rest."""
+    above = [[at for at, it in enumerate(rows) if it is not row and judge.dominates(it, row)] for row in rows]
+    left = set(range(len(rows)))
+    while left:
+        best = {at for at in left if left.isdisjoint(above[at])} or left
+        for at in best:
+            rows[at].on_front = True
+        left = left - best
+        for at in sorted(left):
+            row, found = rows[at], [(judge.better_in(rows[it], rows[at]), it) for it in above[at] if it in best]
+            if found:
+                row.dominated_in, strongest = max(found, key=lambda one: (len(one[0]), _share(rows[one[1]]), -one[1]))
+                row.on_front, row.dominated_by = False, rows[strongest].run.job_id
+        left = {at for at in left if rows[at].on_front is None}
+
+
+def _bounds(row: Row, axis: str) -> tuple[float, float]:
+    """Return between what a row stands on an axis, the larger the better."""
+    it = row.standing[axis]
+    return (it.low, it.high) if METRICS[axis].better is Better.higher else (-it.high, -it.low)
+
+
+def _share(row: Row) -> float:
+    return row.run.interval[0] if row.run.interval else 0.0
+
+
+def _gain(one: Row, other: Row) -> int:
+    """Return a number above 0 where one row solved the larger share of its questions, 0 where the shares are equal."""
+    (k1, n1), (k2, n2) = one.run.score or (0, 1), other.run.score or (0, 1)
+    return k1 * n2 - k2 * n1
+
+
+def _leave_out(rows: list[Row]) -> None:
+    """Note which rows were not measured alone, or on another machine than the baseline, else than most."""
+    for row in rows:
+        company = _company(row.run)
+        row.off_front = None if company == ALONE else f"measured {company}"
+    alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
+    machines = [_machine(row.run) for row in alone]
+    usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
+    for row, machine in zip(alone, machines, strict=True):
+        if machine != usual:
+            row.off_front = f"measured on another machine: {machine}"
+
+
+def _company(run: Run) -> str:
+    """Return what a run, or any of what is put together, was measured beside."""
+    measured = [part.facts.get("measured", ALONE) for part in run.parts or [run]]
+    return next((words for words in measured if words != ALONE), ALONE)
+
+
+def _machine(run: Run) -> str:
+    """Return what a run, or what is put together, was measured on."""
+    return " and ".join(sorted({part.facts.get("machine", "one that is not known") for part in run.parts or [run]}))
