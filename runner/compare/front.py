@@ -61,7 +61,7 @@ def stand(table: Table, rows: list[Row], tolerance: float) -> None:
         repeated = [some for some in values if len(some) > 1]
         freedom = sum(len(some) - 1 for some in repeated)
         percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
-        words = "" if axis == MEMORY else ", one run each"
+        words = "" if axis == MEMORY else ", of one run each,"
         halves = [math.log1p(percent) / 2] * len(rows)
         if freedom >= LEAST_FREEDOM:
             logs = [[math.log(value) for value in some] for some in repeated]
@@ -69,7 +69,7 @@ def stand(table: Table, rows: list[Row], tolerance: float) -> None:
             reach = stats.student_quantile(ALPHA / table.front_pairs, freedom) * spread
             halves = [reach / math.sqrt(2 * len(some)) for some in values]
             percent = math.expm1(2 * min(halves))
-            words = f" or more, by the spread of {freedom + len(repeated)} runs of {len(repeated)} jobs"
+            words = f", by the spread of {freedom + len(repeated)} runs of {len(repeated)} jobs,"
         table.noise[axis] = f"{100 * percent:.3g} %{words}"
         for row, some, half in zip(rows, values, halves, strict=True):
             middle = math.exp(fmean(map(math.log, some))) if len(some) > 1 else some[0]

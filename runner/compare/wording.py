@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Row, Table, label
 from runner.compare.pairing import ALPHA, repeats_needed
-from runner.core.metrics import HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
+from runner.core.metrics import FRONT, HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
 
 MOST_DOMINATED = 8  # rows that a sentence names
 
@@ -140,12 +140,13 @@ def summary(table: Table) -> str:
 
 def front_rule(table: Table) -> str:
     """Return what makes a row dominated."""
-    accuracy = f"accuracy where the exact test shows it over all {table.front_pairs} pairs"
-    noise = [f"{METRICS[axis].label} from {words} on" for axis, words in table.noise.items()]
+    axes = " and ".join(FRONT[axis] for axis in table.axes)
+    noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
+    pairs = f"all {table.front_pairs} pairs" if table.front_pairs > 1 else "one pair"
     return (
-        "Pareto: dominated is a row where another one solves as large a share as measured, is not worse beyond noise "
-        f"in {' and '.join(METRICS[axis].label for axis in table.axes)}, and is better beyond noise somewhere: "
-        f"{'; '.join([accuracy, *noise])}."
+        "Pareto: a row is dominated where another one is as accurate or more, as measured, is not worse beyond noise in "
+        f"{axes}, and is better beyond noise somewhere. Noise: up to {' and '.join(noise)}; in accuracy, what the exact "
+        f"test (Bonferroni, {pairs}) does not show."
     )
 
 
@@ -168,7 +169,7 @@ def _dominated(row: Row, table: Table) -> str:
     for axis in row.dominated_in:
         if axis in row.standing:
             ratio = other.standing[axis].value / row.standing[axis].value
-            better.append(f"{METRICS[axis].label} ×{ratio:.2f}")
+            better.append(f"{FRONT[axis]} ×{ratio:.2f}")
         elif row.run.interval and other.run.interval:
             better.append(f"{axis} {points(other.run.interval[0] - row.run.interval[0])} points")
     return f"{ours} by {theirs} ({', '.join(better)})"

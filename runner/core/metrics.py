@@ -204,7 +204,8 @@ SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
 HEADLINES = ("best_decode_tok_per_s", "best_batch_size", "load_peak_rss_mib", "steady_rss_mib",
              "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib", "weight_mib",
              "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
-FRONT = ("model_mib", "decode_tok_per_s")  # the axes of the Pareto front besides the accuracy
+# The axes of the Pareto front besides the accuracy, and what they are called there.
+FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 # By which repeats runs without verdicts are compared.
 BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
               "decode_tok_per_s", "ttft_s")  # fmt: skip

@@ -141,7 +141,7 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
     assert {name: one["dominated_by"] for name, one in rows("paired").items()} == {"none": None, "nf4": "none"}
     _, out, _ = show("paired")
     assert "• dominated beyond noise: nf4 by none (accuracy +3.0 points)" in out
-    assert "accuracy where the exact test shows it over all 1 pairs; model from 2 % on; " in out
+    assert "Noise: up to 2 % in memory (model_mib) and 15 %, of one run each, in speed" in out
 
 
 def test_a_job_that_ran_twice_has_repeats(store: Store, rows: Any, show: Any) -> None:

@@ -74,9 +74,8 @@ def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) 
 
 
 def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved_family: Saved) -> None:
-    plain, packed = (
-        engine_of(make_config, saved_family("llama"), **groups) for groups in ({}, {"quantization": Nf4Config()})
-    )
+    plain = engine_of(make_config, saved_family("llama"))
+    packed = engine_of(make_config, saved_family("llama"), quantization=Nf4Config())
     for engine in (plain, packed):
         ask(engine, 1)
     assert plain.load().metrics["unpacked_mib"] == 0
