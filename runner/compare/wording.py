@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Row, Table, label
+from runner.compare.front import ACCURACY_MARGIN, LEVEL
 from runner.compare.pairing import ALPHA, repeats_needed
 from runner.core.metrics import FRONT, HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
 
@@ -142,11 +143,12 @@ def front_rule(table: Table) -> str:
     """Return what makes a row dominated."""
     axes = " and ".join(FRONT[axis] for axis in table.axes)
     noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
-    pairs = f"all {table.front_pairs} pairs" if table.front_pairs > 1 else "one pair"
+    pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
     return (
-        "Pareto: a row is dominated where another one is as accurate or more, as measured, is not worse beyond noise in "
-        f"{axes}, and is better beyond noise somewhere. Noise: up to {' and '.join(noise)}; in accuracy, what the exact "
-        f"test (Bonferroni, {pairs}) does not show."
+        "Pareto: a row is dominated where another one is as accurate (as measured, or with an interval of the "
+        f"difference that includes 0 and no loss of {100 * ACCURACY_MARGIN:.0f} points), is not worse beyond noise in "
+        f"{axes}, and is better beyond noise somewhere. Noise: up to {' and '.join(noise)}; in accuracy, what the "
+        f"exact test does not show at {LEVEL:g}, Bonferroni over {pairs}."
     )
 
 

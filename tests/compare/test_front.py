@@ -24,7 +24,7 @@ def row(job: str, correct: int, memory: float | None, speed: float | None, panel
     return Row(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
 
 
-def front_of(*rows: Row, tolerance: float = 0.15) -> dict[str, str | None]:
+def front_of(*rows: Row, tolerance: float = 0.2) -> dict[str, str | None]:
     """Return which row dominates each, by job; None for those on the front."""
     table = Table("gsm8k", [], list(rows))
     mark_front(table, tolerance=tolerance)
@@ -33,15 +33,15 @@ def front_of(*rows: Row, tolerance: float = 0.15) -> dict[str, str | None]:
 
 
 def dominates(one: Row, other: Row) -> bool:
-    """The definition, with 15 % for speeds, 2 % for memory, and no accuracies far enough apart."""
+    """The definition, with 20 % for speeds, 2 % for memory, and accuracies that nothing is known of but counts."""
     a, b = one.run.metrics, other.run.metrics
-    slower, faster = (x / y > 1.15 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
+    slower, faster = (x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
     larger, smaller = (x / y > 1.02 for x, y in permutations((a["model_mib"], b["model_mib"])))
     return a["correct"] >= b["correct"] and not slower and not larger and (faster or smaller)
 
 
 sizes = st.sampled_from([100.0, 101.0, 103.0, 104.5, 130.0])
-speeds = st.sampled_from([50.0, 55.0, 60.0, 66.0, 80.0])
+speeds = st.sampled_from([50.0, 56.0, 63.0, 66.0, 80.0])
 
 
 @given(st.lists(st.tuples(st.integers(100, 103), sizes, speeds), min_size=2, max_size=12))
@@ -62,7 +62,7 @@ def test_noise_dominates_nothing() -> None:
     """What issue 15 is about: a swing of 1.6 % in memory, and any speed, beside a third of the weights."""
     assert set(front_of(row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)).values()) == {None}
     assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {"nf4": None, "none": "nf4"}
-    assert front_of(row("nf4", 180, 36.0, 42), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "slower"
+    assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "slower"
     assert front_of(row("nf4", 179, 36.0, 50), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "unknown"
 
 
@@ -77,12 +77,12 @@ def test_the_tolerance_is_the_users() -> None:
 def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 54)) == {"nf4": None, "fp4": "nf4"}
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 172, 36, 54)) == {"nf4": None, "fp4": None}
-    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 60)) == {"nf4": None, "fp4": None}, "but quicker"
+    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {"nf4": None, "fp4": None}, "but quicker"
 
 
 def test_who_has_fallen_dominates_nobody() -> None:
-    """Each is 10 % slower than the one before, and smaller: the last is 20 % slower than the first, which stays."""
-    rows = row("a", 180, 100, 60), row("b", 180, 80, 54.5), row("c", 180, 60, 49.5)
+    """Each is 15 % slower than the one before, and smaller: the last is 30 % slower than the first, which stays."""
+    rows = row("a", 180, 100, 66), row("b", 180, 80, 57), row("c", 180, 60, 50)
     assert front_of(*rows) == {"a": None, "b": "c", "c": None}
 
 
@@ -93,7 +93,7 @@ def test_repeats_say_what_noise_is() -> None:
         return rows[0]
 
     steady = repeated("quick", 55, 55.3, 54.8), repeated("slow", 50, 50.2, 49.7)
-    assert front_of(*steady) == {"quick": None, "slow": "quick"}, "10 %, and less than 1 % of spread"
+    assert front_of(*steady) == {"quick": None, "slow": "quick"}, "10 %, and half a percent of spread"
     assert steady[0].standing["decode_tok_per_s"].runs == 3
     wild = repeated("quick", 65, 50, 81), repeated("slow", 50, 62, 39)
     assert front_of(*wild) == {"quick": None, "slow": None}, "30 %, and as much of spread"
@@ -135,13 +135,22 @@ def test_the_axes_are_what_all_rows_measured_and_no_other_memory_stands_in() -> 
 
 
 def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, show: Any) -> None:
-    """6 of 200 lost and none won: for Fisher's test too few, for McNemar's enough."""
-    for name, config, right in (("none", NONE, 186), ("nf4", NF4, 180)):
+    """10 of 200 lost and none won: for Fisher's test too few, for McNemar's enough."""
+    for name, config, right in (("none", NONE, 186), ("nf4", NF4, 176)):
         store.job("paired", name, config, marks(right, 200))
     assert {name: one["dominated_by"] for name, one in rows("paired").items()} == {"none": None, "nf4": "none"}
     _, out, _ = show("paired")
-    assert "• dominated beyond noise: nf4 by none (accuracy +3.0 points)" in out
-    assert "Noise: up to 2 % in memory (model_mib) and 15 %, of one run each, in speed" in out
+    assert "• dominated beyond noise: nf4 by none (accuracy +5.0 points)" in out
+    assert "Noise: up to 2 % in memory (model_mib) and 20 %, of one run each, in speed" in out
+
+
+def test_as_accurate_is_what_an_interval_leaves_no_loss_in(store: Store, rows: Any) -> None:
+    """One answer of 200 lost may be noise and is little; one of 20 may stand for much; 20 of 400 are none."""
+    for n, lost, falls in ((200, 1, "nf4"), (20, 1, None), (400, 20, None)):
+        for name, config, size in (("none", NONE, 100.0), ("nf4", NF4, 36.0)):
+            right = n - n // 10 - lost * (name == "nf4")
+            store.job(f"close{n}", name, config, marks(right, n), metrics={"model_mib": size})
+        assert rows(f"close{n}")["none"]["dominated_by"] == falls, n
 
 
 def test_a_job_that_ran_twice_has_repeats(store: Store, rows: Any, show: Any) -> None:
