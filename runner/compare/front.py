@@ -13,6 +13,7 @@ dominate one another in a circle, all of them stay.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, variance
 
@@ -93,47 +94,67 @@ def values_of(run: Run, axis: str) -> list[float]:
     return [newest, *earlier[: MOST_REPEATS - 1]] if newest > 0 else [newest]
 
 
+@dataclass(eq=False)
+class Place:
+    """A row as it is compared with others: between what it stands on each axis, the larger the better."""
+
+    row: Row
+    correct: int
+    n: int
+    bounds: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, row: Row, axes: list[str]) -> Place:
+        """Return where a row stands."""
+        stands = [(row.standing[axis], METRICS[axis].better is Better.higher) for axis in axes]
+        bounds = [(it.low, it.high) if more else (-it.high, -it.low) for it, more in stands]
+        return cls(row, *(row.run.score or (0, 1)), bounds)
+
+
 class Judge:
     """Says in what one row is better than another beyond noise."""
 
     def __init__(self, table: Table, evidence: Evidence | None) -> None:
         self.axes, self.pairs, self.evidence = table.axes, table.front_pairs, evidence
-        self._solved: dict[str, tuple[frozenset[Question], frozenset[Question]] | None] = {}
-        self._bounds = {id(row): [_bounds(row, axis) for axis in self.axes] for row in table.rows if row.standing}
+        self._solved: dict[str, tuple[int, int] | None] = {}
+        self._sets: dict[tuple[Question, ...], int] = {}
 
-    def dominates(self, one: Row, other: Row) -> bool:
+    def dominates(self, one: Place, other: Place) -> bool:
         """Whether one row is worse nowhere and better somewhere."""
         is_better = False
-        for (low, high), (their_low, their_high) in zip(self._bounds[id(one)], self._bounds[id(other)], strict=True):
+        for (low, high), (their_low, their_high) in zip(one.bounds, other.bounds, strict=True):
             if high < their_low:
                 return False
             is_better = is_better or low > their_high
         return self.is_as_accurate(one, other) if is_better else self.solves_more(one, other)
 
-    def better_in(self, one: Row, other: Row) -> list[str]:
+    def better_in(self, one: Place, other: Place) -> list[str]:
         """Return all axes in which a row that dominates another is better than that one."""
-        pairs = zip(self.axes, self._bounds[id(one)], self._bounds[id(other)], strict=True)
+        pairs = zip(self.axes, one.bounds, other.bounds, strict=True)
         cheaper = [axis for axis, (low, _), (_, their_high) in pairs if low > their_high]
         return [ACCURACY[0]] * self.solves_more(one, other) + cheaper
 
-    def is_as_accurate(self, one: Row, other: Row) -> bool:
+    def is_as_accurate(self, one: Place, other: Place) -> bool:
         """Whether one row solves as large a share as measured, or the interval leaves no loss that matters."""
-        (k1, n1), (k2, n2) = one.run.score or (0, 0), other.run.score or (0, 0)
-        if _gain(one, other) >= 0:
-            return True
-        if k1 / n1 - k2 / n2 <= -ACCURACY_MARGIN:
-            return False
-        pair = self._flips(one.run, other.run)
-        interval = stats.unpaired_difference_interval(k1, n1, k2, n2) if pair is None else _paired_interval(*pair, n1)
-        return interval[0] > -ACCURACY_MARGIN and interval[1] >= 0
+        loss = other.correct / other.n - one.correct / one.n
+        if loss <= 0 or loss >= ACCURACY_MARGIN:
+            return loss <= 0
+        pair = self._flips(one.row.run, other.row.run)
+        low, high = (
+            _unpaired_interval(one.correct, one.n, other.correct, other.n)
+            if pair is None
+            else _paired_interval(*pair, one.n)
+        )
+        return low > -ACCURACY_MARGIN and high >= 0
 
-    def solves_more(self, one: Row, other: Row) -> bool:
+    def solves_more(self, one: Place, other: Place) -> bool:
         """Whether one row solves more than another, by the exact test and Bonferroni's correction for all pairs."""
-        (k1, n1), (k2, n2) = one.run.score or (0, 0), other.run.score or (0, 0)
-        if _gain(one, other) <= 0 or (n1 == n2 and 2.0 ** (1 + k2 - k1) * self.pairs >= LEVEL):
+        if one.correct * other.n <= other.correct * one.n:
+            return False
+        if one.n == other.n and 2.0 ** (1 + other.correct - one.correct) * self.pairs >= LEVEL:
             return False  # even if every question that came out otherwise was won
-        pair = self._flips(one.run, other.run)
-        p = stats.fisher_exact(k1, n1, k2, n2) if pair is None else stats.mcnemar_exact(*pair)
+        pair = self._flips(one.row.run, other.row.run)
+        p = _fisher(one.correct, one.n, other.correct, other.n) if pair is None else _mcnemar(*pair)
         return p * self.pairs < LEVEL
 
     def _flips(self, one: Run, other: Run) -> tuple[int, int] | None:
@@ -141,56 +162,46 @@ class Judge:
         ours, theirs = self._answers(one), self._answers(other)
         if ours is None or theirs is None or ours[0] != theirs[0]:
             return None
-        return len(ours[1] - theirs[1]), len(theirs[1] - ours[1])
+        return (ours[1] & ~theirs[1]).bit_count(), (theirs[1] & ~ours[1]).bit_count()
 
-    def _answers(self, run: Run) -> tuple[frozenset[Question], frozenset[Question]] | None:
-        """Return which questions a run was asked and which it solved; None where nothing says so."""
+    def _answers(self, run: Run) -> tuple[int, int] | None:
+        """Return which set of questions a run was asked and, as bits, which it solved; None where nothing says so."""
         if self.evidence is None:
             return None
         if run.run_id not in self._solved:
             try:
                 answers = self.evidence.of(run)
-                solved = frozenset(question for question, answer in answers.items() if answer.solved)
-                self._solved[run.run_id] = frozenset(answers), solved
             except NotPaired:
                 self._solved[run.run_id] = None
+            else:
+                asked = sorted(answers)
+                bits = "".join("01"[answers[question].solved] for question in asked)
+                self._solved[run.run_id] = self._sets.setdefault(tuple(asked), len(self._sets)), int(bits or "0", 2)
         return self._solved[run.run_id]
+
+
+# among many rows the same counts come often
+_paired_interval = cache(stats.paired_difference_interval)
+_unpaired_interval = cache(stats.unpaired_difference_interval)
+_mcnemar, _fisher = cache(stats.mcnemar_exact), cache(stats.fisher_exact)
 
 
 def _mark(rows: list[Row], judge: Judge) -> None:
     """Mark the rows of one set of questions: the front, then what it dominates, then the front of the rest."""
-    above = [[at for at, it in enumerate(rows) if it is not row and judge.dominates(it, row)] for row in rows]
+    places = [Place.of(row, judge.axes) for row in rows]
+    above = [[at for at, it in enumerate(places) if it is not place and judge.dominates(it, place)] for place in places]
     left = set(range(len(rows)))
     while left:
         best = {at for at in left if left.isdisjoint(above[at])} or left
+        left = left - best
         for at in best:
             rows[at].on_front = True
-        left = left - best
         for at in sorted(left):
-            row, found = rows[at], [(judge.better_in(rows[it], rows[at]), it) for it in above[at] if it in best]
-            if found:
-                row.dominated_in, strongest = max(found, key=lambda one: (len(one[0]), _share(rows[one[1]]), -one[1]))
-                row.on_front, row.dominated_by = False, rows[strongest].run.job_id
+            if found := [it for it in above[at] if it in best]:
+                strongest = max(found, key=lambda it: places[it].correct / places[it].n)
+                rows[at].on_front, rows[at].dominated_by = False, rows[strongest].run.job_id
+                rows[at].dominated_in = judge.better_in(places[strongest], places[at])
         left = {at for at in left if rows[at].on_front is None}
-
-
-_paired_interval = cache(stats.paired_difference_interval)  # among many rows the same counts come often
-
-
-def _bounds(row: Row, axis: str) -> tuple[float, float]:
-    """Return between what a row stands on an axis, the larger the better."""
-    it = row.standing[axis]
-    return (it.low, it.high) if METRICS[axis].better is Better.higher else (-it.high, -it.low)
-
-
-def _share(row: Row) -> float:
-    return row.run.interval[0] if row.run.interval else 0.0
-
-
-def _gain(one: Row, other: Row) -> int:
-    """Return a number above 0 where one row solved the larger share of its questions, 0 where the shares are equal."""
-    (k1, n1), (k2, n2) = one.run.score or (0, 1), other.run.score or (0, 1)
-    return k1 * n2 - k2 * n1
 
 
 def _leave_out(rows: list[Row]) -> None:
