@@ -53,7 +53,7 @@ def table_of(
     """Draw what a grid would have measured, compare each row with the first, and mark the front."""
     evidence = Drawn(n)
     solved = answers(generator, n, [it.accuracy for it in settings], rho)
-    rows = []
+    rows: list[Row] = []
     for number, (it, line) in enumerate(zip(settings, solved, strict=True)):
         run = drawn_run(f"{number} {it.name}", line)
         evidence.answers[run.run_id] = {
