@@ -12,12 +12,15 @@ from streams import complete, requests
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
 from runner.engines.base import EngineReport, EngineStats, Request
 from runner.engines.base import complete as completions
+from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.own_memory import int_settings
+from runner.engines.local.plain_batches import Way
 from runner.quantization.bitsandbytes import Nf4Config
 
 Make = Callable[..., RunnerConfig]
@@ -39,11 +42,10 @@ def ask(engine: LocalEngine, rows: int) -> None:
     assert len(list(completions(engine, asked))) == rows
 
 
-@pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa])
-def test_the_most_keys_and_values_at_once_are_counted(
-    make_config: Make, saved_family: Saved, attention: Attention
-) -> None:
-    engine = engine_of(make_config, saved_family("llama"), attention)
+@pytest.mark.parametrize("way", [None, Way.padded, Way.generate])
+def test_the_most_keys_and_values_at_once_are_counted(make_config: Make, saved_family: Saved, way: Way | None) -> None:
+    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if way else Attention.auto)
+    engine._plain_way = (way, "") if way else None
     it = engine._model().model.config
     a_token = 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
     ask(engine, 3)
@@ -59,6 +61,29 @@ def test_the_most_keys_and_values_at_once_are_counted(
     assert found["model_mib"] == pytest.approx(
         engine.load().metrics["weight_mib"] + found["kv_peak_mib"] + found["activation_mib"]
     )
+    engine.close()
+
+
+def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family: Saved) -> None:
+    bases = BaseCache()
+    found = []
+    for rows in (1, 4, 1):
+        engine = engine_of(make_config, saved_family("llama"))
+        engine._bases, engine._owns_bases = bases, False
+        ask(engine, rows)
+        found.append(engine.stats.own_memory(engine.load().metrics["weight_mib"]))
+        engine.close()
+    assert found[0] == found[2] != found[1]
+
+
+def test_branches_count(make_config: Make, saved_family: Saved) -> None:
+    engine = engine_of(make_config, saved_family("llama"), rope=Rope2dConfig())
+    (done,) = completions(engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)])
+    assert done.error is None
+    it = engine._model().model.config
+    places = done.prompt_tokens + 2 * (NEW - 1)
+    assert engine.stats.peak_kv_bytes == places * 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
+    assert engine.stats.peak_pass_logits == done.prompt_tokens, "of all tokens"
     engine.close()
 
 
