@@ -159,7 +159,7 @@ _EVERY = (
     _metric("load_peak_rss_mib", "peak RSS of the load", ",.0f"),
     _metric("load_rss_mib", "RSS after the load", ",.0f"),
     _metric("sum_peak_rss_mib", "peak RSS of all processes"),
-    _metric("model_mib", "model", ",.2f", head_words="model\nMiB", axis_words="the model's own memory, MiB"),
+    _metric("model_mib", "model's memory", ",.2f", head_words="memory\nMiB", axis_words="the model's own memory, MiB"),
     _metric("kv_peak_mib", "KV cache at its peak", ",.2f"),
     _metric("activation_mib", "activations of the largest pass", ",.2f"),
     _metric("unpacked_mib", "unpacked copy of a weight", ",.2f"),
