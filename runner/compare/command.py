@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
+from runner.compare.front import SPEED_TOLERANCE
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.runs import (
@@ -104,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
         help="compare also jobs with questions that ended in an error, and count those as not solved",
     )
     add(
+        "--tolerance",
+        default=100 * SPEED_TOLERANCE,
+        type=float,
+        metavar="PERCENT",
+        help="Pareto front: how far apart speeds of one run each may lie by noise alone (default: %(default)g)",
+    )
+    add(
         "--flips",
         nargs=2,
         metavar=("A", "B"),
@@ -173,6 +181,8 @@ def without_errors(options: argparse.Namespace, runs: list[Run], every: list[Run
 
 def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evidence) -> list[Table]:
     """Return one table for each task."""
+    if not 0 <= options.tolerance <= 1000:  # nor what is no number
+        raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -185,7 +195,7 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evide
     found = []
     for task in sorted({run.task for run in runs}):
         mine = base if base is not None and base.task == task else None
-        choice = Choice(baseline, by, options.unpaired, mine)
+        choice = Choice(baseline, by, options.unpaired, mine, options.tolerance / 100)
         found.append(tabulate([run for run in runs if run.task == task], choice, evidence))
     return found
 

@@ -38,6 +38,7 @@ class Run:
     facts: dict[str, str] = field(default_factory=dict)  # words about the run: where it was measured, beside what
     errors: int = 0  # questions without an answer, for which the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
+    earlier: list[Run] = field(default_factory=list, repr=False)  # of the same job, the newest first
 
     def value(self, key: str) -> str | None:
         """Return a config key's, an id's or a metric's value as text, or None where this run has none."""
@@ -153,6 +154,16 @@ ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job
 
 
 @dataclass
+class Standing:
+    """Where a row stands on an axis of the front; two rows differ beyond noise where low to high do not touch."""
+
+    value: float
+    low: float
+    high: float
+    runs: int = 1  # whose mean it is
+
+
+@dataclass
 class Row:
     """One run of a table: the config keys in which the runs differ, and how it compares."""
 
@@ -165,8 +176,10 @@ class Row:
     note: str | None = None  # why there is no comparison
     sentence: str = ""  # what the comparison shows, in words
     panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
-    on_front: bool | None = None  # the Pareto front of accuracy, memory and speed; None where one is missing
+    on_front: bool | None = None  # the Pareto front of accuracy, memory and speed; None where it is no part of it
+    standing: dict[str, Standing] = field(default_factory=dict)  # by the front's axes, besides accuracy
     dominated_by: str | None = None
+    dominated_in: list[str] = field(default_factory=list)  # the axes in which that row is better beyond noise
     off_front: str | None = None  # why its speed and memory are no part of it
 
 
@@ -180,6 +193,10 @@ class Table:
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
     axes: list[str] = field(default_factory=list)  # the metrics that the front is drawn over, besides accuracy
+    noise: dict[str, str] = field(default_factory=dict)  # by axis: from which difference on two rows differ
+    front_pairs: int = 0  # of rows that the front compares
+    dominated: str = ""  # which rows are dominated, by which and in what, in words
+    without_memory: list[str] = field(default_factory=list)  # rows for whose sake memory is no axis
     flips: list[Flips] = field(default_factory=list)
 
     @property
@@ -194,14 +211,24 @@ class Table:
 
     @property
     def sentences(self) -> list[str]:
-        """What the comparisons show, in words, and what is left out of the front."""
-        found = [row.sentence for row in self.rows if row.sentence]
+        """What the comparisons show, in words, and what the front shows."""
+        return [row.sentence for row in self.rows if row.sentence] + self.front_sentences
+
+    @property
+    def front_sentences(self) -> list[str]:
+        """Which rows are dominated and in what, and what is left out of the front."""
+        found = [self.dominated] if self.dominated else []
+        if self.without_memory:
+            found.append(
+                f"the Pareto front goes without memory: {few(self.without_memory, 4)} do"
+                f"{'es' * (len(self.without_memory) == 1)} not say what the model held of its own (model_mib)"
+            )
         left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
         if left_out:
             count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
             found.append(
-                f"{count if self.axes else 'no Pareto front'}: speed and peak memory count only where a job had a "
-                "process and the machine to itself, on one kind of machine. Left out: "
+                f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
+                "machine to itself, on one kind of machine. Left out: "
                 f"{few(left_out, 4 if self.axes else 1)}. To count them, run the jobs again on an idle machine with "
                 f"{ALONE_KEYS}"
             )

@@ -55,7 +55,8 @@ def _rich(tables: list[Table], out: TextIO) -> None:
             shown.print(_grid(ratio_columns(table)))
         for sentence in table.sentences:
             shown.print(f"• {sentence}", soft_wrap=True)
-        shown.print("" if not table.baseline else f"{summary(table)}\n", style="dim", soft_wrap=True)
+        legend = summary(table)
+        shown.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
 
@@ -99,8 +100,8 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
         if table.has_ratios:
             _markdown_grid(ratio_columns(table), out)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in table.sentences)
-        if table.baseline:
-            out.write(f"\n{summary(table)}\n\n")
+        if legend := summary(table):
+            out.write(f"\n{legend}\n\n")
         for flips in table.flips:
             out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
             for flip in flips.questions:
@@ -144,6 +145,8 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
         "ratios": [asdict(it) for it in row.ratios],
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
+        "dominated_in": row.dominated_in,
+        "standing": {axis: asdict(it) for axis, it in row.standing.items()},
         "off_front": row.off_front,
         "note": row.note,
     }
@@ -157,6 +160,7 @@ def _json(tables: list[Table], out: TextIO) -> None:
             "baseline": table.baseline,
             "differing_keys": table.keys,
             "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
+            "pareto_noise": table.noise,
             "rows": [_record(table, row) for row in table.rows],
             "sentences": table.sentences,
             **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
@@ -174,13 +178,16 @@ def _csv(tables: list[Table], out: TextIO) -> None:
         for row in table.rows:
             line = _record(table, row)
             config, metrics, comparison = (line.pop(part) or {} for part in ("config", "metrics", "comparison"))
+            del line["standing"]
+            line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {f"{name}/{it['measure']}": it[name] for it in line.pop("ratios") for name in RATIO}
             lines.append({**line, **config, **metrics, **ratios, **comparison})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
-    last = [*Comparison.__dataclass_fields__, "is_baseline", "note", "on_front", "dominated_by", "run_id", "output_dir"]
+    of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
+    last = [*Comparison.__dataclass_fields__, "is_baseline", "note", *of_front]
     middle = sorted({name for line in lines for name in line} - set(first) - set(last))
     if not any(table.baseline for table in tables):
-        last = ["on_front", "dominated_by", "run_id", "output_dir"]
+        last = of_front
     names = list(dict.fromkeys([*first, *middle, *last]))
     writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

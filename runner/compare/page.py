@@ -47,9 +47,10 @@ def _section(table: Table, figures: Sequence[Picture | Drawn], flips: list[Flips
                 if finding:
                     words = words.replace(f": {finding} (", f": <b>{finding}</b> (", 1)
                 out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
+        out.writelines(f"<li>{escape(words)}</li>\n" for words in table.front_sentences)
         out.write("</ul>\n")
-    if table.baseline:
-        out.write(f'<p class="legend">{escape(summary(table))}</p>\n')
+    if legend := summary(table):
+        out.write(f'<p class="legend">{escape(legend)}</p>\n')
     for figure in figures:
         out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
     for them in flips:

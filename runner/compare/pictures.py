@@ -18,11 +18,13 @@ from runner.core.metrics import METRICS
 if TYPE_CHECKING:  # its import takes a second, which only --save and --log need
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 # Each colour of the drawing is a variable of the page, so that one drawing serves light and dark.
 INK, MUTED, LINE, FRONT, GOOD, BAD = "#1f2328", "#656d76", "#d8dee4", "#0969da", "#1a7f37", "#cf222e"
 PAPER = "#fefefe"
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FRONT: "accent", GOOD: "good", BAD: "bad", PAPER: "paper"}
+LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)  # points above the middle of a dot; the first that is free is taken
 MOST_ROWS, MOST_PANELS, MOST_LABELS = 60, 4, 14
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -101,8 +103,9 @@ def draw(table: Table) -> list[Picture]:
     pictures = [Picture("accuracy", "accuracy with 95 % intervals; hollow: the baseline", lambda: accuracy(table))]
     if table.axes:
         title = (
-            "filled: on the front, nothing else is as good in accuracy, memory and speed; "
-            "line: the front of the two that a pane shows"
+            "filled: on the front, nothing there dominates it beyond noise; bars: 95 % intervals of accuracy, and "
+            "along the other axes what is noise (two rows differ where these do not touch); line: the front of the two "
+            "that a pane shows, as measured"
         )
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
     return pictures
@@ -166,30 +169,58 @@ def pareto(table: Table) -> Figure:
         figsize=(4.4 * len(table.axes), 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08)
     )
     panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
+    labels: list[list[Annotation]] = []
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
         asked = {part.partition("=")[0] for part in panel}
         for pane, axis in zip(line, table.axes, strict=True):
-            _front_pane(pane, members, axis, [key for key in table.keys if key not in asked])
+            labels.append(_front_pane(pane, members, axis, [key for key in table.keys if key not in asked]))
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(_literal(", ".join(panel)), loc="left")
     if len(panels) < len(every):
         figure.suptitle(f"the first {len(panels)} of {len(every)} sets of questions", color=MUTED, fontsize=9)
+    figure.draw_without_rendering()  # only then is it known where texts lie
+    for of_pane in labels:
+        _part(of_pane)
     return figure
 
 
-def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None:
-    """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line."""
+def _part(labels: list[Annotation]) -> None:
+    """Move labels up or down until they lie on no other one, as far as there is room."""
+    placed: list[Any] = []
+    for label in sorted(labels, key=lambda it: it.xy):
+        for offset in LABEL_OFFSETS:
+            label.xyann = (0, offset)
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in placed):
+                break
+        placed.append(box)
+
+
+def _bars(pane: Axes, x: float, y: float, row: Row, axis: str, colour: str) -> None:
+    """Draw between what a point may stand by noise alone."""
+    assert row.run.interval is not None
+    low, high = (100 * end for end in row.run.interval[1:])
+    for xs, ys in (([x, x], [low, high]), ([row.standing[axis].low, row.standing[axis].high], [y, y])):
+        pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+
+
+def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> list[Annotation]:
+    """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line.
+
+    Returns the labels, which may still lie on one another.
+    """
+    labels = []
     sign = METRICS[axis].better.value
-    points = [(row.run.metrics[axis], 100 * row.run.interval[0], row) for row in rows if row.run.interval]
+    points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
         colour = FRONT if row.on_front else MUTED
+        _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
         if len(rows) <= MOST_LABELS or row.on_front or row.is_baseline:
-            pane.annotate(
-                _words(row, keys), (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour
-            )
+            place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
+            labels.append(pane.annotate(_words(row, keys), (x, y), (0, LABEL_OFFSETS[0]), **place))
     front: list[tuple[float, float]] = []
     for x, y, _ in sorted(points, key=lambda point: (-sign * point[0], -point[1])):  # from the best x on
         if not front or y > front[-1][1]:
@@ -198,3 +229,4 @@ def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> None
     pane.grid(color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
     pane.margins(0.16, 0.2)
+    return labels

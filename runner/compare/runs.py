@@ -66,7 +66,7 @@ def open_store(uri: str) -> Client:
 def load_runs(client: Client, experiment: str) -> list[Run]:
     """Return the finished runs, the newest first, then runs with errors of jobs that have never finished.
 
-    A job that ran twice is there twice.
+    A job that ran twice is there twice, and each run knows those before it.
     """
     found = search(client, experiment, "attributes.status = 'FINISHED'")
     runs = [_run(item) for item in found if JOB_ID in item.data.tags]  # a grid's parent run has none
@@ -76,6 +76,11 @@ def load_runs(client: Client, experiment: str) -> list[Run]:
     runs += [replace(run, errors=int(run.metrics["errors"])) for run in erred]
     if not runs:
         raise ConfigError(f"--experiment {experiment}: no finished run in it yet")
+    by_job: dict[str, list[Run]] = {}
+    for run in reversed(runs):  # from the oldest on
+        older = by_job.setdefault(run.job_id, [])
+        run.earlier = older[::-1]
+        older.append(run)
     return runs
 
 

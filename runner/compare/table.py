@@ -1,27 +1,24 @@
 """From runs to a table: the keys in which they differ, pooled by --by, each row with its baseline and finding, the
-Pareto front, the order.
+front, the order.
 """
 
 from __future__ import annotations
 
-import operator
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
 from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, group, label, named_groups
+from runner.compare.front import SPEED_TOLERANCE, mark_front
 from runner.compare.runs import Evidence
 from runner.compare.selection import listed, matches
-from runner.compare.wording import natural, sentence
+from runner.compare.wording import dominated, natural, sentence
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
-from runner.core.machine import ALONE
-from runner.core.metrics import FRONT, METRICS
 from runner.core.progress import Progress
-from runner.core.stats import pareto_front
 
 QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # they say which questions were asked
 
@@ -34,6 +31,7 @@ class Choice:
     by: list[str] = field(default_factory=list)  # the keys that make a configuration; empty: all that differ
     unpaired: bool = False
     base: Run | None = None  # the baseline, where the user named this very run
+    tolerance: float = SPEED_TOLERANCE  # how far apart speeds of one run each may lie by noise alone
 
 
 def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
@@ -55,7 +53,7 @@ def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, evidence)
-    mark_front(table)
+    mark_front(table, evidence, choice.tolerance)
     arrange(table)
     return table
 
@@ -120,6 +118,7 @@ def arrange(table: Table) -> None:
     table.rows.sort(key=place)
     for row in table.rows:
         row.sentence = sentence(row, table.keys)
+    table.dominated = dominated(table)
 
 
 def inert_keys() -> set[str]:
@@ -211,53 +210,3 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
             "--by, too, or choose one value with --where"
         )
     return whole
-
-
-def mark_front(table: Table) -> None:
-    """Mark the rows on the Pareto front, and for each other row one that dominates it, by the values as measured.
-
-    What was measured beside other work, or on another machine, is no value to dominate by.
-    """
-    scored = [row for row in table.rows if row.run.interval]
-    if len(scored) < 2:
-        return
-    _leave_out(scored)
-    rows = [row for row in scored if not row.off_front]
-    axes = [next((name for name in names if all(name in row.run.metrics for row in rows)), "") for names in FRONT]
-    table.axes = [name for name in axes if name] if len(rows) > 1 else []
-    if not table.axes:
-        return
-    for panel in dict.fromkeys(row.panel for row in rows):
-        members = [row for row in rows if row.panel == panel]
-        points = [_goodness(row.run, table.axes) for row in members]
-        front = pareto_front(points)
-        best = [(row, point) for row, point, on_front in zip(members, points, front, strict=True) if on_front]
-        for row, point, on_front in zip(members, points, front, strict=True):
-            row.on_front = on_front
-            if not on_front:
-                row.dominated_by = next(it.run.job_id for it, other in best if all(map(operator.ge, other, point)))
-
-
-def _leave_out(rows: list[Row]) -> None:
-    """Note which rows were not measured alone, or on another machine than the baseline, else than most."""
-    for row in rows:
-        measured = [part.facts.get("measured", ALONE) for part in row.run.parts or [row.run]]
-        beside = next((words for words in measured if words != ALONE), None)
-        row.off_front = f"measured {beside}" if beside else None
-    alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
-    machines = [_machine(row.run) for row in alone]
-    usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
-    for row, machine in zip(alone, machines, strict=True):
-        if machine != usual:
-            row.off_front = f"measured on another machine: {machine}"
-
-
-def _machine(run: Run) -> str:
-    """Return what a run, or what is put together, was measured on."""
-    return " and ".join(sorted({part.facts.get("machine", "one that is not known") for part in run.parts or [run]}))
-
-
-def _goodness(run: Run, axes: list[str]) -> tuple[float, ...]:
-    """Return a run's point, each number better the larger it is."""
-    assert run.interval is not None
-    return run.interval[0], *(METRICS[name].better.value * run.metrics[name] for name in axes)

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Row, Table, label
+from runner.compare.front import ACCURACY_MARGIN, LEVEL
 from runner.compare.pairing import ALPHA, repeats_needed
-from runner.core.metrics import HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
+from runner.core.metrics import FRONT, HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
+
+MOST_DOMINATED = 8  # rows that a sentence names
 
 
 def natural(value: str | None) -> tuple[int, float, str]:
@@ -132,11 +135,46 @@ def summary(table: Table) -> str:
             f"test, Holm over the comparisons of one figure, {ALPHA:g} decides."
         )
     if table.axes:
-        parts.append(
-            f"Pareto: accuracy, {' and '.join(table.axes)} as measured; dominated: another row is as good in all of "
-            "them and better in one."
-        )
+        parts.append(front_rule(table))
     return " ".join(parts)
+
+
+def front_rule(table: Table) -> str:
+    """Return what makes a row dominated."""
+    axes = " and ".join(FRONT[axis] for axis in table.axes)
+    noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
+    pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
+    return (
+        "Pareto: a row is dominated where another one is as accurate (as measured, or with an interval of the "
+        f"difference that includes 0 and no loss of {100 * ACCURACY_MARGIN:.0f} points), is not worse beyond noise in "
+        f"{axes}, and is better beyond noise somewhere. Noise: up to {' and '.join(noise)}; in accuracy, what the "
+        f"exact test does not show at {LEVEL:g}, Bonferroni over {pairs}."
+    )
+
+
+def dominated(table: Table) -> str:
+    """Return which rows are dominated, by which others and in what; empty where none is."""
+    rows = [row for row in table.rows if row.dominated_by]
+    if not rows:
+        return ""
+    shown = [_dominated(row, table) for row in rows[:MOST_DOMINATED]]
+    more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
+    return f"dominated beyond noise: {'; '.join(shown)}{more}"
+
+
+def _dominated(row: Row, table: Table) -> str:
+    other = table.row(row.dominated_by or "")
+    ours, theirs = (name_of(it, table.keys) for it in (row, other))
+    if ours == theirs:
+        ours, theirs = row.run.job_id, other.run.job_id
+    better = []
+    for axis in row.dominated_in:
+        if axis in row.standing:
+            ratio = other.standing[axis].value / row.standing[axis].value
+            better.append(f"{FRONT[axis]} ×{ratio:.2f}")
+        elif row.run.interval and other.run.interval:
+            better.append(f"{axis} {points(other.run.interval[0] - row.run.interval[0])} points")
+    return f"{ours} by {theirs} ({', '.join(better)})"
 
 
 def verdict(side: dict[str, str]) -> str:

@@ -159,6 +159,10 @@ _EVERY = (
     _metric("load_peak_rss_mib", "peak RSS of the load", ",.0f"),
     _metric("load_rss_mib", "RSS after the load", ",.0f"),
     _metric("sum_peak_rss_mib", "peak RSS of all processes"),
+    _metric("model_mib", "model's memory", ",.2f", head_words="memory\nMiB", axis_words="the model's own memory, MiB"),
+    _metric("kv_peak_mib", "KV cache at its peak", ",.2f"),
+    _metric("activation_mib", "activations of the largest pass", ",.2f"),
+    _metric("unpacked_mib", "unpacked copy of a weight", ",.2f"),
     _metric("cuda_peak_mib", "peak GPU", axis_words="peak GPU memory, MiB"),
     _metric("gpu_mib", "GPU", ",.0f"),
     _metric("load_peak_gpu_mib", "peak GPU of the load", ",.0f"),
@@ -192,7 +196,7 @@ METRICS = {metric.key: metric for metric in _EVERY}
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
 OF_GRID = ("n", "best_decode_tok_per_s", "decode_tok_per_s", "weight_mib", "peak_rss_mib", "seconds")  # its columns
 # The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
-OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "cuda_peak_mib": 0, "peak_rss_mib": 0,
+OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "model_mib": 0, "peak_rss_mib": 4,
              "prompt_tokens_per_question": 0, "new_tokens_per_question": 0, "play_s": 0, "decode_tok_per_s": 0,
              "load_s": 3, "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
@@ -200,8 +204,8 @@ SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
 HEADLINES = ("best_decode_tok_per_s", "best_batch_size", "load_peak_rss_mib", "steady_rss_mib",
              "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib", "weight_mib",
              "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
-# The axes of the Pareto front besides the accuracy: of each the first metric that all rows have.
-FRONT = (("cuda_peak_mib", "peak_rss_mib"), ("decode_tok_per_s",))
+# The axes of the Pareto front besides the accuracy, and what they are called there.
+FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 # By which repeats runs without verdicts are compared.
 BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
               "decode_tok_per_s", "ttft_s")  # fmt: skip
@@ -280,6 +284,11 @@ LINES = (
     Line("pipeline", "{stages} parts in {processes} processes · {bubble_share} of their time without work"),
     Line("load_s", "{load_s}", common=True),
     Line("weight_mib", "{weight_mib}", common=True),
+    Line(
+        "model_mib",
+        "{model_mib}   weights {weight_mib} · KV cache {kv_peak_mib} · activations {activation_mib}",
+        common=True,
+    ),
     Line("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
     Line("over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
     Line("predicted", "weights {predicted_weight_mib} MiB · KV cache {kv_cache_mib} MiB"),

@@ -222,17 +222,22 @@ def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float =
     return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
 
 
-def pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
-    """Return, for each point, whether none is at least as good everywhere and better somewhere; more is better.
+def student_quantile(alpha: float, freedom: int) -> float:
+    """Return what Student's t of so many degrees of freedom stays below, either sign, with probability 1 - alpha."""
+    assert 0 < alpha < 1 <= freedom
+    return _root(lambda t: _student_inside(t, freedom) - (1 - alpha), 0.0, 1e4 / alpha)
 
-    Equal points are on the front together. Negate what is better when it is less.
-    """
-    best: list[tuple[float, ...]] = []
-    for point in sorted(map(tuple, points), reverse=True):  # whatever dominates a point comes before it
-        if not any(other != point and all(o >= p for o, p in zip(other, point, strict=True)) for other in best):
-            best.append(point)
-    front = set(best)
-    return [tuple(point) in front for point in points]
+
+def _student_inside(t: float, freedom: int) -> float:
+    """Return the probability that Student's t lies between -t and t: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine, odd = math.cos(angle), freedom % 2
+    term = cosine if odd else 1.0
+    total = 0.0
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine * cosine * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 def _p(ways: int, of: int) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig, check_sampling
 from runner.core.errors import ConfigError, check, check_least
+from runner.core.machine import MIB
 from runner.core.result import BranchText, Call, Counted, FinishReason
 
 if TYPE_CHECKING:
@@ -186,9 +187,12 @@ class Completion(Counted):
 Event = Delta | Completion
 
 
+TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s")
+
+
 @dataclass
 class EngineStats:
-    """Running totals of an engine; subtract two snapshots to measure what lies between."""
+    """Running totals of an engine, what is now, and peaks; subtract two snapshots to measure what lies between."""
 
     load_s: float = 0.0
     prefill_tokens: int = 0
@@ -198,23 +202,36 @@ class EngineStats:
     decode_s: float = 0.0
     rows_alive: int = 0  # now, as rows_waiting
     rows_waiting: int = 0
-    peak_rows: int = 0  # the most rows at once so far
     kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
-    under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
+    under_way: float = 0.0  # now: what the rows that are alive have behind them, as a number of completions
+    peak_rows: int = 0  # the most rows at once so far
+    peak_kv_bytes: int = 0  # the most keys and values held at once so far
+    peak_pass_tokens: int = 0  # the most that one pass has read, and the most that it has left logits after
+    peak_pass_logits: int = 0
+    peak_activation_bytes: int = 0  # what such a pass takes, by arithmetic; 0 where the engine does not know
+    peak_cuda_bytes: int = 0  # of the allocator, where the model lies on GPUs as a whole
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
     # of each process of an engine that has several, when a session ends with nothing under way
     processes: list[dict[str, float]] = field(default_factory=list)
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
-        return EngineStats(**{name: getattr(self, name) - getattr(earlier, name) for name in self._totals()})
+        totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
+        return replace(self, **totals, notes=[], processes=[])
 
     def __add__(self, later: EngineStats) -> EngineStats:
-        totals = {name: getattr(self, name) + getattr(later, name) for name in self._totals()}
-        return EngineStats(**totals, notes=list(dict.fromkeys(self.notes + later.notes)), processes=later.processes)
+        totals = {name: getattr(self, name) + getattr(later, name) for name in TOTALS}
+        peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
+        highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
+        return replace(later, **totals, **highest, notes=list(dict.fromkeys(self.notes + later.notes)))
 
-    @classmethod
-    def _totals(cls) -> list[str]:
-        return [f.name for f in fields(cls) if f.name not in ("notes", "processes")]
+    def own_memory(self, weight_mib: float | None) -> dict[str, float]:
+        """What a model with these weights held of its own at most; nothing by an engine that does not see it."""
+        if weight_mib is None or not self.peak_activation_bytes:
+            return {}
+        parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
+        if cuda_mib := self.peak_cuda_bytes / MIB:
+            return parts | {"cuda_peak_mib": cuda_mib, "model_mib": cuda_mib}
+        return parts | {"model_mib": weight_mib + sum(parts.values())}
 
     @property
     def speed(self) -> dict[str, float]:

@@ -113,6 +113,13 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> Descr
     return metrics, {"quantized": on if quantized else "none", "left_alone": rest if alone else "none"}
 
 
+def unpacked_mib(model: Any, quantization: QuantizationConfig) -> float:
+    """Return what the copy takes that a product makes of the largest quantized weight."""
+    packed = (module for module in model.modules() if _quantized_kind(module))
+    sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
+    return max(sizes, default=0) * quantization.unpacked_bytes(model.dtype.itemsize) / machine.MIB
+
+
 def _quantized_kind(module: torch.nn.Module) -> str:
     """Name what holds quantized weights, whatever was asked for: the layer's class, or its weight's; else nothing."""
     holders = (module, module._parameters.get("weight"))

@@ -260,7 +260,9 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     base.bytes_by_dtype = inventory.weight_bytes(model)
     rope_metrics, rope_facts = rope_room.describe(model)
     base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
-    base.metrics |= rope_metrics | inventory.peaks()
+    base.metrics |= (
+        rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, base.quantization)}
+    )
     base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],

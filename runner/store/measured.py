@@ -31,7 +31,8 @@ class Measured:
     @property
     def metrics(self) -> dict[str, float]:
         """What the job reports of it."""
-        return self.report.metrics | self.stats.speed | {"peak_rss_mib": self.peak_rss_mib}
+        own = self.stats.own_memory(self.report.metrics.get("weight_mib"))
+        return self.report.metrics | self.stats.speed | own | {"peak_rss_mib": self.peak_rss_mib}
 
     @property
     def facts(self) -> dict[str, str]:

@@ -36,7 +36,7 @@ BASELINE = "quantization=none"
 def test_table_has_differing_keys_only_and_whole_numbers(grid: Store, show: Any) -> None:
     code, out, _ = show("grid", "--baseline", BASELINE)
     assert code == 0
-    head = out.split("\n\n")[0]
+    head = out.split("\n• ")[0]
     assert "quantization" in head
     assert "task.split" in head
     for absent in ("model", "tracking", "output_dir", "print", "double_quant", "threshold", "seed", "…"):
@@ -118,11 +118,12 @@ def test_tasks_without_accuracy_get_a_plain_table(store: Store, show: Any) -> No
     _, out, _ = show("mixed", "--baseline", BASELINE)
     assert out.index("gsm8k: 1 run") < out.index("memory: 2 runs")
     memory = out[out.index("memory: 2 runs") :]
-    assert memory.split()[3:8] == [
+    assert memory.split()[3:9] == [
         "task.batch_size",
         "weight_mib",
         "peak_rss_mib",
         "decode_tok_per_s",
+        "model_mib",
         "predicted_mib",
     ]
     assert "accuracy" not in memory

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from runner.compare.data import Row, Run, Table
+from runner.compare.front import mark_front
 from runner.compare.output import FORMATS
 from runner.compare.pairing import judge, paired
-from runner.compare.table import mark_front
 
 
 class Terminal(io.StringIO):
@@ -23,7 +23,7 @@ def example() -> Table:
     rows = []
     for name, wins, losses in (("none", 0, 0), ("int8", 10, 20), ("nf4", 1, 90)):
         metrics = {"n": 1000.0, "correct": 500.0 + wins - losses, "weight_mib": 6.07, "stored_mib": 3.0, "load_s": 1.5}
-        metrics |= {"peak_rss_mib": 843.0 + losses, "decode_tok_per_s": 21228.0 - losses, "new_tokens": 34898.0}
+        metrics |= {"model_mib": 843.0 + losses, "decode_tok_per_s": 21228.0 - losses, "new_tokens": 34898.0}
         run = Run(name, name, "gsm8k", "1", "", {}, metrics)
         row = Row(run, {"quantization.name": name, "task.split": "hard5"})
         row.is_baseline = name == "none"

@@ -92,10 +92,10 @@ def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: 
 
 
 def test_what_stands_in_tables_is_described() -> None:
-    named = {*OF_GRID, *OF_SCORED, *HEADLINES, *BY_REPEATS}.union(*FRONT)
+    named = {*OF_GRID, *OF_SCORED, *HEADLINES, *BY_REPEATS}.union(FRONT)
     named = named.union(*(line.names for line in LINES))
     assert {described(name).key for name in named} <= METRICS.keys()
-    assert all(METRICS[key].better is not Better.neither for axis in FRONT for key in axis)
+    assert all(METRICS[key].better is not Better.neither for key in FRONT)
     for metric in METRICS.values():
         assert metric.tokens in METRICS if metric.pooling is Pooling.per_token else metric.tokens == ""
 

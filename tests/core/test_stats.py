@@ -23,8 +23,8 @@ from runner.core.stats import (
     holm,
     mcnemar_exact,
     paired_difference_interval,
-    pareto_front,
     rank_sum_exact,
+    student_quantile,
     unpaired_detectable_difference,
     unpaired_difference_interval,
     wilson_interval,
@@ -425,12 +425,10 @@ def test_three_repeats_have_nothing_but_their_range() -> None:
     assert bootstrap_ratio_interval([7], [7]) == (1.0, 1.0)
 
 
-# ------------------------------------------------------------------------------------------ pareto
+# ------------------------------------------------------------------------------------------ Student's t
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), max_size=30))
-def test_the_front_is_what_nothing_dominates(points: list[tuple[int, int, int]]) -> None:
-    def dominated(point: tuple[int, int, int]) -> bool:
-        return any(other != point and all(map(int.__ge__, other, point)) for other in points)
-
-    assert pareto_front(points) == [not dominated(point) for point in points]
+@pytest.mark.parametrize("alpha", [0.5, 0.05, 0.05 / 45, 1e-7])
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 101])
+def test_student_is_scipys(alpha: float, freedom: int) -> None:
+    assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-6)

@@ -87,7 +87,13 @@ class Store:
         run_id = self.client.create_run(experiment_id, start_time=self.clock_ms).info.run_id
         self.run_ids.append(run_id)
         params = {**CONFIG, "output_dir": str(folder.parent), **config}
-        numbers = {"weight_mib": 12.5, "peak_rss_mib": 900.0, "decode_tok_per_s": 321.0, **(metrics or {})}
+        numbers = {
+            "weight_mib": 12.5,
+            "model_mib": 14.5,
+            "peak_rss_mib": 900.0,
+            "decode_tok_per_s": 321.0,
+            **(metrics or {}),
+        }
         if solved is not None:
             right, n = sum(solved), len(solved)
             numbers |= {

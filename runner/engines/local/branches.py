@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
 from runner.engines.base import Completion, EngineStats
+from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import NO_NUMBERS, NO_TOKEN, Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
@@ -149,6 +150,8 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
             live = [live[place] for place in going]
         logits = decoder.step({row.choice: row.tokens[-1] for row in live})
     answer.seconds = time.perf_counter() - started
+    note_cache(stats, decoder.cache)
+    note_pass(stats, loaded, answer.prompt_tokens, answer.prompt_tokens)  # logits come of all tokens
     stats.prefill_s += answer.first_token_s
     stats.prefill_tokens += answer.prompt_tokens
     stats.decode_s += answer.seconds - answer.first_token_s

@@ -19,6 +19,7 @@ from runner.engines.base import EngineStats, Event, RequestId
 from runner.engines.local.compat_probe import same_turning
 from runner.engines.local.forward import score, scored
 from runner.engines.local.memory import Watch
+from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
@@ -62,7 +63,9 @@ class Generated:
             with torch.inference_mode():
                 self.loaded.model(input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device))
         prompts, most = [row.pending for row in rows], max(row.limit - len(row.tokens) for row in rows)
-        generate(self.loaded, prompts, most, choose, note)
+        output = generate(self.loaded, prompts, most, choose, note)
+        note_cache(self.stats, output.past_key_values)
+        note_pass(self.stats, self.loaded, sum(map(len, prompts)), len(prompts))
         passed = time.perf_counter() - started
         self.stats.prefill_s += rows[0].first_token_s
         self.stats.decode_s += passed - rows[0].first_token_s
@@ -100,6 +103,7 @@ def score_alone(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Eve
         with torch.inference_mode():
             logits = loaded.model(input_ids=torch.tensor([row.pending], device=loaded.device)).logits[0]
         given = row.given or []
+        note_pass(stats, loaded, len(row.pending), len(logits))
         score(row, logits[-len(given) :], given)
     seconds = time.perf_counter() - started
     stats.prefill_s += seconds

@@ -20,6 +20,7 @@ from runner.engines.local.compat_probe import Incompatible, probe_heads, probe_w
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
+from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.plain_batches import PlainBatches, Way
 from runner.engines.local.plain_probe import plain_way
 from runner.engines.local.prefix_tree import ConversationCache
@@ -78,7 +79,10 @@ class LocalEngine:
 
     def open(self, batch_size: int | None = None) -> LocalSession:
         """Open a session for requests; one thread at a time may step the sessions of an engine."""
-        return LocalSession(self, self._model(), batch_size)
+        loaded = self._model()
+        if not self.stats.peak_pass_tokens:
+            restart_cuda(loaded)
+        return LocalSession(self, loaded, batch_size)
 
     def close(self) -> None:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
@@ -199,6 +203,8 @@ class LocalSession(Session):
         for decoder in self._decoders:
             if decoder.is_busy:
                 events += decoder.step()
+        if not any(decoder.is_busy for decoder in self._decoders):
+            note_cuda(self.engine.stats, self.loaded)
         return events
 
     def _route(self, rows: list[Row]) -> None:
@@ -238,3 +244,4 @@ class LocalSession(Session):
         self.branches.clear()
         for decoder in self._decoders:
             decoder.close()
+        note_cuda(self.engine.stats, self.loaded)

@@ -42,6 +42,7 @@ class Forward:
         self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.whole: WholePass | None = None  # does it in a single call where it can
+        self.most_tokens = self.most_logits = 0  # of one pass so far: tokens read, and logits left
 
     def read_prefix(self, prefix: Prefix) -> None:
         """Compute keys and values of a prefix, which stands on those above it."""
@@ -110,6 +111,8 @@ class Forward:
 
     def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
         """Return the logits [n, V] after the tokens to keep, or after all."""
+        self.most_tokens = max(self.most_tokens, len(ids))
+        self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
         if self.whole is not None and self.whole.fits(what, positions):
             return self.whole(what, ids, positions, keep)
         device = self.heads.device

@@ -11,6 +11,7 @@ import torch
 
 from runner.checkpoints.footprint import pass_bytes, place_bytes
 from runner.core import machine
+from runner.engines.local.own_memory import int_settings
 from runner.models.capability import gpu_free_mib
 
 MARGIN_MIB = 32.0  # of main memory stay free: libraries keep a little for each new size of a batch
@@ -44,8 +45,7 @@ class Watch:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = self.model.config.get_text_config().to_dict()
-        return {key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)}
+        return int_settings(self.model)
 
     def look(self) -> bool:
         """See what is free, unless that was just done; return whether it was seen anew."""
@@ -83,8 +83,3 @@ class Watch:
     def _itemsize(self) -> int:
         itemsize: int = self.model.dtype.itemsize
         return itemsize
-
-
-def _are_ints(value: Any) -> bool:
-    """Whether it is a list with a number for each layer."""
-    return isinstance(value, list) and bool(value) and all(isinstance(one, int) for one in value)

@@ -20,6 +20,7 @@ from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Ev
 from runner.engines.local.by_generate import Generated, score_alone
 from runner.engines.local.forward import most_positions, score, scored
 from runner.engines.local.memory import Watch, let_go
+from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
 from runner.models.load import Loaded
@@ -189,6 +190,7 @@ class Batch:
         else:
             self.stats.decode_s += step_s
             self.stats.decode_tokens += len(self.alive)
+        note_cache(self.stats, self.cache)
         started = time.perf_counter()
         for at, row in list(self.alive.items()):
             if not self.stopping.accept(row, tokens[at], self.busy_s, events):
@@ -223,7 +225,7 @@ class Batch:
 
     def _logits(self, ids: torch.Tensor) -> torch.Tensor:
         mask = None if self.is_even else self.mask
-        return _forward(self.loaded, ids, mask, self.positions, self.cache)[:, -1]
+        return _forward(self.loaded, self.stats, ids, mask, self.positions, self.cache)[:, -1]
 
     def cancel(self, ids: Collection[RequestId], events: list[Event]) -> None:
         """Let go of the rows of these requests."""
@@ -242,13 +244,15 @@ def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
     cache, first = DynamicCache(config=loaded.model.config), 0
     for wanted in range(width - longest, width, most):  # the first place of each piece whose logits are wanted
         last = min(wanted + most, width)
-        logits = _forward(loaded, ids[:, first:last], mask[:, :last], positions[:, first:last], cache, last - wanted)
+        place = positions[:, first:last]
+        logits = _forward(loaded, stats, ids[:, first:last], mask[:, :last], place, cache, last - wanted)
         for row, some in zip(rows, logits, strict=True):
             given = row.given or []
             begin = width - len(given)  # before its first token
             if last > begin:
                 score(row, some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
         first = last
+    note_cache(stats, cache)
     seconds = time.perf_counter() - started
     stats.prefill_s += seconds
     stats.prefill_tokens += sum(len(row.pending) for row in rows)
@@ -256,7 +260,13 @@ def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
 
 
 def _forward(
-    loaded: Loaded, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: Any, keep: int = 1
+    loaded: Loaded,
+    stats: EngineStats,
+    ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    positions: torch.Tensor,
+    cache: Any,
+    keep: int = 1,
 ) -> torch.Tensor:
     """Return the logits [B, keep, V] after the last positions."""
     with torch.inference_mode():
@@ -268,6 +278,7 @@ def _forward(
             use_cache=True,
             logits_to_keep=keep,
         )
+    note_pass(stats, loaded, ids.numel(), len(ids) * output.logits.shape[1])
     # some models keep them all; of a model on several devices, the last one holds them
     logits: torch.Tensor = output.logits[:, -keep:].to(loaded.device)
     return logits

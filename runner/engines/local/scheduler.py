@@ -23,6 +23,7 @@ from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.memory import Watch, let_go
+from runner.engines.local.own_memory import note_kv, note_pass
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.room import Room
@@ -46,7 +47,7 @@ class Scheduler(Room):
         conversations: ConversationCache,
         prompts: PromptCache,
     ) -> None:
-        self.stopping, self.count = stopping, RowCount(stats)
+        self.loaded, self.stopping, self.count = loaded, stopping, RowCount(stats)
         self.conversations, self.prompts = conversations, prompts
         forward = Forward(loaded.model, heads)
         super().__init__(heads, stats, forward, Prefixes(forward, stats, conversations), asked_rows)
@@ -211,6 +212,7 @@ class Scheduler(Room):
             self._note_places(going)
             self.active += rows
             self.uses = None
+        self._note_memory(sum(len(row.pending) for row in given))
         for row in rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
         for row in given:
@@ -233,6 +235,7 @@ class Scheduler(Room):
             self.uses = self.forward.uses_of(self.active)
         tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
         self._note_places(self.active)
+        self._note_memory()
         return self._settle(list(zip(self.active, tokens, strict=True)), [])
 
     def _note_places(self, rows: list[Row]) -> None:
@@ -242,6 +245,12 @@ class Scheduler(Room):
             row.places += 1
             self.own.fill(slot, row.places)
         self.stats.decode_tokens += len(rows)
+
+    def _note_memory(self, scored_places: int = 0) -> None:
+        """Note what keys and values take now, before rows leave, and how large passes came to be."""
+        tokens = self.prefixes.tokens + sum(row.places for row in self.active) + scored_places
+        note_kv(self.stats, tokens * self.heads.bytes_per_token)
+        note_pass(self.stats, self.loaded, self.forward.most_tokens, self.forward.most_logits)
 
     def _settle(self, new: list[tuple[Row, int]], events: list[Event]) -> list[Event]:
         """Note the new tokens, and let go of the rows that end with them."""

@@ -1,0 +1,223 @@
+"""The Pareto front of accuracy, memory and speed, against its definition and against noise."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stores import INT8, NF4, NONE, Store, marks
+
+from runner.compare.data import Row, Run, Table
+from runner.compare.front import mark_front
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+
+def row(job: str, correct: int, memory: float | None, speed: float | None, panel: tuple[str, ...] = ()) -> Row:
+    metrics = {"n": 200.0, "correct": float(correct), "model_mib": memory, "decode_tok_per_s": speed}
+    measured = {name: value for name, value in metrics.items() if value is not None}
+    return Row(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
+
+
+def front_of(*rows: Row, tolerance: float = 0.2) -> dict[str, str | None]:
+    """Return which row dominates each, by job; None for those on the front."""
+    table = Table("gsm8k", [], list(rows))
+    mark_front(table, tolerance=tolerance)
+    assert all(one.on_front is (one.dominated_by is None) for one in rows)
+    return {one.run.job_id: one.dominated_by for one in rows}
+
+
+def dominates(one: Row, other: Row) -> bool:
+    """The definition, with 20 % for speeds, 2 % for memory, and accuracies that nothing is known of but counts."""
+    a, b = one.run.metrics, other.run.metrics
+    slower, faster = (x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
+    larger, smaller = (x / y > 1.02 for x, y in permutations((a["model_mib"], b["model_mib"])))
+    return a["correct"] >= b["correct"] and not slower and not larger and (faster or smaller)
+
+
+sizes = st.sampled_from([100.0, 101.0, 103.0, 104.5, 130.0])
+speeds = st.sampled_from([50.0, 56.0, 63.0, 66.0, 80.0])
+
+
+@given(st.lists(st.tuples(st.integers(100, 103), sizes, speeds), min_size=2, max_size=12))
+def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float, float]]) -> None:
+    rows = [row(str(number), *point) for number, point in enumerate(points)]
+    table = Table("gsm8k", [], rows)
+    mark_front(table)
+    assert table.axes == ["model_mib", "decode_tok_per_s"]
+    by_id = {one.run.job_id: one for one in rows}
+    for one in rows:
+        assert one.on_front == (not any(dominates(other, one) and other.on_front for other in rows))
+        if not one.on_front:
+            assert dominates(by_id[one.dominated_by or ""], one)
+            assert by_id[one.dominated_by or ""].on_front
+
+
+def test_noise_dominates_nothing() -> None:
+    """What issue 15 is about: a swing of 1.6 % in memory, and any speed, beside a third of the weights."""
+    assert set(front_of(row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)).values()) == {None}
+    assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {"nf4": None, "none": "nf4"}
+    assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "slower"
+    assert front_of(row("nf4", 179, 36.0, 50), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "unknown"
+
+
+def test_the_tolerance_is_the_users() -> None:
+    rows = row("quick", 180, 100, 55), row("slow", 180, 100, 50)
+    assert front_of(*rows) == {"quick": None, "slow": None}
+    for one in rows:
+        one.on_front = None
+    assert front_of(*rows, tolerance=0.05) == {"quick": None, "slow": "quick"}
+
+
+def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
+    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 54)) == {"nf4": None, "fp4": "nf4"}
+    assert front_of(row("nf4", 180, 36, 50), row("fp4", 172, 36, 54)) == {"nf4": None, "fp4": None}
+    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {"nf4": None, "fp4": None}, "but quicker"
+
+
+def test_who_has_fallen_dominates_nobody() -> None:
+    """Each is 15 % slower than the one before, and smaller: the last is 30 % slower than the first, which stays."""
+    rows = row("a", 180, 100, 66), row("b", 180, 80, 57), row("c", 180, 60, 50)
+    assert front_of(*rows) == {"a": None, "b": "c", "c": None}
+
+
+def test_repeats_say_what_noise_is() -> None:
+    def repeated(job: str, *speeds: float) -> Row:
+        rows = [row(job, 180, 100, speed) for speed in speeds]
+        rows[0].run.earlier = [one.run for one in rows[1:]]
+        return rows[0]
+
+    steady = repeated("quick", 55, 55.3, 54.8), repeated("slow", 50, 50.2, 49.7)
+    assert front_of(*steady) == {"quick": None, "slow": "quick"}, "10 %, and half a percent of spread"
+    assert steady[0].standing["decode_tok_per_s"].runs == 3
+    wild = repeated("quick", 65, 50, 81), repeated("slow", 50, 62, 39)
+    assert front_of(*wild) == {"quick": None, "slow": None}, "30 %, and as much of spread"
+    elsewhere = repeated("quick", 65, 50, 81), repeated("slow", 50, 62, 39)
+    for one in elsewhere:
+        for run in one.run.earlier:
+            run.facts["measured"] = "beside other work on 1.0 of 2 cores"
+    assert front_of(*elsewhere) == {"quick": None, "slow": "quick"}, "what was measured beside others is no repeat"
+
+
+def test_other_questions_are_another_front() -> None:
+    easy, hard = ("task.split=test",), ("task.split=hard5",)
+    rows = [
+        row("a", 190, 100, 60, easy),
+        row("b", 180, 200, 40, easy),
+        row("c", 30, 100, 50, hard),
+        row("d", 29, 97, 50, hard),
+    ]
+    assert front_of(*rows) == {"a": None, "b": "a", "c": None, "d": None}
+
+
+def test_the_axes_are_what_all_rows_measured_and_no_other_memory_stands_in() -> None:
+    table = Table("gsm8k", [], [row("a", 9, 100, None), row("b", 8, 200, 40)])
+    mark_front(table)
+    assert table.axes == ["model_mib"]
+    assert [one.on_front for one in table.rows] == [True, False]
+    table = Table("gsm8k", [], [row("a", 9, None, 60), row("b", 8, 200, 40)])
+    for one in table.rows:
+        one.run.metrics["peak_rss_mib"] = 900
+    mark_front(table)
+    assert table.axes == ["decode_tok_per_s"]
+    assert table.front_sentences == [
+        "the Pareto front goes without memory: a does not say what the model held of its own (model_mib)"
+    ]
+    table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
+    mark_front(table)
+    assert (table.axes, table.front_sentences) == ([], [])
+    assert [one.on_front for one in table.rows] == [None, None]
+
+
+def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, show: Any) -> None:
+    """10 of 200 lost and none won: for Fisher's test too few, for McNemar's enough."""
+    for name, config, right in (("none", NONE, 186), ("nf4", NF4, 176)):
+        store.job("paired", name, config, marks(right, 200))
+    assert {name: one["dominated_by"] for name, one in rows("paired").items()} == {"none": None, "nf4": "none"}
+    _, out, _ = show("paired")
+    assert "• dominated beyond noise: nf4 by none (accuracy +5.0 points)" in out
+    assert "Noise: up to 2 % in memory (model_mib) and 20 %, of one run each, in speed" in out
+
+
+def test_as_accurate_is_what_an_interval_leaves_no_loss_in(store: Store, rows: Any) -> None:
+    """One answer of 200 lost may be noise and is little; one of 20 may stand for much; 20 of 400 are none."""
+    for n, lost, falls in ((200, 1, "nf4"), (20, 1, None), (400, 20, None)):
+        for name, config, size in (("none", NONE, 100.0), ("nf4", NF4, 36.0)):
+            right = n - n // 10 - lost * (name == "nf4")
+            store.job(f"close{n}", name, config, marks(right, n), metrics={"model_mib": size})
+        assert rows(f"close{n}")["none"]["dominated_by"] == falls, n
+
+
+def test_a_job_that_ran_twice_has_repeats(store: Store, rows: Any, show: Any) -> None:
+    for speed in (40.0, 40.4, 39.6, 40.2):
+        store.job("again", "none", NONE, marks(90, 100), metrics={"decode_tok_per_s": speed})
+        store.job("again", "nf4", NF4, marks(90, 100), metrics={"decode_tok_per_s": 1.1 * speed})
+    found = rows("again")
+    assert found["none"]["dominated_by"] == "nf4"
+    assert found["none"]["standing"]["decode_tok_per_s"]["runs"] == 4
+    assert found["none"]["metrics"]["decode_tok_per_s"] == 40.2, "the newest"
+    assert "by the spread of 8 runs of 2 jobs" in show("again")[1]
+    assert show("again", "--tolerance", "-1")[0] == 2
+
+
+def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any) -> None:
+    for name, config, right, size, speed in (
+        ("none", NONE, 90, 900.0, 50.0),
+        ("int8", INT8, 88, 950.0, 40.0),
+        ("nf4", NF4, 80, 600.0, 45.0),
+    ):
+        metrics = {"model_mib": size, "decode_tok_per_s": speed}
+        store.job("front", name, config, marks(right, 100), metrics=metrics)
+    found = rows("front")
+    assert {name: one["on_front"] for name, one in found.items()} == {"none": True, "int8": False, "nf4": True}
+    assert found["int8"]["dominated_by"] == "none"
+    _, out, _ = show("front")
+    line = next(line for line in out.splitlines() if line.startswith("int8"))
+    assert line.rstrip().endswith("dominated")
+    _, out, _ = show("front", "--format", "csv")
+    assert next(line for line in out.splitlines() if line.startswith("gsm8k,int8")).split(",")[-5:-2] == [
+        "False",
+        "none",
+        "model_mib decode_tok_per_s",
+    ]
+
+
+def test_what_was_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
+    rows = [row("a", 9, 100, 50), row("b", 8, 200, 40), row("c", 9, 50, 90), row("d", 9, 60, 80)]
+    for one in rows:
+        one.run.facts = {"measured": "alone", "machine": "this one"}
+    rows[2].run.facts["measured"] = "beside other work on 1.7 of 2 cores"
+    rows[3].run.facts["machine"] = "a quicker one"
+    table = Table("gsm8k", [], rows)
+    mark_front(table)
+    assert [one.on_front for one in rows] == [True, False, None, None]
+    assert rows[1].dominated_by == "a"
+    assert table.sentences == [
+        "the Pareto front counts 2 of 4 runs: speed counts only where a job had a process and the machine "
+        "to itself, on one kind of machine. Left out: c (measured beside other work on 1.7 of 2 cores), d (measured on "
+        "another machine: a quicker one). To count them, run the jobs again on an idle machine with workers=1 "
+        "hydra.launcher.fresh=true rerun=all"
+    ]
+
+
+def test_a_grid_beside_others_has_no_front_and_says_what_gives_it_one(store: Store, show: Any) -> None:
+    for name, config in (("none", NONE), ("int8", INT8), ("nf4", NF4)):
+        tags = {"fact.measured": "beside other work on 1.0 of 2 cores", "fact.machine": "A"}
+        store.job("busy", name, config, marks(90, 100), tags=tags)
+    _, out, _ = show("busy", "--baseline", "quantization=none")
+    assert "dominated" not in out
+    assert "• no Pareto front: speed counts only where" in out
+    assert "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all" in out
+
+
+def test_the_baselines_machine_decides(store: Store, show: Any) -> None:
+    for name, config, machine in (("none", NONE, "A"), ("int8", INT8, "B"), ("nf4", NF4, "B")):
+        tags = {"fact.measured": "alone", "fact.machine": machine}
+        store.job("machines", name, config, marks(90, 100), tags=tags)
+    _, out, _ = show("machines", "--baseline", "quantization=none")
+    assert "Left out: int8 (measured on another machine: B) and 1 more. To count them, " in out

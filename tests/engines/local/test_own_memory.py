@@ -1,0 +1,132 @@
+"""What a model holds of its own is counted, and the counts are those of the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streams import complete, requests
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.core.dtypes import Dtype
+from runner.core.machine import MIB
+from runner.engines.base import EngineReport, EngineStats, Request
+from runner.engines.base import complete as completions
+from runner.engines.kinds import BaseCache
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.own_memory import int_settings
+from runner.engines.local.plain_batches import Way
+from runner.quantization.bitsandbytes import Nf4Config
+
+Make = Callable[..., RunnerConfig]
+Saved = Callable[..., Path]
+PROMPT, NEW = tuple(range(10, 30)), 6  # tokens: 20 are read and 5 of the 6 new ones put back
+
+
+def engine_of(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> LocalEngine:
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    return LocalEngine(
+        make_config(model=model, generation=GenerationConfig(name="greedy", max_new_tokens=NEW), **groups)
+    )
+
+
+def ask(engine: LocalEngine, rows: int) -> None:
+    """Have rows of one length, which share no beginning, taken to their limit together."""
+    prompts = (tuple(token + row for token in PROMPT) for row in range(rows))
+    asked = [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(prompts)]
+    assert len(list(completions(engine, asked))) == rows
+
+
+@pytest.mark.parametrize("way", [None, Way.padded, Way.generate])
+def test_the_most_keys_and_values_at_once_are_counted(make_config: Make, saved_family: Saved, way: Way | None) -> None:
+    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if way else Attention.auto)
+    engine._plain_way = (way, "") if way else None
+    it = engine._model().model.config
+    a_token = 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
+    ask(engine, 3)
+    assert engine.stats.peak_kv_bytes == 3 * (len(PROMPT) + NEW - 1) * a_token
+    ask(engine, 1)
+    assert engine.stats.peak_kv_bytes == 3 * (len(PROMPT) + NEW - 1) * a_token, "a peak stays"
+    assert engine.stats.peak_pass_tokens == 3 * len(PROMPT)
+    assert engine.stats.peak_pass_logits == 3
+    found = engine.stats.own_memory(engine.load().metrics["weight_mib"])
+    settings = int_settings(engine._model().model)
+    mlp = 3 * len(PROMPT) * (3 * settings["intermediate_size"] + 2 * settings["hidden_size"]) * 4
+    assert found["activation_mib"] * MIB >= mlp
+    assert found["model_mib"] == pytest.approx(
+        engine.load().metrics["weight_mib"] + found["kv_peak_mib"] + found["activation_mib"]
+    )
+    engine.close()
+
+
+def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family: Saved) -> None:
+    bases = BaseCache()
+    found = []
+    for rows in (1, 4, 1):
+        engine = engine_of(make_config, saved_family("llama"))
+        engine._bases, engine._owns_bases = bases, False
+        ask(engine, rows)
+        found.append(engine.stats.own_memory(engine.load().metrics["weight_mib"]))
+        engine.close()
+    assert found[0] == found[2] != found[1]
+
+
+def test_branches_count(make_config: Make, saved_family: Saved) -> None:
+    engine = engine_of(make_config, saved_family("llama"), rope=Rope2dConfig())
+    (done,) = completions(engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)])
+    assert done.error is None
+    it = engine._model().model.config
+    places = done.prompt_tokens + 2 * (NEW - 1)
+    assert engine.stats.peak_kv_bytes == places * 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
+    assert engine.stats.peak_pass_logits == done.prompt_tokens, "of all tokens"
+    engine.close()
+
+
+def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) -> None:
+    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512))
+    complete(engine, requests())
+    alone, stats = engine.stats.prefill_tokens + engine.stats.shared_tokens, engine.stats
+    it = engine._model().model.config
+    a_token = 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
+    assert stats.shared_tokens > 0
+    assert stats.peak_kv_bytes < (alone + stats.decode_tokens) * a_token
+    engine.close()
+
+
+def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved_family: Saved) -> None:
+    plain = engine_of(make_config, saved_family("llama"))
+    packed = engine_of(make_config, saved_family("llama"), quantization=Nf4Config())
+    for engine in (plain, packed):
+        ask(engine, 1)
+    assert plain.load().metrics["unpacked_mib"] == 0
+    largest = max(module.weight.numel() for name, module in plain._model().model.named_modules() if "mlp.up" in name)
+    assert packed.load().metrics["unpacked_mib"] * MIB == largest * 2  # in bfloat16, the compute dtype
+    more = packed.stats.peak_activation_bytes - plain.stats.peak_activation_bytes
+    assert more == largest * 2
+    for engine in (plain, packed):
+        engine.close()
+
+
+def test_an_engine_that_sees_no_pass_says_nothing() -> None:
+    assert EngineStats(peak_kv_bytes=MIB).own_memory(10.0) == {}
+    assert EngineStats(peak_activation_bytes=MIB).own_memory(EngineReport().metrics.get("weight_mib")) == {}
+
+
+def test_on_gpus_the_allocators_peak_is_the_models_own() -> None:
+    stats = EngineStats(peak_kv_bytes=MIB, peak_activation_bytes=MIB, peak_cuda_bytes=9 * MIB)
+    assert stats.own_memory(5.0)["model_mib"] == stats.own_memory(5.0)["cuda_peak_mib"] == 9
+
+
+def test_what_several_starts_measured_is_one() -> None:
+    first = EngineStats(prefill_tokens=10, peak_kv_bytes=7, peak_rows=4, kv_tokens=3, notes=["a"])
+    later = EngineStats(prefill_tokens=5, peak_kv_bytes=2, peak_rows=6, notes=["a", "b"])
+    whole = first + later
+    assert (whole.prefill_tokens, whole.peak_kv_bytes, whole.peak_rows, whole.kv_tokens) == (15, 7, 6, 0)
+    assert whole.notes == ["a", "b"]
+    between = whole - first
+    assert (between.prefill_tokens, between.peak_kv_bytes, between.notes) == (5, 7, [])
