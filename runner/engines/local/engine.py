@@ -12,6 +12,7 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
+from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
@@ -24,6 +25,7 @@ from runner.engines.local.plain_batches import PlainBatches, Way
 from runner.engines.local.plain_probe import plain_way
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
+from runner.engines.local.rates import arithmetic_of
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
@@ -79,6 +81,10 @@ class LocalEngine:
     def open(self, batch_size: int | None = None) -> LocalSession:
         """Open a session for requests; one thread at a time may step the sessions of an engine."""
         return LocalSession(self, self._model(), batch_size)
+
+    def arithmetic(self) -> Arithmetic | None:
+        """Return the loaded model in numbers."""
+        return arithmetic_of(self._model())
 
     def close(self) -> None:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
