@@ -264,6 +264,7 @@ class Record:
             if not isinstance(values["result"].get(key, kind()), kind):
                 raise ValueError(f"result.{key} is no {kind.__name__}")
         result = Result(**values.pop("result"))
+        result.series = {name: [(step, value) for step, value in points] for name, points in result.series.items()}
         return cls(**{**values, "status": Status(values["status"]), "result": result})
 
 

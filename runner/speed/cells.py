@@ -82,6 +82,10 @@ def cells_of(task: SweepConfig) -> list[Cell]:
     return cells
 
 
+class Smaller(Exception):
+    """The engine has not the memory for a whole batch."""
+
+
 @dataclass
 class Stopwatch:
     """Runs cells on a loaded engine."""
@@ -109,7 +113,10 @@ class Stopwatch:
         before, said, energy = replace(engine.stats), len(engine.stats.notes), self.energy.read()
         started = time.perf_counter()
         try:
-            completions = list(complete(engine, requests, batch_size=cell.batch_size))
+            completions = list(complete(engine, requests, cell.batch_size, on_step=lambda: self._check_whole(said)))
+        except Smaller as smaller:
+            cell.note = str(smaller)
+            return None
         except Exception as error:
             if not is_memory_error(error):
                 raise
@@ -117,7 +124,7 @@ class Stopwatch:
             return None
         seconds = time.perf_counter() - started
         joules = self.energy.joules(energy)
-        cell.note = self._why_not(completions, cell.new_tokens, said)
+        cell.note = why_not(completions, cell.new_tokens)
         if cell.note:
             return None
         self.in_pieces |= seen_in_pieces(completions)
@@ -130,26 +137,32 @@ class Stopwatch:
         figures = latencies(completions, started) | speed | {"seconds": seconds} | self._work(cell, spent)
         return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
 
-    def _why_not(self, completions: Sequence[Completion], new_tokens: int, said: int) -> str:
-        """Return why a run counts for nothing; empty where it counts."""
-        failed = [completion.error for completion in completions if completion.error]
-        failed += [note for note in self.engine.stats.notes[said:] if note.startswith(FEWER_ROWS)]  # a smaller batch
-        tokens = [it.tokens for it in completions]
-        if set(tokens) != {new_tokens} and not failed:
-            failed = [f"an answer had {min(tokens)} tokens, where {new_tokens} were asked for"]
-        return failed[0] if failed else ""
+    def _check_whole(self, said: int) -> None:
+        """Raise Smaller where the engine goes on with fewer rows at once: that is another cell, and no need to wait."""
+        for note in self.engine.stats.notes[said:]:
+            if note.startswith(FEWER_ROWS):
+                raise Smaller(note)
 
     def _work(self, cell: Cell, spent: EngineStats) -> dict[str, float]:
         """Return at which rates it computed and read; nothing where the model's arithmetic is not known."""
         if self.arithmetic is None or not (spent.prefill_s and spent.decode_s):
             return {}
-        shared = cell.shared_tokens if spent.shared_tokens else 0  # an engine need not make use of it
+        shared = round(spent.shared_tokens / cell.batch_size)  # an engine need not make use of it
         shape = Shape(cell.batch_size, cell.prompt_tokens, cell.new_tokens, shared)
         return {
             "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / spent.prefill_s,
             "decode_gflop_per_s": self.arithmetic.decode_gflop(shape) / spent.decode_s,
             "decode_gb_per_s": self.arithmetic.decode_gb(shape) / spent.decode_s,
         }
+
+
+def why_not(completions: Sequence[Completion], new_tokens: int) -> str:
+    """Return why a run counts for nothing; empty where it counts."""
+    failed = [completion.error for completion in completions if completion.error]
+    tokens = [it.tokens for it in completions]
+    if set(tokens) != {new_tokens} and not failed:
+        failed = [f"an answer had {min(tokens)} tokens, where {new_tokens} were asked for"]
+    return failed[0] if failed else ""
 
 
 def latencies(completions: Sequence[Completion], started: float) -> dict[str, float]:

@@ -92,13 +92,14 @@ def _curves(pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
 
 
-def _finish(pane: Axes, lines: int, what: str) -> None:
-    """Say what the lines and the bars are."""
-    note = "bars: lowest and highest repeat" + (f"; {MOST_LINES} of {lines} lines" if lines > MOST_LINES else "")
-    if lines > 1:
+def _finish(pane: Axes, lines: int, note: str = "bars: lowest and highest repeat") -> None:
+    """Say what the lines and the other signs are: in the legend, or below a single line."""
+    if lines > MOST_LINES:
+        note += f"; {MOST_LINES} of {lines} lines"
+    if pane.get_legend_handles_labels()[0]:
         _legend(pane, note)
     else:
-        pane.text(0.0, -0.17, f"{what}{note}", transform=pane.transAxes, fontsize=8, color=MUTED)
+        pane.text(0.0, -0.17, note, transform=pane.transAxes, fontsize=8, color=MUTED)
 
 
 def _legend(pane: Axes, title: str | None = None) -> None:
@@ -109,18 +110,23 @@ def _legend(pane: Axes, title: str | None = None) -> None:
     )  # fmt: skip
 
 
-def _powers(pane: Axes, values: Sequence[float], axis: str) -> None:
-    """Let an axis go in powers of two, with a tick at each value that was measured."""
-    which = pane.xaxis if axis == "x" else pane.yaxis
-    (pane.set_xscale if axis == "x" else pane.set_yscale)("log", base=2)
-    which.set_ticks(sorted(set(values)), labels=[f"{value:g}" for value in sorted(set(values))])
-    which.set_minor_locator(_no_ticks())
-
-
-def _no_ticks() -> Any:
+def _powers(pane: Axes, values: Sequence[float]) -> None:
+    """Let the level axis go in powers of two, with a tick at each value that was measured."""
     from matplotlib.ticker import NullLocator
 
-    return NullLocator()
+    pane.set_xscale("log", base=2)
+    pane.set_xticks(sorted(set(values)), labels=[f"{value:g}" for value in sorted(set(values))])
+    pane.xaxis.set_minor_locator(NullLocator())
+
+
+def _decades(pane: Axes) -> None:
+    """Let the upright axis go in decades, with plain numbers at 1, 2 and 5 of each: one may hold all points."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    pane.set_yscale("log")
+    pane.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    pane.yaxis.set_minor_locator(NullLocator())
 
 
 def _missing(pane: Axes, cells: Sequence[Cell], axis: str) -> None:
@@ -128,7 +134,7 @@ def _missing(pane: Axes, cells: Sequence[Cell], axis: str) -> None:
     places = sorted({cell[axis] for cell in cells if cell["note"]})
     if places:
         pane.plot(places, [0.0] * len(places), linestyle="", marker="x", color=BAD, markersize=8, clip_on=False,
-                  transform=pane.get_xaxis_transform(), label="not measured (memory)", zorder=5)  # fmt: skip
+                  transform=pane.get_xaxis_transform(), label="some cells: no numbers", zorder=5)  # fmt: skip
 
 
 def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
@@ -149,9 +155,7 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     pane.set_ylim(bottom=0)
     pane.set_xlim(left=0)
     pane.margins(0.08)
-    note = "numbers: batch size"
-    if len(lines) > 1:
-        _legend(pane, note)
+    _finish(pane, len(lines), "numbers: batch size")
     return figure
 
 
@@ -160,12 +164,12 @@ def _over_batches(points: dict[str, Any], speed: str, title: str) -> Figure:
     cells = points["cells"]
     lines = _lines([cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix"))
     _curves(pane, lines, lambda cell: cell["batch_size"], speed)
-    _powers(pane, [cell["batch_size"] for cell in cells], "x")
+    _powers(pane, [cell["batch_size"] for cell in cells])
     _missing(pane, cells, "batch_size")
     pane.set_xlabel("batch size, rows")
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
-    _finish(pane, len(lines), "")
+    _finish(pane, len(lines))
     return figure
 
 
@@ -174,12 +178,12 @@ def _over_prompts(points: dict[str, Any], title: str) -> Figure:
     cells = points["cells"]
     lines = _lines([cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix"))
     _curves(pane, lines, lambda cell: cell["prompt_tokens"], "ttft_s")
-    _powers(pane, [cell["prompt_tokens"] for cell in cells], "x")
+    _powers(pane, [cell["prompt_tokens"] for cell in cells])
     _missing(pane, cells, "prompt_tokens")
     pane.set_xlabel("prompt length, tokens")
     pane.set_ylabel("time to first token, s")
-    pane.set_yscale("log")
-    _finish(pane, len(lines), "")
+    _decades(pane)
+    _finish(pane, len(lines))
     return figure
 
 
@@ -199,8 +203,8 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
                       label=f"{words}, {rank}")  # fmt: skip
     if points["knee"] is not None:
         pane.axvline(points["knee"], color=GOOD, linewidth=1.2, zorder=0, label=f"knee: {points['knee']:g} requests/s")
-    _powers(pane, rates, "x")
-    pane.set_yscale("log")
+    _powers(pane, rates)
+    _decades(pane)
     pane.set_xlabel("requests that come, requests/s")
     pane.set_ylabel("latency from when a request was due, s")
     _legend(pane)

@@ -17,11 +17,11 @@ from runner.engines.arithmetic import Arithmetic, Rates
 from runner.engines.local.fast_layers import why_no_packing
 from runner.models.load import Loaded
 
-ROWS = 1024
+ROWS = 512
 LARGE = 2048  # a square matrix of this size is far beyond what calling a product costs
-MOST_FLOP = 2e10  # of the products of one round
+MOST_FLOP = 1e10  # of the products of one round
 READ_MIB = {"cpu": 256, "cuda": 2048}  # many times what the caches hold
-TRIES = 3  # the quickest counts: the limit is what is possible
+TRIES = 2  # the quickest counts: the limit is what is possible
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # of which each token sees a few
 
 
@@ -60,7 +60,7 @@ def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device:
     """Measure products of these shapes and of a large square, in the quickest layout, and reading of main memory."""
     once = Counter(set(shapes))
     parameters = sum(out * into for out, into in once)
-    rows = int(min(ROWS, max(MOST_FLOP / (2 * max(parameters, 1)), ROWS // 8)))
+    rows = int(min(ROWS, max(MOST_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
     large = product_rates(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
     own = product_rates(once, dtype, rows, TRIES, device) if once else {}
     return Rates(max([*large.values(), *own.values()]), read_rate(device))
