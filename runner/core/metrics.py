@@ -137,7 +137,6 @@ _EVERY = (
     _metric("ttft_s", "time to first token", axis_words="time to first token, s"),
     *(_metric(f"ttft_{rank}_s", f"time to first token {rank}") for rank in RANKS),
     *(_metric(f"itl_{rank}_s", f"between tokens {rank}") for rank in RANKS),
-    # what a sweep computes, reads and takes, beside what the machine can do at most
     *(_metric(f"{phase}_gflop_per_s", form=",.1f") for phase in ("prefill", "decode")),
     _metric("decode_gb_per_s", "decoding reads", ",.1f"),
     _metric("matrix_gflop_per_s", "matrix rate of the machine", ",.0f", better=Better.neither),
@@ -150,7 +149,6 @@ _EVERY = (
     _metric("noise", "quartiles of the speed apart", ".0%", better=Better.lower),
     *_counts(Better.neither, "cells"),
     *_counts(Better.lower, "cells_not_measured", "noisy_cells"),
-    # requests that come by a clock
     _metric("offered_requests_per_s", form=".3g", better=Better.neither),
     _metric("answered_requests_per_s", "answers", ".3g"),
     _metric("knee_requests_per_s", "knee", ".3g"),

@@ -317,8 +317,7 @@ class Stopping:
         tokens, request = row.tokens, row.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-        return text[: min(cuts)] if cuts else text
+        return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
 
     def fresh(self, row: Row) -> str:
         """Return the text that has come since the last delta, as far as no later token can change or cut it."""

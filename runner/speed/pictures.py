@@ -141,20 +141,23 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     figure, pane = _figure(title)
     cells = [cell for cell in points["cells"] if not cell["note"]]
     lines = _lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
-    for (words, some), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
+    for number, ((words, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
         if len(cells) <= MOST_WORDS:
             for cell, place in zip(ordered, zip(x, y, strict=True), strict=True):
+                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[
+                    number % 4
+                ]  # so that near lines do not write over each other
                 pane.annotate(
-                    f"{cell['batch_size']}", place, (5, -9), textcoords="offset points", fontsize=7, color=colour
-                )
+                    f"{cell['batch_size']}", place, beside, textcoords="offset points", fontsize=7, color=colour,
+                    ha="left" if beside[0] > 0 else "right",
+                )  # fmt: skip
     pane.set_xlabel("time between tokens, median, ms" if latency == "itl_p50_s" else "time of a whole batch, ms")
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
     pane.set_xlim(left=0)
-    pane.margins(0.08)
     _finish(pane, len(lines), "numbers: batch size")
     return figure
 

@@ -84,8 +84,8 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
-    if knee is not None and knee.rate is not None:
-        result.metrics["knee_requests_per_s"] = knee.rate
+    if knee is not None:
+        result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it lies below the lowest rate
     result.tables = (
         {"between tokens, and beside what the machine can do": tables.rows_of_limits(measured, task, limits)}
         if measured[0].figures
@@ -157,21 +157,21 @@ def draw(folder: Path) -> None:
 
 
 def noise_said(cells: list[Cell], limits: Limits, beside: str) -> str:
-    """Say whether the machine was quiet enough for the figures to be told from noise, and by which rule."""
+    """Say whether the machine was quiet enough to tell figures from noise: by how far quartiles of speeds lie apart."""
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return f"unknown: it takes {ENOUGH_TO_TELL} repeats or more to tell"
     noisy = sum(cell.is_noisy for cell in known)
     reasons = []
     if noisy > MOST_NOISY * len(known):
-        reasons.append(f"in {noisy} of {len(known)} cells the quartiles of a speed lie more than {NOISY:.0%} apart")
+        reasons.append(f"{noisy} of {len(known)} cells vary by more than {NOISY:.0%}")
     if limits.noise > NOISY:
-        reasons.append(f"the quartiles of what the machine itself can do lie {limits.noise:.0%} apart")
+        reasons.append(f"the machine's own rates vary by {limits.noise:.0%}")
     if beside:
         reasons.append(beside)
     if reasons:
         return f"too noisy to tell: {'; '.join(reasons)}"
-    return f"quiet: in {len(known) - noisy} of {len(known)} cells the quartiles of the speeds lie within {NOISY:.0%}"
+    return f"quiet: {len(known) - noisy} of {len(known)} cells vary by {NOISY:.0%} or less"
 
 
 def _best(cells: list[Cell]) -> dict[str, float]:

@@ -240,9 +240,9 @@ def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_conf
 @pytest.mark.parametrize(
     ("spreads", "machine_noise", "beside", "said"),
     [
-        ([0.01, 0.02, 0.03, 0.2], 0.0, "", "quiet: in 3 of 4 cells"),
-        ([0.01, 0.02, 0.3, 0.2], 0.0, "", "too noisy to tell: in 2 of 4 cells"),
-        ([0.01], 0.15, "", "too noisy to tell: the quartiles of what the machine itself can do lie 15% apart"),
+        ([0.01, 0.02, 0.03, 0.2], 0.0, "", "quiet: 3 of 4 cells vary by 10% or less"),
+        ([0.01, 0.02, 0.3, 0.2], 0.0, "", "too noisy to tell: 2 of 4 cells vary by more than 10%"),
+        ([0.01], 0.15, "", "too noisy to tell: the machine's own rates vary by 15%"),
         ([0.01], 0.0, "beside other work on 1.2 of 2 cores", "too noisy to tell: beside other work"),
         ([], 0.0, "", "unknown: it takes 3 repeats"),
     ],
