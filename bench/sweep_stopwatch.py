@@ -1,126 +1,102 @@
-"""Does a sweep say what a stopwatch says? `python bench/sweep_stopwatch.py [--rounds 5]`.
+"""Does a sweep say what a stopwatch says? `python bench/sweep_stopwatch.py [--pairs 25]`.
 
-`runner task=sweep` on the engine's plain path (model.attention=sdpa) beside a stopwatch around transformers' own
-`generate`: the same checkpoint, threads, attention, batch sizes, prompt lengths and new tokens. Fresh processes, by
-turns. The stopwatch shares no code with the sweep: the time of `generate` for one token is the time to the first
-token, that for all tokens is the whole, and the difference is decoding. Of each process the quickest of its repeats
-counts: other programs only ever add time. A difference is one where the exact rank sum test over the processes says so.
+The sweep's own measurement of a cell on the engine's plain path (model.attention=sdpa), beside a stopwatch around
+transformers' own `generate` on a model that transformers has loaded by itself: the same checkpoint, threads, attention,
+batch sizes, prompt lengths and new tokens. One process, by turns, since other programs on the machine then slow both
+alike; what counts is the ratio of each pair. The stopwatch shares no code with the sweep: the time of `generate` for
+one token is the time to the first token, that for all tokens is the whole, and the difference is decoding.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import math
 import random
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from engines import head_line, markdown, model_folder, spread
+from transformers import AutoModelForCausalLM
 
-from runner.core import stats
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.measures import SweepConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.core.dtypes import Dtype
+from runner.core.energy import Energy
+from runner.engines import open_engine
+from runner.quantization.base import QuantizationConfig
+from runner.speed.cells import Cell, Stopwatch, cells_of
 
-FIGURES = {
-    "ttft_s_min": "first token, ms",
-    "seconds_min": "whole batch, ms",
-    "decode_tok_per_s_max": "decode, tokens/s",
-}
-Found = dict[str, float]  # figure/cell -> the quickest of a process's repeats
-
-
-def name(figure: str, batch: int, prompt: int) -> str:
-    """Name a cell's figure as the sweep does."""
-    return f"{figure}/batch_{batch}_prompt_{prompt}"
-
-
-def by_sweep(options: argparse.Namespace, folder: Path) -> Found:
-    """Run the sweep as a user does, and read its metrics."""
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable, "-m", "runner", "model=auto", f"model.name={folder}", "model.attention=sdpa",
-            f"model.dtype={options.dtype}", "model.device=cpu", f"model.threads={options.threads}", "task=sweep",
-            f"task.batch_sizes=[{options.batches}]", f"task.prompt_tokens=[{options.prompts}]",
-            f"task.new_tokens={options.new_tokens}", f"task.repeats={options.repeats}", "task.pictures=false",
-            "tracking=none", "print=json", f"output_dir={scratch}",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"the sweep failed:\n{done.stderr[-2000:]}")
-        metrics: Found = json.loads(done.stdout)["metrics"]
-        return metrics
+FIGURES = {"ttft_s": "first token, ms", "seconds": "whole batch, ms", "decode_tok_per_s": "decode, tokens/s"}
 
 
-def by_stopwatch(_: argparse.Namespace, folder: Path) -> Found:
-    """Run this file as the other side."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--stopwatch", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"generate failed:\n{done.stderr[-2000:]}")
-    found: Found = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list[Cell]]:
+    """Return what a sweep measures with, loaded, and its cells."""
+    task = SweepConfig(batch_sizes=options.batches, prompt_tokens=options.prompts, new_tokens=options.new_tokens)
+    model = LocalModelConfig(
+        name=str(folder), device="cpu", dtype=Dtype(options.dtype), threads=options.threads, attention=Attention.sdpa
+    )
+    config = RunnerConfig(
+        model=model,
+        quantization=QuantizationConfig(),
+        lora=LoraConfig(),
+        rope=RopeConfig(),
+        generation=GenerationConfig(name="greedy"),
+        task=task,
+        tracking=TrackingConfig(name="none"),
+    )
+    engine = open_engine(config)
+    return Stopwatch(engine, engine.load(), 0, None, Energy()), cells_of(task)
 
 
-def stopwatch(options: argparse.Namespace) -> Found:
-    """Time transformers' `generate`, after a warm-up, cell by cell and round by round."""
-    import torch
-    from transformers import AutoModelForCausalLM
+class Generate:
+    """A stopwatch around `generate`."""
 
-    torch.set_num_threads(options.threads)
-    dtype = getattr(torch, options.dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(options.stopwatch, dtype=dtype, attn_implementation="sdpa").eval()
-    model.generation_config.eos_token_id = None
-    random_ids = random.Random(7)
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.random = random.Random(7)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        ).eval()
+        self.model.generation_config.eos_token_id = None
 
-    def seconds(batch: int, prompt: int, new: int) -> float:
-        ids = torch.tensor([[random_ids.randrange(100, 500) for _ in range(prompt)] for _ in range(batch)])
-        settings = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    def run(self, batch: int, prompt: int, new: int) -> dict[str, float]:
+        """Return the three figures of one batch."""
+        first, whole = self.seconds(batch, prompt, 1), self.seconds(batch, prompt, new)
+        return {"ttft_s": first, "seconds": whole, "decode_tok_per_s": batch * (new - 1) / max(whole - first, 1e-9)}
+
+    def seconds(self, batch: int, prompt: int, new: int) -> float:
+        """Return how long one call takes."""
+        ids = torch.tensor([[self.random.randrange(100, 500) for _ in range(prompt)] for _ in range(batch)])
         started = time.perf_counter()
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+        )
         took = time.perf_counter() - started
         assert out.shape == (batch, prompt + new)
         return took
 
-    times: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    for number in range(options.repeats + 1):
-        for batch, prompt in product(numbers(options.batches), numbers(options.prompts)):
-            first, whole = (seconds(batch, prompt, new) for new in (1, options.new_tokens))
-            if number:
-                times.setdefault((batch, prompt), []).append((first, whole))
-    found: Found = {}
-    for (batch, prompt), taken in times.items():
-        first, whole = (min(several) for several in zip(*taken, strict=True))
-        speed = batch * (options.new_tokens - 1) / (whole - first)
-        for figure, value in zip(FIGURES, (first, whole, speed), strict=True):
-            found[name(figure, batch, prompt)] = value
-    return found
 
-
-def numbers(text: str) -> list[int]:
-    """Read `1,4`."""
-    return [int(one) for one in text.split(",")]
-
-
-def table(options: argparse.Namespace, ours: Sequence[Found], theirs: Sequence[Found]) -> str:
-    """Return both sides with their spread over processes, their ratio, and whether they differ."""
-    rows = []
-    for batch, prompt in product(numbers(options.batches), numbers(options.prompts)):
-        for figure, words in FIGURES.items():
-            key, scale = name(figure, batch, prompt), 1000 if words.endswith("ms") else 1
-            sides = [[scale * one[key] for one in side] for side in (ours, theirs)]
-            low, high = stats.bootstrap_ratio_interval(*sides)
-            p = stats.rank_sum_exact(*sides)
-            ratio = statistics.median(sides[0]) / statistics.median(sides[1])
-            said = "differs" if p < 0.05 else "within noise"
-            cell = f"batch {batch}, prompt {prompt}: {words}"
-            rows.append([cell, *map(spread, sides), f"{ratio:.3f} ({low:.3f}..{high:.3f})", f"{p:.2f}", said])
-    return markdown(["cell", "sweep", "stopwatch", "ratio (95 %)", "p", ""], rows)
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a median, by the ranks that a fair coin leaves: nothing is taken of its shape."""
+    ordered, n = sorted(values), len(values)
+    below, rank = 0.0, 0
+    while below + math.comb(n, rank) / 2**n <= 0.025:
+        below += math.comb(n, rank) / 2**n
+        rank += 1
+    return ordered[max(rank - 1, 0)], ordered[n - max(rank, 1)]
 
 
 def main() -> None:
@@ -128,27 +104,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="random", help="random, embedded or a FOLDER")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batches", default="1,4")
-    parser.add_argument("--prompts", default="64,256")
-    parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--repeats", type=int, default=5, help="in each process")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each side")
-    parser.add_argument("--stopwatch", help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--new-tokens", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=25)
     options = parser.parse_args()
-    if options.stopwatch:
-        print(json.dumps(stopwatch(options)))
-        return
     folder = model_folder(options.model)
-    ours: list[Found] = []
-    theirs: list[Found] = []
-    for number in range(options.rounds):  # each is first by turns
-        sides = [(ours, by_sweep), (theirs, by_stopwatch)]
-        for side, measure in sides[:: 1 if number % 2 == 0 else -1]:
-            side.append(measure(options, folder))
+    sweep, cells = sweeping(options, folder)
+    generate = Generate(folder, options.dtype)
+    assert torch.get_num_threads() == options.threads
+    pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {cell.key: [] for cell in cells}
+    for number, cell in product(range(options.pairs + 1), cells):
+        shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
+        theirs = generate.run(*shape) if number % 2 else None
+        ours = sweep.run(cell, number)
+        theirs = theirs or generate.run(*shape)
+        if ours is None:
+            raise SystemExit(f"{cell.key}: {cell.note}")
+        if number:  # the first one warms up
+            pairs[cell.key].append((ours, theirs))
     print(head_line(["bench/sweep_stopwatch.py", *sys.argv[1:]], options.threads))
-    print()
-    print(table(options, ours, theirs))
+    print(f"notes: {sweep.engine.stats.notes}\n")
+    rows = []
+    for cell, (figure, words) in product(cells, FIGURES.items()):
+        scale = 1000 if words.endswith("ms") else 1
+        sides = [[scale * one[figure] for one in side] for side in zip(*pairs[cell.key], strict=True)]
+        ratios = [a / b for a, b in zip(*sides, strict=True)]
+        low, high = median_interval(ratios)
+        said = "within noise" if low <= 1 <= high else "differs"
+        what = f"batch {cell.batch_size}, prompt {cell.prompt_tokens}: {words}"
+        rows.append([what, *map(spread, sides), f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})", said])
+    print(markdown(["cell", "sweep", "stopwatch", "ratio of a pair (95 %)", ""], rows))
 
 
 if __name__ == "__main__":

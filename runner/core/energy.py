@@ -21,10 +21,13 @@ class Energy:
 
     root: Path = POWERCAP
     with_gpus: bool = False  # the model is on GPUs: only then are they asked
+    is_elsewhere: bool = False  # what works is another machine: nothing here is asked
     why_not: list[str] = field(default_factory=list)  # of each kind that cannot be read
 
     def __post_init__(self) -> None:
-        self._packages = self._readable_packages()
+        if self.is_elsewhere:
+            self.why_not.append("the processors that work are another machine's")
+        self._packages = [] if self.is_elsewhere else self._readable_packages()
         self._library: Any
         self._library, self._gpus = self._readable_gpus() if self.with_gpus else (None, [])
 

@@ -62,7 +62,8 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         report = engine.load()
     check_room(report, max(task.prompt_tokens), max(task.new_tokens))
     limits = Limits(engine.arithmetic())
-    energy = Energy(with_gpus="cuda" in report.facts.get("device", ""))
+    on_gpus, is_here = "cuda" in report.facts.get("device", ""), Capability.own_memory in engine.capabilities
+    energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
     stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy)
     cells = measure_cells(task, stopwatch, limits, recorder)
     measured = [cell for cell in cells if not cell.note]

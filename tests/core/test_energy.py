@@ -42,6 +42,10 @@ def test_what_cannot_be_read_is_said_and_is_no_zero(tmp_path: Path) -> None:
     refused = Energy(tmp_path)
     assert refused.joules(refused.read()) is None
     assert "energy_uj cannot be read: Is a directory" in refused.why_not[0]
+    package(tmp_path, "intel-rapl:1", 1)
+    elsewhere = Energy(tmp_path, is_elsewhere=True)
+    assert elsewhere.joules(elsewhere.read()) is None
+    assert elsewhere.why_not == ["the processors that work are another machine's"]
 
 
 def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

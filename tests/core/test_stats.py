@@ -24,7 +24,9 @@ from runner.core.stats import (
     mcnemar_exact,
     paired_difference_interval,
     pareto_front,
+    percentiles,
     rank_sum_exact,
+    relative_spread,
     unpaired_detectable_difference,
     unpaired_difference_interval,
     wilson_interval,
@@ -434,3 +436,19 @@ def test_the_front_is_what_nothing_dominates(points: list[tuple[int, int, int]])
         return any(other != point and all(map(int.__ge__, other, point)) for other in points)
 
     assert pareto_front(points) == [not dominated(point) for point in points]
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(value) for value in random.Random(0).sample(range(1000), 250)]
+    found = percentiles(values)
+    expected = np.percentile(values, [50, 95, 99], method="inverted_cdf")
+    assert list(found.values()) == pytest.approx(list(expected))
+    assert percentiles([3.0]) == {"p50": 3.0, "p95": 3.0, "p99": 3.0}
+    assert percentiles([]) == {}
+
+
+def test_the_relative_spread_is_that_of_the_quartiles() -> None:
+    values = [10.0, 12.0, 9.0, 30.0, 11.0]
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    assert relative_spread(values) == pytest.approx((high - low) / middle)
+    assert relative_spread([1.0, 2.0]) == math.inf
