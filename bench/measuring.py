@@ -17,9 +17,10 @@ from engines import Job, Outcome
 from torch import nn
 
 from runner.core import machine
+from runner.engines.local.rates import product_rates
 
 PROBE_ROWS = 1024
-PROBE_REPEATS = 8
+PROBE_TRIES = 8
 
 
 class Run:
@@ -28,7 +29,7 @@ class Run:
     def __init__(self, model: Any, dtype: str, load_s: float) -> None:
         self.load_s, self.dtype = load_s, getattr(torch, dtype)
         self.shapes, self.layer_parameters, self.head_parameters = sizes(model)
-        self.rates = product_rates(self.shapes, self.dtype)
+        self.rates = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES)
         self.positions = self.logit_rows = 0
         self.prefill_s = self.decode_s = self.started = self.total_s = self.peak_mib = 0.0
         self.first_s = 0.0  # when the first pass of this call of `generate` was done
@@ -60,7 +61,7 @@ class Run:
 
     def outcome(self, **what: Any) -> Outcome:
         """Return what was measured, with what came out; products are timed again, and the better time counts."""
-        after = product_rates(self.shapes, self.dtype)
+        after = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES)
         measured: dict[str, Any] = {"prefill_s": self.prefill_s, "decode_s": self.decode_s, "notes": []}
         return Outcome(
             threads=torch.get_num_threads(),
@@ -88,27 +89,6 @@ def sizes(model: Any) -> tuple[Counter[tuple[int, int]], int, int]:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     return shapes, sum(layer.weight.numel() for layer in layers), head.weight.numel()
-
-
-@torch.inference_mode()
-def product_rates(shapes: Counter[tuple[int, int]], dtype: torch.dtype) -> dict[str, float]:
-    """GFLOP/s of products of these shapes with many rows: plain, and with weights laid out by oneDNN beforehand."""
-    flop, seconds = 0.0, {"plain": 0.0, "packed": 0.0}
-    for (out, into), count in shapes.items():
-        rows, weight = torch.randn(PROBE_ROWS, into, dtype=dtype), torch.randn(out, into, dtype=dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, PROBE_ROWS)
-        flop += 2.0 * PROBE_ROWS * out * into * count
-        for name in seconds:
-            times = []
-            for _ in range(PROBE_REPEATS):
-                started = time.perf_counter()
-                if name == "plain":
-                    nn.functional.linear(rows, weight)
-                else:
-                    torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
-                times.append(time.perf_counter() - started)
-            seconds[name] += min(times) * count
-    return {name: flop / took / 1e9 for name, took in seconds.items()}
 
 
 def sha256_ids(ids: Sequence[int]) -> str:

@@ -18,7 +18,18 @@ from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
 
 WORDS = (
     *("architecture", "device", "threads", "processes", "dtype"),
-    *("attention", "rope", "prompt", "sampling", "source", "server", "reported_model", "answered_by", "output_dir"),
+    *(
+        "attention",
+        "rope",
+        "prompt",
+        "sampling",
+        "source",
+        "server",
+        "reported_model",
+        "answered_by",
+        "output_dir",
+        "noise",
+    ),
 )
 
 
@@ -124,6 +135,10 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     out.print(table)
     if result.rows:
         out.print(_rows(result.rows))
+    for title, rows in result.tables.items():
+        if rows:
+            out.print(f"\n{title}", style="bold")
+            out.print(_rows(rows))
     for note in result.notes:
         out.print(f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:

@@ -114,10 +114,10 @@ class Table:
 
 def tables(lines: list[str]) -> Iterator[Table]:
     """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others by their columns."""
-    job = ""
+    job = caption = ""
     for place, line in enumerate(lines):
         if title := TITLE.fullmatch(line):
-            job = title[2] + " by the stub" * (title[1] == "stub")
+            job, caption = title[2] + " by the stub" * (title[1] == "stub"), ""
             report = _until_empty(lines[place + 2 :])
             rows = [row for row in report if row.startswith("  ")]
             yield Table(job, [re.split(" {2,}", row.strip())[0] for row in rows], "…" in report)
@@ -134,7 +134,9 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 kind = "comparison" if "Holm" in names else "runs"
                 yield Table(kind, [name for name in names[names.index("n") :] if name != "Pareto"])
             elif job:
-                yield Table(f"rows of {job}", names)
+                yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
+        elif job and line and not line.startswith(" "):
+            caption = line  # of a further table
 
 
 def _until_empty(lines: list[str]) -> list[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.compare.data import Finding, Flips, Row, Table, label
-from runner.compare.pictures import Drawn, Picture
+from runner.compare.pictures import Drawn
 from runner.compare.wording import Column, columns, flips_headline, flips_names, ratio_columns, summary, verdict
 from runner.core.console import plain
+from runner.core.drawing import Picture
 
 STYLE = Path(__file__).with_name("page.css")
 MARKS = {"front": "●", "dominated": "○"}

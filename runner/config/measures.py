@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.task import TaskConfig, Workload
 from runner.core.errors import check, check_least
+from runner.core.fields import inert
 
 
 @dataclass
 class SweepConfig(TaskConfig):
-    """Speed over batch sizes × prompt lengths."""
+    """Speed over batch sizes × prompt lengths × new tokens × what prompts share; latency under requests that come."""
 
     module: ClassVar[str] = "runner.tasks.sweep"
     name: str = "sweep"
     batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
     prompt_tokens: list[int] = field(default_factory=lambda: [64, 256])
-    new_tokens: int = 32
-    repeats: int = 3
+    new_tokens: Any = 32  # or several: OmegaConf has no type for a number or a list
+    shared_prefix: list[float] = field(default_factory=lambda: [0.0])
+    repeats: int = 5
     warmup: int = 1
+    arrival_rates: list[float] = field(default_factory=list)
+    arrival_s: float = 30.0
+    arrival_requests: int | None = None
+    pictures: bool = inert(True, "only draws what was measured")
 
     def __post_init__(self) -> None:
-        for key, values in (("batch_sizes", self.batch_sizes), ("prompt_tokens", self.prompt_tokens)):
-            check(bool(values), f"task.{key}", values, "give at least one number, e.g. [1,4,16]")
+        if not isinstance(self.new_tokens, list):
+            self.new_tokens = [self.new_tokens]  # so that 32 and [32] are one job
+        for key in ("batch_sizes", "prompt_tokens", "new_tokens"):
+            values = getattr(self, key)
+            whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+            check(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
+            _check_axis(key, values, "[1,4,16]")
             check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
-            check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
-        check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
+        check_least(2, "task.new_tokens", min(self.new_tokens), ": decoding starts at the 2nd")
+        _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
+        shares = all(0 <= share <= 1 for share in self.shared_prefix)
+        check(shares, "task.shared_prefix", self.shared_prefix, "every number is a share of the prompt, from 0 to 1")
         check_least(1, "task.repeats", self.repeats)
         check_least(0, "task.warmup", self.warmup)
+        rates = self.arrival_rates
+        need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
+        check(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
+        check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "each number may stand only once")
+        check(0 < self.arrival_s < math.inf, "task.arrival_s", self.arrival_s, "must be above 0")
+        check_least(2, "task.arrival_requests", self.arrival_requests, ", or null for those of task.arrival_s seconds")
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the smallest cell: the others may fail, and become a note."""
-        return min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens
+        return min(self.batch_sizes), min(self.prompt_tokens), min(self.new_tokens)
+
+
+def _check_axis(key: str, values: Sequence[float], example: str) -> None:
+    check(bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}")
+    check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
 
 
 @dataclass

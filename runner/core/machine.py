@@ -106,10 +106,14 @@ class Company:
 
     def describe(self) -> str:
         """Say what there was beside it so far, or that it was alone."""
+        return self.beside() or (f"in a process that had done {self.earlier} jobs before" if self.earlier else ALONE)
+
+    def beside(self) -> str:
+        """Say what other programs took meanwhile; empty where that was too little to matter."""
         passed, others_s = time.monotonic() - self.started, _others_s() - self.others_s
-        if others_s > OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
-            return f"beside other work on {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
-        return f"in a process that had done {self.earlier} jobs before" if self.earlier else ALONE
+        if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
+            return ""
+        return f"beside other work on {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
 
 
 def _others_s() -> float:

@@ -12,7 +12,10 @@ from enum import Enum, StrEnum
 from string import Formatter
 from typing import Any
 
-UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_mib": "MiB", "_s": "s"}
+from runner.core.stats import RANKS
+
+UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",
+         "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_mib": "MiB", "_s": "s"}  # fmt: skip
 SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
 
 
@@ -131,7 +134,24 @@ _EVERY = (
     ),
     _metric("best_decode_tok_per_s", form=",.0f"),
     *(_metric(key, form=".0f") for key in ("best_batch_size", "best_prompt_tokens")),
-    _metric("ttft_s", "time to first token"),
+    _metric("ttft_s", "time to first token", axis_words="time to first token, s"),
+    *(_metric(f"ttft_{rank}_s", f"time to first token {rank}") for rank in RANKS),
+    *(_metric(f"itl_{rank}_s", f"between tokens {rank}") for rank in RANKS),
+    *(_metric(f"{phase}_gflop_per_s", form=",.1f") for phase in ("prefill", "decode")),
+    _metric("decode_gb_per_s", "decoding reads", ",.1f"),
+    _metric("matrix_gflop_per_s", "matrix rate of the machine", ",.0f", better=Better.neither),
+    _metric("read_gb_per_s", "bandwidth of the machine", ",.1f", better=Better.neither),
+    _metric("prefill_matrix_share", "prefill of the matrix rate", ".0%", better=Better.higher),
+    _metric("decode_read_share", "decode of the bandwidth", ".0%", better=Better.higher),
+    _metric("decode_matrix_share", "decode of the matrix rate", ".0%", better=Better.higher),
+    _metric("energy_j", "energy", ",.1f", pooling=Pooling.sum),
+    _metric("energy_j_per_token", "energy", ".3g"),
+    _metric("noise", "quartiles of the speed apart", ".0%", better=Better.lower),
+    *_counts(Better.neither, "cells"),
+    *_counts(Better.lower, "cells_not_measured", "noisy_cells"),
+    _metric("offered_requests_per_s", form=".3g", better=Better.neither),
+    _metric("answered_requests_per_s", "answers", ".3g"),
+    _metric("knee_requests_per_s", "knee", ".3g"),
     _metric("load_s", form=".2f"),
     _metric("import_s"),
     _metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
@@ -146,7 +166,7 @@ _EVERY = (
     *_counts(Better.lower, "refused", "client_errors", "server_errors"),
     _metric("peak_rows", form=".0f"),
     _metric("served_s", form=",.1f", better=Better.neither, pooling=Pooling.sum),
-    *(_metric(f"answer_{rank}_s", f"answer {rank}", ".3g") for rank in ("p50", "p95", "p99")),
+    *(_metric(f"answer_{rank}_s", f"answer {rank}", ".3g") for rank in RANKS),
     # the model
     _metric("parameters", form=",.0f"),
     _metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
@@ -273,6 +293,8 @@ LINES = (
     Line(
         "fastest cell", "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),
+    Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
+    Line("knee", "{knee_requests_per_s} requests/s"),
     *(
         Line(who, f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens")
         for who in ("student", "teacher")

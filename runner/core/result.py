@@ -219,6 +219,10 @@ class Result:
     ran_short_mib: float | None = None  # what memory was free when it was too short for a part: more may be later
     text: str | None = None  # the one text that was asked for; it is shown whole, above the table
     problems: list[str] = field(default_factory=list)  # what was found to be wrong: the job has FAILED, and lists it
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # further ones, by their titles
+    series: dict[str, list[tuple[int, float]]] = field(
+        default_factory=dict
+    )  # curves: a step and a value for each point
 
     @property
     def complaint(self) -> str | None:
@@ -254,11 +258,13 @@ class Record:
         """Read what result.json holds; raises ValueError, KeyError or TypeError when it is no record."""
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("a JSON object with a result was expected")
-        kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list}
+        kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list,
+                 "tables": dict, "series": dict}  # fmt: skip
         for key, kind in kinds.items():
             if not isinstance(values["result"].get(key, kind()), kind):
                 raise ValueError(f"result.{key} is no {kind.__name__}")
         result = Result(**values.pop("result"))
+        result.series = {name: [(step, value) for step, value in points] for name, points in result.series.items()}
         return cls(**{**values, "status": Status(values["status"]), "result": result})
 
 

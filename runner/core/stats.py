@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import combinations, pairwise
-from statistics import NormalDist
+from statistics import NormalDist, quantiles
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of the differences called detectable
 
@@ -226,6 +226,23 @@ def student_quantile(alpha: float, freedom: int) -> float:
     """Return what Student's t of so many degrees of freedom stays below, either sign, with probability 1 - alpha."""
     assert 0 < alpha < 1 <= freedom
     return _root(lambda t: _student_inside(t, freedom) - (1 - alpha), 0.0, 1e4 / alpha)
+
+
+RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float]:
+    """Return p50, p95 and p99, each the lowest value that so many are not above; nothing of no values."""
+    ordered = sorted(values)
+    return {name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered}
+
+
+def relative_spread(values: Sequence[float]) -> float:
+    """Return how far the quartiles lie apart, as a share of the median; infinity of fewer than three values."""
+    if len(values) < 3:
+        return math.inf
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle if middle else math.inf
 
 
 def _student_inside(t: float, freedom: int) -> float:

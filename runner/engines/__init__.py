@@ -9,6 +9,7 @@ from pathlib import Path
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import pipeline
+from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request
 from runner.engines.kinds import BaseCache, kind_of
 from runner.engines.session import Session
@@ -44,6 +45,10 @@ class LazyEngine:
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session of the real one."""
         return self._real.open(batch_size)
+
+    def arithmetic(self) -> Arithmetic | None:
+        """Pass the question on."""
+        return self._real.arithmetic()
 
     def close(self) -> None:
         """Let go of the weights, if there are any."""

@@ -18,6 +18,7 @@ from runner.core.machine import MIB
 from runner.core.result import BranchText, Call, Counted, FinishReason
 
 if TYPE_CHECKING:
+    from runner.engines.arithmetic import Arithmetic
     from runner.engines.session import Session
 
 
@@ -182,6 +183,8 @@ class Completion(Counted):
     cost_usd: float | None = None
     calls: list[Call] | None = None  # behind an answer that took more than one
     top: list[list[tuple[int, float]]] | None = None
+    # time.perf_counter() when each token came out, or each piece of text where tokens are not seen; None: not known
+    token_times: list[float] | None = None
 
 
 Event = Delta | Completion
@@ -305,6 +308,9 @@ class Engine(Protocol):
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session for requests; batch_size = the most rows at once, None = the generation group's."""
+
+    def arithmetic(self) -> Arithmetic | None:
+        """Return what the loaded model computes and reads, and how this machine's rates are measured; None: unknown."""
 
     def close(self) -> None:
         """Let go of the weights."""

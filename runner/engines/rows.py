@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,7 @@ class Row:
     logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
     greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
     top: list[list[tuple[int, float]]] = field(default_factory=list)  # what it would rather have said in their places
+    token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
     permanent: bool = field(init=False)  # the error: known before the model has seen the row, so it stays
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class Row:
             logprobs=self.logprobs or None,
             greedy=self.greedy or None,
             top=self.top or None,
+            token_times=self.token_times or None,
         )
 
     def unscore(self) -> None:
@@ -276,6 +279,7 @@ class Stopping:
             events.append(self.completion(row, FinishReason.error, seconds))
             return False
         row.tokens.append(token)
+        row.token_times.append(time.perf_counter())
         reason = self.reason(row)
         if row.request.deltas:
             self._tell(row, events, reason is not None)
@@ -313,8 +317,7 @@ class Stopping:
         tokens, request = row.tokens, row.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-        return text[: min(cuts)] if cuts else text
+        return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
 
     def fresh(self, row: Row) -> str:
         """Return the text that has come since the last delta, as far as no later token can change or cut it."""

@@ -22,12 +22,19 @@ def check_room(report: EngineReport, prompt_tokens: int, new_tokens: int) -> Non
 
 
 def synthetic_requests(
-    batch_size: int, prompt_tokens: int, new_tokens: int, vocab_size: int, seed: int, draw: int = 0
+    batch_size: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    vocab_size: int,
+    seed: int,
+    draw: int = 0,
+    shared_tokens: int = 0,
 ) -> list[Request]:
     """Return a batch of random token-id prompts that all decode new_tokens, the same for the same arguments.
 
     `draw` gives other prompts of the same shape. Rows differ from their first token on, and so do draws as a
-    rule: an engine that computes a shared prefix once would otherwise be measured at work it did not do.
+    rule: an engine that computes a shared prefix once would otherwise be measured at work it did not do. With
+    shared_tokens, that many tokens at the beginning are the same in all rows of a draw.
     """
     assert vocab_size >= 1
     low = vocab_size // 4  # the middle half: special tokens and padding rows lie at the two ends of the vocabulary
@@ -36,10 +43,14 @@ def synthetic_requests(
     firsts: list[int] = []
     while len(firsts) < batch_size:  # without repeats, as far as there are enough ids
         firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
+    shared_ids = random.Random(f"{seed}/{draw}/{prompt_tokens}/shared")
+    shared = [shared_ids.randrange(low, high) for _ in range(min(shared_tokens, prompt_tokens))]
     return [
         Request(
             id=row,
-            prompt=(first, *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1))),
+            prompt=(*shared, first, *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1)))[
+                :prompt_tokens
+            ],
             max_new_tokens=new_tokens,
             ignore_eos=True,
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from runner.core.stats import percentiles
 from runner.engines.base import EngineStats
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # upper ends of the histogram's classes
@@ -63,8 +63,6 @@ class Counters:
 
     def totals(self, stats: EngineStats) -> dict[str, float]:
         """Return the metrics of the job."""
-        times = sorted(self.seconds)
-        ranks = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
         return {
             "requests": self.requests,
             "answered": self.count(200),
@@ -76,7 +74,7 @@ class Counters:
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
             "peak_rows": stats.peak_rows,
-            **{f"answer_{name}_s": times[math.ceil(rank * len(times)) - 1] for name, rank in ranks.items() if times},
+            **{f"answer_{rank}_s": value for rank, value in percentiles(self.seconds).items()},
         }
 
     def prometheus(self, stats: EngineStats) -> str:

@@ -115,6 +115,8 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     client, run_id, result = tracker.client, tracker.run_id, record.result
     now_ms = int(time.time() * 1000)
     metrics = [Metric(_legal(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)]
+    for key, points in result.series.items():
+        metrics += [Metric(_legal(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
     tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     with clear_errors(tracker.store.uri, kept=job.folder):

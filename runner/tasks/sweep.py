@@ -1,56 +1,49 @@
-"""Speed over batch sizes × prompt lengths: time to first token, prefill and decode tokens per second.
+"""Speed over batch sizes × prompt lengths × new tokens × shared prompts, next to what this machine can do at most.
 
-Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine hits
-all cells alike. A cell that does not fit in memory becomes a row with a note; the others go on.
+Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine hits all cells
+alike; the machine's own limits are measured after each round. A cell that does not fit in memory becomes a row with a
+note; the others go on. Behind the cells, requests may come by a clock (`task.arrival_rates`).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import product
-from statistics import median
+import json
+import logging
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
+from runner.core import child, machine
+from runner.core.energy import Energy
 from runner.core.errors import JobFailed
 from runner.core.result import RepeatLog, Result
-from runner.engines.base import FEWER_ROWS, Capability, Engine, EngineReport, complete, require
-from runner.engines.synthetic import VOCABULARY, check_room, synthetic_requests
+from runner.engines.base import FEWER_ROWS, Capability, require
+from runner.engines.synthetic import check_room
+from runner.speed import arrivals, tables
+from runner.speed.arrivals import Load
+from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
+from runner.speed.limits import Limits
+from runner.speed.pictures import POINTS
+from runner.store.jobs import Job, Recorder, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
 
-VERSION = 1
+VERSION = 2
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
 FROM_LEDGER = True
 
-OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # by name: the stub's machine may have no torch
 
+MOST_NOISY = 0.25  # of the cells: where more are too noisy to tell, the job is
 
-@dataclass
-class Cell:
-    """One batch size and prompt length, and what was measured there."""
-
-    batch_size: int
-    prompt_tokens: int
-    repeats: list[dict[str, float]] = field(default_factory=list)  # figures of each run after the warm-up
-    peak_rss_mib: float = 0.0
-    note: str = ""  # why there are no numbers
-
-    @property
-    def key(self) -> str:
-        """The cell's name in metrics."""
-        return f"batch_{self.batch_size}_prompt_{self.prompt_tokens}"
-
-    def values(self, name: str) -> list[float]:
-        """Return one figure of every run after the warm-up."""
-        return [repeat[name] for repeat in self.repeats]
-
-
-FIGURES = ("ttft_s", "prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s", "seconds")  # as far as they are seen
 NOT_SEEN = "prefill and decode cannot be told apart from here: output tok/s counts whole answers, network and all"
+IN_PIECES = "tokens come in pieces of text from here: the gaps between tokens are those between pieces"
+NO_TIMES = "this engine does not tell when each token came, so there are no gaps between tokens"
+NO_ARITHMETIC = "what this model computes and reads is not known here, so its cells are not compared with the machine"
+NO_LIMITS = "there was too little memory to measure what this machine can do at most"
+IN_CACHE = "decoding read more than main memory gives: the weights, or a part of them, stay in the processor's caches"
+
+log = logging.getLogger(__name__)
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
@@ -59,113 +52,152 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
 
 
 def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
-    """Measure every cell `repeats` times."""
+    """Measure every cell `repeats` times, and then each rate of requests."""
     config, engine, recorder = context.config, context.engine(), context.recorder
     task = config.task
     assert isinstance(task, SweepConfig)
     require(engine, "task=sweep", [Capability.token_ids, Capability.fixed_length])
-    free_mib = machine.available_mib()
-    with recorder.progress(None, "sweep: loading") as bar:
+    free_mib, company = machine.available_mib(), machine.Company()
+    with recorder.progress(None, "sweep: loading"):
         report = engine.load()
-    check_room(report, max(task.prompt_tokens), task.new_tokens)
-    cells = [Cell(batch, prompt) for batch, prompt in product(task.batch_sizes, task.prompt_tokens)]
-    log = RepeatLog(recorder.folder)
+    check_room(report, max(task.prompt_tokens), max(task.new_tokens))
+    limits = Limits(engine.arithmetic())
+    on_gpus, is_here = "cuda" in report.facts.get("device", ""), Capability.own_memory in engine.capabilities
+    energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
+    stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy)
+    cells = measure_cells(task, stopwatch, limits, recorder)
+    measured = [cell for cell in cells if not cell.note]
+    if not measured:
+        raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
+    loads = measure_loads(task, stopwatch, recorder)
+    knee = arrivals.knee_of(loads)
+
+    result = Result(dict(report.metrics), tables.rows_of_cells(cells, task), dict(report.facts), list(report.notes))
+    result.metrics |= _best(measured) | {
+        "load_s": engine.stats.load_s,
+        "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
+        "cells": len(cells),
+        "cells_not_measured": len(cells) - len(measured),
+        "noisy_cells": sum(cell.is_noisy for cell in cells),
+        **tables.metrics_of_cells(measured, limits),
+        **tables.metrics_of_loads(loads),
+    }
+    if limits.best is not None:
+        result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
+        result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
+    if knee is not None:
+        result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it lies below the lowest rate
+    result.tables = (
+        {"between tokens, and beside what the machine can do": tables.rows_of_limits(measured, task, limits)}
+        if measured[0].figures
+        else {}
+    )
+    if loads:
+        result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, knee.rate if knee else None)
+    result.series = tables.series_of(measured, loads, task)
+    result.facts |= {"measured": company.describe(), "machine": machine.name()}
+    result.facts["noise"] = noise_said(cells, limits, company.beside())
+    result.notes += _notes(cells, stopwatch, limits)
+    result.notes += [knee.words] if knee is not None else []
+    result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
+    if len(measured) < len(cells) and report.facts.get("device") == "cpu":
+        result.ran_short_mib = free_mib
+    title = f"{Path(config.model.name).name}, {config.quantization.name}, {report.facts.get('device', 'elsewhere')}"
+    points = tables.points_of(title, cells, loads, knee.rate if knee else None)
+    write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
+    if task.pictures:
+        draw(recorder.folder)
+    return result
+
+
+def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Draw the pictures that were not asked for then."""
+    assert isinstance(config.task, SweepConfig)
+    if config.task.pictures and (job.folder / POINTS).exists() and not list(job.folder.glob("*.png")):
+        draw(job.folder)
+
+
+def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: Limits, recorder: Recorder) -> list[Cell]:
+    """Run all cells in rounds; the first ones do not count."""
+    cells, repeats = cells_of(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.progress(rounds * len(cells), "sweep") as bar:
         for number in range(rounds):
             for cell in cells:
                 bar.describe(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
-                figures = None if cell.note else run_cell(task, config.seed, engine, report, cell, number)
+                figures = None if cell.note else stopwatch.run(cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
-                    log.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
+                    repeats.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
                 bar.advance(1)
-    if all(cell.note for cell in cells):
-        raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
-    result = summarize(cells, report, engine.stats.load_s)
-    if any(cell.note for cell in cells) and report.facts.get("device") == "cpu":
-        result.ran_short_mib = free_mib
-    result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
-    return result
+            limits.measure()  # behind the round: it takes memory, and the first round measures that
+    return cells
 
 
-def run_cell(
-    task: SweepConfig, seed: int, engine: Engine, report: EngineReport, cell: Cell, number: int
-) -> dict[str, float] | None:
-    """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
-    shape = cell.batch_size, cell.prompt_tokens, task.new_tokens
-    requests = synthetic_requests(*shape, int(report.metrics.get("vocab_size", VOCABULARY)), seed, draw=number)
-    if number == 0:
-        machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
-    before, said = replace(engine.stats), len(engine.stats.notes)
-    started = time.perf_counter()
-    try:
-        completions = list(complete(engine, requests, batch_size=cell.batch_size))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        cell.note = f"out of memory: {' '.join(str(error).split())[:200]}"
-        return None
-    seconds = time.perf_counter() - started
-    failed = [completion.error for completion in completions if completion.error]
-    failed += [note for note in engine.stats.notes[said:] if note.startswith(FEWER_ROWS)]  # a smaller batch, then
-    tokens = [it.tokens for it in completions]
-    if set(tokens) != {task.new_tokens} and not failed:
-        failed = [f"an answer had {min(tokens)} tokens, where {task.new_tokens} were asked for"]
-    if failed:
-        cell.note = failed[0]
-        return None
-    if number == 0:
-        cell.peak_rss_mib = machine.peak_rss_mib()
-    spent = engine.stats - before
-    speed = {key: value for key, value in spent.speed.items() if key in FIGURES}
-    return {
-        "ttft_s": median(completion.first_token_s for completion in completions),
-        **(speed or {"output_tok_per_s": sum(tokens) / seconds}),
-        "seconds": seconds,
-    }
+def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -> list[Load]:
+    """Let requests come at each rate, the lowest one first; rates beyond one that did not fit are not tried."""
+    loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed)
+    with recorder.progress(sum(len(load.asked) for load in loads), "sweep") as bar:
+        for at, load in enumerate(loads):
+            bar.describe(f"sweep: {load.rate:g} requests/s")
+            arrivals.run_load(stopwatch.engine, load, lambda: bar.advance(1))
+            if not load.seconds:
+                for later in loads[at + 1 :]:
+                    later.note = f"not tried: {load.rate:g} requests/s did not fit"
+                break
+    return loads
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on the GPU or on the CPU."""
-    named = any(kind.__name__ in OUT_OF_MEMORY for kind in type(error).__mro__)
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))  # torch on a CPU
+def draw(folder: Path) -> None:
+    """Draw the pictures in a process of its own: what a plotting library takes would stay with this one."""
+    process = child.start("-m", "runner.speed.pictures", str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, said = process.communicate()
+    if process.returncode:
+        last = said.decode(errors="replace").strip().rpartition("\n")[2]
+        log.warning("no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last)
 
 
-def summarize(cells: list[Cell], report: EngineReport, load_s: float) -> Result:
-    """Put the cells together: medians and spreads, one row per cell, and the best cell."""
+def noise_said(cells: list[Cell], limits: Limits, beside: str) -> str:
+    """Say whether the machine was quiet enough to tell figures from noise: by how far quartiles of speeds lie apart."""
+    known = [cell for cell in cells if cell.noise is not None]
+    if not known:
+        return f"unknown: it takes {ENOUGH_TO_TELL} repeats or more to tell"
+    noisy = sum(cell.is_noisy for cell in known)
+    reasons = []
+    if noisy > MOST_NOISY * len(known):
+        reasons.append(f"{noisy} of {len(known)} cells vary by more than {NOISY:.0%}")
+    if limits.noise > NOISY:
+        reasons.append(f"the machine's own rates vary by {limits.noise:.0%}")
+    if beside:
+        reasons.append(beside)
+    if reasons:
+        return f"too noisy to tell: {'; '.join(reasons)}"
+    return f"quiet: {len(known) - noisy} of {len(known)} cells vary by {NOISY:.0%} or less"
+
+
+def _best(cells: list[Cell]) -> dict[str, float]:
+    speed = tables.speed_of(cells)
+    best = max(cells, key=lambda cell: cell.median(speed))
+    place = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
+    return {f"best_{speed}": best.median(speed), **place}
+
+
+def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: Limits) -> list[str]:
+    """Say what a reader of the numbers has to know."""
     measured = [cell for cell in cells if not cell.note]
-    figures = [name for name in FIGURES if name in measured[0].repeats[0]]
-    speed = "decode_tok_per_s" if "decode_tok_per_s" in figures else "output_tok_per_s"
-    best = max(measured, key=lambda cell: median(cell.values(speed)))
-    metrics: dict[str, float] = dict(report.metrics)
-    metrics |= {
-        "load_s": load_s,
-        f"best_{speed}": median(best.values(speed)),
-        "best_batch_size": best.batch_size,
-        "best_prompt_tokens": best.prompt_tokens,
-        "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
+    figures = measured[0].figures
+    shares: list[dict[str, Any]] = [limits.shares(cell) for cell in measured]
+    said = {
+        NOT_SEEN: "output_tok_per_s" in figures,
+        NO_TIMES: "itl_p50_s" not in figures,
+        IN_PIECES: stopwatch.in_pieces,
+        NO_ARITHMETIC: limits.arithmetic is None and "decode_tok_per_s" in figures,
+        NO_LIMITS: limits.best is None and WORK[0] in figures,
+        IN_CACHE: any(share and share["decode_read_share"] > 1 for share in shares),
     }
-    aggregates: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
-    for cell in measured:
-        for name, (suffix, aggregate) in product(figures, aggregates.items()):
-            metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
-        metrics[f"peak_rss_mib/{cell.key}"] = cell.peak_rss_mib
-    notes, rows = list(report.notes), [_row(cell, figures, speed) for cell in cells]
-    notes += [NOT_SEEN] if speed == "output_tok_per_s" else []
+    notes = [note for note, applies in said.items() if applies]
+    if not stopwatch.energy.sources:
+        notes += [f"no energy: {why}" for why in stopwatch.energy.why_not]
     if len(measured) < len(cells):
-        rows = [row | {"note": cell.note} for cell, row in zip(cells, rows, strict=True)]
         notes.append(f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes")
-    return Result(metrics, rows, dict(report.facts), notes)
-
-
-def _row(cell: Cell, figures: list[str], speed: str) -> dict[str, Any]:
-    """One line of the table; a cell that does not fit has no numbers."""
-    row: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
-    for name in figures:
-        digits = 1 if name.endswith("_tok_per_s") else 4 if name == "ttft_s" else 3
-        row[name] = None if cell.note else round(median(cell.values(name)), digits)
-        if name == speed:
-            spread = None if cell.note else f"{min(cell.values(name)):.1f}–{max(cell.values(name)):.1f}"
-            row[f"{name.partition('_')[0]}_spread"] = spread
-    return row | {"peak_rss_mib": None if cell.note else round(cell.peak_rss_mib, 1)}
+    return notes

@@ -87,6 +87,7 @@ def test_menu_defaults_equal_the_schema() -> None:
     assert config.model == LocalModelConfig(name="embedded")
     assert composed("model=stub").model == StubConfig()
     assert composed("task=sweep").task == SweepConfig()
+    assert composed("task=sweep", "task.new_tokens=[32]").task == composed("task=sweep", "task.new_tokens=32").task
     assert composed("task=memory").task == MemoryConfig()
     assert composed("task=split").task == SplitConfig()
     assert composed("quantization=nf4").quantization == Nf4Config()
@@ -156,6 +157,11 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: SweepConfig(prompt_tokens=[0]), "task.prompt_tokens="),
         (lambda: SweepConfig(batch_sizes=[2, 2]), "each number may stand only once"),
         (lambda: SweepConfig(new_tokens=1), "task.new_tokens=1"),
+        (lambda: SweepConfig(new_tokens="many"), "task.new_tokens=.*give whole numbers"),
+        (lambda: SweepConfig(shared_prefix=[0, 1.5]), "task.shared_prefix=.*from 0 to 1"),
+        (lambda: SweepConfig(arrival_rates=[1, 0]), "task.arrival_rates=.*above 0: requests a second"),
+        (lambda: SweepConfig(arrival_s=0), "task.arrival_s=0: must be above 0"),
+        (lambda: SweepConfig(arrival_requests=1), "task.arrival_requests=1: must be 2 or more"),
         (lambda: MemoryConfig(repeats=0), "task.repeats=0"),
         (lambda: TrackingConfig(experiment=""), "tracking.experiment=''"),
     ],

@@ -23,7 +23,9 @@ from runner.core.stats import (
     holm,
     mcnemar_exact,
     paired_difference_interval,
+    percentiles,
     rank_sum_exact,
+    relative_spread,
     student_quantile,
     unpaired_detectable_difference,
     unpaired_difference_interval,
@@ -432,3 +434,19 @@ def test_three_repeats_have_nothing_but_their_range() -> None:
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 101])
 def test_student_is_scipys(alpha: float, freedom: int) -> None:
     assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-6)
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(value) for value in random.Random(0).sample(range(1000), 250)]
+    found = percentiles(values)
+    expected = np.percentile(values, [50, 95, 99], method="inverted_cdf")
+    assert list(found.values()) == pytest.approx(list(expected))
+    assert percentiles([3.0]) == {"p50": 3.0, "p95": 3.0, "p99": 3.0}
+    assert percentiles([]) == {}
+
+
+def test_the_relative_spread_is_that_of_the_quartiles() -> None:
+    values = [10.0, 12.0, 9.0, 30.0, 11.0]
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    assert relative_spread(values) == pytest.approx((high - low) / middle)
+    assert relative_spread([1.0, 2.0]) == math.inf

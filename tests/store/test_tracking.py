@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runner.checkpoints.resolve import resolve
+from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError, TrackingError
@@ -191,3 +192,18 @@ def test_a_server_that_is_not_there(make_config: Make, monkeypatch: pytest.Monke
     config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
     with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):
         run(config)
+
+
+def test_curves_are_series_with_steps_and_pictures_are_artifacts(logged: Make) -> None:
+    from mlflow import MlflowClient
+
+    task = SweepConfig(batch_sizes=[1, 2], prompt_tokens=[4, 8], new_tokens=2, repeats=2)
+    record = run(logged(task=task))
+    client = MlflowClient(record.mlflow_uri)
+    assert record.mlflow_run_id is not None
+    for key, points in record.result.series.items():
+        logged_points = client.get_metric_history(record.mlflow_run_id, key)
+        assert sorted((point.step, point.value) for point in logged_points) == points
+    assert len(record.result.series["decode_tok_per_s/over_batch_size_prompt_8"]) == 2
+    files = {item.path for item in client.list_artifacts(record.mlflow_run_id)}
+    assert files >= {"points.json", "throughput_latency.png", "speed_batch.png", "ttft_prompt.png"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -18,9 +21,13 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import read_repeats
 from runner.engines import open_engine
+from runner.engines.arithmetic import Rates
 from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.kinds.stub import StubEngine, StubSession
 from runner.engines.synthetic import synthetic_requests
+from runner.run import run
+from runner.speed.cells import Cell
+from runner.speed.limits import Limits
 from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep
 
@@ -33,6 +40,7 @@ COLUMNS = [
     "decode_tok_per_s",
     "decode_spread",
     "seconds",
+    "noise",
     "peak_rss_mib",
 ]
 
@@ -82,7 +90,7 @@ class SpySession(StubSession):
 
 def small(**keys: Any) -> SweepConfig:
     plain: dict[str, Any] = {"batch_sizes": [1, 2], "prompt_tokens": [4, 8], "new_tokens": 3, "repeats": 2, "warmup": 1}
-    return SweepConfig(**(plain | keys))
+    return SweepConfig(**(plain | {"pictures": False} | keys))
 
 
 def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorder) -> None:
@@ -131,13 +139,13 @@ def test_prompts_of_one_token_and_of_a_tiny_vocabulary() -> None:
     assert len(synthetic_requests(1, 3, 2, vocab_size=1, seed=0)[0].prompt) == 3
 
 
-class OutOfMemoryError(RuntimeError):
-    """Named as torch's."""
-
-
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("no room"), OutOfMemoryError("no room"), RuntimeError("can't allocate memory: no room")],
+    [
+        MemoryError("no room"),
+        RuntimeError("CUDA out of memory: no room"),
+        RuntimeError("can't allocate memory: no room"),
+    ],
 )
 def test_a_cell_out_of_memory_becomes_a_note(make_config: MakeConfig, recorder: Recorder, error: Exception) -> None:
     config = make_config(task=small())
@@ -170,14 +178,131 @@ def test_a_prompt_too_long_is_refused_before_the_first_run(make_config: MakeConf
     assert engine.calls == []
 
 
+def test_names_mention_an_axis_with_several_values(make_config: MakeConfig, recorder: Recorder) -> None:
+    task = small(batch_sizes=[2], prompt_tokens=[40], new_tokens=[3, 5], shared_prefix=[0, 0.9])
+    config = make_config(task=task)
+    engine = Spy(config)
+    result = work(sweep, config, recorder, engine)
+    names = [f"batch_2_prompt_40_new_{new}_shared_{share}" for new in (3, 5) for share in (0, 90)]
+    assert [key.partition("/")[2] for key in result.metrics if key.startswith("ttft_s/")] == names
+    assert [(row["new_tokens"], row["shared_prefix"]) for row in result.rows] == [(3, 0), (3, 0.9), (5, 0), (5, 0.9)]
+    plain, shared, *_ = engine.requests
+    assert plain[0].prompt[0] != plain[1].prompt[0]
+    assert shared[0].prompt[:36] == shared[1].prompt[:36]
+    assert shared[0].prompt[36] != shared[1].prompt[36]
+    assert all(len(request.prompt) == 40 for call in engine.requests for request in call)
+
+
 def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
-    config = make_config(model=LocalModelConfig(name=str(tiny_llama), device="cpu"), task=small())
+    task = small(prompt_tokens=[4, 300], new_tokens=8, repeats=3, warmup=0, shared_prefix=[0.5], arrival_rates=[50, 200],
+                 arrival_requests=6, pictures=True)  # fmt: skip
+    config = make_config(model=LocalModelConfig(name=str(tiny_llama), device="cpu"), task=task)
     engine = open_engine(config)
     result = work(sweep, config, recorder, engine)
+    metrics = result.metrics
     assert len(result.rows) == 4
-    assert all(row["ttft_s"] > 0 and row["decode_tok_per_s"] > 0 for row in result.rows)
-    assert all(row["ttft_s"] <= row["seconds"] for row in result.rows)
-    assert result.metrics["load_s"] > 0
+    assert all(0 < row["ttft_s"] <= row["seconds"] for row in result.rows)
+    assert metrics["load_s"] > 0
     assert result.ran_short_mib is None
-    # 3 runs of every cell: (1 + 1 + 2 + 2 rows) x 2 tokens after the first
-    assert engine.stats.decode_tokens == 3 * 6 * 2
+    # 3 runs of every cell: (1 + 1 + 2 + 2 rows) x 7 tokens after the first; then two rates of 6 requests
+    assert engine.stats.decode_tokens == 3 * 6 * 7 + 2 * 6 * 7
+    assert engine.stats.shared_tokens == 3 * 2 * 150, "half of a prompt of 300 tokens, which two rows have in common"
+    for row in result.tables["between tokens, and beside what the machine can do"]:
+        assert 0 < row["itl_p50_s"] <= row["itl_p95_s"] <= row["itl_p99_s"]
+        assert row["decode_nearer_to"] in ("bandwidth", "matrix rate")
+    for cell in ("batch_1_prompt_4", "batch_2_prompt_300"):
+        decode, read = metrics[f"decode_gb_per_s/{cell}"], metrics["read_gb_per_s"]
+        assert metrics[f"decode_read_share/{cell}"] == pytest.approx(decode / read)
+        gaps = 7 * metrics[f"itl_p50_s/{cell}"] + metrics[f"ttft_s/{cell}"]
+        assert gaps == pytest.approx(metrics[f"seconds/{cell}"], rel=0.6), "first token and gaps make up the whole"
+    slow, quick = result.tables["requests that come by a clock"]
+    assert (slow["requests_per_s"], slow["requests"]) == (50, 6)
+    assert 0 < quick["ttft_p50_s"] <= quick["answer_p50_s"] <= quick["answer_p99_s"]
+    assert ("knee_requests_per_s" in metrics) == ("knee" in (slow["keeps_up"], quick["keeps_up"]))
+    curve = result.series["decode_tok_per_s/over_batch_size_prompt_300"]
+    assert curve == [(batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)]
+    steps = [step for step, _ in result.series["answer_p95_s/over_requests_per_minute"]]
+    assert steps == [3000, 12000]
+    drawn = {file.stem: file.read_bytes()[:4] for file in recorder.folder.glob("*.png")}
+    assert drawn == dict.fromkeys(("throughput_latency", "speed_batch", "ttft_prompt", "latency_load"), b"\x89PNG")
+
+
+def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_config: MakeConfig) -> None:
+    done = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2)))
+    folder = Path(done.output_dir)
+    assert not list(folder.glob("*.png"))
+    again = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2, pictures=True)))
+    assert (again.job_id, again.from_ledger) == (done.job_id, True)
+    assert len(list(folder.glob("*.png"))) == 4
+    assert again.result.series == done.result.series
+
+
+@pytest.mark.parametrize(
+    ("spreads", "machine_noise", "beside", "said"),
+    [
+        ([0.01, 0.02, 0.03, 0.2], 0.0, "", "quiet: 3 of 4 cells vary by 10% or less"),
+        ([0.01, 0.02, 0.3, 0.2], 0.0, "", "too noisy to tell: 2 of 4 cells vary by more than 10%"),
+        ([0.01], 0.15, "", "too noisy to tell: the machine's own rates vary by 15%"),
+        ([0.01], 0.0, "beside other work on 1.2 of 2 cores", "too noisy to tell: beside other work"),
+        ([], 0.0, "", "unknown: it takes 3 repeats"),
+    ],
+)
+def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, said: str) -> None:
+    def repeats(spread: float) -> list[dict[str, float]]:
+        return [{"decode_tok_per_s": value} for value in (100 - 50 * spread, 100 - 50 * spread, 100, 100 + 50 * spread,
+                                                          100 + 50 * spread)]  # fmt: skip
+
+    cells = [Cell(1, 1, 2, key=str(at), repeats=repeats(spread)) for at, spread in enumerate(spreads or [0.5])]
+    if not spreads:
+        cells[0].repeats = cells[0].repeats[:2]
+    limits = Limits(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
+    assert sweep.noise_said(cells, limits, beside).startswith(said)
+
+
+# As above, in a process whose address space ends soon behind what it has when the model is loaded.
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+from tasking import work
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.measures import SweepConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.engines import open_engine
+from runner.engines.arithmetic import Rates
+from runner.engines.base import Request, complete
+from runner.quantization.base import QuantizationConfig
+from runner.store.jobs import Job, Recorder
+from runner.tasks import sweep
+
+folder = Path(sys.argv[1])
+task = SweepConfig(batch_sizes=[1, 128, 2], prompt_tokens=[500], new_tokens=4, repeats=2, pictures=False)
+config = RunnerConfig(model=LocalModelConfig(name="embedded", device="cpu"), quantization=QuantizationConfig(),
+    lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(name="greedy"), task=task,
+    tracking=TrackingConfig(name="none"), output_dir=str(folder))
+engine = open_engine(config)
+list(complete(engine, [Request(0, (5, 6, 7), max_new_tokens=4, ignore_eos=True)]))  # threads and buffers are there
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 100 * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+result = work(sweep, config, Recorder(Job("limited", folder)), engine)
+print(json.dumps([result.rows, result.notes, result.metrics["cells_not_measured"]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
+def test_a_real_memory_limit_makes_a_note_of_a_cell_and_the_rest_goes_on(tmp_path: Path) -> None:
+    support = Path(__file__).parents[1] / "support"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(support)}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (first, large, last), notes, missing = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (first["note"], last["note"], missing) == ("", "", 1)
+    assert first["decode_tok_per_s"] > 0
+    assert last["decode_tok_per_s"] > 0
+    assert large["note"].startswith("memory ran out")
+    assert large["decode_tok_per_s"] is None
+    assert "there was too little memory to measure what this machine can do at most" in notes

@@ -63,6 +63,9 @@ class StubEngine:
         """Open a session; it answers one request at a time."""
         return StubSession(self)
 
+    def arithmetic(self) -> None:
+        """Nothing is computed."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -12,6 +12,7 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
+from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
@@ -25,6 +26,7 @@ from runner.engines.local.plain_batches import PlainBatches, Way
 from runner.engines.local.plain_probe import plain_way
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
+from runner.engines.local.rates import arithmetic_of
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
@@ -83,6 +85,10 @@ class LocalEngine:
         if not self.stats.peak_pass_tokens:
             restart_cuda(loaded)
         return LocalSession(self, loaded, batch_size)
+
+    def arithmetic(self) -> Arithmetic | None:
+        """Return the loaded model in numbers."""
+        return arithmetic_of(self._model())
 
     def close(self) -> None:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""

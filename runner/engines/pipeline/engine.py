@@ -78,6 +78,9 @@ class PipelineEngine:
         self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
         return PipelineSession(self.stages)
 
+    def arithmetic(self) -> None:
+        """Its stages have machines of their own."""
+
     def close(self) -> None:
         """End the other processes: in peace where nothing is under way, else whatever they are doing."""
         stages, self._stages = self._stages, None

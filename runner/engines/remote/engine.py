@@ -77,6 +77,9 @@ class ApiEngine:
             )
         return ApiSession(self, batch_size or self.config.generation.batch_size or most)
 
+    def arithmetic(self) -> None:
+        """The machine is the server's."""
+
     def close(self) -> None:
         """Close all connections."""
         if self._server is not None:

@@ -90,6 +90,9 @@ class HybridEngine:
         """Open a session with both."""
         return HybridSession(self, batch_size)
 
+    def arithmetic(self) -> None:
+        """What the teacher does is not seen."""
+
     def close(self) -> None:
         """Let go of both."""
         if self.student is not None:

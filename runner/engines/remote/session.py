@@ -40,12 +40,14 @@ class Asked:
     by: str | None = None
     usage: tuple[int, int] | None = None  # tokens of the prompt, and new ones
     first_token_s: float = 0.0
+    times: list[list[float]] = field(default_factory=list)  # of each choice: when its pieces of text came
     texts: list[str] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
 
     def begin(self) -> None:
         """Forget what came of an earlier try."""
         self.texts, self.reasons = [""] * self.request.n, [None] * self.request.n
+        self.times = [[] for _ in self.texts]
         self.usage, self.first_token_s = None, 0.0
 
     @property
@@ -62,7 +64,8 @@ class Asked:
             if not isinstance(text, str) or not 0 <= number < len(self.texts):
                 raise ValueError("a choice that was not asked for, or one without text")
             if text and self.reasons[number] is None:
-                self.first_token_s = self.first_token_s or time.perf_counter() - self.started
+                self.times[number].append(time.perf_counter())
+                self.first_token_s = self.first_token_s or self.times[number][0] - self.started
                 self.texts[number] += text
                 fresh.append(Delta(self.request.id, number, text))
             if choice.finish_reason is not None:
@@ -234,5 +237,6 @@ class ApiSession(Session):
                 new_tokens=new_tokens if first else 0,
                 by=asked.by,
                 cost_usd=self.engine.cost(prompt_tokens, new_tokens) if first else None,
+                token_times=asked.times[choice] or None,
             )
             self._news.put(completion)

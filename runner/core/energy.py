@@ -1,0 +1,101 @@
+"""The energy that processors have taken, from counters that count by themselves: RAPL of CPUs, NVML of NVIDIA GPUs.
+
+Both count the whole processor, whoever makes it work. A counter that cannot be read is no zero: `why_not` says it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+POWERCAP = Path("/sys/class/powercap")
+MICRO, MILLI = 1e-6, 1e-3
+
+
+@dataclass
+class Energy:
+    """The counters that can be read here."""
+
+    root: Path = POWERCAP
+    with_gpus: bool = False  # the model is on GPUs: only then are they asked
+    is_elsewhere: bool = False  # what works is another machine: nothing here is asked
+    why_not: list[str] = field(default_factory=list)  # of each kind that cannot be read
+
+    def __post_init__(self) -> None:
+        if self.is_elsewhere:
+            self.why_not.append("the processors that work are another machine's")
+        self._packages = [] if self.is_elsewhere else self._readable_packages()
+        self._library: Any
+        self._library, self._gpus = self._readable_gpus() if self.with_gpus else (None, [])
+
+    @property
+    def sources(self) -> str:
+        """What is counted, in words; empty where nothing is."""
+        names = [f"{len(self._packages)} CPU packages (RAPL)"] if self._packages else []
+        return " and ".join([*names, *([f"{len(self._gpus)} GPUs (NVML)"] if self._gpus else [])])
+
+    def read(self) -> Reading:
+        """Return what the counters say now."""
+        packages = {folder: int((folder / "energy_uj").read_text()) for folder in self._packages}
+        return Reading(packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus])
+
+    def joules(self, earlier: Reading) -> float | None:
+        """Return the energy since an earlier reading; None where nothing can be read."""
+        if not self.sources:
+            return None
+        now, total = self.read(), 0.0
+        for folder, microjoules in now.packages.items():
+            passed = microjoules - earlier.packages[folder]
+            if passed < 0:  # it has begun anew: every some minutes, when it is full
+                passed += int((folder / "max_energy_range_uj").read_text())
+            total += passed * MICRO
+        return total + MILLI * sum(later - before for later, before in zip(now.gpus, earlier.gpus, strict=True))
+
+    def _readable_packages(self) -> list[Path]:
+        """Return the folders of whole CPU packages; what lies below them are parts of the same."""
+        found = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
+        if not found:
+            self.why_not.append("no energy counter of the CPU (RAPL) is shown here, as in most virtual machines")
+        try:
+            for folder in found:
+                int((folder / "energy_uj").read_text())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it holds no number"
+            self.why_not.append(f"the CPU's energy counter {found[0]}/energy_uj cannot be read: {reason}")
+            return []
+        return found
+
+    def _readable_gpus(self) -> tuple[Any, list[Any]]:
+        """Return NVML and those GPUs that this process may use."""
+        try:
+            library: Any = importlib.import_module("pynvml")
+        except ImportError:
+            self.why_not.append("GPUs tell their energy through the package pynvml, which is not installed")
+            return None, []
+        try:
+            library.nvmlInit()
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            names = (
+                [str(number) for number in range(library.nvmlDeviceGetCount())]
+                if visible is None
+                else [name.strip() for name in visible.split(",") if name.strip()]
+            )
+            by = library.nvmlDeviceGetHandleByIndex, library.nvmlDeviceGetHandleByUUID
+            gpus = [by[0](int(name)) if name.isdigit() else by[1](name) for name in names]
+            for gpu in gpus:
+                library.nvmlDeviceGetTotalEnergyConsumption(gpu)
+        except library.NVMLError as error:
+            self.why_not.append(f"the GPUs' energy counters cannot be read: {error}")
+            return None, []
+        return library, gpus
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the counters said at one time: microjoules of CPU packages, millijoules of GPUs."""
+
+    packages: dict[Path, int]
+    gpus: list[int]

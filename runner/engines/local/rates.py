@@ -1,0 +1,124 @@
+"""What this machine can do at most, measured in the process and with the threads that the engine has."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.core.machine import MIB
+from runner.engines.arithmetic import Arithmetic, Rates
+from runner.engines.local.fast_layers import why_no_packing
+from runner.models.load import Loaded
+
+ROWS = 512
+LARGE = 2048  # a square matrix of this size is far beyond what calling a product costs
+MOST_FLOP = 1e10  # of the products of one round
+READ_MIB = {"cpu": 256, "cuda": 2048}  # many times what the caches hold
+TRIES = 2  # the quickest counts: the limit is what is possible
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # of which each token sees a few
+
+
+def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
+    """Return the model in numbers; None where a token does not go through all of its weights, or its shape is unknown.
+
+    Weights are counted as the model has them, also where the engine's own layout holds a copy.
+    """
+    model, settings = loaded.model, loaded.model.config.get_text_config()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embedding is None or any(getattr(settings, name, None) for name in EXPERTS):
+        return None
+    try:
+        layers, heads = settings.num_hidden_layers, settings.num_attention_heads
+        dim = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+        kv_heads = getattr(settings, "num_key_value_heads", None) or heads
+    except AttributeError:
+        return None
+    is_tied = head.weight is embedding.weight
+    head_parameters = settings.vocab_size * settings.hidden_size
+    beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
+    shapes = Counter((one.out_features, one.in_features) for one in model.modules() if type(one) is nn.Linear)
+    dtype: torch.dtype = model.dtype
+    return Arithmetic(
+        layer_parameters=int(loaded.metrics["parameters"]) - beside,
+        head_parameters=head_parameters,
+        attention_flop=4 * layers * heads * dim,  # a query with a key, and a weight with a value
+        weight_bytes=int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes),
+        kv_bytes=2 * layers * kv_heads * dim * dtype.itemsize,
+        dtype=str(dtype).removeprefix("torch."),
+        measure=partial(machine_rates, list(shapes), dtype, loaded.device),
+    )
+
+
+def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Rates:
+    """Measure products of these shapes and of a large square, in the quickest layout, and reading of main memory."""
+    once = Counter(set(shapes))
+    parameters = sum(out * into for out, into in once)
+    rows = int(min(ROWS, max(MOST_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
+    large = product_rates(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
+    own = product_rates(once, dtype, rows, TRIES, device) if once else {}
+    return Rates(max([*large.values(), *own.values()]), read_rate(device))
+
+
+@torch.inference_mode()
+def product_rates(
+    shapes: Counter[tuple[int, int]],
+    dtype: torch.dtype,
+    row_count: int,
+    tries: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
+) -> dict[str, float]:
+    """GFLOP/s of products of these shapes: plain and, on a CPU, with weights laid out by oneDNN as the engine does."""
+    flop, seconds = 0.0, {"plain": 0.0}
+    if device.type == "cpu" and not why_no_packing(dtype):
+        seconds["packed"] = 0.0
+    for (out, into), count in shapes.items():
+        rows = torch.randn(row_count, into, dtype=dtype, device=device)
+        weight = torch.randn(out, into, dtype=dtype, device=device)
+        flop += 2.0 * row_count * out * into * count
+        for name in seconds:
+            product: Callable[[], Any] = partial(nn.functional.linear, rows, weight)
+            if name == "packed":
+                packed = torch.ops.mkldnn._reorder_linear_weight(weight, row_count)
+                product = partial(torch.ops.mkldnn._linear_pointwise, rows, packed, None, "none", [], "")
+            seconds[name] += _quickest(product, tries, device) * count
+    return {name: flop / took / 1e9 for name, took in seconds.items()}
+
+
+@torch.inference_mode()
+def read_rate(device: torch.device) -> float:
+    """GB/s of reading memory once, from one end to the other, by the quicker of two ways."""
+    size = READ_MIB[device.type] * MIB
+    if device.type == "cpu":  # not from the allocator: memory that it once had changes where later tensors lie
+        with mmap.mmap(-1, size) as room:
+            numbers = torch.frombuffer(room, dtype=torch.float32)
+            numbers.fill_(1.0)  # pages that were never written are all one
+            rate = _read(numbers, device)
+            del numbers
+        return rate
+    return _read(torch.ones(size // 4, device=device), device)
+
+
+def _read(numbers: torch.Tensor, device: torch.device) -> float:
+    matrix = numbers.view(-1, 8192)
+    vector = torch.ones(8192, device=device)
+    took = min(_quickest(numbers.sum, TRIES, device), _quickest(partial(torch.mv, matrix, vector), TRIES, device))
+    return numbers.nbytes / took / 1e9
+
+
+def _quickest(work: Callable[[], Any], tries: int, device: torch.device) -> float:
+    """Return the seconds of the quickest of some tries, after one that does not count."""
+    times = []
+    for _ in range(tries + 1):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

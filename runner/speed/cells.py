@@ -1,0 +1,182 @@
+"""A batch of one shape, run and timed: first tokens, the gaps between tokens, prefill and decode, memory, energy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
+from statistics import median
+
+from runner.config.measures import SweepConfig
+from runner.core import gpu, machine
+from runner.core.energy import Energy
+from runner.core.errors import is_memory_error, one_line
+from runner.core.stats import percentiles, relative_spread
+from runner.engines.arithmetic import Arithmetic, Shape
+from runner.engines.base import FEWER_ROWS, Completion, Engine, EngineReport, EngineStats, complete
+from runner.engines.synthetic import VOCABULARY, synthetic_requests
+
+SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
+GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
+WORK = ("prefill_gflop_per_s", "decode_gflop_per_s", "decode_gb_per_s")  # compared with the machine's limits
+ENERGY = ("energy_j", "energy_j_per_token")
+FIGURES = ("ttft_s", *GAPS, *SPEEDS, "seconds", *WORK, *ENERGY)  # in this order, as far as an engine shows them
+NOISY = 0.1  # of a speed's median: quartiles further apart say that the machine was too noisy to tell
+ENOUGH_TO_TELL = 3  # repeats
+
+
+@dataclass
+class Cell:
+    """One combination of the axes, and what was measured there."""
+
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    shared_prefix: float = 0.0
+    key: str = ""  # its name in metrics
+    repeats: list[dict[str, float]] = field(default_factory=list)  # figures of each run after the warm-up
+    peak_rss_mib: float = 0.0
+    cuda_peak_mib: float | None = None
+    note: str = ""  # why there are no numbers
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens at the beginning of the prompt that all rows have in common."""
+        return int(self.shared_prefix * self.prompt_tokens)
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of what is known of every repeat."""
+        return [name for name in FIGURES if all(name in repeat for repeat in self.repeats)] if self.repeats else []
+
+    def values(self, name: str) -> list[float]:
+        """Return one figure of every run after the warm-up."""
+        return [repeat[name] for repeat in self.repeats]
+
+    def median(self, name: str) -> float:
+        """Return the middle one of a figure's values."""
+        return median(self.values(name))
+
+    @property
+    def noise(self) -> float | None:
+        """How far the quartiles of a speed lie apart, as a share of its median; None where that cannot be told."""
+        if self.note or len(self.repeats) < ENOUGH_TO_TELL:
+            return None
+        return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.figures)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the machine was too noisy to tell."""
+        return self.noise is not None and self.noise > NOISY
+
+
+def cells_of(task: SweepConfig) -> list[Cell]:
+    """Return every combination of the axes; a name mentions new tokens and shares only where there are several."""
+    cells = []
+    for batch, prompt, new, share in product(task.batch_sizes, task.prompt_tokens, task.new_tokens, task.shared_prefix):
+        key = f"batch_{batch}_prompt_{prompt}"
+        key += f"_new_{new}" if len(task.new_tokens) > 1 else ""
+        key += f"_shared_{100 * share:g}" if len(task.shared_prefix) > 1 else ""
+        cells.append(Cell(batch, prompt, new, share, key))
+    return cells
+
+
+class Smaller(Exception):
+    """The engine has not the memory for a whole batch."""
+
+
+@dataclass
+class Stopwatch:
+    """Runs cells on a loaded engine."""
+
+    engine: Engine
+    report: EngineReport
+    seed: int
+    arithmetic: Arithmetic | None
+    energy: Energy
+    in_pieces: bool = False  # tokens came in pieces of text, which may hold several of them
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids there are to make prompts of."""
+        return int(self.report.metrics.get("vocab_size", VOCABULARY))
+
+    def run(self, cell: Cell, number: int) -> dict[str, float] | None:
+        """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
+        engine = self.engine
+        shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
+        requests = synthetic_requests(*shape, self.vocab_size, self.seed, number, cell.shared_tokens)
+        if number == 0:
+            machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
+            gpu.restart_peak()
+        before, said, energy = replace(engine.stats), len(engine.stats.notes), self.energy.read()
+        started = time.perf_counter()
+        try:
+            completions = list(complete(engine, requests, cell.batch_size, on_step=lambda: self._check_whole(said)))
+        except Smaller as smaller:
+            cell.note = str(smaller)
+            return None
+        except Exception as error:
+            if not is_memory_error(error):
+                raise
+            cell.note = f"out of memory: {one_line(error, 200)}"
+            return None
+        seconds = time.perf_counter() - started
+        joules = self.energy.joules(energy)
+        cell.note = why_not(completions, cell.new_tokens)
+        if cell.note:
+            return None
+        self.in_pieces |= seen_in_pieces(completions)
+        if number == 0:
+            cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.peak_mib()
+        spent, new = engine.stats - before, sum(completion.tokens for completion in completions)
+        speed = {name: spent.speed[name] for name in SPEEDS if name in spent.speed} or {
+            "output_tok_per_s": new / seconds
+        }
+        figures = latencies(completions, started) | speed | {"seconds": seconds} | self._work(cell, spent)
+        return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
+
+    def _check_whole(self, said: int) -> None:
+        """Raise Smaller where the engine goes on with fewer rows at once: that is another cell, and no need to wait."""
+        for note in self.engine.stats.notes[said:]:
+            if note.startswith(FEWER_ROWS):
+                raise Smaller(note)
+
+    def _work(self, cell: Cell, spent: EngineStats) -> dict[str, float]:
+        """Return at which rates it computed and read; nothing where the model's arithmetic is not known."""
+        if self.arithmetic is None or not (spent.prefill_s and spent.decode_s):
+            return {}
+        shared = round(spent.shared_tokens / cell.batch_size)  # an engine need not make use of it
+        shape = Shape(cell.batch_size, cell.prompt_tokens, cell.new_tokens, shared)
+        return {
+            "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / spent.prefill_s,
+            "decode_gflop_per_s": self.arithmetic.decode_gflop(shape) / spent.decode_s,
+            "decode_gb_per_s": self.arithmetic.decode_gb(shape) / spent.decode_s,
+        }
+
+
+def why_not(completions: Sequence[Completion], new_tokens: int) -> str:
+    """Return why a run counts for nothing; empty where it counts."""
+    failed = [completion.error for completion in completions if completion.error]
+    tokens = [it.tokens for it in completions]
+    if set(tokens) != {new_tokens} and not failed:
+        failed = [f"an answer had {min(tokens)} tokens, where {new_tokens} were asked for"]
+    return failed[0] if failed else ""
+
+
+def latencies(completions: Sequence[Completion], started: float) -> dict[str, float]:
+    """Return when the first token came (the median of the rows) and the gaps between the tokens of each row."""
+    firsts = [it.token_times[0] - started if it.token_times else it.first_token_s for it in completions]
+    gaps = percentiles(gap for completion in completions for gap in gaps_of(completion))
+    return {"ttft_s": median(firsts), **{f"itl_{rank}_s": gap for rank, gap in gaps.items()}}
+
+
+def gaps_of(completion: Completion) -> Iterator[float]:
+    """Yield the seconds from each token of an answer to the next one."""
+    return (later - earlier for earlier, later in pairwise(completion.token_times or ()))
+
+
+def seen_in_pieces(completions: Sequence[Completion]) -> bool:
+    """Whether times are those of pieces of text, which may hold several tokens."""
+    return any(it.token_times is not None and len(it.token_times) != it.tokens for it in completions)

@@ -1,0 +1,65 @@
+"""What this machine can do at most, measured between the runs of a sweep, and how near each cell came to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runner.core.errors import MEMORY_ERRORS, is_memory_error
+from runner.core.stats import relative_spread
+from runner.engines.arithmetic import Arithmetic, Rates
+from runner.speed.cells import ENOUGH_TO_TELL, Cell
+
+MATRIX, READING = "matrix rate", "bandwidth"
+
+
+@dataclass
+class Limits:
+    """The rates of products and of reading, as often as they were measured: the best counts."""
+
+    arithmetic: Arithmetic | None
+    measured: list[Rates] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Measure them once more, where that is possible and there is memory for it."""
+        if self.arithmetic is None:
+            return
+        try:
+            self.measured.append(self.arithmetic.measure())
+        except MEMORY_ERRORS as error:
+            if not is_memory_error(error):
+                raise
+
+    @property
+    def best(self) -> Rates | None:
+        """The highest of each; None where nothing was measured."""
+        if not self.measured:
+            return None
+        matrix, read = (max(values) for values in self._values)
+        return Rates(matrix, read)
+
+    @property
+    def noise(self) -> float:
+        """How far the quartiles of a rate lie apart, as a share of its median; 0 where that cannot be told."""
+        if len(self.measured) < ENOUGH_TO_TELL:
+            return 0.0
+        return max(relative_spread(values) for values in self._values)
+
+    @property
+    def _values(self) -> tuple[list[float], list[float]]:
+        return [it.matrix_gflop_per_s for it in self.measured], [it.read_gb_per_s for it in self.measured]
+
+    def shares(self, cell: Cell) -> dict[str, float]:
+        """Return which share of the limits a cell reached; nothing where one of the two is not known."""
+        best = self.best
+        if best is None or "decode_gb_per_s" not in cell.figures:
+            return {}
+        return {
+            "prefill_matrix_share": cell.median("prefill_gflop_per_s") / best.matrix_gflop_per_s,
+            "decode_read_share": cell.median("decode_gb_per_s") / best.read_gb_per_s,
+            "decode_matrix_share": cell.median("decode_gflop_per_s") / best.matrix_gflop_per_s,
+        }
+
+
+def nearer_to(shares: dict[str, float]) -> str:
+    """Name the limit that decoding came nearer to."""
+    return MATRIX if shares["decode_matrix_share"] > shares["decode_read_share"] else READING

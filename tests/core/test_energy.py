@@ -1,0 +1,70 @@
+"""Energy from counters: made-up folders of the kernel's, and a made-up NVML."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from runner.core.energy import Energy
+
+
+def package(root: Path, name: str, microjoules: int) -> Path:
+    folder = root / name
+    folder.mkdir()
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    (folder / "max_energy_range_uj").write_text("1000000\n")
+    return folder
+
+
+def test_whole_packages_are_counted_also_over_the_end_of_a_counter(tmp_path: Path) -> None:
+    first, second = package(tmp_path, "intel-rapl:0", 100_000), package(tmp_path, "intel-rapl:1", 990_000)
+    part = package(tmp_path, "intel-rapl:0:0", 5)  # the cores of the first one
+    energy = Energy(tmp_path)
+    before = energy.read()
+    (first / "energy_uj").write_text("350000")
+    (second / "energy_uj").write_text("40000")
+    (part / "energy_uj").write_text("777777")
+    assert energy.joules(before) == pytest.approx(0.25 + 0.05)
+    assert (energy.sources, energy.why_not) == ("2 CPU packages (RAPL)", [])
+
+
+def test_what_cannot_be_read_is_said_and_is_no_zero(tmp_path: Path) -> None:
+    nothing = Energy(tmp_path)
+    assert nothing.joules(nothing.read()) is None
+    assert nothing.sources == ""
+    assert "no energy counter of the CPU" in nothing.why_not[0]
+    folder = package(tmp_path, "intel-rapl:0", 1)
+    (folder / "energy_uj").unlink()
+    (folder / "energy_uj").mkdir()  # as a file without permission, also for root
+    refused = Energy(tmp_path)
+    assert refused.joules(refused.read()) is None
+    assert "energy_uj cannot be read: Is a directory" in refused.why_not[0]
+    package(tmp_path, "intel-rapl:1", 1)
+    elsewhere = Energy(tmp_path, is_elsewhere=True)
+    assert elsewhere.joules(elsewhere.read()) is None
+    assert elsewhere.why_not == ["the processors that work are another machine's"]
+
+
+def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {0: 5_000, 1: 90_000}
+    library = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetHandleByUUID=lambda name: {"GPU-b": 1}[name],
+        nvmlDeviceGetTotalEnergyConsumption=lambda gpu: counted[gpu],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    energy = Energy(tmp_path, with_gpus=True)
+    before = energy.read()
+    counted[0], counted[1] = 1, 92_500
+    assert energy.joules(before) == pytest.approx(2.5)
+    assert energy.sources == "1 GPUs (NVML)"
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "pynvml, which is not installed" in Energy(tmp_path, with_gpus=True).why_not[1]
+    assert len(Energy(tmp_path).why_not) == 1

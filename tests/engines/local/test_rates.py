@@ -1,0 +1,57 @@
+"""A real model in numbers, and rates of this machine that are no impossible ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.engines import open_engine
+from runner.engines.local.rates import product_rates, read_rate
+from runner.quantization.bitsandbytes import Nf4Config
+
+Make = Callable[..., RunnerConfig]
+
+
+def test_the_embedded_model_in_numbers(make_config: Make) -> None:
+    engine = open_engine(make_config(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)))
+    found = engine.arithmetic()
+    assert found is not None
+    # 4 layers: q, o [256, 256], k, v [128, 256], three of [704, 256]; norms are counted, too, and weigh nothing
+    layers = 4 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 704 * 256)
+    assert found.layer_parameters == pytest.approx(layers, rel=0.001)
+    assert found.head_parameters == 896 * 256
+    assert found.attention_flop == 4 * 4 * 4 * 64
+    assert found.kv_bytes == 2 * 4 * 2 * 64 * 4
+    assert found.weight_bytes == pytest.approx(4 * (layers + 896 * 256), rel=0.01), "the head is the embedding"
+    assert found.dtype == "float32"
+
+
+def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many(make_config: Make) -> None:
+    model = LocalModelConfig(name="embedded", device="cpu")
+    plain, quantized = (
+        open_engine(make_config(model=model, **groups)).arithmetic() for groups in ({}, {"quantization": Nf4Config()})
+    )
+    assert plain is not None
+    assert quantized is not None
+    assert quantized.layer_parameters == plain.layer_parameters
+    assert quantized.weight_bytes < plain.weight_bytes / 2
+
+
+def test_a_model_of_experts_is_not_put_in_numbers(make_config: Make, saved_family: Callable[..., Path]) -> None:
+    folder = saved_family("llama", num_local_experts=4)
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
+    assert engine.arithmetic() is None
+
+
+def test_rates_are_measured() -> None:
+    rates = product_rates(Counter([(256, 512), (512, 256)]), torch.float32, 64, 2)
+    assert set(rates) >= {"plain"}
+    assert all(0.1 < rate < 1e5 for rate in rates.values())
+    assert 0.1 < read_rate(torch.device("cpu")) < 5000

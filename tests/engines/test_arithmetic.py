@@ -1,0 +1,28 @@
+"""What a model computes and reads, against a count token by token."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.engines.arithmetic import Arithmetic, Rates, Shape
+
+SMALL = Arithmetic(1000, 300, 8, 5000, 16, "float32", lambda: Rates(1.0, 1.0))
+
+
+@pytest.mark.parametrize("shape", [Shape(1, 5, 4), Shape(3, 7, 2), Shape(3, 7, 5, 4), Shape(2, 6, 3, 6)])
+def test_counted_token_by_token(shape: Shape) -> None:
+    prefill = 2 * 300 * shape.batch_size
+    for place in range(1, shape.shared_tokens + 1):
+        prefill += 2 * 1000 + 8 * place
+    decode = read = 0
+    for _ in range(shape.batch_size):
+        for place in range(shape.shared_tokens + 1, shape.prompt_tokens + 1):
+            prefill += 2 * 1000 + 8 * place
+    for step in range(1, shape.new_tokens):
+        read += 5000 + 16 * shape.shared_tokens
+        for _ in range(shape.batch_size):
+            decode += 2 * 1300 + 8 * (shape.prompt_tokens + step)
+            read += 16 * (shape.prompt_tokens - shape.shared_tokens + step)
+    assert SMALL.prefill_gflop(shape) == pytest.approx(prefill / 1e9)
+    assert SMALL.decode_gflop(shape) == pytest.approx(decode / 1e9)
+    assert SMALL.decode_gb(shape) == pytest.approx(read / 1e9)
