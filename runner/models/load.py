@@ -24,6 +24,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
+from runner.core.mapped_files import MappedFiles
 from runner.models import bin_file, capability, inventory
 from runner.models.lora import home_of
 from runner.models.rope import choices as rope_room
@@ -82,6 +83,7 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     model, unused = _from_pretrained(config, resolved, device, told)
     notes += unused
     held.check_loaded(model)
+    _let_go_of_files(resolved, held)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = entry_device(model)
@@ -220,6 +222,16 @@ def _from_pretrained(
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
     filled, found = loaded
     return filled.eval(), _unfit(filled, found, f"model.name={model.name}: the checkpoint in {folder}")
+
+
+def _let_go_of_files(resolved: Resolved, held: QuantizationConfig) -> None:
+    """Give back the checkpoint's pages after quantizing or converting it; a weight that is still there is read again.
+
+    One weight that lies in the file keeps all of the file mapped, as large as the whole model was.
+    """
+    if held.packed or stored_dtype(resolved.settings) != resolved.dtype:
+        folder = resolved.path
+        MappedFiles().let_go_of(loaded_files(folder)[1] if folder.is_dir() else [folder])
 
 
 def _unfit(model: Any, found: dict[str, Any], checkpoint: str) -> list[str]:

@@ -68,6 +68,7 @@ class Local(ModelKind):
             getattr(transformers, name, None)  # transformers imports a class when it is asked for
         for library in (*resolved.held(config.quantization).packages, *config.lora.packages):
             importlib.import_module(library)
+        importlib.import_module("runner.engines.local.engine")
 
     def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
         """Put a prompt into the model's chat template: the tokenizer is all that it takes."""

@@ -8,18 +8,16 @@ function that an instance calls is exchanged, after it has been tried, and put b
 from __future__ import annotations
 
 import ctypes
-import mmap
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from runner.core import machine
+from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 
-MADV_PAGEOUT = 21  # of Linux
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
 SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -66,7 +64,7 @@ class FastLayers:
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
-        mapped.let_go(layer.weight)
+        mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
 
     def _norm(self, layer: Any, kernels: native.Kernels) -> None:
         weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
@@ -118,30 +116,3 @@ def why_no_packing(dtype: torch.dtype) -> str:
         if "memory" in str(error):  # that passes, and what is returned here holds as long as the process lives
             raise
         return " ".join(str(error).split())[:160]
-
-
-class MappedFiles:
-    """The parts of this process's memory that are files, such as a checkpoint."""
-
-    def __init__(self) -> None:
-        self.ranges: list[tuple[int, int]] = []  # first address and the one behind the last, in order
-        try:
-            lines = Path("/proc/self/maps").read_text().splitlines()
-        except OSError:
-            return  # not Linux
-        for line in lines:
-            addresses, _, _, _, inode, *_ = line.split()
-            if inode != "0":
-                first, last = (int(address, 16) for address in addresses.split("-"))
-                self.ranges.append((first, last))
-
-    def let_go(self, weight: torch.Tensor) -> None:
-        """Tell the system that a weight's pages are not needed for now: it reads them again from the file if they are.
-
-        Not of a weight that is no file's: where there is swap, its pages would be written there.
-        """
-        page = mmap.PAGESIZE
-        first = -(-weight.data_ptr() // page) * page
-        size = (weight.data_ptr() + weight.nbytes - first) // page * page
-        if size > 0 and any(begin <= first and first + size <= end for begin, end in self.ranges):
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), MADV_PAGEOUT)

@@ -29,22 +29,6 @@ def test_a_processor_without_bfloat16_products_answers_and_says_so(quantization:
     assert record["result"]["metrics"]["errors"] == 0
 
 
-def test_only_the_pages_of_a_file_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is swap, pages of the process's own would be written there."""
-    advised: list[int] = []
-    library = SimpleNamespace(madvise=lambda first, size, advice: advised.append(size.value))
-    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
-    plain = torch.ones(512, 512)
-    torch.save(plain, tmp_path / "weights.pt")
-    mapped = torch.load(tmp_path / "weights.pt", mmap=True)
-    files = fast_layers.MappedFiles()
-    files.let_go(plain)
-    assert advised == []
-    files.let_go(mapped)
-    assert len(advised) == 1
-    assert plain.nbytes - 2 * 4096 <= advised[0] <= plain.nbytes
-
-
 def test_without_a_home_the_kernels_are_built_all_the_same(tmp_path: Path) -> None:
     """A container's user may have no name and no home."""
     program = (
