@@ -20,7 +20,7 @@ from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
-from runner.core import machine
+from runner.core import heap, machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
@@ -203,7 +203,8 @@ def _from_pretrained(
         kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # a damaged one is named, with what is wrong in it
-        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
+        with heap.kept_small():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from runner.core import machine
+from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
 SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
+MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -29,6 +31,7 @@ class FastLayers:
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
+        self.heap = Heap()
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
@@ -42,6 +45,10 @@ class FastLayers:
                 for dtype, problem in problems.items()
                 if problem
             ]
+        for blocks in model.modules():
+            for block in blocks if isinstance(blocks, nn.ModuleList) else ():
+                if any(isinstance(layer, nn.Linear) and not is_plain(layer) for layer in block.modules()):
+                    self._watch_heap(block)
         if kernels is not None:
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
@@ -65,6 +72,18 @@ class FastLayers:
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
+
+    def _watch_heap(self, block: nn.Module) -> None:
+        """Give back what quantized products of many tokens leave behind, block by block."""
+        own, heap = block.forward, self.heap
+
+        def forward(hidden: torch.Tensor, *others: Any, **named: Any) -> Any:
+            if hidden.shape[-2] >= MANY_TOKENS:
+                heap.look()
+            return own(hidden, *others, **named)
+
+        block.forward = forward  # type: ignore[method-assign,assignment]
+        self.layers.append(block)
 
     def _norm(self, layer: Any, kernels: native.Kernels) -> None:
         weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
