@@ -31,6 +31,10 @@ class MappedFiles:
                 first, last = (int(address, 16) for address in addresses.split("-"))
                 self.ranges.append((first, last, path[0] if path else ""))
 
+    def has(self, address: int) -> bool:
+        """Whether a file is mapped there."""
+        return any(begin <= address < end for begin, end, _ in self.ranges)
+
     def let_go(self, address: int, size: int) -> None:
         """Give the whole pages of a piece of memory back, where it is a file's."""
         page = mmap.PAGESIZE
@@ -45,6 +49,22 @@ class MappedFiles:
         for first, last, path in self.ranges:
             if path in paths:
                 _give_back(first, last - first)
+
+
+def resident_mib(files: Iterable[Path]) -> float:
+    """How much of some files is in this process's memory, by the kernel's own account of each mapping."""
+    paths, is_of, kib = {str(file.resolve()) for file in files}, False, 0
+    try:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+    except OSError:
+        return 0.0
+    for line in lines:
+        name, *values = line.split(maxsplit=5)
+        if not name.endswith(":"):
+            is_of = len(values) == 5 and values[4] in paths
+        elif is_of and name == "Rss:":
+            kib += int(values[0])
+    return kib / 1024
 
 
 def _give_back(first: int, size: int) -> None:

@@ -200,6 +200,7 @@ class EngineStats:
     rows_waiting: int = 0
     peak_rows: int = 0  # the most rows at once so far
     kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
+    packed_mib: float = 0.0  # now: weights in the order in which kernels read them; a checkpoint's own pages are let go
     under_way: float = 0.0  # what the rows that are alive have behind them, as a number of completions
     notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
     # of each process of an engine that has several, when a session ends with nothing under way

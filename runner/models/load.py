@@ -271,6 +271,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
+    base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
     rope_metrics, rope_facts = rope_room.describe(model)
     base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
     base.metrics |= rope_metrics | inventory.peaks()

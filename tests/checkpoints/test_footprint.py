@@ -13,6 +13,7 @@ from resolving import predict as predict_for
 
 from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.pass_memory import shape_of
 from runner.checkpoints.resolve import read_tensors, resolve
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import LocalModelConfig
@@ -151,5 +152,5 @@ def test_predicting_imports_no_torch() -> None:
 def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:
     """Gemma 3n's intermediate_size is a list."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 10}
-    assert footprint._shape(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
-    assert footprint._shape(sizes | {"intermediate_size": 96})["intermediate"] == 96
+    assert shape_of(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
+    assert shape_of(sizes | {"intermediate_size": 96})["intermediate"] == 96

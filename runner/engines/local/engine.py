@@ -84,6 +84,7 @@ class LocalEngine:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
+            self.stats.packed_mib = 0.0
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
@@ -129,6 +130,7 @@ class LocalEngine:
         if self._fast_layers is None and heads.device.type == "cpu":
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
             self.stats.notes += self._fast_layers.notes
+            self.stats.packed_mib = self._fast_layers.packed_mib
             self.whole = probe_whole(loaded, heads)
 
     def note_plain(self, way: Way, reason: str) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner.checkpoints.footprint import PACKED_SHARE
 from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
-SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
 MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -31,10 +31,10 @@ class FastLayers:
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
-        self.heap = Heap()
+        self.heap, self.packed_mib = Heap(), 0.0
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
-        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
+        if size <= PACKED_SHARE * machine.available_mib() * machine.MIB:
             problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
             mapped = MappedFiles()
             for layer in plain:
@@ -45,10 +45,9 @@ class FastLayers:
                 for dtype, problem in problems.items()
                 if problem
             ]
-        for blocks in model.modules():
-            for block in blocks if isinstance(blocks, nn.ModuleList) else ():
-                if any(isinstance(layer, nn.Linear) and not is_plain(layer) for layer in block.modules()):
-                    self._watch_heap(block)
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
+                self._watch_heap(module)
         if kernels is not None:
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
@@ -71,19 +70,20 @@ class FastLayers:
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
+        self.packed_mib += layer.weight.nbytes / machine.MIB
         mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
 
-    def _watch_heap(self, block: nn.Module) -> None:
-        """Give back what quantized products of many tokens leave behind, block by block."""
-        own, heap = block.forward, self.heap
+    def _watch_heap(self, layer: nn.Linear) -> None:
+        """Give back what quantized products of many tokens leave behind, before the next one."""
+        own, heap = layer.forward, self.heap
 
-        def forward(hidden: torch.Tensor, *others: Any, **named: Any) -> Any:
-            if hidden.shape[-2] >= MANY_TOKENS:
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if rows.shape[-2] >= MANY_TOKENS:
                 heap.look()
-            return own(hidden, *others, **named)
+            return own(rows)
 
-        block.forward = forward  # type: ignore[method-assign,assignment]
-        self.layers.append(block)
+        layer.forward = forward  # type: ignore[method-assign,assignment]
+        self.layers.append(layer)
 
     def _norm(self, layer: Any, kernels: native.Kernels) -> None:
         weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
@@ -29,8 +30,6 @@ from runner.engines.local.room import Room
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.models.load import Loaded
-
-PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 
 
 class Scheduler(Room):
