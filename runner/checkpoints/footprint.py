@@ -49,7 +49,8 @@ class Footprint:
     """Predicted bytes; weights by part (linear, scales, embedding, head, other, lora).
 
     `unread_bytes` are weights in the mapped checkpoint that no pass reads, `copied_bytes` copies in another layout of
-    weights that stay where they are. `load_bytes` is the peak of the load, mapped pages apart: the system can drop those.
+    weights that stay where they are. `load_bytes` is the peak of the load without pages of
+    files, which the system can drop.
     """
 
     weights: dict[str, int]
@@ -176,7 +177,7 @@ def predict(
 
 
 def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
-    """Count the weights that stay in the mapped checkpoint when it is loaded: those that are neither packed nor turned."""
+    """Count the weights that stay in the mapped checkpoint when it is loaded, as nothing is made of them."""
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # which is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
@@ -276,9 +277,10 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
         )
     if predicted.total_mib > free_mib:
         return [
-            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted ({predicted.weight_mib:,.0f} MiB of weights, "
-            f"{predicted.kv_cache_mib:,.0f} MiB of KV cache, {predicted.activation_mib:,.0f} MiB of activations, and "
-            f"what libraries and copies take), and {where} are free: "
+            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
+            f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
+            f"{predicted.activation_mib:,.0f} MiB of activations and what libraries and copies take, and {where} are "
+            "free: "
             "a smaller generation.batch_size or generation.max_new_tokens needs less"
         ]
     return []

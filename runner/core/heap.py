@@ -1,8 +1,8 @@
 """Memory that was freed and that the C library keeps, kept small.
 
 glibc keeps freed blocks of up to 32 MiB for later, and blocks of slightly different sizes do not fit into one another:
-int8 products of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at other times 50. To have every block mapped by
-itself would make these products take twice the processor's time.
+int8 products of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at other times 50. To have every block mapped
+by itself would make these products take twice the processor's time.
 """
 
 from __future__ import annotations

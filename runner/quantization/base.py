@@ -51,7 +51,7 @@ class QuantizationConfig:
         """Return the bytes of one number in the unpacked copy that a product makes of a whole weight; 0 = no copy."""
         return 0
 
-    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:  # noqa: ARG002
+    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
         """Return what a product of so many positions with a layer of this width takes beside its result."""
         return 0
 

@@ -104,7 +104,7 @@ class Int8Config(BitsAndBytesConfig):
         return dtype_bytes
 
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
-        """On a CPU sums are int32, are scaled in float32 by a matrix of scales, and freed blocks of these stay a while."""
+        """On a CPU sums are int32, scaled in float32 by a matrix of scales; freed blocks of these stay a while."""
         return positions * width * 20 if device == "cpu" else 0
 
     def prepare(self, device: str) -> None:

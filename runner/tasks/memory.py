@@ -1,7 +1,7 @@
 """Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
 
-The parent never asks for an engine, so it never imports torch: what the probe measures starts from nothing. A point that
-runs out of memory is recorded as such; where it took its process along, what is left is measured in another one.
+The parent never asks for an engine, so it never imports torch: what the probe measures starts from nothing. A point
+that runs out of memory is recorded as such; where it took its process along, what is left is measured in another.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class Repeat:
 
     def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
         """Measure in a fresh process; return the point that it died in, and how, if it did."""
-        self.stage, self.point, is_done = "start", None, False
+        is_done = False
+        self._at("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
             offset = stderr.tell()
             process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
@@ -143,10 +144,13 @@ class Repeat:
         said = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"It said nothing; log: {self.log}"
         raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {said}")
 
+    def _at(self, stage: str, point: int | None) -> None:
+        self.stage, self.point = stage, point
+
     def _take(self, event: dict[str, Any]) -> bool:
         """Take in what the child says; return whether it is done."""
         if "begin" in event:
-            self.stage, self.point = event["begin"], event["point"]
+            self._at(event["begin"], event["point"])
             self.bar.describe(f"memory: {self.stage}, {self.which}")
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(event["message"])

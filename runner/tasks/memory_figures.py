@@ -1,4 +1,4 @@
-"""What the stages of the memory task come to: attribution, medians over repeats, predictions beside them, the KV slope."""
+"""What the stages of the memory task come to: attribution, medians over repeats, predictions, the KV slope."""
 
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ def _notes(runs: list[Measured], metrics: dict[str, float], failed: dict[int, st
         notes.append("this system cannot reset the high-water mark: peaks count from the start of the process")
     if not runs[0].on_gpu:
         notes.append(
-            "peaks are the kernel's high-water marks of resident memory over that of the import; of the load, where pages "
-            "of the checkpoint come and go, memory that is no file's, looked at every 5 ms"
+            "peaks are the kernel's high-water marks of resident memory over that of the import; of the load, where "
+            "pages of the checkpoint come and go, memory that is no file's, looked at every 5 ms"
         )
     if failed:
         notes.append(f"{len(failed)} of {metrics['points']:.0f} points could not be measured, see their notes")
@@ -241,8 +241,10 @@ def _row(
     for part in PARTS:
         row[f"{part}_mib"] = round(median(run.parts(stage, number)[part] for run in runs), 1)
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
-    foreseen = {} if predicted is None else {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
-                                             "prefill": predicted.prefill_mib, "decode": predicted.decode_mib}  # fmt: skip
+    foreseen = {}
+    if predicted is not None:
+        foreseen = {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
+                    "prefill": predicted.prefill_mib, "decode": predicted.decode_mib}  # fmt: skip
     row["predicted_mib"] = row["error"] = None
     if stage in foreseen:
         row["predicted_mib"] = round(foreseen[stage], 1)

@@ -1,4 +1,4 @@
-"""The pictures of the memory task, drawn from what a job's folder has: `python -m runner.tasks.memory_pictures FOLDER`."""
+"""The pictures of the memory task, drawn from a job's folder: `python -m runner.tasks.memory_pictures FOLDER`."""
 
 from __future__ import annotations
 

@@ -71,9 +71,9 @@ class Probe:
         figures["peak_rss_mib"] = max(figures["peak_rss_mib"], figures["steady_rss_mib"])
         if anonymous is not None:
             figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
-        own_mib = self.weight_mib - self.mapped_weight_mib
         figures["kv_tokens"] = self.engine.stats.kv_tokens
-        figures["weights_mib"] = own_mib + self.engine.stats.packed_mib + resident_mib(self.files)
+        figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
+        figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
         self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return done
 
@@ -133,16 +133,19 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
             continue
         try:
             _measure_point(probe, number, point, vocab_size, config.seed)
-        except OutOfMemory as error:
+        except Exception as error:
+            if not isinstance(error, OutOfMemory) and not is_memory_error(error):
+                raise
             failed.append(point)
-            probe.emit(point=number, failed=f"out of memory: {error}")
+            why = one_line(error, limit=200)
+            probe.emit(point=number, failed=f"out of memory: {why}" if why else "out of memory")
             machine.reset_peak()
     probe.emit(done=True)
 
 
 def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
     """Read the prompts of all rows, decode until each has one more token to come, see what they hold, and end."""
-    rows, prompt_tokens, new_tokens = point
+    rows, _, new_tokens = point
     engine, said = probe.engine, len(probe.engine.stats.notes)
     before = replace(engine.stats)
     with engine.open(rows) as session:
@@ -181,12 +184,7 @@ class _Steps:
             self._step()
 
     def _step(self) -> None:
-        try:
-            events = self.session.step()
-        except Exception as error:
-            if is_memory_error(error):
-                raise OutOfMemory(one_line(error, limit=200)) from None
-            raise
+        events = self.session.step()
         errors = [event.error for event in events if isinstance(event, Completion) and event.error]
         errors += [note for note in self.engine.stats.notes[self.said :] if note.startswith(FEWER_ROWS)]
         if errors:

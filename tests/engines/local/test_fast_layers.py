@@ -7,12 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
-from runner.engines.local import fast_layers
 from runner.engines.local.kernels import native
 
 
