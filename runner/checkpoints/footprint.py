@@ -159,10 +159,9 @@ def predict(
     unread, copied, is_packed = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
     mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
     first = 0
-    if copied or is_packed:
-        head = weights["head"] or weights["embedding"]
-        first = sum(weights.values()) - weights["embedding"] + head + library
-        first += copied if weights["head"] or not mapped else 0
+    if copied or is_packed:  # the head is packed last, beside the one that is packed already
+        stays = weights["head"] == 0 or not mapped
+        first = sum(weights.values()) + library + (copied if stays else weights["head"] - weights["embedding"])
     return replace(
         plain,
         prefill_activation_bytes=prefill

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURED = "memory.json"  # in the job's folder: what the pictures are drawn from
-PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime", MUTED))
+PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime", "#b7bfc8"))
 WORDS = {"kv": "KV cache", "activation": "activations", "runtime": "runtime: libraries, kernels, the rest"}
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -62,8 +62,9 @@ def _stages(drawn: dict[str, Any]) -> Figure:
     pane.set_xlim(left=0)
     pane.grid(visible=False, axis="y")
     pane.tick_params(axis="y", length=0)
-    pane.set_xlabel("MiB over what importing the libraries takes (rows × tokens of a row)")
-    pane.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    pane.set_xlabel("MiB over what importing the libraries takes")
+    pane.legend(title="stage, rows × tokens of each", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
+                fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
     return figure
 
 
