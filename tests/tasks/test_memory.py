@@ -107,6 +107,7 @@ sys.exit(memory_probe.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep to RLIMIT_AS")
 def test_a_point_that_runs_out_of_memory_is_recorded(
     make_config: MakeConfig, recorder: Recorder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
