@@ -1,7 +1,9 @@
 """What a model will need, from config.json and the safetensors headers alone, and whether there is room; no torch.
 
 Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them: linear layers of the
-blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once.
+blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once. Which of them
+are resident, and how often, follows from what the engine does on a CPU: it maps a checkpoint of plain numbers, packs
+linear layers and lets go of their pages, and of a mapped embedding it reads the rows of the tokens that come.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import exp
 from typing import Any
 
+from runner.checkpoints.pass_memory import Pass, activation_bytes, place_bytes, shape_of, streamed
 from runner.checkpoints.resolve import Resolved
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
+from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
@@ -28,20 +33,46 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
+PACKED_SHARE = 0.25  # of what is free: linear layers that need no more are packed, beside those of the checkpoint
+
+# Measured by bench/memory_prediction.py, on CPUs with AVX512; on a GPU its allocator counts nothing of the kind.
+LIBRARY_MIB = 36.0  # pages of libraries, code and tables that come in with the first load and the first pass
+LOAD_MIB = 16.0  # the part of it that is no page of a file, when the model is loaded
+KERNEL_MIB = 20.0  # oneDNN's kernels for packed layers, one for each shape
+PASS_MIB, PASS_SHARE = 6.0, 0.45  # of a pass: what freed blocks of other sizes take beside what it needs
+FAULT_KIB = 256.0  # of a mapped embedding that come in with a token's row
+VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts come to use
+
+
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes; weights by part (linear, scales, embedding, head, other, lora)."""
+    """Predicted bytes; weights by part (linear, scales, embedding, head, other, lora).
+
+    `unread_bytes` are weights in the mapped checkpoint that no pass reads, `copied_bytes` copies in another layout of
+    weights that stay where they are. `load_bytes` is the peak of the load without pages of
+    files, which the system can drop.
+    """
 
     weights: dict[str, int]
     prefill_kv_bytes: int  # keys and values of the prompts of all rows
     decode_kv_bytes: int  # those, and of every new token
     prefill_activation_bytes: int
     decode_activation_bytes: int
+    unread_bytes: int = 0
+    copied_bytes: int = 0
+    runtime_bytes: int = 0  # libraries and kernels, over what importing takes
+    load_bytes: int = 0
+    first_pass_bytes: int = 0  # while layers are packed: the largest of them is there twice
 
     @property
     def weight_mib(self) -> float:
-        """All weights."""
+        """All weights, each once."""
         return sum(self.weights.values()) / MIB
+
+    @property
+    def resident_weight_mib(self) -> float:
+        """What weights take of memory while rows are on their way."""
+        return self.weight_mib + (self.copied_bytes - self.unread_bytes) / MIB
 
     @property
     def kv_cache_mib(self) -> float:
@@ -54,67 +85,129 @@ class Footprint:
         return max(self.prefill_activation_bytes, self.decode_activation_bytes) / MIB
 
     @property
+    def runtime_mib(self) -> float:
+        """What libraries and kernels take over what importing them does."""
+        return self.runtime_bytes / MIB
+
+    @property
+    def load_mib(self) -> float:
+        """What has to fit while the model is loaded."""
+        return self.load_bytes / MIB
+
+    @property
+    def first_pass_mib(self) -> float:
+        """What has to fit while layers are packed, before the first pass."""
+        return self.first_pass_bytes / MIB
+
+    @property
     def prefill_mib(self) -> float:
-        """What has to fit while the prompts are read."""
-        return self.weight_mib + (self.prefill_kv_bytes + self.prefill_activation_bytes) / MIB
+        """What has to fit while the last prompts are read."""
+        held = self.prefill_kv_bytes + self.prefill_activation_bytes + self.runtime_bytes
+        return self.resident_weight_mib + held / MIB
 
     @property
     def decode_mib(self) -> float:
         """What has to fit at the last new token."""
-        return self.weight_mib + (self.decode_kv_bytes + self.decode_activation_bytes) / MIB
+        held = self.decode_kv_bytes + self.decode_activation_bytes + self.runtime_bytes
+        return self.resident_weight_mib + held / MIB
 
     @property
     def total_mib(self) -> float:
-        """What has to fit besides the interpreter and its libraries, over a whole completion."""
-        return max(self.prefill_mib, self.decode_mib)
+        """The peak: what has to fit besides the interpreter and its libraries, over load and completions."""
+        return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
 
 
-def predict(config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
-    """Predict the footprint of a job; None where the checkpoint has no safetensors files to read."""
-    batch_size, prompt_tokens, new_tokens = work
+def predict(
+    config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
+) -> Footprint | None:
+    """Predict the footprint of a job; None where the checkpoint has no safetensors files to read.
+
+    `free_mib` of main memory decides what is packed; None: as much as is free here.
+    """
+    rows, prompt_tokens, new_tokens = work
     model, tensors = resolved.model, resolved.tensors
     settings = resolved.settings | resolved.settings.get("text_config", {})  # of a model that also sees or hears
     if not tensors:
         return None
+    device = machine.device_class(model.device)
     dtype_bytes = BYTES[compute_dtype(model, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
     if not config.lora.merges and resolved.adapter is not None:
         weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # so is an adapter of a 16-bit model held
-    shape = _shape(settings)
-    cache = place_bytes(settings, dtype_bytes) * batch_size  # for each position
+    shape = shape_of(settings)
+    cache = place_bytes(settings, dtype_bytes) * rows  # for each position
+    is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)
-    unpacked = largest * resolved.held(config.quantization).unpacked_bytes(dtype_bytes)
-
-    def activations(tokens: int, context: int) -> int:
-        return unpacked + _activation_bytes(shape, dtype_bytes, batch_size, tokens, context if eager else 0)
-
+    held = resolved.held(config.quantization)
     context = prompt_tokens + new_tokens
-    return Footprint(
-        weights,
-        prefill_kv_bytes=cache * prompt_tokens,
-        decode_kv_bytes=cache * context,
-        prefill_activation_bytes=activations(prompt_tokens, prompt_tokens),
-        decode_activation_bytes=activations(1, context),
+
+    def activations(what: Pass) -> int:
+        most = held.pass_bytes(
+            device, what.rows * what.tokens, max(shape["intermediate"], shape["hidden"]), dtype_bytes
+        )
+        return most + activation_bytes(shape, dtype_bytes, what)
+
+    reading = streamed(device, rows, prompt_tokens) if is_stream else Pass(rows, prompt_tokens, prompt_tokens * eager)
+    prefill = activations(reading)
+    decode = activations(Pass(rows, 1, context * eager))
+    unpacked = largest * held.unpacked_bytes(dtype_bytes)
+    plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
+    if device != "cpu":
+        return plain
+    free_mib = machine.available_mib() if free_mib is None else free_mib
+    unread, copied, is_packed = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
+    mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
+    first = 0
+    if copied or is_packed:  # the head is packed last, beside the one that is packed already
+        stays = weights["head"] == 0 or not mapped
+        first = sum(weights.values()) + library + (copied if stays else weights["head"] - weights["embedding"])
+    return replace(
+        plain,
+        prefill_activation_bytes=prefill
+        + int(PASS_MIB * MIB + PASS_SHARE * activation_bytes(shape, dtype_bytes, reading)),
+        decode_activation_bytes=decode,
+        unread_bytes=unread,
+        copied_bytes=copied,
+        runtime_bytes=library + int(KERNEL_MIB * MIB) * is_packed,
+        load_bytes=sum(weights.values()) - mapped + int(LOAD_MIB * MIB) + largest * held.load_bytes_per_number,
+        first_pass_bytes=first,
     )
+
+
+def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
+    """Count the weights that stay in the mapped checkpoint when it is loaded, as nothing is made of them."""
+    is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # which is unpacked
+    if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
+        return 0
+    turned = ("linear", "scales", "lora") if config.lora.merges or config.quantization.packed else ("lora",)
+    return sum(size for part, size in weights.items() if part not in turned)
+
+
+def _resident(
+    config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int], tokens: int, is_stream: bool, free_mib: float
+) -> tuple[int, int, bool]:
+    """Return the bytes of weights on a CPU that stay in the file, those that are there twice, and if blocks are packed.
+
+    What is packed of a mapped checkpoint is let go there. A head that is tied to the embedding is packed apart from it.
+    """
+    mapped = _mapped_bytes(config, resolved, weights)
+    linear = 0 if resolved.held(config.quantization).packed else weights["linear"]
+    head = weights["head"] or weights["embedding"]
+    is_packed = is_stream and linear + head <= PACKED_SHARE * free_mib * MIB
+    turned = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
+    copied = (turned + head * (weights["head"] == 0)) * is_packed
+    unread = 0
+    if mapped and (is_packed or weights["head"]):  # else products read all of the embedding
+        used = VOCABULARY_SHARE * weights["embedding"]
+        unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
+    return unread, copied, bool(is_packed and linear)
 
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
     """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
     name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
     return name if name in BYTES else "float32"
-
-
-def place_bytes(settings: dict[str, Any], dtype_bytes: int) -> int:
-    """Bytes of keys and values of one token in all layers, by a model's settings."""
-    shape = _shape(settings)
-    return 2 * shape["layers"] * shape["kv_heads"] * shape["head_dim"] * dtype_bytes
-
-
-def pass_bytes(settings: dict[str, Any], dtype_bytes: int, rows: int, tokens: int) -> int:
-    """Estimate what one pass takes besides keys and values: so many tokens of so many rows."""
-    shape = _shape(settings)
-    return max(_activation_bytes(shape, dtype_bytes, rows, 1, 0), _activation_bytes(shape, dtype_bytes, 1, tokens, 0))
 
 
 def weight_bytes(
@@ -152,42 +245,6 @@ def elements(tensor: Tensor, stored: Format | None) -> int:
     return tensor.params if _part(tensor) == "linear" else 0
 
 
-def _activation_bytes(shape: dict[str, int], dtype_bytes: int, rows: int, tokens: int, scores_context: int) -> int:
-    """Estimate the peak in the MLP or attention of one block, or at the logits, whichever is largest.
-
-    MLP: gate, up and their product beside two copies of the hidden state. Attention: query, key, value and
-    output, and a copy of one layer's keys as the cache grows; eager attention also holds its scores, in
-    float32 too. Logits: the last position's, in the model's dtype and in float32.
-    """
-    positions = rows * tokens
-    mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
-    heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
-    attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
-    attention += positions * scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
-    logits = rows * shape["vocab"] * (dtype_bytes + BYTES["float32"])
-    return max(mlp, attention, logits)
-
-
-def _shape(settings: dict[str, Any]) -> dict[str, int]:
-    """The sizes that memory depends on, under the names that Llama and GPT-2 give them."""
-
-    def first(*keys: str, default: int = 0) -> int:
-        found = next((settings[key] for key in keys if settings.get(key)), default)
-        return int(max(found) if isinstance(found, list) else found)  # one for each layer: the largest
-
-    heads = first("num_attention_heads", "n_head", default=1)
-    hidden = first("hidden_size", "n_embd")
-    return {
-        "layers": first("num_hidden_layers", "n_layer"),
-        "hidden": hidden,
-        "intermediate": first("intermediate_size", "n_inner", default=4 * hidden),
-        "heads": heads,
-        "kv_heads": first("num_key_value_heads", default=heads),
-        "head_dim": first("head_dim", default=hidden // heads),
-        "vocab": first("vocab_size"),
-    }
-
-
 def _part(tensor: Tensor) -> str:
     if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
         return "head"
@@ -219,8 +276,10 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
         )
     if predicted.total_mib > free_mib:
         return [
-            f"memory is short: {predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV "
-            f"cache and {predicted.activation_mib:,.0f} MiB of activations are predicted, and {where} are free: "
+            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
+            f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
+            f"{predicted.activation_mib:,.0f} MiB of activations and what libraries and copies take, and {where} are "
+            "free: "
             "a smaller generation.batch_size or generation.max_new_tokens needs less"
         ]
     return []

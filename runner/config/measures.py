@@ -71,13 +71,28 @@ class MemoryConfig(TaskConfig):
     batch_size: int = 8
     prompt_tokens: int = 256
     new_tokens: int = 32
+    batch: list[int] = field(default_factory=list)
+    context: list[int] = field(default_factory=list)
     repeats: int = 3
+    pictures: bool = inert(True, "only draws what was measured")
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "prompt_tokens", "repeats"):
             check_least(1, f"task.{key}", getattr(self, key))
         check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
+        for key, values in (("batch", self.batch), ("context", self.context)):
+            check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
+        check(all(rows >= 1 for rows in self.batch), "task.batch", self.batch, "every number must be 1 or more")
+        need = f"every number must be above task.new_tokens={self.new_tokens}, which are the end of a row"
+        check(all(tokens > self.new_tokens for tokens in self.context), "task.context", self.context, need)
+
+    @property
+    def points(self) -> list[Workload]:
+        """What is measured, the smallest first: batch × context, or the one point that the other keys describe."""
+        prompts = [tokens - self.new_tokens for tokens in self.context] or [self.prompt_tokens]
+        points = [(rows, prompt, self.new_tokens) for rows in self.batch or [self.batch_size] for prompt in prompts]
+        return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return what is measured."""
-        return self.batch_size, self.prompt_tokens, self.new_tokens
+        """Return the smallest point: the others may fail, and become a note."""
+        return self.points[0]

@@ -10,9 +10,10 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import pipeline
 from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import Capability, Engine, EngineReport, EngineStats, Request
+from runner.engines.base import Capability, Engine, EngineReport, Request
 from runner.engines.kinds import BaseCache, kind_of
 from runner.engines.session import Session
+from runner.engines.stats import EngineStats
 
 
 class LazyEngine:

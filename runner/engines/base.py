@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.config.generation import GenerationConfig, check_sampling
 from runner.core.errors import ConfigError, check, check_least
-from runner.core.machine import MIB
 from runner.core.result import BranchText, Call, Counted, FinishReason
+from runner.engines.stats import EngineStats
 
 if TYPE_CHECKING:
     from runner.engines.arithmetic import Arithmetic
@@ -188,90 +188,6 @@ class Completion(Counted):
 
 
 Event = Delta | Completion
-
-
-TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s")
-
-
-@dataclass
-class EngineStats:
-    """Running totals of an engine, what is now, and peaks; subtract two snapshots to measure what lies between."""
-
-    load_s: float = 0.0
-    prefill_tokens: int = 0
-    shared_tokens: int = 0  # of prompts; not computed again, because another prompt begins with them, too
-    prefill_s: float = 0.0
-    decode_tokens: int = 0  # tokens after each row's first
-    decode_s: float = 0.0
-    rows_alive: int = 0  # now, as rows_waiting
-    rows_waiting: int = 0
-    kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
-    under_way: float = 0.0  # now: what the rows that are alive have behind them, as a number of completions
-    peak_rows: int = 0  # the most rows at once so far
-    peak_kv_bytes: int = 0  # the most keys and values held at once so far
-    peak_pass_tokens: int = 0  # the most that one pass has read, and the most that it has left logits after
-    peak_pass_logits: int = 0
-    peak_activation_bytes: int = 0  # what such a pass takes, by arithmetic; 0 where the engine does not know
-    peak_cuda_bytes: int = 0  # of the allocator, where the model lies on GPUs as a whole
-    notes: list[str] = field(default_factory=list)  # what went otherwise than asked for
-    # of each process of an engine that has several, when a session ends with nothing under way
-    processes: list[dict[str, float]] = field(default_factory=list)
-
-    def __sub__(self, earlier: EngineStats) -> EngineStats:
-        totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
-        return replace(self, **totals, notes=[], processes=[])
-
-    def __add__(self, later: EngineStats) -> EngineStats:
-        totals = {name: getattr(self, name) + getattr(later, name) for name in TOTALS}
-        peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
-        highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
-        return replace(later, **totals, **highest, notes=list(dict.fromkeys(self.notes + later.notes)))
-
-    def own_memory(self, weight_mib: float | None) -> dict[str, float]:
-        """What a model with these weights held of its own at most; nothing by an engine that does not see it."""
-        if weight_mib is None or not self.peak_activation_bytes:
-            return {}
-        parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
-        if cuda_mib := self.peak_cuda_bytes / MIB:
-            return parts | {"cuda_peak_mib": cuda_mib, "model_mib": cuda_mib}
-        return parts | {"model_mib": weight_mib + sum(parts.values())}
-
-    @property
-    def speed(self) -> dict[str, float]:
-        """What is to be said of speed; nothing by an engine that does not see its model at work."""
-        if not self.prefill_s:
-            return {}
-        return {
-            "prefill_tok_per_s": self.prefill_tok_per_s,
-            "decode_tok_per_s": self.decode_tok_per_s,
-            "shared_prompt_tokens": self.shared_tokens,
-        }
-
-    @property
-    def prefill_tok_per_s(self) -> float:
-        """Prompt tokens a second."""
-        return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
-
-    @property
-    def decode_tok_per_s(self) -> float:
-        """New tokens a second after the first of each row, over all rows of a batch."""
-        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
-
-
-@dataclass
-class RowCount:
-    """What one of several decoders has on its way, as a share of what the engine's stats say."""
-
-    stats: EngineStats
-    alive: int = 0
-    waiting: int = 0
-
-    def now(self, alive: int, waiting: int) -> None:
-        """Say how many rows it has."""
-        self.stats.rows_alive += alive - self.alive
-        self.stats.rows_waiting += waiting - self.waiting
-        self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
-        self.alive, self.waiting = alive, waiting
 
 
 @dataclass

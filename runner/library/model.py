@@ -20,19 +20,9 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed, check, unknown
 from runner.core.result import FinishReason
 from runner.datasets.prompts import message_of, text_of
-from runner.engines.base import (
-    Completion,
-    Delta,
-    EngineReport,
-    EngineStats,
-    Event,
-    Message,
-    Prompt,
-    Request,
-    RequestId,
-    Sampling,
-)
+from runner.engines.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId, Sampling
 from runner.engines.driver import Driver
+from runner.engines.stats import EngineStats
 
 Turn = Message | Mapping[str, str]
 Asked = str | Sequence[Turn]

@@ -14,6 +14,7 @@ import torch
 
 from runner.config.lora import AdapterConfig
 from runner.core import machine
+from runner.core.mapped_files import MappedFiles
 from runner.models.lora.peft import AdapterReport
 from runner.quantization import CHOICES, HOLDERS
 from runner.quantization.base import QuantizationConfig
@@ -80,6 +81,13 @@ def weight_bytes(model: torch.nn.Module) -> Counter[str]:
             for tensor in of_choice(parameter):
                 add(tensor)
     return by_dtype
+
+
+def mapped_mib(model: torch.nn.Module) -> float:
+    """How much of the parameters lies in mapped files, such as the checkpoint, and not in memory of its own."""
+    files = MappedFiles()
+    places = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters() if not parameter.is_cuda}
+    return sum(size for place, size in places.items() if files.has(place)) / machine.MIB
 
 
 def adapter_bytes(model: Any) -> Counter[str]:

@@ -20,10 +20,11 @@ from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
-from runner.core import machine
+from runner.core import heap, machine
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
+from runner.core.mapped_files import MappedFiles
 from runner.models import bin_file, capability, inventory
 from runner.models.lora import home_of
 from runner.models.rope import choices as rope_room
@@ -82,6 +83,7 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     model, unused = _from_pretrained(config, resolved, device, told)
     notes += unused
     held.check_loaded(model)
+    _let_go_of_files(resolved, held)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = entry_device(model)
@@ -201,7 +203,8 @@ def _from_pretrained(
         kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # a damaged one is named, with what is wrong in it
-        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
+        with heap.kept_small():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
@@ -220,6 +223,16 @@ def _from_pretrained(
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
     filled, found = loaded
     return filled.eval(), _unfit(filled, found, f"model.name={model.name}: the checkpoint in {folder}")
+
+
+def _let_go_of_files(resolved: Resolved, held: QuantizationConfig) -> None:
+    """Give back the checkpoint's pages after quantizing or converting it; a weight that is still there is read again.
+
+    One weight that lies in the file keeps all of the file mapped, as large as the whole model was.
+    """
+    if held.packed or stored_dtype(resolved.settings) != resolved.dtype:
+        folder = resolved.path
+        MappedFiles().let_go_of(loaded_files(folder)[1] if folder.is_dir() else [folder])
 
 
 def _unfit(model: Any, found: dict[str, Any], checkpoint: str) -> list[str]:
@@ -258,6 +271,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
+    base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
     rope_metrics, rope_facts = rope_room.describe(model)
     base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
     base.metrics |= (

@@ -51,6 +51,15 @@ class QuantizationConfig:
         """Return the bytes of one number in the unpacked copy that a product makes of a whole weight; 0 = no copy."""
         return 0
 
+    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
+        """Return what a product of so many positions with a layer of this width takes beside its result."""
+        return 0
+
+    @property
+    def load_bytes_per_number(self) -> int:
+        """Bytes for each number of the largest weight that quantizing it takes while loading."""
+        return 0
+
     def load_arguments(self) -> dict[str, Any]:
         """Return what `from_pretrained` needs to be told to quantize a plain checkpoint."""
         return {}

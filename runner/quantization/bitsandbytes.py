@@ -47,6 +47,11 @@ class BitsAndBytesConfig(Quantized):
         config = FourBitConfig(name, bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
         return Format(cls.method, config, 4, matched=name in ("nf4", "fp4"))
 
+    @property
+    def load_bytes_per_number(self) -> int:
+        """Copies in float32 and in bytes, while one weight is quantized."""
+        return 8
+
     @staticmethod
     def quiet_import() -> None:
         """When it is imported it looks for optional kernels on a hub, and warns when it finds none."""
@@ -97,6 +102,10 @@ class Int8Config(BitsAndBytesConfig):
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """The copy is in the dtype of the activations."""
         return dtype_bytes
+
+    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
+        """On a CPU sums are int32, scaled in float32 by a matrix of scales; freed blocks of these stay a while."""
+        return positions * width * 20 if device == "cpu" else 0
 
     def prepare(self, device: str) -> None:
         """At every product it logs that it casts to float16, which is how LLM.int8() works."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runner.core.stats import percentiles
-from runner.engines.base import EngineStats
+from runner.engines.stats import EngineStats
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # upper ends of the histogram's classes
 LAST = 10_000  # answers whose times count for the quantiles

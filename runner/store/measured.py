@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runner.core import machine
-from runner.engines.base import Engine, EngineReport, EngineStats
+from runner.engines.base import Engine, EngineReport
+from runner.engines.stats import EngineStats
 from runner.store.jobs import write_atomically
 
 MEASURED = "measured.json"

@@ -22,18 +22,9 @@ from runner.core.errors import ConfigError, RunnerError, unknown
 from runner.core.result import FinishReason, Result
 from runner.core.texts import read_text
 from runner.datasets.prompts import read_conversation
-from runner.engines.base import (
-    Capability,
-    Completion,
-    Engine,
-    EngineStats,
-    Message,
-    NoChatTemplate,
-    Request,
-    Sampling,
-    require,
-)
+from runner.engines.base import Capability, Completion, Engine, Message, NoChatTemplate, Request, Sampling, require
 from runner.engines.session import Session
+from runner.engines.stats import EngineStats
 from runner.store.jobs import write_atomically
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses

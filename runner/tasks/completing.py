@@ -16,16 +16,7 @@ from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.result import Choice, FinishReason, Sample, Verdict
 from runner.core.stats import wilson_interval
-from runner.engines.base import (
-    Completion,
-    Engine,
-    EngineReport,
-    Request,
-    RequestId,
-    complete,
-    request_sha256,
-    require,
-)
+from runner.engines.base import Completion, Engine, EngineReport, Request, RequestId, complete, request_sha256, require
 from runner.store import kin
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring

@@ -1,7 +1,8 @@
-"""The fresh process of the memory task: import, load, prefill, decode, each with its peak and what stays.
+"""The fresh process of the memory task: import, load, a first pass, then prefill and decode of each point.
 
-Runs as `python -m runner.tasks.memory_probe`. The job's config comes pickled on stdin; events go out on
-stdout, one JSON object a line; whatever else is printed goes to stderr.
+Runs as `python -m runner.tasks.memory_probe`. The job's config and the points to measure come pickled on stdin; events
+go out on stdout, one JSON object a line; whatever else is printed goes to stderr. A point that runs out of memory is
+reported as such, and the next one follows.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.checkpoints.resolve import resolve
+from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.weight_files import loaded_files
 from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
+from runner.config.task import Workload
 from runner.core import child, machine
-from runner.core.errors import JobFailed, RunnerError
+from runner.core.errors import RunnerError, is_memory_error, one_line
+from runner.core.mapped_files import resident_mib
 from runner.engines import open_engine
-from runner.engines.base import Capability, EngineReport, complete, require
+from runner.engines.base import FEWER_ROWS, Capability, Completion, Engine, EngineReport, require
 from runner.engines.kinds import kind_of
+from runner.engines.session import Session
 from runner.engines.synthetic import check_room, synthetic_requests
+
+
+class OutOfMemory(Exception):
+    """A point did not fit."""
 
 
 @dataclass
@@ -33,34 +43,48 @@ class Probe:
     """Measures stages and reports them."""
 
     channel: TextIO
+    engine: Engine
+    files: list[Path]  # the checkpoint's, which are mapped
+    mapped_weight_mib: float = 0.0  # of the weights as they were loaded
+    weight_mib: float = 0.0
 
     def emit(self, **event: Any) -> None:
         """Send one event to the parent."""
         self.channel.write(json.dumps(event) + "\n")
         self.channel.flush()
 
-    def stage(self, name: str, work: Callable[[], Any]) -> Any:
-        """Run one stage and report its peak, its time and what stays when the garbage is gone."""
-        self.emit(begin=name)
-        with AnonymousPeak() as anonymous:
+    def stage(self, name: str, work: Callable[[], Any], point: int | None = None) -> Any:
+        """Run one stage and report its peak, its time and what stays when the garbage is gone.
+
+        The kernel and the allocator of a GPU keep high-water marks. None is kept of memory that is no page of a file,
+        and while a checkpoint is read its pages would count, which can be dropped: then, and only then, it is sampled.
+        """
+        self.emit(begin=name, point=point)
+        machine.restart_peak()
+        with AnonymousPeak() if name == "load" else nullcontext() as anonymous:
             started = time.perf_counter()
             done = work()
             seconds = time.perf_counter() - started
-        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), "peak_anon_mib": anonymous.peak_mib}
-        figures |= _cuda_mib()
+        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
         resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
         figures |= {"steady_rss_mib": machine.rss_mib(), "steady_anon_mib": machine.anonymous_mib(), **pss_mib()}
-        for kind in ("rss", "anon"):  # what was read a moment earlier may be some pages less
-            figures[f"peak_{kind}_mib"] = max(figures[f"peak_{kind}_mib"], figures[f"steady_{kind}_mib"])
-        self.emit(stage=name, figures=figures, peak_since_start=not resettable)
+        figures["peak_rss_mib"] = max(figures["peak_rss_mib"], figures["steady_rss_mib"])
+        if anonymous is not None:
+            figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
+        figures["kv_tokens"] = self.engine.stats.kv_tokens
+        figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
+        figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
+        self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return done
+
+    def held_mib(self) -> float:
+        """Memory that rows are kept in: the allocator's of a GPU, else what is no page of a file."""
+        machine.reset_peak()
+        return _cuda_mib().get("cuda_steady_mib") or machine.anonymous_mib()
 
 
 class AnonymousPeak:
-    """Watches how much memory is no page of a file: the kernel keeps a high-water mark of the sum only.
-
-    The pages of a mapped checkpoint can be dropped at any time, so they say nothing of what loading needs.
-    """
+    """Watches how much memory is no page of a file: the kernel keeps a high-water mark of the sum only."""
 
     EVERY_S = 0.005
 
@@ -81,32 +105,110 @@ class AnonymousPeak:
             self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
 
 
-def measure(config: RunnerConfig, probe: Probe) -> None:
-    """Take a job through the four stages."""
-    task = config.task
-    assert isinstance(task, MemoryConfig)
+def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: TextIO) -> None:
+    """Take a job through the stages; the points come smallest first."""
     resolved = resolve(config)
     engine = open_engine(config, resolved=resolved)
     require(engine, "task=memory", [Capability.token_ids])
+    probe = Probe(channel, engine, _files(config, resolved))
     machine.reset_peak()
     probe.stage("import", lambda: kind_of(config.model).import_libraries(config, resolved))
-    report: EngineReport = probe.stage("load", engine.load)
-    check_room(report, task.prompt_tokens, task.new_tokens)
+
+    def load() -> EngineReport:
+        report: EngineReport = engine.load()
+        probe.weight_mib = report.metrics["weight_mib"]
+        probe.mapped_weight_mib = report.metrics.get("mapped_weight_mib", 0.0)
+        return report
+
+    report: EngineReport = probe.stage("load", load)
     vocab_size = int(report.metrics["vocab_size"])
+    for _, (_, prompt_tokens, new_tokens) in points:
+        check_room(report, prompt_tokens, new_tokens)
+    probe.emit(metrics=report.metrics, facts=report.facts, notes=report.notes)
+    probe.stage("first pass", lambda: _complete(engine, (1, 8, 2), vocab_size, config.seed))
+    failed: list[Workload] = []
+    for number, point in points:
+        if smaller := next((it for it in failed if all(map(int.__le__, it, point))), None):
+            probe.emit(point=number, failed=f"not tried: {_words(smaller)} ran out of memory")
+            continue
+        try:
+            _measure_point(probe, number, point, vocab_size, config.seed)
+        except Exception as error:
+            if not isinstance(error, OutOfMemory) and not is_memory_error(error):
+                raise
+            failed.append(point)
+            why = one_line(error, limit=200)
+            probe.emit(point=number, failed=f"out of memory: {why}" if why else "out of memory")
+            machine.reset_peak()
+    probe.emit(done=True)
 
-    def complete_all(new_tokens: int) -> None:
-        shape = task.batch_size, task.prompt_tokens, new_tokens
-        requests = synthetic_requests(*shape, vocab_size, config.seed, draw=new_tokens)
-        for completion in complete(engine, requests, batch_size=task.batch_size):
-            if completion.error:
-                raise JobFailed(f"the engine could not complete row {completion.id}: {completion.error}")
 
-    probe.stage("prefill", lambda: complete_all(new_tokens=1))
+def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
+    """Read the prompts of all rows, decode until each has one more token to come, see what they hold, and end."""
+    rows, _, new_tokens = point
+    engine, said = probe.engine, len(probe.engine.stats.notes)
     before = replace(engine.stats)
-    probe.stage("decode", lambda: complete_all(task.new_tokens))
+    with engine.open(rows) as session:
+        ended = _Steps(session, engine, said)
+        for request in synthetic_requests(*point, vocab_size, seed, draw=number):
+            session.submit(request)
+        probe.stage("prefill", ended.read, number)
+        last = before.decode_tokens + rows * (new_tokens - 2)
+        probe.stage("decode", lambda: ended.decode(last), number)
+        kv_tokens, held_mib = engine.stats.kv_tokens, probe.held_mib()
+        is_held = not session.idle
+        ended.decode(sys.maxsize)
+    kv_mib = held_mib - probe.held_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
-    probe.emit(metrics=report.metrics | speed, facts=report.facts, notes=report.notes)
+    probe.emit(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
+
+
+@dataclass
+class _Steps:
+    """Takes the rows of a session on their way; OutOfMemory where not all of them go on together."""
+
+    session: Session
+    engine: Engine
+    said: int  # how many notes the engine had before
+
+    def read(self) -> None:
+        """Step until every row has its first token."""
+        self._step()
+        while not self.session.idle and self.engine.stats.rows_waiting:
+            self._step()
+
+    def decode(self, last: int) -> None:
+        """Step until so many tokens were decoded, or all rows have ended."""
+        while not self.session.idle and self.engine.stats.decode_tokens < last:
+            self._step()
+
+    def _step(self) -> None:
+        events = self.session.step()
+        errors = [event.error for event in events if isinstance(event, Completion) and event.error]
+        errors += [note for note in self.engine.stats.notes[self.said :] if note.startswith(FEWER_ROWS)]
+        if errors:
+            raise OutOfMemory(errors[0])
+
+
+def _complete(engine: Engine, shape: Workload, vocab_size: int, seed: int) -> None:
+    """Let weights be packed, kernels be made and pages of libraries come in."""
+    with engine.open(shape[0]) as session:
+        for request in synthetic_requests(*shape, vocab_size, seed, draw=-1):
+            session.submit(request)
+        while not session.idle:
+            session.step()
+
+
+def _words(point: Workload) -> str:
+    return f"batch {point[0]}, context {point[1] + point[2]}"
+
+
+def _files(config: RunnerConfig, resolved: Resolved) -> list[Path]:
+    """Return the files that the weights may be mapped from."""
+    if not kind_of(config.model).HAS_WEIGHTS:
+        return []
+    return loaded_files(resolved.path)[1] if resolved.path.is_dir() else [resolved.path]
 
 
 def pss_mib() -> dict[str, float]:
@@ -138,14 +240,15 @@ def _cuda_mib() -> dict[str, float]:
 def main() -> int:
     """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
     child.end_with_parent()  # nobody else would read its answer
-    config = pickle.load(sys.stdin.buffer)
+    config, points = pickle.load(sys.stdin.buffer)
+    assert isinstance(config.task, MemoryConfig)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print to stdout must not garble the events
-    probe = Probe(channel)
     try:
-        measure(config, probe)
+        measure(config, points, channel)
     except RunnerError as error:
-        probe.emit(error=type(error).__name__, message=str(error))
+        channel.write(json.dumps({"error": type(error).__name__, "message": str(error)}) + "\n")
+        channel.flush()
         return 1
     return 0
 

@@ -19,7 +19,8 @@ from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, describe, load_prompts, prompts_sha256
-from runner.engines.base import EngineStats, Request
+from runner.engines.base import Request
+from runner.engines.stats import EngineStats
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
 from runner.sharding.strategies import part_cuts
 from runner.store.jobs import write_atomically

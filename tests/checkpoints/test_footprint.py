@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from resolving import predict as predict_for
 
 from runner.checkpoints import footprint
 from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.pass_memory import shape_of
 from runner.checkpoints.resolve import read_tensors, resolve
 from runner.checkpoints.weight_files import Tensor
-from runner.config.model import LocalModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import DataError
@@ -88,10 +90,55 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
     assert predicted.prefill_kv_bytes == held * 16 // 24
 
 
-def test_total_is_the_larger_stage() -> None:
+def test_total_is_the_largest_stage() -> None:
     sizes = Footprint({"linear": 10}, 1, 3, prefill_activation_bytes=7, decode_activation_bytes=2)
     assert sizes.total_mib == sizes.prefill_mib == 18 / 2**20
     assert sizes.decode_mib == 15 / 2**20
+    held = replace(sizes, unread_bytes=4, copied_bytes=1, runtime_bytes=5, load_bytes=19, first_pass_bytes=30)
+    assert held.resident_weight_mib == 7 / 2**20
+    assert held.prefill_mib == 20 / 2**20
+    assert held.total_mib == held.first_pass_mib == 30 / 2**20
+
+
+@pytest.mark.parametrize(("rows", "prompt_tokens", "read"), [(64, 256, 4), (64, 1024, 1), (2, 4096, 1), (3, 100, 3)])
+def test_prompts_are_read_in_passes_of_bounded_size(
+    make_config: Any, saved_family: Saved, rows: int, prompt_tokens: int, read: int
+) -> None:
+    """The rows that the stream does not read together are not charged together; their keys and values are."""
+    folder = saved_family()
+
+    def predicted(rows: int) -> Footprint:
+        found = predict_for(make_config(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8)
+        assert found is not None
+        return found
+
+    assert predicted(rows).prefill_activation_bytes == predicted(read).prefill_activation_bytes
+    assert predicted(rows).prefill_activation_bytes > predicted(read - 1).prefill_activation_bytes or read == 1
+    assert predicted(rows).decode_kv_bytes == rows * predicted(1).decode_kv_bytes
+
+
+def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
+    """A packed copy takes the mapped weight's place; a converted weight and a tied head stay beside their copies."""
+
+    def predicted(free_mib: float = 1e6, attention: Attention = Attention.auto, dtype: Dtype = Dtype.auto,
+                  tied: bool = False) -> Footprint:  # fmt: skip
+        model = LocalModelConfig(name=str(saved_family(tied=tied)), dtype=dtype, attention=attention, device="cpu")
+        config = make_config(model=model)
+        found = footprint.predict(config, resolve(config), (1, 8, 8), free_mib)
+        assert found is not None
+        return found
+
+    plain = predicted()
+    assert (plain.copied_bytes, plain.load_bytes) == (0, int(footprint.LOAD_MIB * 2**20))
+    assert 0 < plain.unread_bytes < plain.weights["embedding"]
+    tied = predicted(tied=True)
+    assert tied.copied_bytes == tied.weights["embedding"]
+    turned = predicted(dtype=Dtype.bfloat16)
+    assert turned.copied_bytes == turned.weights["linear"] + turned.weights["head"]
+    assert turned.load_bytes == sum(turned.weights.values()) + int(footprint.LOAD_MIB * 2**20)
+    for not_packed in (predicted(free_mib=0.0, tied=True), predicted(attention=Attention.sdpa, tied=True)):
+        assert not_packed.copied_bytes == not_packed.unread_bytes == 0
+        assert not_packed.runtime_bytes < tied.runtime_bytes
 
 
 def test_a_head_that_is_stored_although_tied_counts_once() -> None:
@@ -151,5 +198,5 @@ def test_predicting_imports_no_torch() -> None:
 def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:
     """Gemma 3n's intermediate_size is a list."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 10}
-    assert footprint._shape(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
-    assert footprint._shape(sizes | {"intermediate_size": 96})["intermediate"] == 96
+    assert shape_of(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
+    assert shape_of(sizes | {"intermediate_size": 96})["intermediate"] == 96

@@ -12,7 +12,8 @@ from list_session import ListSession
 from runner.config.agents import AgentRole, AgentsConfig, Domain, Mode
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
-from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Event, Message, Request
+from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
+from runner.engines.stats import EngineStats
 from runner.store.calls import CALLS
 from runner.store.jobs import Job, Recorder
 from runner.tasks import agents

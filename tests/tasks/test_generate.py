@@ -20,16 +20,8 @@ from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import build_prompt, load_prompts
-from runner.engines.base import (
-    Capability,
-    Completion,
-    EngineReport,
-    EngineStats,
-    Event,
-    Message,
-    Request,
-    request_sha256,
-)
+from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
+from runner.engines.stats import EngineStats
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run

@@ -15,15 +15,8 @@ from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.errors import EvidenceError, JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import (
-    Capability,
-    Completion,
-    EngineReport,
-    EngineStats,
-    Event,
-    Request,
-    request_sha256,
-)
+from runner.engines.base import Capability, Completion, EngineReport, Event, Request, request_sha256
+from runner.engines.stats import EngineStats
 from runner.store.jobs import Job, Recorder
 from runner.tasks import gsm8k
 

@@ -17,7 +17,8 @@ from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Result, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import Capability, Completion, EngineReport, EngineStats, Message, Request, request_sha256
+from runner.engines.base import Capability, Completion, EngineReport, Message, Request, request_sha256
+from runner.engines.stats import EngineStats
 from runner.run import run
 from runner.store.jobs import Job, Recorder, read_samples
 from runner.tasks import gsm8k

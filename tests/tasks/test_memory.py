@@ -20,10 +20,10 @@ from runner.core.result import Result, read_repeats
 from runner.engines.base import Engine
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.store.jobs import Job, Recorder
-from runner.tasks import memory, memory_probe
+from runner.tasks import memory, memory_figures, memory_probe
 
 MakeConfig = Callable[..., RunnerConfig]
-STAGES = ["import", "load", "prefill", "decode"]
+STAGES = ["import", "load", "first pass", "prefill", "decode"]
 
 
 @pytest.fixture
@@ -48,8 +48,11 @@ def small(**keys: Any) -> MemoryConfig:
 def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Recorder) -> None:
     result = measure(make_config(task=small(repeats=2)), recorder)
     assert [row["stage"] for row in result.rows] == STAGES
-    assert all(row["peak_rss_mib"] >= row["steady_rss_mib"] > 0 for row in result.rows)
-    assert [row["predicted_mib"] for row in result.rows] == [None, 0, 0, 0]
+    assert all(row["rss_mib"] > 0 for row in result.rows)
+    for row in result.rows:  # what a peak is made of is the peak
+        parts = sum(row[f"{part}_mib"] for part in ("weights", "kv", "activation", "runtime"))
+        assert parts == pytest.approx(row["peak_mib"], abs=0.3)
+    assert [row["predicted_mib"] for row in result.rows] == [None, 0, 0, 0, 0]
     assert result.metrics["peak_rss_mib_min"] <= result.metrics["peak_rss_mib"] <= result.metrics["peak_rss_mib_max"]
     assert result.metrics["weight_mib"] == result.metrics["predicted_weight_mib"] == 0
     assert all(re.fullmatch(r"[\w\-. :/]+", key) for key in result.metrics)
@@ -63,14 +66,91 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
 
 @pytest.mark.slow
 def test_a_real_model_is_measured_and_predicted(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
+    """Two batch sizes × two lengths, in one process: keys and values grow as the formula has it, and are drawn."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
-    result = measure(make_config(model=model, task=small(prompt_tokens=16)), recorder)
-    assert abs(result.metrics["weight_prediction_error"]) < 0.02
-    assert result.metrics["baseline_mib"] > 50  # torch is in there
-    assert result.metrics["decode_tok_per_s"] > 0
-    assert result.metrics["import_s"] > 0
-    assert result.metrics["load_s"] > 0
+    task = small(batch=[4, 32], context=[200, 400])
+    result = measure(make_config(model=model, task=task), recorder)
+    metrics = result.metrics
+    assert abs(metrics["weight_prediction_error"]) < 0.02
+    assert abs(metrics["kv_prediction_error"]) < 0.1  # 4 KiB are a page, and here many tokens
+    slope = metrics["predicted_kv_per_1000_tokens_mib"]
+    assert metrics["kv_per_1000_tokens_mib"] == pytest.approx(slope, rel=0.1)
+    assert [(row["batch"], row["context"]) for row in result.rows if row["stage"] == "decode"] == [
+        (4, 200), (4, 400), (32, 200), (32, 400)]  # fmt: skip
+    assert metrics["points"] == 4
+    assert metrics["baseline_mib"] > 50  # torch is in there
+    assert metrics["decode_tok_per_s"] > 0
+    assert metrics["import_s"] > 0
     assert result.facts["device"] == "cpu"
+    for name in ("memory", "context"):
+        assert (recorder.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+LIMITED = """
+import resource, sys
+from runner.core import machine
+from runner.tasks import memory_probe
+
+own = memory_probe._measure_point
+
+def limited(probe, number, *others):
+    size_mib = machine._status_mib("VmSize")
+    limit = int((size_mib + 96) * machine.MIB)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    try:
+        own(probe, number, *others)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+memory_probe._measure_point = limited
+sys.exit(memory_probe.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep to RLIMIT_AS")
+def test_a_point_that_runs_out_of_memory_is_recorded(
+    make_config: MakeConfig, recorder: Recorder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real limit of the system; the points that are as large are not tried, and the others are measured."""
+    pretend(monkeypatch, tmp_path, LIMITED)
+    model = LocalModelConfig(name=str(tiny_llama), device="cpu")
+    task = small(batch=[1, 1024], context=[400, 420], new_tokens=8, pictures=False)
+    result = measure(make_config(model=model, task=task), recorder)
+    notes = {(row["batch"], row["context"]): row["note"] for row in result.rows if row["batch"]}
+    assert notes[1, 400] == notes[1, 420] == ""
+    assert notes[1024, 400].startswith("out of memory: ")
+    assert notes[1024, 420] == "not tried: batch 1024, context 400 ran out of memory"
+    assert result.metrics["points_not_measured"] == 2
+    assert "2 of 4 points could not be measured, see their notes" in result.notes
+
+
+KILLED = """
+from runner.tasks import memory_probe
+
+own = memory_probe._measure_point
+
+def killed(probe, number, point, *others):
+    if point[0] == 3:
+        probe.emit(begin="prefill", point=number)
+        os.kill(os.getpid(), signal.SIGKILL)
+    own(probe, number, point, *others)
+
+memory_probe._measure_point = killed
+sys.exit(memory_probe.main())
+"""
+
+
+def test_a_point_that_kills_its_process_leaves_the_others(
+    make_config: MakeConfig, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of 2 × 128 is no smaller, but is smaller in one of the two: it may do."""
+    pretend(monkeypatch, tmp_path, KILLED)
+    result = measure(make_config(task=small(batch=[1, 2, 3], context=[64, 128], pictures=False)), recorder)
+    notes = {(row["batch"], row["context"]): row["note"] for row in result.rows if row["batch"]}
+    why = "was killed by SIGKILL, likely for lack of memory, in stage prefill"
+    assert notes == {(1, 64): "", (1, 128): "", (2, 64): "", (2, 128): "", (3, 64): why,
+                     (3, 128): f"not tried: a smaller point {why}"}  # fmt: skip
 
 
 @pytest.fixture
@@ -110,7 +190,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
 def test_a_killed_probe_is_named(
     make_config: MakeConfig, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "print(json.dumps({'begin': 'load'}), flush=True)\nsys.stderr.write('last words\\n')\n"
+    code = "print(json.dumps({'begin': 'load', 'point': None}), flush=True)\nsys.stderr.write('last words\\n')\n"
     pretend(monkeypatch, tmp_path, code + "sys.stderr.flush()\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(JobFailed) as failed:
         measure(make_config(task=small()), recorder)
@@ -142,8 +222,8 @@ def test_a_missing_model_is_refused_before_any_process(make_config: MakeConfig, 
         measure(make_config(model=LocalModelConfig(name="./nowhere"), task=small()), recorder)
 
 
-def test_stages_of_the_probe_and_the_task_agree(make_config: MakeConfig) -> None:
-    assert list(memory.STAGES) == STAGES
+def test_stages_of_the_probe_and_the_task_agree() -> None:
+    assert [*memory_figures.AT_START, *memory_figures.IN_POINTS] == STAGES
     assert memory_probe.__name__ == memory.PROBE
 
 

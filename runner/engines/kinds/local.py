@@ -56,7 +56,7 @@ class Local(ModelKind):
             return Need(0.0, machine.cores())
         small = predicted.weight_mib < SMALL_WEIGHT_MIB
         threads = resolved.model.threads or (1 if small else machine.cores())
-        return Need(predicted.weight_mib + predicted.kv_cache_mib + predicted.activation_mib, threads)
+        return Need(predicted.total_mib, threads)
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
@@ -68,6 +68,7 @@ class Local(ModelKind):
             getattr(transformers, name, None)  # transformers imports a class when it is asked for
         for library in (*resolved.held(config.quantization).packages, *config.lora.packages):
             importlib.import_module(library)
+        importlib.import_module("runner.engines.local.engine")
 
     def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
         """Put a prompt into the model's chat template: the tokenizer is all that it takes."""

@@ -17,7 +17,6 @@ from runner.engines.base import (
     Delta,
     Engine,
     EngineReport,
-    EngineStats,
     Event,
     Message,
     Prompt,
@@ -27,6 +26,7 @@ from runner.engines.base import (
 )
 from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
+from runner.engines.stats import EngineStats
 
 CAPABILITIES = frozenset(Capability)
 HEAD_CHARACTERS = 120

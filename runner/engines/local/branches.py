@@ -19,10 +19,11 @@ from transformers import DynamicCache
 
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
-from runner.engines.base import Completion, EngineStats
+from runner.engines.base import Completion
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import NO_NUMBERS, NO_TOKEN, Row, Stopping
 from runner.engines.sampling import sampler_of
+from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from runner.engines.base import EngineStats, Event, RequestId
+from runner.engines.base import Event, RequestId
 from runner.engines.local.compat_probe import same_turning
 from runner.engines.local.forward import score, scored
 from runner.engines.local.memory import Watch
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
+from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 
 

@@ -13,7 +13,7 @@ from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import Capability, EngineReport, EngineStats, Event, Request, RequestId
+from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
@@ -31,6 +31,7 @@ from runner.engines.local.scheduler import Scheduler
 from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
+from runner.engines.stats import EngineStats
 from runner.models.load import Loaded, adapt, load_base, release
 
 PLAIN_BATCH = 16  # where the batch is ours to choose
@@ -94,6 +95,7 @@ class LocalEngine:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
+            self.stats.packed_mib = 0.0
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
@@ -139,6 +141,7 @@ class LocalEngine:
         if self._fast_layers is None and heads.device.type == "cpu":
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
             self.stats.notes += self._fast_layers.notes
+            self.stats.packed_mib = self._fast_layers.packed_mib
             self.whole = probe_whole(loaded, heads)
 
     def note_plain(self, way: Way, reason: str) -> None:

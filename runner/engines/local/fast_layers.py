@@ -8,20 +8,20 @@ function that an instance calls is exchanged, after it has been tried, and put b
 from __future__ import annotations
 
 import ctypes
-import mmap
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from runner.checkpoints.footprint import PACKED_SHARE
 from runner.core import machine
+from runner.core.heap import Heap
+from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 
-MADV_PAGEOUT = 21  # of Linux
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
-SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
+MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -31,9 +31,10 @@ class FastLayers:
     def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
+        self.heap, self.packed_mib = Heap(), 0.0
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
-        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
+        if size <= PACKED_SHARE * machine.available_mib() * machine.MIB:
             problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
             mapped = MappedFiles()
             for layer in plain:
@@ -44,6 +45,9 @@ class FastLayers:
                 for dtype, problem in problems.items()
                 if problem
             ]
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
+                self._watch_heap(module)
         if kernels is not None:
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
@@ -66,7 +70,20 @@ class FastLayers:
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
-        mapped.let_go(layer.weight)
+        self.packed_mib += layer.weight.nbytes / machine.MIB
+        mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
+
+    def _watch_heap(self, layer: nn.Linear) -> None:
+        """Give back what quantized products of many tokens leave behind, before the next one."""
+        own, heap = layer.forward, self.heap
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if rows.shape[-2] >= MANY_TOKENS:
+                heap.look()
+            return own(rows)
+
+        layer.forward = forward  # type: ignore[method-assign,assignment]
+        self.layers.append(layer)
 
     def _norm(self, layer: Any, kernels: native.Kernels) -> None:
         weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
@@ -118,30 +135,3 @@ def why_no_packing(dtype: torch.dtype) -> str:
         if "memory" in str(error):  # that passes, and what is returned here holds as long as the process lives
             raise
         return " ".join(str(error).split())[:160]
-
-
-class MappedFiles:
-    """The parts of this process's memory that are files, such as a checkpoint."""
-
-    def __init__(self) -> None:
-        self.ranges: list[tuple[int, int]] = []  # first address and the one behind the last, in order
-        try:
-            lines = Path("/proc/self/maps").read_text().splitlines()
-        except OSError:
-            return  # not Linux
-        for line in lines:
-            addresses, _, _, _, inode, *_ = line.split()
-            if inode != "0":
-                first, last = (int(address, 16) for address in addresses.split("-"))
-                self.ranges.append((first, last))
-
-    def let_go(self, weight: torch.Tensor) -> None:
-        """Tell the system that a weight's pages are not needed for now: it reads them again from the file if they are.
-
-        Not of a weight that is no file's: where there is swap, its pages would be written there.
-        """
-        page = mmap.PAGESIZE
-        first = -(-weight.data_ptr() // page) * page
-        size = (weight.data_ptr() + weight.nbytes - first) // page * page
-        if size > 0 and any(begin <= first and first + size <= end for begin, end in self.ranges):
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), MADV_PAGEOUT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from runner.checkpoints.footprint import pass_bytes, place_bytes
+from runner.checkpoints.pass_memory import pass_bytes, place_bytes
 from runner.core import machine
 from runner.engines.local.own_memory import int_settings
 from runner.models.capability import gpu_free_mib

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from runner.checkpoints.footprint import pass_bytes
+from runner.checkpoints.pass_memory import pass_bytes
 from runner.core.machine import MIB
-from runner.engines.base import EngineStats
+from runner.engines.stats import EngineStats
 from runner.models.inventory import gpus
 from runner.models.load import Loaded
 

@@ -16,13 +16,14 @@ from transformers import DynamicCache
 
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
+from runner.engines.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Event, RequestId
 from runner.engines.local.by_generate import Generated, score_alone
 from runner.engines.local.forward import most_positions, score, scored
 from runner.engines.local.memory import Watch, let_go
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
+from runner.engines.stats import EngineStats, RowCount
 from runner.models.load import Loaded
 
 

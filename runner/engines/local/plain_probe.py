@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from runner.core.errors import ConfigError, is_memory_error, one_line
-from runner.engines.base import EngineStats, Event, Request
+from runner.engines.base import Event, Request
 from runner.engines.local.by_generate import generate
 from runner.engines.local.compat_probe import allowed_off
 from runner.engines.local.plain_batches import Batch, Way
 from runner.engines.rows import Row, Stopping
+from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 
 TEXT = "Ann has 3 pens, Bob has 12; how many are left?"  # words: token ids by chance could stand for pictures

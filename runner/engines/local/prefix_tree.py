@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from runner.engines.base import EngineStats
 from runner.engines.local.kv_cache import OwnKv, SharedKv
+from runner.engines.stats import EngineStats
 
 if TYPE_CHECKING:
     from runner.engines.local.forward import Forward

@@ -20,7 +20,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig, pipeline_of
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import EngineReport, EngineStats, Event, Request, RequestId
+from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.pipeline import CAPABILITIES, processes
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
@@ -28,6 +28,7 @@ from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
 from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
+from runner.engines.stats import EngineStats
 from runner.models.rope.choices import max_positions
 from runner.sharding.load_part import load_tokenizer
 

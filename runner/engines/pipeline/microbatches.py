@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from runner.engines.base import EngineStats, Event, RequestId
+from runner.engines.base import Event, RequestId
 from runner.engines.pipeline.transport import SETTINGS, Kind, Packet, write_rows
 from runner.engines.rows import Row, Stopping
+from runner.engines.stats import EngineStats
 
 MOST_ROWS = 16  # of a micro-batch, where its size is ours to choose
 Send = Callable[[Packet, torch.Tensor | None], None]

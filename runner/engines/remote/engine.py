@@ -14,9 +14,10 @@ from typing import Any
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
-from runner.engines.base import Capability, EngineReport, EngineStats, Message, Request
+from runner.engines.base import Capability, EngineReport, Message, Request
 from runner.engines.remote.server import Server
 from runner.engines.remote.session import ApiSession
+from runner.engines.stats import EngineStats
 
 MILLION = 1_000_000
 

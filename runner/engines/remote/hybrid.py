@@ -20,7 +20,6 @@ from runner.engines.base import (
     Delta,
     Engine,
     EngineReport,
-    EngineStats,
     Event,
     Request,
     RequestId,
@@ -31,6 +30,7 @@ from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.reviews import read_verdict, review_of, revision_of
 from runner.engines.remote.session import TICK_S
 from runner.engines.session import Session
+from runner.engines.stats import EngineStats
 
 log = logging.getLogger(__name__)
 STUDENT, TEACHER = "student", "teacher"

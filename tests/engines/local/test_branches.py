@@ -19,9 +19,10 @@ from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
 from runner.engines import base, open_engine
-from runner.engines.base import EngineStats, Request
+from runner.engines.base import Request
 from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, why_not
 from runner.engines.rows import Row, Stopping
+from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 

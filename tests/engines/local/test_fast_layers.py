@@ -7,12 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
-from runner.engines.local import fast_layers
 from runner.engines.local.kernels import native
 
 
@@ -27,22 +24,6 @@ def test_a_processor_without_bfloat16_products_answers_and_says_so(quantization:
     record = json.loads((Path(json.loads(done.stdout)["output_dir"]) / "result.json").read_text())
     assert any("bfloat16 weights are not packed" in note for note in record["result"]["notes"])
     assert record["result"]["metrics"]["errors"] == 0
-
-
-def test_only_the_pages_of_a_file_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is swap, pages of the process's own would be written there."""
-    advised: list[int] = []
-    library = SimpleNamespace(madvise=lambda first, size, advice: advised.append(size.value))
-    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
-    plain = torch.ones(512, 512)
-    torch.save(plain, tmp_path / "weights.pt")
-    mapped = torch.load(tmp_path / "weights.pt", mmap=True)
-    files = fast_layers.MappedFiles()
-    files.let_go(plain)
-    assert advised == []
-    files.let_go(mapped)
-    assert len(advised) == 1
-    assert plain.nbytes - 2 * 4096 <= advised[0] <= plain.nbytes
 
 
 def test_without_a_home_the_kernels_are_built_all_the_same(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
-from runner.engines.base import EngineReport, EngineStats, Request
+from runner.engines.base import EngineReport, Request
 from runner.engines.base import complete as completions
 from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.own_memory import int_settings
 from runner.engines.local.plain_batches import Way
+from runner.engines.stats import EngineStats
 from runner.quantization.bitsandbytes import Nf4Config
 
 Make = Callable[..., RunnerConfig]

@@ -8,12 +8,13 @@ from pathlib import Path
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
-from runner.engines.base import EngineStats, Request
+from runner.engines.base import Request
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.local.room import Room
 from runner.engines.rows import Row
+from runner.engines.stats import EngineStats
 
 
 def test_the_store_grows_with_what_is_there_and_not_beyond_the_budget(

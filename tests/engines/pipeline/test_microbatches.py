@@ -16,11 +16,12 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import PipelineConfig
 from runner.core.dtypes import Dtype
-from runner.engines.base import Completion, EngineStats, Request
+from runner.engines.base import Completion, Request
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker
 from runner.engines.pipeline.transport import Kind, Packet
 from runner.engines.rows import Row, Stopping
+from runner.engines.stats import EngineStats
 from runner.sharding.load_part import load_tokenizer
 
 DEPTH = 3

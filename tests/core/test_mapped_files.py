@@ -1,0 +1,77 @@
+"""Pages of files are given back, and nothing is lost that was written into them."""
+
+import mmap
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.core import mapped_files
+from runner.core.mapped_files import MappedFiles
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+SIZE = 64 * mmap.PAGESIZE
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> tuple[Path, mmap.mmap, int]:
+    """A file of ones, mapped as torch maps a checkpoint, with all its pages read; and where it begins in memory."""
+    import ctypes
+
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"\1" * SIZE)
+    with file.open("rb") as opened:
+        pages = mmap.mmap(opened.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    assert sum(pages[:: mmap.PAGESIZE]) == 64
+    return file, pages, ctypes.addressof(ctypes.c_char.from_buffer(pages))
+
+
+def resident_kib(address: int) -> int:
+    """What the kernel says of the mapping that begins there."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith(f"{address:x}-"))
+    return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
+
+
+def test_a_file_is_given_back_and_comes_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
+    file, pages, address = mapped
+    assert resident_kib(address) == SIZE // 1024
+    MappedFiles().let_go_of([file.with_name("another.bin")])
+    assert resident_kib(address) == SIZE // 1024
+    MappedFiles().let_go_of([file])
+    assert resident_kib(address) == 0
+    assert sum(pages[:: mmap.PAGESIZE]) == 64
+
+
+def test_a_piece_of_a_file_is_given_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
+    """Only whole pages: the one that begins before the piece may hold what another weight needs."""
+    _, _, address = mapped
+    MappedFiles().let_go(address + 1, SIZE // 2)
+    assert resident_kib(address) == (SIZE - SIZE // 2) // 1024 + mmap.PAGESIZE // 1024
+
+
+def test_what_was_written_stays(mapped: tuple[Path, mmap.mmap, int]) -> None:
+    file, pages, _ = mapped
+    pages[5 * mmap.PAGESIZE] = 7
+    MappedFiles().let_go_of([file])
+    assert pages[5 * mmap.PAGESIZE] == 7
+
+
+def test_memory_that_is_no_file_stays() -> None:
+    pages = mmap.mmap(-1, SIZE)
+    pages[0] = 7
+    import ctypes
+
+    MappedFiles().let_go(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
+    assert pages[0] == 7
+
+
+def test_where_pages_cannot_be_seen_they_are_written_out(
+    mapped: tuple[Path, mmap.mmap, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the kernel decides, and loses nothing."""
+    file, pages, _ = mapped
+    monkeypatch.setattr(mapped_files, "_is_changed", lambda *_: None)
+    pages[0] = 7
+    MappedFiles().let_go_of([file])
+    assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)
