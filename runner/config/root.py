@@ -10,6 +10,8 @@ from typing import Any
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import ModelConfig
+from runner.config.profiles import NONE as NO_PROFILE
+from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
@@ -49,6 +51,7 @@ class RunnerConfig:
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
     tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
+    profile: str = inert(NO_PROFILE, "names what the groups and keys that it sets say themselves")
     seed: int = 0
     output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
     print: Print = inert(Print.table, "changes the display, not the computation")
@@ -64,6 +67,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
+        check_profile(self.profile, self.model)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
         if self.lora.merges and self.quantization.packed:
