@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import TaskConfig, Workload
+from runner.config.task import Amount, TaskConfig, Workload
 from runner.core.errors import check, check_least
 
 
@@ -35,6 +36,11 @@ class SweepConfig(TaskConfig):
         """Return the smallest cell: the others may fail, and become a note."""
         return min(self.batch_sizes), min(self.prompt_tokens), self.new_tokens
 
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return all cells, as often as they are run."""
+        rounds, cells = self.warmup + self.repeats, product(self.batch_sizes, self.prompt_tokens)
+        return [Amount(rows, prompt, self.new_tokens, rows * rounds, True) for rows, prompt in cells]
+
 
 @dataclass
 class MemoryConfig(TaskConfig):
@@ -55,3 +61,13 @@ class MemoryConfig(TaskConfig):
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return what is measured."""
         return self.batch_size, self.prompt_tokens, self.new_tokens
+
+    @property
+    def loads(self) -> int:
+        """Return the repeats: each is a fresh process."""
+        return self.repeats
+
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return one batch for each repeat."""
+        rows = self.batch_size
+        return [Amount(rows, self.prompt_tokens, self.new_tokens, rows * self.repeats, True)]

@@ -55,7 +55,7 @@ class RunnerConfig:
     seed: int = 0
     output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
     print: Print = inert(Print.table, "changes the display, not the computation")
-    plan: bool = inert(False, "shows the plan and does nothing")
+    plan: bool | str = inert(False, "shows the plan and does nothing")
     rerun: bool | str = inert(False, "asks for the same job again")
     workers: str = inert("auto", "how many processes share a grid's jobs")
     job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
@@ -63,6 +63,7 @@ class RunnerConfig:
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
         check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
+        check(self.plan in (True, False, "quick"), "plan", self.plan, "use true, false, or quick (calibrates nothing)")
         workers_ok = self.workers == "auto" or (self.workers.isdigit() and int(self.workers) >= 1)
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0

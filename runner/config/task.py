@@ -44,6 +44,17 @@ def absolute(folder: str) -> str:
 Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
 
 
+@dataclass(frozen=True)
+class Amount:
+    """Completions that a job asks for, as far as its config says it."""
+
+    rows: int | None  # at once; None: as many as the engine likes
+    prompt_tokens: int
+    new_tokens: int
+    completions: int
+    is_exact: bool = False  # no answer ends earlier, and no prompt is shorter
+
+
 @dataclass
 class TaskConfig:
     """The base of every task's config."""
@@ -83,6 +94,16 @@ class TaskConfig:
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
         return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
+
+    @property
+    def loads(self) -> int:
+        """Return how many processes load the model, one after another."""
+        return 1
+
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return what is asked for, to estimate its time; of prompts that are not known, what is typical."""
+        _, prompt_tokens, new_tokens = self.workload(generation)
+        return [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
 
 
 @dataclass

@@ -20,6 +20,9 @@ from runner.engines.kinds import BaseCache, ModelKind, Need
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
+PACKED_SHARE = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
+MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
+PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 TYPICAL_ROWS = 64  # at once, where the engine is to choose
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from runner.core import machine
+from runner.engines.kinds.local import PACKED_SHARE
 from runner.engines.local.kernels import native
 
 MADV_PAGEOUT = 21  # of Linux
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
-SHARE_OF_MEMORY = 0.25  # of what is free: packed weights lie beside those that the checkpoint has
+SHARE_OF_MEMORY = PACKED_SHARE
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 

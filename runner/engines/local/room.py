@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 
 from runner.engines.base import MEMORY_IS_SHORT, EngineStats
+from runner.engines.kinds.local import MOST_ROWS
 from runner.engines.local.forward import Forward
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
 from runner.engines.local.prefix_tree import Prefixes
 from runner.engines.rows import Row
 
-MOST_ROWS = {"cpu": 128, "cuda": 512}  # beyond these, products of matrices get no faster
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
 
 

@@ -19,6 +19,7 @@ from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, Completion, EngineStats, Event, RequestId, RowCount
+from runner.engines.kinds.local import PREFILL_TOKENS
 from runner.engines.local.attention import Use
 from runner.engines.local.forward import Forward, most_positions, read_entering, scored
 from runner.engines.local.kv_cache import Heads
@@ -29,8 +30,6 @@ from runner.engines.local.room import Room
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.models.load import Loaded
-
-PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
 
 
 class Scheduler(Room):
