@@ -59,7 +59,7 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["n"] == 2
     assert (tmp_path / "outputs" / "jobs").is_dir()
-    for script in ("runner", "runner-compare"):
+    for script in ("runner", "runner-compare", "runner-advise"):
         subprocess.run([home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True)
 
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from runner.checkpoints import random_weights
@@ -33,7 +32,7 @@ from runner.estimates.sample import Asked
 ROWS = (1, 8, 32)  # that decode together
 SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
 STEPS = 4
-REPEATS = 2
+REPEATS = 3
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
 
@@ -121,7 +120,7 @@ def made(asked: Asked, layers: int, scratch: Path) -> Path:
 
 
 def run_depth(asked: Asked, layers: int, scratch: Path) -> dict[str, float]:
-    """Load so many layers and time passes: the median of some runs of each, in turn."""
+    """Load so many layers and time passes, each in turn: the quickest run of each, when least else was in the way."""
     from runner.engines.local.engine import LocalEngine
 
     folder = made(asked, layers, scratch)
@@ -138,7 +137,7 @@ def run_depth(asked: Asked, layers: int, scratch: Path) -> dict[str, float]:
                 found.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
         name, seconds = next(run(engine, config, 1, LONG_PROMPT, 2, draw=0))
         found[f"{name}_long"] = [seconds]
-        return {name: median(times) for name, times in found.items()}
+        return {name: min(times) for name, times in found.items()}
     finally:
         engine.close()
 

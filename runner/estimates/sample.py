@@ -18,8 +18,8 @@ from runner.core.dtypes import BYTES
 from runner.core.machine import MIB
 from runner.engines.kinds.local import PACKED_SHARE
 
-LAYER_MIB = 64.0  # of layers at least: more than a cache holds, so that weights come from memory as they will
-HEAD_MIB = 256.0  # of the table of tokens at most
+LAYER_MIB = 96.0  # of layers at least: more than a cache holds, so that weights come from memory as they will
+HEAD_MIB = 64.0  # of the table of tokens at most
 MADE = 2.5  # times the size of the sample: the file, the loaded weights, packed ones
 SHARE_OF_MEMORY = 0.5  # of what is free: a calibration must not push others out
 

@@ -64,18 +64,22 @@ def show_plan(plan: list[Planned]) -> None:
     keys = list(dict.fromkeys(key for row in names for key in row))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
-    for column in (*keys, "state", "base", *OF_TAKEN):
+    rows = [_cells_of(taken.get(number)) for number in range(len(plan))]
+    told = [place for place in range(len(OF_TAKEN)) if any(row[place] for row in rows)]
+    for column in (*keys, "state", "base", *(OF_TAKEN[place] for place in told)):
         table.add_column(column, overflow="fold")
     for number, (planned, row) in enumerate(zip(plan, names, strict=True)):
         twin = " (the same job as one above)" if planned.same_as is not None else ""
         base = f"{bases[planned.base]}" if planned.base else ""
         cells = [row.get(key, "") for key in keys]
-        table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, *_cells_of(taken.get(number)))
+        own = [rows[number][place] for place in told]
+        table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, *own)
     console().print(table)
-    print(
-        "memory: weights, KV cache and activations as predicted; peak: the most of them at once, a worker's own "
-        f"{PROCESS_MIB:.0f} MiB not counted. Free: {_free()}"
-    )
+    if told:
+        print(
+            "memory as predicted; peak: what weights, KV cache and activations take at once, a worker's own "
+            f"{PROCESS_MIB:.0f} MiB not counted. Free: {_free()}"
+        )
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))
