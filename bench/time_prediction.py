@@ -1,8 +1,9 @@
 """Does a job take as long as its plan says? `python bench/time_prediction.py [--models …] [--quantizations …]`.
 
 Random-weight checkpoints. For each, the plan calibrates in a folder of its own, then the job runs: one cell of a sweep,
-whole processes, so loading and all that is beside the passes count. The plan is for a machine that does nothing else. Where
-others work on it, `measured` holds their share, too; `quiet` puts the quickest repeat of the cell in the place of each.
+whole processes, so loading and all that is beside the passes count. The plan is for a machine that does nothing else.
+Where others work on it, `measured` holds their share, too; `quiet` puts the quickest repeat of the cell in the place of
+each.
 """
 
 from __future__ import annotations
