@@ -61,7 +61,7 @@ class Candidate:
     def each_s(self) -> float | None:
         """Seconds for each question, on the average of the whole job."""
         asked = sum(amount.completions for amount in self.config.task.amounts(self.config.generation))
-        return None if self.time is None else self.time.seconds / max(asked, 1)
+        return None if self.time is None or not asked else self.time.seconds / asked
 
     @property
     def memory_mib(self) -> float:
@@ -173,7 +173,8 @@ def _with_rows(it: Candidate, resolved: Resolved, rooms_mib: dict[str, float]) -
     asked = it.config.task.amounts(it.config.generation)
     if sizes[0] is None and all(amount.rows is None for amount in asked):
         most = MOST_ROWS["cuda" if "cuda" in rooms_mib else "cpu"]
-        most = min(most, 1 << (max(amount.completions for amount in asked) - 1).bit_length())
+        completions = max((amount.completions for amount in asked), default=most)
+        most = min(most, 1 << (completions - 1).bit_length())
         sizes = [size for size in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if size <= most]
     for size in sizes:
         changed = it.config

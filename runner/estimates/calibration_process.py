@@ -6,7 +6,6 @@ goes out on stdout.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pickle
@@ -100,11 +99,15 @@ def calibrate(asked: Asked, scratch: Path, bandwidth: float) -> dict[str, Any]:
 
 
 def time_imports(asked: Asked, scratch: Path) -> float:
-    """Import what a job will use besides torch, so that it is no part of the first load; return the seconds."""
+    """Load a little once, so that no import is a part of the loads that are timed; return the seconds."""
     config = shallow(asked.config, made(asked, asked.depths.few, scratch), asked.threads)
     started = time.perf_counter()
     KIND.import_libraries(config, Resolved(config))
-    importlib.import_module("runner.engines.local.engine")
+    from runner.engines.local.engine import LocalEngine
+
+    engine = LocalEngine(config)
+    engine.load()
+    engine.close()
     return time.perf_counter() - started
 
 

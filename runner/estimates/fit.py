@@ -13,7 +13,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
-from runner.engines.kinds.local import MOST_ROWS
+from runner.engines.kinds.local import MOST_ROWS, TYPICAL_ROWS
 from runner.quantization import CHOICES
 from runner.quantization.base import Source
 
@@ -69,7 +69,7 @@ def rows_of(config: RunnerConfig, resolved: Resolved) -> int:
     asked = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in asked), default=0)
     most = MOST_ROWS[machine.device_class(resolved.model.device)]
-    return rows or min(most, max((amount.completions for amount in asked), default=1))
+    return rows or min(most, max((amount.completions for amount in asked), default=TYPICAL_ROWS))
 
 
 def fit(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float], fixes: bool = True) -> Fit | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved, ToDownload, only_looking
-from runner.config.model import has_weights
+from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.console import say
 from runner.core.errors import RunnerError
@@ -60,8 +60,9 @@ def estimate(
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
                 continue
             it.fit = _fit(*known)
-            if it.time is None and it.fit is not None and it.fit.fits and (one := _asked(*known, it.fit)):
-                asked[number] = one
+            tells = bool(config.task.amounts(config.generation)) and local_model(config.model) is config.model
+            if tells and it.time is None and it.fit and it.fit.fits and (one := _asked(*known, it.fit)):
+                asked[number] = one  # a hybrid's time is its teacher's, too
     speeds = calibration.speeds([*asked.values()], output_dir, on_line) if calibrate else {}
     for number, one in asked.items():
         found = taken[number].fit

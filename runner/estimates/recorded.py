@@ -71,6 +71,8 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
 def _seconds(record: Record, config: RunnerConfig) -> float | None:
     """Return what the job would take at the record's speed; None where the two are not that much alike."""
     metrics, amounts = record.result.metrics, config.task.amounts(config.generation)
+    if not amounts:
+        return None
     if all(amount.is_exact for amount in amounts):
         rounds = {key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)}
         if not all(isinstance(value, str) and value.isdecimal() for value in rounds.values()):
