@@ -154,10 +154,12 @@ HEAVY = (
         "sys.argv = ['runner', '--cfg', 'job']; from runner.__main__ import entry; entry()",
         "sys.argv = ['runner', '-sc', 'query=bash']; os.environ['COMP_LINE'] = 'runner quant';"
         "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
+        "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
+        "from runner.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
         "import runner.run, runner.tasks.gsm8k, runner.tasks.agents, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve",
     ],
-    ids=["help", "cfg", "completion", "compare-help", "tasks"],
+    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks"],
 )
 def test_cheap_things_import_nothing_heavy(code: str, tmp_path: Path) -> None:
     program = f"""

@@ -35,7 +35,12 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     assert conf <= names
     assert "runner/embedded/model/model.safetensors" in names
     assert "runner/embedded/lora_peft/adapter_model.safetensors" in names
-    assert {"runner/py.typed", "runner/compare/page.css", "runner/serving/page.html"} <= names
+    assert {
+        "runner/py.typed",
+        "runner/advise/machines.yaml",
+        "runner/compare/page.css",
+        "runner/serving/page.html",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
     assert wheel.stat().st_size < 10 * 2**20
 
@@ -59,7 +64,7 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["n"] == 2
     assert (tmp_path / "outputs" / "jobs").is_dir()
-    for script in ("runner", "runner-compare"):
+    for script in ("runner", "runner-compare", "runner-advise"):
         subprocess.run([home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True)
 
 
@@ -70,7 +75,8 @@ BROUGHT = {
     "pydantic",
     "sqlalchemy",
     "starlette",
-}  # by transformers, torch, MLflow, FastAPI
+    "yaml",
+}  # by transformers, torch, MLflow, FastAPI, OmegaConf
 OPTIONAL = {"torchao", "gguf", "joblib"}  # each in an extra of its own
 
 

@@ -34,7 +34,7 @@ from runner.grid.other_launchers import adapt
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner/embedded/README.md")
 COMMAND = re.compile(
-    r"(runner|runner-compare|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"
+    r"(runner|runner-compare|runner-advise|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"
 )
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -137,6 +137,10 @@ def _check(program: str, arguments: list[str]) -> None:
 def _parse(program: str) -> Callable[[list[str]], object]:
     if program == "runner-compare":
         from runner.compare.command import parser
+    elif program == "runner-advise":
+        from runner.advise.command import parser
+
+        return parser().parse_intermixed_args
     elif program == "runner-sync":
         from runner.store.sync import parser
     else:

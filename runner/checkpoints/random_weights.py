@@ -27,6 +27,7 @@ SHAPES_DIR = Path(__file__).parent / "shapes"
 RECIPE = "noise 1"  # raise it when the same shape would be filled otherwise
 POOL_NUMBERS = 1_048_583  # a prime, so that no row of a matrix repeats the one above it
 STANDARD_DEVIATION = 0.02
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose tensors are known here
 SHARD_BYTES = 4 * 2**30
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 ONE_BF16 = b"\x80\x3f"
@@ -40,8 +41,13 @@ def read_shape(model: LocalModelConfig) -> dict[str, Any]:
         presets = "|".join(sorted(names))
         raise ConfigError(f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}")
     shape: dict[str, Any] = json.loads((SHAPES_DIR / f"{model.shape}.json").read_text())
+    return shape | special_tokens()
+
+
+def special_tokens() -> dict[str, Any]:
+    """Return the ids of the tokenizer that the noise comes with, in the words of config.json."""
     tokens = json.loads((MODEL_DIR / "config.json").read_text())
-    return shape | {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def sha256(model: LocalModelConfig) -> str:
@@ -69,7 +75,7 @@ def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
         sizes.append((f"{block}mlp.down_proj.weight", (hidden, inner)))
         sizes += [(f"{block}{name}_layernorm.weight", (hidden,)) for name in ("input", "post_attention")]
     sizes.append(("model.norm.weight", (hidden,)))
-    if not shape["tie_word_embeddings"]:
+    if not shape.get("tie_word_embeddings"):
         sizes.append(("lm_head.weight", (vocab, hidden)))
     return [Tensor(name, "BF16", size, folder, 0, 2 * math.prod(size)) for name, size in sizes]
 
@@ -101,11 +107,12 @@ def make(model: LocalModelConfig) -> Path:
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two jobs that want the same one make it once
         if not folder.is_dir():
-            _write(shape, folder)
+            write(shape, folder)
     return folder
 
 
-def _write(shape: dict[str, Any], folder: Path) -> None:
+def write(shape: dict[str, Any], folder: Path) -> None:
+    """Write the checkpoint of a shape: whole, or not at all."""
     tensors = list_tensors(shape)
     total = sum(tensor.nbytes for tensor in tensors)
     partial = folder.with_name(f".{folder.name}.partial")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.compare import pictures
+from runner.compare import pictures, profiles
 from runner.compare.data import Comparison, Flips, Row, Table
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
@@ -59,6 +59,8 @@ def _rich(tables: list[Table], out: TextIO) -> None:
         shown.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
+    if of_profiles := profiles.columns(tables):
+        shown.print(_grid(of_profiles))
 
 
 def _grid(found: list[Column]) -> object:
@@ -111,6 +113,9 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
                     out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
+    if of_profiles := profiles.columns(tables):
+        out.write("### profiles\n\n")
+        _markdown_grid(of_profiles, out)
 
 
 def _markdown_grid(found: list[Column], out: TextIO) -> None:

@@ -29,8 +29,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config import variables
-from runner.config.choices import CONF, of_model
+from runner.config import profiles, variables
+from runner.config.choices import CONF, choices_for, of_model
 from runner.config.groups import GROUPS, Kind, kinds
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
 from runner.config.plain_text import quote_texts, sweep_of
@@ -68,6 +68,8 @@ def register() -> None:
             free = [item.name for item in fields(schema) if item.default_factory is dict]
             node = _open(OmegaConf.structured(schema), *free) if free else schema
             store(group=f"hydra/schema/{group}", name=name, node=node, provider="runner")
+    for name, of_weights in profiles.nodes(choices_for("model")):
+        store(group="hydra/profile", name=name, node=of_weights, package="_global_", provider="runner")
 
 
 def _open(node: DictConfig, *keys: str) -> DictConfig:
@@ -105,19 +107,32 @@ def variables_as_overrides(said: list[str], name: str = "config", folder: str | 
         return []
     asked = {line.partition("=")[0].lstrip("+~"): line for line in said}
     hydra = hydra_of(folder)
+    if of_study := _swept(hydra, name, "profile"):
+        asked.setdefault("profile", of_study)
+    wanted = _values(asked["profile"]) if "profile" in asked else []
+    for profile in wanted:  # it wins, too
+        asked = dict.fromkeys(profiles.keys_of(str(profile)), asked["profile"]) | asked
 
     def models(choice: str | None) -> list[Chosen]:
-        own = _values(asked["model"]) if "model" in asked else [None]
+        own: list[str | None] = ["api"] if {*wanted} == {"teacher_only"} else [None]
+        own = _values(asked["model"]) if asked.get("model", "").startswith("model=") else own
         if choice is None and own == [None]:
-            with suppress(HydraException):  # the job itself says what is wrong with its config
-                swept = _compose(hydra, name, []).hydra.sweeper.get("params", {}).get("model")
-                own = _values(sweep_of("model", swept)) if swept is not None else own
+            swept = _swept(hydra, name, "model")
+            own = _values(swept) if swept else own
         return [_model_of(hydra, name, one) for one in ([choice] if choice else own)]
 
     found = translate(os.environ, asked, models)
     for line in found.lines:
         say(line)
     return quote_texts(found.overrides)
+
+
+def _swept(hydra: Hydra, name: str, key: str) -> str:
+    """Return how a study sweeps over a key, as an override; empty where it does not."""
+    with suppress(HydraException):  # the job itself says what is wrong with its config
+        swept = _compose(hydra, name, []).hydra.sweeper.get("params", {}).get(key)
+        return sweep_of(key, swept) if swept is not None else ""
+    return ""
 
 
 def _values(override: str) -> list[str | None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import TaskConfig, Workload
+from runner.config.task import Amount, TaskConfig, Workload
 from runner.core.errors import check, check_least
 from runner.core.fields import inert
 
@@ -56,6 +57,14 @@ class SweepConfig(TaskConfig):
         """Return the smallest cell: the others may fail, and become a note."""
         return min(self.batch_sizes), min(self.prompt_tokens), min(self.new_tokens)
 
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return all cells, as often as they are run; nothing where a clock says when requests come."""
+        if self.arrival_rates:
+            return []
+        times = (self.warmup + self.repeats) * len(self.shared_prefix)
+        cells = product(self.batch_sizes, self.prompt_tokens, self.new_tokens)
+        return [Amount(rows, prompt, new, rows * times, True) for rows, prompt, new in cells]
+
 
 def _check_axis(key: str, values: Sequence[float], example: str) -> None:
     check(bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}")
@@ -96,3 +105,12 @@ class MemoryConfig(TaskConfig):
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the smallest point: the others may fail, and become a note."""
         return self.points[0]
+
+    @property
+    def loads(self) -> int:
+        """Return the repeats: each is a fresh process."""
+        return self.repeats
+
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return one batch of each point for each repeat."""
+        return [Amount(rows, prompt, new, rows * self.repeats, True) for rows, prompt, new in self.points]

@@ -268,6 +268,11 @@ MODELS: dict[str, type[ModelConfig]] = {
 }
 
 
+def has_weights(model: ModelConfig) -> bool:
+    """Whether a model, or its student, runs on this machine."""
+    return isinstance(model, LocalModelConfig | HybridConfig)
+
+
 def local_model(model: ModelConfig) -> LocalModelConfig:
     """Return the keys of a local model; their defaults stand in for a kind that has none."""
     if isinstance(model, HybridConfig):

@@ -10,6 +10,8 @@ from typing import Any
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import ModelConfig
+from runner.config.profiles import NONE as NO_PROFILE
+from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
@@ -49,10 +51,11 @@ class RunnerConfig:
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
     tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
+    profile: str = inert(NO_PROFILE, "names what the groups and keys that it sets say themselves")
     seed: int = 0
     output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
     print: Print = inert(Print.table, "changes the display, not the computation")
-    plan: bool = inert(False, "shows the plan and does nothing")
+    plan: bool | str = inert(False, "shows the plan and does nothing")
     rerun: bool | str = inert(False, "asks for the same job again")
     workers: str = inert("auto", "how many processes share a grid's jobs")
     job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
@@ -60,10 +63,12 @@ class RunnerConfig:
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
         check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
+        check(self.plan in (True, False, "quick"), "plan", self.plan, "use true, false, or quick (calibrates nothing)")
         workers_ok = self.workers == "auto" or (self.workers.isdigit() and int(self.workers) >= 1)
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
+        check_profile(self.profile, self.model)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
         if self.lora.merges and self.quantization.packed:

@@ -34,6 +34,7 @@ class Extractor(StrEnum):
 
 CHOSEN = "says which questions; the SHA-256 of those that are put counts instead"
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
+QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are read once
 
 
 def absolute(folder: str) -> str:
@@ -42,6 +43,17 @@ def absolute(folder: str) -> str:
 
 
 Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Completions that a job asks for, as far as its config says it."""
+
+    rows: int | None  # at once; None: as many as the engine likes
+    prompt_tokens: int
+    new_tokens: int
+    completions: int
+    is_exact: bool = False  # no answer ends earlier, and no prompt is shorter
 
 
 @dataclass
@@ -84,6 +96,19 @@ class TaskConfig:
         """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
         return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
 
+    @property
+    def loads(self) -> int:
+        """Return how many processes load the model, one after another."""
+        return 1
+
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return what is asked for, to estimate its time: of prompts that are not known, what is typical.
+
+        Nothing where the number of completions is not known either.
+        """
+        _, prompt_tokens, new_tokens = self.workload(generation)
+        return [] if self.is_endless else [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
+
 
 @dataclass
 class QuestionsConfig(TaskConfig):
@@ -114,6 +139,12 @@ class QuestionsConfig(TaskConfig):
     def questions(self) -> int:
         """As many as the limit allows."""
         return self.limit or super().questions
+
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return the questions, where it is said how many."""
+        if self.limit is None:
+            return []
+        return [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, self.questions)]
 
 
 def check_template(template: str) -> None:
@@ -210,6 +241,10 @@ class PromptsConfig(TaskConfig):
         """Whether the prompts come from stdin."""
         return self.prompts == "-"
 
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return the one prompt; how many a file has is not known here."""
+        return [] if self.prompt is None else [Amount(1, QUESTION_TOKENS, generation.max_new_tokens, 1)]
+
 
 @dataclass
 class GenerateConfig(PromptsConfig):
@@ -250,6 +285,10 @@ class ChatConfig(TaskConfig):
     def reads_stdin(self) -> bool:
         """What the user says comes from there."""
         return True
+
+    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+        """Return nothing: it takes as long as the user likes."""
+        return []
 
 
 class Strategy(StrEnum):

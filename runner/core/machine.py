@@ -163,6 +163,16 @@ def cores() -> int:
     return max(1, min([there, *map(math.ceil, cgroup_cpu_shares())]))
 
 
+# Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
+# thread waits for the other at every layer, it costs a hundred times more.
+ONE_THREAD_BELOW_PARAMETERS = 50_000_000
+
+
+def threads_for(parameters: int) -> int:
+    """Return how many CPU threads suit a model of this size; a rule, not a race, so that answers stay the same."""
+    return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else cores()
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that speed and memory depend on, read without importing them."""
     found = {"python": platform.python_version()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -17,12 +18,12 @@ from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
+from runner.estimates.fit import PROCESS_MIB
+from runner.estimates.jobs import Taken, estimate
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of
-
-WORKER_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 
 
 class State(StrEnum):
@@ -93,7 +94,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
-        with resolve.only_looking(config.plan):
+        with resolve.only_looking(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
@@ -144,7 +145,7 @@ def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
         return min(gpus, groups)
     one_of_each = [plan[members[0]] for members in together]
     needs = [need_of(one.config, one.resolved) for one in one_of_each if one.config and one.resolved]
-    by_memory = int(0.8 * machine.available_mib() // (WORKER_MIB + max(need.mib for need in needs)))
+    by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in needs)))
     by_cores = machine.cores() // max(need.threads for need in needs)
     return max(1, min(groups, by_memory, by_cores))
 
@@ -155,6 +156,23 @@ def need_of(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
     if hasattr(task, "predict_mib"):
         return Need(task.predict_mib(config), machine.cores())
     return kind_of(config.model).need(config, resolved) if Uses.weights in task.USES else Need(0.0, 1)
+
+
+def taken_by(plan: list[Planned]) -> dict[int, Taken]:
+    """Estimate memory and time of the jobs of a plan that work with weights; plan=quick calibrates nothing."""
+    jobs = {
+        number: (planned.config, planned.resolved)
+        for number, planned in enumerate(plan)
+        if planned.config is not None and planned.resolved is not None and planned.same_as is None
+        if Uses.weights in task_of(planned.config).USES
+    }
+    settings = next((config for config, _ in jobs.values()), None)
+    if settings is None:
+        return {}
+    output_dir = Path(settings.output_dir).expanduser().absolute()
+    timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.go_on)}
+    others = {number: it for number, it in jobs.items() if number not in timed}
+    return estimate(others, output_dir, calibrate=False) | estimate(timed, output_dir, settings.plan is True)
 
 
 def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:

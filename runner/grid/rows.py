@@ -27,7 +27,7 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[st
     `pandas.DataFrame(rows)` takes them. A job that fails is a row with its error. `study` is a study's YAML file.
     """
     with as_a_command():
-        sweeper, arguments = _sweeper(words(overrides), study)
+        sweeper, arguments = sweeper_of(words(overrides), study)
         grid = sweeper.plan(arguments)
         if grid.settings.plan:
             return [row | {"status": it.state.value} for row, it in zip(_rows(grid), grid.plan, strict=True)]
@@ -36,7 +36,7 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[st
         return _rows(grid)
 
 
-def _sweeper(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
+def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
     """Return the sweeper that Hydra would call, and what it would be called with."""
     Plugins.instance()
     adapt()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from runner.core import machine
 from runner.core.console import console, plain, say
 from runner.core.progress import Step
 from runner.core.result import Status
-from runner.grid.plan import Outcome, Planned, State, need_of
+from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
+from runner.estimates.jobs import Taken, clock, said
+from runner.grid.plan import Outcome, Planned, State, taken_by
 from runner.report import GridLine, brief
 
 REDRAW_EVERY_S = 0.25
+OF_TAKEN = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "known by")
 
 
 # ------------------------------------------------------------------------------------- before and after
@@ -50,44 +54,72 @@ def summary(plan: list[Planned]) -> str:
 
 
 def show_plan(plan: list[Planned]) -> None:
-    """Print what would run, what is done, what cannot work, and which jobs share a loaded base."""
+    """Print what would run and what each job takes, what is done, what cannot work, which jobs share a loaded base."""
     from rich import box
     from rich.table import Table
 
+    taken = taken_by(plan)
     bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
     names = job_names(plan)
     keys = list(dict.fromkeys(key for row in names for key in row))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
-    for column in (*keys, "state", "base", "needs MiB"):
+    rows = [_cells_of(taken.get(number)) for number in range(len(plan))]
+    told = [place for place in range(len(OF_TAKEN)) if any(row[place] for row in rows)]
+    for column in (*keys, "state", "base", *(OF_TAKEN[place] for place in told)):
         table.add_column(column, overflow="fold")
-    known: dict[str, str] = {}
-    for planned, row in zip(plan, names, strict=True):
+    for number, (planned, row) in enumerate(zip(plan, names, strict=True)):
         twin = " (the same job as one above)" if planned.same_as is not None else ""
         base = f"{bases[planned.base]}" if planned.base else ""
         cells = [row.get(key, "") for key in keys]
-        table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, _needs(planned, known))
+        own = [rows[number][place] for place in told]
+        table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, *own)
     console().print(table)
-    print(
-        "needs: weights, KV cache and activations as predicted, a worker's own 600 MiB not counted; "
-        f"{machine.available_mib():,.0f} MiB of main memory are free"
-    )
-    for planned, label in zip(plan, labels(plan), strict=True):
+    if told:
+        print(
+            "memory as predicted; peak: what weights, KV cache and activations take at once, a worker's own "
+            f"{PROCESS_MIB:.0f} MiB not counted. Free: {_free()}"
+        )
+    for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))
-        for note in planned.notes:
+        found = taken[number].fit if number in taken else None
+        notes = planned.notes + ([found.would_fit] if found is not None and found.would_fit else [])
+        for note in notes:
             print(plain(f"note: {label}\n    {note}"))
-    print(f"{summary(plan)}; {len(bases)} bases to load at most once each")
+    print(f"{summary(plan)}; {len(bases)} bases to load at most once each{_time_of_all(plan, taken)}")
 
 
-def _needs(planned: Planned, known: dict[str, str]) -> str:
-    """Predict the memory of a job; jobs that differ in nothing that matters for it are computed once."""
-    if planned.config is None or planned.resolved is None or planned.job is None or not planned.base:
+def _cells_of(taken: Taken | None) -> list[str]:
+    """Return the cells of what a job takes."""
+    found = taken.fit if taken else None
+    if found is None:
+        memory = [""] * 5
+    else:
+        it = found.predicted
+        memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
+        memory.append("yes" if found.fits else "no")
+    return [*memory, *said(taken.time if taken else None)]
+
+
+def _free() -> str:
+    """Say what is free where models may go: main memory, what a control group leaves of it, each GPU."""
+    parts = [f"{machine.available_mib():,.0f} MiB of main memory"]
+    if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
+        parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
+    return ", ".join([*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_free_mib()))])
+
+
+def _time_of_all(plan: list[Planned], taken: dict[int, Taken]) -> str:
+    """Say how long all that is to do takes, one job after another."""
+    to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.go_on) and it.same_as is None]
+    times = [time for number in to_do if number in taken and (time := taken[number].time) is not None]
+    if not times:
         return ""
-    key = f"{planned.base} {planned.config.generation}"
-    if key not in known:
-        known[key] = f"{need_of(planned.config, planned.resolved).mib:,.0f}"
-    return known[key]
+    seconds = sum(it.seconds for it in times)
+    spread = sum(it.seconds * it.spread for it in times) / max(seconds, 1e-9)
+    untold = f", {len(to_do) - len(times)} jobs not counted" if len(times) < len(to_do) else ""
+    return f"; one after another {clock(seconds)} ± {spread:.0%}{untold}"
 
 
 def table_lines(plan: list[Planned], outcomes: dict[int, Outcome], interrupted: bool = False) -> list[GridLine]:
@@ -240,13 +272,3 @@ def _cells(job: Running) -> list[str]:
     news = "  ".join(f"{key} {value}" for key, value in step.news.items())
     total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
     return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(eta_s)} left" if eta_s else ""]
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as people read them: 7 s, 3:20, 1:02:03."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

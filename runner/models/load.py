@@ -33,10 +33,7 @@ from runner.quantization.base import QuantizationConfig
 
 log = logging.getLogger(__name__)
 
-# Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
-# thread waits for the other at every layer, it costs a hundred times more.
 KERNELS = 1024  # that are kept otherwise
-ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 
 
 @dataclass
@@ -119,7 +116,7 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
             )
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
         loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
-    threads = resolved.model.threads or default_threads(loaded.model.num_parameters())
+    threads = resolved.model.threads or machine.threads_for(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
@@ -142,11 +139,6 @@ def release(loaded: Loaded, config: RunnerConfig) -> bool:
 def keep_kernels_few() -> None:
     """Where memory is short, have fewer of oneDNN's kernels kept: it makes one for each new shape, of up to 0.5 MiB."""
     machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), KERNELS)))
-
-
-def default_threads(parameters: int) -> int:
-    """Return how many CPU threads suit a model of this size; a rule, not a race, so that answers stay the same."""
-    return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else machine.cores()
 
 
 def pick_device(wanted: str) -> torch.device:

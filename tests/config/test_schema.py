@@ -74,9 +74,9 @@ def test_every_study_composes(file: Path) -> None:
 def test_every_group_of_the_menu_has_a_folder_and_a_schema() -> None:
     menu = OmegaConf.load(CONF / "config.yaml")
     groups = [next(iter(line)) for line in menu.defaults if not isinstance(line, str)]
-    chosen = [group for group in groups if not group.startswith("override")]
-    assert chosen == list(GROUPS)
-    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "hydra"}
+    chosen = [group for group in groups if not group.startswith(("override", "optional"))]
+    assert chosen == [*GROUPS, "profile"]  # which chooses several groups and has no keys
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "profile", "hydra"}
 
 
 def test_menu_defaults_equal_the_schema() -> None:
@@ -198,7 +198,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.shots_data",
         "task.show_prompt",
     }
-    inert |= {"output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
+    inert |= {"profile", "output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
     assert set(reasons) == inert
 
 

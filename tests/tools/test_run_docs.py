@@ -39,7 +39,7 @@ runner task.limit=2 task.samples=2 generation=sampling
 runner model=stub task.limit=2
 runner model=stub task.limit=2 print=json
 runner -m quantization=none,nf4 task.limit=2 workers=1
-runner -m quantization=none,nf4 task.limit=2 plan=true
+runner -m quantization=none,fp4 task.limit=2 plan=true
 runner-compare --grid last --baseline quantization=none
 runner-compare --where "quantization.name='nf4'"
 runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
@@ -51,7 +51,7 @@ runner task=archive task.parts=parts task.output_dir=packed
 runner task=merge task.parts=packed task.output_dir=whole
 runner task=pipeline task.parts=parts task.prompt="2+2?" generation.max_new_tokens=4
 """
-MODULES = {"runner": "runner", "runner-compare": "runner.compare"}
+MODULES = {"runner": "runner", "runner-compare": "runner.compare", "runner-advise": "runner.advise"}
 
 
 @pytest.fixture(scope="module")

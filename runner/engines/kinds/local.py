@@ -10,6 +10,7 @@ from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint, check_memory, limited
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import Attention, local_model
+from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Workload
@@ -41,9 +42,11 @@ class Local(ModelKind):
         formats.check(config, resolved)
         if model.random_weights:
             random_weights.check_disk(model)
-        if machine.device_class(model.device) == "cuda":
+        device = machine.device_class(model.device)
+        if device == "cuda":
             return []  # how much of a GPU is free is known to torch alone
-        return check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+        notes = profile_notes(config.profile, device)
+        return notes + check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
     def predict(self, config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
         """Predict from the headers of the checkpoint."""

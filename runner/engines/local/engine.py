@@ -10,6 +10,7 @@ import torch
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention
+from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
@@ -64,6 +65,7 @@ class LocalEngine:
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         notes, tokenizer = loaded.notes + generation.not_followed(own), loaded.tokenizer
+        notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
             dict(loaded.metrics),
             loaded.facts | facts,

@@ -21,6 +21,7 @@ from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
+SHARE_OF_MEMORY = PACKED_SHARE  # a calibration of a smaller model sets what the whole one would do
 MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -34,7 +35,7 @@ class FastLayers:
         self.heap, self.packed_mib = Heap(), 0.0
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
-        if size <= PACKED_SHARE * machine.available_mib() * machine.MIB:
+        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
             problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
             mapped = MappedFiles()
             for layer in plain:

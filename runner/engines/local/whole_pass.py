@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner.core import machine
 from runner.engines.local.attention import Pass
 from runner.engines.local.fast_layers import is_plain
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.models.load import ONE_THREAD_BELOW_PARAMETERS
 
 PARTS = {
     "attention": {"q_proj", "k_proj", "v_proj", "o_proj"},
@@ -55,7 +55,7 @@ class WholePass:
         """Unlike where the model is no plain Llama, or none that this is made for."""
         self.heads, self.kernels, self.positions = heads, kernels, positions
         self._held: list[torch.Tensor] = []  # what C has only the address of
-        if heads.dtype != torch.float32 or model.num_parameters() >= ONE_THREAD_BELOW_PARAMETERS:
+        if heads.dtype != torch.float32 or model.num_parameters() >= machine.ONE_THREAD_BELOW_PARAMETERS:
             raise Unlike("it is large, or in 16 bits: torch's products take most of its time")
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
             raise Unlike("something hooks into its layers")

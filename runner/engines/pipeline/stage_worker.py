@@ -17,7 +17,7 @@ from runner.core import machine
 from runner.core.machine import MIB
 from runner.engines.pipeline.transport import Kind, Packet, sampler_for, token_mask
 from runner.engines.sampling import Sampler
-from runner.models.load import default_threads, pick_device, pick_dtype
+from runner.models.load import pick_device, pick_dtype
 from runner.sharding.load_part import load_part
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
 from runner.sharding.stage import Stage
@@ -59,7 +59,9 @@ class StageWorker:
             self.has_own_gpu = gpus >= rank.local_processes  # then hidden states can go from GPU to GPU
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
-        self.threads = model.threads or max(1, default_threads(manifest.totals.unique_params) // rank.local_processes)
+        self.threads = model.threads or max(
+            1, machine.threads_for(manifest.totals.unique_params) // rank.local_processes
+        )
         torch.set_num_threads(self.threads)
         attention = None if model.attention.value == "auto" else model.attention.value
         self.stages: list[Stage] = [

@@ -1,0 +1,106 @@
+"""Does a job take as long as its plan says? `python bench/time_prediction.py [--models …] [--quantizations …]`.
+
+Random-weight checkpoints. For each, the plan calibrates in a folder of its own, then the job runs: one cell of a sweep,
+whole processes, so loading and all that is beside the passes count. The plan is for a machine that does nothing else.
+Where others work on it, `measured` holds their share, too; `quiet` puts the quickest repeat of the cell in the place of
+each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from hydra.types import RunMode
+
+from runner.checkpoints.resolve import resolve
+from runner.config.hydra import hydra_of, to_config, without_hydra
+from runner.core import machine
+from runner.estimates.jobs import estimate
+from runner.estimates.speed import Source
+
+MODELS = "smollm2_135m,qwen2_05b_instruct,llama32_1b"
+QUANTIZATIONS = "none,int8,nf4"
+ROWS, PROMPT = 4, 128
+CELL = (
+    "task=sweep",
+    f"task.batch_sizes=[{ROWS}]",
+    f"task.prompt_tokens=[{PROMPT}]",
+    "task.new_tokens=48",
+    "task.warmup=0",
+)
+
+
+def main() -> None:
+    """Predict, run, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=MODELS, help="presets of conf/model (default: %(default)s)")
+    parser.add_argument("--quantizations", default=QUANTIZATIONS)
+    parser.add_argument("--repeats", type=int, default=3, help="of the cell, within a job")
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    print(f"python bench/time_prediction.py --repeats {options.repeats} --rounds {options.rounds}")
+    print(machine.name())
+    heads = ("predicted_s", "measured_s", "off", "quiet_s", "off", "plan_s")
+    print(f"{'model':20} {'quantization':13}" + "".join(f"{head:>12}" for head in heads) + "  beside it")
+    for model in options.models.split(","):
+        for quantization in options.quantizations.split(","):
+            rounds = [one_round(model, quantization, options.repeats) for _ in range(options.rounds)]
+            predicted, measured, quiet, plan_s = (
+                median(column) for column in zip(*(it[:4] for it in rounds), strict=True)
+            )
+            figures = f"{predicted:12.1f}{measured:12.1f}{predicted / measured - 1:12.0%}"
+            figures += f"{quiet:12.1f}{predicted / quiet - 1:12.0%}{plan_s:12.1f}"
+            print(f"{model:20} {quantization:13}{figures}  {rounds[0][4]}", flush=True)
+
+
+def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float, float, float, str]:
+    """Return the predicted, measured and quiet seconds, those of the plan, and what else ran meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = [f"model={model}", "model.random_weights=true", f"quantization={quantization}", *CELL]
+        asked += [f"task.repeats={repeats}", "tracking=none", f"output_dir={folder}"]
+        company = machine.Company()
+        started = time.perf_counter()
+        predicted = predict(asked, Path(folder))
+        plan_s = time.perf_counter() - started
+        metrics: dict[str, float] = json.loads(run(*asked, "print=json"))["metrics"]
+        times = repeats_s(Path(folder))
+        quiet = metrics["seconds"] - sum(times) + len(times) * min(times)
+        return predicted, metrics["seconds"], quiet, plan_s, company.describe()
+
+
+def repeats_s(folder: Path) -> list[float]:
+    """Return the seconds of each repeat of the cell."""
+    (file,) = folder.glob("jobs/*/repeats.jsonl")
+    lines = map(json.loads, file.read_text().splitlines())
+    return [float(line["value"]) for line in lines if line["measure"] == f"seconds/batch_{ROWS}_prompt_{PROMPT}"]
+
+
+def predict(asked: list[str], folder: Path) -> float:
+    """Return the seconds that the plan shows, calibrated anew."""
+    composed = hydra_of().compose_config("config", asked, RunMode.RUN, with_log_configuration=False)
+    config = to_config(without_hydra(composed)[0])
+    said = estimate({0: (config, resolve(config))}, folder, calibrate=True, on_line=lambda _: None)[0].time
+    if said is None or said.source is not Source.calibrated:
+        sys.exit(f"{asked[0]}: nothing was calibrated")
+    return said.seconds
+
+
+def run(*arguments: str) -> str:
+    """Run the runner and return its stdout."""
+    command = [sys.executable, "-m", "runner", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

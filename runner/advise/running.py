@@ -1,0 +1,20 @@
+"""`runner-advise --run`: what is recommended, as one grid."""
+
+from __future__ import annotations
+
+from runner.advise.candidates import Advice
+from runner.grid.rows import sweeper_of
+from runner.grid.sweeper import finish
+
+
+def run(found: Advice) -> None:
+    """Do the recommended jobs as a grid: planned, logged and shown as `runner -m` does; raises as that ends."""
+    jobs = [dict(word.partition("=")[::2] for word in it.overrides) for it in found.chosen]
+    keys = list(dict.fromkeys(key for job in jobs for key in job))
+    alike = [key for key in keys if len({job.get(key) for job in jobs}) == 1]
+    differing = [key for key in keys if key not in alike]
+    sweeper, arguments = sweeper_of([f"{key}={jobs[0][key]}" for key in alike], None)
+    if differing:
+        sweeper.zip = [{key: ",".join(job.get(key, "null") for job in jobs) for key in differing}]
+    grid = sweeper.plan(arguments)
+    finish(grid, sweeper.do(grid))

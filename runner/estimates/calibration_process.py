@@ -1,0 +1,186 @@
+"""The child of a calibration: some layers of the model, as noise, in the real engine; timed, and scaled to all of them.
+
+Runs as `python -m runner.estimates.calibration_process`. What to time comes pickled on stdin; one JSON line for each
+goes out on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints import random_weights
+from runner.checkpoints.resolve import Resolved
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core import child
+from runner.engines.base import Engine, complete
+from runner.engines.kinds.local import KIND
+from runner.engines.synthetic import synthetic_requests
+from runner.estimates.sample import Asked
+
+ROWS = (1, 8, 32)  # that decode together
+SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
+STEPS = 4
+REPEATS = 3
+BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
+
+
+def main() -> None:
+    """Time each model that is asked for, and say it at once."""
+    started = time.perf_counter()
+    child.end_with_parent()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
+        os.dup2(2, 1)  # what libraries print is no result
+        asked: list[Asked] = pickle.load(sys.stdin.buffer)
+        import torch
+
+        from runner.engines.local import fast_layers
+
+        import_s = time.perf_counter() - started
+        bandwidth = memory_bandwidth(torch)
+        share = fast_layers.SHARE_OF_MEMORY
+        with tempfile.TemporaryDirectory(prefix="runner-calibration-") as scratch:
+            for one in asked:
+                fast_layers.SHARE_OF_MEMORY = share if one.is_packed else 0.0
+                try:
+                    measured = calibrate(one, Path(scratch), bandwidth)
+                    measured["import_s"] += import_s
+                except Exception as error:  # noqa: BLE001  # whatever it is, the plan goes on without
+                    measured = {"error": f"{type(error).__name__}: {error}"}
+                channel.write(json.dumps({"key": one.key, "measured": measured}) + "\n")
+                channel.flush()
+
+
+def memory_bandwidth(torch: Any) -> float:
+    """Return how many bytes a second are read from memory."""
+    numbers, times = torch.ones(BANDWIDTH_NUMBERS), []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        numbers.sum()
+        times.append(time.perf_counter() - started)
+    return float(numbers.nbytes / min(times))
+
+
+def calibrate(asked: Asked, scratch: Path, bandwidth: float) -> dict[str, Any]:
+    """Time two depths of the model; what a layer adds is the same for all of them."""
+    depths = asked.depths
+    import_s = time_imports(asked, scratch)
+    few = run_depth(asked, depths.few, scratch)
+    if depths.few == depths.layers:
+        many, layer = few, dict.fromkeys(few, 0.0)
+    else:
+        many = run_depth(asked, depths.many, scratch)
+        layer = {name: max(many[name] - few[name], 0.0) / (depths.many - depths.few) for name in few}
+    missing = depths.layers - depths.many
+    whole = {name: many[name] + missing * layer[name] for name in many}
+    more_head = (depths.vocabulary - depths.kept_vocabulary) / depths.kept_vocabulary
+    prefill = [(rows * SHORT_PROMPT, f"prefill_{rows}", rows) for rows in ROWS] + [(LONG_PROMPT, "prefill_long", 1)]
+    by_tokens: dict[int, float] = {}
+    for tokens, name, rows in prefill:  # one long prompt and many short ones of as many tokens: the mean of both
+        seconds = whole[name] + more_head * whole[f"head_{rows}"]
+        by_tokens[tokens] = (by_tokens[tokens] + seconds) / 2 if tokens in by_tokens else seconds
+    return {
+        "prefill": sorted(by_tokens.items()),
+        "decode": [(rows, whole[f"decode_{rows}"] + more_head * many[f"head_{rows}"]) for rows in ROWS],
+        "place_s": asked.place_bytes / bandwidth,
+        "load_s": whole["load_s"],
+        "import_s": import_s,
+    }
+
+
+def time_imports(asked: Asked, scratch: Path) -> float:
+    """Load a little once, so that no import is a part of the loads that are timed; return the seconds."""
+    config = shallow(asked.config, made(asked, asked.depths.few, scratch), asked.threads)
+    started = time.perf_counter()
+    KIND.import_libraries(config, Resolved(config))
+    from runner.engines.local.engine import LocalEngine
+
+    engine = LocalEngine(config)
+    engine.load()
+    engine.close()
+    return time.perf_counter() - started
+
+
+def made(asked: Asked, layers: int, scratch: Path) -> Path:
+    """Return the folder of the noise with so many layers."""
+    shape = asked.shape | random_weights.special_tokens()
+    shape |= {"num_hidden_layers": layers, "vocab_size": asked.depths.kept_vocabulary}
+    shape.pop("layer_types", None)  # one for each layer
+    folder = scratch / f"{asked.name}-{layers}"
+    if not folder.exists():
+        random_weights.write(shape, folder)
+    return folder
+
+
+def run_depth(asked: Asked, layers: int, scratch: Path) -> dict[str, float]:
+    """Load so many layers and time passes, each in turn: the quickest run of each, when least else was in the way."""
+    from runner.engines.local.engine import LocalEngine
+
+    folder = made(asked, layers, scratch)
+    config = shallow(asked.config, folder, asked.threads)
+    engine = LocalEngine(config)
+    try:
+        engine.load()
+        started = time.perf_counter()
+        list(run(engine, config, 1, SHORT_PROMPT, 2, draw=0))  # it tries kernels and packs weights, as each job does
+        found: dict[str, list[float]] = {"load_s": [engine.stats.load_s + time.perf_counter() - started]}
+        for repeat in range(1, REPEATS + 1):
+            for rows in ROWS:
+                for name, seconds in run(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
+                    found.setdefault(f"{name}_{rows}", []).append(seconds)
+                found.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
+        name, seconds = next(run(engine, config, 1, LONG_PROMPT, 2, draw=0))
+        found[f"{name}_long"] = [seconds]
+        return {name: min(times) for name, times in found.items()}
+    finally:
+        engine.close()
+
+
+def shallow(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
+    """Return the job's config with the noise as its model, and without an adapter, which fits the whole model only."""
+    model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
+    for key in ("device", "dtype", "attention"):
+        setattr(model, key, getattr(config.model, key))
+    return replace(config, model=model, lora=LoraConfig(), profile="none")
+
+
+def run(
+    engine: Engine, config: RunnerConfig, rows: int, prompt: int, new: int, draw: int
+) -> Iterator[tuple[str, float]]:
+    """Run a batch; yield what reading the prompts and one step took."""
+    vocabulary = int(engine.load().metrics["vocab_size"])
+    requests = synthetic_requests(rows, prompt, new, vocabulary, config.seed, draw)
+    before = replace(engine.stats)
+    list(complete(engine, requests, batch_size=rows))
+    spent = engine.stats - before
+    yield "prefill", spent.prefill_s
+    yield "decode", spent.decode_s / max(new - 1, 1)
+
+
+def time_head(engine: Any, rows: int) -> float:
+    """Time the product that makes logits, of which the noise has fewer than the model."""
+    import torch
+
+    loaded = engine._model()
+    head = loaded.model.get_output_embeddings()
+    states = torch.randn(rows, head.weight.shape[-1], dtype=head.weight.dtype, device=head.weight.device)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        head(states)
+        if states.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""How long jobs like one took on this machine, from the records in output_dir."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from runner.config.root import RunnerConfig
+from runner.config.task import Amount
+from runner.core import machine
+from runner.core.result import Record, Status
+from runner.core.texts import parse_json
+from runner.estimates.speed import Estimate, Source
+from runner.store.tracking import flatten
+
+BASE = ("model.", "quantization.", "lora.", "rope.")  # what has to be the same
+INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
+ROUNDS = ("repeats", "warmup")  # in which measurements may differ
+ALIKE = ("generation.batch_size", "generation.max_new_tokens", "task.name")
+SPREAD = 0.2  # of jobs that are like one that was recorded, unless several differ by more
+
+
+class Records:
+    """The finished jobs of an output folder that were done on this machine."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.records = [record for file in output_dir.glob("jobs/*/result.json") if (record := _read(file))]
+
+    def like(self, config: RunnerConfig) -> list[Record]:
+        """Return the records of the same base."""
+        wanted = _base(dict(flatten(config)))
+        return [record for record in self.records if _base(record.params) == wanted]
+
+    def estimate(self, config: RunnerConfig) -> Estimate | None:
+        """Return the time of a job from those like it; None where there is none."""
+        params = dict(flatten(config))
+        alike = [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
+        found = [seconds for record in alike if (seconds := _seconds(record, config))]
+        if not found:
+            return None
+        seconds = median(found)
+        return Estimate(seconds, max(SPREAD, (max(found) - min(found)) / (2 * seconds)), Source.recorded)
+
+    def accuracy(self, config: RunnerConfig) -> tuple[float, float, str] | None:
+        """Return correct, n and the job of the scored record of the same base that asked most."""
+        scored = [
+            (record.result.metrics["correct"], record.result.metrics["n"], record.job_id)
+            for record in self.like(config)
+            if {"correct", "n"} <= record.result.metrics.keys()
+        ]
+        return max(scored, key=lambda it: it[1], default=None)
+
+
+def _read(file: Path) -> Record | None:
+    """Return a finished record of this machine; None for any other, whatever is wrong with it."""
+    try:
+        record = Record.from_dict(parse_json(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    here = machine.name()
+    return record if record.status is Status.FINISHED and record.result.facts.get("machine", here) == here else None
+
+
+def _base(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
+
+
+def _seconds(record: Record, config: RunnerConfig) -> float | None:
+    """Return what the job would take at the record's speed; None where the two are not that much alike."""
+    metrics, amounts = record.result.metrics, config.task.amounts(config.generation)
+    if not amounts:
+        return None
+    if all(amount.is_exact for amount in amounts):
+        rounds = {key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)}
+        if not all(isinstance(value, str) and value.isdecimal() for value in rounds.values()):
+            return None
+        known: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
+        task = replace(config.task, **known)
+        if any(record.params.get(key) != value for key, value in flatten(task, "task.")):
+            return None
+        load_s = metrics.get("load_s", 0.0)
+        share = _completions(amounts) / _completions(task.amounts(config.generation))
+        return load_s + share * max(record.seconds - load_s, 0.0)
+    n, speeds = metrics.get("n"), (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s"))
+    if not n or not all(speeds):  # its answers may be other jobs'
+        return None
+    took = zip((metrics["prompt_tokens"], metrics["new_tokens"]), speeds, strict=True)
+    each_s = sum(tokens / speed for tokens, speed in took if speed) / n
+    return float(metrics.get("load_s", 0.0) + each_s * _completions(amounts))
+
+
+def _completions(amounts: list[Amount]) -> int:
+    return sum(amount.completions for amount in amounts)

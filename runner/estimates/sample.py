@@ -1,0 +1,93 @@
+"""Which part of a model a calibration times: layers enough to leave the cache, a vocabulary that is quickly made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+from runner.checkpoints import random_weights
+from runner.checkpoints.footprint import PACKED_SHARE, place_bytes
+from runner.checkpoints.resolve import Resolved
+from runner.config.model import local_model
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.dtypes import BYTES
+from runner.core.machine import MIB
+
+LAYER_MIB = 96.0  # of layers at least: more than a cache holds, so that weights come from memory as they will
+HEAD_MIB = 64.0  # of the table of tokens at most
+MADE = 2.5  # times the size of the sample: the file, the loaded weights, packed ones
+SHARE_OF_MEMORY = 0.5  # of what is free: a calibration must not push others out
+
+
+@dataclass(frozen=True)
+class Depths:
+    """The sample of a model."""
+
+    layers: int  # that the model has
+    few: int
+    many: int
+    vocabulary: int
+    kept_vocabulary: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model to time, in a form that crosses processes."""
+
+    key: str
+    name: str  # of the shape: equal shapes share their noise
+    config: RunnerConfig
+    shape: dict[str, Any]
+    depths: Depths
+    threads: int
+    is_packed: bool  # whether the whole model's weights will be
+    place_bytes: int  # keys and values of one token
+
+
+def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Asked | None:
+    """Return what to time for a job; None where its family is not known here, or the sample would not fit."""
+    settings = resolved.settings
+    if settings.get("model_type") not in random_weights.FAMILIES or resolved.stored is not None:
+        return None
+    if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
+        return None
+    tensors = random_weights.list_tensors(settings)
+    block_mib = sum(tensor.nbytes for tensor in tensors if ".layers.0." in tensor.name) / MIB
+    layers, vocabulary = int(settings["num_hidden_layers"]), int(settings["vocab_size"])
+    row_bytes = 2 * int(settings["hidden_size"])
+    kept = min(vocabulary, max(int(HEAD_MIB * MIB / row_bytes), 4096))
+    many = min(layers, 1 + max(1, ceil(LAYER_MIB / block_mib)))
+    few = layers if layers <= 4 else 1
+    depths = Depths(layers, few, max(many, few), vocabulary, kept)
+    tables = 1 if settings.get("tie_word_embeddings") else 2
+    sample_mib = depths.many * block_mib + tables * kept * row_bytes / MIB
+    if MADE * sample_mib > SHARE_OF_MEMORY * machine.available_mib():
+        return None
+    parameters = sum(tensor.params for tensor in tensors)
+    threads = resolved.model.threads or machine.threads_for(parameters)
+    plain_mib = (
+        kept * row_bytes / MIB if config.quantization.packed else weight_mib
+    )  # quantized layers stay as they are
+    is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
+    shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
+    name = digest([shape])
+    what: list[Any] = [shape, resolved.dtype, repr(config.quantization), repr(config.rope), resolved.model.device]
+    what += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
+    return Asked(
+        digest(what), name, plain(config), shape, depths, threads, is_packed,
+        place_bytes(settings, BYTES.get(resolved.dtype, 2)),
+    )  # fmt: skip
+
+
+def plain(config: RunnerConfig) -> RunnerConfig:
+    """Return the config with its local model as its model, also where that is a student."""
+    return replace(config, model=local_model(config.model), profile="none")
+
+
+def digest(what: Any) -> str:
+    """Name what is timed."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""Profiles: what each means as groups and keys, who wins over it, and that its name makes no other job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from runner.config.choices import CONF
+from runner.config.hydra import register, to_config, variables_as_overrides
+from runner.config.model import HybridConfig, LocalModelConfig, local_model
+from runner.config.profiles import PROFILES, notes
+from runner.config.root import RunnerConfig, semantic_keys
+from runner.core.errors import ConfigError
+
+SERVER = ("model.base_url=http://127.0.0.1:1/v1", "model.name=x")
+TEACHER = ("model=hybrid", "model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x")
+register()
+
+
+def composed(*overrides: str) -> RunnerConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_config(compose("config", list(overrides)))
+
+
+def test_each_profile_has_a_file() -> None:
+    assert {file.stem for file in (CONF / "profile").glob("*.yaml")} == {*PROFILES}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["profile=low_memory"], ("nf4", "cpu", "auto")),
+        (["profile=standard"], ("nf4", "auto", "auto")),
+        (["profile=high_performance", "model=qwen25_7b_instruct"], ("none", "auto", "bfloat16")),
+        (["profile=low_memory", *TEACHER], ("nf4", "cpu", "auto")),  # of the student
+        (["profile=low_memory", "quantization=int8", "model.device=cuda"], ("int8", "cuda", "auto")),
+        (["quantization=int8", "profile=high_performance", "model.dtype=float16"], ("int8", "auto", "float16")),
+        (["profile=standard", "model=stub"], ("nf4", "auto", "auto")),
+    ],
+)
+def test_what_each_means_and_that_what_is_asked_for_wins(overrides: list[str], expected: tuple[str, ...]) -> None:
+    config = composed(*overrides)
+    model = local_model(config.model)
+    assert (config.quantization.name, model.device, model.dtype.value) == expected
+    assert f"profile={config.profile}" in overrides
+    assert isinstance(config.model, HybridConfig) == ("model=hybrid" in overrides)
+
+
+def test_its_name_makes_no_other_job() -> None:
+    by_profile, by_hand = composed("profile=low_memory"), composed("quantization=nf4", "model.device=cpu")
+    assert dict(semantic_keys(by_profile)) == dict(semantic_keys(by_hand))
+    assert by_profile.profile == "low_memory"
+
+
+def test_teacher_only_has_no_model_here() -> None:
+    assert composed("profile=teacher_only", *SERVER).model.module == "runner.engines.kinds.api"
+    with pytest.raises(ConfigError, match="profile=teacher_only: it means that no model runs on this machine"):
+        composed("profile=teacher_only", "model=embedded")
+
+
+def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="profile=low_memory: .* give model.device=cpu beside it"):
+        make_config(profile="low_memory", model=LocalModelConfig("./x"))
+
+
+def test_it_is_said_where_a_gpu_is_meant_and_none_is_there() -> None:
+    assert notes("standard", "cpu")[0].startswith("profile=standard means a GPU")
+    assert notes("standard", "cuda") == notes("low_memory", "cpu") == notes("none", "cpu") == []
+
+
+def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STUDENT_LOAD_IN_4BIT": "0", "STUDENT_FORCE_CPU": "0", "STUDENT_MAX_NEW_TOKENS": "9"}.items():
+        monkeypatch.setenv(name, value)
+    limit = ["generation.max_new_tokens=9"]
+    assert variables_as_overrides(["profile=low_memory"]) == limit
+    assert variables_as_overrides([], "memory_profiles", "experiments") == limit
+    assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]
+    monkeypatch.setenv("BASE_URL", "http://127.0.0.1:1/v1")
+    assert "model.base_url=http://127.0.0.1:1/v1" in variables_as_overrides(["profile=teacher_only"])

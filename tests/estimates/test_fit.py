@@ -1,0 +1,79 @@
+"""Whether a job fits, and that the change which is named for it is the first one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runner.checkpoints.resolve import resolve
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
+from runner.core import machine
+from runner.estimates.fit import PROCESS_MIB, fit, rooms
+from runner.quantization import CHOICES
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def seven_billion(make_config: Make) -> Any:
+    """A job whose model is known by its shape alone."""
+    model = LocalModelConfig("x", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
+    return make_config(model=model, generation=GenerationConfig("greedy", max_new_tokens=64, batch_size=64))
+
+
+def test_what_fits_says_nothing_more(seven_billion: Any) -> None:
+    found = fit(seven_billion, resolve(seven_billion), {"main memory": 100_000.0})
+    assert found is not None
+    assert found.fits
+    assert (found.said, found.rows) == ("yes", 64)
+
+
+@pytest.mark.parametrize("room_mib", [17_000.0, 12_000.0, 7_000.0])
+def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room_mib: float) -> None:
+    place = {"main memory": room_mib}
+    found = fit(seven_billion, resolve(seven_billion), place)
+    assert found is not None
+    assert not found.fits
+    words = dict(word.split("=") for word in found.would_fit.removeprefix("fits with ").split(" (")[0].split())
+    rows = int(words.get("generation.batch_size", 64))
+
+    def tried(quantization: str, rows: int) -> bool:
+        generation = replace(seven_billion.generation, batch_size=rows)
+        changed = replace(seven_billion, quantization=CHOICES[quantization](), generation=generation)
+        again = fit(changed, resolve(changed), place, fixes=False)
+        return again is not None and again.fits
+
+    quantization = words.get("quantization", "none")
+    assert tried(quantization, rows)
+    assert rows == 64 or not tried(quantization, 2 * rows)
+    assert {17_000.0: "none", 12_000.0: "int8", 7_000.0: "nf4"}[room_mib] == quantization
+
+
+def test_where_nothing_helps_nothing_is_promised(seven_billion: Any) -> None:
+    found = fit(seven_billion, resolve(seven_billion), {"main memory": 1000.0})
+    assert found is not None
+    assert (found.said, found.would_fit) == ("no", "")
+
+
+def test_where_the_engine_chooses_it_takes_fewer_rows_instead(seven_billion: Any) -> None:
+    free = replace(
+        seven_billion, generation=replace(seven_billion.generation, batch_size=None), task=seven_billion.task
+    )
+    free.task.limit = 128
+    many = fit(free, resolve(free), {"main memory": 100_000.0})
+    few = fit(free, resolve(free), {"main memory": 15_500.0})
+    assert many is not None
+    assert few is not None
+    assert many.rows == 128
+    assert few.fits
+    assert few.rows < 64
+
+
+def test_a_cpu_has_what_is_free_without_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available_mib", lambda: 4000.0)
+    assert rooms("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
+    assert rooms("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}

@@ -1,0 +1,74 @@
+"""Times from records: of jobs like one, and of no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.measures import SweepConfig
+from runner.config.model import LocalModelConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.result import Record, Result, Status
+from runner.estimates.recorded import Records
+from runner.estimates.speed import Source
+from runner.quantization import CHOICES
+from runner.store.tracking import flatten
+
+SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
+ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 80} | SPEEDS
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Any]) -> Any:
+    return make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
+
+
+def write(config: Any, metrics: dict[str, float], name: str = "job", seconds: float = 15.0, **facts: str) -> None:
+    folder = Path(config.output_dir) / "jobs" / name
+    folder.mkdir(parents=True)
+    params = dict(flatten(config))
+    record = Record(name, Status.FINISHED, str(folder), Result(metrics, facts=facts), params=params, seconds=seconds)
+    (folder / "result.json").write_text(json.dumps(asdict(record)))
+
+
+def test_answers_are_scaled_by_their_number(config: Any) -> None:
+    write(config, ANSWERS)
+    more = replace(config, task=Gsm8kConfig(limit=40, split="hard5"))
+    found = Records(Path(config.output_dir)).estimate(more)
+    assert found is not None
+    assert found.seconds == pytest.approx(3 + 40 * (100 / 100 + 20 / 10))
+    assert found.source is Source.recorded
+    everything = replace(config, task=Gsm8kConfig(limit=None))
+    assert Records(Path(config.output_dir)).estimate(everything) is None, "nobody knows how many there are"
+    assert Records(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
+
+
+def test_several_records_say_how_far_apart_they_are(config: Any) -> None:
+    write(config, ANSWERS)
+    write(config, ANSWERS | {"decode_tok_per_s": 2.0}, "slow")
+    found = Records(Path(config.output_dir)).estimate(config)
+    assert found is not None
+    assert found.spread > 0.3
+
+
+def test_another_base_another_machine_and_answers_of_other_jobs_say_nothing(config: Any) -> None:
+    write(config, ANSWERS, machine="a supercomputer")
+    write(replace(config, quantization=CHOICES["nf4"]()), ANSWERS, "nf4")
+    write(config, {key: value for key, value in ANSWERS.items() if not key.endswith("_per_s")}, "taken")
+    (Path(config.output_dir) / "jobs" / "taken" / "other.json").write_text("{")
+    assert Records(Path(config.output_dir)).estimate(config) is None
+
+
+def test_a_measurement_with_other_repeats_is_scaled(config: Any) -> None:
+    task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], repeats=3, warmup=1)
+    write(replace(config, task=task), SPEEDS, seconds=11.0)
+    records = Records(Path(config.output_dir))
+    found = records.estimate(replace(config, task=replace(task, repeats=7)))
+    assert found is not None
+    assert found.seconds == pytest.approx(3 + 2 * 8)
+    assert records.estimate(replace(config, task=replace(task, batch_sizes=[4]))) is None
