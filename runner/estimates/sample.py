@@ -9,7 +9,8 @@ from math import ceil
 from typing import Any
 
 from runner.checkpoints import random_weights
-from runner.checkpoints.footprint import PACKED_SHARE, place_bytes
+from runner.checkpoints.footprint import PACKED_SHARE
+from runner.checkpoints.pass_memory import place_bytes
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
