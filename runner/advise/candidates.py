@@ -12,7 +12,7 @@ from runner.advise.machines import Machine
 from runner.checkpoints.pass_memory import MOST_ROWS, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import Resolved, only_looking, resolve
-from runner.config.model import has_weights
+from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import BYTES
 from runner.core.errors import ConfigError, RunnerError
@@ -132,7 +132,8 @@ def judge(
     known: dict[int, tuple[RunnerConfig, Resolved]] = {}
     with only_looking(True):
         for number, it in enumerate(candidates):
-            found = without_download(it.config, resolve(it.config))
+            there = it.config if machine is None else _on(it.config, machine.device)
+            found = without_download(there, resolve(there))
             if found is None:
                 it.problem = "its sizes are not known without a download: give model.name=FOLDER or a preset"
                 continue
@@ -164,6 +165,11 @@ def judge(
         if not it.problem and limits.seconds is not None and each_s is not None and each_s > limits.seconds:
             it.problem = f"takes about {each_s:,.1f} s a question; {limits.seconds:g} are allowed"
     return candidates
+
+
+def _on(config: RunnerConfig, device: str) -> RunnerConfig:
+    """Return the config with its model on a device of another machine: what is predicted follows from where it runs."""
+    return replace(config, model=replace(local_model(config.model), device=device))
 
 
 def _with_rows(it: Candidate, resolved: Resolved, rooms_mib: dict[str, float]) -> None:

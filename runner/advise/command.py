@@ -20,6 +20,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry
+from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import clock
 from runner.estimates.speed import Source
 
@@ -110,7 +111,7 @@ def show(found: Advice, described: Machine | None, limits: Limits) -> None:
     for number, it in enumerate(found.chosen, start=1):
         print(plain(f"\n{number}. {command(it)}"))
         tight = f"; tight: {it.allowed_mib:,.0f} are allowed" if it.memory_mib > TIGHT * it.allowed_mib else ""
-        print(plain(f"   memory    {it.memory_mib:,.0f} MiB at the peak, predicted: {_parts(it)}{tight}"))
+        print(plain(f"   memory    {it.memory_mib:,.0f} MiB at the peak, predicted; at most {_parts(it)}{tight}"))
         print(plain(f"   speed     {_speed(it)}"))
         print(plain(f"   answers   {_answers(it)}"))
     if found.out:
@@ -127,9 +128,11 @@ def command(it: Candidate) -> str:
 def _parts(it: Candidate) -> str:
     assert it.fit is not None
     parts = it.fit.predicted
+    in_file = parts.weight_mib - parts.resident_weight_mib
+    resident = f" of {parts.weight_mib:,.0f} (the rest stays in the file)" if in_file >= 1 else ""
     return (
-        f"weights {parts.weight_mib:,.0f}, KV cache {parts.kv_cache_mib:,.0f}, activations "
-        f"{parts.activation_mib:,.0f}, the process itself 600"
+        f"weights {parts.resident_weight_mib:,.0f}{resident}, KV cache {parts.kv_cache_mib:,.0f}, activations "
+        f"{parts.activation_mib:,.0f}, the process itself {PROCESS_MIB + parts.runtime_mib:,.0f}"
     )
 
 

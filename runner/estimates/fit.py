@@ -76,13 +76,14 @@ def rows_of(config: RunnerConfig, resolved: Resolved) -> int:
 def fit(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float], fixes: bool = True) -> Fit | None:
     """Predict a job and compare it with what is free; None where nothing can be predicted."""
     rows = rows_of(config, resolved)
-    predicted, least = (_predict(config, resolved, some) for some in (rows, 1))
+    room = sum(rooms_mib.values())
+    predicted, least = (_predict(config, resolved, some, room) for some in (rows, 1))
     if predicted is None or least is None:
         return None
-    room, kv = sum(rooms_mib.values()), least.kv_cache_mib
+    kv = least.kv_cache_mib
     if config.generation.batch_size is None and kv:  # the engine takes as many as half of the rest has room for
         affordable = int((room - least.weight_mib) / 2 / kv)
-        if 1 <= affordable < rows and (fewer := _predict(config, resolved, affordable)) is not None:
+        if 1 <= affordable < rows and (fewer := _predict(config, resolved, affordable, room)) is not None:
             predicted, rows = fewer, affordable
     found = Fit(predicted, rows, least.total_mib, rooms_mib)
     if found.fits or not fixes:
@@ -90,8 +91,8 @@ def fit(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]
     return replace(found, would_fit=_cheapest(config, resolved, rooms_mib))
 
 
-def _predict(config: RunnerConfig, resolved: Resolved, rows: int) -> Footprint | None:
-    return kind_of(config.model).predict(config, resolved, config.task.workload(config.generation, rows))
+def _predict(config: RunnerConfig, resolved: Resolved, rows: int, room_mib: float) -> Footprint | None:
+    return kind_of(config.model).predict(config, resolved, config.task.workload(config.generation, rows), room_mib)
 
 
 def _cheapest(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]) -> str:

@@ -33,11 +33,12 @@ def settings(found: dict[str, Any], which: str = "recommended") -> list[dict[str
     return [dict(word.split("=", 1) for word in it["overrides"]) for it in found[which]]
 
 
-def test_a_laptop_holds_seven_billion_in_four_bits_and_one_question_or_a_smaller_model(data: Any) -> None:
+def test_a_laptop_holds_seven_billion_in_four_bits_and_few_questions_or_a_smaller_model(data: Any) -> None:
     code, found = data(SEVEN, "--machine", "laptop_8gb")
     first, *others = settings(found)
     assert code == 0
-    assert (first["model"], first["quantization"], first["generation.batch_size"]) == (SEVEN[6:], "nf4", "1")
+    assert (first["model"], first["quantization"]) == (SEVEN[6:], "nf4")
+    assert int(first["generation.batch_size"]) <= 16
     assert {it["model"] for it in others} == {"qwen15_18b_chat", "qwen25_15b_instruct", "llama32_1b"}
     assert {it["quantization"] for it in settings(found, "out")} == {"none", "int8"}
     assert all("are allowed" in it["why_not"] for it in found["out"])

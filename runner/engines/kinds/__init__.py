@@ -82,8 +82,10 @@ class ModelKind(ABC):
         """Refuse what cannot work, without torch and without a weight; return notes about what is close."""
         return []
 
-    def predict(self, config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
-        """Predict the memory of some work; None where nothing is known."""
+    def predict(
+        self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
+    ) -> Footprint | None:
+        """Predict the memory of some work, with so much free (None: what is here); None where nothing is known."""
         return Footprint({}, 0, 0, 0, 0)
 
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:

@@ -48,9 +48,11 @@ class Local(ModelKind):
         notes = profile_notes(config.profile, device)
         return notes + check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
-    def predict(self, config: RunnerConfig, resolved: Resolved, work: Workload) -> Footprint | None:
+    def predict(
+        self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
+    ) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
-        return footprint.predict(config, resolved, work)
+        return footprint.predict(config, resolved, work, free_mib)
 
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
         """Predict from the headers of the checkpoint; nothing is known of one without."""
