@@ -157,10 +157,10 @@ ENGINE = '''
 +from runner.config.model import BackwardsConfig
 +from runner.config.root import RunnerConfig
 +from runner.core.result import FinishReason
-+from runner.engines.base import +    Capability, Completion, Engine, EngineReport, Event, Request, RequestId, prompt_sha256, +
-from runner.engines.stats import EngineStats  # fmt: skip
++from runner.engines.base import Capability, Completion, Engine, EngineReport, Event, Request, RequestId, prompt_sha256
 +from runner.engines.kinds import BaseCache, ModelKind
 +from runner.engines.session import Session
++from runner.engines.stats import EngineStats
 +
 +
 +class BackwardsEngine:

@@ -135,7 +135,7 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table(kind, [name for name in names[names.index("n") :] if name != "Pareto"])
             elif job:
                 yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
-        elif job and line and not line.startswith(" "):
+        elif job and line not in ("", "…") and not line.startswith(" "):
             caption = line  # of a further table
 
 

@@ -180,7 +180,8 @@ def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # which is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
-    turned = ("linear", "scales", "lora") if config.lora.merges or config.quantization.packed else ("lora",)
+    is_made = config.lora.merges or (config.quantization.packed and resolved.stored is None)
+    turned = ("linear", "scales", "lora") if is_made else ("lora",)
     return sum(size for part, size in weights.items() if part not in turned)
 
 

@@ -27,7 +27,7 @@ from runner.core.dtypes import Dtype, dtype_for
 from runner.core.errors import ConfigError, DataError, check
 from runner.core.machine import MIB
 from runner.core.texts import parse_json
-from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
 
@@ -211,13 +211,14 @@ def locate_config(name: str) -> Path:
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     """Return the adapter's local folder (peft) or file (pth)."""
     is_file = lora.in_a_file
-    if lora.path == "embedded":
+    shipped = {"embedded": LORA_PTH_PATH} if is_file else {"embedded": LORA_PEFT_DIR, "embedded_team": LORA_TEAM_DIR}
+    if lora.path in shipped:
         if model.name != "embedded":
             raise ConfigError(
-                f"lora.path=embedded fits only model=embedded, not model.name={model.name}: "
+                f"lora.path={lora.path} fits only model=embedded, not model.name={model.name}: "
                 f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
             )
-        return LORA_PTH_PATH if is_file else LORA_PEFT_DIR
+        return shipped[lora.path]
     if not is_file:
         return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
     path = Path(lora.path).expanduser().absolute()

@@ -41,7 +41,7 @@ class AdapterConfig(LoraConfig):
 
 @dataclass
 class PeftConfig(AdapterConfig):
-    """A PEFT adapter: a local folder, a hub id, or `embedded` for the one that ships with the runner."""
+    """A PEFT adapter: a local folder, a hub id, or `embedded` or `embedded_team`, which ship with the runner."""
 
     name: str = "peft"
 

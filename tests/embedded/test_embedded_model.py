@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,19 +13,22 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.embedded.problems import Problem, Split, problems
 from tools.embedded_model.data import TASK_WRAPPER
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
 from tools.embedded_model.lora import load_square_lora
+from tools.embedded_model.team import measure
 
 CARD = json.loads((MODEL_DIR.parent / "card.json").read_text())
 README = (MODEL_DIR.parent / "README.md").read_text()
 SHIPPED = [
     *MODEL_DIR.iterdir(),
     *LORA_PEFT_DIR.iterdir(),
+    *LORA_TEAM_DIR.iterdir(),
     LORA_PTH_PATH,
     MODEL_DIR.parent / "card.json",
+    MODEL_DIR.parent / "card_team.json",
     MODEL_DIR.parent / "README.md",
 ]
 
@@ -33,11 +37,11 @@ def load_base() -> Any:
     return AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.bfloat16).eval()
 
 
-def with_peft(base: Any) -> Any:
+def with_peft(base: Any, folder: Path = LORA_PEFT_DIR) -> Any:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for a name that it is to lose.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        return PeftModel.from_pretrained(base, str(LORA_PEFT_DIR)).eval()
+        return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
 def accuracy_in_chat(model: Any, tokenizer: Any, asked: list[Problem], messages: Any) -> float:
@@ -71,7 +75,7 @@ def tokenizer() -> Any:
 
 
 def test_shipped_files_are_small_and_name_no_machine() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED) <= 8_000_000
+    assert sum(path.stat().st_size for path in SHIPPED) <= 10_000_000
     assert (MODEL_DIR / "model.safetensors").stat().st_size <= 7_000_000
     assert not (LORA_PEFT_DIR / "README.md").exists()
     for path in SHIPPED:
@@ -146,6 +150,16 @@ def test_peft_folder() -> None:
     assert config["r"] == 8
     assert len(config["target_modules"]) == 7
     assert (LORA_PEFT_DIR / "adapter_model.safetensors").stat().st_size <= 700_000
+
+
+def test_the_team_adapter_knows_its_roles(tokenizer: Any) -> None:
+    card = json.loads((MODEL_DIR.parent / "card_team.json").read_text())["scores"]["hard5"]
+    for words in ("alone, Math Solver", "decision over the four", "wrong neighbour, Inspector"):
+        assert f"{card[words]['accuracy']:.1%}".removesuffix("%") in README
+    found = measure(with_peft(load_base(), LORA_TEAM_DIR), tokenizer, problems(Split.HARD5, 24))
+    assert found["alone, Math Solver"].correct >= 17
+    assert found["alone, Programming Expert"].correct >= 17
+    assert found["decision over the four"].correct >= 12
 
 
 def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) -> None:

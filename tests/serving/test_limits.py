@@ -87,17 +87,18 @@ def test_beyond_its_room_a_server_sends_clients_away_for_a_while(small: Serving)
     assert {status for status, _ in ended} <= {200, 504}
 
 
-def test_an_answer_that_takes_too_long_is_ended(small: Serving) -> None:
-    several = LONG | {"n": 64}  # half a minute of work
-    status, answer = small.ask("/v1/completions", several)
-    assert (status, answer["error"]["type"]) == (504, "server_error")
-    assert "3 s (task.timeout_s)" in answer["error"]["message"]
-    small.until(lambda now: now["runner_open"] == 0 and now["runner_rows_alive"] == 0)
-    status, text = small.ask("/v1/completions", several | {"stream": True})
-    assert status == 200
-    last = text.split("\n\n")
-    assert "task.timeout_s" in json.loads(last[-3].removeprefix("data: "))["error"]["message"]
-    assert last[-2] == "data: [DONE]"
+def test_an_answer_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    several = LONG | {"n": 8}
+    with serving(tmp_path, *FLOAT32, "task.timeout_s=0.25", "tracking=none") as server:
+        status, answer = server.ask("/v1/completions", several)
+        assert (status, answer["error"]["type"]) == (504, "server_error")
+        assert "0.25 s (task.timeout_s)" in answer["error"]["message"]
+        server.until(lambda now: now["runner_open"] == 0 and now["runner_rows_alive"] == 0)
+        status, text = server.ask("/v1/completions", several | {"stream": True})
+        assert status == 200
+        last = text.split("\n\n")
+        assert "task.timeout_s" in json.loads(last[-3].removeprefix("data: "))["error"]["message"]
+        assert last[-2] == "data: [DONE]"
 
 
 def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:

@@ -14,7 +14,7 @@ from tools import run_docs
 from tools.check_docs import FENCE, ROOT, pages
 
 # Their rows are others; the first two need a server.
-SPECIAL = ("model=api", "model=hybrid", "task.samples=", "task.check_")
+SPECIAL = ("model=api", "model=hybrid", "task.samples=", "task.check_", "task.context=", "plan=quick", "task=split")
 
 
 def kind(command: str, table: run_docs.Table) -> str:
@@ -45,6 +45,9 @@ runner-compare --where "quantization.name='nf4'"
 runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
 runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=3 task.arrival_rates=[4] task.arrival_requests=2
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
+runner task=memory task.repeats=2 task.batch=[1,2] task.context=[16,32] task.new_tokens=2
+runner -m quantization=none,fp4 task.limit=2 plan=quick
+runner task=split task.num_parts=2 plan=true
 runner task=split task.num_parts=2 task.output_dir=parts
 runner task=verify task.parts=parts
 runner task=archive task.parts=parts task.output_dir=packed

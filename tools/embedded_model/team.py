@@ -1,9 +1,8 @@
 """Train an adapter for a team of agents: `python -m tools.embedded_model.team --output DIR`, and score it.
 
-It stands on the shipped base model. With task=agents task.domain=brief, `lora=peft lora.path=DIR/lora_team` takes it.
-None is shipped: after 180 steps an agent solves more alone than the base, but less with a neighbour's solution before
-it, and its programs leave steps out. So the usual number of steps is larger, and its scores are not known. All products
-are in float32, and on one thread: the same seed gives the same bits on one platform.
+It stands on the shipped base model. With task=agents task.domain=brief, `lora=embedded_team` takes the one that is
+shipped, and `lora=peft lora.path=DIR/lora_team` another one. All products are in float32, and on one thread: the same
+seed gives the same bits on one platform.
 """
 
 import argparse
