@@ -46,7 +46,7 @@ runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
 runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=3 task.arrival_rates=[4] task.arrival_requests=2
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
 runner task=memory task.repeats=2 task.batch=[1,2] task.context=[16,32] task.new_tokens=2
-runner -m quantization=none,fp4 task.limit=2 plan=quick
+runner -m quantization=int8 generation=greedy,sampling task.limit=2 plan=quick
 runner task=split task.num_parts=2 plan=true
 runner task=split task.num_parts=2 task.output_dir=parts
 runner task=verify task.parts=parts
