@@ -57,7 +57,12 @@ class SweepConfig(TaskConfig):
         """Return the smallest cell: the others may fail, and become a note."""
         return min(self.batch_sizes), min(self.prompt_tokens), min(self.new_tokens)
 
-    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+    @property
+    def limits_measured(self) -> int:
+        """Once behind each round."""
+        return self.warmup + self.repeats
+
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return all cells, as often as they are run; nothing where a clock says when requests come."""
         if self.arrival_rates:
             return []
@@ -111,6 +116,6 @@ class MemoryConfig(TaskConfig):
         """Return the repeats: each is a fresh process."""
         return self.repeats
 
-    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return one batch of each point for each repeat."""
         return [Amount(rows, prompt, new, rows * self.repeats, True) for rows, prompt, new in self.points]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -101,10 +101,16 @@ class TaskConfig:
         """Return how many processes load the model, one after another."""
         return 1
 
-    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+    @property
+    def limits_measured(self) -> int:
+        """Return how often it measures what the machine can do at most."""
+        return 0
+
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return what is asked for, to estimate its time: of prompts that are not known, what is typical.
 
-        Nothing where the number of completions is not known either.
+        `read` is how many questions or prompts there are, once they have been read. Nothing where the number of
+        completions is not known either.
         """
         _, prompt_tokens, new_tokens = self.workload(generation)
         return [] if self.is_endless else [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
@@ -140,11 +146,12 @@ class QuestionsConfig(TaskConfig):
         """As many as the limit allows."""
         return self.limit or super().questions
 
-    def amounts(self, generation: GenerationConfig) -> list[Amount]:
-        """Return the questions, where it is said how many."""
-        if self.limit is None:
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
+        """Return the questions, where it is known how many."""
+        if self.limit is None and read is None:
             return []
-        return [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, self.questions)]
+        completions = (self if read is None else replace(self, limit=read)).questions
+        return [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, completions)]
 
 
 def check_template(template: str) -> None:
@@ -241,9 +248,12 @@ class PromptsConfig(TaskConfig):
         """Whether the prompts come from stdin."""
         return self.prompts == "-"
 
-    def amounts(self, generation: GenerationConfig) -> list[Amount]:
-        """Return the one prompt; how many a file has is not known here."""
-        return [] if self.prompt is None else [Amount(1, QUESTION_TOKENS, generation.max_new_tokens, 1)]
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
+        """Return the one prompt, or those of a file once it has been read."""
+        count = 1 if self.prompt is not None else read
+        return (
+            [] if count is None else [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, count)]
+        )
 
 
 @dataclass
@@ -286,7 +296,7 @@ class ChatConfig(TaskConfig):
         """What the user says comes from there."""
         return True
 
-    def amounts(self, generation: GenerationConfig) -> list[Amount]:
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return nothing: it takes as long as the user likes."""
         return []
 

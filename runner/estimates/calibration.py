@@ -50,6 +50,7 @@ def _speed(measured: dict[str, Any], asked: Asked) -> Speed:
         place_s=float(measured["place_s"]),
         load_s=float(measured["load_s"]),
         import_s=float(measured["import_s"]),
+        limits_s=float(measured["limits_s"]),
         pass_tokens=PREFILL_TOKENS[machine.device_class(local_model(asked.config.model).device)],
         source=Source.calibrated,
         spread=SPREAD,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from runner.checkpoints import random_weights
@@ -28,7 +29,7 @@ from runner.engines.kinds.local import KIND
 from runner.engines.synthetic import synthetic_requests
 from runner.estimates.sample import Asked
 
-ROWS = (1, 8, 32)  # that decode together
+ROWS = (1, 2, 8, 32)  # that decode together; some kernels do a single row in a way of its own
 SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
 STEPS = 4
 REPEATS = 3
@@ -72,17 +73,15 @@ def memory_bandwidth(torch: Any) -> float:
 
 
 def calibrate(asked: Asked, scratch: Path, bandwidth: float) -> dict[str, Any]:
-    """Time two depths of the model; what a layer adds is the same for all of them."""
+    """Time the model, or two depths of it where it is large: what a layer adds is the same for all of them."""
     depths = asked.depths
     import_s = time_imports(asked, scratch)
-    few = run_depth(asked, depths.few, scratch)
-    if depths.few == depths.layers:
-        many, layer = few, dict.fromkeys(few, 0.0)
-    else:
-        many = run_depth(asked, depths.many, scratch)
-        layer = {name: max(many[name] - few[name], 0.0) / (depths.many - depths.few) for name in few}
-    missing = depths.layers - depths.many
-    whole = {name: many[name] + missing * layer[name] for name in many}
+    many = run_depth(asked, depths.many, scratch)
+    whole = dict(many)
+    if missing := depths.layers - depths.many:
+        few = run_depth(asked, depths.few, scratch)
+        for name, seconds in many.items():
+            whole[name] += missing * max(seconds - few[name], 0.0) / (depths.many - depths.few)
     more_head = (depths.vocabulary - depths.kept_vocabulary) / depths.kept_vocabulary
     prefill = [(rows * SHORT_PROMPT, f"prefill_{rows}", rows) for rows in ROWS] + [(LONG_PROMPT, "prefill_long", 1)]
     by_tokens: dict[int, float] = {}
@@ -95,6 +94,7 @@ def calibrate(asked: Asked, scratch: Path, bandwidth: float) -> dict[str, Any]:
         "place_s": asked.place_bytes / bandwidth,
         "load_s": whole["load_s"],
         "import_s": import_s,
+        "limits_s": many["limits_s"],
     }
 
 
@@ -123,7 +123,7 @@ def made(asked: Asked, layers: int, scratch: Path) -> Path:
 
 
 def run_depth(asked: Asked, layers: int, scratch: Path) -> dict[str, float]:
-    """Load so many layers and time passes, each in turn: the quickest run of each, when least else was in the way."""
+    """Load so many layers and time passes in turn: the median of each, since a job meets what is in the way, too."""
     from runner.engines.local.engine import LocalEngine
 
     folder = made(asked, layers, scratch)
@@ -139,9 +139,13 @@ def run_depth(asked: Asked, layers: int, scratch: Path) -> dict[str, float]:
                 for name, seconds in run(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
                     found.setdefault(f"{name}_{rows}", []).append(seconds)
                 found.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
-        name, seconds = next(run(engine, config, 1, LONG_PROMPT, 2, draw=0))
-        found[f"{name}_long"] = [seconds]
-        return {name: min(times) for name, times in found.items()}
+            name, seconds = next(run(engine, config, 1, LONG_PROMPT, 2, repeat))
+            found.setdefault(f"{name}_long", []).append(seconds)
+        started = time.perf_counter()
+        if (arithmetic := engine.arithmetic()) is not None:
+            arithmetic.measure()
+        found["limits_s"] = [time.perf_counter() - started]
+        return {name: median(times) for name, times in found.items()}
     finally:
         engine.close()
 

@@ -46,36 +46,40 @@ def estimate(
     output_dir: Path,
     calibrate: bool,
     on_line: Callable[[str], None] = say,
+    read: Mapping[int, int] | None = None,
 ) -> dict[int, Taken]:
     """Estimate jobs by their numbers: recorded speeds first, then calibrated ones where that is asked for.
 
-    A calibration is for jobs with weights here that fit. Nothing is downloaded.
+    A calibration is for jobs with weights here that fit. Nothing is downloaded. `read` is how many questions or prompts
+    a job has, where they have been read.
     """
-    records = Records(output_dir)
+    records, read = Records(output_dir), read or {}
     taken: dict[int, Taken] = {}
     asked: dict[int, Asked] = {}
     with only_looking(True):
         for number, (config, resolved) in jobs.items():
-            it = taken[number] = Taken(time=records.estimate(config))
+            it = taken[number] = Taken(time=records.estimate(config, read.get(number)))
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
                 continue
             it.fit = _fit(*known)
-            tells = bool(config.task.amounts(config.generation)) and local_model(config.model) is config.model
+            amounts = config.task.amounts(config.generation, read.get(number))
+            tells = bool(amounts) and local_model(config.model) is config.model
             if tells and it.time is None and it.fit and it.fit.fits and (one := _asked(*known, it.fit)):
                 asked[number] = one  # a hybrid's time is its teacher's, too
     speeds = calibration.speeds([*asked.values()], output_dir, on_line) if calibrate else {}
     for number, one in asked.items():
         found = taken[number].fit
         if found is not None and (speed := speeds.get(one.key)) is not None:
-            taken[number].time = time_of(jobs[number][0], speed, found.rows)
+            taken[number].time = time_of(jobs[number][0], speed, found.rows, read.get(number))
     return taken
 
 
-def time_of(config: RunnerConfig, speed: Speed, rows: int) -> Estimate:
+def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
     """Return how long a job takes at a speed; answers that may end early count as long as they may become."""
-    amounts = config.task.amounts(config.generation)
+    amounts = config.task.amounts(config.generation, read)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
+    seconds += config.task.limits_measured * speed.limits_s
     each_s = speed.load_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)
     return Estimate(seconds + config.task.loads * each_s, spread, speed.source, most=not is_exact)

@@ -34,11 +34,11 @@ class Records:
         wanted = _base(dict(flatten(config)))
         return [record for record in self.records if _base(record.params) == wanted]
 
-    def estimate(self, config: RunnerConfig) -> Estimate | None:
+    def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
         """Return the time of a job from those like it; None where there is none."""
         params = dict(flatten(config))
         alike = [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
-        found = [seconds for record in alike if (seconds := _seconds(record, config))]
+        found = [seconds for record in alike if (seconds := _seconds(record, config, read))]
         if not found:
             return None
         seconds = median(found)
@@ -68,9 +68,9 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
-def _seconds(record: Record, config: RunnerConfig) -> float | None:
+def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | None:
     """Return what the job would take at the record's speed; None where the two are not that much alike."""
-    metrics, amounts = record.result.metrics, config.task.amounts(config.generation)
+    metrics, amounts = record.result.metrics, config.task.amounts(config.generation, read)
     if not amounts:
         return None
     if all(amount.is_exact for amount in amounts):

@@ -18,10 +18,11 @@ from runner.core import machine
 from runner.core.dtypes import BYTES
 from runner.core.machine import MIB
 
-LAYER_MIB = 96.0  # of layers at least: more than a cache holds, so that weights come from memory as they will
+LAYER_MIB = 192.0  # of layers at least: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # of the table of tokens at most
 MADE = 2.5  # times the size of the sample: the file, the loaded weights, packed ones
 SHARE_OF_MEMORY = 0.5  # of what is free: a calibration must not push others out
+VERSION = 2  # raise it when something else is timed
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Ask
     row_bytes = 2 * int(settings["hidden_size"])
     kept = min(vocabulary, max(int(HEAD_MIB * MIB / row_bytes), 4096))
     many = min(layers, 1 + max(1, ceil(LAYER_MIB / block_mib)))
-    few = layers if layers <= 4 else 1
-    depths = Depths(layers, few, max(many, few), vocabulary, kept)
+    depths = Depths(layers, 1, many, vocabulary, kept)
     tables = 1 if settings.get("tie_word_embeddings") else 2
     sample_mib = depths.many * block_mib + tables * kept * row_bytes / MIB
     if MADE * sample_mib > SHARE_OF_MEMORY * machine.available_mib():
@@ -76,7 +76,14 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Ask
     is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
-    what: list[Any] = [shape, resolved.dtype, repr(config.quantization), repr(config.rope), resolved.model.device]
+    what: list[Any] = [
+        VERSION,
+        shape,
+        resolved.dtype,
+        repr(config.quantization),
+        repr(config.rope),
+        resolved.model.device,
+    ]
     what += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
     return Asked(
         digest(what), name, plain(config), shape, depths, threads, is_packed,

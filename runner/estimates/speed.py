@@ -28,6 +28,7 @@ class Speed:
     place_s: float = 0.0  # more, for each place of context of each row of a step
     load_s: float = 0.0
     import_s: float = 0.0  # of the libraries, once a process
+    limits_s: float = 0.0  # of measuring once what the machine can do at most
     pass_tokens: int = 1024  # prompt tokens that one pass reads at most
     source: Source = Source.guessed
     spread: float = 0.5  # how far the truth may lie off, as a share

@@ -63,6 +63,7 @@ class Planned:
     unlogged: bool = False  # done, but MLflow does not have it yet, or task.output asks for a copy
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # its numbers suffer when something runs beside it
+    reads: int | None = None  # questions or prompts, where these have been read
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # an earlier job of the grid that is this very job
 
@@ -96,6 +97,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with resolve.only_looking(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
+            planned.reads = inputs.count
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
@@ -172,7 +174,9 @@ def taken_by(plan: list[Planned]) -> dict[int, Taken]:
     output_dir = Path(settings.output_dir).expanduser().absolute()
     timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.go_on)}
     others = {number: it for number, it in jobs.items() if number not in timed}
-    return estimate(others, output_dir, calibrate=False) | estimate(timed, output_dir, settings.plan is True)
+    read = {number: planned.reads for number, planned in enumerate(plan) if planned.reads is not None}
+    known = estimate(others, output_dir, calibrate=False, read=read)
+    return known | estimate(timed, output_dir, settings.plan is True, read=read)
 
 
 def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:

@@ -74,7 +74,7 @@ def prepare(config: RunnerConfig) -> Assignment:
             optimized_temporal=task.optimized_temporal,
         )
     data = describe(task.data, task.split, hashes["data"])
-    return Assignment(hashes, task, items, train, graph, left_out, data=data)
+    return Assignment(hashes, task, items, train, graph, left_out, data=data, count=len(items))
 
 
 def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:

@@ -37,6 +37,7 @@ class Inputs:
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # of these and of the config's keys, those in which jobs may differ that take answers over from one another
     apart: frozenset[str] = field(default=frozenset(), kw_only=True)
+    count: int | None = field(default=None, kw_only=True)  # questions or prompts that are put, for an estimate of time
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
 

@@ -65,7 +65,7 @@ def prepare(config: RunnerConfig) -> Prompts:
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
     sha256 = prompts_sha256(prompts)
-    return Prompts({"prompts": sha256}, task, prompts, data=describe(task, sha256))
+    return Prompts({"prompts": sha256}, task, prompts, data=describe(task, sha256), count=len(prompts))
 
 
 def check_branches(config: RunnerConfig) -> None:

@@ -69,7 +69,7 @@ def prepare(config: RunnerConfig) -> Problems:
         check(bool(twins), "task.check_contamination", task.check_contamination, why)
         hashes["twins"] = items_sha256(list(twins.values()))
     source = describe(task.data, task.split, hashes["data"])
-    return Problems(hashes, task, items, shots, twins, data=source, apart=APART)
+    return Problems(hashes, task, items, shots, twins, data=source, apart=APART, count=len(items))
 
 
 def run(inputs: Problems, context: Context) -> Result:

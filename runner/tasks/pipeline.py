@@ -61,7 +61,8 @@ def prepare(config: RunnerConfig) -> PartsAndPrompts:
     if model.dtype is Dtype.auto:  # what it comes to depends on the machine, and so do the answers
         settings = read_settings(manifest.folder / MODEL_FILES)
         hashes["dtype"] = dtype_for(model.dtype, settings, machine.device_class(model.device))
-    return PartsAndPrompts(hashes, task, manifest, prompts, data=describe(task, hashes["prompts"]))
+    data = describe(task, hashes["prompts"])
+    return PartsAndPrompts(hashes, task, manifest, prompts, data=data, count=len(prompts))
 
 
 def run(inputs: PartsAndPrompts, context: Context) -> Result:

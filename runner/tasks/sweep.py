@@ -29,7 +29,7 @@ from runner.speed.pictures import POINTS
 from runner.store.jobs import Job, Recorder, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
 
-VERSION = 2
+VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
 FROM_LEDGER = True
 
@@ -82,6 +82,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         **tables.metrics_of_cells(measured, limits),
         **tables.metrics_of_loads(loads),
     }
+    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib"))
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s

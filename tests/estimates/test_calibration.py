@@ -35,7 +35,7 @@ def test_a_model_is_timed_once_and_only_once(make_config: Callable[..., Any]) ->
     asked = asked_of(config, resolve(config), 6.0)
     assert asked is not None
     speed = speeds([asked], folder, said.append)[asked.key]
-    assert [rows for rows, _ in speed.decode] == [1, 8, 32]
+    assert [rows for rows, _ in speed.decode] == [1, 2, 8, 32]
     assert min(took for _, took in (*speed.prefill, *speed.decode)) > 0
     other = asked_of(replace(config, quantization=CHOICES["nf4"]()), resolve(config), 2.0)
     assert other is not None

@@ -45,6 +45,9 @@ def test_answers_are_scaled_by_their_number(config: Any) -> None:
     assert found.source is Source.recorded
     everything = replace(config, task=Gsm8kConfig(limit=None))
     assert Records(Path(config.output_dir)).estimate(everything) is None, "nobody knows how many there are"
+    found = Records(Path(config.output_dir)).estimate(everything, read=7)
+    assert found is not None
+    assert found.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
     assert Records(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
 
 
