@@ -1,68 +1,90 @@
-"""What does other work on the machine cost? `python bench/busy.py [--repeats 5]`.
+"""What does other work on the machine cost? `python bench/busy.py [--repeats 3]`.
 
-One decoding step of a random-weight 135M Llama (64 rows, all its matrix products, no attention to speak of), with
-torch's threads spinning while they wait (the default of its OpenMP library) and going to sleep after some microseconds
-(what `import runner` sets), on a machine that is otherwise idle and beside busy processes. Fresh processes, by turns.
+The same questions through our engine, lm-evaluation-harness and vLLM, beside none, one and two processes that are busy
+with nothing: how many times as long each takes as on the machine alone. Fresh processes, by turns; loading is left out.
+`spinning` is our engine with torch's threads spinning while they wait, the default of its OpenMP library, where
+`import runner` lets them sleep after some microseconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
+from dataclasses import replace
 
-STEP = """
-import sys, time, torch
-from runner.config.model import LocalModelConfig
-from runner.checkpoints import random_weights
-from transformers import AutoModelForCausalLM
-shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
-model = AutoModelForCausalLM.from_pretrained(random_weights.make(shape), dtype=torch.bfloat16).eval()
-ids = torch.zeros(64, 1, dtype=torch.long)
-with torch.inference_mode():
-    model(ids, use_cache=False)
-    end, steps, started = time.perf_counter() + float(sys.argv[1]), 0, time.perf_counter()
-    while time.perf_counter() < end:
-        model(ids, use_cache=False)
-        steps += 1
-print((time.perf_counter() - started) / steps * 1000)
-"""
-WAITING = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {"GOMP_SPINCOUNT": "1000"}}
+from engines import Job, head_line, markdown, model_folder, run_fresh, spread
+from gsm8k_vs_lmeval import ROOT, add_options, harness_python, load_prompts
+from gsm8k_vs_vllm import DEFAULT_SETTINGS, vllm_python
+
+SIDES = ("runner", "spinning", "lmeval", "vllm")
+SPINNING = {"GOMP_SPINCOUNT": "300000"}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of steps in each process")
+    parser.add_argument("--model", default="random", help="random (a 135M Llama shape) or a FOLDER")
+    add_options(parser)
+    parser.set_defaults(questions=32, new_tokens=32)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="how many busy processes")
     options = parser.parse_args()
-    print(f"python bench/busy.py --repeats {options.repeats} --seconds {options.seconds}")
-    print(f"{'busy processes':>14} {'waiting':>9} {'median_ms':>10} {'min_ms':>8} {'max_ms':>8}")
-    for busy in (0, 1, 2):
-        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
-        try:
-            times: dict[str, list[float]] = {waiting: [] for waiting in WAITING}
-            for _ in range(options.repeats):
-                for waiting, settings in WAITING.items():
-                    times[waiting].append(step_ms(settings, options.seconds))
-        finally:
-            for other in others:
-                other.kill()
-                other.wait()
-        for waiting, found in times.items():
-            print(
-                f"{busy:>14} {waiting:>9} {statistics.median(found):10.1f} {min(found):8.1f} {max(found):8.1f}",
-                flush=True,
-            )
+    folder = model_folder(options.model)
+    prompts = load_prompts(folder, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer(text)["input_ids"] for text in prompts]
+    job = Job("stream", str(folder), options.dtype, ids, [options.new_tokens] * len(ids), None)
+    trial = run_fresh(replace(job, prompts=ids[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
+    job = replace(job, threads=trial.threads)
+    jobs = {
+        "runner": (job, sys.executable),
+        "spinning": (job, sys.executable),
+        "lmeval": (replace(job, kind="lmeval", prompts=prompts, rows=16), ""),
+        "vllm": (replace(job, kind="vllm", settings=DEFAULT_SETTINGS), ""),
+    }
+    if "lmeval" in options.sides:
+        jobs["lmeval"] = jobs["lmeval"][0], harness_python(ROOT / "outputs" / ".lmeval")
+    if "vllm" in options.sides:
+        jobs["vllm"] = jobs["vllm"][0], vllm_python()
+    print(f"### {options.model}, {options.dtype}: {len(ids)} questions, exactly {options.new_tokens} new tokens\n")
+    print(f"{head_line(sys.argv, trial.threads)}\n", flush=True)
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for _ in range(options.repeats):
+        for busy in options.busy:
+            others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+            try:
+                for side in options.sides:
+                    asked, python = jobs[side]
+                    environment = SPINNING if side == "spinning" else {}
+                    times[side, busy].append(run_fresh(asked, python, environment).total_s)
+            finally:
+                for other in others:
+                    other.kill()
+                    other.wait()
+    print(
+        markdown([f"s: median of {options.repeats} (least..most)", *map(beside, options.busy)], lines(options, times))
+    )
 
 
-def step_ms(settings: dict[str, str], seconds: float) -> float:
-    """Time steps in a fresh process with these settings."""
-    command = [sys.executable, "-c", STEP, str(seconds)]
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+def lines(options: argparse.Namespace, times: dict[tuple[str, int], list[float]]) -> list[list[str]]:
+    """A line a side: its times, and how many times those without company they are."""
+    found = []
+    for side in options.sides:
+        alone = statistics.median(times[side, options.busy[0]])
+        cells = [spread(times[side, busy]) for busy in options.busy]
+        ratios = [f", {statistics.median(times[side, busy]) / alone:.2f} times" for busy in options.busy]
+        found.append([side, cells[0], *(cell + ratio for cell, ratio in zip(cells[1:], ratios[1:], strict=True))])
+    return found
+
+
+def beside(busy: int) -> str:
+    """Say what else runs."""
+    return "alone" if not busy else f"beside {busy} busy process{'es' * (busy > 1)}"
 
 
 if __name__ == "__main__":

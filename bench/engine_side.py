@@ -75,6 +75,8 @@ def with_engine(job: Job) -> Outcome:
         prompts_sha256=sha256_prompts([text for text, _ in fed]),
         ids_sha256=[sha256_ids(ids) for _, ids in fed],
         notes=engine.stats.notes,
+        prompt_tokens=[len(ids) for _, ids in fed],
+        peak_rows=engine.stats.peak_rows,
         end=engine._model().tokenizer.eos_token_id,
     )
 

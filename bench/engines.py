@@ -12,9 +12,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from runner.checkpoints import random_weights
 from runner.config.model import LocalModelConfig
@@ -28,6 +29,8 @@ SIDES = {
     "generate": "engine_side.py",
     "generate_batch": "engine_side.py",
     "lmeval": "lmeval_side.py",
+    "vllm": "vllm_side.py",
+    "llamacpp": "llamacpp_side.py",
 }
 
 
@@ -35,7 +38,7 @@ SIDES = {
 class Job:
     """What one fresh process does."""
 
-    kind: str  # stream: our engine; plain: our loop with a named attention; generate(_batch): transformers'; lmeval
+    kind: str  # of SIDES; stream: our engine, plain: our loop with a named attention, generate(_batch): transformers'
     folder: str
     dtype: str
     prompts: list[str] | list[list[int]]
@@ -46,7 +49,8 @@ class Job:
     threads: int | None = None  # None: as our engine decides
     order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
     off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed
-    limit_s: float | None = None  # lm-eval begins no further batch after this
+    limit_s: float | None = None  # lm-eval begins no further batch after this, llama.cpp no further step
+    settings: dict[str, Any] = field(default_factory=dict)  # of vLLM, or the file of llama.cpp
 
 
 @dataclass
@@ -72,6 +76,8 @@ class Outcome:
     gflop_per_s: dict[str, float]  # what products of these layers' shapes reach with 1024 rows
     notes: list[str]
     end: int | None = None  # the model's stop token
+    prompt_tokens: list[int] = field(default_factory=list)  # of each prompt; of our engine alone, as the next
+    peak_rows: int = 0  # the most at once
 
     @property
     def matmul_fraction(self) -> float:
@@ -80,10 +86,11 @@ class Outcome:
         return flop / self.total_s / 1e9 / max(self.gflop_per_s.values())
 
 
-def run_fresh(job: Job, python: str = sys.executable) -> Outcome:
-    """Do a job in a process of its own."""
+def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None) -> Outcome:
+    """Do a job in a process of its own, with more variables in its environment."""
     # importing the runner has set GOMP_SPINCOUNT here (see runner/__init__.py): all sides get it, or none
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= more or {}
     environment["RUNNER_NATIVE"] = "0" if "kernels" in job.off else "1"
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch) / "job.json", Path(scratch) / "outcome.json"

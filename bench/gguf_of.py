@@ -1,0 +1,87 @@
+"""A Llama's folder as a .gguf file in the same number format, without its tokenizer: token ids are fed directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def gguf_of(folder: Path, dtype: str, into: Path) -> Path:
+    """Write the model into a folder, unless it is there already; return the file."""
+    import gguf
+
+    file = into / f"{folder.name}-{dtype}.gguf"
+    if file.is_file():
+        return file
+    into.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    if settings["model_type"] != "llama":
+        raise SystemExit(f"{folder}: only a Llama is written as .gguf here, and this is {settings['model_type']}")
+    partial = file.with_suffix(".partial")
+    writer = gguf.GGUFWriter(partial, "llama")
+    heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
+    rope = settings.get("rope_parameters") or settings
+    writer.add_context_length(settings["max_position_embeddings"])
+    writer.add_embedding_length(settings["hidden_size"])
+    writer.add_block_count(settings["num_hidden_layers"])
+    writer.add_feed_forward_length(settings["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
+    writer.add_rope_dimension_count(settings.get("head_dim") or settings["hidden_size"] // heads)
+    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
+    writer.add_vocab_size(settings["vocab_size"])
+    writer.add_tokenizer_model("none")
+    for shard in sorted(folder.glob("*.safetensors")):
+        for name, tensor in load_file(shard).items():
+            if name.endswith("q_proj.weight"):
+                tensor = _side_by_side(tensor, heads)
+            elif name.endswith("k_proj.weight"):
+                tensor = _side_by_side(tensor, kv_heads)
+            _add(writer, _name(name), tensor, dtype)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return partial.rename(file)
+
+
+def _name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if stem in OUTSIDE:
+        return f"{OUTSIDE[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{NAMES[part]}.{kind}"
+
+
+def _side_by_side(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Put the two numbers that rope turns together side by side: transformers has them half a head apart."""
+    halves = weight.view(heads, 2, -1, weight.shape[1])
+    return halves.transpose(1, 2).reshape(weight.shape)
+
+
+def _add(writer: Any, name: str, tensor: torch.Tensor, dtype: str) -> None:
+    import gguf
+
+    if tensor.dim() == 1 or dtype == "float32":  # norms are always wide
+        writer.add_tensor(name, tensor.float().numpy())
+        return
+    numbers = tensor.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
+    writer.add_tensor(name, numbers, raw_dtype=gguf.GGMLQuantizationType.BF16)
