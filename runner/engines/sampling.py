@@ -8,19 +8,18 @@ call of C. Elsewhere it is transformers' warpers, and rows that are sampled in t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import astuple
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from runner.engines.base import RequestId, Sampling
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN, Row
-
-Warper = TemperatureLogitsWarper | TopKLogitsWarper | TopPLogitsWarper
 
 
 class _Way(NamedTuple):
@@ -180,16 +179,21 @@ def _way(sampling: Sampling) -> _Way:
     return _Way(temperature, top_k, top_p, penalty) if temperature else _GREEDY._replace(penalty=penalty)
 
 
-@lru_cache(maxsize=256)
-def _warpers(way: _Way) -> list[Warper]:
-    warpers: list[Warper] = []
+def _warp(way: _Way, scores: torch.Tensor) -> torch.Tensor:
+    """Leave what transformers' warpers leave; these never look at the ids before."""
     if way.temperature != 1:
-        warpers.append(TemperatureLogitsWarper(float(way.temperature)))
+        scores = TemperatureLogitsWarper(float(way.temperature))(None, scores)
     if way.top_k > 0:
-        warpers.append(TopKLogitsWarper(way.top_k))
-    if way.top_p < 1:
-        warpers.append(TopPLogitsWarper(way.top_p))
-    return warpers
+        scores = TopKLogitsWarper(way.top_k)(None, scores)
+    return scores if way.top_p == 1 else _nucleus(way.top_p, scores)
+
+
+def _nucleus(top_p: float, scores: torch.Tensor) -> torch.Tensor:
+    """Do as TopPLogitsWarper, but by a stable sort: which of equal tokens go is not for the processor to say."""
+    ordered, tokens = scores.sort(dim=-1, stable=True)
+    is_out = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    is_out[:, -1] = False
+    return scores.masked_fill(is_out.scatter(1, tokens, is_out), -math.inf)
 
 
 def _uniform(generators: Sequence[torch.Generator | None]) -> torch.Tensor:
@@ -202,10 +206,8 @@ def _uniform(generators: Sequence[torch.Generator | None]) -> torch.Tensor:
 
 
 def _draw(way: _Way, scores: torch.Tensor, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
-    for warp in _warpers(way):
-        scores = warp(None, scores)  # these three never look at the input ids
     # inverse of the cumulative distribution at one uniform number a row
-    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    cumulative = _warp(way, scores).double().softmax(dim=-1).cumsum(dim=-1)
     points = _uniform(generators).to(scores.device)[:, None] * cumulative[:, -1:]
     tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
     return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)

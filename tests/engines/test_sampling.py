@@ -196,6 +196,15 @@ def test_odd_rows(way: Sampling, vocab_size: int) -> None:
     assert 0 <= tokens[2] < vocab_size
 
 
+def test_of_equal_tokens_the_first_go() -> None:
+    """So it is the same whatever sorts; what stays is as likely as what transformers leaves."""
+    scores = torch.randn(50, 2000, generator=torch.Generator().manual_seed(4)).bfloat16().float()
+    ours, theirs = sampling._nucleus(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
+    assert torch.equal(ours.sort().values, theirs.sort().values)
+    alike = torch.zeros(1, 10)
+    assert sampling._nucleus(0.35, alike).isfinite().nonzero()[:, 1].tolist() == [6, 7, 8, 9]
+
+
 def test_random_numbers_depend_on_seed_id_and_choice() -> None:
     warm = Sampling(1.0, 1.0, 0, 1.0, 7)
     names = [(1, 0), (1, 1), ("1", 0), ("1:1", 0), (2, 0)]

@@ -5,6 +5,7 @@
 #define SOME 64        /* logits at a time: they stay in the first-level cache */
 #define BUCKETS 1024   /* of how far logits lie below the largest */
 #define PER_UNIT 32.0f /* of a logit; what lies further below than all buckets reach is in the last one */
+#define SIDES 4        /* sums side by side: one need not wait for the other where logits are alike */
 
 typedef struct { float x, weight; } weighed;
 
@@ -136,30 +137,41 @@ INLINE int is_out(double behind, double total, float limit) { return (float)(beh
 /* Top-p: the least of x [n] that stays, where the least likely with a chance of `limit` altogether go. Of equal ones the
    first go, as in a sort that is stable: they become -INFINITY. At least one stays. */
 static float nucleus(float *x, int64_t n, float top, float limit, weighed *some) {
-  double mass[BUCKETS] = {0}, total = 0, behind = 0;
+  double mass[SIDES][BUCKETS] = {0}, total = 0, behind = 0;
   for (int64_t first = 0; first < n; first += SOME) {
     const int count = n - first < SOME ? (int)(n - first) : SOME;
     int32_t bucket[SOME];
-    float weight[SOME];
-#pragma omp simd
+    float weight[SOME], sum = 0;
+    int near = 0;
+#pragma omp simd reduction(+ : sum) reduction(| : near)
     for (int i = 0; i < count; i++) {
       bucket[i] = bucket_of(x[first + i], top);
       weight[i] = exp_fast(x[first + i] - top);
+      near |= bucket[i] < BUCKETS - 1;
+      sum += weight[i];
     }
-    for (int i = 0; i < count; i++) mass[bucket[i]] += weight[i];
+    if (near)
+      for (int i = 0; i < count; i++) mass[i % SIDES][bucket[i]] += weight[i];
+    else mass[0][BUCKETS - 1] += sum;
   }
+  for (int b = 0; b < BUCKETS; b++)
+    for (int side = 1; side < SIDES; side++) mass[0][b] += mass[side][b];
   int at = BUCKETS - 1;
-  for (int b = at; b >= 0; b--) total += mass[b];
-  while (at > 0 && is_out(behind + mass[at], total, limit)) behind += mass[at--];
+  for (int b = at; b >= 0; b--) total += mass[0][b];
+  while (at > 0 && is_out(behind + mass[0][at], total, limit)) behind += mass[0][at--];
   int64_t found = 0; /* numbers of the bucket that holds the last to go and the first to stay */
   for (int64_t first = 0; first < n; first += SOME) {
     const int count = n - first < SOME ? (int)(n - first) : SOME;
-    int any = 0;
-#pragma omp simd reduction(| : any)
-    for (int i = 0; i < count; i++) any |= bucket_of(x[first + i], top) == at;
-    if (any)
-      for (int64_t i = first; i < first + count; i++)
-        if (bucket_of(x[i], top) == at) some[found++] = (weighed){x[i], exp_fast(x[i] - top)};
+    uint8_t here[SOME] = {0};
+#pragma omp simd
+    for (int i = 0; i < count; i++) here[i] = bucket_of(x[first + i], top) == at;
+    for (int i = 0; i < SOME; i += 8) {
+      uint64_t any;
+      memcpy(&any, here + i, sizeof any);
+      if (any)
+        for (int64_t j = first + i; j < first + i + 8; j++)
+          if (here[j - first]) some[found++] = (weighed){x[j], exp_fast(x[j] - top)};
+    }
   }
   for (;;) { /* as one looks for the k-th largest, but by weight */
     const float pivot = some[found / 2].x;
