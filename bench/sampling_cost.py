@@ -81,12 +81,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["smollm2_135m", "qwen2_05b_instruct"])
+    parser.add_argument("--presets", nargs="+", default=choices_for("generation"), help="beside greedy")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    presets = ["greedy", *(name for name in choices_for("generation") if name != "greedy")]
+    presets = ["greedy", *(name for name in options.presets if name != "greedy")]
     picking = Picking()
     Sampler.pick = picking.timed(Sampler.pick)  # type: ignore[method-assign]
     print(head_line(sys.argv, torch.get_num_threads()))

@@ -54,7 +54,9 @@ class Sampler:
         self.vocab_size, self.device = vocab_size, device
         self.ways = [_way(sampling) for sampling in samplings]  # of each row, as the generators
         self.generators = list(generators)
-        self.seen: torch.Tensor | None = None  # [lines, V]: tokens that stand in a row already, if a penalty asks for it
+        self.seen: torch.Tensor | None = (
+            None  # [lines, V]: tokens that stand in a row already, if a penalty asks for it
+        )
         self.lines: list[int] = []  # of each row; rows come and go without copies
         self._forget()
         if any(way.penalty != 1 for way in self.ways):
