@@ -1,8 +1,8 @@
 """What does drawing tokens cost beside taking the likeliest? `python bench/sampling_cost.py [--rows 128]`.
 
-Steps of our engine over random-weight models with vocabularies of 49k and 152k, every row greedy or sampled as one of the
-presets says, by turns in one process. Prompts are short, so a step is as light as it gets; and the logits of noise are
-flat, which is the dearest case: nearly every token is alive under top-p.
+Steps of our engine over random-weight models with vocabularies of 49k and 152k, every row greedy or sampled as one of
+the presets says, by turns in one process. Prompts are short, so a step is as light as it gets; and the logits of noise
+are flat, which is the dearest case: nearly every token is alive under top-p.
 """
 
 from __future__ import annotations
