@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -31,36 +32,41 @@ from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, Sampling, complete
 from runner.engines.local.engine import LocalEngine
+from runner.engines.local.forward import Forward
 from runner.engines.sampling import Sampler
 from runner.quantization.base import QuantizationConfig
 
-PROMPT_TOKENS = 16
+PROMPT_TOKENS = 4
 
 
-class Picking:
-    """How long tokens take to be picked, over all calls."""
+class Timed:
+    """How long each call of a method takes, by a clock, as long as the process lasts."""
 
-    def __init__(self) -> None:
-        self.took_s = 0.0
+    def __init__(self, owner: type, name: str, clock: Callable[[], float]) -> None:
+        self.took_ms: list[float] = []
+        method = getattr(owner, name)
 
-    def timed(self, pick: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Return the function with its time taken."""
+        @wraps(method)
+        def timed(*given: Any) -> Any:
+            started = clock()
+            outcome = method(*given)
+            self.took_ms.append((clock() - started) * 1000)
+            return outcome
 
-        @wraps(pick)
-        def timed(*given: Any) -> torch.Tensor:
-            started = time.perf_counter()
-            tokens = pick(*given)
-            self.took_s += time.perf_counter() - started
-            return tokens
+        setattr(owner, name, timed)
 
-        return timed
+    def median_ms(self) -> float:
+        """Return the median over the calls so far, and forget them."""
+        middle = statistics.median(self.took_ms)
+        self.took_ms.clear()
+        return middle
 
 
-def engine_of(folder: Path, dtype: str) -> LocalEngine:
+def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
     """Return an engine for a model folder."""
     return LocalEngine(
         RunnerConfig(
-            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype)),
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype), threads=threads),
             quantization=QuantizationConfig(),
             lora=LoraConfig(),
             rope=RopeConfig(),
@@ -86,38 +92,46 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--busy", action="store_true", help="one thread, and its processor time instead of the clock's")
     options = parser.parse_args()
     presets = ["greedy", *(name for name in options.presets if name != "greedy")]
-    picking = Picking()
-    Sampler.pick = picking.timed(Sampler.pick)  # type: ignore[method-assign]
-    print(head_line(sys.argv, torch.get_num_threads()))
+    clock = time.thread_time if options.busy else time.perf_counter
+    passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "pick", clock)
+    print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
     for shape in options.shapes:
         folder = random_weights.make(LocalModelConfig(name=shape, shape=shape, random_weights=True))
         vocab_size: int = json.loads((folder / "config.json").read_text())["vocab_size"]
-        engine = engine_of(folder, options.dtype)
+        engine = engine_of(folder, options.dtype, 1 if options.busy else None)
         engine.load()
         chance = random.Random(0)
         prompts = [tuple(chance.randrange(vocab_size) for _ in range(PROMPT_TOKENS)) for _ in range(options.rows)]
-        steps_ms: dict[str, list[float]] = {preset: [] for preset in presets}
-        picks_ms: dict[str, list[float]] = {preset: [] for preset in presets}
+        pass_ms: dict[str, list[float]] = {preset: [] for preset in presets}
+        pick_ms: dict[str, list[float]] = {preset: [] for preset in presets}
         for repeat in range(options.repeats + 1):
             for preset in presets:
-                how, before, picking.took_s = sampling_of(preset), engine.stats.decode_s, 0.0
                 requests = [
-                    Request(at, prompt, max_new_tokens=options.steps + 1, ignore_eos=True, sampling=how)
+                    Request(at, prompt, max_new_tokens=options.steps + 1, ignore_eos=True, sampling=sampling_of(preset))
                     for at, prompt in enumerate(prompts)
                 ]
                 done = list(complete(engine, requests, options.rows))
                 assert all(len(completion.token_ids) == options.steps + 1 for completion in done)
+                took = passes.median_ms(), picks.median_ms()
                 if repeat:  # the first lot builds kernels and packs weights
-                    steps_ms[preset].append((engine.stats.decode_s - before) / options.steps * 1000)
-                    picks_ms[preset].append(picking.took_s / (options.steps + 1) * 1000)
+                    pass_ms[preset].append(took[0])
+                    pick_ms[preset].append(took[1])
+        whole = {
+            preset: [sum(both) for both in zip(pass_ms[preset], pick_ms[preset], strict=True)] for preset in presets
+        }
         lines = []
         for preset in presets:
-            beside = [one / other for one, other in zip(steps_ms[preset], steps_ms["greedy"], strict=True)]
-            lines.append([preset, spread(steps_ms[preset], 1), spread(picks_ms[preset], 1), spread(beside, 2)])
-        print(f"\n**{shape}, {options.dtype}: {options.rows} rows, vocabulary of {vocab_size:,}**\n")
-        print(markdown(["preset", "ms a step", "of it picking", "× greedy"], lines), flush=True)
+            share = [100 * one / other for one, other in zip(pick_ms[preset], pass_ms[preset], strict=True)]
+            beside = [one / other for one, other in zip(whole[preset], whole["greedy"], strict=True)]
+            lines.append(
+                [preset, *(spread(some, 1) for some in (pass_ms[preset], pick_ms[preset], share)), spread(beside, 2)]
+            )
+        what = "processor time of one thread" if options.busy else "by the clock"
+        print(f"\n**{shape}, {options.dtype}: {options.rows} rows, vocabulary of {vocab_size:,}; {what}**\n")
+        print(markdown(["preset", "ms a pass", "ms picking", "% of the pass", "× greedy"], lines), flush=True)
         engine.close()
 
 
