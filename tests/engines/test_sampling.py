@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
 import torch
+from scipy import stats
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -10,7 +14,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from runner.engines import sampling
 from runner.engines.base import Sampling
+from runner.engines.local.kernels import native
+from runner.engines.rows import NO_TOKEN
 from runner.engines.sampling import Sampler, generator_of
 
 VOCABULARY, STEPS = 200, 6
@@ -25,6 +32,31 @@ WAYS = [
     Sampling(0.8, 1.0, 0, 1.0, 0),
 ]
 TEXTS = [[row, row + 1, 2 * row] for row in range(len(WAYS))]
+MANY = {
+    "temperature": Sampling(0.7, 1.0, 0, 1.0, 3),
+    "top_k": Sampling(1.0, 1.0, 50, 1.0, 3),
+    "top_k, most of them": Sampling(1.3, 1.0, 1800, 1.0, 3),
+    "top_p": Sampling(1.0, 0.9, 0, 1.0, 3),
+    "little top_p": Sampling(1.0, 0.05, 0, 1.0, 3),
+    "hot": Sampling(5.0, 0.6, 0, 1.0, 3),
+    "chat": Sampling(0.7, 0.9, 50, 1.1, 3),
+    "agents": Sampling(0.2, 0.95, 0, 1.1, 3),
+    "greedy with a penalty": Sampling(0.0, 1.0, 0, 1.3, 3),
+}
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have tokens picked by the kernels, then by torch."""
+    if request.param == "torch":
+        without_kernels(monkeypatch)
+    elif native.kernels() is None:
+        pytest.skip("no kernels here")
+    return str(request.param)
+
+
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "for_logits", lambda _: None)
 
 
 def logits_at(step: int) -> torch.Tensor:
@@ -36,9 +68,25 @@ def sampler_of(rows: list[int]) -> Sampler:
     return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [WAYS[row] for row in rows], generators)
 
 
+def alike(way: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
+    """Rows that are sampled in one way, each with random numbers of its own."""
+    generators = [generator_of(way, row) for row in range(len(texts))]
+    return Sampler(vocab_size, CPU, texts, [way] * len(texts), generators)
+
+
 def alone(row: int) -> list[int]:
     sampler = sampler_of([row])
     return [int(sampler.pick(logits_at(step)[row : row + 1])) for step in range(STEPS)]
+
+
+def warped(way: Sampling, scores: torch.Tensor) -> torch.Tensor:
+    """Return what transformers' warpers leave."""
+    assert way.temperature is not None
+    assert way.top_k is not None
+    assert way.top_p is not None
+    scores = TemperatureLogitsWarper(float(way.temperature))(None, scores)
+    scores = TopKLogitsWarper(way.top_k)(None, scores) if way.top_k else scores
+    return TopPLogitsWarper(way.top_p)(None, scores) if way.top_p < 1 else scores
 
 
 def by_transformers(row: int) -> list[int]:
@@ -47,21 +95,18 @@ def by_transformers(row: int) -> list[int]:
     for step in range(STEPS):
         scores = logits_at(step)[row : row + 1]
         assert way.repetition_penalty is not None
-        assert way.top_p is not None
         if way.repetition_penalty != 1:
             scores = RepetitionPenaltyLogitsProcessor(way.repetition_penalty)(torch.tensor([tokens]), scores)
         if not way.temperature:
             tokens.append(int(scores.argmax()))
             continue
-        scores = TemperatureLogitsWarper(float(way.temperature))(None, scores)
-        scores = TopKLogitsWarper(way.top_k)(None, scores) if way.top_k else scores
-        scores = TopPLogitsWarper(way.top_p)(None, scores) if way.top_p < 1 else scores
-        chance = scores.double().softmax(dim=-1)[0].cumsum(0)
+        chance = warped(way, scores).double().softmax(dim=-1)[0].cumsum(0)
         point = torch.rand(1, generator=generator, dtype=torch.float64) * chance[-1]
         tokens.append(int((chance <= point).sum()))
     return tokens[len(TEXTS[row]) :]
 
 
+@pytest.mark.usefixtures("by")
 def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
     """Rows join in two lots, and some leave half way; the others do not notice."""
     expected = [alone(row) for row in range(len(WAYS))]
@@ -79,16 +124,84 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
             kept = torch.tensor([6, 1, 4, 3])
             sampler.keep(kept)
             rows = [rows[at] for at in kept.tolist()]
+        if step == 3:
+            sampler.take(sampler_of([]))
     for row, tokens in enumerate(got):
         assert tokens == (expected[row] if row in rows else expected[row][:3])
 
 
-def test_rows_of_one_way_are_picked_in_one_go() -> None:
-    generators = [generator_of(WAYS[1], number) for number in range(3)]
-    sampler = Sampler(VOCABULARY, CPU, TEXTS[:3], [WAYS[1]] * 3, generators)
+def test_rows_of_one_way_are_picked_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch; the kernels do not mind which rows are alike."""
+    without_kernels(monkeypatch)
+    sampler = alike(WAYS[1], TEXTS[:3], VOCABULARY)
     sampler.pick(logits_at(0)[:3])
     assert sampler._groups is not None
-    assert [rows for _, rows, _ in sampler._groups] == [None]
+    assert [group.rows for group in sampler._groups] == [slice(None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MANY)
+def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same random numbers, over rows from flat to peaked; in 16 bits very many logits are equal."""
+    if native.kernels() is None:
+        pytest.skip("no kernels here")
+    rows, vocab_size = 64, 2011
+    source = torch.Generator().manual_seed(1)
+    sharpness = torch.linspace(0.1, 8, rows)[:, None]
+    texts = torch.randint(vocab_size, (rows, 300), generator=source).tolist()
+    steps = [(sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)]
+    sampler = alike(MANY[name], texts, vocab_size)
+    got = [sampler.pick(step) for step in steps]
+    without_kernels(monkeypatch)
+    sampler = alike(MANY[name], texts, vocab_size)
+    expected = [sampler.pick(step) for step in steps]
+    assert torch.equal(torch.stack(got), torch.stack(expected))
+
+
+@pytest.mark.parametrize("name", [name for name in MANY if "greedy" not in name])
+def test_draws_are_distributed_as_by_transformers(name: str) -> None:
+    """Chi-square over many draws at one text's logits; tokens that are rarely due count together."""
+    way = MANY[name]
+    rows, draws, vocab_size = 200, 100, 2000
+    logits = 2 * torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(2))
+    way = Sampling(way.temperature, way.top_p, way.top_k, 1.0, way.seed)
+    sampler = alike(way, [[]] * rows, vocab_size)
+    counted = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
+    due = warped(way, logits).double().softmax(dim=-1)[0] * rows * draws
+    often = [token for token in range(vocab_size) if due[token] >= 5]
+    assert all(due[token] > 0 for token in counted), "nothing is drawn that transformers leaves out"
+    found = [counted[token] for token in often]
+    wanted = [float(due[token]) for token in often]
+    if (rest := rows * draws - sum(wanted)) > 1e-3:
+        found.append(rows * draws - sum(found))
+        wanted.append(rest)
+    assert len(wanted) > 20 or name in ("agents", "little top_p")
+    if len(wanted) > 1:
+        assert stats.chisquare(found, wanted).pvalue > 1e-3
+
+
+@pytest.mark.usefixtures("by")
+@pytest.mark.parametrize("way", [Sampling(1.0, 0.9, 0, 1.0, 0), Sampling(1.0, 1.0, 2, 1.0, 0), Sampling(0.9, 0.4, 7, 1.2, 0)])  # fmt: skip
+@pytest.mark.parametrize("vocab_size", [1, 5, 63, 64, 65, 130])
+def test_odd_rows(way: Sampling, vocab_size: int) -> None:
+    """A row with NaN has no token; one that lets a single token pass gets it; logits may lie far apart in memory."""
+    sampler = alike(way, [[0]] * 3, vocab_size)
+    wide = torch.zeros(3, 2 * vocab_size)
+    wide[0, vocab_size - 1] = float("nan")
+    wide[1] = -float("inf")
+    wide[1, vocab_size // 2] = -3.0
+    tokens = sampler.pick(wide[:, :vocab_size]).tolist()
+    assert tokens[:2] == [NO_TOKEN, vocab_size // 2]
+    assert 0 <= tokens[2] < vocab_size
+
+
+def test_of_equal_tokens_the_first_go() -> None:
+    """So it is the same whatever sorts; what stays is as likely as what transformers leaves."""
+    scores = torch.randn(50, 2000, generator=torch.Generator().manual_seed(4)).bfloat16().float()
+    ours, theirs = sampling._nucleus(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
+    assert torch.equal(ours.sort().values, theirs.sort().values)
+    alike = torch.zeros(1, 10)
+    assert sampling._nucleus(0.35, alike).isfinite().nonzero()[:, 1].tolist() == [6, 7, 8, 9]
 
 
 def test_random_numbers_depend_on_seed_id_and_choice() -> None:

@@ -173,4 +173,5 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define DOWN down_f32
 #define NAME(x) x##_f32
 #include "attention_body.h"
+#include "sampling.h"
 #include "whole_pass.h"

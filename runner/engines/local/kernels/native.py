@@ -17,7 +17,7 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 256
-SOURCES = ("attention.c", "attention_body.h", "whole_pass.h")
+SOURCES = ("attention.c", "attention_body.h", "sampling.h", "whole_pass.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
+SINGLE = ("sample", "whole_pass")  # functions that are not made for each format
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -40,6 +41,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "store": [_PTR] * 4 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
+    "sample": [_PTR] + [_INT] * 4 + [_PTR] * 7 + [_INT, _PTR, _THREADS],
     "attend": [_PTR] * 5 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
     "whole_pass": [_PTR] * 4 + [_INT] * 2 + [_PTR] * 5 + [_INT] + [_PTR] * 3 + [_THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
@@ -53,7 +55,7 @@ class Kernels:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
         for name, signature in _SIGNATURES.items():
-            for dtype, suffix in FORMATS.items() if name != "whole_pass" else [(None, "")]:
+            for dtype, suffix in FORMATS.items() if name not in SINGLE else [(None, "")]:
                 if name == "shared" and not self.has_shared:
                     continue
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)
@@ -92,7 +94,7 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 
     torch widens 16 bits in a copy first, which takes longer.
     """
-    compiled = kernels() if scores.device.type == "cpu" and scores.dtype in FORMATS else None
+    compiled = for_logits(scores)
     if compiled is None:
         best = scores.float().argmax(dim=-1)  # the first NaN, where there is one
         return best.masked_fill_(scores.gather(-1, best[:, None])[:, 0].isnan(), -1)
@@ -100,6 +102,34 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
     best = torch.empty(scores.shape[0], dtype=torch.long)
     compiled("argmax", scores.dtype, scores.data_ptr(), scores.shape[0], scores.shape[1], best.data_ptr())
     return best
+
+
+class RowSettings(NamedTuple):
+    """How each row of a batch is sampled, as C reads it."""
+
+    temperature: torch.Tensor  # float64 [B], 0: the largest
+    top_k: torch.Tensor  # int64, 0: off
+    top_p: torch.Tensor  # float64, 1: off
+    penalty: torch.Tensor  # float64
+    seen: torch.Tensor  # int64: where its marks [V] of tokens that it has begin, 0: no penalty
+
+
+def sample(compiled: Kernels, logits: torch.Tensor, settings: RowSettings, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the next token of each row [B, V] by its settings and its random number, -1 where one of them is NaN."""
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    count, width = logits.shape
+    share = 2 * (int(2.05 * width) + 128)  # numbers for each thread; an even number
+    room, tokens = torch.empty(torch.get_num_threads() * share), torch.empty(count, dtype=torch.long)
+    compiled(
+        "sample", None, logits.data_ptr(), logits.stride(0), int(logits.dtype == torch.bfloat16), count, width,
+        *(one.data_ptr() for one in settings), uniform.data_ptr(), room.data_ptr(), share, tokens.data_ptr(),
+    )  # fmt: skip
+    return tokens
+
+
+def for_logits(logits: torch.Tensor) -> Kernels | None:
+    """Return the kernels where they read such logits, and can be had."""
+    return kernels() if logits.device.type == "cpu" and logits.dtype in FORMATS else None
 
 
 def for_heads(heads: Heads) -> Kernels | None:

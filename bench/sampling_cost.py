@@ -1,0 +1,139 @@
+"""What does drawing tokens cost beside taking the likeliest? `python bench/sampling_cost.py [--rows 128]`.
+
+Steps of our engine over random-weight models with vocabularies of 49k and 152k, every row greedy or sampled as one of
+the presets says, by turns in one process. Prompts are short, so a step is as light as it gets; and the logits of noise
+are flat, which is the dearest case: nearly every token is alive under top-p.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from engines import head_line, markdown, spread
+
+from runner.checkpoints import random_weights
+from runner.config.choices import choices_for, choose
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.dtypes import Dtype
+from runner.engines.base import Request, Sampling, complete
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.forward import Forward
+from runner.engines.sampling import Sampler
+from runner.quantization.base import QuantizationConfig
+
+PROMPT_TOKENS = 4
+
+
+class Timed:
+    """How long each call of a method takes, by a clock, as long as the process lasts."""
+
+    def __init__(self, owner: type, name: str, clock: Callable[[], float]) -> None:
+        self.took_ms: list[float] = []
+        method = getattr(owner, name)
+
+        @wraps(method)
+        def timed(*given: Any) -> Any:
+            started = clock()
+            outcome = method(*given)
+            self.took_ms.append((clock() - started) * 1000)
+            return outcome
+
+        setattr(owner, name, timed)
+
+    def median_ms(self) -> float:
+        """Return the median over the calls so far, and forget them."""
+        middle = statistics.median(self.took_ms)
+        self.took_ms.clear()
+        return middle
+
+
+def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
+    """Return an engine for a model folder."""
+    return LocalEngine(
+        RunnerConfig(
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype), threads=threads),
+            quantization=QuantizationConfig(),
+            lora=LoraConfig(),
+            rope=RopeConfig(),
+            generation=GenerationConfig(name="greedy"),
+            task=Gsm8kConfig(),
+            tracking=TrackingConfig(name="none"),
+        )
+    )
+
+
+def sampling_of(preset: str) -> Sampling:
+    """Return how a preset draws; what it leaves open is plain."""
+    chosen = choose("generation", preset, {}).followed({})
+    return Sampling(chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty, seed=0)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["smollm2_135m", "qwen2_05b_instruct"])
+    parser.add_argument("--presets", nargs="+", default=choices_for("generation"), help="beside greedy")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--busy", action="store_true", help="one thread, and its processor time instead of the clock's")
+    options = parser.parse_args()
+    presets = ["greedy", *(name for name in options.presets if name != "greedy")]
+    clock = time.thread_time if options.busy else time.perf_counter
+    passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "pick", clock)
+    print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
+    for shape in options.shapes:
+        folder = random_weights.make(LocalModelConfig(name=shape, shape=shape, random_weights=True))
+        vocab_size: int = json.loads((folder / "config.json").read_text())["vocab_size"]
+        engine = engine_of(folder, options.dtype, 1 if options.busy else None)
+        engine.load()
+        chance = random.Random(0)
+        prompts = [tuple(chance.randrange(vocab_size) for _ in range(PROMPT_TOKENS)) for _ in range(options.rows)]
+        pass_ms: dict[str, list[float]] = {preset: [] for preset in presets}
+        pick_ms: dict[str, list[float]] = {preset: [] for preset in presets}
+        for repeat in range(options.repeats + 1):
+            for preset in presets:
+                requests = [
+                    Request(at, prompt, max_new_tokens=options.steps + 1, ignore_eos=True, sampling=sampling_of(preset))
+                    for at, prompt in enumerate(prompts)
+                ]
+                done = list(complete(engine, requests, options.rows))
+                assert all(len(completion.token_ids) == options.steps + 1 for completion in done)
+                took = passes.median_ms(), picks.median_ms()
+                if repeat:  # the first lot builds kernels and packs weights
+                    pass_ms[preset].append(took[0])
+                    pick_ms[preset].append(took[1])
+        whole = {
+            preset: [sum(both) for both in zip(pass_ms[preset], pick_ms[preset], strict=True)] for preset in presets
+        }
+        lines = []
+        for preset in presets:
+            share = [100 * one / other for one, other in zip(pick_ms[preset], pass_ms[preset], strict=True)]
+            beside = [one / other for one, other in zip(whole[preset], whole["greedy"], strict=True)]
+            lines.append(
+                [preset, *(spread(some, 1) for some in (pass_ms[preset], pick_ms[preset], share)), spread(beside, 2)]
+            )
+        what = "processor time of one thread" if options.busy else "by the clock"
+        print(f"\n**{shape}, {options.dtype}: {options.rows} rows, vocabulary of {vocab_size:,}; {what}**\n")
+        print(markdown(["preset", "ms a pass", "ms picking", "% of the pass", "× greedy"], lines), flush=True)
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()
