@@ -14,8 +14,9 @@ from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
 from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
-from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.rows import Row
 from runner.models.load import Loaded
@@ -126,8 +127,8 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     forward.short_span = 1  # longer prompts go as spans, and these tokens stand for them
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
-    own = OwnKv(heads, 1, SUFFIX + 1, forward.kernels)
-    forward.read_prefix(prefix)
+    own = own_kv(heads, forward.kernels, [SUFFIX + 1])
+    forward.read_prefix(prefix, PREFIX)
     read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
@@ -158,7 +159,7 @@ def probe_whole(loaded: Loaded, heads: Heads) -> WholePass | None:
 def _in_two_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
     """Return all logits of two rows, whose prompts go together and one token later."""
     rows = [Row(Request(number, ()), some[:-1], "", 1) for number, some in enumerate((ids, ids[3:]))]
-    own = OwnKv(forward.heads, len(rows), len(ids), forward.kernels)
+    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
     pieces = [Piece(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:

@@ -1,8 +1,8 @@
 """Continuous batching: rows enter when there is room and leave when they end, while others go on.
 
-Rows that are on their way occupy the slots 0 … n-1 of the key-value store; when one ends, the last one moves into its
-slot. Each forward pass is a flat list of tokens: all of a shared prefix, the own prompts of rows that enter, or one
-token of every row. A continuation that is to be scored takes part in the pass that reads its prompt, and in no other.
+Rows that are on their way have the slots 0 … n-1 of the key-value store; when one ends, the last one gets its slot.
+Each forward pass is a flat list of tokens: all of a shared prefix, the own prompts of rows that enter, or one token of
+every row. A continuation that is to be scored takes part in the pass that reads its prompt, and in no other.
 When memory runs out, half as many rows go on at once, and those set back continue later from the tokens that they have.
 """
 
@@ -15,26 +15,25 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, Completion, Event, RequestId
 from runner.engines.local.attention import Use
-from runner.engines.local.forward import Forward, most_positions, read_entering, scored
+from runner.engines.local.entering import Entering
+from runner.engines.local.forward import Piece, read_pieces, scored
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.memory import Watch, let_go
+from runner.engines.local.memory import let_go
 from runner.engines.local.own_memory import note_kv, note_pass
-from runner.engines.local.prefix_tree import ConversationCache, Prefixes
+from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
-from runner.engines.local.room import Room
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.engines.stats import EngineStats, RowCount
 from runner.models.load import Loaded
 
 
-class Scheduler(Room):
+class Scheduler(Entering):
     """Decodes rows over one store, which is made when rows come and goes when the last one has left."""
 
     def __init__(
@@ -47,13 +46,8 @@ class Scheduler(Room):
         conversations: ConversationCache,
         prompts: PromptCache,
     ) -> None:
-        self.loaded, self.stopping, self.count = loaded, stopping, RowCount(stats)
-        self.conversations, self.prompts = conversations, prompts
-        forward = Forward(loaded.model, heads)
-        super().__init__(heads, stats, forward, Prefixes(forward, stats, conversations), asked_rows)
-        self.vocab_size = int(loaded.metrics["vocab_size"])
-        self.most_positions = most_positions(heads.device, self.vocab_size)
-        self.memory = Watch(loaded.model, heads.device)
+        self.stopping, self.count = stopping, RowCount(stats)
+        super().__init__(loaded, heads, stats, asked_rows, conversations, prompts)
         self._rest()
 
     def _rest(self) -> None:
@@ -62,7 +56,7 @@ class Scheduler(Room):
         self.uses: list[Use] | None = None  # prefixes of the active rows, until the rows change
         self.sampler = Sampler(self.vocab_size, self.heads.device)
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
-        self.has_just_scored = False
+        self.others_waited = False  # for a pass that they did not take part in, so the next one is theirs
         self.ended_rows = self.ended_tokens = 0
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
@@ -70,21 +64,23 @@ class Scheduler(Room):
     @property
     def is_busy(self) -> bool:
         """Whether rows are on their way."""
-        return bool(self.active or self.waiting)
+        return bool(self.active or self.reading or self.waiting)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait for their turn, behind those that wait already."""
         if not self.is_busy:
             self._set_budget()
         self.waiting.extend(self.prefixes.arrange(rows))
-        if self.own is not None:
-            self.late_slots = self._affordable_slots()
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
         """End the rows of these requests, with what they have got so far."""
         events: list[Event] = []
-        out = [row for row in self.waiting if row.request.id in ids]
+        out = [row for row in (*self.waiting, *self.reading) if row.request.id in ids]
         self.waiting = deque(row for row in self.waiting if row.request.id not in ids)
+        for slot, row in reversed(list(enumerate(self.reading, start=len(self.active)))):
+            if row.request.id in ids and self.own is not None:
+                self.reading.remove(row)
+                self.own.leave(slot, slot + 1, is_sound=False)
         ended = [row for row in self.active if row.request.id in ids]
         for row in (*ended, *out):
             self.stopping.cancel(row, _seconds(row), events)
@@ -98,11 +94,11 @@ class Scheduler(Room):
     def step(self) -> list[Event]:
         """Let rows in or give every active row one more token; return what came of it."""
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
-        self.at_once = len(self.active)
+        self.at_once = len(self.active) + len(self.reading)
         try:
-            self.memory.check(len(self.active))
+            self._check_memory()
             entered = self._enter()
-            events = self._step() if entered is None else self._settle(*entered)
+            events = self._settle(*entered) if entered else self._step() if self.active else []
         except MEMORY_ERRORS as error:
             events = self._shrink(error)
         passed = time.perf_counter() - started
@@ -114,123 +110,97 @@ class Scheduler(Room):
 
     def close(self) -> None:
         """Let go of all rows."""
-        for row in (*self.active, *self.waiting):
+        for row in (*self.active, *self.reading, *self.waiting):
             self.prefixes.release(row)
-        self.active = []
+        self.active, self.reading = [], []
         self.waiting.clear()
         self._rest()
 
     # ---------------------------------------------------------------------------------------- entering
 
     def _enter(self) -> tuple[list[tuple[Row, int]], list[Event]] | None:
-        """Let waiting rows in, if it is time and there is room; return their first new tokens, and what was scored."""
-        most = self.most_rows
-        if self.own is not None:
-            most = min(most, max(self.own.slots, self.late_slots))
-        free = min(most, len(self.active) + len(self.waiting)) - len(self.active)
-        few = min(max(most // 8, 1), len(self.waiting))  # a pass for one row costs as much as one for ten
-        if self.waiting and self._goes_along(self.waiting[0]):
-            few = 1
-        if not self.waiting or (self.active and (free < few or self.has_just_scored)):
-            self.has_just_scored = False
+        """Let rows in and read on, if it is time and there is room; return first new tokens, and what was scored."""
+        joins = bool(self.reading and self.forward.kernels)
+        free = self._may_enter(joins or (bool(self.waiting) and self._goes_along(self.waiting[0])))
+        if not (free or self.reading) or (self.active and self.others_waited):
+            self.others_waited = False
             return None
         started = time.perf_counter()
+        self._look()
         entering: list[Row] = []
-        if self.memory.look():
-            self._set_budget()
-            if self.own is not None and (slots := self._affordable_slots()) >= 2 * self.own.slots:  # it grows by a copy
-                self.late_slots = slots
         try:
-            self._choose(entering, free)
-            if not entering:
+            most = self._most_tokens(len(self.active) if self.forward.kernels else 0)
+            long = self._choose(entering, free, most)
+            self.stats.prefill_s += time.perf_counter() - started  # prefixes were read
+            if not (entering or self.reading):
                 return None
             self.at_once += len(entering)
-            going = len(self.active) if self._goes_along(entering[0]) else 0
-            entered = self._prefill(entering, self.active[:going])
+            return self._prefill([row for row in entering if row not in long], long, most)
         except BaseException:
             self.waiting.extendleft(reversed(entering))
+            self._set_back()
             raise
-        read = sum(len(row.pending) - row.copied for row in entering)
-        if not self.waiting and not going:
-            machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
-        self.stats.prefill_s += (time.perf_counter() - started) * read / (read + going)
-        return entered
 
-    def _goes_along(self, row: Row) -> bool:
-        """Whether a row that enters is read in a pass in which the others decode: kernels attend token by token."""
-        return bool(self.active) and len(row.pending) < self.forward.short_span
+    def _prefill(self, whole: list[Row], long: list[Row], most: int) -> tuple[list[tuple[Row, int]], list[Event]]:
+        """Read prompts of rows that enter, and pieces of long ones, while those on their way go along or wait.
 
-    def _choose(self, entering: list[Row], free: int) -> None:
-        """Move rows that enter in this pass from those that wait."""
-        tokens = positions = 0
-        most = self.memory.most_tokens(PREFILL_TOKENS.get(self.heads.device.type, 1024))
-        while self.waiting and len(entering) < free:
-            row = self.waiting[0]
-            if entering and self._goes_along(row) != self._goes_along(entering[0]):
-                break
-            self.prompts.find(row)
-            tokens += len(row.pending) - row.copied
-            positions += len(row.given or ())
-            if entering and tokens > most:
-                break
-            if entering and row.given is not None and positions > self.most_positions:
-                break
-            if (entering or self.active) and not self._fits(row, entering):
-                self._say_short(len(self.active) + len(entering))
-                break
-            self.prefixes.compute(row)
-            entering.append(self.waiting.popleft())
-
-    def _prefill(self, entering: list[Row], going: list[Row]) -> tuple[list[tuple[Row, int]], list[Event]]:
-        """Read the own prompts of rows that enter, while those on their way go along or wait.
-
-        Rows with a continuation to score lie last, and leave at once.
+        Rows with a continuation to score lie behind the others, and leave at once.
         """
-        now = time.perf_counter()
-        self._make_room([*self.active, *entering])
-        rows = [row for row in entering if row.given is None]
-        given = [row for row in entering if row.given is not None]
-        assert self.own is not None
-        self.prompts.copy(rows, self.own, len(self.active))
-        logits = read_entering(self.forward, self.own, going, rows, given, len(self.active), self.most_positions)
-        for row in entering:
-            row.entered_s = row.entered_s or now
-        for slot, row in enumerate([*rows, *given], start=len(self.active)):
-            self.own.fill(slot, len(row.pending))
-        for row in rows:
-            row.places = len(row.pending)
-        self.stats.prefill_tokens += sum(len(row.pending) - row.copied for row in entering)
-        self.stats.shared_tokens += sum(row.shared + row.copied for row in entering)
+        started = time.perf_counter()
+        whole.sort(key=lambda row: row.given is not None)
+        own = self._make_room(whole, long)
+        reading = [*self.reading, *long]
+        first = len(self.active)
+        for slot, row in enumerate([*whole, *reading], start=first):
+            if row in self.reading:
+                continue
+            self.prompts.copy(row, own, slot)
+            row.places, row.entered_s = row.copied, row.entered_s or started
+            self.stats.shared_tokens += row.shared + row.copied
+        read = self._pieces(whole, reading, most)
+        goes_along = bool(self.forward.kernels) if reading else self._goes_along(whole[0])
+        going = self.active[:] if goes_along else []
+        steps = [Piece(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(going)]
+        logits = read_pieces(self.forward, own, [*steps, *read])
+        for piece in read:
+            piece.row.places += len(piece.ids)
+            own.fill(piece.slot, piece.row.places)
+        begun = [piece.row for piece in read if piece.is_last and piece.row.given is None]
+        ended = [piece for piece in read if piece.is_last and piece.row.given is not None]
         new: list[tuple[Row, int]] = []
-        if rows or going:
-            newcomers = sampler_of(rows, self.vocab_size, self.heads.device)
-            count = len(going)
-            picked = self.sampler.pick(logits[:count]).tolist() if going else []
-            picked += newcomers.pick(logits[count:]).tolist() if rows else []
-            new = list(zip([*going, *rows], picked, strict=True))
+        if begun or going:
+            newcomers = sampler_of(begun, self.vocab_size, self.heads.device)
+            picked = self.sampler.pick(logits[: len(going)]).tolist() if going else []
+            picked += newcomers.pick(logits[len(going) :]).tolist() if begun else []
+            new = list(zip([*going, *begun], picked, strict=True))
             self.sampler.take(newcomers)
             self._note_places(going)
-            self.active += rows
-            self.uses = None
-        self._note_memory(sum(len(row.pending) for row in given))
-        for row in rows:
+        self.active += begun
+        self.reading = [row for row in reading if row.places < len(row.pending)]
+        self.uses = None
+        self._note_memory(sum(piece.row.places for piece in ended))
+        for row in begun:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
-        for row in given:
-            self.prefixes.release(row)
-        self.has_just_scored = bool(given) and not going
-        return new, [scored(row, _seconds(row)) for row in given]
+        events: list[Event] = [scored(piece.row, _seconds(piece.row)) for piece in ended]
+        for piece in reversed(ended):
+            own.leave(piece.slot, piece.slot + 1, is_sound=piece.row.error is None)
+            self.prefixes.release(piece.row)
+        tokens = sum(len(piece.ids) for piece in read)
+        self.stats.prefill_tokens += tokens
+        self.others_waited = bool(first and not going and (ended or reading))
+        if not (self.waiting or self.reading or going):
+            machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
+        self.stats.prefill_s += (time.perf_counter() - started) * tokens / (tokens + len(going))
+        return new, events
 
     # ---------------------------------------------------------------------------------------- decoding
 
     def _step(self) -> list[Event]:
         """Give every active row one more token."""
-        self.at_once = len(self.active)
+        self.at_once = len(self.active) + len(self.reading)
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
-        if longest > self.own.capacity:
-            need = max(row.need for row in self.active)
-            capacity = min(need, max(longest, int(self.own.capacity * 1.5)))
-            self.own.grow(self.own.slots, capacity, len(self.active))
+        self.own.lengthen(longest, max(row.need for row in self.active))
         if self.uses is None:
             self.uses = self.forward.uses_of(self.active)
         tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
@@ -248,7 +218,7 @@ class Scheduler(Room):
 
     def _note_memory(self, scored_places: int = 0) -> None:
         """Note what keys and values take now, before rows leave, and how large passes came to be."""
-        tokens = self.prefixes.tokens + sum(row.places for row in self.active) + scored_places
+        tokens = self.prefixes.tokens + sum(row.places for row in (*self.active, *self.reading)) + scored_places
         note_kv(self.stats, tokens * self.heads.bytes_per_token)
         note_pass(self.stats, self.loaded, self.forward.most_tokens, self.forward.most_logits)
 
@@ -284,8 +254,10 @@ class Scheduler(Room):
             self.conversations.keep(row, self.own, at, self.budget_tokens)
         self.prompts.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
+        self.own.leave(at, len(self.active), is_sound=row.error is None)
+        if not self.waiting:
+            self.own.keep_spare(0)
         if at != last:
-            self.own.move(last, at, self.active[last].places)
             self.active[at] = self.active[last]
             order[at] = last
         self.active.pop()
@@ -299,11 +271,32 @@ class Scheduler(Room):
                 self.ended_rows += 1
                 self.ended_tokens += len(event.token_ids)
         usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
-        self.count.now(len(self.active), len(self.waiting))
-        self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in self.active)
+        on_way = [*self.active, *self.reading]
+        self.count.now(len(on_way), len(self.waiting))
+        self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in on_way)
         self.stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
     # ------------------------------------------------------------------------------------- out of memory
+
+    def _set_back(self) -> None:
+        """Have all rows wait, to continue from the tokens that they have."""
+        self.waiting.extendleft(reversed([*self.active, *self.reading]))
+        self.active, self.reading, self.own, self.uses = [], [], None, None
+        self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
+        for row in self.waiting:
+            row.places = row.copied = 0
+            row.blocks = []
+            row.unscore()
+
+    def _check_memory(self) -> None:
+        """Raise MemoryError before the next token of the rows is one too many; homes that nobody uses go first."""
+        try:
+            self.memory.check(len(self.active))
+        except MemoryError:
+            if self.own is None or not self.own.keep_spare(0):
+                raise
+            self.memory.forget()
+            self.memory.check(len(self.active))
 
     def _shrink(self, error: BaseException) -> list[Event]:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
@@ -311,14 +304,7 @@ class Scheduler(Room):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.most_rows == 1
-        back = [*self.active]
-        self.active, self.own, self.uses = [], None, None
-        self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
-        self.waiting.extendleft(reversed(back))
-        for row in self.waiting:
-            row.places = row.copied = 0
-            row.blocks = []
-            row.unscore()
+        self._set_back()
         self.prefixes.forget()
         self.conversations.forget()
         self.prompts.forget()
