@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #endif
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -123,6 +124,11 @@ INLINE void put_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int64_t dim
   for (int64_t d = 0; d < dim; d++) pair[2 * d] = v[d];
 }
 
+/* Where a key-value head of a slot begins */
+INLINE int64_t head_at(int64_t slot, int64_t head, int64_t kv_heads, int64_t capacity, int64_t dim) {
+  return (slot * kv_heads + head) * capacity * dim;
+}
+
 /* The weights of count values as they are multiplied: in bfloat16 with a 0 behind them, the other half of the last pair */
 INLINE const float *pack_f32(float *s, int count, float *room) { return s; }
 
@@ -160,12 +166,23 @@ INLINE void put_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at,
 INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #endif
 
+#include "crew.h"
+
 #define T bf16
 #define PER 2
 #define UP up_bf16
 #define DOWN down_bf16
 #define NAME(x) x##_bf16
 #include "attention_body.h"
+#ifdef SHARED /* elsewhere products of bfloat16 are torch's */
+#include "products.h"
+#include "whole_pass.h"
+#endif
+#undef T
+#undef PER
+#undef UP
+#undef DOWN
+#undef NAME
 
 #define T float
 #define PER 1
@@ -173,4 +190,5 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define DOWN down_f32
 #define NAME(x) x##_f32
 #include "attention_body.h"
+#include "products.h"
 #include "whole_pass.h"

@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 256
-SOURCES = ("attention.c", "attention_body.h", "whole_pass.h")
+SOURCES = ("attention.c", "attention_body.h", "crew.h", "products.h", "whole_pass.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
+PRODUCTS = ("product", "whole_pass")  # of bfloat16 where the processor has instructions for them
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -41,7 +42,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "attend": [_PTR] * 5 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
-    "whole_pass": [_PTR] * 4 + [_INT] * 2 + [_PTR] * 5 + [_INT] + [_PTR] * 3 + [_THREADS],
+    "whole_pass": [_PTR] * 3 + [_THREADS],
+    "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
 }
 
@@ -50,18 +52,23 @@ class Kernels:
     """The functions of the library, for both number formats."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
+        self._functions: dict[tuple[str, torch.dtype], Any] = {}
         self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
+        self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
-            for dtype, suffix in FORMATS.items() if name != "whole_pass" else [(None, "")]:
-                if name == "shared" and not self.has_shared:
+            for dtype, suffix in FORMATS.items():
+                if (name == "shared" or (name in PRODUCTS and dtype == torch.bfloat16)) and not self.has_shared:
                     continue
-                function = getattr(library, f"{name}_{suffix}" if suffix else name)
+                function = getattr(library, f"{name}_{suffix}")
                 function.argtypes, function.restype = signature, None
                 self._functions[name, dtype] = function
 
-    def __call__(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> None:
-        """Call one on as many threads as torch uses; dtype None: it has a single one."""
+    def has(self, name: str, dtype: torch.dtype) -> bool:
+        """Whether this processor has one for a number format."""
+        return (name, dtype) in self._functions
+
+    def __call__(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
+        """Call one on as many threads as torch uses."""
         self._functions[name, dtype](*arguments, torch.get_num_threads())
 
 
