@@ -165,29 +165,38 @@ INLINE void NAME(settle)(const product *p, const UNIT *u, float *y, int64_t y_st
   }
 }
 
-/* Does one task of a product; `after` is the one that this thread does next, whose weights are asked for meanwhile. */
-static void NAME(multiply)(const product *p, int64_t task, int64_t after) {
+/* Does one task of a product. `after` is what this thread does next, of the product `then` (or 0): its weights are asked
+   for meanwhile. */
+static void NAME(multiply)(const product *p, int64_t task, const product *then, int64_t after) {
   const int64_t from = task / p->lots * p->block, rows = p->rows - from < p->block ? p->rows - from : p->block;
   const int64_t first = task % p->lots * p->per, last = first + p->per < p->units ? first + p->per : p->units;
-  const int64_t strips = parts_of(rows, ROWS), steps = p->inputs / PER, bytes = PANEL * p->inputs * (int64_t)sizeof(T);
+  const int64_t strips = parts_of(rows, ROWS), steps = p->inputs / PER;
   for (int64_t at = first; at < last; at++) {
-    const int64_t following = at + 1 < last ? at + 1 : after < p->tasks ? after % p->lots * p->per : -1;
-    const UNIT u = NAME(find)(p, at), next = following < 0 ? (UNIT){0} : NAME(find)(p, following);
+    const UNIT u = NAME(find)(p, at);
+    UNIT next = {0};
+    int64_t more = 0; /* lines of each of its panels */
+    if (at + 1 < last) {
+      next = NAME(find)(p, at + 1);
+      more = p->inputs * PANEL * sizeof(T) / LINE;
+    } else if (then) {
+      next = NAME(find)(then, after % then->lots * then->per);
+      more = then->inputs * PANEL * sizeof(T) / LINE;
+    }
     const char *ahead = (const char *)next.panel, *also = (const char *)(next.second ? next.second : next.panel);
-    const int64_t per_strip = ahead ? parts_of(bytes / LINE, strips) : 0, per_steps = parts_of(per_strip, steps / 4 + 1);
+    const int64_t per_strip = parts_of(more, strips), per_steps = parts_of(per_strip, steps / 4 + 1);
     for (int64_t s = 0, r = 0; s < strips; s++) {
       const int some = (int)parts_of(rows - r, strips - s); /* about equally many in each */
       const T *x = (const T *)p->x + (from + r) * p->inputs;
+      const int64_t begin = s * per_strip * LINE, lines = more - s * per_strip;
+      const char *end = ahead + begin + (lines < per_strip ? lines : per_strip) * LINE;
       float y[ROWS * 2 * PANEL];
-      const int64_t lines = bytes / LINE - s * per_strip < per_strip ? bytes / LINE - s * per_strip : per_strip;
-      const char *here = ahead + s * per_strip * LINE, *end = lines > 0 ? here + lines * LINE : here;
       if (AT_ONCE == 1 && u.second) {
         float z[ROWS * PANEL];
-        NAME(strip_by_panels)(some, x, p->inputs, steps, u.panel, 0, y, here, end, here, per_steps);
-        NAME(strip_by_panels)(some, x, p->inputs, steps, u.second, 0, z, 0, 0, 0, 0);
+        NAME(strip_by_panels)(some, x, p->inputs, steps, u.panel, 0, y, ahead + begin, end, also + begin, per_steps);
+        NAME(strip_by_panels)(some, x, p->inputs, steps, u.second, 0, z, end, end, end, 0);
         NAME(settle)(p, &u, y, PANEL, z, some, from + r);
       } else {
-        NAME(strip_by_panels)(some, x, p->inputs, steps, u.panel, u.second, y, here, end, also + s * per_strip * LINE, per_steps);
+        NAME(strip_by_panels)(some, x, p->inputs, steps, u.panel, u.second, y, ahead + begin, end, also + begin, per_steps);
         NAME(settle)(p, &u, y, u.second ? 2 * PANEL : PANEL, y + PANEL, some, from + r);
       }
       r += some;
@@ -195,11 +204,13 @@ static void NAME(multiply)(const product *p, int64_t task, int64_t after) {
   }
 }
 
-/* Does what this thread gets of a product's tasks; the next one is claimed before the last is done. */
-static void NAME(multiply_all)(const product *p, phase *now, int alone) {
+/* Does what this thread gets of a product's tasks; the next one is claimed before the last is done. `then`: the product
+   that comes later, or 0 */
+static void NAME(multiply_all)(const product *p, const product *then, phase *now, int alone) {
   for (int64_t task = claim(now, alone), after; task < p->tasks; task = after) {
     after = claim(now, alone);
-    NAME(multiply)(p, task, after);
+    const int is_last = after >= p->tasks;
+    NAME(multiply)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
     finish(now, p->tasks, alone);
   }
 }
@@ -212,7 +223,7 @@ void NAME(product)(const T *x, int64_t rows, int64_t inputs, const T *panels, co
   const product p = product_of(x, rows, inputs, &one, 1, PUT, out, outputs, sizeof(T), threads);
   if (p.tasks < 2) threads = 1;
 #pragma omp parallel num_threads(threads)
-  NAME(multiply_all)(&p, &only, threads == 1);
+  NAME(multiply_all)(&p, 0, &only, threads == 1);
 }
 
 #undef UNIT
