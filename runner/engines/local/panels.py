@@ -29,7 +29,7 @@ class Panels:
         missing = -outputs % width
         panels = torch.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
         whole = outputs // width
-        panels[:whole] = steps[: whole * width].view(whole, width, -1).transpose(1, 2)
+        panels[:whole] = steps[: whole * width].view(whole, width, steps.shape[1]).transpose(1, 2)
         if missing:
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
