@@ -144,7 +144,10 @@ def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> No
     assert kernels is not None
     if not kernels.has_shared:
         pytest.skip("this processor has no products of bfloat16")
-    loaded, heads, _ = quickened(engine_of("llama"))
+    engine = engine_of("llama")
+    loaded = engine._model()
+    heads = engine.heads(loaded)
+    assert heads is not None
     layers = FastLayers(loaded.model, kernels)
     whole = WholePass(loaded.model, heads, 64, kernels, layers.panels)
     there = {one.weight.data_ptr() for one in layers.panels.values()}
