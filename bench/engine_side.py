@@ -18,7 +18,8 @@ from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
-from runner.engines.local import engine as local_engine, fast_layers, prefix_tree
+from runner.engines.local import engine as local_engine
+from runner.engines.local import fast_layers, prefix_tree
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.quantization.base import QuantizationConfig

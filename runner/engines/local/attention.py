@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from runner.engines.local.kernels.native import Kernels
-from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
+from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.shared_kv import SharedKv
+from runner.engines.local.slots import Slots
 
 NAME = "runner_scheduler"
 SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
@@ -171,9 +173,8 @@ def _tiles(
     what.kernels(
         "shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1),
         None if chosen is None else chosen.data_ptr(), count,
-        store.keys[layer][slot].data_ptr(), store.values[layer][slot].data_ptr(),
-        heads.kv_heads, heads.group, heads.dim, store.capacity, sees, int(causal), ctypes.c_float(scale),
-        out.data_ptr(), top.data_ptr(), total.data_ptr(),
+        store.table[slot].data_ptr(), layer, heads.kv_heads, heads.group, heads.dim,
+        sees, int(causal), ctypes.c_float(scale), out.data_ptr(), top.data_ptr(), total.data_ptr(),
     )  # fmt: skip
     return Part(out, top, total, row_of, count)
 
@@ -268,8 +269,8 @@ def _join(
         result = torch.empty_like(query)
         put = [tensor.data_ptr() for tensor in new] if what.is_step else [None, None]
         what.kernels(
-            "attend", heads.dtype, query.data_ptr(), own.keys[layer].data_ptr(), own.values[layer].data_ptr(), *put,
-            heads.kv_heads, heads.group, heads.dim, own.capacity, tokens, what.slot.data_ptr(), what.seen.data_ptr(),
+            "attend", heads.dtype, query.data_ptr(), own.table.data_ptr(), *put, layer,
+            heads.kv_heads, heads.group, heads.dim, tokens, what.slot.data_ptr(), what.seen.data_ptr(),
             ctypes.c_float(scale), len(parts),
             _array([part.out.data_ptr() for part in parts]),
             _array([part.top.data_ptr() for part in parts]),
@@ -279,6 +280,7 @@ def _join(
             result.data_ptr(),
         )  # fmt: skip
         return result
+    assert isinstance(own, Slots)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
     terms = []

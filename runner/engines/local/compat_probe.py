@@ -16,9 +16,10 @@ from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
 from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
-from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.panels import Panels
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.rows import Row
 from runner.models.load import Loaded
@@ -173,7 +174,7 @@ def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
         forward.read_prefix(prefix)
         rows[0] = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
         forward.short_span = len(rows[1].pending)
-    own = OwnKv(forward.heads, len(rows), len(ids), forward.kernels)
+    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
     pieces = [Piece(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:

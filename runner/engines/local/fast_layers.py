@@ -42,7 +42,9 @@ class FastLayers:
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
             ours = {layer for layer in plain if are_quicker(layer.weight, kernels)}
-            problems = {dtype: why_no_packing(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}}
+            problems = {
+                dtype: why_no_packing(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}
+            }
             mapped = MappedFiles()
             for layer in plain:
                 if kernels is not None and layer in ours:

@@ -14,8 +14,9 @@ from runner.core.result import FinishReason
 from runner.engines.base import Completion
 from runner.engines.local.attention import Pass, Span, Use, running
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
+from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import NO_NUMBERS, Row
 

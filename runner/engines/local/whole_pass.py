@@ -18,7 +18,7 @@ from runner.core import machine
 from runner.engines.local.attention import Pass
 from runner.engines.local.fast_layers import is_plain
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.panels import Panels, fits_panels
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -70,8 +70,8 @@ class _Part(ctypes.Structure):
     """As whole_part in whole_pass.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("keys", "values")),
-        *((name, ctypes.c_int64) for name in ("slot", "capacity", "sees", "causal")),
+        ("row", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("sees", "causal")),
         ("chosen", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("first", "tokens")),
         ("row_of", ctypes.c_void_p),
@@ -82,8 +82,8 @@ class _Tokens(ctypes.Structure):
     """As whole_tokens in whole_pass.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("keys", "values")),
-        *((name, ctypes.c_int64) for name in ("capacity", "tokens")),
+        ("homes", ctypes.c_void_p),
+        ("tokens", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("ids", "positions", "slot", "place", "seen")),
         *((name, ctypes.c_int64) for name in ("is_step", "kept")),
         ("keep", ctypes.c_void_p),
@@ -147,14 +147,12 @@ class WholePass:
         count = len(ids)
         kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
-        held: list[Any] = []
-        parts = self._parts(what, held)
+        parts = _parts(what)
         room = torch.empty(self._room(count, [part.tokens for part in parts]), dtype=torch.uint8)
         logits = torch.empty(kept.numel(), self.vocabulary, dtype=self.heads.dtype)
         part_list = (_Part * len(parts))(*parts)
-        keys, values = _addresses(what.own, held)
         tokens = _Tokens(
-            keys, values, what.own.capacity, count,
+            what.own.table.data_ptr(), count,
             numbers[0].data_ptr(), numbers[1].data_ptr(), what.slot.data_ptr(), what.place.data_ptr(),
             what.seen.data_ptr(), int(what.is_step), kept.numel(), kept.data_ptr(),
             len(parts), ctypes.addressof(part_list), room.data_ptr(), logits.data_ptr(),
@@ -164,19 +162,6 @@ class WholePass:
             ctypes.addressof(self._model), ctypes.addressof(self._layers), ctypes.addressof(tokens),
         )  # fmt: skip
         return logits
-
-    def _parts(self, what: Pass, held: list[Any]) -> list[_Part]:
-        """Say what many of the tokens share."""
-        parts = []
-        for use in what.uses:
-            chosen = None if use.rows is None else use.rows.data_ptr()
-            store = (*_addresses(use.kv.store, held), 0, use.kv.store.capacity)
-            parts.append(_Part(*store, use.kv.length, 0, chosen, 0, use.count, use.row_of.data_ptr()))
-        for span, row_of in zip(what.spans, what.span_rows, strict=True):
-            store = (*_addresses(what.own, held), span.slot, what.own.capacity)
-            count = span.last - span.first
-            parts.append(_Part(*store, span.before + 1, 1, None, span.first, count, row_of.data_ptr()))
-        return parts
 
     def _room(self, tokens: int, of_parts: list[int]) -> int:
         """Return the bytes that a pass takes besides what stays: as whole_pass.h carves them."""
@@ -256,9 +241,14 @@ class WholePass:
         return int(self._held[-1].data_ptr())
 
 
-def _addresses(store: OwnKv, held: list[Any]) -> tuple[int, int]:
-    """Return where the lists lie that say where each layer's keys and values lie."""
-    kind = ctypes.c_int64 * len(store.keys)
-    lists = kind(*(one.data_ptr() for one in store.keys)), kind(*(one.data_ptr() for one in store.values))
-    held.extend(lists)
-    return ctypes.addressof(lists[0]), ctypes.addressof(lists[1])
+def _parts(what: Pass) -> list[_Part]:
+    """Say what many of the tokens share."""
+    parts = []
+    for use in what.uses:
+        chosen = None if use.rows is None else use.rows.data_ptr()
+        row = use.kv.store.table.data_ptr()
+        parts.append(_Part(row, use.kv.length, 0, chosen, 0, use.count, use.row_of.data_ptr()))
+    for span, row_of in zip(what.spans, what.span_rows, strict=True):
+        row, count = what.own.table[span.slot].data_ptr(), span.last - span.first
+        parts.append(_Part(row, span.before + 1, 1, None, span.first, count, row_of.data_ptr()))
+    return parts

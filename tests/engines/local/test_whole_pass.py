@@ -18,8 +18,9 @@ from runner.engines.local.engine import LocalEngine
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.rows import Row
 from runner.models.load import Loaded
@@ -62,7 +63,7 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
         forward.read_prefix(prefix)
         forward.short_span = 20  # longer prompts are attended to by tiles
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
-    own = OwnKv(forward.heads, len(prompts), 64, forward.kernels)
+    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
     rows = [
         Row(Request(number, ()), prefix.tokens + ids, "", 9, prefix=prefix)
         if with_prefix and number % 2

@@ -108,7 +108,13 @@ INLINE float exp_fast(float x) {
   return p * scale.f;
 }
 
-/* How keys and values lie in a slot. Keys: in blocks of LANES places, within a block dimension by dimension, so that
+/* Where a row's keys and values lie: the first head of the first layer, and how many places each head has. All heads of a
+   layer, and then those of the next, follow one another. */
+typedef struct {
+  int64_t keys, values, capacity;
+} home;
+
+/* How they lie there, head by head. Keys: in blocks of LANES places, within a block dimension by dimension, so that
    the scores of LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and
    two places of a value, lie side by side, since products of pairs are quicker than widening. */
 
@@ -122,11 +128,6 @@ INLINE void put_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int64_t dim
   bf16 *block = K + place / LANES * LANES * dim + place % LANES * 2, *pair = V + place / 2 * 2 * dim + place % 2;
   for (int64_t d = 0; d < dim; d++) block[d / 2 * 2 * LANES + d % 2] = k[d];
   for (int64_t d = 0; d < dim; d++) pair[2 * d] = v[d];
-}
-
-/* Where a key-value head of a slot begins */
-INLINE int64_t head_at(int64_t slot, int64_t head, int64_t kv_heads, int64_t capacity, int64_t dim) {
-  return (slot * kv_heads + head) * capacity * dim;
 }
 
 /* The weights of count values as they are multiplied: in bfloat16 with a 0 behind them, the other half of the last pair */

@@ -17,10 +17,10 @@ typedef struct {
   matrix qkv[3], out, gated[2], down;
 } whole_layer;
 
-/* What many tokens read of one slot: a prefix, or within a span, where each sees one place more than the one before */
+/* What many tokens read of one row: a prefix, or within a span, where each sees one place more than the one before */
 typedef struct {
-  const int64_t *keys, *values; /* of each layer */
-  int64_t slot, capacity, sees, causal;
+  const home *row;
+  int64_t sees, causal;
   const int64_t *chosen; /* the tokens, or 0: the first of them and those behind it */
   int64_t first, tokens;
   const int32_t *row_of; /* of each token of the pass: its place among these, or -1 */
@@ -29,8 +29,8 @@ typedef struct {
 /* A flat list of tokens: each with its id, its position in its text, the slot and place where its keys and values go, and
    how many places of the slot it sees. In a step each is the only one of its slot. */
 typedef struct {
-  const int64_t *keys, *values; /* of each layer */
-  int64_t capacity, tokens;
+  const home *homes;
+  int64_t tokens;
   const int32_t *ids, *positions, *slot, *place, *seen;
   int64_t is_step, kept;
   const int32_t *keep; /* the tokens whose logits are wanted */
@@ -100,7 +100,6 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
     meet(now++, lots, alone);
     for (int64_t l = 0; l < m->layers; l++) {
       const whole_layer *layer = layers + l;
-      T *K = (T *)w->keys[l], *V = (T *)w->values[l];
       const product to_qkv = product_of(normed, tokens, hidden, layer->qkv, 3, PUT, qkv, heads, size, threads);
       const product to_out = product_of(inner, tokens, wide, &layer->out, 1, ADD, x, hidden, size, threads);
       const product to_gated = product_of(normed, tokens, hidden, layer->gated, 2, GATED, inner, m->inner, size, threads);
@@ -116,8 +115,9 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
           NAME(turn)(q, kv_heads * group, dim, layer->norm_q, m->epsilon, cos, sin);
           NAME(turn)(k, kv_heads, dim, layer->norm_k, m->epsilon, cos, sin);
           for (int64_t h = 0; h < kv_heads && !w->is_step; h++) { /* others of its slot see it, so all of it comes first */
-            const int64_t at = head_at(w->slot[t], h, kv_heads, w->capacity, dim);
-            NAME(put)(K + at, V + at, k + h * dim, v + h * dim, dim, w->place[t]);
+            const home *row = w->homes + w->slot[t];
+            NAME(put)(NAME(of_head)(row->keys, row, l * kv_heads + h, dim), NAME(of_head)(row->values, row, l * kv_heads + h, dim),
+                      k + h * dim, v + h * dim, dim, w->place[t]);
           }
         }
       meet(now++, lots, alone);
@@ -127,10 +127,8 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
         int64_t p = 0;
         while (i >= tile[p + 1]) p++;
         const whole_part *part = w->part + p;
-        const int64_t at = head_at(part->slot, 0, kv_heads, part->capacity, dim);
         NAME(shared_tile)(i - tile[p], qkv + part->first * heads, dim, heads, part->chosen, part->tokens,
-                          (const T *)part->keys[l] + at, (const T *)part->values[l] + at, kv_heads, group, dim,
-                          part->capacity, part->sees, part->causal, m->scale, (T *)part_out[p], (float *)part_top[p],
+                          part->row, l, kv_heads, group, dim, part->sees, part->causal, m->scale, (T *)part_out[p], (float *)part_top[p],
                           (float *)part_sum[p]);
       }
       meet(now, tile[parts], alone);
@@ -140,16 +138,18 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
       EACH_TASK(i, now, somes, alone)
         for (int64_t j = i * some; j < items && j < (i + 1) * some; j++) {
           const int64_t t = j / kv_heads, h = j % kv_heads, after = j + 1 < items ? j + 1 : j;
-          const int64_t at = head_at(w->slot[t], h, kv_heads, w->capacity, dim);
-          const T *next = K + head_at(w->slot[after / kv_heads], after % kv_heads, kv_heads, w->capacity, dim);
+          const home *row = w->homes + w->slot[t], *then = w->homes + w->slot[after / kv_heads];
+          T *K = NAME(of_head)(row->keys, row, l * kv_heads + h, dim);
+          T *V = NAME(of_head)(row->values, row, l * kv_heads + h, dim);
+          const T *next = NAME(of_head)(then->keys, then, l * kv_heads + after % kv_heads, dim);
           const T *q = qkv + t * heads, *k = q + wide + h * dim;
           int64_t rows[parts + 1];
           for (int64_t p = 0; p < parts; p++) {
-            const int64_t row = w->part[p].row_of[t];
-            rows[p] = row < 0 ? -1 : (h * w->part[p].tokens + row) * group;
+            const int64_t of_part = w->part[p].row_of[t];
+            rows[p] = of_part < 0 ? -1 : (h * w->part[p].tokens + of_part) * group;
           }
-          if (w->is_step) NAME(put)(K + at, V + at, k, k + narrow, dim, w->seen[t] - 1);
-          NAME(head)(dim, group, q + h * group * dim, K + at, V + at, w->seen[t], m->scale, parts, part_out, part_top,
+          if (w->is_step) NAME(put)(K, V, k, k + narrow, dim, w->seen[t] - 1);
+          NAME(head)(dim, group, q + h * group * dim, K, V, w->seen[t], m->scale, parts, part_out, part_top,
                      part_sum, rows, inner + t * wide + h * group * dim, next);
         }
       meet(now++, somes, alone);
