@@ -129,7 +129,7 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     forward.short_span = 1  # longer prompts go as spans, and these tokens stand for them
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
-    own = OwnKv(heads, 1, SUFFIX + 1, forward.kernels)
+    own = own_kv(heads, forward.kernels, [SUFFIX + 1])
     forward.read_prefix(prefix)
     read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]

@@ -1,9 +1,9 @@
 """Quicker functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
 
-torch rearranges a plain weight matrix at each product; packed once, it is read as it lies: in panels by products of our own
-where the processor is made for them (panels.py), else in oneDNN's order. A norm out of seven torch operations reads its
-rows seven times. The layers stay the model's own: only the function that an instance calls is exchanged, after it has
-been tried, and put back when the job ends.
+torch rearranges a plain weight matrix at each product; packed once, it is read as it lies: in panels by products of our
+own where the processor is made for them (panels.py), else in oneDNN's order. A norm out of seven torch operations reads
+its rows seven times. The layers stay the model's own: only the function that an instance calls is exchanged, after it
+has been tried, and put back when the job ends.
 """
 
 from __future__ import annotations
