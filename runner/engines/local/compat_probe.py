@@ -130,7 +130,7 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
     own = own_kv(heads, forward.kernels, [SUFFIX + 1])
-    forward.read_prefix(prefix)
+    forward.read_prefix(prefix, PREFIX)
     read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
@@ -171,7 +171,7 @@ def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
     rows = [Row(Request(number, ()), some[:-1], "", 1) for number, some in enumerate((ids, ids[3:]))]
     if forward.kernels.has_shared:
         prefix = Prefix(ids[:PREFIX])
-        forward.read_prefix(prefix)
+        forward.read_prefix(prefix, PREFIX)
         rows[0] = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
         forward.short_span = len(rows[1].pending)
     own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))

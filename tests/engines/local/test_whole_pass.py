@@ -60,7 +60,8 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
     if with_prefix:
-        forward.read_prefix(prefix)
+        forward.read_prefix(prefix, 20)
+        forward.read_prefix(prefix, 20)
         forward.short_span = 20  # longer prompts are attended to by tiles
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
     own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
