@@ -18,22 +18,40 @@ from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
+from runner.engines.local import engine as local_engine
 from runner.engines.local import fast_layers, prefix_tree
 from runner.engines.local.engine import LocalEngine
+from runner.engines.local.forward import Forward
 from runner.quantization.base import QuantizationConfig
 
 
 def switch_off(parts: Sequence[str]) -> None:
     """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
-    left_out: dict[str, tuple[Any, str, Any]] = {
-        "share": (prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts)),
-        "packed": (fast_layers, "why_no_packing", lambda _: "switched off"),
+    left_out: dict[str, list[tuple[Any, str, Any]]] = {
+        "share": [(prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts))],
+        "packed": [
+            (fast_layers, "why_no_packing", lambda _: "switched off"),
+            (fast_layers, "are_quicker", lambda *_: False),
+        ],
+        "whole": [(local_engine, "probe_whole", lambda *_: None)],
     }
     for part in set(parts) - {"kernels"}:
-        module, name, instead = left_out[part]
-        if not hasattr(module, name):
-            raise SystemExit(f"{module.__name__} has no {name} any more: {part} cannot be switched off here")
-        setattr(module, name, instead)
+        for module, name, instead in left_out[part]:
+            if not hasattr(module, name):
+                raise SystemExit(f"{module.__name__} has no {name} any more: {part} cannot be switched off here")
+            setattr(module, name, instead)
+
+
+def count_passes(run: Run) -> None:
+    """Have the stream's passes counted; a hook in the model would keep them from going in a single call."""
+    forward = Forward._forward
+
+    def counted(self: Forward, what: Any, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
+        logits = forward(self, what, ids, positions, keep)
+        run.note_pass(len(ids), logits.shape[0])
+        return logits
+
+    Forward._forward = counted  # type: ignore[method-assign]
 
 
 def with_engine(job: Job) -> Outcome:
@@ -53,7 +71,8 @@ def with_engine(job: Job) -> Outcome:
     engine = LocalEngine(config)
     started = time.perf_counter()
     engine.load()
-    run = Run(engine._model().model, job.dtype, time.perf_counter() - started)
+    run = Run(engine._model().model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain")
+    count_passes(run)
     prompts: list[Any] = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts]
     requests = [
         Request(at, prompt, tuple(job.stop), limit, ignore_eos=job.fixed)

@@ -48,7 +48,7 @@ class Job:
     stop: list[str] = field(default_factory=list)
     threads: int | None = None  # None: as our engine decides
     order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
-    off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed
+    off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, whole
     limit_s: float | None = None  # lm-eval begins no further batch after this, llama.cpp no further step
     settings: dict[str, Any] = field(default_factory=dict)  # of vLLM, or the file of llama.cpp
 

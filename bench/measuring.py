@@ -26,7 +26,7 @@ PROBE_TRIES = 8
 class Run:
     """Times and counts the forward passes of a loaded model, and its calls of `generate`."""
 
-    def __init__(self, model: Any, dtype: str, load_s: float) -> None:
+    def __init__(self, model: Any, dtype: str, load_s: float, hooks: bool = True) -> None:
         self.load_s, self.dtype = load_s, getattr(torch, dtype)
         self.shapes, self.layer_parameters, self.head_parameters = sizes(model)
         self.rates = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES)
@@ -35,7 +35,8 @@ class Run:
         self.first_s = 0.0  # when the first pass of this call of `generate` was done
         self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # ids, mask, sequences
         self._generate = model.generate
-        model.register_forward_hook(self._after_pass, with_kwargs=True)
+        if hooks:
+            model.register_forward_hook(self._after_pass, with_kwargs=True)
         self.loaded_mib = machine.rss_mib()
 
     def start(self) -> None:
@@ -79,8 +80,12 @@ class Run:
 
     def _after_pass(self, _model: Any, _positional: Any, named: dict[str, Any], output: Any) -> None:
         self.first_s = self.first_s or time.perf_counter()
-        self.positions += named["input_ids"].numel()
-        self.logit_rows += output.logits.shape[0] * output.logits.shape[1]
+        self.note_pass(named["input_ids"].numel(), output.logits.shape[0] * output.logits.shape[1])
+
+    def note_pass(self, positions: int, logit_rows: int) -> None:
+        """Count a pass."""
+        self.positions += positions
+        self.logit_rows += logit_rows
 
 
 def sizes(model: Any) -> tuple[Counter[tuple[int, int]], int, int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -15,6 +17,7 @@ from runner.engines.base import Request
 from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kv_cache import Heads
+from runner.engines.local.panels import Panels
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
@@ -25,8 +28,7 @@ log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
 TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lost key differs by about 1
-SAME = 1e-4  # of the logits' spread, in float32: what other orders of the same sums may differ by
-MOST_POSITIONS = 4096  # longer rows take the usual way
+SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: other orders of the same sums
 COARSE = 0.15  # in 16 bits and over quantized layers
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
 TURNED_BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
@@ -134,34 +136,47 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
 
 
-def probe_whole(loaded: Loaded, heads: Heads) -> WholePass | None:
-    """Return what does a pass in a single call; None where the model is no plain one, or the call would differ."""
+def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Panels]) -> WholePass | None:
+    """Return what does a pass in a single call; None where the model is no plain one, or the call would differ.
+
+    packed: the layers that lie in panels, and multiply by these in the model's own pass, too.
+    """
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
         return None
-    room = int(min(loaded.metrics["max_positions"], same_turning(loaded), MOST_POSITIONS))
+    room = int(min(loaded.metrics["max_positions"], same_turning(loaded)))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
         with torch.inference_mode():
-            whole = WholePass(loaded.model, heads, room, forward.kernels)
-            expected = _in_two_passes(forward, ids)
+            whole = WholePass(loaded.model, heads, room, forward.kernels, packed)
+            expected = _in_passes(forward, ids)
             forward.whole = whole
-            off = float(((_in_two_passes(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
-        if not off <= SAME:
+            off = float(((_in_passes(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
+        if not off <= SAME.get(heads.dtype, 0.0):
             raise Unlike(f"its logits would be off by {off:.2g} of their spread")
     except Unlike as reason:
         log.debug("passes go operation by operation: %s", reason)
         return None
+    log.debug("passes go in a single call: logits off by %.2g of their spread", off)
     return whole
 
 
-def _in_two_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
-    """Return all logits of two rows, whose prompts go together and one token later."""
+def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
+    """Return all logits of two rows, one of which stands on a prefix: their prompts go together and one token later.
+
+    Where what is shared is read tile by tile, the second prompt goes as a span.
+    """
+    assert forward.kernels is not None
     rows = [Row(Request(number, ()), some[:-1], "", 1) for number, some in enumerate((ids, ids[3:]))]
+    if forward.kernels.has_shared:
+        prefix = Prefix(ids[:PREFIX])
+        forward.read_prefix(prefix, PREFIX)
+        rows[0] = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
+        forward.short_span = len(rows[1].pending)
     own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
     pieces = [Piece(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:
-        row.places, row.tokens = len(row.prompt), ids[-1:]
-    return torch.cat((read, forward.step(own, rows, [])))
+        row.places, row.tokens = len(row.pending), ids[-1:]
+    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows)))).float()

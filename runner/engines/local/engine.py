@@ -53,7 +53,7 @@ class LocalEngine:
         self._incompatible: str | None = None  # why the scheduler cannot serve the model, once that is known
         self._plain_way: tuple[Way, str] | None = None
         self._fast_layers: FastLayers | None = None
-        self.whole: WholePass | None = None  # for a small plain model on a CPU
+        self.whole: WholePass | None = None  # for a plain model on a CPU
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
@@ -144,7 +144,7 @@ class LocalEngine:
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
             self.stats.notes += self._fast_layers.notes
             self.stats.packed_mib = self._fast_layers.packed_mib
-            self.whole = probe_whole(loaded, heads)
+            self.whole = probe_whole(loaded, heads, self._fast_layers.panels)
 
     def note_plain(self, way: Way, reason: str) -> None:
         """Note once that decoding goes another way than in a stream, and why."""

@@ -1,13 +1,15 @@
 """Quicker functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
 
-oneDNN rearranges a plain weight matrix at each product, and float32 products go to a library that is slow on some
-processors; a norm out of seven torch operations reads its rows seven times. The layers stay the model's own: only the
-function that an instance calls is exchanged, after it has been tried, and put back when the job ends.
+torch rearranges a plain weight matrix at each product; packed once, it is read as it lies: in panels by products of our
+own where the processor is made for them (panels.py), else in oneDNN's order. A norm out of seven torch operations reads
+its rows seven times. The layers stay the model's own: only the function that an instance calls is exchanged, after it
+has been tried, and put back when the job ends.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,10 +21,12 @@ from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
+from runner.engines.local.panels import Panels, are_quicker
 
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
 SHARE_OF_MEMORY = PACKED_SHARE  # a calibration of a smaller model sets what the whole one would do
 MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
+Product = Callable[[torch.Tensor], torch.Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -33,14 +37,21 @@ class FastLayers:
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
         self.heap, self.packed_mib = Heap(), 0.0
+        self.panels: dict[nn.Module, Panels] = {}
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
-            problems = {dtype: why_no_packing(dtype) for dtype in {layer.weight.dtype for layer in plain}}
+            ours = {layer for layer in plain if are_quicker(layer.weight, kernels)}
+            problems = {
+                dtype: why_no_packing(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}
+            }
             mapped = MappedFiles()
             for layer in plain:
-                if not problems[layer.weight.dtype]:
-                    self._pack(layer, mapped)
+                if kernels is not None and layer in ours:
+                    self.panels[layer] = Panels.of(layer.weight, layer.bias, kernels)
+                    self._exchange(layer, self.panels[layer].product, mapped)
+                elif not problems[layer.weight.dtype]:
+                    self._exchange(layer, by_onednn(layer.weight, layer.bias), mapped)
             self.notes += [
                 f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
                 for dtype, problem in problems.items()
@@ -58,18 +69,11 @@ class FastLayers:
         """Give every layer its own function back."""
         for layer in self.layers:
             del layer.forward
-        self.layers = []
+        self.layers, self.panels = [], {}
 
-    def _pack(self, layer: nn.Linear, mapped: MappedFiles) -> None:
-        bias = layer.bias
-        with torch.no_grad():
-            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
-
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-            return result
-
-        layer.forward = forward  # type: ignore[method-assign,assignment]
+    def _exchange(self, layer: nn.Linear, product: Product, mapped: MappedFiles) -> None:
+        """Let a layer go by a product of packed weights; its own are read no more."""
+        layer.forward = product  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
         mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
@@ -112,6 +116,18 @@ class FastLayers:
         if off <= TOLERANCE[dtype]:  # some families' norms do something else with their weight
             layer.forward = forward
             self.layers.append(layer)
+
+
+def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """Return the product with weights in oneDNN's order."""
+    with torch.no_grad():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+        return result
+
+    return product
 
 
 def is_plain(layer: nn.Linear) -> bool:

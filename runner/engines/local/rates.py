@@ -14,7 +14,9 @@ from torch import nn
 
 from runner.core.machine import MIB
 from runner.engines.arithmetic import Arithmetic, Rates
-from runner.engines.local.fast_layers import why_no_packing
+from runner.engines.local.fast_layers import by_onednn, why_no_packing
+from runner.engines.local.kernels import native
+from runner.engines.local.panels import Panels, are_quicker
 from runner.models.load import Loaded
 
 ROWS = 512
@@ -74,8 +76,11 @@ def product_rates(
     tries: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
 ) -> dict[str, float]:
-    """GFLOP/s of products of these shapes: plain and, on a CPU, with weights laid out by oneDNN as the engine does."""
+    """GFLOP/s of products of these shapes: plain and, on a CPU, with weights in panels and in oneDNN's order."""
     flop, seconds = 0.0, {"plain": 0.0}
+    kernels = native.kernels() if device.type == "cpu" else None
+    if kernels is not None and all(are_quicker(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes):
+        seconds["panels"] = 0.0
     if device.type == "cpu" and not why_no_packing(dtype):
         seconds["packed"] = 0.0
     for (out, into), count in shapes.items():
@@ -84,9 +89,10 @@ def product_rates(
         flop += 2.0 * row_count * out * into * count
         for name in seconds:
             product: Callable[[], Any] = partial(nn.functional.linear, rows, weight)
-            if name == "packed":
-                packed = torch.ops.mkldnn._reorder_linear_weight(weight, row_count)
-                product = partial(torch.ops.mkldnn._linear_pointwise, rows, packed, None, "none", [], "")
+            if name == "panels" and kernels is not None:
+                product = partial(Panels.of(weight, None, kernels).product, rows)
+            elif name == "packed":
+                product = partial(by_onednn(weight, None), rows)
             seconds[name] += _quickest(product, tries, device) * count
     return {name: flop / took / 1e9 for name, took in seconds.items()}
 

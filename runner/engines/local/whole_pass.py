@@ -1,13 +1,14 @@
-"""A small plain Llama's forward pass as a single call of C.
+"""A plain Llama's forward pass as a single call of C.
 
-Where a model is small, calling each of its operations takes as long as what they compute, and Python's lock changes
-hands at each: another thread, which answers clients, would hold it for milliseconds each time. A model is recognised
-by the parts it is made of, and then tried next to its own forward pass.
+Between two operations of torch lie Python, the start and the end of a region of threads, and memory that is written and
+read again; where a model or a pass is small, that takes as long as what is computed. A model is recognised by the parts
+it is made of, and then tried next to its own forward pass.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,133 +19,236 @@ from runner.engines.local.attention import Pass
 from runner.engines.local.fast_layers import is_plain
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
+from runner.engines.local.panels import Panels, fits_panels
 
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 PARTS = {
-    "attention": {"q_proj", "k_proj", "v_proj", "o_proj"},
-    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
-    "layer": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
+    "attention": (PROJECTIONS, PROJECTIONS | {"q_norm", "k_norm"}),
+    "mlp": ({"gate_proj", "up_proj", "down_proj", "act_fn"},),
+    "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
 }
+ACTIVATIONS = ("silu", "swish")
+PHASES, PHASE_BYTES = 9, 128  # as in whole_pass.h and crew.h
+LINE = 64  # where pieces of the room begin
+FIRST_POSITIONS = 1024  # of the table of turnings, which grows with the rows
 
 
 class Unlike(Exception):
     """A model is made of other parts."""
 
 
+class _Matrix(ctypes.Structure):
+    """As matrix in products.h."""
+
+    _fields_ = (("panels", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("outputs", ctypes.c_int64))
+
+
 class _Model(ctypes.Structure):
     """As whole_model in whole_pass.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("layers", "hidden", "inner", "kv_heads", "group", "dim", "outputs")),
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "inner", "kv_heads", "group", "dim")),
         *((name, ctypes.c_float) for name in ("epsilon", "scale")),
-        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "head", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "cos", "sin")),
+        ("head", _Matrix),
     )
 
 
 class _Layer(ctypes.Structure):
     """As whole_layer in whole_pass.h."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p) for name in ("norm_in", "qkv", "bias", "out", "norm_mid", "gate", "up", "down")
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("norm_in", "norm_mid", "norm_q", "norm_k")),
+        ("qkv", _Matrix * 3),
+        ("out", _Matrix),
+        ("gated", _Matrix * 2),
+        ("down", _Matrix),
+    )
+
+
+class _Part(ctypes.Structure):
+    """As whole_part in whole_pass.h."""
+
+    _fields_ = (
+        ("row", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("sees", "causal")),
+        ("chosen", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("first", "tokens")),
+        ("row_of", ctypes.c_void_p),
+    )
+
+
+class _Tokens(ctypes.Structure):
+    """As whole_tokens in whole_pass.h."""
+
+    _fields_ = (
+        ("homes", ctypes.c_void_p),
+        ("tokens", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("ids", "positions", "slot", "place", "seen")),
+        *((name, ctypes.c_int64) for name in ("is_step", "kept")),
+        ("keep", ctypes.c_void_p),
+        ("parts", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("part", "room", "logits")),
     )
 
 
 class WholePass:
     """The weights of a model in the order in which C reads them."""
 
-    def __init__(self, model: Any, heads: Heads, positions: int, kernels: native.Kernels) -> None:
-        """Unlike where the model is no plain Llama, or none that this is made for."""
-        self.heads, self.kernels, self.positions = heads, kernels, positions
-        self._held: list[torch.Tensor] = []  # what C has only the address of
-        if heads.dtype != torch.float32 or model.num_parameters() >= machine.ONE_THREAD_BELOW_PARAMETERS:
-            raise Unlike("it is large, or in 16 bits: torch's products take most of its time")
+    def __init__(
+        self,
+        model: Any,
+        heads: Heads,
+        positions: int,
+        kernels: native.Kernels,
+        packed: Mapping[nn.Module, Panels],
+    ) -> None:
+        """Unlike where the model is no plain Llama, or none that this is made for.
+
+        positions: how many its turning can be asked for. packed: the layers that lie in panels already; of a small
+        model the others are put into some here.
+        """
+        self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
+        self._held: list[Any] = []  # what C has only the address of
+        self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
+        if not kernels.has("whole_pass", heads.dtype):
+            raise Unlike("this processor has no products of such numbers")
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
             raise Unlike("something hooks into its layers")
         try:
-            body, settings = model.model, model.config
-            head, epsilons = model.lm_head, [body.norm.variance_epsilon]
-            first = body.layers[0]
-            hidden, inner = settings.hidden_size, first.mlp.gate_proj.out_features
-            layers = []
-            for layer in body.layers:
-                attention, mlp = layer.self_attn, layer.mlp
-                for module, kind in ((attention, "attention"), (mlp, "mlp"), (layer, "layer")):
-                    if {name for name, _ in module.named_children()} != PARTS[kind]:
-                        raise Unlike(f"its {kind} has other parts")
-                linears = (attention.q_proj, attention.k_proj, attention.v_proj)
-                epsilons += [layer.input_layernorm.variance_epsilon, layer.post_attention_layernorm.variance_epsilon]
-                layers.append(
-                    _Layer(
-                        self._hold(layer.input_layernorm.weight), self._panels(*linears), self._biases(*linears),
-                        self._panels(attention.o_proj), self._hold(layer.post_attention_layernorm.weight),
-                        *(self._panels(one) for one in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
-                    )
-                )  # fmt: skip
-                if any(
-                    one.bias is not None for one in (attention.o_proj, *mlp.children()) if isinstance(one, nn.Linear)
-                ):
-                    raise Unlike("its layers have biases")
-                if (attention.scaling, mlp.gate_proj.out_features) != (first.self_attn.scaling, inner):
-                    raise Unlike("its layers differ")
-            if head.bias is not None or len(set(epsilons)) != 1 or len(layers) != heads.layers:
-                raise Unlike("its head or its norms differ")
-            self.outputs, self.vocabulary = _rounded(head.out_features), head.out_features
-            self.room = 2 * hidden + (heads.group + 2) * heads.kv_heads * heads.dim
-            self.room += max(inner, heads.group * heads.kv_heads * heads.dim)
-            cos, sin = body.rotary_emb(torch.zeros(1, dtype=heads.dtype), torch.arange(positions)[None])
-            if cos.shape != (1, positions, heads.dim) or inner % native.LANES or hidden % native.LANES:
-                raise Unlike("its sizes are odd")
+            body, settings, head = model.model, model.config, model.lm_head
+            if settings.hidden_act not in ACTIVATIONS:
+                raise Unlike(f"its MLP goes through {settings.hidden_act}")
+            self.rotary, self.hidden, first = body.rotary_emb, settings.hidden_size, body.layers[0]
+            self.inner, self.scale = first.mlp.gate_proj.out_features, first.self_attn.scaling
+            self.epsilon = body.norm.variance_epsilon
+            layers = [self._layer(layer) for layer in body.layers]
+            if head.bias is not None or len(layers) != heads.layers:
+                raise Unlike("its head or its number of layers differs")
+            self.vocabulary = head.out_features
             self._layers = (_Layer * len(layers))(*layers)
             self._model = _Model(
-                len(layers), hidden, inner, heads.kv_heads, heads.group, heads.dim, self.outputs,
-                epsilons[0], first.self_attn.scaling,
-                self._hold(body.embed_tokens.weight), self._hold(body.norm.weight), self._panels(head),
-                self._hold(cos[0]), self._hold(sin[0]),
+                len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.epsilon, self.scale,
+                self._hold(body.embed_tokens.weight), self._norm(body.norm, self.hidden), None, None,
+                self._matrix(head, self.hidden, self.vocabulary),
             )  # fmt: skip
+            self._turnings: tuple[torch.Tensor, torch.Tensor] | None = None
+            self._turn(min(FIRST_POSITIONS, positions))
         except (AttributeError, TypeError, IndexError) as error:
             raise Unlike(f"it has no such parts: {error}") from error
 
     def fits(self, what: Pass, positions: list[int]) -> bool:
-        """Whether a pass is one that it is made for: every token reads its own row and nothing else."""
-        return not what.uses and not what.spans and max(positions) < self.positions
+        """Whether a pass is one that it is made for: what tokens share is read tile by tile."""
+        return max(positions) < self.positions and (self.kernels.has_shared or not (what.uses or what.spans))
 
     def __call__(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
         """Return the logits [n, V] after the tokens to keep, or after all."""
-        own, count = what.own, len(ids)
+        self._turn(max(positions) + 1)
+        count = len(ids)
         kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
-        seen = what.place + 1 if what.is_step else what.seen
-        room, logits = torch.empty(count * self.room), torch.empty(kept.numel(), self.outputs)
-        self.kernels(
-            "whole_pass", None, ctypes.addressof(self._model), ctypes.addressof(self._layers),
-            own.table.data_ptr(), count,
-            numbers[0].data_ptr(), numbers[1].data_ptr(), what.slot.data_ptr(), what.place.data_ptr(), seen.data_ptr(),
-            kept.numel(), kept.data_ptr(), room.data_ptr(), logits.data_ptr(),
+        parts = _parts(what)
+        room = torch.empty(self._room(count, [part.tokens for part in parts]), dtype=torch.uint8)
+        logits = torch.empty(kept.numel(), self.vocabulary, dtype=self.heads.dtype)
+        part_list = (_Part * len(parts))(*parts)
+        tokens = _Tokens(
+            what.own.table.data_ptr(), count,
+            numbers[0].data_ptr(), numbers[1].data_ptr(), what.slot.data_ptr(), what.place.data_ptr(),
+            what.seen.data_ptr(), int(what.is_step), kept.numel(), kept.data_ptr(),
+            len(parts), ctypes.addressof(part_list), room.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
-        return logits[:, : self.vocabulary]
+        self.kernels(
+            "whole_pass", self.heads.dtype,
+            ctypes.addressof(self._model), ctypes.addressof(self._layers), ctypes.addressof(tokens),
+        )  # fmt: skip
+        return logits
+
+    def _room(self, tokens: int, of_parts: list[int]) -> int:
+        """Return the bytes that a pass takes besides what stays: as whole_pass.h carves them."""
+        heads, size = self.heads, self.heads.dtype.itemsize
+        queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
+        wide = queries * heads.dim
+        pieces = [(self._model.layers * PHASES + 2) * PHASE_BYTES]
+        pieces += [tokens * width * size for width in (self.hidden, self.hidden, wide + 2 * pairs)]
+        pieces.append(tokens * max(wide, self.inner) * size)
+        for count in of_parts:
+            pieces += [count * wide * size, count * queries * 4, count * queries * 4]
+        return sum(pieces) + LINE * len(pieces)
+
+    def _turn(self, positions: int) -> None:
+        """Have cos and sin for so many positions at least."""
+        there = 0 if self._turnings is None else self._turnings[0].shape[0]
+        if positions <= there:
+            return
+        count = min(max(positions, 2 * there), self.positions)
+        with torch.inference_mode():
+            cos, sin = self.rotary(torch.zeros(1, dtype=self.heads.dtype), torch.arange(count)[None])
+        if cos.shape != (1, count, self.heads.dim) or cos.dtype != self.heads.dtype:
+            raise Unlike("it turns a part of each head, or otherwise")
+        self._turnings = cos[0].contiguous(), sin[0].contiguous()
+        self._model.cos, self._model.sin = (one.data_ptr() for one in self._turnings)
+
+    # ------------------------------------------------------------------------------------- reading the model
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp, heads = layer.self_attn, layer.mlp, self.heads
+        for module, kind in ((attention, "attention"), (mlp, "mlp"), (layer, "layer")):
+            if {name for name, _ in module.named_children()} not in PARTS[kind]:
+                raise Unlike(f"its {kind} has other parts")
+        if attention.scaling != self.scale:
+            raise Unlike("its layers differ")
+        queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
+        hidden, inner = self.hidden, self.inner
+        has_norms = hasattr(attention, "q_norm")
+        if any(one.bias is not None for one in (mlp.gate_proj, mlp.up_proj)):
+            raise Unlike("its MLP has biases")
+        return _Layer(
+            self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
+            self._norm(attention.q_norm, heads.dim) if has_norms else None,
+            self._norm(attention.k_norm, heads.dim) if has_norms else None,
+            (_Matrix * 3)(
+                self._matrix(attention.q_proj, hidden, queries),
+                self._matrix(attention.k_proj, hidden, pairs),
+                self._matrix(attention.v_proj, hidden, pairs),
+            ),
+            self._matrix(attention.o_proj, queries, hidden),
+            (_Matrix * 2)(self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)),
+            self._matrix(mlp.down_proj, inner, hidden),
+        )  # fmt: skip
+
+    def _matrix(self, layer: Any, inputs: int, outputs: int) -> _Matrix:
+        if not is_plain(layer) or layer.weight.dtype != self.heads.dtype or layer.weight.shape != (outputs, inputs):
+            raise Unlike("its linear layers are no plain ones")
+        panels = self.packed.get(layer)
+        if panels is None:
+            if not self.is_small or not fits_panels(layer.weight, self.kernels):
+                raise Unlike("its linear layers do not lie in panels")
+            panels = Panels.of(layer.weight, layer.bias, self.kernels)
+        self._held.append(panels)
+        return _Matrix(*panels.addresses)
+
+    def _norm(self, layer: Any, width: int) -> int:
+        if layer.variance_epsilon != self.epsilon or layer.weight.shape != (width,):
+            raise Unlike("its norms differ")
+        return self._hold(layer.weight)
 
     def _hold(self, tensor: torch.Tensor) -> int:
         """Keep a tensor for as long as this lives; return its address."""
         tensor = tensor.detach()
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu":
             raise Unlike("it has weights of another kind")
         self._held.append(tensor.contiguous())
-        return self._held[-1].data_ptr()
-
-    def _panels(self, *layers: Any) -> int:
-        """Put weights [outputs, inputs] below each other and into panels: of so many outputs, input by input."""
-        if not all(is_plain(layer) for layer in layers):
-            raise Unlike("its linear layers are no plain ones")
-        weight = torch.cat([layer.weight.detach() for layer in layers])
-        weight = nn.functional.pad(weight, (0, 0, 0, _rounded(weight.shape[0]) - weight.shape[0]))
-        return self._hold(weight.view(-1, native.LANES, weight.shape[1]).transpose(1, 2).contiguous())
-
-    def _biases(self, *layers: Any) -> int | None:
-        """Put biases behind each other; None where there are none."""
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        if len(biases) not in (0, len(layers)):
-            raise Unlike("some of its layers have biases")
-        return self._hold(torch.cat([bias.detach() for bias in biases])) if biases else None
+        return int(self._held[-1].data_ptr())
 
 
-def _rounded(outputs: int) -> int:
-    return -(-outputs // native.LANES) * native.LANES
+def _parts(what: Pass) -> list[_Part]:
+    """Say what many of the tokens share."""
+    parts = []
+    for use in what.uses:
+        chosen = None if use.rows is None else use.rows.data_ptr()
+        row = use.kv.store.table.data_ptr()
+        parts.append(_Part(row, use.kv.length, 0, chosen, 0, use.count, use.row_of.data_ptr()))
+    for span, row_of in zip(what.spans, what.span_rows, strict=True):
+        row, count = what.own.table[span.slot].data_ptr(), span.last - span.first
+        parts.append(_Part(row, span.before + 1, 1, None, span.first, count, row_of.data_ptr()))
+    return parts

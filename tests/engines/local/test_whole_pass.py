@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +15,144 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local.compat_probe import probe_whole
 from runner.engines.local.engine import LocalEngine
+from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.rows import Row
+from runner.models.load import Loaded
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of strips, blocks and panels
+OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
 
 
 @pytest.fixture
 def engine_of(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> Callable[..., LocalEngine]:
+) -> Iterator[Callable[..., LocalEngine]]:
+    engines: list[LocalEngine] = []
+
     def make(family: str, dtype: Dtype = Dtype.float32, **settings: Any) -> LocalEngine:
         folder = saved_family(family, max_position_embeddings=512, **settings)
-        return LocalEngine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
+        engines.append(LocalEngine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype))))
+        return engines[-1]
 
-    return make
-
-
-def test_its_logits_are_those_of_the_model(engine_of: Callable[..., LocalEngine]) -> None:
-    """Rows of all lengths, some of which decode while others are read: remainders of strips, blocks and panels."""
-    for family in ("llama", "qwen2"):  # the second has biases
-        engine = engine_of(family)
-        loaded = engine._model()
-        heads = engine.heads(loaded)
-        assert heads is not None
-        whole = probe_whole(loaded, heads)
-        assert whole is not None, family
-        torch.manual_seed(0)
-        prompts = [torch.randint(0, 60, (length,)).tolist() for length in (1, 2, 5, 16, 17, 33, 40)]
-        logits = []
-        for one in (None, whole):
-            forward = Forward(loaded.model, heads)
-            forward.whole = one
-            own = own_kv(heads, forward.kernels, [64] * len(prompts))
-            rows = [Row(Request(number, ()), ids, "", 9) for number, ids in enumerate(prompts)]
-            going, entering = rows[:4], rows[4:]
-            read = forward.read_prompts(own, [Piece(row, slot, row.prompt) for slot, row in enumerate(going)])
-            for row in going:
-                row.places, row.tokens = len(row.prompt), [3]
-            pieces = [Piece(row, slot, [3], row.places) for slot, row in enumerate(going)]
-            pieces += [Piece(row, slot, row.prompt) for slot, row in enumerate(entering, start=4)]
-            mixed = forward.read_prompts(own, pieces)
-            for row in rows:
-                row.places, row.tokens = row.places + 1 if row.tokens else len(row.prompt), [*row.tokens, 5]
-            logits.append(torch.cat((read, mixed, forward.step(own, rows, []))))
-        assert (logits[0] - logits[1]).abs().max() <= 1e-5 * logits[0].std()
-        assert (logits[0].argmax(-1) == logits[1].argmax(-1)).all()
+    yield make
+    for engine in engines:
         engine.close()
+
+
+def quickened(engine: LocalEngine) -> tuple[Loaded, Heads, WholePass | None]:
+    """Return a model whose layers are exchanged, as for its first rows."""
+    loaded = engine._model()
+    heads = engine.heads(loaded)
+    assert heads is not None
+    engine.quicken(loaded, heads)
+    return loaded, heads, engine.whole
+
+
+def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
+    """Return the logits of rows of all lengths, some of which decode while others are read; half stand on a prefix."""
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
+    if with_prefix:
+        forward.read_prefix(prefix, 20)
+        forward.read_prefix(prefix, 20)
+        forward.short_span = 20  # longer prompts are attended to by tiles
+    prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
+    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
+    rows = [
+        Row(Request(number, ()), prefix.tokens + ids, "", 9, prefix=prefix)
+        if with_prefix and number % 2
+        else Row(Request(number, ()), ids, "", 9)
+        for number, ids in enumerate(prompts)
+    ]
+    going, entering = rows[:4], rows[4:]
+    read = forward.read_prompts(own, [Piece(row, slot, row.pending) for slot, row in enumerate(going)])
+    for row in going:
+        row.places, row.tokens = len(row.pending), [3]
+    pieces = [Piece(row, slot, [3], row.places) for slot, row in enumerate(going)]
+    pieces += [Piece(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
+    mixed = forward.read_prompts(own, pieces)
+    for row in rows:
+        row.places, row.tokens = row.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
+    return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])  # biases; norms of queries and keys
+def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if dtype == Dtype.bfloat16 and not kernels.has_shared:
+        pytest.skip("this processor has no products of bfloat16")
+    loaded, heads, whole = quickened(engine_of(family, dtype))
+    assert whole is not None
+    for with_prefix in {False, kernels.has_shared}:
+        expected = all_logits(Forward(loaded.model, heads), with_prefix)
+        forward = Forward(loaded.model, heads)
+        forward.whole = whole
+        for threads in (1, 3):
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            found = all_logits(forward, with_prefix)
+            torch.set_num_threads(before)
+            assert (found - expected).abs().max() <= OFF[dtype] * expected.std()
+        if dtype == Dtype.float32:
+            assert (found.argmax(-1) == expected.argmax(-1)).all()
+
+
+def test_its_turning_goes_as_far_as_its_rows(engine_of: Callable[..., LocalEngine]) -> None:
+    loaded, _, whole = quickened(engine_of("llama", rope_theta=100.0))
+    assert whole is not None
+    assert whole.positions == loaded.metrics["max_positions"]
+    whole._turnings = None
+    whole._turn(3)
+    whole._turn(100)
+    assert whole._turnings is not None
+    cos, _ = loaded.model.model.rotary_emb(torch.zeros(1), torch.arange(100)[None])
+    assert torch.equal(whole._turnings[0], cos[0])
 
 
 def test_other_models_go_their_own_way(engine_of: Callable[..., LocalEngine]) -> None:
     others = {
-        "norms of queries and keys": engine_of("qwen3"),
-        "16 bits": engine_of("llama", Dtype.bfloat16),
+        "biases in the middle": engine_of("llama", mlp_bias=True),
         "another function in the middle": engine_of("llama", hidden_act="gelu"),
     }
     for why, engine in others.items():
-        heads = engine.heads(engine._model())
-        assert heads is not None
-        assert probe_whole(engine._model(), heads) is None, why
-        engine.close()
+        assert quickened(engine)[2] is None, why
 
 
 def test_what_hooks_into_a_layer_is_not_passed_by(engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of("llama")
-    loaded = engine._model()
-    heads, kernels = engine.heads(loaded), native.kernels()
-    assert heads is not None
+    loaded, heads, _ = quickened(engine)
+    kernels = native.kernels()
     assert kernels is not None
     hook = loaded.model.model.layers[1].register_forward_hook(lambda *_: None)
     with pytest.raises(Unlike, match="hooks"):
-        WholePass(loaded.model, heads, 64, kernels)
+        WholePass(loaded.model, heads, 64, kernels, {})
+    assert probe_whole(loaded, heads, {}) is None
     hook.remove()
-    assert WholePass(loaded.model, heads, 64, kernels).vocabulary == loaded.metrics["vocab_size"]
-    engine.close()
+    assert WholePass(loaded.model, heads, 64, kernels, {}).vocabulary == loaded.metrics["vocab_size"]
+
+
+def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> None:
+    """What multiplies in a single call is what the layers multiply by, and no further copy of it."""
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_shared:
+        pytest.skip("this processor has no products of bfloat16")
+    engine = engine_of("llama")
+    loaded = engine._model()
+    heads = engine.heads(loaded)
+    assert heads is not None
+    layers = FastLayers(loaded.model, kernels)
+    whole = WholePass(loaded.model, heads, 64, kernels, layers.panels)
+    there = {one.weight.data_ptr() for one in layers.panels.values()}
+    assert whole._layers[0].down.panels in there
+    assert whole._model.head.panels in there
+    layers.restore()

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #endif
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -166,12 +167,23 @@ INLINE void put_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at,
 INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #endif
 
+#include "crew.h"
+
 #define T bf16
 #define PER 2
 #define UP up_bf16
 #define DOWN down_bf16
 #define NAME(x) x##_bf16
 #include "attention_body.h"
+#ifdef SHARED /* elsewhere products of bfloat16 are torch's */
+#include "products.h"
+#include "whole_pass.h"
+#endif
+#undef T
+#undef PER
+#undef UP
+#undef DOWN
+#undef NAME
 
 #define T float
 #define PER 1
@@ -179,5 +191,6 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define DOWN down_f32
 #define NAME(x) x##_f32
 #include "attention_body.h"
+#include "products.h"
 #include "sampling.h"
 #include "whole_pass.h"

@@ -180,17 +180,19 @@ void NAME(attend)(const T *q, const home *homes, const T *k, const T *v, int64_t
   }
 }
 
-/* rows [count, width] divided by their root mean square and multiplied by a weight; rounded where torch's steps round */
+/* One row [width] divided by its root mean square and multiplied by a weight; rounded where torch's steps round */
+INLINE void NAME(norm_row)(const T *x, const T *weight, int64_t width, float epsilon, T *out) {
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < width; i++) squares += UP(x[i]) * UP(x[i]);
+  const float factor = 1.0f / sqrtf(squares / width + epsilon);
+#pragma omp simd
+  for (int64_t i = 0; i < width; i++) out[i] = DOWN(UP(weight[i]) * UP(DOWN(UP(x[i]) * factor)));
+}
+
 void NAME(norm)(const T *rows, const T *weight, int64_t count, int64_t width, float epsilon, T *out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t r = 0; r < count; r++) {
-    const T *x = rows + r * width;
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < width; i++) squares += UP(x[i]) * UP(x[i]);
-    float factor = 1.0f / sqrtf(squares / width + epsilon);
-    for (int64_t i = 0; i < width; i++) out[r * width + i] = DOWN(UP(weight[i]) * UP(DOWN(UP(x[i]) * factor)));
-  }
+  for (int64_t r = 0; r < count; r++) NAME(norm_row)(rows + r * width, weight, width, epsilon, out + r * width);
 }
 
 /* best[r] = the first place of the largest of row r, of rows [count, width]; -1 where one of them is NaN */
@@ -285,43 +287,44 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
   }
 }
 
+/* Task i of `shared`: some of the rows of one key-value head, those that see most first */
+static void NAME(shared_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
+                              int64_t tokens, const home *row, int64_t layer, int64_t kv_heads, int64_t group,
+                              int64_t dim, int64_t keys, int64_t causal, float scale, T *out, float *top, float *sum) {
+  const int64_t rows = tokens * group, tiles = (rows + TILE - 1) / TILE;
+  const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE;
+  const T *K = NAME(of_head)(row->keys, row, layer * kv_heads + h, dim);
+  const T *V = NAME(of_head)(row->values, row, layer * kv_heads + h, dim);
+  const int some = rows - first < TILE ? (int)(rows - first) : TILE;
+  T query[TILE * MAX_DIM];
+  float acc[TILE * MAX_DIM], m[TILE], l[TILE];
+  int64_t sees[TILE];
+  memset(query, 0, TILE * dim * sizeof(T));
+  for (int r = 0; r < some; r++) {
+    int64_t t = (first + r) / group, head = h * group + (first + r) % group;
+    memcpy(query + r * dim, q + head * q_head + (chosen ? chosen[t] : t) * q_token, dim * sizeof(T));
+    sees[r] = keys + (causal ? t : 0);
+  }
+  if (dim == 64) NAME(tile)(64, query, K, V, sees, some, scale, acc, m, l);
+  else if (dim == 128) NAME(tile)(128, query, K, V, sees, some, scale, acc, m, l);
+  else NAME(tile)(dim, query, K, V, sees, some, scale, acc, m, l);
+  for (int r = 0; r < some; r++) {
+    const int64_t at = h * rows + first + r;
+    for (int64_t d = 0; d < dim; d += LANES)
+      NAME(put_16)(out + at * dim + d, _mm512_loadu_ps(acc + r * dim + d));
+    top[at] = m[r], sum[at] = l[r];
+  }
+}
+
 /* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one row: out [kv_heads, tokens, group,
    dim], not divided by the sums, and top and sum [kv_heads, tokens, group]. q: [heads, token, dim] with these strides.
    Causal: the first token sees `keys`, each later one sees one more. */
 void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen, int64_t tokens,
                   const home *row, int64_t layer, int64_t kv_heads, int64_t group, int64_t dim, int64_t keys,
                   int64_t causal, float scale, T *out, float *top, float *sum, int threads) {
-  const int64_t rows = tokens * group, tiles = (rows + TILE - 1) / TILE;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (int64_t i = 0; i < kv_heads * tiles; i++) {
-    const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE; /* the longest first */
-    const T *K = NAME(of_head)(row->keys, row, layer * kv_heads + h, dim);
-    const T *V = NAME(of_head)(row->values, row, layer * kv_heads + h, dim);
-    const int some = rows - first < TILE ? (int)(rows - first) : TILE;
-    T query[TILE * MAX_DIM];
-    float acc[TILE * MAX_DIM], m[TILE], l[TILE];
-    int64_t sees[TILE];
-    memset(query, 0, TILE * dim * sizeof(T));
-    for (int r = 0; r < some; r++) {
-      int64_t t = (first + r) / group, head = h * group + (first + r) % group;
-      memcpy(query + r * dim, q + head * q_head + (chosen ? chosen[t] : t) * q_token, dim * sizeof(T));
-      sees[r] = keys + (causal ? t : 0);
-    }
-    if (dim == 64) NAME(tile)(64, query, K, V, sees, some, scale, acc, m, l);
-    else if (dim == 128) NAME(tile)(128, query, K, V, sees, some, scale, acc, m, l);
-    else NAME(tile)(dim, query, K, V, sees, some, scale, acc, m, l);
-    for (int r = 0; r < some; r++) {
-      const int64_t at = h * rows + first + r;
-      for (int64_t d = 0; d < dim; d += LANES)
-        NAME(put_16)(out + at * dim + d, _mm512_loadu_ps(acc + r * dim + d));
-      top[at] = m[r], sum[at] = l[r];
-    }
-  }
+  for (int64_t i = 0; i < kv_heads * ((tokens * group + TILE - 1) / TILE); i++)
+    NAME(shared_tile)(i, q, q_head, q_token, chosen, tokens, row, layer, kv_heads, group, dim, keys, causal, scale, out,
+                      top, sum);
 }
 #endif
-
-#undef T
-#undef PER
-#undef UP
-#undef DOWN
-#undef NAME

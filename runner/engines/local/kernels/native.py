@@ -29,11 +29,12 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 256
-SOURCES = ("attention.c", "attention_body.h", "sampling.h", "whole_pass.h")
+SOURCES = ("attention.c", "attention_body.h", "crew.h", "products.h", "sampling.h", "whole_pass.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
-SINGLE = ("sample", "whole_pass")  # functions that are not made for each format
+PRODUCTS = ("product", "whole_pass")  # of bfloat16 where the processor has instructions for them
+_FOR_ALL_FORMATS = ("sample",)
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -43,7 +44,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "sample": [_PTR] + [_INT] * 4 + [_PTR] * 7 + [_INT, _PTR, _THREADS],
     "attend": [_PTR] * 4 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
-    "whole_pass": [_PTR] * 3 + [_INT] + [_PTR] * 5 + [_INT] + [_PTR] * 3 + [_THREADS],
+    "whole_pass": [_PTR] * 3 + [_THREADS],
+    "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
 }
 
@@ -54,13 +56,18 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
+        self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
-            for dtype, suffix in FORMATS.items() if name not in SINGLE else [(None, "")]:
-                if name == "shared" and not self.has_shared:
+            for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
+                if (name == "shared" or (name in PRODUCTS and dtype == torch.bfloat16)) and not self.has_shared:
                     continue
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)
                 function.argtypes, function.restype = signature, None
                 self._functions[name, dtype] = function
+
+    def has(self, name: str, dtype: torch.dtype) -> bool:
+        """Whether this processor has one for a number format."""
+        return (name, dtype) in self._functions
 
     def __call__(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> None:
         """Call one on as many threads as torch uses; dtype None: it has a single one."""

@@ -1,136 +1,182 @@
-/* A whole forward pass of a plain Llama in float32: for a small model, calling each operation takes as long as what it
-   computes. Matrices lie in panels: of LANES outputs, input by input. */
+/* A whole forward pass of a plain Llama in a single call, for one number format (see attention_body.h): one region of
+   threads, which go through its phases together. What lies between two operations of torch is rounded as torch does. */
 
-#define ROWS (WIDE == 16 ? 12 : 6) /* of a matrix product at a time: their sums stay in the registers */
-#define VECS (LANES / WIDE)
+#ifndef WHOLE_PASS
+#define WHOLE_PASS
+#define PHASES 9 /* of a layer; two stand around all of them */
 
 typedef struct {
-  int64_t layers, hidden, inner, kv_heads, group, dim, outputs; /* outputs: of the head, a multiple of LANES */
+  int64_t layers, hidden, inner, kv_heads, group, dim;
   float epsilon, scale;
-  const float *embedding, *norm, *head, *cos, *sin; /* the turning by position [positions, dim] */
+  const void *embedding, *norm, *cos, *sin; /* the turning by position [positions, dim] */
+  matrix head;
 } whole_model;
 
 typedef struct {
-  const float *norm_in, *qkv, *bias, *out, *norm_mid, *gate, *up, *down; /* bias: of qkv, or 0 */
+  const void *norm_in, *norm_mid, *norm_q, *norm_k; /* of each query's and key's head, or 0 */
+  matrix qkv[3], out, gated[2], down;
 } whole_layer;
 
-/* y [R, LANES] (+)= the products of R rows of x with a panel */
-INLINE void strip_of(const int R, const float *x, int64_t stride, int64_t inputs, const float *panel, float *y,
-                     int64_t y_stride, const int add) {
-  vec sum[ROWS][VECS];
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < VECS; v++) sum[r][v] = add ? load_f32(y + r * y_stride + v * WIDE) : (vec){0};
-  for (int64_t k = 0; k < inputs; k++) {
-    vec w[VECS];
-    for (int v = 0; v < VECS; v++) w[v] = load_f32(panel + k * LANES + v * WIDE);
-#pragma GCC unroll 12
-    for (int r = 0; r < R; r++)
-      for (int v = 0; v < VECS; v++) sum[r][v] += x[r * stride + k] * w[v];
-  }
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < VECS; v++) memcpy(y + r * y_stride + v * WIDE, &sum[r][v], sizeof(vec));
+/* What many tokens read of one row: a prefix, or within a span, where each sees one place more than the one before */
+typedef struct {
+  const home *row;
+  int64_t sees, causal;
+  const int64_t *chosen; /* the tokens, or 0: the first of them and those behind it */
+  int64_t first, tokens;
+  const int32_t *row_of; /* of each token of the pass: its place among these, or -1 */
+} whole_part;
+
+/* A flat list of tokens: each with its id, its position in its text, the slot and place where its keys and values go, and
+   how many places of the slot it sees. In a step each is the only one of its slot. */
+typedef struct {
+  const home *homes;
+  int64_t tokens;
+  const int32_t *ids, *positions, *slot, *place, *seen;
+  int64_t is_step, kept;
+  const int32_t *keep; /* the tokens whose logits are wanted */
+  int64_t parts;
+  const whole_part *part;
+  void *room, *logits;
+} whole_tokens;
+
+INLINE void *carve(char **room, int64_t bytes) {
+  void *at = (void *)(((uintptr_t)*room + LINE - 1) / LINE * LINE);
+  *room = (char *)at + bytes;
+  return at;
 }
 
-static void strip(int rows, const float *x, int64_t stride, int64_t inputs, const float *panel, float *y,
-                  int64_t y_stride, int add) {
-#define CASE(N)                                                              \
-  case N:                                                                    \
-    if (add) strip_of(N, x, stride, inputs, panel, y, y_stride, 1);          \
-    else strip_of(N, x, stride, inputs, panel, y, y_stride, 0);              \
-    break;
-  switch (rows) {
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if WIDE == 16
-    CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+/* Tasks of neighbours, several for each thread */
+INLINE int64_t lot_of(int64_t count, int threads) { return parts_of(count, 8 * threads); }
 #endif
-  }
-#undef CASE
-}
 
-/* y [rows, outputs] = x [rows, inputs] times a matrix, with a bias or added to what is there */
-static void product(const float *x, int64_t rows, int64_t inputs, const float *matrix, int64_t outputs, float *y,
-                    const float *bias, int add, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t p = 0; p < outputs; p += LANES)
-    for (int64_t r = 0; r < rows; r += ROWS) {
-      const int some = rows - r < ROWS ? (int)(rows - r) : ROWS;
-      strip(some, x + r * inputs, inputs, inputs, matrix + p * inputs, y + r * outputs + p, outputs, add);
-      if (bias)
-        for (int64_t i = r; i < r + some; i++)
-          for (int64_t o = p; o < p + LANES; o++) y[i * outputs + o] += bias[o];
-    }
-}
-
-/* y [rows, inner] = silu(x gate) * (x up), panel by panel */
-static void gated(const float *x, int64_t rows, int64_t inputs, const float *gate, const float *up, int64_t inner,
-                  float *y, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t p = 0; p < inner; p += LANES)
-    for (int64_t r = 0; r < rows; r += ROWS) {
-      const int some = rows - r < ROWS ? (int)(rows - r) : ROWS;
-      float g[ROWS * LANES], u[ROWS * LANES];
-      strip(some, x + r * inputs, inputs, inputs, gate + p * inputs, g, LANES, 0);
-      strip(some, x + r * inputs, inputs, inputs, up + p * inputs, u, LANES, 0);
-      for (int i = 0; i < some; i++)
-#pragma omp simd
-        for (int o = 0; o < LANES; o++) {
-          float a = g[i * LANES + o], e = exp_fast(-fabsf(a));
-          y[(r + i) * inner + p + o] = a * (a < 0 ? e : 1.0f) / (1.0f + e) * u[i * LANES + o];
-        }
-    }
-}
-
-/* Turns the heads [count, dim] of one token to its place */
-INLINE void turn(float *heads, int64_t count, int64_t dim, const float *cos, const float *sin) {
+/* Turns the heads [count, dim] of one token to its place, after their norms where there are any */
+INLINE void NAME(turn)(T *heads, int64_t count, int64_t dim, const T *norm, float epsilon, const T *cos, const T *sin) {
   const int64_t half = dim / 2;
-  for (int64_t h = 0; h < count; h++, heads += dim)
+  for (int64_t h = 0; h < count; h++, heads += dim) {
+    if (norm) NAME(norm_row)(heads, norm, dim, epsilon, heads);
 #pragma omp simd
     for (int64_t d = 0; d < half; d++) {
-      float a = heads[d], b = heads[d + half];
-      heads[d] = a * cos[d] - b * sin[d];
-      heads[d + half] = b * cos[d + half] + a * sin[d + half];
+      const float a = UP(heads[d]), b = UP(heads[d + half]);
+      heads[d] = DOWN(UP(DOWN(a * UP(cos[d]))) - UP(DOWN(b * UP(sin[d]))));
+      heads[d + half] = DOWN(UP(DOWN(b * UP(cos[d + half]))) + UP(DOWN(a * UP(sin[d + half]))));
     }
+  }
 }
 
-/* logits [kept, outputs] of a flat list of tokens: each with its id, its position in its text, the row (homes[slot])
-   and place where its keys and values go, and how many places of the row it sees. room: of at least
-   tokens * (2 * hidden + heads of q, k and v + the larger of inner and the heads of q) numbers. */
-void whole_pass(const whole_model *m, const whole_layer *layers, const home *homes, int64_t tokens,
-                const int32_t *ids, const int32_t *positions, const int32_t *slot, const int32_t *place,
-                const int32_t *seen, int64_t kept, const int32_t *keep, float *room, float *logits, int threads) {
-  const int64_t hidden = m->hidden, dim = m->dim, wide = m->kv_heads * m->group * dim, narrow = m->kv_heads * dim;
-  const int64_t heads = wide + 2 * narrow;
-  float *x = room, *normed = x + tokens * hidden, *qkv = normed + tokens * hidden, *inner = qkv + tokens * heads;
-  for (int64_t t = 0; t < tokens; t++) memcpy(x + t * hidden, m->embedding + ids[t] * hidden, hidden * sizeof(float));
-  for (int64_t l = 0; l < m->layers; l++) {
-    const whole_layer *layer = layers + l;
-    norm_f32(x, layer->norm_in, tokens, hidden, m->epsilon, normed, threads);
-    product(normed, tokens, hidden, layer->qkv, heads, qkv, layer->bias, 0, threads);
-    for (int64_t t = 0; t < tokens; t++) { /* a token sees what others of its row put there, so all of it comes first */
-      float *q = qkv + t * heads, *k = q + wide, *v = k + narrow;
-      turn(q, m->kv_heads * m->group + m->kv_heads, dim, m->cos + positions[t] * dim, m->sin + positions[t] * dim);
-      for (int64_t h = 0; h < m->kv_heads; h++) {
-        const home *row = homes + slot[t];
-        const int64_t head = l * m->kv_heads + h;
-        put_f32(of_head_f32(row->keys, row, head, dim), of_head_f32(row->values, row, head, dim), k + h * dim,
-                v + h * dim, dim, place[t]);
-      }
-    }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
-    for (int64_t i = 0; i < tokens * m->kv_heads; i++) {
-      const int64_t t = i / m->kv_heads, h = i % m->kv_heads, after = i + 1 < tokens * m->kv_heads ? i + 1 : i;
-      const home *row = homes + slot[t], *then = homes + slot[after / m->kv_heads];
-      const int64_t first = l * m->kv_heads; /* head of this layer */
-      head_f32(dim, m->group, qkv + t * heads + h * m->group * dim, of_head_f32(row->keys, row, first + h, dim),
-               of_head_f32(row->values, row, first + h, dim), seen[t], m->scale, 0, 0, 0, 0, 0,
-               inner + t * wide + h * m->group * dim,
-               of_head_f32(then->keys, then, first + after % m->kv_heads, dim));
-    }
-    product(inner, tokens, wide, layer->out, hidden, x, 0, 1, threads);
-    norm_f32(x, layer->norm_mid, tokens, hidden, m->epsilon, normed, threads);
-    gated(normed, tokens, hidden, layer->gate, layer->up, m->inner, inner, threads);
-    product(inner, tokens, m->inner, layer->down, hidden, x, 0, 1, threads);
+/* logits [kept, outputs of the head]. room: of whole_pass.py's `_room` bytes */
+void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const whole_tokens *w, int threads) {
+  const int64_t hidden = m->hidden, dim = m->dim, kv_heads = m->kv_heads, group = m->group, tokens = w->tokens;
+  const int64_t wide = kv_heads * group * dim, narrow = kv_heads * dim, heads = wide + 2 * narrow, size = sizeof(T);
+  const int64_t phases = m->layers * PHASES + 2, parts = w->parts, items = tokens * kv_heads;
+  const int alone = threads == 1;
+  char *room = w->room;
+  phase *all = carve(&room, phases * sizeof(phase));
+  T *x = carve(&room, tokens * hidden * size), *normed = carve(&room, tokens * hidden * size);
+  T *qkv = carve(&room, tokens * heads * size);
+  T *inner = carve(&room, tokens * (wide > m->inner ? wide : m->inner) * size);
+  int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], tile[parts + 1];
+  tile[0] = 0;
+#ifdef SHARED
+  for (int64_t p = 0; p < parts; p++) {
+    const int64_t rows = w->part[p].tokens * group;
+    part_out[p] = (int64_t)carve(&room, kv_heads * rows * dim * size);
+    part_top[p] = (int64_t)carve(&room, kv_heads * rows * sizeof(float));
+    part_sum[p] = (int64_t)carve(&room, kv_heads * rows * sizeof(float));
+    tile[p + 1] = tile[p] + kv_heads * parts_of(rows, TILE);
   }
-  for (int64_t i = 0; i < kept; i++) norm_f32(x + keep[i] * hidden, m->norm, 1, hidden, m->epsilon, normed + i * hidden, 1);
-  product(normed, kept, hidden, m->head, m->outputs, logits, 0, 0, threads);
+#endif
+  memset(all, 0, phases * sizeof(phase));
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t lot = lot_of(tokens, threads), lots = parts_of(tokens, lot);
+    const int64_t some = lot_of(items, threads) < 4 ? lot_of(items, threads) : 4, somes = parts_of(items, some);
+    phase *now = all;
+    const product to_logits = product_of(normed, w->kept, hidden, &m->head, 1, PUT, w->logits, m->head.outputs, size, threads);
+    EACH_TASK(i, now, lots, alone)
+      for (int64_t t = i * lot; t < tokens && t < (i + 1) * lot; t++) {
+        memcpy(x + t * hidden, (const T *)m->embedding + w->ids[t] * hidden, hidden * size);
+        NAME(norm_row)(x + t * hidden, layers->norm_in, hidden, m->epsilon, normed + t * hidden);
+      }
+    meet(now++, lots, alone);
+    for (int64_t l = 0; l < m->layers; l++) {
+      const whole_layer *layer = layers + l;
+      const product to_qkv = product_of(normed, tokens, hidden, layer->qkv, 3, PUT, qkv, heads, size, threads);
+      const product to_out = product_of(inner, tokens, wide, &layer->out, 1, ADD, x, hidden, size, threads);
+      const product to_gated = product_of(normed, tokens, hidden, layer->gated, 2, GATED, inner, m->inner, size, threads);
+      const product to_down = product_of(inner, tokens, m->inner, &layer->down, 1, ADD, x, hidden, size, threads);
+      const product later = l + 1 == m->layers ? to_logits : product_of(normed, tokens, hidden, layers[l + 1].qkv, 3, PUT, qkv, heads, size, threads);
+      NAME(multiply_all)(&to_qkv, &to_out, now, alone);
+      meet(now++, to_qkv.tasks, alone);
+
+      EACH_TASK(i, now, lots, alone)
+        for (int64_t t = i * lot; t < tokens && t < (i + 1) * lot; t++) {
+          T *q = qkv + t * heads, *k = q + wide, *v = k + narrow;
+          const T *cos = (const T *)m->cos + w->positions[t] * dim, *sin = (const T *)m->sin + w->positions[t] * dim;
+          NAME(turn)(q, kv_heads * group, dim, layer->norm_q, m->epsilon, cos, sin);
+          NAME(turn)(k, kv_heads, dim, layer->norm_k, m->epsilon, cos, sin);
+          for (int64_t h = 0; h < kv_heads && !w->is_step; h++) { /* others of its slot see it, so all of it comes first */
+            const home *row = w->homes + w->slot[t];
+            NAME(put)(NAME(of_head)(row->keys, row, l * kv_heads + h, dim), NAME(of_head)(row->values, row, l * kv_heads + h, dim),
+                      k + h * dim, v + h * dim, dim, w->place[t]);
+          }
+        }
+      meet(now++, lots, alone);
+
+#ifdef SHARED
+      EACH_TASK(i, now, tile[parts], alone) {
+        int64_t p = 0;
+        while (i >= tile[p + 1]) p++;
+        const whole_part *part = w->part + p;
+        NAME(shared_tile)(i - tile[p], qkv + part->first * heads, dim, heads, part->chosen, part->tokens,
+                          part->row, l, kv_heads, group, dim, part->sees, part->causal, m->scale, (T *)part_out[p], (float *)part_top[p],
+                          (float *)part_sum[p]);
+      }
+      meet(now, tile[parts], alone);
+#endif
+      now++;
+
+      EACH_TASK(i, now, somes, alone)
+        for (int64_t j = i * some; j < items && j < (i + 1) * some; j++) {
+          const int64_t t = j / kv_heads, h = j % kv_heads, after = j + 1 < items ? j + 1 : j;
+          const home *row = w->homes + w->slot[t], *then = w->homes + w->slot[after / kv_heads];
+          T *K = NAME(of_head)(row->keys, row, l * kv_heads + h, dim);
+          T *V = NAME(of_head)(row->values, row, l * kv_heads + h, dim);
+          const T *next = NAME(of_head)(then->keys, then, l * kv_heads + after % kv_heads, dim);
+          const T *q = qkv + t * heads, *k = q + wide + h * dim;
+          int64_t rows[parts + 1];
+          for (int64_t p = 0; p < parts; p++) {
+            const int64_t of_part = w->part[p].row_of[t];
+            rows[p] = of_part < 0 ? -1 : (h * w->part[p].tokens + of_part) * group;
+          }
+          if (w->is_step) NAME(put)(K, V, k, k + narrow, dim, w->seen[t] - 1);
+          NAME(head)(dim, group, q + h * group * dim, K, V, w->seen[t], m->scale, parts, part_out, part_top,
+                     part_sum, rows, inner + t * wide + h * group * dim, next);
+        }
+      meet(now++, somes, alone);
+
+      NAME(multiply_all)(&to_out, &to_gated, now, alone);
+      meet(now++, to_out.tasks, alone);
+
+      EACH_TASK(i, now, lots, alone)
+        for (int64_t t = i * lot; t < tokens && t < (i + 1) * lot; t++)
+          NAME(norm_row)(x + t * hidden, layer->norm_mid, hidden, m->epsilon, normed + t * hidden);
+      meet(now++, lots, alone);
+
+      NAME(multiply_all)(&to_gated, &to_down, now, alone);
+      meet(now++, to_gated.tasks, alone);
+
+      NAME(multiply_all)(&to_down, &later, now, alone);
+      meet(now++, to_down.tasks, alone);
+
+      const int is_last = l + 1 == m->layers;
+      const int64_t count = is_last ? w->kept : tokens;
+      const T *norm = is_last ? m->norm : layers[l + 1].norm_in;
+      const int64_t each = lot_of(count, threads), normings = parts_of(count, each);
+      EACH_TASK(i, now, normings, alone)
+        for (int64_t t = i * each; t < count && t < (i + 1) * each; t++)
+          NAME(norm_row)(x + (is_last ? w->keep[t] : t) * hidden, norm, hidden, m->epsilon, normed + t * hidden);
+      meet(now++, normings, alone);
+    }
+    NAME(multiply_all)(&to_logits, 0, now, alone);
+  }
 }

@@ -1,0 +1,63 @@
+"""A linear layer's weights in panels, the order in which products.h multiplies by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from runner.engines.local.kernels.native import Kernels
+
+
+@dataclass
+class Panels:
+    """Weights [panels, steps, outputs of a panel(, 2)] and a bias; in bfloat16 two inputs are a step."""
+
+    kernels: Kernels
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    outputs: int
+    inputs: int
+
+    @classmethod
+    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels) -> Panels:
+        """Put weights [outputs, inputs] into panels; the last one is filled up with zeros."""
+        weight, width = weight.detach(), kernels.panel_width
+        outputs, inputs = weight.shape
+        steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
+        missing = -outputs % width
+        panels = torch.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
+        whole = outputs // width
+        panels[:whole] = steps[: whole * width].view(whole, width, steps.shape[1]).transpose(1, 2)
+        if missing:
+            panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
+        bias = None if bias is None else bias.detach().contiguous()
+        return cls(kernels, panels.view(weight.dtype), bias, outputs, inputs)
+
+    @property
+    def addresses(self) -> tuple[int, int | None, int]:
+        """As matrix in products.h."""
+        return self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), self.outputs
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return [..., outputs] for rows [..., inputs]."""
+        rows = rows.contiguous()
+        result = rows.new_empty(*rows.shape[:-1], self.outputs)
+        weight, bias, outputs = self.addresses
+        self.kernels(
+            "product", rows.dtype, rows.data_ptr(), rows.numel() // self.inputs, self.inputs,
+            weight, bias, outputs, result.data_ptr(),
+        )  # fmt: skip
+        return result
+
+
+def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
+    """Whether there are products for weights [outputs, inputs], whose rows have to be whole pairs in 16 bits."""
+    has_product = kernels is not None and kernels.has("product", weight.dtype)
+    return has_product and weight.shape[1] * weight.element_size() % 4 == 0
+
+
+def are_quicker(weight: torch.Tensor, kernels: Kernels | None) -> bool:
+    """Whether such weights are multiplied more quickly in panels than in oneDNN's order: where registers are wide."""
+    return kernels is not None and kernels.has_shared and fits_panels(weight, kernels)
