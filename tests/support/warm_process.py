@@ -65,7 +65,7 @@ LATE = (
         "PYTHONPATH",
         "PYTEST_",
     ),
-    *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS"),
+    *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
 )
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
@@ -127,9 +127,10 @@ class WarmPopen(subprocess.Popen[Any]):
 
 
 def _hides_modules(places: str) -> bool:
-    """Whether more lies there than sitecustomize.py, which forks run: modules that the nursery may have from elsewhere."""
-    found = {path.name for place in places.split(os.pathsep) if place for path in Path(place).glob("*")}
-    return bool(found - {"sitecustomize.py", "__pycache__"})
+    """Whether more lies in new places than sitecustomize.py, which forks run: modules that the nursery may have from elsewhere."""
+    known = {os.path.abspath(place) for place in sys.path}
+    new = [Path(place) for place in places.split(os.pathsep) if place and os.path.abspath(place) not in known]
+    return bool({path.name for place in new for path in place.glob("*")} - {"sitecustomize.py", "__pycache__"})
 
 
 def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
