@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,6 +185,14 @@ def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Ca
         shutil.copyfile(made_once("database", make) / "mlflow.db", path)
 
     return put
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python's processes that are started from this one start warm, those of the product among them."""
+    import warm_process
+
+    monkeypatch.setattr(subprocess, "Popen", warm_process.warm())
 
 
 @pytest.fixture

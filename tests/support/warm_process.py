@@ -64,9 +64,14 @@ LATE = (
         "SUBMITIT_",
         "PYTHONPATH",
         "PYTEST_",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+        "LRU_CACHE_CAPACITY",
     ),
+    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
+    *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE"),
 )
+COLD = ("runner.tasks.memory_probe",)  # modules that measure their own imports
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
 ROOM = 4000  # bytes for the command line of a fork
@@ -96,10 +101,10 @@ class WarmPopen(subprocess.Popen[Any]):
             return None
         flags = [word for word in args[1:3] if word in ("-P", "-u")]
         rest: list[str] = [*args[1 + len(flags) :], ""]
-        kind, *words = rest
-        if kind not in ("-m", "-c") or not all(key.startswith(LATE) for key in differ):
+        kind, *words = ("file", *rest) if rest[0].endswith(".py") else rest
+        if kind not in ("-m", "-c", "file") or not all(key.startswith(LATE) for key in differ):
             return None
-        if "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
+        if words[0] in COLD or "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
             return None
         return {"kind": kind, "what": words[0], "arguments": words[1:-1], "safe": "-P" in flags, "variables": variables}
 
@@ -134,7 +139,12 @@ def _hides_modules(places: str) -> bool:
 
 
 def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
-    """Start a process; the first call starts the first nursery, which ends when this process does."""
+    """Start a process."""
+    return warm()(args, **keys)
+
+
+def warm() -> type[WarmPopen]:
+    """Return what starts processes; the first call starts the first nursery, which ends when this process does."""
     if WarmPopen.nursery is None and sys.platform == "linux":
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
@@ -145,7 +155,7 @@ def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
         atexit.register(ours.close)  # first: the last one registered
         theirs.close()
         _adopt(ours, dict(os.environ))
-    return WarmPopen(args, **keys)
+    return WarmPopen
 
 
 def complete(
@@ -239,9 +249,12 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         os.close(descriptor)
     sys.stdin = os.fdopen(0, closefd=False)
     name_this_process(order["command"])
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")) != given.get("OMP_NUM_THREADS", "") and threads.isdigit():
+        sys.modules["torch"].set_num_threads(int(threads))  # its library has read the variable already
     found_here = [*sys.path]
     if not order["safe"]:
-        sys.path.insert(0, order["folder"] if order["kind"] == "-m" else "")
+        own = {"-m": order["folder"], "-c": "", "file": os.path.dirname(os.path.abspath(order["what"]))}
+        sys.path.insert(0, own[order["kind"]])
     places = os.environ.get("PYTHONPATH", "")
     for place in reversed([place for place in places.split(os.pathsep) if place and place not in found_here]):
         sys.path.insert(not order["safe"], place)
@@ -252,6 +265,9 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         if order["kind"] == "-m":
             sys.argv = [order["what"], *order["arguments"]]
             runpy.run_module(order["what"], run_name="__main__", alter_sys=True)
+        elif order["kind"] == "file":
+            sys.argv = [order["what"], *order["arguments"]]
+            runpy.run_path(order["what"], run_name="__main__")
         else:
             sys.argv = ["-c", *order["arguments"]]
             sys.modules["__main__"] = types.ModuleType("__main__")
