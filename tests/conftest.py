@@ -34,6 +34,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
     """Return a function that builds a job's config; groups left out are the plainest ones."""

@@ -56,7 +56,9 @@ def start(new_database: Callable[[Path], None]) -> Start:
         command = [python, "-m", "runner", "-m", *arguments]
         keys: dict[str, Any] = {"cwd": folder, "env": os.environ | environment}
         if "hydra/launcher=joblib" in arguments:  # it starts its workers in a way of its own
-            return Done(subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, **keys), folder)
+            return Done(
+                subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, **keys), folder
+            )
         return Done(warm_process.complete(command, timeout_s=400, **keys), folder)
 
     return call
@@ -84,12 +86,18 @@ def ray_python(made_once: Callable[[str, Callable[[Path], None]], Path]) -> str:
         site = next((home / "lib").glob("python*/site-packages"))
         (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
         pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-        (home / "pins.txt").write_text("\n".join(pin for pin in pins if not pin.startswith(("cloudpickle=", "joblib="))))
+        (home / "pins.txt").write_text(
+            "\n".join(pin for pin in pins if not pin.startswith(("cloudpickle=", "joblib=")))
+        )
         packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ray"]
         pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "-q"]
-        done = subprocess.run([*pip, "-c", str(home / "pins.txt"), *packages], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*pip, "-c", str(home / "pins.txt"), *packages], capture_output=True, text=True, check=False
+        )
         if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
-            pytest.skip(f"Ray cannot be installed, no package index is in reach: {done.stderr.strip().splitlines()[-1]}")
+            pytest.skip(
+                f"Ray cannot be installed, no package index is in reach: {done.stderr.strip().splitlines()[-1]}"
+            )
         assert done.returncode == 0, done.stderr
 
     return str(made_once("ray", install) / "bin" / "python")

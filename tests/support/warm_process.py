@@ -104,7 +104,7 @@ class WarmPopen(subprocess.Popen[Any]):
         kind, *words = ("file", *rest) if rest[0].endswith(".py") else rest
         if kind not in ("-m", "-c", "file") or not all(key.startswith(LATE) for key in differ):
             return None
-        if words[0] in COLD or "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
+        if words[0] in COLD or ("PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", ""))):
             return None
         return {"kind": kind, "what": words[0], "arguments": words[1:-1], "safe": "-P" in flags, "variables": variables}
 
