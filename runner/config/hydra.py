@@ -76,7 +76,7 @@ def register() -> None:
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """Return hydra.mode. Hydra composes the whole job once more to see it, though only a study or an override sets it."""
+    """Return hydra.mode; Hydra composes the whole job once more for it, though only a study or an override sets it."""
     places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
     is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
     if is_ours and not any("hydra" in said for said in overrides):

@@ -200,6 +200,10 @@ def main() -> None:
     sys.modules["warm_process"] = sys.modules["__main__"]
     for name in (*LIBRARIES, *MODULES):
         importlib.import_module(name)
+    plain = subprocess.Popen
+    for module in [*sys.modules.values()]:  # who has imported the class itself would start processes cold
+        if vars(module).get("Popen") is plain:
+            module.Popen = WarmPopen  # type: ignore[attr-defined]
     gc.freeze()  # a collection in a fork would copy all of this memory
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
@@ -308,7 +312,6 @@ def own_nursery(
         os._exit(0)
     theirs.close()
     _adopt(ours, given | made)
-    subprocess.Popen = WarmPopen  # type: ignore[misc]
 
 
 def name_this_process(command: Sequence[str]) -> None:
