@@ -132,7 +132,7 @@ class WarmPopen(subprocess.Popen[Any]):
 
 
 def _hides_modules(places: str) -> bool:
-    """Whether more lies in new places than sitecustomize.py, which forks run: modules that the nursery may have from elsewhere."""
+    """Whether new places hold more than sitecustomize.py, which forks run: modules that the nursery has from elsewhere."""
     known = {os.path.abspath(place) for place in sys.path}
     new = [Path(place) for place in places.split(os.pathsep) if place and os.path.abspath(place) not in known]
     return bool({path.name for place in new for path in place.glob("*")} - {"sitecustomize.py", "__pycache__"})
