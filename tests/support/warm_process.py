@@ -71,7 +71,6 @@ LATE = (
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE"),
 )
-COLD = ("runner.tasks.memory_probe",)  # modules that measure their own imports
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
 ROOM = 4000  # bytes for the command line of a fork
@@ -104,7 +103,7 @@ class WarmPopen(subprocess.Popen[Any]):
         kind, *words = ("file", *rest) if rest[0].endswith(".py") else rest
         if kind not in ("-m", "-c", "file") or not all(key.startswith(LATE) for key in differ):
             return None
-        if words[0] in COLD or ("PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", ""))):
+        if "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
             return None
         return {"kind": kind, "what": words[0], "arguments": words[1:-1], "safe": "-P" in flags, "variables": variables}
 
