@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -32,8 +33,6 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-CREATE = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
 
 
 @pytest.fixture
@@ -151,18 +150,50 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return a function that makes a folder under a name, once for all workers of a session; nobody may change it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder, mark = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits here
+            if not mark.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                mark.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[Path], None]:
     """Return a function that puts an empty MLflow database somewhere: to make one takes seconds, to copy it none."""
-    made = tmp_path_factory.mktemp("database") / "mlflow.db"
+
+    def make(folder: Path) -> None:
+        import warm_process
+
+        program = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
+        command = [sys.executable, "-c", program, f"sqlite:///{folder}/mlflow.db"]
+        done = warm_process.complete(command, cwd=folder)
+        assert done.returncode == 0, done.stderr
 
     def put(path: Path) -> None:
-        if not made.exists():
-            uri = f"sqlite:///{made}"
-            subprocess.run([sys.executable, "-c", CREATE, uri], check=True, capture_output=True, cwd=made.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made, path)
+        shutil.copyfile(made_once("database", make) / "mlflow.db", path)
 
     return put
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python's processes that are started from this one start warm, those of the product among them."""
+    import warm_process
+
+    monkeypatch.setattr(subprocess, "Popen", warm_process.warm())
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import warm_process
 from disks import mount_tmpfs
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
+NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
 
 
@@ -251,7 +252,8 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
+def test_interrupt_then_go_on(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
+    new_database(tmp_path / "outputs" / "mlflow.db")
     slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *slow],
@@ -277,7 +279,10 @@ def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals)
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
-def test_a_killed_process_leaves_a_true_status_in_the_end(runner: Run, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_a_true_status_in_the_end(
+    runner: Run, tmp_path: Path, new_database: NewDatabase
+) -> None:
+    new_database(tmp_path / "outputs" / "mlflow.db")
     slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
     process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     wait_for(lambda: lines_of(tmp_path) >= 2)

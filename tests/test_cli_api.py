@@ -175,7 +175,7 @@ def test_an_interrupt_ends_it_at_once(tmp_path: Path, ends: signal.Signals) -> N
     with Api(solve) as api:
         api.delay_s = 0.5
         command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
-        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hear) as process:
+        with warm_process.popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
             while not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3:
                 assert process.poll() is None
                 time.sleep(0.02)
@@ -187,11 +187,6 @@ def test_an_interrupt_ends_it_at_once(tmp_path: Path, ends: signal.Signals) -> N
     assert process.returncode == 130
     assert said == "interrupted: what was done is kept, the same command goes on from there\n"
     assert len(lines(tmp_path)) >= 3
-
-
-def hear() -> None:
-    """Let a process hear Ctrl-C although the tests may have been started in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_another_model_behind_the_name_is_another_job(runner: Run, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ from runner.core.errors import ConfigError, RunnerError, unknown
 # choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
+_composed_mode = Hydra.get_mode
+
 # for conf/tracking, here and not in register(): the processes of other launchers compose, too
 OmegaConf.register_new_resolver("variable", variable, replace=True)
 
@@ -54,6 +56,7 @@ def register() -> None:
     """
     from hydra.core.config_store import ConfigStore
 
+    Hydra.get_mode = _mode  # type: ignore[method-assign]
     # Hydra deep-copies the store whenever it lists a group, and lists 60 groups for --help; listing changes nothing
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance().store
@@ -70,6 +73,15 @@ def register() -> None:
             store(group=f"hydra/schema/{group}", name=name, node=node, provider="runner")
     for name, of_weights in profiles.nodes(choices_for("model")):
         store(group="hydra/profile", name=name, node=of_weights, package="_global_", provider="runner")
+
+
+def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """Return hydra.mode; Hydra composes the whole job once more for it, though only a study or an override sets it."""
+    places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
+    is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
+    if is_ours and not any("hydra" in said for said in overrides):
+        return None  # which is what it is then
+    return _composed_mode(self, config_name, overrides)
 
 
 def _open(node: DictConfig, *keys: str) -> DictConfig:

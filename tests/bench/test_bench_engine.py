@@ -16,6 +16,7 @@ def _bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_every_way_through_gives_the_same_tokens(tiny_llama: Path) -> None:
     from engine_ladder import BESIDE, ladder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from runner import compare
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One database for all tests: creating one takes seconds."""
-    return Store(tmp_path_factory.mktemp("compare"))
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], None]) -> Store:
+    """One database for all tests, filled by hand."""
+    folder = tmp_path_factory.mktemp("compare")
+    new_database(folder / "mlflow.db")
+    return Store(folder)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def test_one_line_a_profile(runner: Callable[..., Any], tmp_path: Path) -> None:
     here = runner("profile=high_performance", *small)
     assert here.code == 0
     assert "profile=high_performance means a GPU, and this runs on the CPU" in here.out
-    with serving(tmp_path / "server", "model=stub") as server:
+    with serving(tmp_path / "server", "model=stub", "tracking=none") as server:
         asked = ["profile=teacher_only", f"model.base_url={server.url}/v1", "model.name=stub", *small]
         command = [sys.executable, "-c", TELLING, *asked]
         there = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -149,10 +149,10 @@ def test_the_environment_beats_a_studys_own_sweep(tmp_path: Path, runner: Callab
     study = "defaults: [config, override tracking: none, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {%s}}}\n"
     (tmp_path / "own.yaml").write_text(study % "quantization: 'none,int8', seed: '1,2'")
     (tmp_path / ".env").write_text("STUDENT_LOAD_IN_4BIT=1\n")
-    done = runner("-cd", ".", "-cn", "own", "plan=true")
+    done = runner("-cd", ".", "-cn", "own", "plan=quick")
     assert "2 jobs: 2 to do" in done.out
     (tmp_path / "own.yaml").write_text(study % "model: 'stub,embedded'")
-    done = runner("-cd", ".", "-cn", "own", "plan=true")
+    done = runner("-cd", ".", "-cn", "own", "plan=quick")
     assert "STUDENT_LOAD_IN_4BIT=1: not followed, model=stub has no weights here" in done.err
     assert "2 jobs: 2 to do" in done.out
 

@@ -22,7 +22,7 @@ SHOWN = r"\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
 def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
     """Run the program with a wide terminal as its stdin, stdout and stderr; return its exit code and what it showed."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = warm_process.popen(
         [sys.executable, "-m", "runner", *arguments],
         cwd=folder,
         stdin=theirs,

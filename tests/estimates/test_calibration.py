@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runner.checkpoints.resolve import resolve
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
@@ -17,6 +19,7 @@ from runner.estimates.speed import Source
 from runner.quantization import CHOICES
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_a_model_is_timed_once_and_only_once(make_config: Callable[..., Any]) -> None:
     task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], new_tokens=4, repeats=2, warmup=0)
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=task)

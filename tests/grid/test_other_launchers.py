@@ -20,8 +20,8 @@ import warm_process
 from grids import FAULTS, mlflow_runs, results, samples, wait_for, without_time
 
 ROOT = Path(__file__).resolve().parents[2]
-# 12 jobs, none of which can take answers over from another
-GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2,3", "task.split=test,valid", "task.limit=3", "print=json")
+# 8 jobs, none of which can take answers over from another
+GRID = ("model=stub", "generation=greedy,sampling", "seed=1,2", "task.split=test,valid", "task.limit=3", "print=json")
 # what belongs to the process and not to the answers; base_loads: only our workers keep a loaded base
 OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads",
                   "load_peak_rss_mib", "load_rss_mib")  # fmt: skip
@@ -42,48 +42,65 @@ class Done:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def start(folder: Path, *arguments: str, python: str = sys.executable, **environment: str) -> Done:
-    folder.mkdir(exist_ok=True)
-    command = [python, "-m", "runner", "-m", *arguments]
-    if "hydra/launcher=joblib" in arguments:  # it starts its workers in a way of its own
-        done = subprocess.run(
-            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=400, check=False
-        )
-    else:
-        done = warm_process.complete(command, cwd=folder, env=os.environ | environment, timeout_s=400)
-    return Done(done, folder)
+Start = Callable[..., Done]  # a folder and arguments in, a finished grid out
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def start(new_database: Callable[[Path], None]) -> Start:
+    """Return a function that runs `python -m runner -m ARGUMENTS` in a folder, to its end."""
+
+    def call(folder: Path, *arguments: str, python: str = sys.executable, **environment: str) -> Done:
+        if "tracking=none" not in arguments and not (folder / "outputs").exists():
+            new_database(folder / "outputs" / "mlflow.db")
+        folder.mkdir(exist_ok=True)
+        command = [python, "-m", "runner", "-m", *arguments]
+        keys: dict[str, Any] = {"cwd": folder, "env": os.environ | environment}
+        if "hydra/launcher=joblib" in arguments:  # it starts its workers in a way of its own
+            return Done(
+                subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, **keys), folder
+            )
+        return Done(warm_process.complete(command, timeout_s=400, **keys), folder)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def reference(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The grid under our own launcher."""
     done = start(tmp_path_factory.mktemp("reference"), *GRID)
     assert done.code == 0, done.err
-    assert len(done.lines) == 12
+    assert len(done.lines) == 8
     return done
 
 
 @pytest.fixture(scope="session")
-def ray_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+def ray_python(made_once: Callable[[str, Callable[[Path], None]], Path]) -> str:
     """An interpreter with Ray, in an environment of its own; all else is borrowed from this one.
 
     Ray's launcher holds cloudpickle below 3, joblib 1.6 holds it above: the two pins that cannot stand together are
     left to the installer, all others are ours.
     """
-    home = tmp_path_factory.mktemp("ray")
-    venv.create(home, with_pip=False)
-    site = next((home / "lib").glob("python*/site-packages"))
-    (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    (home / "pins.txt").write_text("\n".join(pin for pin in pins if not pin.startswith(("cloudpickle=", "joblib="))))
-    python = str(home / "bin" / "python")
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ray"]
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "-c", str(home / "pins.txt")]
-    done = subprocess.run([*install, *packages], capture_output=True, text=True, check=False)
-    if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
-        pytest.skip(f"Ray cannot be installed, no package index is in reach: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    return python
+
+    def install(home: Path) -> None:
+        venv.create(home, with_pip=False)
+        site = next((home / "lib").glob("python*/site-packages"))
+        (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
+        pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+        (home / "pins.txt").write_text(
+            "\n".join(pin for pin in pins if not pin.startswith(("cloudpickle=", "joblib=")))
+        )
+        packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ray"]
+        pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "-q"]
+        done = subprocess.run(
+            [*pip, "-c", str(home / "pins.txt"), *packages], capture_output=True, text=True, check=False
+        )
+        if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
+            pytest.skip(
+                f"Ray cannot be installed, no package index is in reach: {done.stderr.strip().splitlines()[-1]}"
+            )
+        assert done.returncode == 0, done.stderr
+
+    return str(made_once("ray", install) / "bin" / "python")
 
 
 @pytest.fixture
@@ -143,7 +160,7 @@ def assert_children_of_one_grid(folder: Path, status: str) -> None:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_same_grid_gives_the_same_results(
-    launcher: str, reference: Done, python_for: Callable[[str], str], tmp_path: Path
+    launcher: str, start: Start, reference: Done, python_for: Callable[[str], str], tmp_path: Path
 ) -> None:
     python, folder = python_for(launcher), tmp_path / "work"
     done = start(folder, f"hydra/launcher={launcher}", *GRID, python=python)
@@ -151,24 +168,28 @@ def test_the_same_grid_gives_the_same_results(
     assert timeless(done.lines) == timeless(reference.lines)
     assert timeless_samples(folder) == timeless_samples(reference.folder)
     assert_children_of_one_grid(folder, "FINISHED")
-    assert [run.status for run in mlflow_runs(folder)] == ["FINISHED"] * 13
+    assert [run.status for run in mlflow_runs(folder)] == ["FINISHED"] * 9
     assert done.lines[0]["mlflow_run_id"] in {run.run_id for run in mlflow_runs(folder)}
     # all is done, also for another launcher
     before = results(folder)
     again = start(folder, *GRID, python=python)
     assert (again.code, timeless(again.lines)) == (0, timeless(done.lines))
-    assert "12 jobs: 12 done" in again.err
+    assert "8 jobs: 8 done" in again.err
     assert results(folder) == before
-    assert len(mlflow_runs(folder)) == 13, "a start with nothing to do leaves no run"
+    assert len(mlflow_runs(folder)) == 9, "a start with nothing to do leaves no run"
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_job_that_fails_fails_alone(
-    launcher: str, python_for: Callable[[str], str], faults: Callable[[str], dict[str, str]], tmp_path: Path
+    launcher: str,
+    start: Start,
+    python_for: Callable[[str], str],
+    faults: Callable[[str], dict[str, str]],
+    tmp_path: Path,
 ) -> None:
     python, folder = python_for(launcher), tmp_path / "work"
     died = "sys.exit" if launcher == "basic" else "kill"  # under `basic` there is no process to kill but the grid's own
-    grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2,3,4,5,6", "task.limit=3")
+    grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2,3,4", "task.limit=3")
     done = start(folder, *grid, python=python, **faults(f"2=raise,4={died}"))
     assert done.code == 1, done.err
     message = (
@@ -176,28 +197,28 @@ def test_a_job_that_fails_fails_alone(
     )
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in done.err
     assert f"FAILED: seed=4: {message}" in done.err
-    assert done.err.endswith("error: 2 of 6 jobs are not finished, see above\n")
+    assert done.err.endswith("error: 2 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in done.err
     rows = [line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line]
-    assert [row[1] for row in rows] == ["1", "3", "5", "6"], "the table has all that finished"
-    assert done.out.count("gsm8k-") == 6, "and all that did not"
+    assert [row[1] for row in rows] == ["1", "3"], "the table has all that finished"
+    assert done.out.count("gsm8k-") == 4, "and all that did not"
     assert_children_of_one_grid(folder, "FAILED")
     left = {run.job_id for run in mlflow_runs(folder) if not run.is_grid}
-    assert len(left) == 6
+    assert len(left) == 4
     assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
-    assert sorted(result["status"] for result in results(folder).values()) == ["FAILED"] * 2 + ["FINISHED"] * 4
+    assert sorted(result["status"] for result in results(folder).values()) == ["FAILED"] * 2 + ["FINISHED"] * 2
     # without the faults only these two are done, and go on from the sample that they had
     again = start(folder, *grid, "print=json", python=python)
     assert again.code == 0, again.err
-    assert "6 jobs: 2 go on, 4 done" in again.err
-    assert [line["metrics"]["n"] for line in again.lines] == [3] * 6
+    assert "4 jobs: 2 go on, 2 done" in again.err
+    assert [line["metrics"]["n"] for line in again.lines] == [3] * 4
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
 
 
 @SLOW
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_a_real_model_gives_the_same_samples(
-    launcher: str, tiny_llama: Path, python_for: Callable[[str], str], tmp_path: Path
+    launcher: str, start: Start, tiny_llama: Path, python_for: Callable[[str], str], tmp_path: Path
 ) -> None:
     grid = (
         "model=auto", f"model.name={tiny_llama}", "model.dtype=float32", "model.threads=1", "generation=greedy,sampling",
@@ -225,10 +246,13 @@ def test_a_signal_keeps_what_was_done(
     launcher: str,
     wish: signal.Signals,
     reach: Callable[[int, int], None],
+    start: Start,
     python_for: Callable[[str], str],
+    new_database: Callable[[Path], None],
     tmp_path: Path,
 ) -> None:
     python = python_for(launcher)
+    new_database(tmp_path / "outputs" / "mlflow.db")
     grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2", "task.limit=16", "model.delay_s=0.5", "print=json")
     process = subprocess.Popen(
         [python, "-m", "runner", "-m", *grid], cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE,
@@ -345,7 +369,7 @@ def best(folder: Path) -> tuple[float, float]:
     return found.best_params["generation.temperature"], found.best_value
 
 
-def test_optuna_searches_with_our_workers(tmp_path: Path) -> None:
+def test_optuna_searches_with_our_workers(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     done = start(tmp_path, *SEARCH, "hydra.sweeper.direction=maximize", "model=stub", "tracking=none")
     assert (done.code, done.out) == (0, ""), done.err
@@ -358,7 +382,7 @@ def test_optuna_searches_with_our_workers(tmp_path: Path) -> None:
 
 
 @SLOW
-def test_optuna_maximises_unless_told_otherwise(tmp_path: Path) -> None:
+def test_optuna_maximises_unless_told_otherwise(start: Start, tmp_path: Path) -> None:
     """The embedded model's accuracy at random temperatures differs, so a search the wrong way round would show."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
@@ -369,7 +393,9 @@ def test_optuna_maximises_unless_told_otherwise(tmp_path: Path) -> None:
     assert best(tmp_path)[1] == max(found)
 
 
-def test_a_failed_trial_ends_the_search_in_one_message(tmp_path: Path, faults: Callable[[str], dict[str, str]]) -> None:
+def test_a_failed_trial_ends_the_search_in_one_message(
+    start: Start, tmp_path: Path, faults: Callable[[str], dict[str, str]]
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     done = start(tmp_path / "work", *SEARCH, "model=stub", "seed=2", "tracking=none", **faults("2=raise"))
     assert done.code == 1

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None]) -> Path:
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], warm_children: None
+) -> Path:
     """An empty working directory with an empty database."""
     monkeypatch.chdir(tmp_path)
     new_database(tmp_path / "outputs" / "mlflow.db")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 def test_the_session_on_the_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], warm_children: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     new_database(tmp_path / "outputs" / "mlflow.db")

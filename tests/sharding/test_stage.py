@@ -129,6 +129,7 @@ def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any],
         runner.load_part(parts, 1)
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_logits_over_processes(parts_of: Any, processes: int) -> None:

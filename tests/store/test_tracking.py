@@ -26,9 +26,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One output folder for the module: to create a database takes MLflow seconds."""
-    return tmp_path_factory.mktemp("outputs")
+def shared(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], None]) -> Path:
+    """One output folder for the module."""
+    folder = tmp_path_factory.mktemp("outputs")
+    new_database(folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture

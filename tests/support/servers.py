@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
+
+# Its jobs (evaluations, scorers) are five more processes that import MLflow, and nobody here asks for one.
+PLAIN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def free_port() -> int:
@@ -54,7 +58,7 @@ def mlflow_server(folder: Path, port: int, backend: str | None = None) -> Iterat
 
     path = folder / "server.log"
     with path.open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = warm_process.popen(command, env=os.environ | PLAIN, stdout=log, stderr=log, start_new_session=True)
     try:
         until(healthy, process, path)
         yield process

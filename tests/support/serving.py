@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import warm_process
+
 FLOAT32 = ("model.dtype=float32",)
 WAIT_S = 120
 
@@ -99,7 +101,7 @@ def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Servi
     command = [sys.executable, "-m", "runner", "task=serve", *port, *overrides]
     own = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=own, start_new_session=True)
+        process = warm_process.popen(command, cwd=folder, stdout=out, stderr=err, env=own, start_new_session=True)
     try:
         end = time.monotonic() + WAIT_S
         while not (found := re.search(r"^serving .* at (http://\S+?),? ", said(folder), re.MULTILINE)):

@@ -64,8 +64,12 @@ LATE = (
         "SUBMITIT_",
         "PYTHONPATH",
         "PYTEST_",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+        "LRU_CACHE_CAPACITY",
     ),
-    *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS"),
+    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
+    *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
+    *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE"),
 )
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
@@ -96,8 +100,8 @@ class WarmPopen(subprocess.Popen[Any]):
             return None
         flags = [word for word in args[1:3] if word in ("-P", "-u")]
         rest: list[str] = [*args[1 + len(flags) :], ""]
-        kind, *words = rest
-        if kind not in ("-m", "-c") or not all(key.startswith(LATE) for key in differ):
+        kind, *words = ("file", *rest) if rest[0].endswith(".py") else rest
+        if kind not in ("-m", "-c", "file") or not all(key.startswith(LATE) for key in differ):
             return None
         if "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
             return None
@@ -127,13 +131,19 @@ class WarmPopen(subprocess.Popen[Any]):
 
 
 def _hides_modules(places: str) -> bool:
-    """Whether more lies there than sitecustomize.py, which forks run: modules that the nursery may have from elsewhere."""
-    found = {path.name for place in places.split(os.pathsep) if place for path in Path(place).glob("*")}
-    return bool(found - {"sitecustomize.py", "__pycache__"})
+    """Whether new places hold more than sitecustomize.py, which forks run: modules that the nursery has from elsewhere."""
+    known = {os.path.abspath(place) for place in sys.path}
+    new = [Path(place) for place in places.split(os.pathsep) if place and os.path.abspath(place) not in known]
+    return bool({path.name for place in new for path in place.glob("*")} - {"sitecustomize.py", "__pycache__"})
 
 
 def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
-    """Start a process; the first call starts the first nursery, which ends when this process does."""
+    """Start a process."""
+    return warm()(args, **keys)
+
+
+def warm() -> type[WarmPopen]:
+    """Return what starts processes; the first call starts the first nursery, which ends when this process does."""
     if WarmPopen.nursery is None and sys.platform == "linux":
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
@@ -144,7 +154,7 @@ def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
         atexit.register(ours.close)  # first: the last one registered
         theirs.close()
         _adopt(ours, dict(os.environ))
-    return WarmPopen(args, **keys)
+    return WarmPopen
 
 
 def complete(
@@ -189,6 +199,10 @@ def main() -> None:
     sys.modules["warm_process"] = sys.modules["__main__"]
     for name in (*LIBRARIES, *MODULES):
         importlib.import_module(name)
+    plain = subprocess.Popen
+    for module in [*sys.modules.values()]:  # who has imported the class itself would start processes cold
+        if vars(module).get("Popen") is plain:
+            module.Popen = WarmPopen  # type: ignore[attr-defined]
     gc.freeze()  # a collection in a fork would copy all of this memory
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
@@ -238,9 +252,12 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         os.close(descriptor)
     sys.stdin = os.fdopen(0, closefd=False)
     name_this_process(order["command"])
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")) != given.get("OMP_NUM_THREADS", "") and threads.isdigit():
+        sys.modules["torch"].set_num_threads(int(threads))  # its library has read the variable already
     found_here = [*sys.path]
     if not order["safe"]:
-        sys.path.insert(0, order["folder"] if order["kind"] == "-m" else "")
+        own = {"-m": order["folder"], "-c": "", "file": os.path.dirname(os.path.abspath(order["what"]))}
+        sys.path.insert(0, own[order["kind"]])
     places = os.environ.get("PYTHONPATH", "")
     for place in reversed([place for place in places.split(os.pathsep) if place and place not in found_here]):
         sys.path.insert(not order["safe"], place)
@@ -251,6 +268,9 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         if order["kind"] == "-m":
             sys.argv = [order["what"], *order["arguments"]]
             runpy.run_module(order["what"], run_name="__main__", alter_sys=True)
+        elif order["kind"] == "file":
+            sys.argv = [order["what"], *order["arguments"]]
+            runpy.run_path(order["what"], run_name="__main__")
         else:
             sys.argv = ["-c", *order["arguments"]]
             sys.modules["__main__"] = types.ModuleType("__main__")
@@ -291,7 +311,6 @@ def own_nursery(
         os._exit(0)
     theirs.close()
     _adopt(ours, given | made)
-    subprocess.Popen = WarmPopen  # type: ignore[misc]
 
 
 def name_this_process(command: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from api_standin import Api, Trouble
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
@@ -142,7 +143,7 @@ def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, ag
 def test_a_kill_in_the_middle_of_the_third_agent(tmp_path: Path, runner: Callable[..., Any]) -> None:
     """A real process and a real SIGKILL: the next start asks for the calls that are not on disk, and for no other."""
     command = ["model=stub", "model.delay_s=0.8", "task=agents", "task.mode=chain", "task.limit=1", "tracking=none"]
-    process = subprocess.Popen([sys.executable, "-m", "runner", *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen([sys.executable, "-m", "runner", *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
 
     def lines() -> list[dict[str, Any]]:

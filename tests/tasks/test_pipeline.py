@@ -229,6 +229,7 @@ def command(parts: Path, *more: str) -> list[str]:
             "model.dtype=float32", "tracking=none", *more]  # fmt: skip
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_several_processes_say_the_same(
@@ -271,10 +272,10 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 @pytest.fixture
-def decoding(parts: Path, prompts: str, tmp_path: Path) -> Any:
+def decoding(parts: Path, prompts: str, tmp_path: Path, warm_children: None) -> Any:
     """Start a long pipeline as its own process; yield it with the stages' pids once it is decoding."""
     out = tmp_path / "outputs"
-    arguments = ["generation.max_new_tokens=200", f"task.prompts={prompts}", "task.micro_batch=1", f"output_dir={out}"]
+    arguments = ["generation.max_new_tokens=100", f"task.prompts={prompts}", "task.micro_batch=1", f"output_dir={out}"]
     arguments += ["task.processes=4", "print=json"]
     process = subprocess.Popen(
         [sys.executable, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -332,6 +333,7 @@ def test_no_stage_outlives_a_first_process_that_is_killed(decoding: Any) -> None
     until(lambda: all(gone(pid) for pid in pids), "all stages gone")
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_a_process_that_hangs_is_noticed(pipeline: Callable[..., RunnerConfig], tmp_path: Path) -> None:
     engine = PipelineEngine(pipeline(processes=2, timeout_s=3.0), tmp_path)
@@ -346,6 +348,7 @@ def test_a_process_that_hangs_is_noticed(pipeline: Callable[..., RunnerConfig], 
     assert gone(pid)
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_a_process_that_cannot_load_says_why(
     pipeline: Callable[..., RunnerConfig], parts: Path, tmp_path: Path
@@ -360,6 +363,7 @@ def test_a_process_that_cannot_load_says_why(
     assert children() == []
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path) -> None:
     expected = answers(generated(make_config, model, prompts, GREEDY))

@@ -38,7 +38,9 @@ def parts(saved_family: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(make_config: Callable[..., RunnerConfig], parts: Path, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+def make(
+    make_config: Callable[..., RunnerConfig], parts: Path, tmp_path: Path, warm_children: None
+) -> Iterator[Callable[..., Engine]]:
     opened: list[Engine] = []
 
     def build(**keys: Any) -> Engine:

@@ -1,0 +1,32 @@
+"""What is changed in Hydra's own ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from runner.config.hydra import hydra_of
+
+
+def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GlobalHydra.instance().clear()
+    composed, compose = [], Hydra.compose_config
+
+    def noted(self: Hydra, config_name: str | None, overrides: list[str], *rest: Any, **keys: Any) -> Any:
+        composed.append(config_name)
+        return compose(self, config_name, overrides, *rest, **keys)
+
+    monkeypatch.setattr(Hydra, "compose_config", noted)
+    ours = hydra_of()
+    assert ours.get_mode("config", ["model=stub", "seed=1"]) is None
+    assert composed == []
+    assert compose(ours, "config", ["model=stub"], RunMode.RUN, False).hydra.mode is None, "so it was right"
+    assert ours.get_mode("config", ["hydra.mode=MULTIRUN"]) is RunMode.MULTIRUN
+    (tmp_path / "own.yaml").write_text("hydra: {mode: MULTIRUN}\n")
+    assert hydra_of(str(tmp_path)).get_mode("own", []) is RunMode.MULTIRUN
+    assert composed == ["config", "own"]
