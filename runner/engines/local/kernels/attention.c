@@ -90,8 +90,9 @@ INLINE vec add_bf16(vec sum, uint32_t x, words y) {
 #endif
 }
 
-/* exp for x <= 0 within 1e-7 of its value; a polynomial, because a call would keep the loops from being vectorized */
-INLINE float exp_fast(float x) {
+/* exp for x <= 0 is (1 + what this returns) * scale, within 1e-7; a polynomial, because a call would keep the loops from
+   being vectorized */
+INLINE float exp_steps(float x, float *scale) {
   x = x < -87.0f ? -87.0f : x;
   float n = rintf(x * 1.44269504f);
   float r = fmaf(n, -0.693359375f, x);
@@ -102,9 +103,20 @@ INLINE float exp_fast(float x) {
   p = fmaf(p, r, 4.1665795894e-2f);
   p = fmaf(p, r, 1.6666665459e-1f);
   p = fmaf(p, r, 5.0000001201e-1f);
-  p = fmaf(p * r, r, r) + 1.0f;
-  union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
-  return p * scale.f;
+  union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+  *scale = power.f;
+  return fmaf(p * r, r, r);
+}
+
+INLINE float exp_fast(float x) {
+  float scale, p = exp_steps(x, &scale);
+  return (p + 1.0f) * scale;
+}
+
+/* cap * tanh(x / cap), below which some models keep their scores; by exp - 1, so that small scores lose nothing */
+INLINE float capped(float x, float cap) {
+  float scale, p = exp_steps(-2.0f * fabsf(x) / cap, &scale), e = fmaf(scale, p, scale - 1.0f);
+  return copysignf(cap * e / (2.0f + e), x);
 }
 
 /* How keys and values lie in a slot. Keys: in blocks of LANES places, within a block dimension by dimension, so that

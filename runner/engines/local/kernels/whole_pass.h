@@ -121,8 +121,8 @@ void whole_pass(const whole_model *m, const whole_layer *layers, const int64_t *
       int64_t t = i / m->kv_heads, h = i % m->kv_heads, at = (slot[t] * m->kv_heads + h) * capacity * dim;
       int64_t after = i + 1 < tokens * m->kv_heads ? i + 1 : i;
       const float *next = K + (slot[after / m->kv_heads] * m->kv_heads + after % m->kv_heads) * capacity * dim;
-      head_f32(dim, m->group, qkv + t * heads + h * m->group * dim, K + at, V + at, seen[t], m->scale, 0, 0, 0, 0, 0,
-               inner + t * wide + h * m->group * dim, next);
+      head_f32(dim, m->group, qkv + t * heads + h * m->group * dim, K + at, V + at, 0, seen[t], m->scale, 0, 0, 0, 0,
+               0, 0, 0, inner + t * wide + h * m->group * dim, next);
     }
     product(inner, tokens, wide, layer->out, hidden, x, 0, 1, threads);
     norm_f32(x, layer->norm_mid, tokens, hidden, m->epsilon, normed, threads);
