@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engines.local import attention
+from runner.engines.local import parts
 from runner.engines.local.attention import Pass, Span, Use
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
@@ -157,7 +157,7 @@ def test_reading_prompts_with_and_without_earlier_places(
     """Spans, one of them behind places that an earlier pass filled, and a row whose tokens come one by one."""
     heads = Heads(1, *shape, dtype, CPU)
     kernels = kernels_or_none(way)
-    monkeypatch.setattr(attention, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
+    monkeypatch.setattr(parts, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
     random_numbers = torch.Generator().manual_seed(7)
     own, prefix_tokens = OwnKv(heads, 4, 700, kernels), 33
     news, before = [90, 1, 130, 5], [0, 64, 530, 0]  # new tokens of each row, and its places so far

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_attention import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
 
-from runner.engines.local import attention
+from runner.engines.local import parts
 from runner.engines.local.attention import Pass, Span
 from runner.engines.local.interface import PLAIN, Softmax
 from runner.engines.local.kv_cache import Heads, OwnKv
@@ -57,7 +57,7 @@ def test_windows_caps_and_sinks(
     is_step: bool, softmax: Softmax, window: Window | None, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads, kernels = Heads(1, 2, 3, 48, dtype, CPU, (window,)), kernels_or_none(way)
-    monkeypatch.setattr(attention, "SCORES", 6 * 64 * 90)  # long prompts are read in pieces
+    monkeypatch.setattr(parts, "SCORES", 6 * 64 * 90)  # long prompts are read in pieces
     numbers = torch.Generator().manual_seed(5)
     trunk, branch = (
         [random(numbers, 2, length, 48, dtype=dtype) for _ in range(2)] for length in (TRUNK, BRANCH)

@@ -13,7 +13,7 @@
 #define BLOCK 512    /* keys at a time: their scores stay in the first-level cache */
 #define ROOM (BLOCK + 2 * LANES)
 #define MAX_GROUP 16 /* the limits stand in native.py, too */
-#define MAX_DIM 256
+#define MAX_DIM 512
 #define AHEAD 8192   /* bytes: the processor's own prefetching stops at the end of a page, and these streams are short */
 
 typedef uint16_t bf16;

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
-MAX_DIM = 256
+MAX_DIM = 512
 SOURCES = ("attention.c", "attention_body.h", "whole_pass.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
