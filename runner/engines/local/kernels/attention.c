@@ -119,6 +119,18 @@ INLINE float capped(float x, float cap) {
   return copysignf(cap * e / (2.0f + e), x);
 }
 
+/* What only some layers need is kept out of the code for each shape, which takes long to compile as it is. */
+#define APART static __attribute__((noinline))
+
+APART void hide_scores(float *scores, int64_t count) {
+  for (int64_t j = 0; j < count; j++) scores[j] = -INFINITY;
+}
+
+APART void cap_scores(float *scores, int count, float scale, float cap) {
+#pragma omp simd
+  for (int j = 0; j < count; j++) scores[j] = capped(scores[j] * scale, cap);
+}
+
 /* How keys and values lie in a slot. Keys: in blocks of LANES places, within a block dimension by dimension, so that
    the scores of LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and
    two places of a value, lie side by side, since products of pairs are quicker than widening. */

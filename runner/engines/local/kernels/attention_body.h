@@ -130,10 +130,8 @@ INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T 
     NAME(scores)(D, G, q, K + start * D, count, s, V + start * D);
     for (int g = 0; g < G; g++) {
       float m = -INFINITY, l = 0;
-      if (cap)
-#pragma omp simd
-        for (int j = 0; j < count; j++) s[g][j] = capped(s[g][j] * raw, cap);
-      for (int64_t j = start; j < first; j++) s[g][j - start] = -INFINITY;
+      if (cap) cap_scores(s[g], count, raw, cap);
+      if (start < first) hide_scores(s[g], first - start);
 #pragma omp simd reduction(max : m)
       for (int j = 0; j < count; j++) m = s[g][j] > m ? s[g][j] : m;
       m = m * scale > top[g] ? m * scale : top[g];
@@ -269,10 +267,8 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
 #undef SCORES
       }
     for (int r = 0; r < rows; r++) {
-      if (cap)
-#pragma omp simd
-        for (int j = 0; j < full; j++) s[r][j] = capped(s[r][j] * raw, cap);
-      for (int64_t j = 0; j < full && j < first[r] - start; j++) s[r][j] = -INFINITY;
+      if (cap) cap_scores(s[r], full, raw, cap);
+      if (start < first[r]) hide_scores(s[r], first[r] - start < full ? first[r] - start : full);
       for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < full; j++) s[r][j] = -INFINITY;
       __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
       for (int j = 0; j < full; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(&s[r][j]));
@@ -323,7 +319,7 @@ void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *ch
     const int some = rows - first < TILE ? (int)(rows - first) : TILE;
     T query[TILE * MAX_DIM];
     float acc[TILE * MAX_DIM], m[TILE], l[TILE];
-    int64_t sees[TILE], begins[TILE];
+    int64_t sees[TILE], begins[TILE] = {0};
     memset(query, 0, TILE * dim * sizeof(T));
     for (int r = 0; r < some; r++) {
       int64_t t = (first + r) / group, head = h * group + (first + r) % group;
