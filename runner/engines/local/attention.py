@@ -18,8 +18,10 @@ import torch
 
 from runner.engines.local.interface import PLAIN, Softmax
 from runner.engines.local.kernels.native import Kernels
-from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
+from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.parts import Part, by_token, or_zero, over_keys, scores_of, wide_bmm, within_spans
+from runner.engines.local.shared_kv import SharedKv
+from runner.engines.local.slots import Slots
 from runner.engines.local.windows import Window
 
 
@@ -191,8 +193,7 @@ def _tiles(
     what.kernels(
         "shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1),
         None if chosen is None else chosen.data_ptr(), count,
-        store.keys[turn.layer][slot].data_ptr(), store.values[turn.layer][slot].data_ptr(),
-        heads.kv_heads, heads.group, heads.dim, store.capacity, sees, int(causal),
+        store.table[slot].data_ptr(), turn.layer, heads.kv_heads, heads.group, heads.dim, sees, int(causal),
         None if first is None else first.data_ptr(), ctypes.c_float(turn.scale), ctypes.c_float(turn.softmax.cap),
         out.data_ptr(), top.data_ptr(), total.data_ptr(),
     )  # fmt: skip
@@ -211,8 +212,8 @@ def _join(
         result = torch.empty_like(query)
         put = [tensor.data_ptr() for tensor in new] if what.is_step else [None, None]
         what.kernels(
-            "attend", heads.dtype, query.data_ptr(), own.keys[layer].data_ptr(), own.values[layer].data_ptr(), *put,
-            heads.kv_heads, heads.group, heads.dim, own.capacity, tokens, what.slot.data_ptr(),
+            "attend", heads.dtype, query.data_ptr(), own.table.data_ptr(), *put, layer,
+            heads.kv_heads, heads.group, heads.dim, tokens, what.slot.data_ptr(),
             None if first is None else first.data_ptr(), what.seen.data_ptr(),
             ctypes.c_float(turn.scale), ctypes.c_float(turn.softmax.cap), None if sinks is None else sinks.data_ptr(),
             len(parts),
@@ -224,6 +225,7 @@ def _join(
             result.data_ptr(),
         )  # fmt: skip
         return result
+    assert isinstance(own, Slots)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
     terms = []

@@ -17,8 +17,9 @@ from runner.engines.base import Request
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.interface import Softmax, register, running
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.local.windows import LOOKING, MASKS, Unknown, Window
 from runner.engines.rows import Row
@@ -170,7 +171,7 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     forward.short_span = 1  # longer prompts go as spans, and these tokens stand for them
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
-    own = OwnKv(heads, 1, SUFFIX + 1, forward.kernels)
+    own = own_kv(heads, forward.kernels, [SUFFIX + 1])
     forward.read_prefix(prefix)
     read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
@@ -203,7 +204,7 @@ def probe_whole(loaded: Loaded, heads: Heads) -> WholePass | None:
 def _in_two_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
     """Return all logits of two rows, whose prompts go together and one token later."""
     rows = [Row(Request(number, ()), some[:-1], "", 1) for number, some in enumerate((ids, ids[3:]))]
-    own = OwnKv(forward.heads, len(rows), len(ids), forward.kernels)
+    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
     pieces = [Piece(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:

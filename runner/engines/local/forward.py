@@ -15,8 +15,9 @@ from runner.engines.base import Completion
 from runner.engines.local.attention import Pass, Span, Use
 from runner.engines.local.interface import running
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
+from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import NO_NUMBERS, Row
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from runner.engines.local.kv_cache import OwnKv, SharedKv
+from runner.engines.local.kv_cache import OwnKv
+from runner.engines.local.shared_kv import SharedKv
 from runner.engines.stats import EngineStats
 
 if TYPE_CHECKING:

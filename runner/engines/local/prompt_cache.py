@@ -19,6 +19,7 @@ import torch
 from runner.core.machine import MIB
 from runner.engines.local.kernels.native import LANES
 from runner.engines.local.kv_cache import OwnKv
+from runner.engines.local.slots import Slots
 
 if TYPE_CHECKING:
     from runner.engines.rows import Row
@@ -43,7 +44,7 @@ class PromptCache:
     """Blocks of keys and values of prompts and answers, by their tokens."""
 
     def __init__(self) -> None:
-        self._store: OwnKv | None = None  # a slot for each block
+        self._store: Slots | None = None  # a slot for each block
         self._blocks: OrderedDict[int, _Block] = OrderedDict()  # by number, the one used last at the end
         self._known: dict[Key, _Block] = {}
         self._numbers = count()
@@ -97,7 +98,7 @@ class PromptCache:
             slots = int(min(budget_tokens * SHARE_OF_BUDGET, MOST_MIB * MIB / own.heads.bytes_per_token)) // LANES
             if not slots:
                 return
-            self._store = OwnKv(own.heads, slots, LANES, own.kernels)
+            self._store = Slots(own.heads, slots, LANES)
         asked = len(row.prompt) - row.shared - 1  # tokens are looked for when the same is asked again
         wanted = max(len(tokens) // LANES, -(-asked // LANES))
         parent: Parent = tuple(row.prompt[: row.shared])
@@ -128,9 +129,8 @@ class PromptCache:
     def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Go through all keys and values: the store's [block, KVH, LANES, D], and a slot's [KVH, block, LANES, D]."""
         assert self._store is not None
-        pairs = (*zip(self._store.keys, own.keys, strict=True), *zip(self._store.values, own.values, strict=True))
-        for mine, theirs in pairs:
-            yield mine, theirs[slot].view(own.heads.kv_heads, -1, LANES, own.heads.dim)
+        for mine, theirs in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
+            yield mine, theirs.view(own.heads.kv_heads, -1, LANES, own.heads.dim)
 
     def _new_block(self) -> _Block:
         """Return a block that nobody uses; the one that was used longest ago makes room."""

@@ -1,18 +1,22 @@
-"""How many rows there is room for, and places for each, by what they may come to need and by what memory has."""
+"""How many rows there is room for, by what they may come to need together and by what memory has."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from runner.checkpoints.pass_memory import MOST_ROWS
 from runner.engines.base import MEMORY_IS_SHORT
 from runner.engines.local.forward import Forward
+from runner.engines.local.homes import Homes
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
 from runner.engines.local.prefix_tree import Prefixes
+from runner.engines.local.shared_kv import own_kv
+from runner.engines.local.slots import Slots
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 
-ROOM_TO_GROW = 256  # places beyond the longest own prompt, before the store has to grow
+SHARE_TO_ENTER = 8  # of the rows have to leave before others enter, where the others wait for their pass
 
 
 class Room:
@@ -26,25 +30,40 @@ class Room:
         self.waiting: deque[Row] = deque()
         self.active: list[Row] = []
         self.budget_tokens = 0  # whose keys and values may be held
+        self._cost = Slots.cost if forward.kernels is None else Homes.cost
         self._empty()
 
     def _empty(self) -> None:
         """Forget the store, its size, and what was learned of memory."""
         self.own: OwnKv | None = None
         self.most_rows = self.asked_rows or MOST_ROWS.get(self.heads.device.type, 128)
-        self.late_slots = 0  # that rows would need which came after the store was made
+        self.full_at = 0  # rows on their way when the next one did not fit; 0: all have fitted
         self.has_said_short = False
 
     def _set_budget(self) -> None:
         """Let rows hold a share of what memory has now: other programs take from it, and limits may change."""
+        before = self.budget_tokens
         held = 0 if self.own is None else self.own.held
         self.budget_tokens = room_tokens(self.heads, held + self.prefixes.tokens)
+        if self.budget_tokens > before + before // SHARE_TO_ENTER:
+            self.full_at = 0
 
-    def _affordable_slots(self) -> int:
-        """Return how many of the rows that are here could be on their way together."""
-        need = max(row.need for row in (*self.active, *self.waiting))
-        affordable = max(self.budget_tokens // max(need, 1), len(self.active))
-        return min(self.most_rows, len(self.active) + len(self.waiting), affordable)
+    def _may_enter(self, goes_along: bool) -> int:
+        """Return how many rows may enter now; 0 while there are too few to be worth a pass that others wait for."""
+
+        def few(rows: int) -> int:  # a pass for one row costs as much as one for ten
+            return 1 if goes_along else max(rows // SHARE_TO_ENTER, 1)
+
+        on_way = len(self.active)
+        free = min(self.most_rows - on_way, len(self.waiting))
+        is_full = self.full_at and on_way > self.full_at - few(self.full_at)
+        return 0 if on_way and (is_full or free < min(few(self.most_rows), len(self.waiting))) else free
+
+    def _fits(self, row: Row, others: Sequence[Row]) -> bool:
+        """Whether the budget has room for one more row beside others, with its prefixes."""
+        missing = sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
+        needs = [one.need for one in others]
+        return self._cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.budget_tokens
 
     def _say_short(self, rows: int) -> None:
         """Note once that fewer rows than asked for go on at once."""
@@ -53,25 +72,12 @@ class Room:
             tokens = f"{self.budget_tokens:,} tokens of keys and values"
             self.stats.notes.append(f"{MEMORY_IS_SHORT} {tokens}: {rows} rows at once, {self.most_rows} were asked for")
 
-    def _fits(self, row: Row, entering: list[Row]) -> bool:
-        """Whether the budget has room for one more row, with its prefixes."""
-        rows = [*self.active, *entering, row]
-        missing = sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
-        return len(rows) * max(one.need for one in rows) + self.prefixes.tokens + missing <= self.budget_tokens
-
-    def _make_room(self, rows: list[Row]) -> None:
-        """Have a slot for each row and places for what they hold now and soon."""
-        need = max(row.need for row in rows)
-        now = max(len(row.pending) for row in rows)
-        affordable = max(self.budget_tokens // max(need, 1), len(rows))
+    def _make_room(self, entering: Sequence[Row]) -> None:
+        """Have a slot for each row that enters, behind those on their way."""
         if self.own is None:
-            slots = min(self.most_rows, len(self.waiting) + len(rows), affordable)
-            self.own = OwnKv(self.heads, slots, min(need, now + ROOM_TO_GROW), self.forward.kernels)
-        own = self.own
-        slots, capacity = own.slots, own.capacity
-        if len(rows) > slots:  # twice as many, so that rows which come one by one are not copied each time
-            slots = max(len(rows), min(self.most_rows, max(self.late_slots, 2 * slots), affordable))
-        if now > capacity:
-            capacity = min(need, now + ROOM_TO_GROW)
-        if (slots, capacity) != (own.slots, own.capacity):
-            own.grow(slots, capacity, len(self.active))
+            self.own = own_kv(self.heads, self.forward.kernels)
+        needs = [row.need for row in (*self.active, *entering)]
+        held = [row.places + 1 for row in self.active] + [len(row.pending) for row in entering]
+        expected = min(self.most_rows, len(needs) + len(self.waiting), self.budget_tokens // max(*needs, 1))
+        self.own.enter(len(self.active), len(entering), needs, held, max(expected, len(needs)))
+        self.own.keep_spare(max(self.budget_tokens - self.prefixes.tokens - self._cost(needs), 0))

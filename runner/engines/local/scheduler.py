@@ -1,8 +1,8 @@
 """Continuous batching: rows enter when there is room and leave when they end, while others go on.
 
-Rows that are on their way occupy the slots 0 … n-1 of the key-value store; when one ends, the last one moves into its
-slot. Each forward pass is a flat list of tokens: all of a shared prefix, the own prompts of rows that enter, or one
-token of every row. A continuation that is to be scored takes part in the pass that reads its prompt, and in no other.
+Rows that are on their way have the slots 0 … n-1 of the key-value store; when one ends, the last one gets its slot.
+Each forward pass is a flat list of tokens: all of a shared prefix, the own prompts of rows that enter, or one token of
+every row. A continuation that is to be scored takes part in the pass that reads its prompt, and in no other.
 When memory runs out, half as many rows go on at once, and those set back continue later from the tokens that they have.
 """
 
@@ -63,6 +63,7 @@ class Scheduler(Room):
         self.sampler = Sampler(self.vocab_size, self.heads.device)
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
         self.has_just_scored = False
+        self.budget_s = 0.0  # when the memory was looked at that the budget is a share of
         self.ended_rows = self.ended_tokens = 0
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
@@ -77,8 +78,6 @@ class Scheduler(Room):
         if not self.is_busy:
             self._set_budget()
         self.waiting.extend(self.prefixes.arrange(rows))
-        if self.own is not None:
-            self.late_slots = self._affordable_slots()
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
         """End the rows of these requests, with what they have got so far."""
@@ -100,7 +99,7 @@ class Scheduler(Room):
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
         self.at_once = len(self.active)
         try:
-            self.memory.check(len(self.active))
+            self._check_memory()
             entered = self._enter()
             events = self._step() if entered is None else self._settle(*entered)
         except MEMORY_ERRORS as error:
@@ -124,22 +123,16 @@ class Scheduler(Room):
 
     def _enter(self) -> tuple[list[tuple[Row, int]], list[Event]] | None:
         """Let waiting rows in, if it is time and there is room; return their first new tokens, and what was scored."""
-        most = self.most_rows
-        if self.own is not None:
-            most = min(most, max(self.own.slots, self.late_slots))
-        free = min(most, len(self.active) + len(self.waiting)) - len(self.active)
-        few = min(max(most // 8, 1), len(self.waiting))  # a pass for one row costs as much as one for ten
-        if self.waiting and self._goes_along(self.waiting[0]):
-            few = 1
-        if not self.waiting or (self.active and (free < few or self.has_just_scored)):
+        free = self._may_enter(bool(self.waiting) and self._goes_along(self.waiting[0]))
+        if not free or (self.active and self.has_just_scored):
             self.has_just_scored = False
             return None
         started = time.perf_counter()
         entering: list[Row] = []
-        if self.memory.look():
+        self.memory.look()
+        if self.memory.looked_s != self.budget_s:  # seen anew, here or before this step
             self._set_budget()
-            if self.own is not None and (slots := self._affordable_slots()) >= 2 * self.own.slots:  # it grows by a copy
-                self.late_slots = slots
+            self.budget_s = self.memory.looked_s
         try:
             self._choose(entering, free)
             if not entering:
@@ -175,7 +168,8 @@ class Scheduler(Room):
                 break
             if entering and row.given is not None and positions > self.most_positions:
                 break
-            if (entering or self.active) and not self._fits(row, entering):
+            if (entering or self.active) and not self._fits(row, [*self.active, *entering]):
+                self.full_at = len(self.active) + len(entering)
                 self._say_short(len(self.active) + len(entering))
                 break
             self.prefixes.compute(row)
@@ -187,9 +181,9 @@ class Scheduler(Room):
         Rows with a continuation to score lie last, and leave at once.
         """
         now = time.perf_counter()
-        self._make_room([*self.active, *entering])
         rows = [row for row in entering if row.given is None]
         given = [row for row in entering if row.given is not None]
+        self._make_room([*rows, *given])
         assert self.own is not None
         self.prompts.copy(rows, self.own, len(self.active))
         logits = read_entering(self.forward, self.own, going, rows, given, len(self.active), self.most_positions)
@@ -215,10 +209,12 @@ class Scheduler(Room):
         self._note_memory(sum(len(row.pending) for row in given))
         for row in rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
-        for row in given:
+        events: list[Event] = [scored(row, _seconds(row)) for row in given]
+        for slot, row in reversed(list(enumerate(given, start=len(self.active)))):
+            self.own.leave(slot, slot + 1, is_sound=row.error is None)
             self.prefixes.release(row)
         self.has_just_scored = bool(given) and not going
-        return new, [scored(row, _seconds(row)) for row in given]
+        return new, events
 
     # ---------------------------------------------------------------------------------------- decoding
 
@@ -227,10 +223,7 @@ class Scheduler(Room):
         self.at_once = len(self.active)
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
-        if longest > self.own.capacity:
-            need = max(row.need for row in self.active)
-            capacity = min(need, max(longest, int(self.own.capacity * 1.5)))
-            self.own.grow(self.own.slots, capacity, len(self.active))
+        self.own.lengthen(longest, max(row.need for row in self.active))
         if self.uses is None:
             self.uses = self.forward.uses_of(self.active)
         tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
@@ -284,8 +277,8 @@ class Scheduler(Room):
             self.conversations.keep(row, self.own, at, self.budget_tokens)
         self.prompts.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
+        self.own.leave(at, len(self.active), is_sound=row.error is None)
         if at != last:
-            self.own.move(last, at, self.active[last].places)
             self.active[at] = self.active[last]
             order[at] = last
         self.active.pop()
@@ -304,6 +297,16 @@ class Scheduler(Room):
         self.stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
     # ------------------------------------------------------------------------------------- out of memory
+
+    def _check_memory(self) -> None:
+        """Raise MemoryError before the next token of the rows is one too many; homes that nobody uses go first."""
+        try:
+            self.memory.check(len(self.active))
+        except MemoryError:
+            if self.own is None or not self.own.keep_spare(0):
+                raise
+            self.memory.forget()
+            self.memory.check(len(self.active))
 
     def _shrink(self, error: BaseException) -> list[Event]:
         """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""

@@ -104,7 +104,7 @@ class WholePass:
             raise Unlike(f"it has no such parts: {error}") from error
 
     def fits(self, what: Pass, positions: list[int]) -> bool:
-        """Whether a pass is one that it is made for: every token reads its own slot and nothing else."""
+        """Whether a pass is one that it is made for: every token reads its own row and nothing else."""
         return not what.uses and not what.spans and max(positions) < self.positions
 
     def __call__(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
@@ -114,12 +114,9 @@ class WholePass:
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
         seen = what.place + 1 if what.is_step else what.seen
         room, logits = torch.empty(count * self.room), torch.empty(kept.numel(), self.outputs)
-        stores = [
-            (ctypes.c_int64 * self.heads.layers)(*(one.data_ptr() for one in some)) for some in (own.keys, own.values)
-        ]
         self.kernels(
             "whole_pass", None, ctypes.addressof(self._model), ctypes.addressof(self._layers),
-            *(ctypes.addressof(store) for store in stores), own.capacity, count,
+            own.table.data_ptr(), count,
             numbers[0].data_ptr(), numbers[1].data_ptr(), what.slot.data_ptr(), what.place.data_ptr(), seen.data_ptr(),
             kept.numel(), kept.data_ptr(), room.data_ptr(), logits.data_ptr(),
         )  # fmt: skip

@@ -12,8 +12,10 @@ import torch
 
 from runner.engines.local import parts
 from runner.engines.local.attention import Pass, Span, Use
+from runner.engines.local.homes import Homes
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv, SharedKv
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.shared_kv import SharedKv, own_kv
 
 CPU = torch.device("cpu")
 SHAPES = [  # key-value heads, group, dim: those with code of their own in attention.c, and others
@@ -111,7 +113,7 @@ def test_decoding_over_own_keys_and_prefixes(
     kernels = kernels_or_none(way)
     random_numbers = torch.Generator().manual_seed(sum(shape))
     count, layer = len(LENGTHS), 1
-    own = OwnKv(heads, count + 2, max(LENGTHS), kernels)
+    own = own_kv(heads, kernels, [max(LENGTHS)] * (count + 2))
     slots = torch.randperm(count + 2, generator=random_numbers)[:count].tolist()  # in no order, two left free
     keys = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS]
     values = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS]
@@ -159,7 +161,7 @@ def test_reading_prompts_with_and_without_earlier_places(
     kernels = kernels_or_none(way)
     monkeypatch.setattr(parts, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
     random_numbers = torch.Generator().manual_seed(7)
-    own, prefix_tokens = OwnKv(heads, 4, 700, kernels), 33
+    own, prefix_tokens = own_kv(heads, kernels, [700] * 4), 33
     news, before = [90, 1, 130, 5], [0, 64, 530, 0]  # new tokens of each row, and its places so far
     all_keys, all_values = (
         [random(random_numbers, heads.kv_heads, old + new, heads.dim, dtype=dtype)
@@ -208,7 +210,7 @@ def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
     heads, groups = Heads(1, 2, 2, 32, dtype, CPU), 40
     kernels = kernels_or_none(way)
     random_numbers = torch.Generator().manual_seed(3)
-    own = OwnKv(heads, groups, 16, kernels)
+    own = own_kv(heads, kernels, [16] * groups)
     prefixes = []
     for group in range(groups):
         kv = [random(random_numbers, 2, 1 + group, 32, dtype=dtype) for _ in range(2)]
@@ -234,14 +236,14 @@ def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
 def test_scores_that_leave_no_room_for_exp(way: str) -> None:
     """One key far above all others, scores in the hundreds: no infinity, no nan, and that key alone counts."""
     heads = Heads(1, 1, 3, 16, torch.float32, CPU)
-    own = OwnKv(heads, 1, 600, kernels_or_none(way))
+    own = own_kv(heads, kernels_or_none(way), [600])
     keys, values = torch.zeros(600, 1, 16), torch.randn(600, 1, 16, generator=torch.Generator().manual_seed(0))
     keys[:, 0, 0] = torch.linspace(-40, 40, 600)
     keys[300, 0, 0] = 100.0
     own.write(0, keys[:-1], values[:-1], ints([0] * 599), ints(list(range(599))))
     query = torch.zeros(3, 1, 16)
     query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
-    what = Pass(heads, own.kernels, own, ints([0]), ints([599]), ints([600]))
+    what = Pass(heads, kernels_or_none(way), own, ints([0]), ints([599]), ints([600]))
     result = what.attend(0, query, keys[-1:].transpose(0, 1), values[-1:].transpose(0, 1), 1.0)[0]
     assert torch.allclose(result[0], values[300, 0], atol=1e-6)
     assert torch.allclose(result[2], values[:, 0].mean(dim=0), atol=1e-5), "no difference of scores: the mean"
@@ -258,7 +260,7 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
     prefix = shared_kv(heads, kernels, [keys], [values])
     query = torch.zeros(3, 1, 16)
     query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
-    what = Pass(heads, kernels, OwnKv(heads, 1, 1, kernels), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)])
+    what = Pass(heads, kernels, own_kv(heads, kernels, [1]), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)])
     own = torch.zeros(1, 1, 16)
     result = what.attend(0, query, own, own, 1.0)[0]
     assert torch.allclose(result[0], values[0, 550], atol=1e-6)
@@ -269,12 +271,11 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
-    """Write, read, move to another slot, grow: bit for bit, and no neighbour is touched."""
+    """Write, read, leave, enter, grow: bit for bit, and no neighbour is touched."""
     heads = Heads(2, 3, 2, 48, dtype, CPU)
-    own = OwnKv(heads, 3, 20, kernels_or_none(way))
-    assert own.capacity == 32
+    lengths, needs = [29, 1, 32], [40, 70, 32]
+    own = own_kv(heads, kernels_or_none(way), needs)
     random_numbers = torch.Generator().manual_seed(1)
-    lengths = [29, 1, 32]
     given = [[[random(random_numbers, length, 3, 48, dtype=dtype) for _ in range(2)] for length in lengths]
              for _ in range(heads.layers)]  # fmt: skip
     for layer in range(heads.layers):
@@ -282,6 +283,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
             order = torch.randperm(length, generator=random_numbers)  # places may come in any order
             keys, values = (one[order] for one in given[layer][slot])
             own.write(layer, keys, values, ints([slot] * length), order.int())
+            own.fill(slot, length)
 
     def same(slot: int, source: int) -> bool:
         read = [own.read(layer, slot, lengths[source]) for layer in range(heads.layers)]
@@ -292,12 +294,36 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
         )
 
     assert [same(slot, slot) for slot in range(3)] == [True] * 3
-    own.move(0, 1, lengths[0])
-    assert [same(0, 0), same(1, 0), same(2, 2)] == [True] * 3
-    own.grow(4, 100, used=3)
-    assert own.slots == 4
-    assert own.capacity == 112
-    assert [same(0, 0), same(1, 0), same(2, 2)] == [True] * 3
+    assert own.held == sum(lengths)
+    own.enter(2, 2, [*needs[:2], 90, 100, needs[2]], [*lengths[:2], 80, 80, lengths[2]], 5)  # the last goes behind them
+    assert [same(0, 0), same(1, 1), same(4, 2)] == [True] * 3
+    own.leave(0, 4)  # the last of the first four goes to its place
+    assert [same(1, 1), same(3, 2)] == [True] * 2
+    own.leave(1, 2)
+    own.lengthen(90, 100)
+    assert same(2, 2)
+    for place in (0, 99):
+        own.write(0, torch.ones(1, 3, 48).to(dtype), torch.ones(1, 3, 48).to(dtype), ints([0]), ints([place]))
+    assert same(2, 2)
+
+
+def test_a_home_serves_the_next_row_like_the_one_that_left() -> None:
+    heads, kernels = Heads(1, 1, 1, 16, torch.float32, CPU), kernels_or_none("compiled")
+    own = own_kv(heads, kernels, [100, 30, 5000])
+    assert isinstance(own, Homes)
+    hundred, thirty, long = own.homes
+    for slot, places in enumerate((100, 30, 900)):
+        own.fill(slot, places)
+    assert own.held == 1030, "places that were written, whatever a row may come to need"
+    for active in (3, 2, 1):
+        own.leave(0, active, is_sound=active != 2)
+    assert own.held == 130, "a row without numbers has left its own behind in its home: nobody gets it"
+    own.enter(0, 3, [20, 90, 100], [1, 1, 1], 3)
+    assert [home is found for home, found in zip(own.homes, (thirty, hundred, long), strict=True)] == [True, True, False]
+    assert own.homes[2].capacity == 112
+    own.leave(0, 3)
+    own.keep_spare(29)
+    assert own.held == 100
 
 
 @pytest.mark.parametrize(

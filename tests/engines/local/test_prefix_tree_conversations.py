@@ -17,7 +17,8 @@ from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kv_cache import Heads, SharedKv
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.prefix_tree import MOST_CONVERSATIONS, ConversationCache
 from runner.engines.rows import Row, Stopping
 

@@ -219,7 +219,7 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
         most = max(most, len(rows))
         held = {id(one): len(one.tokens) for row in rows for one in (row.prefix.path if row.prefix else [])}
         assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
-        assert len(rows) <= 1 or running.own is None or running.own.slots * max(row.need for row in rows) <= tokens
+        assert len(rows) <= 1 or running._cost([row.need for row in rows]) <= tokens
 
     with forwards(look):
         assert complete(engine, requests()) == expected

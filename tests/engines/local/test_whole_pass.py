@@ -17,7 +17,7 @@ from runner.engines.local.compat_probe import probe_whole
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import OwnKv
+from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.rows import Row
 
@@ -50,7 +50,7 @@ def test_its_logits_are_those_of_the_model(engine_of: Callable[..., LocalEngine]
         for one in (None, whole):
             forward = Forward(loaded.model, heads)
             forward.whole = one
-            own = OwnKv(heads, len(prompts), 64, forward.kernels)
+            own = own_kv(heads, forward.kernels, [64] * len(prompts))
             rows = [Row(Request(number, ()), ids, "", 9) for number, ids in enumerate(prompts)]
             going, entering = rows[:4], rows[4:]
             read = forward.read_prompts(own, [Piece(row, slot, row.prompt) for slot, row in enumerate(going)])

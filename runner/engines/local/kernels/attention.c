@@ -131,7 +131,13 @@ APART void cap_scores(float *scores, int count, float scale, float cap) {
   for (int j = 0; j < count; j++) scores[j] = capped(scores[j] * scale, cap);
 }
 
-/* How keys and values lie in a slot. Keys: in blocks of LANES places, within a block dimension by dimension, so that
+/* Where a row's keys and values lie: the first head of the first layer, and how many places each head has. All heads of a
+   layer, and then those of the next, follow one another. */
+typedef struct {
+  int64_t keys, values, capacity;
+} home;
+
+/* How they lie there, head by head. Keys: in blocks of LANES places, within a block dimension by dimension, so that
    the scores of LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and
    two places of a value, lie side by side, since products of pairs are quicker than widening. */
 

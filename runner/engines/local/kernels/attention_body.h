@@ -39,13 +39,20 @@ void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, c
   }
 }
 
-/* Puts k and v [tokens, kv_heads, dim] into their slots and places. */
-void NAME(store)(const T *k, const T *v, T *K, T *V, int64_t kv_heads, int64_t dim, int64_t capacity, int64_t tokens,
-                 const int32_t *slot, const int32_t *place, int threads) {
+/* The keys of a row, or the values, where they start at `start`: those of one head, which counts on from layer to layer */
+INLINE T *NAME(of_head)(int64_t start, const home *row, int64_t head, int64_t dim) {
+  return (T *)start + head * row->capacity * dim;
+}
+
+/* Puts k and v [tokens, kv_heads, dim] of a layer into the places of their rows: token t is of the row homes[slot[t]]. */
+void NAME(store)(const T *k, const T *v, const home *homes, int64_t layer, int64_t kv_heads, int64_t dim,
+                 int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
-    int64_t t = i / kv_heads, h = i % kv_heads, at = (slot[t] * kv_heads + h) * capacity * dim;
-    NAME(put)(K + at, V + at, k + i * dim, v + i * dim, dim, place[t]);
+    const int64_t t = i / kv_heads, head = layer * kv_heads + i % kv_heads;
+    const home *row = homes + slot[t];
+    NAME(put)(NAME(of_head)(row->keys, row, head, dim), NAME(of_head)(row->values, row, head, dim), k + i * dim,
+              v + i * dim, dim, place[t]);
   }
 }
 
@@ -165,26 +172,29 @@ static void NAME(head)(int64_t dim, int64_t group, const T *q, const T *K, const
 #undef CASE
 }
 
-/* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its slot, from first[t] on (from 0
-   where there is no `first`), and of each part the row part_row[p][t] of [kv_heads, part_rows[p], group] outputs (not yet
-   divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in `one`.
+/* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its row, homes[slot[t]], from
+   first[t] on (from 0 where there is no `first`), and of each part the row part_row[p][t] of [kv_heads, part_rows[p],
+   group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in `one`.
    k and v [tokens, kv_heads, dim], unless 0: put into the last place that the token sees. That is quicker than by
-   `store` before, since the lines are read here anyway, but other tokens of the same slot may not rely on it. */
-void NAME(attend)(const T *q, T *K, T *V, const T *k, const T *v, int64_t kv_heads, int64_t group, int64_t dim, int64_t capacity,
-                  int64_t tokens, const int32_t *slot, const int32_t *first, const int32_t *own, float scale, float cap,
-                  const float *sinks, int64_t parts, const int64_t *part_out, const int64_t *part_top,
-                  const int64_t *part_sum, const int64_t *part_rows, const int64_t *part_row, T *out, int threads) {
+   `store` before, since the lines are read here anyway, but other tokens of the same row may not rely on it. */
+void NAME(attend)(const T *q, const home *homes, const T *k, const T *v, int64_t layer, int64_t kv_heads, int64_t group,
+                  int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *first, const int32_t *own,
+                  float scale, float cap, const float *sinks, int64_t parts, const int64_t *part_out,
+                  const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows, const int64_t *part_row,
+                  T *out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
-    int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], at = (slot[t] * kv_heads + h) * capacity * dim;
-    int64_t after = i + 1 < tokens * kv_heads ? i + 1 : i;
-    const T *next = K + (slot[after / kv_heads] * kv_heads + after % kv_heads) * capacity * dim;
+    int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
+    const home *row = homes + slot[t], *then = homes + slot[after / kv_heads];
+    T *K = NAME(of_head)(row->keys, row, layer * kv_heads + h, dim);
+    T *V = NAME(of_head)(row->values, row, layer * kv_heads + h, dim);
+    const T *next = NAME(of_head)(then->keys, then, layer * kv_heads + after % kv_heads, dim);
     for (int64_t p = 0; p < parts; p++) {
-      int64_t row = ((const int32_t *)part_row[p])[t];
-      rows[p] = row < 0 ? -1 : (h * part_rows[p] + row) * group;
+      int64_t of_part = ((const int32_t *)part_row[p])[t];
+      rows[p] = of_part < 0 ? -1 : (h * part_rows[p] + of_part) * group;
     }
-    if (k) NAME(put)(K + at, V + at, k + i * dim, v + i * dim, dim, own[t] - 1);
-    NAME(head)(dim, group, q + i * group * dim, K + at, V + at, first ? first[t] : 0, own[t], scale, cap,
+    if (k) NAME(put)(K, V, k + i * dim, v + i * dim, dim, own[t] - 1);
+    NAME(head)(dim, group, q + i * group * dim, K, V, first ? first[t] : 0, own[t], scale, cap,
                sinks ? sinks + h * group : 0, parts, part_out, part_top, part_sum, rows, out + i * group * dim, next);
   }
 }
@@ -239,7 +249,7 @@ INLINE void NAME(strip)(const int N, const T *a, int64_t a_row, const T *b, int6
     for (int v = 0; v < N; v++) memcpy(c + r * c_row + v * LANES, &o[r][v], sizeof(vec));
 }
 
-/* Up to TILE rows of one key-value head over the keys of a slot: row r sees those from first[r] to sees[r], which may be
+/* Up to TILE rows of one key-value head over the keys of a home: row r sees those from first[r] to sees[r], which may be
    none. cap: 0, or what scores stay below. */
 INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const int64_t *first, const int64_t *sees,
                        int rows, float scale, float cap, float *acc, float *top, float *sum) {
@@ -304,18 +314,20 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
   }
 }
 
-/* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one slot: out [kv_heads, tokens, group,
+/* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one row: out [kv_heads, tokens, group,
    dim], not divided by the sums, and top and sum [kv_heads, tokens, group]. q: [heads, token, dim] with these strides.
    Causal: the first token sees `keys`, each later one sees one more. Token t sees them from from[t] on (from 0 where
    there is no `from`), which may be none. */
-void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen, int64_t tokens, const T *K,
-                  const T *V, int64_t kv_heads, int64_t group, int64_t dim, int64_t capacity, int64_t keys,
+void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen, int64_t tokens,
+                  const home *row, int64_t layer, int64_t kv_heads, int64_t group, int64_t dim, int64_t keys,
                   int64_t causal, const int32_t *from, float scale, float cap, T *out, float *top, float *sum,
                   int threads) {
   const int64_t rows = tokens * group, tiles = (rows + TILE - 1) / TILE;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < kv_heads * tiles; i++) {
-    const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE, at = h * capacity * dim; /* the longest first */
+    const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE; /* the longest first */
+    const T *K = NAME(of_head)(row->keys, row, layer * kv_heads + h, dim);
+    const T *V = NAME(of_head)(row->values, row, layer * kv_heads + h, dim);
     const int some = rows - first < TILE ? (int)(rows - first) : TILE;
     T query[TILE * MAX_DIM];
     float acc[TILE * MAX_DIM], m[TILE], l[TILE];
@@ -327,14 +339,14 @@ void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *ch
       sees[r] = keys + (causal ? t : 0);
       begins[r] = from ? from[t] : 0;
     }
-    if (dim == 64) NAME(tile)(64, query, K + at, V + at, begins, sees, some, scale, cap, acc, m, l);
-    else if (dim == 128) NAME(tile)(128, query, K + at, V + at, begins, sees, some, scale, cap, acc, m, l);
-    else NAME(tile)(dim, query, K + at, V + at, begins, sees, some, scale, cap, acc, m, l);
+    if (dim == 64) NAME(tile)(64, query, K, V, begins, sees, some, scale, cap, acc, m, l);
+    else if (dim == 128) NAME(tile)(128, query, K, V, begins, sees, some, scale, cap, acc, m, l);
+    else NAME(tile)(dim, query, K, V, begins, sees, some, scale, cap, acc, m, l);
     for (int r = 0; r < some; r++) {
-      const int64_t row = h * rows + first + r;
+      const int64_t at = h * rows + first + r;
       for (int64_t d = 0; d < dim; d += LANES)
-        NAME(put_16)(out + row * dim + d, _mm512_loadu_ps(acc + r * dim + d));
-      top[row] = m[r], sum[row] = l[r];
+        NAME(put_16)(out + at * dim + d, _mm512_loadu_ps(acc + r * dim + d));
+      top[at] = m[r], sum[at] = l[r];
     }
   }
 }

@@ -37,12 +37,12 @@ FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
     "softmax": [_PTR, _INT, _INT, _PTR, _PTR, _FLOAT, _FLOAT, _PTR, _PTR, _THREADS],
-    "store": [_PTR] * 4 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
+    "store": [_PTR] * 3 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
-    "attend": [_PTR] * 5 + [_INT] * 5 + [_PTR] * 3 + [_FLOAT, _FLOAT, _PTR, _INT] + [_PTR] * 6 + [_THREADS],
-    "whole_pass": [_PTR] * 4 + [_INT] * 2 + [_PTR] * 5 + [_INT] + [_PTR] * 3 + [_THREADS],
-    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_PTR, _FLOAT, _FLOAT] + [_PTR] * 3 + [_THREADS],
+    "attend": [_PTR] * 4 + [_INT] * 5 + [_PTR] * 3 + [_FLOAT, _FLOAT, _PTR, _INT] + [_PTR] * 6 + [_THREADS],
+    "whole_pass": [_PTR] * 3 + [_INT] + [_PTR] * 5 + [_INT] + [_PTR] * 3 + [_THREADS],
+    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_PTR, _FLOAT, _FLOAT] + [_PTR] * 3 + [_THREADS],
 }
 
 

@@ -92,37 +92,39 @@ INLINE void turn(float *heads, int64_t count, int64_t dim, const float *cos, con
     }
 }
 
-/* logits [kept, outputs] of a flat list of tokens: each with its id, its position in its text, the slot and place where
-   its keys and values go, and how many places of the slot it sees. keys and values: of each layer. room: of at least
+/* logits [kept, outputs] of a flat list of tokens: each with its id, its position in its text, the row (homes[slot])
+   and place where its keys and values go, and how many places of the row it sees. room: of at least
    tokens * (2 * hidden + heads of q, k and v + the larger of inner and the heads of q) numbers. */
-void whole_pass(const whole_model *m, const whole_layer *layers, const int64_t *keys, const int64_t *values,
-                int64_t capacity, int64_t tokens, const int32_t *ids, const int32_t *positions, const int32_t *slot,
-                const int32_t *place, const int32_t *seen, int64_t kept, const int32_t *keep, float *room, float *logits,
-                int threads) {
+void whole_pass(const whole_model *m, const whole_layer *layers, const home *homes, int64_t tokens,
+                const int32_t *ids, const int32_t *positions, const int32_t *slot, const int32_t *place,
+                const int32_t *seen, int64_t kept, const int32_t *keep, float *room, float *logits, int threads) {
   const int64_t hidden = m->hidden, dim = m->dim, wide = m->kv_heads * m->group * dim, narrow = m->kv_heads * dim;
   const int64_t heads = wide + 2 * narrow;
   float *x = room, *normed = x + tokens * hidden, *qkv = normed + tokens * hidden, *inner = qkv + tokens * heads;
   for (int64_t t = 0; t < tokens; t++) memcpy(x + t * hidden, m->embedding + ids[t] * hidden, hidden * sizeof(float));
   for (int64_t l = 0; l < m->layers; l++) {
     const whole_layer *layer = layers + l;
-    float *K = (float *)keys[l], *V = (float *)values[l];
     norm_f32(x, layer->norm_in, tokens, hidden, m->epsilon, normed, threads);
     product(normed, tokens, hidden, layer->qkv, heads, qkv, layer->bias, 0, threads);
-    for (int64_t t = 0; t < tokens; t++) { /* a token sees what others of its slot put there, so all of it comes first */
+    for (int64_t t = 0; t < tokens; t++) { /* a token sees what others of its row put there, so all of it comes first */
       float *q = qkv + t * heads, *k = q + wide, *v = k + narrow;
       turn(q, m->kv_heads * m->group + m->kv_heads, dim, m->cos + positions[t] * dim, m->sin + positions[t] * dim);
       for (int64_t h = 0; h < m->kv_heads; h++) {
-        int64_t at = (slot[t] * m->kv_heads + h) * capacity * dim;
-        put_f32(K + at, V + at, k + h * dim, v + h * dim, dim, place[t]);
+        const home *row = homes + slot[t];
+        const int64_t head = l * m->kv_heads + h;
+        put_f32(of_head_f32(row->keys, row, head, dim), of_head_f32(row->values, row, head, dim), k + h * dim,
+                v + h * dim, dim, place[t]);
       }
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (int64_t i = 0; i < tokens * m->kv_heads; i++) {
-      int64_t t = i / m->kv_heads, h = i % m->kv_heads, at = (slot[t] * m->kv_heads + h) * capacity * dim;
-      int64_t after = i + 1 < tokens * m->kv_heads ? i + 1 : i;
-      const float *next = K + (slot[after / m->kv_heads] * m->kv_heads + after % m->kv_heads) * capacity * dim;
-      head_f32(dim, m->group, qkv + t * heads + h * m->group * dim, K + at, V + at, 0, seen[t], m->scale, 0, 0, 0, 0,
-               0, 0, 0, inner + t * wide + h * m->group * dim, next);
+      const int64_t t = i / m->kv_heads, h = i % m->kv_heads, after = i + 1 < tokens * m->kv_heads ? i + 1 : i;
+      const home *row = homes + slot[t], *then = homes + slot[after / m->kv_heads];
+      const int64_t first = l * m->kv_heads; /* head of this layer */
+      head_f32(dim, m->group, qkv + t * heads + h * m->group * dim, of_head_f32(row->keys, row, first + h, dim),
+               of_head_f32(row->values, row, first + h, dim), 0, seen[t], m->scale, 0, 0, 0, 0, 0, 0, 0,
+               inner + t * wide + h * m->group * dim,
+               of_head_f32(then->keys, then, first + after % m->kv_heads, dim));
     }
     product(inner, tokens, wide, layer->out, hidden, x, 0, 1, threads);
     norm_f32(x, layer->norm_mid, tokens, hidden, m->epsilon, normed, threads);

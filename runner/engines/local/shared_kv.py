@@ -1,0 +1,45 @@
+"""The two kinds of stores for keys and values, and what many rows read of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from runner.engines.local.homes import Homes
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.slots import Slots
+
+
+def own_kv(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int] = ()) -> OwnKv:
+    """Return a store with rows that may fill so many places each."""
+    store: OwnKv = Slots(heads) if kernels is None else Homes(heads, kernels)
+    if needs:
+        store.enter(0, len(needs), needs, needs, len(needs))
+    return store
+
+
+class SharedKv:
+    """Keys and values that many rows read: the first places of a store with a single row."""
+
+    def __init__(self, store: OwnKv, length: int) -> None:
+        self.store, self.length = store, length
+
+    @classmethod
+    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
+        """Make room for a prefix, in the order in which it will be read."""
+        return cls(own_kv(heads, kernels if kernels and kernels.has_shared else None, [length]), length)
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put all keys and values [KVH, L, D] of a layer."""
+        place = torch.arange(self.length, dtype=torch.int32, device=keys.device)
+        self.store.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, L, D] of a layer."""
+        return self.store.read(layer, 0, self.length)
+
+    def beginning(self, length: int) -> SharedKv:
+        """Return the first so many of them, of the same store."""
+        return SharedKv(self.store, length)
