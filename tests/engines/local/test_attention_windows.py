@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_attention import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
+from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
 
 from runner.engines.local import parts
 from runner.engines.local.attention import Pass, Span
 from runner.engines.local.interface import PLAIN, Softmax
-from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.windows import Window
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_windows_caps_and_sinks(
     trunk, branch = (
         [random(numbers, 2, length, 48, dtype=dtype) for _ in range(2)] for length in (TRUNK, BRANCH)
     )  # fmt: skip
-    own = OwnKv(heads, len(ROWS), 800, kernels)
+    own = own_kv(heads, kernels, [800] * len(ROWS))
     texts: list[Text] = []
     slots, places, seen, positions = [], [], [], []
     spans, new = [], []
@@ -107,7 +108,7 @@ def test_layers_with_fewer_and_narrower_heads_are_filled_up(way: str) -> None:
     """Keys of 24, values of 16 and a key-value head for all four queries, in a store of two heads of 32."""
     heads, kernels = Heads(1, 2, 2, 32, torch.float32, CPU), kernels_or_none(way)
     numbers = torch.Generator().manual_seed(2)
-    own = OwnKv(heads, 1, 40, kernels)
+    own = own_kv(heads, kernels, [40])
     query, keys, values = (
         random(numbers, rows, 20, width, dtype=torch.float32) for rows, width in ((4, 24), (1, 24), (1, 16))
     )
