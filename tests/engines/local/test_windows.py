@@ -37,12 +37,19 @@ WINDOWED = {  # family: how far its layers see
     "llama4_text": {Window(16, is_chunk=True), None},
     "deepseek_v3": {None},
 }
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}  # else a tiny Gemma repeats its last token for ever
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "gemma2": {"attn_logit_softcapping": 2.0},  # scores of a tiny model are small, too
+    "gemma2": LIVELY | {"attn_logit_softcapping": 1.0},
+    "gemma3_text": LIVELY,
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
     "mimo_v2_flash": {"layer_types": ["full_attention", "sliding_attention"]},
     "llama4_text": {"layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0]},
 }
+
+
+def as_ids(prompt: list[int]) -> dict[str, list[int]]:
+    """As a tokenizer, for prompts that are token ids already."""
+    return {"input_ids": prompt}
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     assert heads is not None, engine.stats.notes
     assert set(heads.windows) == WINDOWED[family]
     model = AutoModelForCausalLM.from_pretrained(engine.config.model.name, dtype="float32").eval()
-    expected = generated(model, lambda ids: {"input_ids": ids}, PROMPTS, NEW_TOKENS)  # type: ignore[arg-type]
+    expected = generated(model, as_ids, PROMPTS, NEW_TOKENS)  # type: ignore[arg-type]
     asked = [Request(number, ids) for number, ids in enumerate(PROMPTS)]
     assert complete(engine, asked) == expected
     assert complete(engine, asked, 2) == expected
@@ -80,20 +87,23 @@ def test_rows_longer_than_a_window_answer_as_generate(
 
 
 def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
-    """Without windows, caps, sinks or the heat of far positions, generate itself says something else."""
+    """Without windows, caps or the heat of far positions, generate itself says something else."""
     for family, change in {
         "mistral": {"sliding_window": None},
         "gemma2": {"attn_logit_softcapping": None},
+        "gemma3_text": {"sliding_window": 128},
         "llama4_text": {"attn_temperature_tuning": False},
     }.items():
         folder = engine_of(family).config.model.name
         one, other = (
             generated(
                 AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **keys).eval(),
-                lambda ids: {"input_ids": ids}, PROMPTS[1:2], NEW_TOKENS,
-            )  # type: ignore[arg-type]
+                as_ids,
+                PROMPTS[1:2],  # type: ignore[arg-type]
+                NEW_TOKENS,
+            )
             for keys in ({}, change)
-        )  # fmt: skip
+        )
         assert one != other, family
 
 

@@ -119,16 +119,20 @@ INLINE float capped(float x, float cap) {
   return copysignf(cap * e / (2.0f + e), x);
 }
 
-/* What only some layers need is kept out of the code for each shape, which takes long to compile as it is. */
-#define APART static __attribute__((noinline))
-
-APART void hide_scores(float *scores, int64_t count) {
-  for (int64_t j = 0; j < count; j++) scores[j] = -INFINITY;
+/* What only some layers need is kept out of the code for each shape, which takes long to compile as it is: count scores
+   become capped, where there is a cap, and the first `hidden` of them are not seen. */
+static __attribute__((noinline)) void change_apart(float *scores, int count, int64_t hidden, float scale, float cap) {
+  if (cap)
+#pragma omp simd
+    for (int j = 0; j < count; j++) scores[j] = capped(scores[j] * scale, cap);
+  for (int j = 0; j < count && j < hidden; j++) scores[j] = -INFINITY;
 }
 
-APART void cap_scores(float *scores, int count, float scale, float cap) {
-#pragma omp simd
-  for (int j = 0; j < count; j++) scores[j] = capped(scores[j] * scale, cap);
+INLINE void change_scores(float *scores, int count, int64_t hidden, float scale, float cap) {
+  float copy[ROOM]; /* an array whose address is handed on may overlap with keys, for all that a compiler knows */
+  memcpy(copy, scores, count * sizeof(float));
+  change_apart(copy, count, hidden, scale, cap);
+  memcpy(scores, copy, count * sizeof(float));
 }
 
 /* Where a row's keys and values lie: the first head of the first layer, and how many places each head has. All heads of a

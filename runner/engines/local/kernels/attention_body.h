@@ -137,8 +137,7 @@ INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T 
     NAME(scores)(D, G, q, K + start * D, count, s, V + start * D);
     for (int g = 0; g < G; g++) {
       float m = -INFINITY, l = 0;
-      if (cap) cap_scores(s[g], count, raw, cap);
-      if (start < first) hide_scores(s[g], first - start);
+      if (cap || start < first) change_scores(s[g], count, first - start, raw, cap);
 #pragma omp simd reduction(max : m)
       for (int j = 0; j < count; j++) m = s[g][j] > m ? s[g][j] : m;
       m = m * scale > top[g] ? m * scale : top[g];
@@ -277,8 +276,7 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
 #undef SCORES
       }
     for (int r = 0; r < rows; r++) {
-      if (cap) cap_scores(s[r], full, raw, cap);
-      if (start < first[r]) hide_scores(s[r], first[r] - start < full ? first[r] - start : full);
+      if (cap || start < first[r]) change_scores(s[r], full, first[r] - start, raw, cap);
       for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < full; j++) s[r][j] = -INFINITY;
       __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
       for (int j = 0; j < full; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(&s[r][j]));
