@@ -105,7 +105,7 @@ def run_fresh(job: Job, python: str = sys.executable) -> Outcome:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of `random` (a 135M Llama shape of noise, made on first use), `mixture`, `embedded`, or a folder."""
+    """Return the folder of `random` or `mixture` (made of noise on first use), of `embedded`, or a folder."""
     if name == "random":
         shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
         return random_weights.make(shape)
@@ -119,7 +119,10 @@ def model_folder(name: str) -> Path:
 
 def _mixture() -> Path:
     """Return the folder of a mixture of experts, made of noise on first use."""
-    folder = Path("~/.cache/runner/random_weights").expanduser() / f"mixture-{sha256(repr(MIXTURE).encode()).hexdigest()[:12]}"
+    folder = (
+        Path("~/.cache/runner/random_weights").expanduser()
+        / f"mixture-{sha256(repr(MIXTURE).encode()).hexdigest()[:12]}"
+    )
     if not folder.is_dir():
         import torch  # here, because most benchmarks leave it to the processes that they start
         from transformers import AutoModelForCausalLM, Qwen3MoeConfig

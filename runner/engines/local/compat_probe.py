@@ -135,11 +135,7 @@ def _look(model: Any, ids: torch.Tensor) -> Heads:
     layers, all_shapes = len(shapes), list(shapes.values())
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
     kv_heads, width = (max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width"))
-    if (
-        set(shapes) != set(range(layers))
-        or len(alike) != 1
-        or any(kv_heads % shape.kv_heads for shape in all_shapes)
-    ):
+    if set(shapes) != set(range(layers)) or len(alike) != 1 or any(kv_heads % shape.kv_heads for shape in all_shapes):
         raise NotImplementedError(f"{len(set(all_shapes))} shapes of attention in {layers} layers")
     [(query_heads, dtype, device)] = alike
     if device.type == "cpu":  # whole vectors, for the kernels

@@ -38,12 +38,12 @@ class Piece:
 
 
 class Before:
-    """Stands in for a KV cache where a model counts what lies before a pass (Llama 4): so much for each of its tokens."""
+    """Stands in for a KV cache where a model counts what lies before a pass (Llama 4): as much for each token."""
 
     def __init__(self, positions: list[int], device: torch.device) -> None:
         self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
 
-    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # noqa: ARG002  # the cache's own names
+    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the cache's own names
         """Return what is to be added to a token's place in the pass for its position."""
         return self.counts
 
@@ -144,7 +144,9 @@ class Forward:
                 **before,
             )
         logits: torch.Tensor = output.logits[0]
-        if keep is not None and len(logits) != len(keep):  # a model that does not know the key hands it on, and gives all
+        if keep is not None and len(logits) != len(
+            keep
+        ):  # a model that does not know the key hands it on, and gives all
             logits = logits[keep]
         return logits
 

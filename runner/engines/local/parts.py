@@ -1,4 +1,4 @@
-"""Attention over some of the keys that tokens see, by matrix products: what the tiles of attention_body.h do elsewhere."""
+"""Attention over some of the keys that tokens see, by matrix products: where no kernel goes tile by tile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def over_keys(
     what: Pass, turn: Turn, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first: torch.Tensor | None, limit: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Attend [KVH, N, D] to keys and values [KVH, L, D]; first, limit [N] int32: from which key to which each row sees."""
+    """Attend [KVH, N, D] to keys and values [KVH, L, D]; first, limit [N] int32: from where to where each row sees."""
     kv_heads, rows, _ = query.shape
     step = max(SCORES // (kv_heads * keys.shape[1]), 64)
     if rows <= step:

@@ -277,7 +277,11 @@ def test_a_home_serves_the_next_row_like_the_one_that_left() -> None:
         own.leave(0, active, is_sound=active != 2)
     assert own.held == 130, "a row without numbers has left its own behind in its home: nobody gets it"
     own.enter(0, 3, [20, 90, 100], [1, 1, 1], 3)
-    assert [home is found for home, found in zip(own.homes, (thirty, hundred, long), strict=True)] == [True, True, False]
+    assert [home is found for home, found in zip(own.homes, (thirty, hundred, long), strict=True)] == [
+        True,
+        True,
+        False,
+    ]
     assert own.homes[2].capacity == 112
     own.leave(0, 3)
     own.keep_spare(29)

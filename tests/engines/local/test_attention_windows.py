@@ -55,7 +55,12 @@ def expected(
 @pytest.mark.parametrize("softmax", [PLAIN, Softmax(cap=2.5, sinks=SINKS)], ids=["plain", "cap and sinks"])
 @pytest.mark.parametrize("is_step", [True, False], ids=["step", "prompts"])
 def test_windows_caps_and_sinks(
-    is_step: bool, softmax: Softmax, window: Window | None, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
+    is_step: bool,
+    softmax: Softmax,
+    window: Window | None,
+    dtype: torch.dtype,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heads, kernels = Heads(1, 2, 3, 48, dtype, CPU, (window,)), kernels_or_none(way)
     monkeypatch.setattr(parts, "SCORES", 6 * 64 * 90)  # long prompts are read in pieces

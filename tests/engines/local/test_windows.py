@@ -10,6 +10,7 @@ import pytest
 import torch
 from streams import complete, generated
 from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import masking_utils as typed
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
@@ -21,11 +22,12 @@ from runner.engines.local.engine import LocalEngine
 from runner.engines.local.windows import MASKS, Window
 from tools import families
 
+masking_utils: Any = typed
 Make = Callable[..., RunnerConfig]
 NEW_TOKENS = 24
 SHARED = [30 + place * 7 % 90 for place in range(45)]  # longer than any window, so that parts of it leave the view
 PROMPTS = [
-    SHARED + [60, 61, 62], SHARED + list(range(100, 121)), SHARED + list(range(100, 119)), SHARED + [9],
+    [*SHARED, 60, 61, 62], [*SHARED, *range(100, 121)], [*SHARED, *range(100, 119)], [*SHARED, 9],
     list(range(130, 190)), [5], list(range(40, 53)),
 ]  # fmt: skip
 WINDOWED = {  # family: how far its layers see
@@ -109,11 +111,15 @@ def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[s
 
 def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real sizes, at which a mask of a few tokens would say nothing."""
-    from transformers import masking_utils
-
-    settings = MistralConfig(sliding_window=4096, attention_chunk_size=8192, attn_implementation="eager")
+    settings = MistralConfig(sliding_window=4096, attention_chunk_size=8192)
+    settings._attn_implementation = "eager"
     monkeypatch.setitem(masking_utils.AttentionMaskInterface._global_mapping, "eager", MASKS.build)
-    given = {"config": settings, "inputs_embeds": torch.zeros(1, 2, 8), "attention_mask": None, "past_key_values": None}
+    given: dict[str, Any] = {
+        "config": settings,
+        "inputs_embeds": torch.zeros(1, 2, 8),
+        "attention_mask": None,
+        "past_key_values": None,
+    }
     for make, window in (
         (masking_utils.create_causal_mask, None),
         (masking_utils.create_sliding_window_causal_mask, Window(4096)),
