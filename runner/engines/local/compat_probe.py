@@ -81,8 +81,8 @@ def probe_heads(loaded: Loaded) -> Heads:
     ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
-            _check_cache(model, ids[None, :2])
-            heads = _look(model, ids[None, :2])
+            kept = _check_cache(model, ids[None, :2])
+            heads = _look(model, ids[None, :2], kept)
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
             ours = _scheduled(model, heads, ids.tolist())
     except Incompatible:
@@ -110,8 +110,12 @@ class _Shape:
     device: torch.device
 
 
-def _look(model: Any, ids: torch.Tensor) -> Heads:
-    """Return what holds the heads of all layers, with the window of each as far as all of them are known."""
+def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
+    """Return what holds the heads of all layers, with the window of each as far as all of them are known.
+
+    kept: how many tokens the cache of each layer keeps. Where that is less than its mask shows, generate has a window
+    of its own kind, from the second token on.
+    """
     shapes: dict[int, _Shape] = {}
     windows: dict[int, Window | None] = {}
 
@@ -141,14 +145,17 @@ def _look(model: Any, ids: torch.Tensor) -> Heads:
     if device.type == "cpu":  # whole vectors, for the kernels
         width = -(-width // native.LANES) * native.LANES
     known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
+    pairs = zip(kept, known, strict=True) if len(kept) == len(known) else [(one, None) for one in kept]
+    if any(most is not None and (window is None or window.size > most) for most, window in pairs):
+        known = ()
     settings = model.config.get_text_config()
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
         raise Incompatible("its attention sees one chunk of a text at a time")
     return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known)
 
 
-def _check_cache(model: Any, ids: torch.Tensor) -> None:
-    """Incompatible where the model keeps anything else than the keys and values of every token.
+def _check_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible where the model keeps anything else than the keys and values of every token.
 
     This is asked of the cache that it fills, since what is missing need not show in the logits of a short trial.
     """
@@ -159,6 +166,7 @@ def _check_cache(model: Any, ids: torch.Tensor) -> None:
     if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
         what = ", ".join(sorted(others)) or "a cache of its own"
         raise Incompatible(f"it keeps other state than keys and values: {what}")
+    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
 def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:

@@ -19,7 +19,7 @@ Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.
 
 
 class Unknown(Exception):
-    """A layer is handed no mask, or one of its model's own making."""
+    """A layer is handed no mask, one of its model's own making, or one that hangs on more than positions."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Masks:
     """Builds the masks of a model that is looked at, and knows what each of them hides."""
 
     def __init__(self) -> None:
-        self._built: list[tuple[torch.Tensor, Window | None]] = []
+        self._built: list[tuple[torch.Tensor, Window | None | Unknown]] = []
 
     def forget(self) -> None:
         """Let go of the masks, before and after a look."""
@@ -52,7 +52,12 @@ class Masks:
         queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
         seen = _seen(mask_function, queries + q_offset, keys + kv_offset)
         mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
-        self._built.append((mask, _window(mask_function, local_size, device)))
+        window: Window | None | Unknown
+        try:
+            window = _window(mask_function, local_size, device)
+        except IndexError:  # the rule looks something up for each of these few tokens, such as what is a picture
+            window = Unknown()
+        self._built.append((mask, window))
         return mask
 
     def window(self, mask: torch.Tensor | None) -> Window | None:
@@ -61,6 +66,8 @@ class Masks:
             raise Unknown
         for built, window in self._built:
             if mask.data_ptr() == built.data_ptr():
+                if isinstance(window, Unknown):
+                    raise window
                 return window
         hides = mask.dtype == torch.bool or bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all())
         if not hides:

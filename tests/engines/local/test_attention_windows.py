@@ -70,7 +70,10 @@ def test_windows_caps_and_sinks(
     )  # fmt: skip
     own = own_kv(heads, kernels, [800] * len(ROWS))
     texts: list[Text] = []
-    slots, places, seen, positions = [], [], [], []
+    slots: list[int] = []
+    places: list[int] = []
+    seen: list[int] = []
+    positions: list[int] = []
     spans, new = [], []
     on: dict[int, list[int]] = {1: [], 2: []}  # tokens that stand on the trunk, and on the branch, too
     for slot, (depth, before, count, is_span) in enumerate(ROWS):

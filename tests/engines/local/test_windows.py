@@ -78,7 +78,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     assert set(heads.windows) == WINDOWED[family]
     model = AutoModelForCausalLM.from_pretrained(engine.config.model.name, dtype="float32").eval()
     expected = generated(model, as_ids, PROMPTS, NEW_TOKENS)  # type: ignore[arg-type]
-    asked = [Request(number, ids) for number, ids in enumerate(PROMPTS)]
+    asked = [Request(number, tuple(ids)) for number, ids in enumerate(PROMPTS)]
     assert complete(engine, asked) == expected
     assert complete(engine, asked, 2) == expected
     monkeypatch.setattr(forward, "SHORT_SPAN", 8)
@@ -90,12 +90,13 @@ def test_rows_longer_than_a_window_answer_as_generate(
 
 def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
     """Without windows, caps or the heat of far positions, generate itself says something else."""
-    for family, change in {
+    changes: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": None},
         "gemma2": {"attn_logit_softcapping": None},
         "gemma3_text": {"sliding_window": 128},
         "llama4_text": {"attn_temperature_tuning": False},
-    }.items():
+    }
+    for family, change in changes.items():
         folder = engine_of(family).config.model.name
         one, other = (
             generated(
@@ -111,7 +112,8 @@ def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[s
 
 def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real sizes, at which a mask of a few tokens would say nothing."""
-    settings = MistralConfig(sliding_window=4096, attention_chunk_size=8192)
+    settings: Any = MistralConfig(sliding_window=4096)
+    settings.attention_chunk_size = 8192
     settings._attn_implementation = "eager"
     monkeypatch.setitem(masking_utils.AttentionMaskInterface._global_mapping, "eager", MASKS.build)
     given: dict[str, Any] = {
