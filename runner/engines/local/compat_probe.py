@@ -155,7 +155,7 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
 
 
 def _check_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
-    """Return how many tokens each layer's cache keeps, None = all; Incompatible where the model keeps anything else than the keys and values of every token.
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible where it keeps other state.
 
     This is asked of the cache that it fills, since what is missing need not show in the logits of a short trial.
     """

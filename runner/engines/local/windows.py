@@ -38,7 +38,7 @@ class Masks:
     """Builds the masks of a model that is looked at, and knows what each of them hides."""
 
     def __init__(self) -> None:
-        self._built: list[tuple[torch.Tensor, Window | None | Unknown]] = []
+        self._built: list[tuple[torch.Tensor, Window | Unknown | None]] = []
 
     def forget(self) -> None:
         """Let go of the masks, before and after a look."""
@@ -52,7 +52,7 @@ class Masks:
         queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
         seen = _seen(mask_function, queries + q_offset, keys + kv_offset)
         mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
-        window: Window | None | Unknown
+        window: Window | Unknown | None
         try:
             window = _window(mask_function, local_size, device)
         except IndexError:  # the rule looks something up for each of these few tokens, such as what is a picture
