@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="random",
-        help="random (a 135M Llama shape), mixture (of 32 experts, 192M), embedded or a FOLDER",
+        help="random (a 135M Llama), mixture (of 32 experts, 192M), embedded or a FOLDER",
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--requests", type=int, default=128)

@@ -33,8 +33,8 @@ transformers' own `generate`, one prompt at a time. `python -m tools.families` w
 
 Before the work the runner tries these ways on a few tokens and takes the quickest one that gives the right answers.
 A note in the result says why a quicker one was left out; the last column says the same. Windows are shorter than these
-prompts. Long rows may go a slower way than short ones: where a rotary embedding changes with the length, or where only the
-model's cache, and not its mask, has a window.
+prompts. Long rows may go a slower way than short ones: where a rotary embedding changes with the length, or where the
+model's cache has a window and its mask has none.
 
 | family | class | way | why |
 |---|---|---|---|

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.core.dtypes import BYTES
 
-PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # own prompt tokens that enter in one pass
+PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of prompts that one pass reads
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once: beyond these, products of matrices get no faster
 
 
@@ -24,9 +24,9 @@ class Pass:
 
 
 def streamed(device: str, rows: int, prompt_tokens: int) -> Pass:
-    """Return the largest pass in which the scheduler reads prompts: a prompt is never cut, and one always enters."""
+    """Return the largest pass in which the scheduler reads prompts: those that are longer go through in pieces."""
     most = PREFILL_TOKENS.get(device, PREFILL_TOKENS["cpu"])
-    return Pass(max(1, min(rows, most // max(prompt_tokens, 1))), prompt_tokens)
+    return Pass(max(1, min(rows, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
 
 
 def place_bytes(settings: dict[str, Any], dtype_bytes: int) -> int:

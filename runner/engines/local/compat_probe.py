@@ -176,7 +176,7 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
     own = own_kv(heads, forward.kernels, [SUFFIX + 1])
-    forward.read_prefix(prefix)
+    forward.read_prefix(prefix, PREFIX)
     read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -28,13 +27,19 @@ AT_ONCE = 2**22  # of them, in float32 and as a logarithm
 
 @dataclass
 class Piece:
-    """Neighbouring tokens of a row that enters, with the tokens whose logits are wanted: its last, or the targets'."""
+    """Neighbouring tokens of a row; logits are wanted after those that targets follow, or after the last of all."""
 
     row: Row
     slot: int
     ids: list[int]
     before: int = 0  # own places filled by earlier pieces
     targets: list[int] = field(default_factory=list)  # what follows each of its last tokens, for scoring
+    is_last: bool = True  # of what the row has pending
+
+    @property
+    def wanted(self) -> int:
+        """After how many of its tokens logits are wanted."""
+        return len(self.targets) or int(self.is_last)
 
 
 class Before:
@@ -62,15 +67,21 @@ class Forward:
         self.whole: WholePass | None = None  # does it in a single call where it can
         self.most_tokens = self.most_logits = 0  # of one pass so far: tokens read, and logits left
 
-    def read_prefix(self, prefix: Prefix) -> None:
-        """Compute keys and values of a prefix, which stands on those above it."""
-        count = len(prefix.tokens)
-        into = SharedKv.empty(self.heads, count, self.kernels)
-        zeros, places = self._ints([0] * count), self._ints(range(count))
+    def read_prefix(self, prefix: Prefix, most: int) -> int:
+        """Compute keys and values of the next tokens of a prefix, so many at most; return how many it were."""
+        into = prefix.partial or SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
+        before = prefix.read
+        ids = prefix.tokens[before : before + most]
+        count, first = len(ids), prefix.start + before
+        zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
         uses = self._uses([prefix.path[:-1]], [0] * count)
-        what = Pass(self.heads, self.kernels, into.store, zeros, places, zeros, uses, [Span(0, count)])
-        self._forward(what, prefix.tokens, list(range(prefix.start, prefix.length)), [count - 1])
-        prefix.kv = into
+        spans = [Span(0, count, before=before)]
+        what = Pass(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
+        self._forward(what, ids, list(range(first, first + count)), [count - 1])
+        prefix.partial, prefix.read = into, before + count
+        if prefix.read == len(prefix.tokens):
+            prefix.kv, prefix.partial = into, None
+        return count
 
     def read_prompts(self, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces of rows that enter, each into its slot; return the logits [n, V] that they want, in order."""
@@ -94,10 +105,13 @@ class Forward:
             places += range(before, before + count)
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
-            kept += range(len(ids) - max(len(piece.targets), 1), len(ids))
+            kept += range(len(ids) - piece.wanted, len(ids))
         uses = self._uses([piece.row.path for piece in pieces], of_row)
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
-        return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept)
+        logits = self._forward(
+            Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept or [len(ids) - 1]
+        )
+        return logits[: len(kept)]
 
     def uses_of(self, rows: Sequence[Row]) -> list[Use]:
         """Return the prefixes that rows stand on, one token each; they serve until the rows change."""
@@ -182,41 +196,27 @@ def most_positions(device: torch.device, vocab_size: int) -> int:
     return max(MOST_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 
-def read_entering(
-    forward: Forward, own: OwnKv, going: list[Row], rows: list[Row], given: list[Row], first_slot: int, most: int
-) -> torch.Tensor:
-    """Read rows that enter the slots from the first on, and score; return the logits [n, V] of rows that decode.
-
-    Those on their way that go along take their next step: their logits come first, then those after the prompts. A
-    continuation whose logits are too many for one pass goes through in several.
-    """
-    cut = [[Piece(row, slot, row.tokens[-1:], row.places)] for slot, row in enumerate(going)]
-    cut += [_pieces(row, slot, most) for slot, row in enumerate([*rows, *given], start=first_slot)]
-    first: torch.Tensor | None = None
-    for some in zip_longest(*cut):
-        pieces = [piece for piece in some if piece is not None]
-        logits = forward.read_prompts(own, pieces)
-        if first is None:
-            count = len(going) + len(rows)
-            first, logits = logits[:count], logits[count:]
-        for piece in pieces:
-            if piece.targets:
-                count = len(piece.targets)
-                score(piece.row, logits[:count], piece.targets)
-                logits = logits[count:]
-    assert first is not None
-    return first
-
-
-def _pieces(row: Row, slot: int, most: int) -> list[Piece]:
-    """Cut what is pending of a row that enters a slot: all but what it has copies of, or for few enough logits each."""
-    pending = row.pending
+def next_piece(row: Row, slot: int, tokens: int, logits: int) -> Piece:
+    """Cut the next piece of what a row has pending: so many tokens at most, and so many whose logits score the next."""
+    pending, start = row.pending, row.places
+    end = min(start + tokens, len(pending))
     if row.given is None:
-        return [Piece(row, slot, pending[row.copied :], row.copied)]
-    pieces = []
-    start, end = 0, len(pending) - len(row.given) + most
-    for first in range(0, len(row.given), most):
-        targets = row.given[first : first + most]
-        pieces.append(Piece(row, slot, pending[start:end], start, targets))
-        start, end = end, end + most
-    return pieces
+        return Piece(row, slot, pending[start:end], start, is_last=end == len(pending))
+    scored_from = len(pending) - len(row.given)  # the token that the continuation's first one follows
+    end = min(end, max(start, scored_from) + logits)
+    targets = row.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
+    return Piece(row, slot, pending[start:end], start, targets, end == len(pending))
+
+
+def read_pieces(forward: Forward, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
+    """Read pieces in one pass, and score; return the logits [n, V] of the others whose last piece it was, in order."""
+    logits = forward.read_prompts(own, pieces)
+    first = 0
+    others: list[int] = []
+    for piece in pieces:
+        if piece.targets:
+            score(piece.row, logits[first : first + piece.wanted], piece.targets)
+        else:
+            others += range(first, first + piece.wanted)
+        first += piece.wanted
+    return logits if len(others) == first else logits[others]

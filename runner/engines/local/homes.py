@@ -50,7 +50,7 @@ class Homes(OwnKv):
         """Places that were ever written."""
         return sum(home.filled for home in (*self.homes, *self._spare))
 
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:  # noqa: ARG002
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """Give each row that enters a home."""
         self.homes[at:at] = [self._home(need) for need in needs[at : at + count]]
         self._number()

@@ -36,6 +36,8 @@ class Prefix:
     parent: Prefix | None = None
     users: int = 0  # rows on their way that stand on it, those on its children included
     kv: Any = field(default=None, repr=False)  # keys and values, while somebody needs them
+    partial: SharedKv | None = field(default=None, repr=False)  # those that are there, while it is read in pieces
+    read: int = 0  # tokens in there
 
     @property
     def path(self) -> list[Prefix]:
@@ -51,6 +53,15 @@ class Prefix:
     def start(self) -> int:
         """Tokens of the prompt before this prefix."""
         return self.parent.length if self.parent else 0
+
+    @property
+    def held(self) -> int:
+        """Tokens whose keys and values are there."""
+        return self.read if self.kv is None else len(self.tokens)
+
+    def forget(self) -> None:
+        """Let go of keys and values."""
+        self.kv, self.partial, self.read = None, None, 0
 
 
 def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> list[Prefix | None]:
@@ -155,13 +166,19 @@ class Prefixes:
             places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.path)
         return sorted(rows, key=lambda row: (places[id(row)], -row.need))
 
-    def compute(self, row: Row) -> None:
-        """Have keys and values of all prefixes of a row."""
+    def compute(self, row: Row, most: int) -> bool:
+        """Compute keys and values of a row's prefixes; return whether all are there.
+
+        What takes more than one pass of so many tokens gets one at a time: others are on their way.
+        """
         for prefix in row.path:
             if prefix.kv is None:
-                self.forward.read_prefix(prefix)
-                self.tokens += len(prefix.tokens)
-                self.stats.prefill_tokens += len(prefix.tokens)
+                count = self.forward.read_prefix(prefix, most)
+                self.tokens += count
+                self.stats.prefill_tokens += count
+            if prefix.kv is None:
+                return False
+        return True
 
     def release(self, row: Row) -> None:
         """Let go of what no other row stands on."""
@@ -173,15 +190,14 @@ class Prefixes:
             self._alive[key].remove(prefix)
             if not self._alive[key]:
                 del self._alive[key]
-            if prefix.kv is not None:
-                prefix.kv = None
-                self.tokens -= len(prefix.tokens)
+            self.tokens -= prefix.held
+            prefix.forget()
 
     def forget(self) -> None:
         """Drop all keys and values; they are computed again where they are needed."""
         for prefixes in self._alive.values():
             for prefix in prefixes:
-                prefix.kv = None
+                prefix.forget()
         self.tokens = 0
 
     def _deepest(self, prompt: Sequence[int]) -> Prefix | None:

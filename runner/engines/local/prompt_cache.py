@@ -81,13 +81,12 @@ class PromptCache:
         self._touch(found)
         row.blocks, row.copied = [block.at for block in found], start
 
-    def copy(self, rows: Sequence[Row], own: OwnKv, first: int) -> None:
-        """Put what was found for rows, which have the slots from the first on, into the first places of their slots."""
-        for slot, row in enumerate(rows, start=first):
-            if row.blocks and self._store is not None:
-                chosen = torch.tensor(row.blocks, device=own.heads.device)
-                for mine, theirs in self._pairs(own, slot):
-                    theirs[:, : len(row.blocks)] = mine[chosen].transpose(0, 1)
+    def copy(self, row: Row, own: OwnKv, slot: int) -> None:
+        """Put what was found for a row into the first places of its slot."""
+        if row.blocks and self._store is not None:
+            chosen = torch.tensor(row.blocks, device=own.heads.device)
+            for mine, theirs in self._pairs(own, slot):
+                theirs[:, : len(row.blocks)] = mine[chosen].transpose(0, 1)
 
     def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
         """Keep what the slot of a row holds: of its prompt, and of its answer in whole blocks."""

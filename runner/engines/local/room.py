@@ -28,7 +28,8 @@ class Room:
         self.heads, self.stats, self.forward, self.prefixes = heads, stats, forward, prefixes
         self.asked_rows = asked_rows  # None: nobody minds how many
         self.waiting: deque[Row] = deque()
-        self.active: list[Row] = []
+        self.active: list[Row] = []  # have the first slots of the store, in this order
+        self.reading: list[Row] = []  # behind them: rows whose long prompts are read in pieces
         self.budget_tokens = 0  # whose keys and values may be held
         self._cost = Slots.cost if forward.kernels is None else Homes.cost
         self._empty()
@@ -54,14 +55,14 @@ class Room:
         def few(rows: int) -> int:  # a pass for one row costs as much as one for ten
             return 1 if goes_along else max(rows // SHARE_TO_ENTER, 1)
 
-        on_way = len(self.active)
+        on_way = len(self.active) + len(self.reading)
         free = min(self.most_rows - on_way, len(self.waiting))
         is_full = self.full_at and on_way > self.full_at - few(self.full_at)
-        return 0 if on_way and (is_full or free < min(few(self.most_rows), len(self.waiting))) else free
+        return 0 if self.active and (is_full or free < min(few(self.most_rows), len(self.waiting))) else free
 
     def _fits(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the budget has room for one more row beside others, with its prefixes."""
-        missing = sum(len(prefix.tokens) for prefix in row.path if prefix.kv is None)
+        missing = sum(len(prefix.tokens) - prefix.held for prefix in row.path)
         needs = [one.need for one in others]
         return self._cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.budget_tokens
 
@@ -72,12 +73,22 @@ class Room:
             tokens = f"{self.budget_tokens:,} tokens of keys and values"
             self.stats.notes.append(f"{MEMORY_IS_SHORT} {tokens}: {rows} rows at once, {self.most_rows} were asked for")
 
-    def _make_room(self, entering: Sequence[Row]) -> None:
-        """Have a slot for each row that enters, behind those on their way."""
+    def _make_room(self, whole: Sequence[Row], long: Sequence[Row]) -> OwnKv:
+        """Have a slot for each row that enters: behind the active rows, or of long prompts, behind those being read."""
         if self.own is None:
             self.own = own_kv(self.heads, self.forward.kernels)
-        needs = [row.need for row in (*self.active, *entering)]
-        held = [row.places + 1 for row in self.active] + [len(row.pending) for row in entering]
-        expected = min(self.most_rows, len(needs) + len(self.waiting), self.budget_tokens // max(*needs, 1))
-        self.own.enter(len(self.active), len(entering), needs, held, max(expected, len(needs)))
-        self.own.keep_spare(max(self.budget_tokens - self.prefixes.tokens - self._cost(needs), 0))
+        rows = [*self.active, *whole, *self.reading]
+        self._let_in(self.own, rows, len(self.active), len(whole))
+        rows += long
+        self._let_in(self.own, rows, len(rows) - len(long), len(long))
+        cost = self._cost([row.need for row in rows])
+        self.own.keep_spare(min(cost, max(self.budget_tokens - self.prefixes.tokens - cost, 0)))
+        return self.own
+
+    def _let_in(self, own: OwnKv, rows: Sequence[Row], at: int, count: int) -> None:
+        """Let so many of the rows, from one place on, into the store."""
+        if not count:
+            return
+        needs = [row.need for row in rows]
+        expected = min(self.most_rows, len(rows) + len(self.waiting), self.budget_tokens // max(*needs, 1))
+        own.enter(at, count, needs, [len(row.pending) for row in rows], max(expected, len(rows)))

@@ -15,26 +15,25 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, Completion, Event, RequestId
 from runner.engines.local.attention import Use
-from runner.engines.local.forward import Forward, most_positions, read_entering, scored
+from runner.engines.local.entering import Entering
+from runner.engines.local.forward import Piece, read_pieces, scored
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.memory import Watch, let_go
+from runner.engines.local.memory import let_go
 from runner.engines.local.own_memory import note_kv, note_pass
-from runner.engines.local.prefix_tree import ConversationCache, Prefixes
+from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
-from runner.engines.local.room import Room
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.engines.stats import EngineStats, RowCount
 from runner.models.load import Loaded
 
 
-class Scheduler(Room):
+class Scheduler(Entering):
     """Decodes rows over one store, which is made when rows come and goes when the last one has left."""
 
     def __init__(
@@ -47,13 +46,8 @@ class Scheduler(Room):
         conversations: ConversationCache,
         prompts: PromptCache,
     ) -> None:
-        self.loaded, self.stopping, self.count = loaded, stopping, RowCount(stats)
-        self.conversations, self.prompts = conversations, prompts
-        forward = Forward(loaded.model, heads)
-        super().__init__(heads, stats, forward, Prefixes(forward, stats, conversations), asked_rows)
-        self.vocab_size = int(loaded.metrics["vocab_size"])
-        self.most_positions = most_positions(heads.device, self.vocab_size)
-        self.memory = Watch(loaded.model, heads.device)
+        self.stopping, self.count = stopping, RowCount(stats)
+        super().__init__(loaded, heads, stats, asked_rows, conversations, prompts)
         self._rest()
 
     def _rest(self) -> None:
@@ -62,8 +56,7 @@ class Scheduler(Room):
         self.uses: list[Use] | None = None  # prefixes of the active rows, until the rows change
         self.sampler = Sampler(self.vocab_size, self.heads.device)
         self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
-        self.has_just_scored = False
-        self.budget_s = 0.0  # when the memory was looked at that the budget is a share of
+        self.others_waited = False  # for a pass that they did not take part in, so the next one is theirs
         self.ended_rows = self.ended_tokens = 0
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
@@ -71,7 +64,7 @@ class Scheduler(Room):
     @property
     def is_busy(self) -> bool:
         """Whether rows are on their way."""
-        return bool(self.active or self.waiting)
+        return bool(self.active or self.reading or self.waiting)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait for their turn, behind those that wait already."""
@@ -82,8 +75,12 @@ class Scheduler(Room):
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
         """End the rows of these requests, with what they have got so far."""
         events: list[Event] = []
-        out = [row for row in self.waiting if row.request.id in ids]
+        out = [row for row in (*self.waiting, *self.reading) if row.request.id in ids]
         self.waiting = deque(row for row in self.waiting if row.request.id not in ids)
+        for slot, row in reversed(list(enumerate(self.reading, start=len(self.active)))):
+            if row.request.id in ids and self.own is not None:
+                self.reading.remove(row)
+                self.own.leave(slot, slot + 1, is_sound=False)
         ended = [row for row in self.active if row.request.id in ids]
         for row in (*ended, *out):
             self.stopping.cancel(row, _seconds(row), events)
@@ -97,11 +94,11 @@ class Scheduler(Room):
     def step(self) -> list[Event]:
         """Let rows in or give every active row one more token; return what came of it."""
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
-        self.at_once = len(self.active)
+        self.at_once = len(self.active) + len(self.reading)
         try:
             self._check_memory()
             entered = self._enter()
-            events = self._step() if entered is None else self._settle(*entered)
+            events = self._settle(*entered) if entered else self._step() if self.active else []
         except MEMORY_ERRORS as error:
             events = self._shrink(error)
         passed = time.perf_counter() - started
@@ -113,114 +110,94 @@ class Scheduler(Room):
 
     def close(self) -> None:
         """Let go of all rows."""
-        for row in (*self.active, *self.waiting):
+        for row in (*self.active, *self.reading, *self.waiting):
             self.prefixes.release(row)
-        self.active = []
+        self.active, self.reading = [], []
         self.waiting.clear()
         self._rest()
 
     # ---------------------------------------------------------------------------------------- entering
 
     def _enter(self) -> tuple[list[tuple[Row, int]], list[Event]] | None:
-        """Let waiting rows in, if it is time and there is room; return their first new tokens, and what was scored."""
-        free = self._may_enter(bool(self.waiting) and self._goes_along(self.waiting[0]))
-        if not free or (self.active and self.has_just_scored):
-            self.has_just_scored = False
+        """Let rows in and read on, if it is time and there is room; return first new tokens, and what was scored."""
+        joins = bool(self.reading and self.forward.kernels)
+        free = self._may_enter(joins or (bool(self.waiting) and self._goes_along(self.waiting[0])))
+        if not (free or self.reading) or (self.active and self.others_waited):
+            self.others_waited = False
             return None
         started = time.perf_counter()
+        self._look()
         entering: list[Row] = []
-        self.memory.look()
-        if self.memory.looked_s != self.budget_s:  # seen anew, here or before this step
-            self._set_budget()
-            self.budget_s = self.memory.looked_s
         try:
-            self._choose(entering, free)
-            if not entering:
+            most = self._most_tokens(len(self.active) if self.forward.kernels else 0)
+            long = self._choose(entering, free, most)
+            self.stats.prefill_s += time.perf_counter() - started  # prefixes were read
+            if not (entering or self.reading):
                 return None
             self.at_once += len(entering)
-            going = len(self.active) if self._goes_along(entering[0]) else 0
-            entered = self._prefill(entering, self.active[:going])
+            return self._prefill([row for row in entering if row not in long], long, most)
         except BaseException:
             self.waiting.extendleft(reversed(entering))
+            self._set_back()
             raise
-        read = sum(len(row.pending) - row.copied for row in entering)
-        if not self.waiting and not going:
-            machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
-        self.stats.prefill_s += (time.perf_counter() - started) * read / (read + going)
-        return entered
 
-    def _goes_along(self, row: Row) -> bool:
-        """Whether a row that enters is read in a pass in which the others decode: kernels attend token by token."""
-        return bool(self.active) and len(row.pending) < self.forward.short_span
+    def _prefill(self, whole: list[Row], long: list[Row], most: int) -> tuple[list[tuple[Row, int]], list[Event]]:
+        """Read prompts of rows that enter, and pieces of long ones, while those on their way go along or wait.
 
-    def _choose(self, entering: list[Row], free: int) -> None:
-        """Move rows that enter in this pass from those that wait."""
-        tokens = positions = 0
-        most = self.memory.most_tokens(PREFILL_TOKENS.get(self.heads.device.type, 1024))
-        while self.waiting and len(entering) < free:
-            row = self.waiting[0]
-            if entering and self._goes_along(row) != self._goes_along(entering[0]):
-                break
-            self.prompts.find(row)
-            tokens += len(row.pending) - row.copied
-            positions += len(row.given or ())
-            if entering and tokens > most:
-                break
-            if entering and row.given is not None and positions > self.most_positions:
-                break
-            if (entering or self.active) and not self._fits(row, [*self.active, *entering]):
-                self.full_at = len(self.active) + len(entering)
-                self._say_short(len(self.active) + len(entering))
-                break
-            self.prefixes.compute(row)
-            entering.append(self.waiting.popleft())
-
-    def _prefill(self, entering: list[Row], going: list[Row]) -> tuple[list[tuple[Row, int]], list[Event]]:
-        """Read the own prompts of rows that enter, while those on their way go along or wait.
-
-        Rows with a continuation to score lie last, and leave at once.
+        Rows with a continuation to score lie behind the others, and leave at once.
         """
-        now = time.perf_counter()
-        rows = [row for row in entering if row.given is None]
-        given = [row for row in entering if row.given is not None]
-        self._make_room([*rows, *given])
-        assert self.own is not None
-        self.prompts.copy(rows, self.own, len(self.active))
-        logits = read_entering(self.forward, self.own, going, rows, given, len(self.active), self.most_positions)
-        for row in entering:
-            row.entered_s = row.entered_s or now
-        for slot, row in enumerate([*rows, *given], start=len(self.active)):
-            self.own.fill(slot, len(row.pending))
-        for row in rows:
-            row.places = len(row.pending)
-        self.stats.prefill_tokens += sum(len(row.pending) - row.copied for row in entering)
-        self.stats.shared_tokens += sum(row.shared + row.copied for row in entering)
+        started = time.perf_counter()
+        whole.sort(key=lambda row: row.given is not None)
+        own = self._make_room(whole, long)
+        reading = [*self.reading, *long]
+        first = len(self.active)
+        for slot, row in enumerate([*whole, *reading], start=first):
+            if row in self.reading:
+                continue
+            self.prompts.copy(row, own, slot)
+            row.places, row.entered_s = row.copied, row.entered_s or started
+            self.stats.shared_tokens += row.shared + row.copied
+        read = self._pieces(whole, reading, most)
+        goes_along = bool(self.forward.kernels) if reading else self._goes_along(whole[0])
+        going = self.active[:] if goes_along else []
+        steps = [Piece(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(going)]
+        logits = read_pieces(self.forward, own, [*steps, *read])
+        for piece in read:
+            piece.row.places += len(piece.ids)
+            own.fill(piece.slot, piece.row.places)
+        begun = [piece.row for piece in read if piece.is_last and piece.row.given is None]
+        ended = [piece for piece in read if piece.is_last and piece.row.given is not None]
         new: list[tuple[Row, int]] = []
-        if rows or going:
-            newcomers = sampler_of(rows, self.vocab_size, self.heads.device)
-            count = len(going)
-            picked = self.sampler.pick(logits[:count]).tolist() if going else []
-            picked += newcomers.pick(logits[count:]).tolist() if rows else []
-            new = list(zip([*going, *rows], picked, strict=True))
+        if begun or going:
+            newcomers = sampler_of(begun, self.vocab_size, self.heads.device)
+            picked = self.sampler.pick(logits[: len(going)]).tolist() if going else []
+            picked += newcomers.pick(logits[len(going) :]).tolist() if begun else []
+            new = list(zip([*going, *begun], picked, strict=True))
             self.sampler.take(newcomers)
             self._note_places(going)
-            self.active += rows
-            self.uses = None
-        self._note_memory(sum(len(row.pending) for row in given))
-        for row in rows:
+        self.active += begun
+        self.reading = [row for row in reading if row.places < len(row.pending)]
+        self.uses = None
+        self._note_memory(sum(piece.row.places for piece in ended))
+        for row in begun:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
-        events: list[Event] = [scored(row, _seconds(row)) for row in given]
-        for slot, row in reversed(list(enumerate(given, start=len(self.active)))):
-            self.own.leave(slot, slot + 1, is_sound=row.error is None)
-            self.prefixes.release(row)
-        self.has_just_scored = bool(given) and not going
+        events: list[Event] = [scored(piece.row, _seconds(piece.row)) for piece in ended]
+        for piece in reversed(ended):
+            own.leave(piece.slot, piece.slot + 1, is_sound=piece.row.error is None)
+            self.prefixes.release(piece.row)
+        tokens = sum(len(piece.ids) for piece in read)
+        self.stats.prefill_tokens += tokens
+        self.others_waited = bool(first and not going and (ended or reading))
+        if not (self.waiting or self.reading or going):
+            machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
+        self.stats.prefill_s += (time.perf_counter() - started) * tokens / (tokens + len(going))
         return new, events
 
     # ---------------------------------------------------------------------------------------- decoding
 
     def _step(self) -> list[Event]:
         """Give every active row one more token."""
-        self.at_once = len(self.active)
+        self.at_once = len(self.active) + len(self.reading)
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
         self.own.lengthen(longest, max(row.need for row in self.active))
@@ -241,7 +218,7 @@ class Scheduler(Room):
 
     def _note_memory(self, scored_places: int = 0) -> None:
         """Note what keys and values take now, before rows leave, and how large passes came to be."""
-        tokens = self.prefixes.tokens + sum(row.places for row in self.active) + scored_places
+        tokens = self.prefixes.tokens + sum(row.places for row in (*self.active, *self.reading)) + scored_places
         note_kv(self.stats, tokens * self.heads.bytes_per_token)
         note_pass(self.stats, self.loaded, self.forward.most_tokens, self.forward.most_logits)
 
@@ -278,6 +255,8 @@ class Scheduler(Room):
         self.prompts.keep(row, self.own, at, self.budget_tokens)
         order = list(range(last))
         self.own.leave(at, len(self.active), is_sound=row.error is None)
+        if not self.waiting:
+            self.own.keep_spare(0)
         if at != last:
             self.active[at] = self.active[last]
             order[at] = last
@@ -292,11 +271,22 @@ class Scheduler(Room):
                 self.ended_rows += 1
                 self.ended_tokens += len(event.token_ids)
         usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
-        self.count.now(len(self.active), len(self.waiting))
-        self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in self.active)
+        on_way = [*self.active, *self.reading]
+        self.count.now(len(on_way), len(self.waiting))
+        self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in on_way)
         self.stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
     # ------------------------------------------------------------------------------------- out of memory
+
+    def _set_back(self) -> None:
+        """Have all rows wait, to continue from the tokens that they have."""
+        self.waiting.extendleft(reversed([*self.active, *self.reading]))
+        self.active, self.reading, self.own, self.uses = [], [], None, None
+        self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
+        for row in self.waiting:
+            row.places = row.copied = 0
+            row.blocks = []
+            row.unscore()
 
     def _check_memory(self) -> None:
         """Raise MemoryError before the next token of the rows is one too many; homes that nobody uses go first."""
@@ -314,14 +304,7 @@ class Scheduler(Room):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.most_rows == 1
-        back = [*self.active]
-        self.active, self.own, self.uses = [], None, None
-        self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
-        self.waiting.extendleft(reversed(back))
-        for row in self.waiting:
-            row.places = row.copied = 0
-            row.blocks = []
-            row.unscore()
+        self._set_back()
         self.prefixes.forget()
         self.conversations.forget()
         self.prompts.forget()

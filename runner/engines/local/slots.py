@@ -70,7 +70,7 @@ class Slots(OwnKv):
         """Note how many places of a slot hold tokens."""
         self.filled[slot] = max(self.filled[slot], places)
 
-    def keep_spare(self, most: int) -> bool:  # noqa: ARG002
+    def keep_spare(self, most: int) -> bool:
         """Nothing: slots that are free lie amid the tensor."""
         return False
 

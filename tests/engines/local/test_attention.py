@@ -11,7 +11,6 @@ from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv,
 
 from runner.engines.local import parts
 from runner.engines.local.attention import Pass, Span
-from runner.engines.local.homes import Homes
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import own_kv
@@ -263,29 +262,6 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     for place in (0, 99):
         own.write(0, torch.ones(1, 3, 48).to(dtype), torch.ones(1, 3, 48).to(dtype), ints([0]), ints([place]))
     assert same(2, 2)
-
-
-def test_a_home_serves_the_next_row_like_the_one_that_left() -> None:
-    heads, kernels = Heads(1, 1, 1, 16, torch.float32, CPU), kernels_or_none("compiled")
-    own = own_kv(heads, kernels, [100, 30, 5000])
-    assert isinstance(own, Homes)
-    hundred, thirty, long = own.homes
-    for slot, places in enumerate((100, 30, 900)):
-        own.fill(slot, places)
-    assert own.held == 1030, "places that were written, whatever a row may come to need"
-    for active in (3, 2, 1):
-        own.leave(0, active, is_sound=active != 2)
-    assert own.held == 130, "a row without numbers has left its own behind in its home: nobody gets it"
-    own.enter(0, 3, [20, 90, 100], [1, 1, 1], 3)
-    assert [home is found for home, found in zip(own.homes, (thirty, hundred, long), strict=True)] == [
-        True,
-        True,
-        False,
-    ]
-    assert own.homes[2].capacity == 112
-    own.leave(0, 3)
-    own.keep_spare(29)
-    assert own.held == 100
 
 
 @pytest.mark.parametrize(

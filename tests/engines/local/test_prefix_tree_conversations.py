@@ -18,8 +18,8 @@ from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.prefix_tree import MOST_CONVERSATIONS, ConversationCache
+from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import Row, Stopping
 
 Make = Callable[..., RunnerConfig]

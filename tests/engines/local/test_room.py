@@ -43,11 +43,11 @@ def test_a_long_row_leaves_room_for_short_ones(room: Room) -> None:
     room.budget_tokens = 4400  # of which rows of 100 take whole blocks: 112 each
     assert [room._fits(long, short[:count]) for count in (3, 4)] == [True, False]
     assert [room._fits(short[-1], [long, *short[:count]]) for count in (2, 3)] == [True, False]
-    room._make_room([long, *short[:3]])
+    room._make_room([long, *short[:3]], [])
     room.active = [long, *short[:3]]
     for row in room.active:
         row.places = 20
-    room._make_room(short[3:5])
+    room._make_room(short[3:5], [])
     assert isinstance(room.own, Homes)
     assert [home.capacity for home in room.own.homes] == [4000, *[112] * 5]
 
@@ -59,11 +59,11 @@ def test_plain_torch_has_as_many_slots_as_the_budget_has_room_for(room: Room, mo
     room.budget_tokens = 450
     assert [room._fits(rows[4], rows[:count]) for count in (3, 4)] == [True, False], "100 tokens each may come to need"
     room.waiting.extend(rows[1:])
-    room._make_room(rows[:1])
+    room._make_room(rows[:1], [])
     assert isinstance(room.own, Slots)
     assert (room.own.slots, room.own.capacity) == (4, 112)
     room.budget_tokens, room.active = 10_000, rows[:1]
-    room._make_room(rows[1:5])
+    room._make_room(rows[1:5], [])
     assert room.own.slots == 6, "not more than were asked for"
 
 
