@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,12 @@ from runner.core import machine
 from runner.embedded import MODEL_DIR
 
 HERE = Path(__file__).parent
+MIXTURE: dict[str, Any] = {  # a Qwen3-MoE of 192M parameters, 4 of 32 experts a token
+    "vocab_size": 49152, "hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 1536, "moe_intermediate_size": 256,
+    "num_experts": 32, "num_experts_per_tok": 4, "norm_topk_prob": True, "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 SIDES = {
     "stream": "engine_side.py",
     "plain": "engine_side.py",
@@ -103,13 +111,36 @@ def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | 
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of `random` (a 135M Llama shape of noise, made on first use), `embedded`, or a folder."""
+    """Return the folder of `random` or `mixture` (made of noise on first use), of `embedded`, or a folder."""
     if name == "random":
         shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
         return random_weights.make(shape)
+    if name == "mixture":
+        return _mixture()
     folder = MODEL_DIR if name == "embedded" else Path(name)
     if not (folder / "config.json").is_file():
         raise SystemExit(f"--model {name}: no model lies in {folder.absolute()}; use random, embedded or a FOLDER")
+    return folder
+
+
+def _mixture() -> Path:
+    """Return the folder of a mixture of experts, made of noise on first use."""
+    folder = (
+        Path("~/.cache/runner/random_weights").expanduser()
+        / f"mixture-{sha256(repr(MIXTURE).encode()).hexdigest()[:12]}"
+    )
+    if not folder.is_dir():
+        import torch  # here, because most benchmarks leave it to the processes that they start
+        from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+        torch.manual_seed(0)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".mixture-", dir=folder.parent))
+        settings = Qwen3MoeConfig(**MIXTURE, **random_weights.special_tokens())
+        AutoModelForCausalLM.from_config(settings).to(torch.bfloat16).save_pretrained(partial)
+        for tokenizer in random_weights.TOKENIZER_FILES:
+            shutil.copyfile(MODEL_DIR / tokenizer, partial / tokenizer)
+        partial.rename(folder)
     return folder
 
 

@@ -71,7 +71,11 @@ def search(job: Job) -> tuple[Job, Job]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
+    parser.add_argument(
+        "--model",
+        default="random",
+        help="random (a 135M Llama), mixture (of 32 experts, 192M), embedded or a FOLDER",
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--longest-prompt", type=int, default=1024)

@@ -32,8 +32,9 @@ transformers' own `generate`, one prompt at a time. `python -m tools.families` w
 - **refused**: not decoded at all; one message before the work says why.
 
 Before the work the runner tries these ways on a few tokens and takes the quickest one that gives the right answers.
-A note in the result says why a quicker one was left out; the last column says the same. Long rows may go a slower way
-than short ones: beyond a sliding window, or where a rotary embedding changes with the length.
+A note in the result says why a quicker one was left out; the last column says the same. Windows are shorter than these
+prompts. Long rows may go a slower way than short ones: where a rotary embedding changes with the length, or where the
+model's cache has a window and its mask has none.
 
 | family | class | way | why |
 |---|---|---|---|
@@ -51,7 +52,7 @@ SIZES: dict[str, Any] = {  # what configs call their sizes; a key that a config 
     "encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "num_encoder_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "attention_head_dim": 16, "dim_head": 16, "rotary_dim": 8,
     "max_position_embeddings": 128, "n_positions": 128, "n_ctx": 128, "seq_length": 128, "max_seq_len": 128,
-    "sliding_window": 64, "attention_window_size": 64, "attention_chunk_size": 16, "floor_scale": 16,
+    "sliding_window": 16, "attention_window_size": 64, "attention_chunk_size": 16, "floor_scale": 16,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_num_experts": 4,
     "num_experts_per_token": 2, "moe_intermediate_size": 32, "moe_k": 2, "n_shared_experts": 1, "num_shared_experts": 1,
     "shared_expert_intermediate_size": 32, "shared_intermediate_size": 32, "n_group": 1, "topk_group": 1,

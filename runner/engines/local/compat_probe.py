@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
-from runner.engines.local.attention import register, running
 from runner.engines.local.forward import Forward, Piece
+from runner.engines.local.interface import Softmax, register, running
+from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.panels import Panels
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
+from runner.engines.local.windows import LOOKING, MASKS, Unknown, Window
 from runner.engines.rows import Row
 from runner.models.load import Loaded
 
@@ -31,6 +35,8 @@ TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lo
 SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: other orders of the same sums
 COARSE = 0.15  # in 16 bits and over quantized layers
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
+NOTHING = {DummyLayer}  # holds nothing: its layer attends to the keys and values of another
+COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
 TURNED_BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
@@ -39,7 +45,7 @@ class Incompatible(Exception):
 
 
 def sliding_window(loaded: Loaded) -> float:
-    """Return how long a row may become before the model no longer sees its beginning."""
+    """Return how long a row may become before its beginning leaves a window, where layers' windows are not known."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
@@ -67,33 +73,18 @@ def probe_heads(loaded: Loaded) -> Heads:
     """Return the shape of the model's attention; Incompatible if the scheduler would not give the model's answers."""
     model = loaded.model
     settings = model.config.get_text_config()
-    if getattr(settings, "attn_temperature_tuning", None):
+    if getattr(settings, "attn_temperature_tuning", None) and settings.model_type not in COUNT_BEFORE:
         raise Incompatible("its attention counts the tokens of a pass")
-    if "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
-        raise Incompatible("its attention sees one chunk of a text at a time")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
         raise Incompatible("it is spread over several devices")
     register()
-    shapes: dict[int, tuple[int, int, int, torch.dtype, torch.device]] = {}  # of each layer
-
-    def take_down(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float) -> torch.Tensor:
-        """Attend somehow: only the shapes are of interest."""
-        shapes[layer] = key.shape[0], query.shape[0] // key.shape[0], key.shape[2], key.dtype, key.device
-        if value.shape != key.shape:
-            raise NotImplementedError("keys and values differ in size")
-        return query.transpose(0, 1)
-
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
     ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
-            _check_cache(model, ids[None, :2])
-            with running(model, take_down):
-                model(input_ids=ids[None, :2], position_ids=torch.arange(2, device=ids.device)[None], use_cache=False)
-            if set(shapes) != set(range(len(shapes))) or len(set(shapes.values())) != 1:
-                raise NotImplementedError(f"{len(set(shapes.values()))} shapes of attention in {len(shapes)} layers")
-            heads = Heads(len(shapes), *shapes[0])
+            kept = _check_cache(model, ids[None, :2])
+            heads = _look(model, ids[None, :2], kept)
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
             ours = _scheduled(model, heads, ids.tolist())
     except Incompatible:
@@ -110,17 +101,74 @@ def probe_heads(loaded: Loaded) -> Heads:
     return heads
 
 
-def _check_cache(model: Any, ids: torch.Tensor) -> None:
-    """Incompatible where the model keeps anything else than the keys and values of every token.
+@dataclass(frozen=True)
+class _Shape:
+    """What one layer hands to its attention."""
+
+    kv_heads: int
+    heads: int
+    width: int  # of keys or values, whichever is larger
+    dtype: torch.dtype
+    device: torch.device
+
+
+def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
+    """Return what holds the heads of all layers, with the window of each as far as all of them are known.
+
+    kept: how many tokens the cache of each layer keeps. Where that is less than its mask shows, generate has a window
+    of its own kind, from the second token on.
+    """
+    shapes: dict[int, _Shape] = {}
+    windows: dict[int, Window | None] = {}
+
+    def take_down(
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
+    ) -> torch.Tensor:
+        """Attend somehow: only shapes and masks are of interest."""
+        width = max(key.shape[2], value.shape[2])
+        shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
+        with suppress(Unknown):
+            windows[layer] = MASKS.window(softmax.mask)
+        return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
+
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    MASKS.forget()
+    try:
+        with running(model, take_down, LOOKING):
+            model(input_ids=ids, position_ids=positions, use_cache=False)
+    finally:
+        MASKS.forget()
+    layers, all_shapes = len(shapes), list(shapes.values())
+    alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
+    kv_heads, width = (max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width"))
+    if set(shapes) != set(range(layers)) or len(alike) != 1 or any(kv_heads % shape.kv_heads for shape in all_shapes):
+        raise NotImplementedError(f"{len(set(all_shapes))} shapes of attention in {layers} layers")
+    [(query_heads, dtype, device)] = alike
+    if device.type == "cpu":  # whole vectors, for the kernels
+        width = -(-width // native.LANES) * native.LANES
+    known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
+    pairs = zip(kept, known, strict=True) if len(kept) == len(known) else [(one, None) for one in kept]
+    if any(most is not None and (window is None or window.size > most) for most, window in pairs):
+        known = ()
+    settings = model.config.get_text_config()
+    if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
+        raise Incompatible("its attention sees one chunk of a text at a time")
+    return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known)
+
+
+def _check_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible where it keeps other state.
 
     This is asked of the cache that it fills, since what is missing need not show in the logits of a short trial.
     """
     cache: Any = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=cache, use_cache=True)
-    others = {type(layer).__name__ for layer in cache.layers if type(layer) not in KEYS_AND_VALUES}
-    if others or any(layer.get_seq_length() != ids.shape[1] for layer in cache.layers):
+    layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
+    others = {type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES}
+    if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
         what = ", ".join(sorted(others)) or "a cache of its own"
         raise Incompatible(f"it keeps other state than keys and values: {what}")
+    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
 def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
@@ -144,7 +192,8 @@ def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Panels]
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
         return None
-    room = int(min(loaded.metrics["max_positions"], same_turning(loaded)))
+    windows = (window.size for window in heads.windows if window is not None)  # within them, they hide nothing
+    room = int(min(loaded.metrics["max_positions"], same_turning(loaded), *windows))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -221,7 +222,8 @@ class LocalSession(Session):
     def _route(self, rows: list[Row]) -> None:
         """Send rows to the scheduler where it serves the model, but not those that are too long for it."""
         engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
-        heads, window, turning = engine.heads(loaded), sliding_window(loaded), same_turning(loaded)
+        heads, turning = engine.heads(loaded), same_turning(loaded)
+        window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
         if longest > turning:
             why = f"its rotary embedding changes after {turning} tokens, and {longest} are asked for"
             engine.note_plain(Way.generate, why)

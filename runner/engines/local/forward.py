@@ -11,7 +11,8 @@ import torch
 
 from runner.core.result import FinishReason
 from runner.engines.base import Completion
-from runner.engines.local.attention import Pass, Span, Use, running
+from runner.engines.local.attention import Pass, Span, Use
+from runner.engines.local.interface import running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
@@ -41,12 +42,28 @@ class Piece:
         return len(self.targets) or int(self.is_last)
 
 
+class Before:
+    """Stands in for a KV cache where a model counts what lies before a pass (Llama 4): as much for each token."""
+
+    def __init__(self, positions: list[int], device: torch.device) -> None:
+        self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
+
+    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the cache's own names
+        """Return what is to be added to a token's place in the pass for its position."""
+        return self.counts
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep nothing: attention does."""
+        return key, value
+
+
 class Forward:
     """Sends tokens through a model: a prefix, the own prompts of rows that enter, or one token a row."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
         self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
+        self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.whole: WholePass | None = None  # does it in a single call where it can
         self.most_tokens = self.most_logits = 0  # of one pass so far: tokens read, and logits left
 
@@ -55,7 +72,7 @@ class Forward:
         into = prefix.partial or SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
         before = prefix.read
         ids = prefix.tokens[before : before + most]
-        count, first = len(ids), prefix.length - len(prefix.tokens) + before
+        count, first = len(ids), prefix.start + before
         zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
         uses = self._uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
@@ -118,7 +135,7 @@ class Forward:
             for number, at in enumerate(seen_by):
                 row_of[at] = number
             chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
-            uses.append(Use(prefix.kv, chosen, self._ints(row_of), len(seen_by)))
+            uses.append(Use(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
         return uses
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
@@ -130,15 +147,21 @@ class Forward:
         self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
         if self.whole is not None and self.whole.fits(what, positions):
             return self.whole(what, ids, positions, keep)
-        device = self.heads.device
+        device, what.positions = self.heads.device, positions
+        before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
         with torch.inference_mode(), running(self.model, what.attend):
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
                 logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
+                **before,
             )
         logits: torch.Tensor = output.logits[0]
+        if keep is not None and len(logits) != len(
+            keep
+        ):  # a model that does not know the key hands it on, and gives all
+            logits = logits[keep]
         return logits
 
 

@@ -14,6 +14,7 @@ import torch
 from runner.core.machine import MIB
 from runner.engines.local.kernels import native
 from runner.engines.local.memory import free_mib
+from runner.engines.local.windows import Window
 
 SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
 # a row may need far more places than it comes to fill: they are no promise that the system must be able to keep
@@ -22,7 +23,7 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 @dataclass
 class Heads:
-    """The shape of attention: the same in all layers."""
+    """The shape of attention as it is stored: the same in all layers; what is less in one of them is filled up."""
 
     layers: int
     kv_heads: int
@@ -30,6 +31,7 @@ class Heads:
     dim: int
     dtype: torch.dtype
     device: torch.device
+    windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees all; empty where they are not known
 
     @property
     def bytes_per_token(self) -> int:

@@ -47,7 +47,12 @@ class Prefix:
     @property
     def length(self) -> int:
         """Tokens from the start of the prompt to the end of this prefix."""
-        return len(self.tokens) + (self.parent.length if self.parent else 0)
+        return len(self.tokens) + self.start
+
+    @property
+    def start(self) -> int:
+        """Tokens of the prompt before this prefix."""
+        return self.parent.length if self.parent else 0
 
     @property
     def held(self) -> int:

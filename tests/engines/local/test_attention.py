@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
+from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
 
-from runner.engines.local import attention
-from runner.engines.local.attention import Pass, Span, Use
+from runner.engines.local import parts
+from runner.engines.local.attention import Pass, Span
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.shared_kv import SharedKv, own_kv
+from runner.engines.local.shared_kv import own_kv
 
 CPU = torch.device("cpu")
 SHAPES = [  # key-value heads, group, dim: those with code of their own in attention.c, and others
@@ -22,7 +21,6 @@ SHAPES = [  # key-value heads, group, dim: those with code of their own in atten
     (1, 8, 128), (2, 5, 16), (1, 16, 32), (3, 2, 80), (2, 3, 96), (1, 9, 112), (2, 1, 256), (1, 16, 256),
 ]  # fmt: skip
 LENGTHS = [1, 2, 15, 16, 17, 33, 511, 512, 513, 700]  # own keys: around the kernels' lanes and their blocks of 512
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # of outputs of about 1; bfloat16 has 8 bits
 
 
 @dataclass
@@ -52,46 +50,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-WAYS = pytest.mark.parametrize("way", ["tiles", "compiled", "torch"])
-
-
-def kernels_or_none(way: str) -> native.Kernels | None:
-    """`tiles`: all that this processor can; `compiled`: what others can, too."""
-    if way == "torch":
-        return None
-    kernels = native.kernels()
-    if kernels is None:
-        pytest.skip("no C compiler is here")
-    if way == "tiles" and not kernels.has_shared:
-        pytest.skip("this processor's registers are too narrow")
-    if way == "compiled":
-        kernels = copy(kernels)
-        kernels.has_shared = False
-    return kernels
-
-
-def ints(numbers: list[int]) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.int32)
-
-
-def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator).to(dtype)
-
-
-def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list[torch.Tensor]) -> SharedKv:
-    made = SharedKv.empty(heads, keys[0].shape[1], kernels)
-    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        made.write(layer, key, value)
-    return made
-
-
-def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> Use:
-    row_of = [-1] * tokens
-    for number, at in enumerate(rows):
-        row_of[at] = number
-    return Use(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))
 
 
 def check(result: torch.Tensor, tokens: list[Token], heads: Heads, scale: float) -> None:
@@ -158,7 +116,7 @@ def test_reading_prompts_with_and_without_earlier_places(
     """Spans, one of them behind places that an earlier pass filled, and a row whose tokens come one by one."""
     heads = Heads(1, *shape, dtype, CPU)
     kernels = kernels_or_none(way)
-    monkeypatch.setattr(attention, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
+    monkeypatch.setattr(parts, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
     random_numbers = torch.Generator().manual_seed(7)
     own, prefix_tokens = own_kv(heads, kernels, [700] * 4), 33
     news, before = [90, 1, 130, 5], [0, 64, 530, 0]  # new tokens of each row, and its places so far

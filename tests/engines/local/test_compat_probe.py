@@ -33,6 +33,7 @@ from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.local.kernels import native
+from runner.engines.local.windows import Masks, Unknown
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
@@ -48,9 +49,9 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go batch by batch,
     "softcapped scores": (
         Gemma2Config(
             hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-            intermediate_size=96, max_position_embeddings=512, sliding_window=512, initializer_range=0.3, **NO_BEAMS,
+            intermediate_size=96, max_position_embeddings=512, sliding_window=64, initializer_range=0.3, **NO_BEAMS,
         ),
-        "softcap",
+        None,
     ),
     "alibi": (BloomConfig(hidden_size=64, n_layer=2, n_head=4, initializer_range=0.3, **NO_BEAMS), "0 shapes"),
     "half of each head turned": (
@@ -93,7 +94,10 @@ def test_other_architectures_answer_as_generate(make_config: Make, tiny_llama: P
     engine.close()
 
 
-def test_a_sliding_window_is_minded_as_soon_as_it_slides(make_config: Make, saved_family: Saved) -> None:
+def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
+    make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Masks, "window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     prompts = ["x", "Ann has 3 apples.", "How many pens are left?"]
     engine = open_engine(configure(make_config, folder))
@@ -105,6 +109,11 @@ def test_a_sliding_window_is_minded_as_soon_as_it_slides(make_config: Make, save
     wide = saved_family("mistral", max_position_embeddings=512, sliding_window=None)
     assert by_generate(wide) != by_generate(folder), "the window matters"
     engine.close()
+
+
+def masks_of_its_own(*_: Any) -> None:
+    """As what a model says that does not have transformers build its masks."""
+    raise Unknown
 
 
 def longrope(tmp_path: Path, tokenizer: Path) -> Path:
@@ -230,7 +239,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     kernels = native.kernels()
     assert kernels is not None
     scores, top, total = torch.tensor([[0.0, 1.0, -1.0]]), torch.empty(1), torch.empty(1)
-    kernels("softmax", scores.dtype, scores.data_ptr(), 1, 3, None, 1.0, top.data_ptr(), total.data_ptr())
+    kernels("softmax", scores.dtype, scores.data_ptr(), 1, 3, None, None, 1.0, 0.0, top.data_ptr(), total.data_ptr())
     assert torch.allclose(scores / total, torch.tensor([[0.0, 1.0, -1.0]]).softmax(dim=-1))
     assert [path.name for path in (tmp_path / "runner").iterdir()] == [whole.name]
 

@@ -20,6 +20,7 @@ from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId, Sampling
 from runner.engines.local.engine import LocalEngine, LocalSession
+from runner.engines.local.windows import Masks, Unknown
 from runner.engines.session import Session
 
 NEW_TOKENS = 24
@@ -316,9 +317,13 @@ def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(engin
         assert list(completions(drain(session))) == [(0, 0)]
 
 
-def test_rows_within_a_sliding_window_stay_with_the_scheduler(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+def test_rows_within_a_window_that_no_mask_tells_of_stay_with_the_scheduler(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def masks_of_its_own(*_: object) -> None:
+        raise Unknown
+
+    monkeypatch.setattr(Masks, "window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     engine = LocalEngine(configure(make_config, folder))
     requests = [Request(0, "Short."), Request(1, PROMPTS[0]), Request(2, "Short, too.")]

@@ -14,7 +14,7 @@
 #define BLOCK 512    /* keys at a time: their scores stay in the first-level cache */
 #define ROOM (BLOCK + 2 * LANES)
 #define MAX_GROUP 16 /* the limits stand in native.py, too */
-#define MAX_DIM 256
+#define MAX_DIM 512
 #define AHEAD 8192   /* bytes: the processor's own prefetching stops at the end of a page, and these streams are short */
 
 typedef uint16_t bf16;
@@ -91,8 +91,9 @@ INLINE vec add_bf16(vec sum, uint32_t x, words y) {
 #endif
 }
 
-/* exp for x <= 0 within 1e-7 of its value; a polynomial, because a call would keep the loops from being vectorized */
-INLINE float exp_fast(float x) {
+/* exp for x <= 0 is (1 + what this returns) * scale, within 1e-7; a polynomial, because a call would keep the loops from
+   being vectorized */
+INLINE float exp_steps(float x, float *scale) {
   x = x < -87.0f ? -87.0f : x;
   float n = rintf(x * 1.44269504f);
   float r = fmaf(n, -0.693359375f, x);
@@ -103,9 +104,36 @@ INLINE float exp_fast(float x) {
   p = fmaf(p, r, 4.1665795894e-2f);
   p = fmaf(p, r, 1.6666665459e-1f);
   p = fmaf(p, r, 5.0000001201e-1f);
-  p = fmaf(p * r, r, r) + 1.0f;
-  union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
-  return p * scale.f;
+  union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+  *scale = power.f;
+  return fmaf(p * r, r, r);
+}
+
+INLINE float exp_fast(float x) {
+  float scale, p = exp_steps(x, &scale);
+  return (p + 1.0f) * scale;
+}
+
+/* cap * tanh(x / cap), below which some models keep their scores; by exp - 1, so that small scores lose nothing */
+INLINE float capped(float x, float cap) {
+  float scale, p = exp_steps(-2.0f * fabsf(x) / cap, &scale), e = fmaf(scale, p, scale - 1.0f);
+  return copysignf(cap * e / (2.0f + e), x);
+}
+
+/* What only some layers need is kept out of the code for each shape, which takes long to compile as it is: count scores
+   become capped, where there is a cap, and the first `hidden` of them are not seen. */
+static __attribute__((noinline)) void change_apart(float *scores, int count, int64_t hidden, float scale, float cap) {
+  if (cap)
+#pragma omp simd
+    for (int j = 0; j < count; j++) scores[j] = capped(scores[j] * scale, cap);
+  for (int j = 0; j < count && j < hidden; j++) scores[j] = -INFINITY;
+}
+
+INLINE void change_scores(float *scores, int count, int64_t hidden, float scale, float cap) {
+  float copy[ROOM]; /* an array whose address is handed on may overlap with keys, for all that a compiler knows */
+  memcpy(copy, scores, count * sizeof(float));
+  change_apart(copy, count, hidden, scale, cap);
+  memcpy(scores, copy, count * sizeof(float));
 }
 
 /* Where a row's keys and values lie: the first head of the first layer, and how many places each head has. All heads of a

@@ -1,26 +1,38 @@
 /* The kernels for one number format: T, PER of them side by side, UP and DOWN to and from float, NAME of a function. */
 
-/* scores [rows, cols] become exp(scale * score - max), in place, with max and sum of each row. A row's first limit[row]
-   columns count (all when there is no limit), the others become 0. */
-void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *limit, float scale, float *top, float *sum,
-                   int threads) {
+/* scores [rows, cols] become exp(scale * score - max), in place, with max and sum of each row; with a cap, of scores that
+   it has been put on. Of a row count the columns from[row] to limit[row] (from 0 where there is no `from`, to the end
+   where there is no limit), which may be none; the others become 0. */
+void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, const int32_t *limit, float scale,
+                   float cap, float *top, float *sum, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     T *s = scores + r * cols;
-    int64_t n = limit ? limit[r] : cols;
+    const int64_t n = limit ? limit[r] : cols, first = from && from[r] < n ? from[r] : from ? n : 0;
     float m = -INFINITY, l = 0;
 #pragma omp simd reduction(max : m)
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = first; j < n; j++) {
       float x = UP(s[j]);
       m = x > m ? x : m;
     }
     m *= scale;
+    if (cap && first < n) {
+      m = capped(m, cap);
 #pragma omp simd reduction(+ : l)
-    for (int64_t j = 0; j < n; j++) {
-      float e = exp_fast(fmaf(UP(s[j]), scale, -m));
-      l += e;
-      s[j] = DOWN(e);
+      for (int64_t j = first; j < n; j++) {
+        float e = exp_fast(capped(UP(s[j]) * scale, cap) - m);
+        l += e;
+        s[j] = DOWN(e);
+      }
+    } else {
+#pragma omp simd reduction(+ : l)
+      for (int64_t j = first; j < n; j++) {
+        float e = exp_fast(fmaf(UP(s[j]), scale, -m));
+        l += e;
+        s[j] = DOWN(e);
+      }
     }
+    for (int64_t j = 0; j < first; j++) s[j] = 0;
     for (int64_t j = n; j < cols; j++) s[j] = 0;
     top[r] = m;
     sum[r] = l;
@@ -96,18 +108,20 @@ INLINE void NAME(mix)(const int D, const int G, float s[][ROOM], const T *v, int
   }
 }
 
-/* One token and one key-value head: its G query heads over its parts and over n keys of its own. The keys that are
-   read after these start at `next`. */
-INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T *V, int64_t n, float scale,
-                      int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
+/* One token and one key-value head: its G query heads over its parts and over the keys from `first` to n of its own, the
+   last of which it always sees. cap: 0, or what its scores stay below. sinks: 0, or a score for each of its heads that
+   takes weight and has no value. The keys that are read after these start at `next`. */
+INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T *V, int64_t first, int64_t n,
+                      float scale, float cap, const float *sinks, int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
                       const int64_t *part_row, T *out, const T *next) {
   float acc[MAX_GROUP * MAX_DIM], s[MAX_GROUP][ROOM], top[MAX_GROUP], sum[MAX_GROUP];
   for (int i = 0; i < G * D; i++) acc[i] = 0;
-  for (int g = 0; g < G; g++) top[g] = -INFINITY, sum[g] = 0;
+  for (int g = 0; g < G; g++) top[g] = sinks ? sinks[g] : -INFINITY, sum[g] = sinks ? 1 : 0;
   for (int64_t p = 0; p < parts; p++) {
     if (part_row[p] < 0) continue;
     const T *o = (const T *)part_out[p] + part_row[p] * D;
     const float *pm = (const float *)part_top[p] + part_row[p], *pl = (const float *)part_sum[p] + part_row[p];
+    if (pm[0] == -INFINITY) continue; /* nothing of it is within the window */
     for (int g = 0; g < G; g++) {
       float m = pm[g] > top[g] ? pm[g] : top[g];
       float a = top[g] == -INFINITY ? 0.0f : exp_fast(top[g] - m), b = exp_fast(pm[g] - m);
@@ -116,11 +130,14 @@ INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T 
       top[g] = m;
     }
   }
-  for (int64_t start = 0; start < n; start += BLOCK) {
+  const float raw = scale;
+  if (cap) scale = 1; /* it is in the scores then */
+  for (int64_t start = first / LANES * LANES; start < n; start += BLOCK) {
     int count = n - start < BLOCK ? (int)(n - start) : BLOCK;
     NAME(scores)(D, G, q, K + start * D, count, s, V + start * D);
     for (int g = 0; g < G; g++) {
       float m = -INFINITY, l = 0;
+      if (cap || start < first) change_scores(s[g], count, first - start, raw, cap);
 #pragma omp simd reduction(max : m)
       for (int j = 0; j < count; j++) m = s[g][j] > m ? s[g][j] : m;
       m = m * scale > top[g] ? m * scale : top[g];
@@ -141,12 +158,12 @@ INLINE void NAME(one)(const int D, const int G, const T *q, const T *K, const T 
 }
 
 /* As `one`, compiled for the shapes that are common; the rest of the arguments in the order of `one`. */
-static void NAME(head)(int64_t dim, int64_t group, const T *q, const T *K, const T *V, int64_t n, float scale,
-                       int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
+static void NAME(head)(int64_t dim, int64_t group, const T *q, const T *K, const T *V, int64_t first, int64_t n,
+                       float scale, float cap, const float *sinks, int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
                        const int64_t *part_row, T *out, const T *next) {
-#define CASE(DD, GG)                                                                                      \
-  if (dim == DD && group == GG)                                                                           \
-    NAME(one)(DD, GG, q, K, V, n, scale, parts, part_out, part_top, part_sum, part_row, out, next);
+#define CASE(DD, GG)                                                                                                   \
+  if (dim == DD && group == GG)                                                                                        \
+    NAME(one)(DD, GG, q, K, V, first, n, scale, cap, sinks, parts, part_out, part_top, part_sum, part_row, out, next);
   CASE(64, 1)
   else CASE(64, 2) else CASE(64, 3) else CASE(64, 4) else CASE(64, 7) else CASE(64, 8)
   else CASE(128, 1) else CASE(128, 2) else CASE(128, 4) else CASE(128, 6) else CASE(128, 7) else CASE(128, 8)
@@ -154,15 +171,16 @@ static void NAME(head)(int64_t dim, int64_t group, const T *q, const T *K, const
 #undef CASE
 }
 
-/* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its row, homes[slot[t]], and of
-   each part the row part_row[p][t] of [kv_heads, part_rows[p], group] outputs (not yet divided by their sums), maxima
-   and sums; -1 = none.
+/* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its row, homes[slot[t]], from
+   first[t] on (from 0 where there is no `first`), and of each part the row part_row[p][t] of [kv_heads, part_rows[p],
+   group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in `one`.
    k and v [tokens, kv_heads, dim], unless 0: put into the last place that the token sees. That is quicker than by
    `store` before, since the lines are read here anyway, but other tokens of the same row may not rely on it. */
 void NAME(attend)(const T *q, const home *homes, const T *k, const T *v, int64_t layer, int64_t kv_heads, int64_t group,
-                  int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *own, float scale, int64_t parts,
-                  const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows,
-                  const int64_t *part_row, T *out, int threads) {
+                  int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *first, const int32_t *own,
+                  float scale, float cap, const float *sinks, int64_t parts, const int64_t *part_out,
+                  const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows, const int64_t *part_row,
+                  T *out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
@@ -175,8 +193,8 @@ void NAME(attend)(const T *q, const home *homes, const T *k, const T *v, int64_t
       rows[p] = of_part < 0 ? -1 : (h * part_rows[p] + of_part) * group;
     }
     if (k) NAME(put)(K, V, k + i * dim, v + i * dim, dim, own[t] - 1);
-    NAME(head)(dim, group, q + i * group * dim, K, V, own[t], scale, parts, part_out, part_top, part_sum, rows,
-               out + i * group * dim, next);
+    NAME(head)(dim, group, q + i * group * dim, K, V, first ? first[t] : 0, own[t], scale, cap,
+               sinks ? sinks + h * group : 0, parts, part_out, part_top, part_sum, rows, out + i * group * dim, next);
   }
 }
 
@@ -232,17 +250,21 @@ INLINE void NAME(strip)(const int N, const T *a, int64_t a_row, const T *b, int6
     for (int v = 0; v < N; v++) memcpy(c + r * c_row + v * LANES, &o[r][v], sizeof(vec));
 }
 
-/* Up to TILE rows of one key-value head over the keys of a home: row r sees the first sees[r], at least one. */
-INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const int64_t *sees, int rows, float scale,
-                       float *acc, float *top, float *sum) {
+/* Up to TILE rows of one key-value head over the keys of a home: row r sees those from first[r] to sees[r], which may be
+   none. cap: 0, or what scores stay below. */
+INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const int64_t *first, const int64_t *sees,
+                       int rows, float scale, float cap, float *acc, float *top, float *sum) {
   float s[TILE][KEYS];
   T weights[TILE][KEYS];
   const int strips = (rows + STRIP - 1) / STRIP;
-  int64_t keys = 0;
-  for (int r = 0; r < rows; r++) keys = sees[r] > keys ? sees[r] : keys;
+  const float raw = scale;
+  int64_t keys = 0, begin = first[0];
+  for (int r = 0; r < rows; r++) keys = sees[r] > keys ? sees[r] : keys, begin = first[r] < begin ? first[r] : begin;
+  begin = begin / LANES * LANES;
+  if (cap) scale = 1; /* it is in the scores then */
   for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0;
   for (int i = 0; i < strips * STRIP * D; i++) acc[i] = 0;
-  for (int64_t start = 0; start < keys; start += KEYS) {
+  for (int64_t start = begin; start < keys; start += KEYS) {
     const int count = keys - start < KEYS ? (int)(keys - start) : KEYS, full = (count + LANES - 1) / LANES * LANES;
     for (int j = 0; j < full; j += MOST_VECS * LANES)
       for (int r = 0; r < strips * STRIP; r += STRIP) {
@@ -256,11 +278,16 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
 #undef SCORES
       }
     for (int r = 0; r < rows; r++) {
+      if (cap || start < first[r]) change_scores(s[r], full, first[r] - start, raw, cap);
       for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < full; j++) s[r][j] = -INFINITY;
       __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
       for (int j = 0; j < full; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(&s[r][j]));
       float m = _mm512_reduce_max_ps(most) * scale;
       m = m > top[r] ? m : top[r];
+      if (m == -INFINITY) { /* it has seen no key so far */
+        memset(weights[r], 0, full * sizeof(T));
+        continue;
+      }
       float keep = top[r] == -INFINITY ? 0.0f : exp_fast(top[r] - m);
       for (int j = 0; j < full; j += LANES) {
         __m512 e = exp_16(_mm512_fmsub_ps(_mm512_loadu_ps(&s[r][j]), _mm512_set1_ps(scale), _mm512_set1_ps(m)));
@@ -269,7 +296,7 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
       }
       sum[r] = sum[r] * keep + _mm512_reduce_add_ps(total);
       top[r] = m;
-      if (start && keep != 1.0f)
+      if (start > begin && keep != 1.0f)
         for (int d = 0; d < D; d++) acc[r * D + d] *= keep;
     }
     for (int r = rows; r < strips * STRIP; r++) memset(weights[r], 0, full * sizeof(T));
@@ -290,7 +317,8 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
 /* Task i of `shared`: some of the rows of one key-value head, those that see most first */
 static void NAME(shared_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
                               int64_t tokens, const home *row, int64_t layer, int64_t kv_heads, int64_t group,
-                              int64_t dim, int64_t keys, int64_t causal, float scale, T *out, float *top, float *sum) {
+                              int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
+                              float cap, T *out, float *top, float *sum) {
   const int64_t rows = tokens * group, tiles = (rows + TILE - 1) / TILE;
   const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE;
   const T *K = NAME(of_head)(row->keys, row, layer * kv_heads + h, dim);
@@ -298,16 +326,17 @@ static void NAME(shared_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_t
   const int some = rows - first < TILE ? (int)(rows - first) : TILE;
   T query[TILE * MAX_DIM];
   float acc[TILE * MAX_DIM], m[TILE], l[TILE];
-  int64_t sees[TILE];
+  int64_t sees[TILE], begins[TILE] = {0};
   memset(query, 0, TILE * dim * sizeof(T));
   for (int r = 0; r < some; r++) {
     int64_t t = (first + r) / group, head = h * group + (first + r) % group;
     memcpy(query + r * dim, q + head * q_head + (chosen ? chosen[t] : t) * q_token, dim * sizeof(T));
     sees[r] = keys + (causal ? t : 0);
+    begins[r] = from ? from[t] : 0;
   }
-  if (dim == 64) NAME(tile)(64, query, K, V, sees, some, scale, acc, m, l);
-  else if (dim == 128) NAME(tile)(128, query, K, V, sees, some, scale, acc, m, l);
-  else NAME(tile)(dim, query, K, V, sees, some, scale, acc, m, l);
+  if (dim == 64) NAME(tile)(64, query, K, V, begins, sees, some, scale, cap, acc, m, l);
+  else if (dim == 128) NAME(tile)(128, query, K, V, begins, sees, some, scale, cap, acc, m, l);
+  else NAME(tile)(dim, query, K, V, begins, sees, some, scale, cap, acc, m, l);
   for (int r = 0; r < some; r++) {
     const int64_t at = h * rows + first + r;
     for (int64_t d = 0; d < dim; d += LANES)
@@ -318,13 +347,15 @@ static void NAME(shared_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_t
 
 /* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one row: out [kv_heads, tokens, group,
    dim], not divided by the sums, and top and sum [kv_heads, tokens, group]. q: [heads, token, dim] with these strides.
-   Causal: the first token sees `keys`, each later one sees one more. */
+   Causal: the first token sees `keys`, each later one sees one more. Token t sees them from from[t] on (from 0 where
+   there is no `from`), which may be none. */
 void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen, int64_t tokens,
                   const home *row, int64_t layer, int64_t kv_heads, int64_t group, int64_t dim, int64_t keys,
-                  int64_t causal, float scale, T *out, float *top, float *sum, int threads) {
+                  int64_t causal, const int32_t *from, float scale, float cap, T *out, float *top, float *sum,
+                  int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < kv_heads * ((tokens * group + TILE - 1) / TILE); i++)
-    NAME(shared_tile)(i, q, q_head, q_token, chosen, tokens, row, layer, kv_heads, group, dim, keys, causal, scale, out,
-                      top, sum);
+    NAME(shared_tile)(i, q, q_head, q_token, chosen, tokens, row, layer, kv_heads, group, dim, keys, causal, from, scale,
+                      cap, out, top, sum);
 }
 #endif

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
-MAX_DIM = 256
+MAX_DIM = 512
 SOURCES = ("attention.c", "attention_body.h", "crew.h", "products.h", "sampling.h", "whole_pass.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
@@ -38,15 +38,15 @@ _FOR_ALL_FORMATS = ("sample",)
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
-    "softmax": [_PTR, _INT, _INT, _PTR, _FLOAT, _PTR, _PTR, _THREADS],
+    "softmax": [_PTR, _INT, _INT, _PTR, _PTR, _FLOAT, _FLOAT, _PTR, _PTR, _THREADS],
     "store": [_PTR] * 3 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "sample": [_PTR] + [_INT] * 4 + [_PTR] * 7 + [_INT, _PTR, _THREADS],
-    "attend": [_PTR] * 4 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
+    "attend": [_PTR] * 4 + [_INT] * 5 + [_PTR] * 3 + [_FLOAT, _FLOAT, _PTR, _INT] + [_PTR] * 6 + [_THREADS],
     "whole_pass": [_PTR] * 3 + [_THREADS],
     "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
-    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
+    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_PTR, _FLOAT, _FLOAT] + [_PTR] * 3 + [_THREADS],
 }
 
 
@@ -164,7 +164,7 @@ def _build(compiler: str) -> Path:
         library = Path(tempfile.mkdtemp(prefix="runner-")) / library.name
     partial = library.with_name(f"{library.name}.{os.getpid()}")
     command = [compiler, *FLAGS.split(), str(here / SOURCES[0]), "-o", str(partial), "-lm"]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
     partial.replace(library)  # several processes may build at once: the last one wins, all are the same
     return library
 

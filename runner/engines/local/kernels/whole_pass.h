@@ -128,7 +128,7 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
         while (i >= tile[p + 1]) p++;
         const whole_part *part = w->part + p;
         NAME(shared_tile)(i - tile[p], qkv + part->first * heads, dim, heads, part->chosen, part->tokens,
-                          part->row, l, kv_heads, group, dim, part->sees, part->causal, m->scale, (T *)part_out[p], (float *)part_top[p],
+                          part->row, l, kv_heads, group, dim, part->sees, part->causal, 0, m->scale, 0, (T *)part_out[p], (float *)part_top[p],
                           (float *)part_sum[p]);
       }
       meet(now, tile[parts], alone);
@@ -149,7 +149,7 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
             rows[p] = of_part < 0 ? -1 : (h * w->part[p].tokens + of_part) * group;
           }
           if (w->is_step) NAME(put)(K, V, k, k + narrow, dim, w->seen[t] - 1);
-          NAME(head)(dim, group, q + h * group * dim, K, V, w->seen[t], m->scale, parts, part_out, part_top,
+          NAME(head)(dim, group, q + h * group * dim, K, V, 0, w->seen[t], m->scale, 0, 0, parts, part_out, part_top,
                      part_sum, rows, inner + t * wide + h * group * dim, next);
         }
       meet(now++, somes, alone);

@@ -1,0 +1,78 @@
+"""Attention as transformers calls it: the models' own code stays as it is, and hands each layer's queries over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from runner.engines.local import windows
+
+NAME = "runner_scheduler"
+# what models hand to attention that changes nothing here; what a window hides is known from their masks (windows.py)
+HARMLESS = {
+    *("position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"),
+    *("output_router_logits", "logits_to_keep"),  # handed through by some
+}
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """What a layer asks of its softmax beside a scale."""
+
+    cap: float = 0.0  # scores become cap · tanh(score / cap); 0: they stay as they are
+    sinks: torch.Tensor | None = None  # float32 [H]: a score of each head that takes weight and has no value
+    mask: torch.Tensor | None = None  # the model's own, where it builds one
+
+
+PLAIN = Softmax()
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor]  # as Pass.attend
+_attend: Attend | None = None  # of the forward pass that runs
+
+
+@contextmanager
+def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
+    """Have the model's layers attend by this function, for one forward pass."""
+    global _attend
+    settings = model.config.get_text_config()
+    before, _attend = settings._attn_implementation, attend
+    settings._attn_implementation = name
+    try:
+        yield
+    finally:
+        settings._attn_implementation, _attend = before, None
+
+
+def register() -> None:
+    """Make the attention known to transformers: without masks, and with those that one looks at."""
+    from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionInterface.register(windows.LOOKING, _attention)
+    windows.register()
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return [1, T, H, D] for query [1, H, T, D], key and value [1, KVH, T, D]."""
+    assert _attend is not None
+    odd = [name for name, given in more.items() if given is not None and name not in HARMLESS]
+    if odd or query.shape[0] != 1:
+        raise NotImplementedError(f"{type(module).__name__} passes {', '.join(odd) or 'a batch'} to its attention")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    softmax = PLAIN
+    if softcap is not None or s_aux is not None or attention_mask is not None:
+        softmax = Softmax(softcap or 0.0, None if s_aux is None else s_aux.detach().float().flatten(), attention_mask)
+    return _attend(module.layer_idx, query[0], key[0], value[0], scale, softmax)[None], None

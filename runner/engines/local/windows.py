@@ -1,0 +1,107 @@
+"""Which places before its own a token sees in a layer: read off the masks that a model builds for its own attention.
+
+Families say their windows in many ways: per layer, in one key, as a chunk, by the kind of a layer. What their own
+attention does with it is in the mask that a layer is handed. So a model is run once on a few tokens under a name for
+which transformers builds masks by our function: it is given the rule of each mask, not only its few numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+LOOKING = "runner_looks"  # the attention's name while masks are looked at
+
+Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Unknown(Exception):
+    """A layer is handed no mask, one of its model's own making, or one that hangs on more than positions."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How far back a token sees: `size` places with its own, or to the beginning of its chunk of so many."""
+
+    size: int
+    is_chunk: bool = False
+
+    def first(self, position: int) -> int:
+        """Return the first position that a token sees."""
+        return position // self.size * self.size if self.is_chunk else max(position - self.size + 1, 0)
+
+
+class Masks:
+    """Builds the masks of a model that is looked at, and knows what each of them hides."""
+
+    def __init__(self) -> None:
+        self._built: list[tuple[torch.Tensor, Window | Unknown | None]] = []
+
+    def forget(self) -> None:
+        """Let go of the masks, before and after a look."""
+        self._built.clear()
+
+    def build(
+        self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
+        mask_function: Rule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        """Return a mask [B, 1, Q, K] of booleans as transformers' for SDPA, and note the window that it stands for."""
+        queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
+        seen = _seen(mask_function, queries + q_offset, keys + kv_offset)
+        mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
+        window: Window | Unknown | None
+        try:
+            window = _window(mask_function, local_size, device)
+        except IndexError:  # the rule looks something up for each of these few tokens, such as what is a picture
+            window = Unknown()
+        self._built.append((mask, window))
+        return mask
+
+    def window(self, mask: torch.Tensor | None) -> Window | None:
+        """Return the window of a mask that a layer is handed, None where it sees all before it; Unknown."""
+        if mask is None:
+            raise Unknown
+        for built, window in self._built:
+            if mask.data_ptr() == built.data_ptr():
+                if isinstance(window, Unknown):
+                    raise window
+                return window
+        hides = mask.dtype == torch.bool or bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all())
+        if not hides:
+            raise NotImplementedError("its layers add numbers of their own to the scores")
+        raise Unknown
+
+
+MASKS = Masks()  # of the model that is being looked at
+
+
+def register() -> None:
+    """Make the masks known to transformers."""
+    from transformers import AttentionMaskInterface
+
+    AttentionMaskInterface.register(LOOKING, MASKS.build)
+
+
+def _seen(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return [Q, K]: whether a query sees a key, by their positions."""
+    first = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=keys.device)
+    seen = rule(first, first, queries[None, None, :, None], keys[None, None, None, :])
+    return seen.expand(1, 1, len(queries), len(keys))[0, 0]
+
+
+def _window(rule: Rule, size: int | None, device: torch.device | str) -> Window | None:
+    """Return the window by which a rule hides keys, tried around the places where it does."""
+    around = size or 64
+    places = {0, 1, around // 2, *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1))}
+    queries = torch.tensor(sorted(place for place in places if place >= 0))
+    keys = torch.arange(int(queries[-1]) + 2)
+    seen = _seen(rule, queries.to(device), keys.to(device)).cpu()
+    choices: list[Window | None] = [None] if size is None else [Window(size), Window(size, is_chunk=True)]
+    for window in choices:
+        first = torch.tensor([0 if window is None else window.first(place) for place in queries.tolist()])
+        if torch.equal(seen, (keys >= first[:, None]) & (keys <= queries[:, None])):
+            return window
+    raise NotImplementedError("its mask hides other tokens than those behind a window or before a chunk")
