@@ -15,7 +15,8 @@ from runner.config.hydra import hydra_of
 
 def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     GlobalHydra.instance().clear()
-    composed, compose = [], Hydra.compose_config
+    composed: list[str | None] = []
+    compose = Hydra.compose_config
 
     def noted(self: Hydra, config_name: str | None, overrides: list[str], *rest: Any, **keys: Any) -> Any:
         composed.append(config_name)

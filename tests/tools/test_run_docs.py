@@ -78,7 +78,7 @@ def test_tables_on_the_pages_have_the_rows_and_columns_of_today(
     tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
-    found, wrong = today(tmp_path), []
+    found, wrong = today(tmp_path), list[str]()
     for where, which, shown in SHOWN:
         assert which in found, f"{where}: no small run shows such a table: add one"
         names = [name for name in found[which] if name in shown.names] if shown.excerpt else found[which]
