@@ -79,7 +79,7 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
     assert done.returncode == 0, done.stderr[-3000:]
     free, limited = json.loads(done.stdout.strip().splitlines()[-1])
     assert free["notes"] == []
-    assert "memory ran out with 48 rows at once: 24 at once from there on" in limited["notes"][0]
+    assert "memory ran out with 43 rows at once: 21 at once from there on" in limited["notes"][0]
     assert limited["tokens"] == free["tokens"]
     assert len(limited["tokens"]) == 54
 
