@@ -174,3 +174,4 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define NAME(x) x##_f32
 #include "attention_body.h"
 #include "whole_pass.h"
+#include "quantized.h"

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runner.core import machine
+
 if TYPE_CHECKING:
     from runner.engines.local.kv_cache import Heads
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 256
-SOURCES = ("attention.c", "attention_body.h", "whole_pass.h")
+SOURCES = ("attention.c", "attention_body.h", "whole_pass.h", "quantized.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -43,7 +44,12 @@ _SIGNATURES: dict[str, list[Any]] = {
     "attend": [_PTR] * 5 + [_INT] * 5 + [_PTR, _PTR, _FLOAT, _INT] + [_PTR] * 6 + [_THREADS],
     "whole_pass": [_PTR] * 4 + [_INT] * 2 + [_PTR] * 5 + [_INT] + [_PTR] * 3 + [_THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR, _PTR] + [_INT] * 6 + [_FLOAT] + [_PTR] * 3 + [_THREADS],
+    "four_bit": [_PTR, _INT, _INT, _PTR, _PTR, _PTR, _INT, _INT, _PTR, _PTR, _THREADS],
+    "row_int8": [_PTR, _PTR, _THREADS],
+    "weight_int8": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _PTR, _THREADS],
 }
+_QUANTIZED = ("four_bit", "row_int8", "weight_int8")
+_FOR_ALL_FORMATS = ("whole_pass", *_QUANTIZED)
 
 
 class Kernels:
@@ -52,10 +58,11 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
+        self.has_quantized = hasattr(library, "four_bit")  # and for those with products of bfloat16 and of bytes
         for name, signature in _SIGNATURES.items():
-            for dtype, suffix in FORMATS.items() if name != "whole_pass" else [(None, "")]:
-                if name == "shared" and not self.has_shared:
-                    continue
+            if (name == "shared" and not self.has_shared) or (name in _QUANTIZED and not self.has_quantized):
+                continue
+            for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)
                 function.argtypes, function.restype = signature, None
                 self._functions[name, dtype] = function
@@ -68,11 +75,9 @@ class Kernels:
 @cache
 def kernels() -> Kernels | None:
     """Return the kernels, built if need be; None where they cannot be had, and the log says why."""
-    if os.environ.get("RUNNER_NATIVE") == "0":
-        return None
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = machine.c_compiler()
     if compiler is None:
-        log.info("no C compiler is here: attention is computed by torch alone, which is slower")
+        log.info("no C compiler is here, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
         return None
     try:
         library = _build(compiler)
