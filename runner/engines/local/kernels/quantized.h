@@ -378,36 +378,50 @@ static void unpack_columns(const int8_layer *l, int64_t output, int64_t outliers
     }
 }
 
+/* Quantizes up to STRIP_ROWS rows and deals them out. */
+static void deal_bytes(const int8_layer *l, int64_t row, int64_t count, const float *top, const uint8_t *is_outlier,
+                       int64_t padded, uint8_t *bytes, uint32_t *strip) {
+  for (int64_t r = 0; r < count; r++) quantize(l, row + r, top[r], is_outlier, bytes + r * padded);
+  for (int64_t k = 0; k < padded; k += 64) deal(bytes + k, padded, TURNED, 64, strip + k / 4 * TURNED, TURNED);
+}
+
 /* y [rows, outputs] = x [rows, inputs] times int8 weights [outputs, inputs]. room: see quantized_room_bytes. */
 void row_int8(const int8_layer *l, char *room, int threads) {
   const int64_t padded = (l->inputs + 63) / 64 * 64, strip_words = padded / 4 * TURNED, panel_words = padded / 4 * PANEL;
-  float *top = (float *)room, *weights = top + (l->rows + 15) / 16 * 16;
-  uint32_t *dealt = (uint32_t *)(weights + threads * padded * PANEL), *panels = dealt + STRIPS * strip_words;
-  int32_t *columns = (int32_t *)(panels + threads * panel_words);
-  uint8_t *is_outlier = (uint8_t *)(columns + padded), *bytes = is_outlier + padded;
-  int64_t outliers = 0;
-  memset(is_outlier, 0, padded);
+  const int each = l->rows <= FEW && threads <= STRIPS; /* thread quantizes these rows itself: quicker than to wait */
+  uint32_t *dealt = (uint32_t *)room, *panels = dealt + STRIPS * strip_words;
+  float *weights = (float *)(panels + threads * panel_words), *tops = weights + threads * padded * PANEL;
+  int32_t *columns = (int32_t *)(tops + l->rows + 16 * threads);
+  uint8_t *marks = (uint8_t *)(columns + threads * padded), *bytes = marks + threads * padded;
+  memset(marks, 0, threads * padded);
 #pragma omp parallel num_threads(threads)
   {
     const int me = omp_get_thread_num();
-    uint32_t *panel = panels + me * panel_words;
-    uint8_t *own = bytes + me * TURNED * padded;
+    uint32_t *panel = panels + me * panel_words, *strip = dealt + each * me * strip_words;
+    float *top = tops + each * me * 16, *own_weights = weights + me * padded * PANEL;
+    uint8_t *is_outlier = marks + each * me * padded, *own_bytes = bytes + me * TURNED * padded;
+    int32_t *own_columns = columns + me * padded;
+    int64_t outliers = 0;
+    if (each)
+      for (int64_t r = 0; r < l->rows; r++) top[r] = look_through(l, r, is_outlier);
+    else {
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < l->rows; r++) top[r] = look_through(l, r, is_outlier);
-#pragma omp single
-    for (int64_t k = 0; k < l->inputs; k++)
-      if (is_outlier[k]) columns[outliers++] = (int32_t)k;
+      for (int64_t r = 0; r < l->rows; r++) top[r] = look_through(l, r, is_outlier);
+    }
+    for (int64_t k = 0; k < l->inputs; k += 64)
+      for (uint64_t rest = _mm512_test_epi8_mask(_mm512_loadu_si512(is_outlier + k), _mm512_set1_epi8(1)); rest; rest &= rest - 1)
+        own_columns[outliers++] = (int32_t)(k + __builtin_ctzll(rest));
     for (int64_t start = 0; start < l->rows; start += STRIPS * STRIP_ROWS) {
       const int64_t some = l->rows - start < STRIPS * STRIP_ROWS ? l->rows - start : STRIPS * STRIP_ROWS;
       const int64_t strips = (some + STRIP_ROWS - 1) / STRIP_ROWS;
+      if (each) deal_bytes(l, 0, l->rows, top, outliers ? is_outlier : 0, padded, own_bytes, strip);
+      else {
 #pragma omp for schedule(static)
-      for (int64_t s = 0; s < strips; s++) {
-        const int64_t row = start + s * STRIP_ROWS;
-        const int64_t count = some - s * STRIP_ROWS < STRIP_ROWS ? some - s * STRIP_ROWS : STRIP_ROWS;
-        for (int64_t r = 0; r < count; r++)
-          quantize(l, row + r, top[row + r], outliers ? is_outlier : 0, own + r * padded);
-        for (int64_t k = 0; k < padded; k += 64)
-          deal(own + k, padded, TURNED, 64, dealt + s * strip_words + k / 4 * TURNED, TURNED);
+        for (int64_t s = 0; s < strips; s++) {
+          const int64_t row = start + s * STRIP_ROWS, rest = some - s * STRIP_ROWS;
+          deal_bytes(l, row, rest < STRIP_ROWS ? rest : STRIP_ROWS, top + row, outliers ? is_outlier : 0, padded,
+                     own_bytes, strip + s * strip_words);
+        }
       }
 #pragma omp for schedule(static)
       for (int64_t p = 0; p < l->outputs; p += PANEL) {
@@ -417,14 +431,13 @@ void row_int8(const int8_layer *l, char *room, int threads) {
           for (int64_t k = 0; k < padded; k += 64)
             deal(l->weight + (p + o) * l->inputs + k, l->inputs, l->outputs - p - o, l->inputs - k,
                  panel + k / 4 * PANEL + o, PANEL);
-        float *mine = weights + me * padded * PANEL;
-        unpack_columns(l, p, outliers, columns, mine);
+        unpack_columns(l, p, outliers, own_columns, own_weights);
         for (int64_t s = 0; s < strips; s++) {
-          const int64_t row = start + s * STRIP_ROWS;
-          const int count = some - s * STRIP_ROWS < STRIP_ROWS ? (int)(some - s * STRIP_ROWS) : STRIP_ROWS;
+          const int64_t row = start + s * STRIP_ROWS, rest = some - s * STRIP_ROWS;
+          const int count = rest < STRIP_ROWS ? (int)rest : STRIP_ROWS;
           int32_t sums[STRIP_ROWS][PANEL];
-          next = bytes_of(count, dealt + s * strip_words, panel, padded / 4, sums, next, end);
-          scale(l, row, count, p, top + row, sums, outliers, columns, mine);
+          next = bytes_of(count, strip + s * strip_words, panel, padded / 4, sums, next, end);
+          scale(l, row, count, p, top + row, sums, outliers, own_columns, own_weights);
         }
       }
     }
