@@ -4,7 +4,7 @@
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <omp.h>
 
-#define PANEL 32      /* outputs */
+#define PANEL_Q 32      /* outputs */
 #define STRIP_ROWS 12 /* two sums of 16 outputs for each: as many as there are registers for */
 #define TURNED 16     /* rows that a strip has room for, since 16 are turned at a time */
 #define STRIPS 16     /* that are dealt at a time: they stay in the second-level cache */
@@ -59,16 +59,16 @@ INLINE void look_up(const uint8_t *bytes, __m512i table, __m512bh *first, __m512
   *second = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
 }
 
-/* total [R][PANEL] += for B blocks their scale times the products of R rows x with a panel as it is held */
+/* total [R][PANEL_Q] += for B blocks their scale times the products of R rows x with a panel as it is held */
 INLINE void blocks_of_few(const int R, const int B, const bf16 *x, int64_t inputs, const uint8_t *packed, __m512i table,
-                          const bf16 *scales, int64_t outputs, int64_t block, float total[][PANEL]) {
+                          const bf16 *scales, int64_t outputs, int64_t block, float total[][PANEL_Q]) {
   __m512 sum[2][FEW][2];
   for (int b = 0; b < B; b++)
     for (int r = 0; r < R; r++) sum[b][r][0] = sum[b][r][1] = _mm512_setzero_ps();
   for (int64_t i = 0; i < block; i += 2) {
 #pragma GCC unroll 2
     for (int b = 0; b < B; b++) {
-      const uint8_t *at = packed + (b * block + i) / 2 * PANEL;
+      const uint8_t *at = packed + (b * block + i) / 2 * PANEL_Q;
       __m512bh first, second;
       __builtin_prefetch(at + AHEAD);
       look_up(at, table, &first, &second);
@@ -90,21 +90,21 @@ INLINE void blocks_of_few(const int R, const int B, const bf16 *x, int64_t input
 
 /* two blocks at a time: one sum need not wait for the other */
 INLINE void few(const int R, const bf16 *x, int64_t inputs, const uint8_t *packed, __m512i table, const bf16 *scales,
-                int64_t outputs, int64_t block, float total[][PANEL]) {
+                int64_t outputs, int64_t block, float total[][PANEL_Q]) {
   int64_t i = 0;
   for (; i + 2 * block <= inputs; i += 2 * block)
-    blocks_of_few(R, 2, x + i, inputs, packed + i / 2 * PANEL, table, scales + i / block * outputs, outputs, block, total);
+    blocks_of_few(R, 2, x + i, inputs, packed + i / 2 * PANEL_Q, table, scales + i / block * outputs, outputs, block, total);
   for (; i < inputs; i += block)
-    blocks_of_few(R, 1, x + i, inputs, packed + i / 2 * PANEL, table, scales + i / block * outputs, outputs, block, total);
+    blocks_of_few(R, 1, x + i, inputs, packed + i / 2 * PANEL_Q, table, scales + i / block * outputs, outputs, block, total);
 }
 
-/* total [R][PANEL] += the scale of a block times the products of a strip with an unpacked panel */
+/* total [R][PANEL_Q] += the scale of a block times the products of a strip with an unpacked panel */
 INLINE const char *block_of(const int R, const uint32_t *strip, const bf16 *panel, int64_t pairs, const bf16 *scales,
-                            float total[][PANEL], const char *next, const char *end) {
+                            float total[][PANEL_Q], const char *next, const char *end) {
   __m512 sum[STRIP_ROWS][2];
   for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-  for (int64_t p = 0; p < pairs; p++, strip += TURNED, panel += 2 * PANEL) {
-    const __m512bh first = (__m512bh)_mm512_loadu_si512(panel), second = (__m512bh)_mm512_loadu_si512(panel + PANEL);
+  for (int64_t p = 0; p < pairs; p++, strip += TURNED, panel += 2 * PANEL_Q) {
+    const __m512bh first = (__m512bh)_mm512_loadu_si512(panel), second = (__m512bh)_mm512_loadu_si512(panel + PANEL_Q);
     next = fetch(next, end);
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
@@ -123,12 +123,12 @@ INLINE const char *block_of(const int R, const uint32_t *strip, const bf16 *pane
 }
 
 static const char *blocks_of(int rows, const uint32_t *strip, const bf16 *panel, int64_t inputs, int64_t block,
-                             const bf16 *scales, int64_t outputs, float total[][PANEL], const char *next,
+                             const bf16 *scales, int64_t outputs, float total[][PANEL_Q], const char *next,
                              const char *end) {
 #define CASE(N)                                                                                                    \
   case N:                                                                                                          \
     for (int64_t i = 0; i < inputs; i += block)                                                                    \
-      next = block_of(N, strip + i / 2 * TURNED, panel + i * PANEL, block / 2, scales + i / block * outputs, total, \
+      next = block_of(N, strip + i / 2 * TURNED, panel + i * PANEL_Q, block / 2, scales + i / block * outputs, total, \
                       next, end);                                                                                  \
     break;
   switch (rows) {
@@ -138,9 +138,9 @@ static const char *blocks_of(int rows, const uint32_t *strip, const bf16 *panel,
   return next;
 }
 
-INLINE void round_rows(int rows, float total[][PANEL], bf16 *y, int64_t outputs) {
+INLINE void round_rows(int rows, float total[][PANEL_Q], bf16 *y, int64_t outputs) {
   for (int r = 0; r < rows; r++)
-    for (int v = 0; v < PANEL; v += LANES) put_16_bf16(y + r * outputs + v, _mm512_loadu_ps(total[r] + v));
+    for (int v = 0; v < PANEL_Q; v += LANES) put_16_bf16(y + r * outputs + v, _mm512_loadu_ps(total[r] + v));
 }
 
 
@@ -148,27 +148,27 @@ INLINE void round_rows(int rows, float total[][PANEL], bf16 *y, int64_t outputs)
 INLINE void unpack_nibbles(const uint8_t *packed, __m512i table, int64_t inputs, bf16 *panel) {
   for (int64_t i = 0; i < inputs; i += 2) {
     __m512bh first, second;
-    look_up(packed + i / 2 * PANEL, table, &first, &second);
-    _mm512_storeu_si512(panel + i * PANEL, (__m512i)first);
-    _mm512_storeu_si512(panel + i * PANEL + PANEL, (__m512i)second);
+    look_up(packed + i / 2 * PANEL_Q, table, &first, &second);
+    _mm512_storeu_si512(panel + i * PANEL_Q, (__m512i)first);
+    _mm512_storeu_si512(panel + i * PANEL_Q + PANEL_Q, (__m512i)second);
   }
 }
 
 /* A panel of pairs, of int8 weights [outputs, inputs]: as bfloat16 they are exact */
 INLINE void unpack_bytes(const int8_t *weight, int64_t inputs, bf16 *panel) {
-  for (int64_t o = 0; o < PANEL; o += LANES)
+  for (int64_t o = 0; o < PANEL_Q; o += LANES)
     for (int64_t k = 0; k < inputs; k += 64) {
       uint32_t quads[16][TURNED];
       deal(weight + o * inputs + k, inputs, TURNED, inputs - k, quads[0], TURNED);
       for (int64_t q = 0; q < 16 && k + 4 * q < inputs; q++) {
         const __m512i x = _mm512_loadu_si512(quads[q]);
-        bf16 *to = panel + (k + 4 * q) * PANEL + o * 2;
+        bf16 *to = panel + (k + 4 * q) * PANEL_Q + o * 2;
         __m512i v[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
           v[i] = (__m512i)_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * i), 24));
         _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(v[0], 16), v[1]));
-        _mm512_storeu_si512(to + 2 * PANEL, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(v[2], 16), v[3]));
+        _mm512_storeu_si512(to + 2 * PANEL_Q, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(v[2], 16), v[3]));
       }
     }
 }
@@ -177,15 +177,15 @@ INLINE void unpack_bytes(const int8_t *weight, int64_t inputs, bf16 *panel) {
 static void by_pairs(const bf16 *x, int64_t rows, int64_t inputs, int64_t outputs, const uint8_t *packed, __m512i table,
                      const bf16 *absmax, int64_t block, const int8_t *bytes, const bf16 *scale, char *room, bf16 *y,
                      int threads) {
-  const int64_t parts = (inputs + 31) / 32, strip_words = parts * LANES * TURNED, panels = outputs / PANEL;
-  const int64_t panel_bytes = bytes ? inputs * PANEL : inputs / 2 * PANEL;
+  const int64_t parts = (inputs + 31) / 32, strip_words = parts * LANES * TURNED, panels = outputs / PANEL_Q;
+  const int64_t panel_bytes = bytes ? inputs * PANEL_Q : inputs / 2 * PANEL_Q;
   const char *held = bytes ? (const char *)bytes : (const char *)packed;
   uint32_t *dealt = (uint32_t *)room;
-  bf16 ones[PANEL];
-  for (int i = 0; i < PANEL; i++) ones[i] = down_bf16(1.0f);
+  bf16 ones[PANEL_Q];
+  for (int i = 0; i < PANEL_Q; i++) ones[i] = down_bf16(1.0f);
 #pragma omp parallel num_threads(threads)
   {
-    bf16 *panel = (bf16 *)(dealt + STRIPS * strip_words) + omp_get_thread_num() * inputs * PANEL;
+    bf16 *panel = (bf16 *)(dealt + STRIPS * strip_words) + omp_get_thread_num() * inputs * PANEL_Q;
     for (int64_t start = 0; start < rows; start += STRIPS * STRIP_ROWS) {
       const int64_t some = rows - start < STRIPS * STRIP_ROWS ? rows - start : STRIPS * STRIP_ROWS;
       const int64_t strips = (some + STRIP_ROWS - 1) / STRIP_ROWS;
@@ -203,14 +203,14 @@ static void by_pairs(const bf16 *x, int64_t rows, int64_t inputs, int64_t output
         for (int64_t s = 0; s < strips; s++) {
           const int64_t row = s * STRIP_ROWS;
           const int count = some - row < STRIP_ROWS ? (int)(some - row) : STRIP_ROWS;
-          bf16 *to = y + (start + row) * outputs + p * PANEL;
-          float total[STRIP_ROWS][PANEL] = {0};
-          next = blocks_of(count, dealt + s * strip_words, panel, inputs, block, bytes ? ones : absmax + p * PANEL,
+          bf16 *to = y + (start + row) * outputs + p * PANEL_Q;
+          float total[STRIP_ROWS][PANEL_Q] = {0};
+          next = blocks_of(count, dealt + s * strip_words, panel, inputs, block, bytes ? ones : absmax + p * PANEL_Q,
                            outputs, total, next, end);
           round_rows(count, total, to, outputs);
           for (int r = 0; bytes && r < count; r++)
-            for (int v = 0; v < PANEL; v += LANES) {
-              const __m512 factor = up_16(scale + p * PANEL + v), sum = up_16(to + r * outputs + v);
+            for (int v = 0; v < PANEL_Q; v += LANES) {
+              const __m512 factor = up_16(scale + p * PANEL_Q + v), sum = up_16(to + r * outputs + v);
               put_16_bf16(to + r * outputs + v, _mm512_mul_ps(sum, factor));
             }
         }
@@ -223,17 +223,17 @@ static void by_pairs(const bf16 *x, int64_t rows, int64_t inputs, int64_t output
    panel by panel, pair by pair. absmax [inputs / block, outputs], code [16]. room: see quantized_room_bytes. */
 void four_bit(const bf16 *x, int64_t rows, int64_t inputs, const uint8_t *packed, const bf16 *absmax, const float *code,
               int64_t outputs, int64_t block, char *room, bf16 *y, int threads) {
-  bf16 values[PANEL];
-  for (int i = 0; i < PANEL; i++) values[i] = down_bf16(code[i % 16]);
+  bf16 values[PANEL_Q];
+  for (int i = 0; i < PANEL_Q; i++) values[i] = down_bf16(code[i % 16]);
   const __m512i table = _mm512_loadu_si512(values);
   if (rows > FEW) {
     by_pairs(x, rows, inputs, outputs, packed, table, absmax, block, 0, 0, room, y, threads);
     return;
   }
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t p = 0; p < outputs; p += PANEL) {
+  for (int64_t p = 0; p < outputs; p += PANEL_Q) {
     const uint8_t *at = packed + p * inputs / 2;
-    float total[FEW][PANEL] = {0};
+    float total[FEW][PANEL_Q] = {0};
     if (rows == 1) few(1, x, inputs, at, table, absmax + p, outputs, block, total);
     else if (rows == 2) few(2, x, inputs, at, table, absmax + p, outputs, block, total);
     else if (rows == 3) few(3, x, inputs, at, table, absmax + p, outputs, block, total);
@@ -243,7 +243,7 @@ void four_bit(const bf16 *x, int64_t rows, int64_t inputs, const uint8_t *packed
 }
 
 /* y [rows, outputs] = x [rows, inputs] times int8 weights [outputs, inputs], and then their scales, as torchao has it:
-   outputs a multiple of PANEL, inputs one of 4. room: see quantized_room_bytes. */
+   outputs a multiple of PANEL_Q, inputs one of 4. room: see quantized_room_bytes. */
 void weight_int8(const bf16 *x, int64_t rows, int64_t inputs, const int8_t *weight, const bf16 *scale, int64_t outputs,
                  char *room, bf16 *y, int threads) {
   by_pairs(x, rows, inputs, outputs, 0, _mm512_setzero_si512(), 0, inputs, weight, scale, room, y, threads);
@@ -308,12 +308,12 @@ static void quantize(const int8_layer *l, int64_t row, float top, const uint8_t 
   }
 }
 
-/* sums [R][PANEL] = the products of a strip with a panel, four inputs at a time */
+/* sums [R][PANEL_Q] = the products of a strip with a panel, four inputs at a time */
 INLINE const char *quads_of(const int R, const uint32_t *strip, const uint32_t *panel, int64_t quads,
-                            int32_t sums[][PANEL], const char *next, const char *end) {
+                            int32_t sums[][PANEL_Q], const char *next, const char *end) {
   __m512i sum[STRIP_ROWS][2];
   for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
-  for (int64_t q = 0; q < quads; q++, strip += TURNED, panel += PANEL) {
+  for (int64_t q = 0; q < quads; q++, strip += TURNED, panel += PANEL_Q) {
     const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + LANES);
     next = fetch(next, end);
 #pragma GCC unroll 12
@@ -332,7 +332,7 @@ INLINE const char *quads_of(const int R, const uint32_t *strip, const uint32_t *
 }
 
 static const char *bytes_of(int rows, const uint32_t *strip, const uint32_t *panel, int64_t quads,
-                            int32_t sums[][PANEL], const char *next, const char *end) {
+                            int32_t sums[][PANEL_Q], const char *next, const char *end) {
 #define CASE(N) \
   case N: return quads_of(N, strip, panel, quads, sums, next, end);
   switch (rows) {
@@ -342,11 +342,11 @@ static const char *bytes_of(int rows, const uint32_t *strip, const uint32_t *pan
   return next;
 }
 
-/* y of some rows and a panel, from their sums, and the weights of the outliers' columns [outliers][PANEL] */
+/* y of some rows and a panel, from their sums, and the weights of the outliers' columns [outliers][PANEL_Q] */
 static void scale(const int8_layer *l, int64_t row, int rows, int64_t output, const float *top,
-                  int32_t sums[][PANEL], int64_t outliers, const int32_t *columns, const float *weights) {
+                  int32_t sums[][PANEL_Q], int64_t outliers, const int32_t *columns, const float *weights) {
   for (int r = 0; r < rows; r++)
-    for (int v = 0; v < PANEL; v += LANES) {
+    for (int v = 0; v < PANEL_Q; v += LANES) {
       const __mmask16 mask = lanes(l->outputs - output - v);
       const int64_t n = output + v;
       const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(sums[r] + v), _mm512_maskz_loadu_epi32(mask, l->sums + n));
@@ -358,7 +358,7 @@ static void scale(const int8_layer *l, int64_t row, int rows, int64_t output, co
         for (int64_t i = 0; i < outliers; i++) {
           const int64_t at = (row + r) * l->inputs + columns[i];
           const float x = l->is_f32 ? ((const float *)l->x)[at] : up_bf16(((const bf16 *)l->x)[at]);
-          sum = _mm512_fmadd_ps(_mm512_set1_ps(x), _mm512_loadu_ps(weights + i * PANEL + v), sum);
+          sum = _mm512_fmadd_ps(_mm512_set1_ps(x), _mm512_loadu_ps(weights + i * PANEL_Q + v), sum);
         }
         y = _mm512_add_ps(rounded(l, y), sum);
       }
@@ -368,13 +368,13 @@ static void scale(const int8_layer *l, int64_t row, int rows, int64_t output, co
     }
 }
 
-/* weights [outliers][PANEL] of some columns as they would be without quantization */
+/* weights [outliers][PANEL_Q] of some columns as they would be without quantization */
 static void unpack_columns(const int8_layer *l, int64_t output, int64_t outliers, const int32_t *columns, float *weights) {
   for (int64_t i = 0; i < outliers; i++)
-    for (int64_t o = 0; o < PANEL; o++) {
+    for (int64_t o = 0; o < PANEL_Q; o++) {
       const int64_t n = output + o;
       const float w = n < l->outputs ? l->weight[n * l->inputs + columns[i]] * l->scale[n] * 7.874015718698502e-3f : 0;
-      weights[i * PANEL + o] = l->is_f32 ? w : up_bf16(down_bf16(w));
+      weights[i * PANEL_Q + o] = l->is_f32 ? w : up_bf16(down_bf16(w));
     }
 }
 
@@ -387,10 +387,10 @@ static void deal_bytes(const int8_layer *l, int64_t row, int64_t count, const fl
 
 /* y [rows, outputs] = x [rows, inputs] times int8 weights [outputs, inputs]. room: see quantized_room_bytes. */
 void row_int8(const int8_layer *l, char *room, int threads) {
-  const int64_t padded = (l->inputs + 63) / 64 * 64, strip_words = padded / 4 * TURNED, panel_words = padded / 4 * PANEL;
+  const int64_t padded = (l->inputs + 63) / 64 * 64, strip_words = padded / 4 * TURNED, panel_words = padded / 4 * PANEL_Q;
   const int each = l->rows <= FEW && threads <= STRIPS; /* thread quantizes these rows itself: quicker than to wait */
   uint32_t *dealt = (uint32_t *)room, *panels = dealt + STRIPS * strip_words;
-  float *weights = (float *)(panels + threads * panel_words), *tops = weights + threads * padded * PANEL;
+  float *weights = (float *)(panels + threads * panel_words), *tops = weights + threads * padded * PANEL_Q;
   int32_t *columns = (int32_t *)(tops + l->rows + 16 * threads);
   uint8_t *marks = (uint8_t *)(columns + threads * padded), *bytes = marks + threads * padded;
   memset(marks, 0, threads * padded);
@@ -398,7 +398,7 @@ void row_int8(const int8_layer *l, char *room, int threads) {
   {
     const int me = omp_get_thread_num();
     uint32_t *panel = panels + me * panel_words, *strip = dealt + each * me * strip_words;
-    float *top = tops + each * me * 16, *own_weights = weights + me * padded * PANEL;
+    float *top = tops + each * me * 16, *own_weights = weights + me * padded * PANEL_Q;
     uint8_t *is_outlier = marks + each * me * padded, *own_bytes = bytes + me * TURNED * padded;
     int32_t *own_columns = columns + me * padded;
     int64_t outliers = 0;
@@ -424,18 +424,18 @@ void row_int8(const int8_layer *l, char *room, int threads) {
         }
       }
 #pragma omp for schedule(static)
-      for (int64_t p = 0; p < l->outputs; p += PANEL) {
-        const char *next = (const char *)(l->weight + (p + PANEL) * l->inputs);
-        const char *end = next + (p + 2 * PANEL <= l->outputs) * PANEL * l->inputs;
-        for (int64_t o = 0; o < PANEL; o += LANES)
+      for (int64_t p = 0; p < l->outputs; p += PANEL_Q) {
+        const char *next = (const char *)(l->weight + (p + PANEL_Q) * l->inputs);
+        const char *end = next + (p + 2 * PANEL_Q <= l->outputs) * PANEL_Q * l->inputs;
+        for (int64_t o = 0; o < PANEL_Q; o += LANES)
           for (int64_t k = 0; k < padded; k += 64)
             deal(l->weight + (p + o) * l->inputs + k, l->inputs, l->outputs - p - o, l->inputs - k,
-                 panel + k / 4 * PANEL + o, PANEL);
+                 panel + k / 4 * PANEL_Q + o, PANEL_Q);
         unpack_columns(l, p, outliers, own_columns, own_weights);
         for (int64_t s = 0; s < strips; s++) {
           const int64_t row = start + s * STRIP_ROWS, rest = some - s * STRIP_ROWS;
           const int count = rest < STRIP_ROWS ? (int)rest : STRIP_ROWS;
-          int32_t sums[STRIP_ROWS][PANEL];
+          int32_t sums[STRIP_ROWS][PANEL_Q];
           next = bytes_of(count, strip + s * strip_words, panel, padded / 4, sums, next, end);
           scale(l, row, count, p, top + row, sums, outliers, own_columns, own_weights);
         }
