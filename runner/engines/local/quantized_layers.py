@@ -82,7 +82,7 @@ class QuantizedLayers:
     def _forward(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> Forward:
         """Return the quicker function of a layer; Unfit where there is none."""
         if self._kernels is None or not self._kernels.has_quantized:
-            raise Unfit("the kernels for it need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)")
+            raise Unfit("its kernels need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)")
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
             raise Unfit("it is being trained, not on the CPU, or in another number format")
         with torch.no_grad():
@@ -121,7 +121,8 @@ class QuantizedLayers:
     def _int8(self, layer: Any, kernels: native.Kernels) -> Forward:
         """Of LLM.int8(): rows are quantized, too, and columns with outliers are multiplied apart."""
         own, state, inputs, outputs = layer.forward, layer.state, layer.in_features, layer.out_features
-        if state.has_fp16_weights or state.CB is None or not (state.CB.dtype is torch.int8 and state.CB.is_contiguous()):
+        held = state.CB
+        if state.has_fp16_weights or held is None or held.dtype is not torch.int8 or not held.is_contiguous():
             raise Unfit("its weights are not held as int8")
         # some rows at a time: sums are made of a copy in int32
         sums = torch.cat([some.sum(1, dtype=torch.int32) for some in state.CB.split(256)]) * SHIFT

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 256
-SOURCES = ("attention.c", "attention_body.h", "whole_pass.h", "quantized.h")
+SOURCES = ("attention.c", "attention_body.h", "whole_pass.h", "quantized.h", "row_int8.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
