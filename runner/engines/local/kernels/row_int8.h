@@ -48,7 +48,7 @@ static float look_through(const int8_layer *l, int64_t row, uint8_t *is_outlier)
 }
 
 static void quantize(const int8_layer *l, int64_t row, float top, const uint8_t *is_outlier, uint8_t *out) {
-  const __m512 factor = _mm512_set1_ps(127.0f / top);
+  const __m512 factor = _mm512_set1_ps(1.0f / top * 127.0f); /* rounded twice, as torch does it */
   for (int64_t k = 0; k < l->inputs; k += LANES) {
     __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(half(l, row, k), factor));
     if (is_outlier) {
