@@ -101,13 +101,20 @@ INLINE void few(const int R, const bf16 *x, int64_t inputs, const uint8_t *packe
                   total);
 }
 
-/* total [R][PANEL_Q] += the scale of a block times the products of a strip with an unpacked panel */
-INLINE const char *block_of(const int R, const uint32_t *strip, const bf16 *panel, int64_t pairs, const bf16 *scales,
-                            float total[][PANEL_Q], const char *next, const char *end) {
+/* total [R][PANEL_Q] += the scale of a block times the products of a strip with a panel. Where it is packed it is unpacked
+   on the way, for the next strips: there is room for that beside the products. */
+INLINE const char *block_of(const int R, const int is_packed, const uint32_t *strip, const uint8_t *packed, __m512i table,
+                            bf16 *panel, int64_t pairs, const bf16 *scales, float total[][PANEL_Q], const char *next,
+                            const char *end) {
   __m512 sum[STRIP_ROWS][2];
   for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
   for (int64_t p = 0; p < pairs; p++, strip += TURNED, panel += 2 * PANEL_Q) {
-    const __m512bh first = (__m512bh)_mm512_loadu_si512(panel), second = (__m512bh)_mm512_loadu_si512(panel + PANEL_Q);
+    __m512bh first, second;
+    if (is_packed) {
+      look_up(packed + p * PANEL_Q, table, &first, &second);
+      _mm512_storeu_si512(panel, (__m512i)first);
+      _mm512_storeu_si512(panel + PANEL_Q, (__m512i)second);
+    } else first = (__m512bh)_mm512_loadu_si512(panel), second = (__m512bh)_mm512_loadu_si512(panel + PANEL_Q);
     next = fetch(next, end);
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
@@ -125,36 +132,30 @@ INLINE const char *block_of(const int R, const uint32_t *strip, const bf16 *pane
   return next;
 }
 
-static const char *blocks_of(int rows, const uint32_t *strip, const bf16 *panel, int64_t inputs, int64_t block,
-                             const bf16 *scales, int64_t outputs, float total[][PANEL_Q], const char *next,
-                             const char *end) {
-#define CASE(N)                                                                                                    \
-  case N:                                                                                                          \
-    for (int64_t i = 0; i < inputs; i += block)                                                                    \
-      next = block_of(N, strip + i / 2 * TURNED, panel + i * PANEL_Q, block / 2, scales + i / block * outputs, total, \
-                      next, end);                                                                                  \
+/* All blocks, compiled for each number of rows; packed: or 0 */
+static const char *blocks_of(int rows, const uint32_t *strip, const uint8_t *packed, __m512i table, bf16 *panel,
+                             int64_t inputs, int64_t block, const bf16 *scales, int64_t outputs, float total[][PANEL_Q],
+                             const char *next, const char *end) {
+#define BLOCKS(N, IS_PACKED) \
+  for (int64_t i = 0; i < inputs; i += block)                                                                     \
+    next = block_of(N, IS_PACKED, strip + i / 2 * TURNED, packed + i / 2 * PANEL_Q, table, panel + i * PANEL_Q,   \
+                    block / 2, scales + i / block * outputs, total, next, end);
+#define CASE(N)              \
+  case N:                    \
+    if (packed) { BLOCKS(N, 1) } \
+    else { BLOCKS(N, 0) }        \
     break;
   switch (rows) {
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
   }
 #undef CASE
+#undef BLOCKS
   return next;
 }
 
 INLINE void round_rows(int rows, float total[][PANEL_Q], bf16 *y, int64_t outputs) {
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < PANEL_Q; v += LANES) put_16_bf16(y + r * outputs + v, _mm512_loadu_ps(total[r] + v));
-}
-
-
-/* A panel of pairs, of 4-bit weights */
-INLINE void unpack_nibbles(const uint8_t *packed, __m512i table, int64_t inputs, bf16 *panel) {
-  for (int64_t i = 0; i < inputs; i += 2) {
-    __m512bh first, second;
-    look_up(packed + i / 2 * PANEL_Q, table, &first, &second);
-    _mm512_storeu_si512(panel + i * PANEL_Q, (__m512i)first);
-    _mm512_storeu_si512(panel + i * PANEL_Q + PANEL_Q, (__m512i)second);
-  }
 }
 
 /* A panel of pairs, of int8 weights [outputs, inputs]: as bfloat16 they are exact */
@@ -202,14 +203,13 @@ static void by_pairs(const bf16 *x, int64_t rows, int64_t inputs, int64_t output
       for (int64_t p = 0; p < panels; p++) {
         const char *next = held + (p + 1) * panel_bytes, *end = next + (p + 1 < panels) * panel_bytes;
         if (bytes) unpack_bytes(bytes + p * panel_bytes, inputs, panel);
-        else unpack_nibbles(packed + p * panel_bytes, table, inputs, panel);
         for (int64_t s = 0; s < strips; s++) {
           const int64_t row = s * STRIP_ROWS;
           const int count = some - row < STRIP_ROWS ? (int)(some - row) : STRIP_ROWS;
           bf16 *to = y + (start + row) * outputs + p * PANEL_Q;
           float total[STRIP_ROWS][PANEL_Q] = {0};
-          next = blocks_of(count, dealt + s * strip_words, panel, inputs, block, bytes ? ones : absmax + p * PANEL_Q,
-                           outputs, total, next, end);
+          next = blocks_of(count, dealt + s * strip_words, bytes || s ? 0 : packed + p * panel_bytes, table, panel, inputs,
+                           block, bytes ? ones : absmax + p * PANEL_Q, outputs, total, next, end);
           round_rows(count, total, to, outputs);
           for (int r = 0; bytes && r < count; r++)
             for (int v = 0; v < PANEL_Q; v += LANES) {
