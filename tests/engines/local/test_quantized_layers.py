@@ -35,7 +35,7 @@ has_kernels = pytest.mark.skipif(
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
     """A real layer of bitsandbytes' with random weights."""
-    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+    from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
     torch.manual_seed(inputs + outputs)
     weight = torch.randn(outputs, inputs, dtype=torch.bfloat16) / inputs**0.5
