@@ -1,14 +1,24 @@
 """Are quantized layers as quick as bfloat16? `python bench/quantized_speed.py [--rounds 3]`.
 
 A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, with our kernels and with
-bitsandbytes' own functions (`own`). Each line is a fresh process; the lines take turns, round by round. Below stands how
+A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, with our kernels and with
+A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, by our kernels and by
+A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, by our kernels and by
+far the logits of our kernels lie from those of bitsandbytes' own functions, in the same process on the same weights.
 far the logits of our kernels lie from those of bitsandbytes' own functions, in the same process on the same weights.
 """
+"""
+
 
 from __future__ import annotations
+from __future__ import annotations
+
 
 import argparse
+import argparse
 import json
+import json
+import random
 import random
 import subprocess
 import sys

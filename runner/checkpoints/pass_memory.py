@@ -81,6 +81,6 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
 
 
 def quantized_room_bytes(rows: int, inputs: int, threads: int) -> int:
-    """What kernels/quantized.h works in: dealt rows, and for each thread a panel of the weight and what goes with it."""
+    """Return what kernels/quantized.h works in: dealt rows, and for each thread a panel of the weight."""
     padded = -(-inputs // 64) * 64
     return padded * (STRIPS * 16 * 2 + threads * (32 * 4 + 32 + 16 + 4 + 1)) + 4 * (rows + 16 * threads)

@@ -68,7 +68,7 @@ class BitsAndBytesConfig(Quantized):
         if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
             raise self._unusable(reason)
 
-    def has_kernels(self, dtype_bytes: int) -> bool:  # noqa: ARG002
+    def has_kernels(self, dtype_bytes: int) -> bool:
         """For all of them."""
         return True
 
