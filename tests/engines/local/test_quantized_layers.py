@@ -1,4 +1,4 @@
-"""Quantized layers give what bitsandbytes' own functions give, and are theirs again afterwards."""
+"""Quantized layers give what their library's own functions give, and are theirs again afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ has_kernels = pytest.mark.skipif(
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
-    """A real layer of bitsandbytes' with random weights."""
+    """A real layer of the library's with random weights."""
     from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
     torch.manual_seed(inputs + outputs)
@@ -42,6 +42,12 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
     if kind == "int8":
         layer: Any = Linear8bitLt(inputs, outputs, bias, has_fp16_weights=False, threshold=keys.get("threshold", 6.0))
         layer.weight = Int8Params(weight, has_fp16_weights=False, requires_grad=False)
+    elif kind == "torchao_int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        layer = nn.Linear(inputs, outputs, bias, dtype=torch.bfloat16)
+        layer.weight.data = weight
+        quantize_(layer, Int8WeightOnlyConfig())
     else:
         dtype = keys.get("compute_dtype", torch.bfloat16)
         layer = Linear4bit(inputs, outputs, bias, dtype, keys.get("double_quant", True), kind)
@@ -64,6 +70,7 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
         ("int8", 72, 50, {}),  # parts of everything
         ("int8", 72, 50, {"threshold": 0.0}),
         ("int8", 130, 33, {"threshold": 0.5}),  # many columns have outliers
+        ("torchao_int8", 100, 64, {}),
     ],
 )
 @pytest.mark.parametrize("threads", [1, 2])
