@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
-from runner.checkpoints.pass_memory import Pass, activation_bytes, place_bytes, shape_of, streamed
+from runner.checkpoints.pass_memory import (
+    Pass,
+    activation_bytes,
+    place_bytes,
+    quantized_room_bytes,
+    shape_of,
+    streamed,
+)
 from runner.checkpoints.resolve import Resolved
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import Attention, LocalModelConfig
@@ -141,17 +148,22 @@ def predict(
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)
     held = resolved.held(config.quantization)
     context = prompt_tokens + new_tokens
+    # then layers are multiplied as they are held, and nothing is unpacked but a panel at a time
+    by_panels = is_stream and device == "cpu" and held.has_kernels(dtype_bytes) and machine.has_quantized_kernels()
+    width = max(shape["intermediate"], shape["hidden"])
 
     def activations(what: Pass) -> int:
-        most = held.pass_bytes(
-            device, what.rows * what.tokens, max(shape["intermediate"], shape["hidden"]), dtype_bytes
-        )
+        positions = what.rows * what.tokens
+        if by_panels:
+            most = quantized_room_bytes(positions, width, machine.cores())
+        else:
+            most = held.pass_bytes(device, positions, width, dtype_bytes)
         return most + activation_bytes(shape, dtype_bytes, what)
 
     reading = streamed(device, rows, prompt_tokens) if is_stream else Pass(rows, prompt_tokens, prompt_tokens * eager)
     prefill = activations(reading)
     decode = activations(Pass(rows, 1, context * eager))
-    unpacked = largest * held.unpacked_bytes(dtype_bytes)
+    unpacked = 0 if by_panels else largest * held.unpacked_bytes(dtype_bytes)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":
         return plain

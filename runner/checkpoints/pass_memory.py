@@ -12,6 +12,7 @@ from runner.core.dtypes import BYTES
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of prompts that one pass reads
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once: beyond these, products of matrices get no faster
+STRIPS = 16  # of 12 rows that kernels/quantized.h deals at a time
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,9 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
         "head_dim": first("head_dim", default=hidden // heads),
         "vocab": first("vocab_size"),
     }
+
+
+def quantized_room_bytes(rows: int, inputs: int, threads: int) -> int:
+    """Return what kernels/quantized.h works in: dealt rows, and for each thread a panel of the weight."""
+    padded = -(-inputs // 64) * 64
+    return padded * (STRIPS * 16 * 2 + threads * (32 * 4 + 32 + 16 + 4 + 1)) + 4 * (rows + 16 * threads)

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -166,6 +167,18 @@ def cores() -> int:
 # Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
 # thread waits for the other at every layer, it costs a hundred times more.
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
+QUANTIZED_FLAGS = {"avx512_bf16", "avx512_vnni", "avx512bw", "avx512vl"}
+
+
+def c_compiler() -> str | None:
+    """Return the C compiler that the engine's kernels are built with; None where there is none, or RUNNER_NATIVE=0."""
+    return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
+
+
+def has_quantized_kernels() -> bool:
+    """Whether kernels/quantized.h can be built and run here: it multiplies bfloat16 and bytes by AVX512."""
+    flags = set((_said("/proc/cpuinfo", "flags") or "").split())
+    return c_compiler() is not None and flags >= QUANTIZED_FLAGS
 
 
 def threads_for(parameters: int) -> int:

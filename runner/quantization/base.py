@@ -51,6 +51,10 @@ class QuantizationConfig:
         """Return the bytes of one number in the unpacked copy that a product makes of a whole weight; 0 = no copy."""
         return 0
 
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """Whether the local engine has kernels of its own for such layers, which make no copy of a weight."""
+        return False
+
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
         """Return what a product of so many positions with a layer of this width takes beside its result."""
         return 0

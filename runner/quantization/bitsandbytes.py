@@ -68,6 +68,10 @@ class BitsAndBytesConfig(Quantized):
         if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
             raise self._unusable(reason)
 
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """For all of them."""
+        return True
+
     def _unusable(self, reason: object) -> ConfigError:
         return ConfigError(
             f"quantization={self.name}: bitsandbytes is installed but does not run on this platform "

@@ -38,6 +38,10 @@ class TorchaoInt8Config(Quantized):
         """The copy is in the dtype of the activations."""
         return dtype_bytes
 
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """For activations in bfloat16."""
+        return dtype_bytes == 2
+
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' config around torchao's own."""
         from torchao.quantization import Int8WeightOnlyConfig

@@ -145,6 +145,9 @@ class LocalEngine:
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
             self.stats.notes += self._fast_layers.notes
             self.stats.packed_mib = self._fast_layers.packed_mib
+            quantized = self._fast_layers.quantized
+            if quantized.exchanged and not quantized.left:
+                loaded.metrics["unpacked_mib"] = quantized.room_mib
             self.whole = probe_whole(loaded, heads, self._fast_layers.panels)
 
     def note_plain(self, way: Way, reason: str) -> None:

@@ -22,6 +22,7 @@ from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 from runner.engines.local.panels import Panels, are_quicker
+from runner.engines.local.quantized_layers import QuantizedLayers
 
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
 SHARE_OF_MEMORY = PACKED_SHARE  # a calibration of a smaller model sets what the whole one would do
@@ -57,9 +58,11 @@ class FastLayers:
                 for dtype, problem in problems.items()
                 if problem
             ]
-        for module in model.modules():
-            if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
-                self._watch_heap(module)
+        self.quantized = QuantizedLayers(model, self.heap)
+        self.layers += self.quantized.exchanged
+        self.notes += self.quantized.notes
+        for layer in self.quantized.left:
+            self._watch_heap(layer)
         if kernels is not None:
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):

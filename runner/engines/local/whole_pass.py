@@ -173,7 +173,7 @@ class WholePass:
         pieces.append(tokens * max(wide, self.inner) * size)
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
-        return sum(pieces) + LINE * len(pieces)
+        return int(sum(pieces)) + LINE * len(pieces)
 
     def _turn(self, positions: int) -> None:
         """Have cos and sin for so many positions at least."""

@@ -222,3 +222,5 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #include "products.h"
 #include "sampling.h"
 #include "whole_pass.h"
+#include "quantized.h"
+#include "row_int8.h"

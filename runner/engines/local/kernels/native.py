@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+from runner.core import machine
 
 if TYPE_CHECKING:
     from runner.engines.local.kv_cache import Heads
@@ -30,11 +31,11 @@ LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 512
 SOURCES = ("attention.c", "attention_body.h", "crew.h", "products.h", "sampling.h", "whole_pass.h")
+SOURCES += ("quantized.h", "row_int8.h")
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
 PRODUCTS = ("product", "whole_pass")  # of bfloat16 where the processor has instructions for them
-_FOR_ALL_FORMATS = ("sample",)
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -47,7 +48,12 @@ _SIGNATURES: dict[str, list[Any]] = {
     "whole_pass": [_PTR] * 3 + [_THREADS],
     "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_PTR, _FLOAT, _FLOAT] + [_PTR] * 3 + [_THREADS],
+    "four_bit": [_PTR, _INT, _INT, _PTR, _PTR, _PTR, _INT, _INT, _PTR, _PTR, _THREADS],
+    "row_int8": [_PTR, _PTR, _THREADS],
+    "weight_int8": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _PTR, _THREADS],
 }
+_QUANTIZED = ("four_bit", "row_int8", "weight_int8")
+_FOR_ALL_FORMATS = ("sample", *_QUANTIZED)
 
 
 class Kernels:
@@ -56,10 +62,13 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
+        self.has_quantized = hasattr(library, "four_bit")  # and for those with products of bfloat16 and of bytes
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
+            if (name == "shared" and not self.has_shared) or (name in _QUANTIZED and not self.has_quantized):
+                continue
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
-                if (name == "shared" or (name in PRODUCTS and dtype == torch.bfloat16)) and not self.has_shared:
+                if name in PRODUCTS and dtype == torch.bfloat16 and not self.has_shared:
                     continue
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)
                 function.argtypes, function.restype = signature, None
@@ -77,11 +86,9 @@ class Kernels:
 @cache
 def kernels() -> Kernels | None:
     """Return the kernels, built if need be; None where they cannot be had, and the log says why."""
-    if os.environ.get("RUNNER_NATIVE") == "0":
-        return None
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = machine.c_compiler()
     if compiler is None:
-        log.info("no C compiler is here: attention is computed by torch alone, which is slower")
+        log.info("no C compiler is here, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
         return None
     try:
         library = _build(compiler)

@@ -1,0 +1,124 @@
+"""Are quantized layers as quick as bfloat16? `python bench/quantized_speed.py [--rounds 5]`.
+
+A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, by our kernels and by the own
+functions of the library (`own`). All are loaded into one process and take turns, round by round and batch by batch, so
+that other work on the machine meets all of them. Below stands how far the logits of our kernels lie from the library's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import defaultdict
+from dataclasses import replace
+
+import torch
+from engines import head_line, markdown, model_folder, spread
+
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.dtypes import Dtype
+from runner.core.heap import Heap
+from runner.engines.base import Request, complete
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.quantization import CHOICES
+
+QUANTIZED = ("int8", "nf4", "fp4", "torchao_int8")
+OWN = " own"  # behind the name of a choice: by its library's own functions
+WARM_TOKENS = 4
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
+    parser.add_argument("--lines", default=",".join(["none", *QUANTIZED, *(name + OWN for name in QUANTIZED)]))
+    parser.add_argument("--rows", default="1,8,32,128", help="at once")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt; they share nothing")
+    parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    lines, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
+    folder, chance = str(model_folder(options.model)), random.Random(0)
+    engines, said = {}, []
+    for line in lines:
+        engines[line] = engine_of(folder, line, options.new)
+        if line != "none" and not line.endswith(OWN):
+            said.append(compare(line, engines[line], options.prompt))
+        warm_up(engines[line], line)
+    speeds: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for _ in range(options.rounds):
+        for count in rows:
+            for line, engine in engines.items():
+                before = replace(engine.stats)
+                run(engine, count, options.prompt, options.new, chance)
+                passed = engine.stats - before
+                speeds["decode", line, count].append(passed.decode_tok_per_s)
+                speeds["prefill", line, count].append(passed.prefill_tok_per_s)
+    print(head_line(["bench/quantized_speed.py", *sys.argv[1:]], torch.get_num_threads()))
+    for what in ("decode", "prefill"):
+        print(f"\n{options.rounds} rounds by turns: median (least..most)\n")
+        table = [[line, *(spread(speeds[what, line, count], 0) for count in rows)] for line in lines]
+        print(markdown([f"{what}, tokens/s", *(f"{count} rows" for count in rows)], table), flush=True)
+    print("\n" + "\n".join(said))
+
+
+def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
+    """Return the engine of a line, loaded."""
+    config = RunnerConfig(
+        model=LocalModelConfig(name=folder, device="cpu", dtype=Dtype.bfloat16),
+        quantization=CHOICES[line.removesuffix(OWN)](),
+        lora=LoraConfig(),
+        rope=RopeConfig(),
+        generation=GenerationConfig(name="greedy", max_new_tokens=new_tokens),
+        task=Gsm8kConfig(),
+        tracking=TrackingConfig(name="none"),
+    )
+    engine = LocalEngine(config)
+    engine.load()
+    return engine
+
+
+def compare(line: str, engine: LocalEngine, tokens: int) -> str:
+    """Say how far the logits of the kernels lie from those of the library's own functions."""
+    model = engine._model().model
+    ids = torch.randint(0, model.config.vocab_size, (8, tokens), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        own = model(ids).logits.float()
+        quantized = QuantizedLayers(model, Heap())
+        ours = model(ids).logits.float()
+    if quantized.left or not quantized.exchanged:
+        raise SystemExit("\n".join(quantized.notes) or f"{line}: there is nothing to exchange")
+    for layer in quantized.exchanged:
+        del layer.forward
+    off, same = (ours - own).abs().max() / own.std(), (ours.argmax(-1) == own.argmax(-1)).float().mean()
+    return f"- {line}: logits at most {float(off):.2g} of their spread off, {float(same):.1%} of the best tokens equal"
+
+
+def warm_up(engine: LocalEngine, line: str) -> None:
+    """Have layers exchanged, but for those that are to be multiplied by their library."""
+    maker = QuantizedLayers._maker
+    if line.endswith(OWN):
+        QuantizedLayers._maker = lambda self, layer: None  # type: ignore[method-assign]  # noqa: ARG005
+    run(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
+    QuantizedLayers._maker = maker  # type: ignore[method-assign]
+
+
+def run(engine: LocalEngine, count: int, prompt: int, new_tokens: int, chance: random.Random) -> None:
+    """Complete so many prompts of random tokens at once."""
+    vocabulary = engine._model().model.config.vocab_size
+    prompts = [tuple(chance.randrange(vocabulary) for _ in range(prompt)) for _ in range(count)]
+    asked = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
+    failed = [done.error for done in complete(engine, asked, count) if done.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
+
+
+if __name__ == "__main__":
+    main()
