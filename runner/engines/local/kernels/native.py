@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 512
-SOURCES = ("attention.c", "attention_body.h", "crew.h", "products.h", "sampling.h", "whole_pass.h")
-SOURCES += ("quantized.h", "row_int8.h")
+PARTS = ("attention_body", "crew", "products", "sampling", "whole_pass", "quantized", "row_int8")
+SOURCES = ("attention.c", *(f"{part}.h" for part in PARTS))
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
