@@ -168,7 +168,7 @@ class WholePass:
         heads, size = self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
-        pieces = [(self._model.layers * PHASES + 2) * PHASE_BYTES]
+        pieces = [(heads.layers * PHASES + 2) * PHASE_BYTES]
         pieces += [tokens * width * size for width in (self.hidden, self.hidden, wide + 2 * pairs)]
         pieces.append(tokens * max(wide, self.inner) * size)
         for count in of_parts:

@@ -13,6 +13,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
+from runner.engines.local import whole_pass
 from runner.engines.local.compat_probe import probe_whole
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.fast_layers import FastLayers
@@ -106,16 +107,18 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
             assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
-def test_its_turning_goes_as_far_as_its_rows(engine_of: Callable[..., LocalEngine]) -> None:
-    loaded, _, whole = quickened(engine_of("llama", rope_theta=100.0))
+def test_its_turning_goes_as_far_as_its_rows(
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_pass, "FIRST_POSITIONS", 3)
+    loaded, heads, whole = quickened(engine_of("llama", rope_theta=100.0))
     assert whole is not None
     assert whole.positions == loaded.metrics["max_positions"]
-    setattr(whole, "_turnings", None)  # noqa: B010  # as before the first pass
-    whole._turn(3)
     whole._turn(100)
     assert whole._turnings is not None
     cos, _ = loaded.model.model.rotary_emb(torch.zeros(1), torch.arange(100)[None])
-    assert torch.equal(whole._turnings[0], cos[0])
+    assert cos.shape[-1] == heads.dim
+    assert torch.equal(whole._turnings[0][:100], cos[0])
 
 
 def test_other_models_go_their_own_way(engine_of: Callable[..., LocalEngine]) -> None:
