@@ -120,6 +120,7 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
     """
     shapes: dict[int, _Shape] = {}
     windows: dict[int, Window | None] = {}
+    softmaxes: set[bool] = set()
 
     def take_down(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
@@ -127,6 +128,7 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
         """Attend somehow: only shapes and masks are of interest."""
         width = max(key.shape[2], value.shape[2])
         shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
+        softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
         with suppress(Unknown):
             windows[layer] = MASKS.window(softmax.mask)
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
@@ -153,7 +155,7 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
     settings = model.config.get_text_config()
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
         raise Incompatible("its attention sees one chunk of a text at a time")
-    return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known)
+    return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known, all(softmaxes))
 
 
 def _check_cache(model: Any, ids: torch.Tensor) -> list[int | None]:

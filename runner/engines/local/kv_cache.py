@@ -32,6 +32,7 @@ class Heads:
     dtype: torch.dtype
     device: torch.device
     windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees all; empty where they are not known
+    plain_softmax: bool = True  # no layer has a cap or sinks
 
     @property
     def bytes_per_token(self) -> int:

@@ -113,6 +113,8 @@ class WholePass:
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         if not kernels.has("whole_pass", heads.dtype):
             raise Unlike("this processor has no products of such numbers")
+        if not heads.plain_softmax:
+            raise Unlike("its softmax has caps or sinks")
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
             raise Unlike("something hooks into its layers")
         try:
