@@ -33,7 +33,7 @@ Make = Callable[..., RunnerConfig]
         ("openai-gpt", "generate", "it does not fill the cache that it is given"),
         ("minimax", "generate", "MiniMax uses cache of its own"),
         ("cpmant", "generate", "a cache of its own"),
-        ("llama4_text", "even", "its attention counts the tokens of a pass"),
+        ("doge", "padded", "its layers add numbers of their own to the scores"),
         ("deepseek_v32", "even", "indexed_attention"),
         ("mixtral", "stream", ""),
     ],
@@ -47,7 +47,7 @@ def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: 
 
 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-@pytest.mark.parametrize("family", ["falcon_h1", "mamba", "llama4_text"])
+@pytest.mark.parametrize("family", ["falcon_h1", "mamba", "doge"])
 def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(
     family: str, dtype: Dtype, make_config: Make, tmp_path: Path
 ) -> None:
