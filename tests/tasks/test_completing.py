@@ -18,8 +18,10 @@ from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record, Sample, Status
+from runner.engines.base import Event
 from runner.engines.kinds import BaseCache
 from runner.engines.local.forward import Forward
+from runner.engines.local.scheduler import Scheduler
 from runner.run import run
 from runner.store.jobs import read_samples
 
@@ -35,19 +37,26 @@ def config(make_config: Make, tiny_model: LocalModelConfig) -> RunnerConfig:
 
 @contextmanager
 def memory_for(passes: int) -> Iterator[None]:
-    """Have every forward pass after so many run out of memory, as torch says it."""
+    """Have every forward pass after so many run out of memory, as torch says it; the trials of the model do not count."""
     real: Any = Forward._forward
-    count = 0
+    real_step = Scheduler.step
+    count, is_at_work = 0, False
+
+    def step(self: Scheduler) -> list[Event]:
+        nonlocal is_at_work
+        is_at_work = True
+        return real_step(self)
 
     def forward(self: Forward, *arguments: Any) -> torch.Tensor:
         nonlocal count
-        count += 1
+        count += is_at_work
         if count > passes:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Forward, "_forward", forward)
+        patch.setattr(Scheduler, "step", step)
         yield
 
 
@@ -64,7 +73,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     undisturbed = run(config)
     config.output_dir = str(tmp_path / "short")
     bases = BaseCache()  # of a worker, which lives on
-    with memory_for(30):
+    with memory_for(23):
         short = run(config, bases=bases)
     errors = int(short.result.metrics["errors"])
     assert 0 < errors < 6
@@ -85,7 +94,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
 
 def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
     bases = BaseCache()
-    with memory_for(7), pytest.raises(JobFailed, match="nothing could be completed"):  # the trials of the model pass
+    with memory_for(0), pytest.raises(JobFailed, match="nothing could be completed"):
         run(config, bases=bases)
     assert run(config, bases=bases).status is Status.FINISHED
 
@@ -98,7 +107,7 @@ def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
     task = GenerateConfig(prompts=str(prompts), output=str(output))
     one_by_one = GenerationConfig(name="greedy", max_new_tokens=8, batch_size=1)
     config = make_config(model=tiny_model, generation=one_by_one, task=task)
-    with memory_for(16):
+    with memory_for(9):
         assert run(config).status is Status.FAILED
     said = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(said) == 3
@@ -176,7 +185,7 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
 
 def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None:
     bases = BaseCache()
-    with memory_for(30):
+    with memory_for(23):
         short = run(config, bases=bases)
     errors, kept = int(short.result.metrics["errors"]), lines_of(short.output_dir)
     assert 0 < errors < 6
