@@ -45,7 +45,9 @@ def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
     is_tied = head.weight is embedding.weight
     head_parameters = settings.vocab_size * settings.hidden_size
     beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
-    shapes = Counter((one.out_features, one.in_features) for one in model.modules() if type(one) is nn.Linear)
+    # without the head: one product with a large vocabulary would take longer than all the others that are measured
+    linear = (one for one in model.modules() if type(one) is nn.Linear and one is not head)
+    shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
     return Arithmetic(
         layer_parameters=int(loaded.metrics["parameters"]) - beside,
