@@ -22,7 +22,7 @@ from runner.estimates.speed import Points, Source, Speed
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"
-SPREAD = 0.35  # of what a calibration says, on a machine with other work: bench/time_prediction.py
+SPREAD = 0.25  # of what a calibration says: bench/time_prediction.py
 
 
 def speeds(asked: list[Asked], output_dir: Path, on_line: Callable[[str], None] = say) -> dict[str, Speed]:
