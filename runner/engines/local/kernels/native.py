@@ -167,7 +167,7 @@ def _build(compiler: str) -> Path:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
     if not (folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)):
-        # no cache: built anew by each process, in a few seconds
+        # no cache: built anew by each process, which takes half a minute
         library = Path(tempfile.mkdtemp(prefix="runner-")) / library.name
     partial = library.with_name(f"{library.name}.{os.getpid()}")
     command = [compiler, *FLAGS.split(), str(here / SOURCES[0]), "-o", str(partial), "-lm"]
