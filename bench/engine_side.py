@@ -7,22 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from engines import Job, Outcome
+from engines import Job, Outcome, greedy
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
 from runner.config.model import Attention, LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
 from runner.engines.local import engine as local_engine
 from runner.engines.local import fast_layers, prefix_tree
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
-from runner.quantization.base import QuantizationConfig
 
 
 def switch_off(parts: Sequence[str]) -> None:
@@ -59,15 +53,8 @@ def with_engine(job: Job) -> Outcome:
     switch_off(job.off)
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
-    config = RunnerConfig(
-        model=LocalModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention),
-        quantization=QuantizationConfig(),
-        lora=LoraConfig(),
-        rope=RopeConfig(),
-        generation=GenerationConfig(name="greedy", max_new_tokens=max(job.new_tokens)),
-        task=Gsm8kConfig(),
-        tracking=TrackingConfig(name="none"),
-    )
+    model = LocalModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention)
+    config = greedy(model, max_new_tokens=max(job.new_tokens))
     engine = LocalEngine(config)
     started = time.perf_counter()
     engine.load()

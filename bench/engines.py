@@ -14,15 +14,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import random_weights
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
 from runner.core import machine
 from runner.embedded import MODEL_DIR
+from runner.quantization.base import QuantizationConfig
 
 HERE = Path(__file__).parent
 MIXTURE: dict[str, Any] = {  # a Qwen3-MoE of 192M parameters, 4 of 32 experts a token
@@ -142,6 +148,22 @@ def _mixture() -> Path:
             shutil.copyfile(MODEL_DIR / tokenizer, partial / tokenizer)
         partial.rename(folder)
     return folder
+
+
+def greedy(
+    model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
+) -> RunnerConfig:
+    """Return what an engine is made from that decodes greedily, and is asked without a job."""
+    generation = GenerationConfig(name="greedy")
+    return RunnerConfig(
+        model=model,
+        quantization=quantization or QuantizationConfig(),
+        lora=LoraConfig(),
+        rope=RopeConfig(),
+        generation=generation if max_new_tokens is None else replace(generation, max_new_tokens=max_new_tokens),
+        task=Gsm8kConfig(),
+        tracking=TrackingConfig(name="none"),
+    )
 
 
 def head_line(command: Sequence[str], threads: int) -> str:

@@ -15,18 +15,12 @@ import time
 from collections.abc import Sequence
 
 import torch
-from engines import head_line, markdown, model_folder, spread
+from engines import greedy, head_line, markdown, model_folder, spread
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
 from runner.engines.local.engine import LocalEngine
-from runner.quantization.base import QuantizationConfig
 
 CHOICES = 4
 
@@ -81,17 +75,7 @@ def main() -> None:
     model = LocalModelConfig(
         name=str(model_folder(options.model)), device="cpu", dtype=Dtype(options.dtype), threads=options.threads
     )
-    engine = LocalEngine(
-        RunnerConfig(
-            model=model,
-            quantization=QuantizationConfig(),
-            lora=LoraConfig(),
-            rope=RopeConfig(),
-            generation=GenerationConfig(name="greedy"),
-            task=Gsm8kConfig(),
-            tracking=TrackingConfig(name="none"),
-        )
-    )
+    engine = LocalEngine(greedy(model))
     vocabulary = int(engine.load().metrics["vocab_size"])
     shape = options.questions, options.shared, options.question, options.choice
     by_engine(engine, draw(2, *shape[1:], vocabulary, seed=-1))  # builds kernels, exchanges layers for quicker ones

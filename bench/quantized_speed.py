@@ -14,14 +14,9 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
-from engines import head_line, markdown, model_folder, spread
+from engines import greedy, head_line, markdown, model_folder, spread
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.base import Request, complete
@@ -71,16 +66,8 @@ def main() -> None:
 
 def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
     """Return the engine of a line, loaded."""
-    config = RunnerConfig(
-        model=LocalModelConfig(name=folder, device="cpu", dtype=Dtype.bfloat16),
-        quantization=CHOICES[line.removesuffix(OWN)](),
-        lora=LoraConfig(),
-        rope=RopeConfig(),
-        generation=GenerationConfig(name="greedy", max_new_tokens=new_tokens),
-        task=Gsm8kConfig(),
-        tracking=TrackingConfig(name="none"),
-    )
-    engine = LocalEngine(config)
+    model = LocalModelConfig(name=folder, device="cpu", dtype=Dtype.bfloat16)
+    engine = LocalEngine(greedy(model, CHOICES[line.removesuffix(OWN)](), new_tokens))
     engine.load()
     return engine
 

@@ -19,22 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import head_line, markdown, spread
+from engines import greedy, head_line, markdown, spread
 
 from runner.checkpoints import random_weights
 from runner.config.choices import choices_for, choose
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request, Sampling, complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.engines.sampling import Sampler
-from runner.quantization.base import QuantizationConfig
 
 PROMPT_TOKENS = 4
 
@@ -64,17 +58,8 @@ class Timed:
 
 def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
     """Return an engine for a model folder."""
-    return LocalEngine(
-        RunnerConfig(
-            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype), threads=threads),
-            quantization=QuantizationConfig(),
-            lora=LoraConfig(),
-            rope=RopeConfig(),
-            generation=GenerationConfig(name="greedy"),
-            task=Gsm8kConfig(),
-            tracking=TrackingConfig(name="none"),
-        )
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype), threads=threads)
+    return LocalEngine(greedy(model))
 
 
 def sampling_of(preset: str) -> Sampling:
