@@ -99,9 +99,18 @@ def _log_data(client: Any, run_id: str, data: dict[str, str]) -> None:
     if not data:
         return
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     described = Dataset(data["name"][:500], data["digest"][:36], data["source_type"], data["source"])
-    client.log_inputs(run_id, [DatasetInput(described, [InputTag("mlflow.data.context", "eval")])])
+    inputs = [DatasetInput(described, [InputTag("mlflow.data.context", "eval")])]
+    try:
+        client.log_inputs(run_id, inputs)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
+        # MLflow looks for the data set and then inserts it: of two processes that do so at once one is refused,
+        # and finds the other's when it asks again.
+        client.log_inputs(run_id, inputs)
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from runner.compare.runs import open_store, read_answers
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.core.errors import ConfigError, refuse_password
 from runner.run import run
-from runner.store import mlflow_store
+from runner.store import mlflow_store, tracking
 
 # mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -103,6 +105,31 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
         files = (tmp_path / "gone" / "jobs" / job / "samples.jsonl" for job in (it["baseline_job_id"], row["job_id"]))
         assert (it["wins"], it["losses"]) == counted(*files)
     assert not list(elsewhere.iterdir()), "reading leaves nothing behind"
+
+
+@pytest.mark.slow
+def test_processes_that_log_the_same_new_questions_at_once_are_all_taken_in(
+    make_config: Callable[..., RunnerConfig], postgres: str
+) -> None:
+    ask(postgres, "create database at_once")
+    config = make_config(tracking=TrackingConfig(uri=postgres.replace("/postgres?", "/at_once?")))
+    store = mlflow_store.store_of(config)
+    assert store is not None
+    client, experiment_id = mlflow_store.open_store(store)
+    together, rounds = 4, 10
+    barrier = threading.Barrier(together)
+
+    def log(_: int) -> list[str]:
+        run_id = client.create_run(experiment_id).info.run_id
+        for number in range(rounds):
+            barrier.wait(60)
+            data = {"name": f"set {number}", "digest": "0", "source_type": "file", "source": "{}"}
+            tracking._log_data(client, run_id, data)
+        return [it.dataset.name for it in client.get_run(run_id).inputs.dataset_inputs]
+
+    with ThreadPoolExecutor(together) as threads:
+        logged = list(threads.map(log, range(together)))
+    assert [sorted(names) for names in logged] == [sorted(f"set {number}" for number in range(rounds))] * together
 
 
 @pytest.mark.slow
