@@ -25,7 +25,8 @@ class Context:
 
         self.lib = llama_cpp
         llama_cpp.llama_backend_init()
-        llama_cpp.llama_log_set(_quiet(llama_cpp), None)
+        self.log = _quiet(llama_cpp)  # called for as long as anything is logged
+        llama_cpp.llama_log_set(self.log, None)
         self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = places, BATCH, 512, rows

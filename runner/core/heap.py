@@ -7,14 +7,16 @@ by itself would make these products take twice the processor's time.
 
 from __future__ import annotations
 
-import threading
+import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from runner.core import machine
 
 STEP_MIB = 32.0  # more than this is worth the walk through the heap
-EVERY_S = 0.02  # while a model is loaded
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
+MAPPED_MIB = 1  # blocks from here on are mapped by themselves while a model is loaded
+MOST_MAPPED_MIB = 32  # and afterwards from here on, which is as far as glibc goes by itself
 
 
 class Heap:
@@ -34,17 +36,21 @@ class Heap:
 
 @contextmanager
 def kept_small() -> Iterator[None]:
-    """Look again and again, from a thread, while something runs that cannot be asked to."""
-    heap, is_over = Heap(), threading.Event()
+    """Let every large block be mapped by itself while something runs, so that it goes back as soon as it is freed.
 
-    def watch() -> None:
-        while not is_over.wait(EVERY_S):
-            heap.look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    Left to itself the C library does so at first, and less and less the more was freed: what then stays behind between
+    blocks that are in use differs from run to run.
+    """
+    _set(M_MMAP_THRESHOLD, MAPPED_MIB)
     try:
         yield
     finally:
-        is_over.set()
-        thread.join()
+        _set(M_MMAP_THRESHOLD, MOST_MAPPED_MIB)
+        _set(M_TRIM_THRESHOLD, 2 * MOST_MAPPED_MIB)
+        machine.trim()
+
+
+def _set(what: int, size_mib: int) -> None:
+    """Tell the C library; nothing happens where it is not glibc."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(what, size_mib << 20)
