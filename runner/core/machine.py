@@ -197,8 +197,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cpu_model() -> str:
-    return _said("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
+    """Name the processor; a machine in a cloud may say no more than its maker, where generations differ by half."""
+    name = _said(file, "model name") or platform.processor() or platform.machine()
+    family, model = _said(file, "cpu family"), _said(file, "model\t")
+    return f"{name} (family {family} model {model})" if family and model else name
 
 
 def _total_memory_bytes() -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from runner.core.machine import Company, _family_ticks
+from runner.core.machine import Company, _cpu_model, _family_ticks
 
 PROGRAM = """
 import time
@@ -43,3 +44,16 @@ def test_ones_own_children_are_no_company() -> None:
 def test_a_second_measurement_in_a_process_is_not_alone() -> None:
     Company()
     assert Company().describe() != "alone"
+
+
+def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    names = []
+    for family, model in ((25, 17), (26, 2)):
+        file.write_text(
+            f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: AMD EPYC\n"
+        )
+        names.append(_cpu_model(file))
+    assert names == ["AMD EPYC (family 25 model 17)", "AMD EPYC (family 26 model 2)"]
+    file.write_text("processor\t: 0\nmodel name\t: Neoverse-N1\n")
+    assert _cpu_model(file) == "Neoverse-N1"
