@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,17 @@ class ModelKind(ABC):
     def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
         """Return the engine; `bases` keeps what was loaded for the next job."""
 
-    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
-        """Return a prompt as the model sees it, without its weights."""
+    def encoded(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> tuple[str | Sequence[int], list[int]]:
+        """Return a prompt as the model sees it and its token ids, without its weights."""
         engine = self.open_engine(config, resolved, None)
         try:
-            return str(engine.encode(Request(0, prompt))[0])
+            return engine.encode(Request(0, prompt))
         finally:
             engine.close()
+
+    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+        """Return a prompt as the model sees it, without its weights."""
+        return str(self.encoded(config, resolved, prompt)[0])
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return what has to be loaded: jobs with the same key can share it; empty = nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoints import footprint, formats, random_weights
@@ -75,14 +76,14 @@ class Local(ModelKind):
             importlib.import_module(library)
         importlib.import_module("runner.engines.local.engine")
 
-    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
-        """Put a prompt into the model's chat template: the tokenizer is all that it takes."""
+    def encoded(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> tuple[str | Sequence[int], list[int]]:
+        """Put a prompt into the model's chat template and cut it into tokens: the tokenizer is all that it takes."""
         from runner.engines.rows import Admission  # imports torch
         from runner.models.load import load_tokenizer
 
         name, folder = resolved.model.name, resolved.path
         tokenizer = load_tokenizer(f"model.name={name}", folder, resolved.model.trust_remote_code)
-        return str(Admission(config, tokenizer, name, math.inf).encode(Request(0, prompt))[0])
+        return Admission(config, tokenizer, name, math.inf).encode(Request(0, prompt))
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all, but branches need two coordinates and a mask."""
