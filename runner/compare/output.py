@@ -13,17 +13,16 @@ from typing import Any, TextIO
 from runner.compare import pictures, profiles
 from runner.compare.data import Comparison, Flips, Row, Table
 from runner.compare.page import Part, write_page
+from runner.compare.likelihood_words import columns, summary
 from runner.compare.pairing import find_flips
 from runner.compare.runs import Evidence
 from runner.compare.wording import (
     Column,
-    columns,
     fit,
     flips_headline,
     flips_names,
     name_of,
     ratio_columns,
-    summary,
     verdict,
 )
 from runner.core.console import console, plain, rich_table
@@ -148,6 +147,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
         "is_baseline": row.is_baseline,
         "comparison": asdict(row.comparison) if row.comparison else None,
         "ratios": [asdict(it) for it in row.ratios],
+        **({"shift": asdict(row.shift)} if row.shift else {}),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -183,6 +183,7 @@ def _csv(tables: list[Table], out: TextIO) -> None:
         for row in table.rows:
             line = _record(table, row)
             config, metrics, comparison = (line.pop(part) or {} for part in ("config", "metrics", "comparison"))
+            comparison |= line.pop("shift", {})
             del line["standing"]
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {f"{name}/{it['measure']}": it[name] for it in line.pop("ratios") for name in RATIO}

@@ -207,13 +207,18 @@ class Column:
     leaves: int = 0  # a narrow terminal goes without it, the lowest first; 0 stays
 
 
-def columns(table: Table) -> list[Column]:
-    """Return the columns of a table for people."""
+def naming(table: Table) -> list[Column]:
+    """Return the columns that tell rows from one another."""
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # two runs have the same config
     found = [Column("job", [row.run.job_id for row in rows], False)] * by_job
-    found += [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+    return found + [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+
+
+def columns(table: Table) -> list[Column]:
+    """Return the columns of a table for people."""
+    rows, found = table.rows, naming(table)
 
     def measured(name: str, head: str, leaves: int = 0) -> Column:
         return Column(head, [number(row.run.metrics.get(name)) for row in rows], leaves=leaves)

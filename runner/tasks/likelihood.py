@@ -17,7 +17,7 @@ from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given, given_sha256, load_given
 from runner.datasets.gsm8k import Item, describe
-from runner.engines.base import Completion, Engine, EngineReport, Request
+from runner.engines.base import Capability, Completion, Engine, EngineReport, Request, require_among
 from runner.engines.kinds import kind_of
 from runner.scorers.likelihoods import figures
 from runner.store.jobs import Job
@@ -63,6 +63,8 @@ def prepare(config: RunnerConfig) -> Texts:
     task = config.task
     assert isinstance(task, LikelihoodConfig)
     given = load_given(task)
+    needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
+    require_among(kind_of(config.model).capabilities(config), "task=likelihood", needed)
     hashes = {"data": given_sha256(given)}
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
@@ -125,11 +127,15 @@ def notes(inputs: Texts) -> list[str]:
 
 def cut(inputs: Texts, context: Context) -> list[Piece]:
     """Return every continuation of the job in order: answers, choices, and the windows of texts."""
+    texts = ["", *(given.texts[0] for given in inputs.given if given.form is Form.text)]  # the empty one: special tokens
+    kind, config = kind_of(context.config.model), context.config
+    encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
+    special = next(encoded)
     pieces: list[Piece] = []
     is_one_text = len(inputs.given) == 1
     for unit, given in enumerate(inputs.given):
         if given.form is Form.text:
-            pieces += windows(inputs.task, given.texts[0], unit, len(pieces), is_one_text, context)
+            pieces += windows(inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text)
             continue
         prompt = build_prompt(inputs.task, Item(given.question, "", ""), []) if given.form is Form.asked else None
         for number, text in enumerate(given.texts):
@@ -141,17 +147,16 @@ def cut(inputs: Texts, context: Context) -> list[Piece]:
 
 
 def windows(
-    task: LikelihoodConfig, text: str, unit: int, first: int, is_one_text: bool, context: Context
+    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, is_one_text: bool
 ) -> list[Piece]:
     """Cut a text into windows of tokens: each scores what the one before has not, behind the tokens that they share.
 
     The text's first token stands behind nothing and is not scored, unless the tokenizer puts a token before it. The
     text's bytes and characters go to its windows by their tokens.
     """
-    ids = kind_of(context.config.model).encoded(context.config, context.resolved, text)[1]
     if len(ids) < 2:
         raise DataError(f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored")
-    begun = context.resolved.settings.get("bos_token_id") == ids[0]
+    begun = ids[:1] == special[:1]
     of_text = len(ids) - begun  # tokens that hold the text
     pieces: list[Piece] = []
     scored_to = 1
