@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 from runner.core.stats import CONFIDENCE, POWER, student_quantile
 
-FLIPS = 19_999  # of signs that are drawn, where all of them would be too many
+FLIPS = 9_999  # of signs that are drawn, where all of them would be too many
 EXACT_FLIPS = 14  # samples up to which all are counted
 ROUNDING = 1e-12  # as a share of the largest sum: sums that are equal on paper
 GROUP = 8  # samples whose signed sums stand in one table
