@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from runner.compare import wording
 from runner.compare.data import ABSENT, Finding, Row, Run, Shift, Table
 from runner.compare.pairing import ALPHA
@@ -61,17 +64,21 @@ def columns(table: Table) -> list[Column]:
     found.append(Column("log-likelihood\nnats/token", [_with_interval(row.run, LOG_LIKELIHOOD, ".4f") for row in rows]))
     if table.baseline:
         found += [
-            Column("Δ nats/token", list(map(_difference, rows))),
+            Column("Δ nats/token", list(map(difference_of, rows))),
             Column("p", [_of(row.shift, "p") for row in rows], leaves=8),
             Column("Holm", [_of(row.shift, "p_holm") for row in rows]),
             Column("could see\nnats/token", [_could_see(row.shift) for row in rows], leaves=6),
         ]
     for name, leaves in MEASURED.items():
         if any(name in row.run.metrics for row in rows):
-            cells = [_with_interval(row.run, name, ".2g") if name in WITH_INTERVAL else _plain(row.run, name)
-                     for row in rows]  # fmt: skip
-            found.append(Column(METRICS[name].head, cells, leaves=leaves))
+            found.append(measured(name, [row.run for row in rows], leaves))
     return found
+
+
+def measured(name: str, runs: Sequence[Run], leaves: int = 0) -> Column:
+    """Return the column of a metric, with intervals where they tell noise from a finding."""
+    write = partial(_with_interval, form=".2g") if name in WITH_INTERVAL else _plain
+    return Column(METRICS[name].head, [write(run, name) for run in runs], leaves=leaves)
 
 
 def _plain(run: Run, name: str) -> str:
@@ -86,7 +93,8 @@ def _with_interval(run: Run, name: str, form: str) -> str:
     return f"{run.metrics[name]:{form}}{interval}".replace("-", "−")
 
 
-def _difference(row: Row) -> str:
+def difference_of(row: Row) -> str:
+    """Return how far a row is from its baseline, in nats a token."""
     it = row.shift
     if it is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"

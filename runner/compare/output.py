@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.compare import pictures, profiles
+from runner.compare import pictures, profiles, together
 from runner.compare.data import Comparison, Flips, Row, Table
 from runner.compare.page import Part, write_page
 from runner.compare.likelihood_words import columns, summary
@@ -58,8 +58,9 @@ def _rich(tables: list[Table], out: TextIO) -> None:
         shown.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
-    if of_profiles := profiles.columns(tables):
-        shown.print(_grid(of_profiles))
+    for found in (together.columns(tables), profiles.columns(tables)):
+        if found:
+            shown.print(_grid(found))
 
 
 def _grid(found: list[Column]) -> object:
@@ -112,9 +113,10 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
                     out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
-    if of_profiles := profiles.columns(tables):
-        out.write("### profiles\n\n")
-        _markdown_grid(of_profiles, out)
+    for title, found in (("accuracy and likelihood", together.columns(tables)), ("profiles", profiles.columns(tables))):
+        if found:
+            out.write(f"### {title}\n\n")
+            _markdown_grid(found, out)
 
 
 def _markdown_grid(found: list[Column], out: TextIO) -> None:

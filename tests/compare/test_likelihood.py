@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from stores import INT8, NF4, NONE, Store
+from stores import INT8, NF4, NONE, Store, marks
 
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.ratios import ratio_interval, sign_flip_p
@@ -132,3 +132,20 @@ def test_fewer_texts_and_a_single_one_are_refused(store: Store, rows: Any) -> No
     note = rows("likely one", "--baseline", BASELINE)["one"]["note"]
     assert note == "a single sample says nothing of how samples differ"
 
+
+
+def test_accuracy_and_likelihood_of_the_same_models_stand_in_one_table(store: Store, show: Any) -> None:
+    for name, config, nats, right in (("base", NONE, BASE, 150), ("nf4", NF4, WORSE, 148), ("int8", INT8, SAME, 150)):
+        store.job("both", f"asked-{name}", config, marks(right, 200))
+        if name != "int8":
+            job(store, "both", f"scored-{name}", config, nats)
+    _, out, _ = show("both", "--baseline", BASELINE, "--format", "markdown")
+    lines = out.split("### accuracy and likelihood\n\n")[1].splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:7]] == [
+        "quantization", "accuracy", "Δ points", "it says", "Δ nats/token", "it says",
+    ]  # fmt: skip
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["none", "nf4"]
+    assert "no difference shown" in lines[3]
+    assert "worse" in lines[3]
+    _, out, _ = show("both", "--baseline", BASELINE, "--task", "likelihood", "--format", "markdown")
+    assert "accuracy and likelihood" not in out
