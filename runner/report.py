@@ -23,6 +23,7 @@ WORDS = (
         "rope",
         "prompt",
         "sampling",
+        "reference",
         "source",
         "server",
         "reported_model",

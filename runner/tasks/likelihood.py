@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from runner.checkpoints.resolve import Resolved
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, DataError
@@ -103,10 +104,19 @@ def run(inputs: Texts, context: Context) -> Result:
     parts = [sample.likelihood for sample in done.samples if sample.likelihood is not None]
     whole = [part for part in parts if part.unit not in failed]
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
-    result = Result((figures(whole) if whole else {}) | errors | done.metrics, facts=done.facts, notes=done.notes)
+    facts = done.facts | ({} if reference is None else {"reference": f"{reference.words} · {reference.job.job_id}"})
+    result = Result((figures(whole) if whole else {}) | errors | done.metrics, facts=facts, notes=done.notes)
     result.problems = done.problems
     result.notes += notes(inputs)
     return result
+
+
+def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+    """Say with which job this one will be compared, and whether that is done."""
+    if inputs.reference is None:
+        return ""
+    state = "done" if inputs.reference.recorded() is not None else "to be done before"
+    return f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state}"
 
 
 def notes(inputs: Texts) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import ApiConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -176,13 +177,15 @@ def test_the_divergence_from_kept_tokens_is_within_its_bound_of_the_exact_one(tw
 
 def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..., RunnerConfig]) -> None:
     config = two(1, keep_top_k=64)
-    model = config.model
-    assert isinstance(model, LocalModelConfig)
     named_itself = two(1, keep_top_k=64, reference=named(config))
     assert likelihood.prepare(named_itself).hashes == likelihood.prepare(config).hashes
     other = likelihood.prepare(two(0, keep_top_k=64, reference=named(config)))
     assert other.after == other.hashes["reference"]
-    assert run(named_itself).job_id == run(config).job_id == other.after
+    config = two(0, keep_top_k=64, reference=named(config))
+    told = [likelihood.preview(other, config, resolve(config))]
+    assert run(named_itself).job_id == other.after
+    told.append(likelihood.preview(other, config, resolve(config)))
+    assert [words.rpartition(", ")[2] for words in told] == ["to be done before", "done"]
 
 
 def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
