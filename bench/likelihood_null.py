@@ -2,8 +2,8 @@
 
 `python bench/likelihood_null.py [--pairs 2000] [--seed 0]`. Two runs score the same texts of unequal length. A text's
 difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
-normal, skewed (a few texts move a lot, one way), heavy-tailed (Student's t of 3), or larger in longer texts. Then all parts
-are moved by the difference that so many texts should show. The verdicts are runner-compare's own, from samples to
+normal, skewed (a few texts move a lot, one way), heavy-tailed (Student's t of 3), or larger in longer texts. Then all
+parts are moved by the difference that so many texts should show. The verdicts are runner-compare's own, from samples to
 finding. Rates stand with their 95 % intervals (Wilson).
 """
 
@@ -46,7 +46,8 @@ def skewed(generator: np.random.Generator, tokens: Numbers) -> Numbers:
 
 def heavy(generator: np.random.Generator, tokens: Numbers) -> Numbers:
     """Return parts with outliers both ways."""
-    return generator.standard_t(3, size=len(tokens)) / 3**0.5
+    drawn: Numbers = generator.standard_t(3, size=len(tokens)) / 3**0.5
+    return drawn
 
 
 def longer(generator: np.random.Generator, tokens: Numbers) -> Numbers:

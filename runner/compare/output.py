@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from runner.compare import pictures, profiles, together
 from runner.compare.data import Comparison, Flips, Row, Table
-from runner.compare.page import Part, write_page
 from runner.compare.likelihood_words import columns, summary
+from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.runs import Evidence
 from runner.compare.wording import (

@@ -204,7 +204,7 @@ class Evidence:
         return self.whole(run, read_answers, lambda found: _counts(found) == run.score, "n and correct")
 
     def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
-        """Return what the first whole file of samples holds that agrees with what was logged; NotPaired where none does."""
+        """Return what the first whole file of samples holds that agrees with what was logged, or raise NotPaired."""
         why, damage = "is neither in its folder nor in MLflow", ""
         for path in self.files(run, SAMPLES):
             try:
@@ -229,7 +229,9 @@ class Evidence:
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
-        missing = [run for run in runs if (run.score or LOG_LIKELIHOOD in run.metrics) and not any(self._here(run, SAMPLES))]
+        missing = [
+            run for run in runs if (run.score or LOG_LIKELIHOOD in run.metrics) and not any(self._here(run, SAMPLES))
+        ]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
                 for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):

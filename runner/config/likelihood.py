@@ -43,7 +43,9 @@ class LikelihoodConfig(QuestionsConfig):
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
         check(self.stride is None or self.stride < self.window, "task.stride", self.stride, need)
         check_least(0, "task.keep_top_k", self.keep_top_k, "; 0 keeps none")
-        check_not_blank("task.reference", self.reference, "give overrides such as quantization=none, a job's id, or null")
+        check_not_blank(
+            "task.reference", self.reference, "give overrides such as quantization=none, a job's id, or null"
+        )
 
     @property
     def step(self) -> int:

@@ -137,13 +137,22 @@ _EVERY = (
     *_counts(Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)),
     # how likely given texts are
     *_counts(Better.neither, "scored_tokens", "scored_bytes"),
-    *_with_ends(LOG_LIKELIHOOD, "log-likelihood", ".5f", Better.higher, unit="nats/token", head_words="log-likelihood\nnats/token"),
+    *_with_ends(
+        LOG_LIKELIHOOD,
+        "log-likelihood",
+        ".5f",
+        Better.higher,
+        unit="nats/token",
+        head_words="log-likelihood\nnats/token",
+    ),
     *_with_ends("log_likelihood_nats_per_byte", "log-likelihood", ".5f", Better.higher, unit="nats/byte"),
     *_with_ends("bits_per_token", "", ".4f", Better.lower),
     *_with_ends("bits_per_byte", "", ".4f", Better.lower, head_words="bits\n/byte"),
     *_with_ends("perplexity", "", ".4f", Better.lower),
     *_with_ends("rank_1_share", "first choice of the model", ".2%", Better.higher),
-    *_with_ends("kl_nats_per_token", "KL to the reference", ".3g", Better.lower, unit="nats/token", head_words="KL\nnats/token"),
+    *_with_ends(
+        "kl_nats_per_token", "KL to the reference", ".3g", Better.lower, unit="nats/token", head_words="KL\nnats/token"
+    ),
     _metric("kl_truncation_nats_per_token", "KL beyond the kept tokens", ".2g", better=Better.lower, unit="nats/token"),
     *_with_ends("top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"),
     *_with_ends("acc", "", ".1%", Better.higher),
@@ -241,7 +250,16 @@ METRICS = {metric.key: metric for metric in _EVERY}
 
 # Which metrics stand where, in this order.
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
-OF_GRID = ("n", LOG_LIKELIHOOD, "kl_nats_per_token", "best_decode_tok_per_s", "decode_tok_per_s", "weight_mib", "peak_rss_mib", "seconds")  # its columns
+OF_GRID = (
+    "n",
+    LOG_LIKELIHOOD,
+    "kl_nats_per_token",
+    "best_decode_tok_per_s",
+    "decode_tok_per_s",
+    "weight_mib",
+    "peak_rss_mib",
+    "seconds",
+)  # its columns
 # The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
 OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "model_mib": 0, "peak_rss_mib": 4,
              "prompt_tokens_per_question": 0, "new_tokens_per_question": 0, "play_s": 0, "decode_tok_per_s": 0,
@@ -312,8 +330,8 @@ LINES = (
     Line("KL", "{kl_nats_per_token} nats/token, at most {kl_truncation_nats_per_token} more", brief=True),
     Line(
         "KL",
-        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, and at most "
-        "{kl_truncation_nats_per_token} more",
+        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, and at "
+        "most {kl_truncation_nats_per_token} more",
         brief=True,
     ),
     Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
@@ -338,6 +356,7 @@ LINES = (
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
     ),
+    Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"

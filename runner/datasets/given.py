@@ -1,7 +1,7 @@
 """Texts whose likelihood is asked for: a whole text, how a prompt goes on, an answer to a question, choices.
 
-A .txt file is one text. Of a .jsonl file, the keys of the first row say what all rows are. Everything else is read as for
-word problems (runner/datasets/gsm8k.py): its gold answers are what is scored.
+A .txt file is one text. Of a .jsonl file, the keys of the first row say what all rows are. Everything else is read as
+for word problems (runner/datasets/gsm8k.py): its gold answers are what is scored.
 """
 
 from __future__ import annotations

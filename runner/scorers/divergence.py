@@ -1,7 +1,7 @@
 """How far a model is from a reference, token by token, when only the reference's most probable tokens are kept.
 
-The rest of each distribution counts as one token. That makes the divergence too small, never too large, and by how much at
-most follows from what this model thinks of its least probable token.
+The rest of each distribution counts as one token. That makes the divergence too small, never too large, and by how much
+at most follows from what this model thinks of its least probable token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """task=likelihood: score given texts instead of generating any, and say how far the model is from another one.
 
-Gold answers behind their questions, texts in windows, multiple choice. Each continuation is one line of samples.jsonl; the
-windows of a text and the choices of a question make one sample of the statistics.
+Gold answers behind their questions, texts in windows, multiple choice. Each continuation is one line of samples.jsonl;
+the windows of a text and the choices of a question make one sample of the statistics.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def run(inputs: Texts, context: Context) -> Result:
     whole = [part for part in parts if part.unit not in failed]
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
     facts = done.facts | ({} if reference is None else {"reference": f"{reference.words} · {reference.job.job_id}"})
-    result = Result((figures(whole) if whole else {}) | errors | done.metrics, facts=facts, notes=done.notes)
+    spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
+    result = Result((figures(whole) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
     result.problems = done.problems
     result.notes += notes(inputs)
     return result
@@ -137,7 +138,10 @@ def notes(inputs: Texts) -> list[str]:
 
 def cut(inputs: Texts, context: Context) -> list[Piece]:
     """Return every continuation of the job in order: answers, choices, and the windows of texts."""
-    texts = ["", *(given.texts[0] for given in inputs.given if given.form is Form.text)]  # the empty one: special tokens
+    texts = [
+        "",
+        *(given.texts[0] for given in inputs.given if given.form is Form.text),
+    ]  # the empty one: special tokens
     kind, config = kind_of(context.config.model), context.config
     encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
     special = next(encoded)
@@ -172,12 +176,12 @@ def windows(
     scored_to = 1
     for begin in range(0, len(ids), task.step):
         end = min(begin + task.window, len(ids))
-        sizes = [share(whole, end - begun, of_text) - share(whole, scored_to - begun, of_text)
-                 for whole in (len(text.encode()), len(text))]  # fmt: skip
+        size, characters = (share(whole, end - begun, of_text) - share(whole, scored_to - begun, of_text)
+                 for whole in (len(text.encode()), len(text)))  # fmt: skip
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
         number = first + len(pieces)
         request = Request(number, prompt, continuation=continuation)
-        pieces.append(Piece(request, number if is_one_text else unit, *sizes))
+        pieces.append(Piece(request, number if is_one_text else unit, size, characters))
         scored_to = end
         if end == len(ids):
             break
@@ -201,7 +205,7 @@ class Scoring:
         self.pieces, self.task, self.reference, self.kept = pieces, task, reference, kept
         self._nats, self._tokens = 0.0, 0
 
-    def look(self, engine: Engine, report: EngineReport) -> None:  # noqa: ARG002
+    def look(self, engine: Engine, report: EngineReport) -> None:
         """Refuse windows that are longer than what the model reads, once it is loaded."""
         room = report.metrics.get("max_positions", math.inf)
         longest = max((len(it.request.prompt) + len(it.request.continuation or "")
@@ -227,9 +231,7 @@ class Scoring:
         )
         if self.reference is not None:
             far = self.reference.divergence(completion)
-            found = replace(
-                found, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed
-            )
+            found = replace(found, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
         if self.kept is not None:
             self.kept.add(piece.index, TopK.of(completion.top or []))
         return replace(sample, likelihood=found)

@@ -89,7 +89,7 @@ class Reference:
 
     @classmethod
     def read(cls, job: Job, words: str) -> Reference:
-        """Read a job that is done, after waiting for one that another process is doing; ConfigError says what to run."""
+        """Read a job that is done, after waiting for who is doing it; ConfigError says what to run."""
         named = f"{KEY}={words}"
         if job.last_record() is None and is_held(job.folder / LOCK):
             with claim(job):
@@ -129,10 +129,8 @@ class Reference:
         sample, kept = self.samples[index], self.kept[index]
         if (sample.prompt_sha256, sample.token_ids) != (completion.prompt_sha256, completion.token_ids):
             raise ConfigError(
-                f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, behind another prompt or "
-                "by another tokenizer: the two models cannot be compared token by token"
+                f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, behind another prompt "
+                "or by another tokenizer: the two models cannot be compared token by token"
             )
-        same = [
-            ours[0][0] == kept.ids[at * kept.width] for at, ours in enumerate(completion.top or [])
-        ]
+        same = [ours[0][0] == kept.ids[at * kept.width] for at, ours in enumerate(completion.top or [])]
         return diverge(kept.width, kept.logprobs, completion.beside or [], completion.least or [], same)

@@ -111,7 +111,10 @@ def test_a_page_says_it_too(store: Store, show: Any, tmp_path: Path) -> None:
         ({"text": "another answer"}, f"other texts: {N} here, {N} in the baseline, 0 are the same"),
         ({"ids": [1, 2, 3]}, f"other tokens: {N} of {N} texts are cut into other tokens than in the baseline"),
         ({"prompt": "reworded"}, f"other prompts: {N} of {N} texts stand behind other words than in the baseline"),
-        ({"metrics": {LOG_LIKELIHOOD: -0.5}}, f"no evidence: samples.jsonl of nf4 disagrees with its logged {LOG_LIKELIHOOD}"),
+        (
+            {"metrics": {LOG_LIKELIHOOD: -0.5}},
+            f"no evidence: samples.jsonl of nf4 disagrees with its logged {LOG_LIKELIHOOD}",
+        ),
     ],
 )
 def test_what_cannot_be_paired_is_refused(store: Store, rows: Any, keys: dict[str, Any], note: str) -> None:
@@ -126,12 +129,14 @@ def test_what_cannot_be_paired_is_refused(store: Store, rows: Any, keys: dict[st
 def test_fewer_texts_and_a_single_one_are_refused(store: Store, rows: Any) -> None:
     job(store, "likely few", "base", NONE, BASE)
     job(store, "likely few", "fewer", NF4, WORSE[:9])
-    assert rows("likely few", "--baseline", BASELINE)["fewer"]["note"] == f"other texts: 9 here, {N} in the baseline, 9 are the same"
+    assert (
+        rows("likely few", "--baseline", BASELINE)["fewer"]["note"]
+        == f"other texts: 9 here, {N} in the baseline, 9 are the same"
+    )
     job(store, "likely one", "base", NONE, BASE[:1])
     job(store, "likely one", "one", NF4, WORSE[:1])
     note = rows("likely one", "--baseline", BASELINE)["one"]["note"]
     assert note == "a single sample says nothing of how samples differ"
-
 
 
 def test_accuracy_and_likelihood_of_the_same_models_stand_in_one_table(store: Store, show: Any) -> None:

@@ -12,7 +12,7 @@ from runner.scorers.divergence import Divergence, diverge
 VOCABULARY, PLACES = 500, 40
 
 
-def draw(sharp: float, apart: float) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def draw(sharp: float, apart: float) -> tuple[np.ndarray, np.ndarray]:
     """Two models' logarithms over a vocabulary: [T, V], float32 as engines give them."""
     generator = np.random.default_rng(0)
     scores = sharp * generator.standard_normal((PLACES, VOCABULARY))
@@ -21,7 +21,7 @@ def draw(sharp: float, apart: float) -> tuple[np.ndarray, np.ndarray]:  # type: 
     return ours.astype(np.float32), theirs.astype(np.float32)
 
 
-def kept(reference: np.ndarray, these: np.ndarray, width: int) -> Divergence:  # type: ignore[type-arg]
+def kept(reference: np.ndarray, these: np.ndarray, width: int) -> Divergence:
     ids = np.argsort(-reference, axis=1)[:, :width]
     mine, other = (np.take_along_axis(one, ids, axis=1) for one in (reference, these))
     same = (reference.argmax(axis=1) == these.argmax(axis=1)).tolist()

@@ -40,7 +40,7 @@ def scores(folder: Path, ids: list[int]) -> torch.Tensor:
     """The logarithms of a whole distribution after each token but the last, by one plain forward pass: [T-1, V]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     with torch.inference_mode():
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)  # type: ignore[no-any-return]
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
 
 
 def samples(record: Record) -> list[Any]:
@@ -238,7 +238,9 @@ def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., Run
     assert again.status is Status.FINISHED
     assert any("1 of 3 samples were on disk" in note for note in again.result.notes)
     measured = (LOG_LIKELIHOOD, "perplexity_high", "kl_nats_per_token", "top_1_agreement", "n")
-    assert [again.result.metrics[name] for name in measured] == pytest.approx([whole.result.metrics[name] for name in measured])
+    assert [again.result.metrics[name] for name in measured] == pytest.approx(
+        [whole.result.metrics[name] for name in measured]
+    )
     assert set(read_top_k(folder / TOP_K)) == {0, 1, 2}
 
 

@@ -16,7 +16,6 @@ from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
 from runner.engines.base import Capability, Engine, Prompt, Request
 
-
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
 
 

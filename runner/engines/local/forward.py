@@ -176,7 +176,9 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
         scores = logits[first : first + step].float().log_softmax(dim=-1)
         if row.request.beside:
             some = row.request.beside[len(row.scores.logprobs) :][: len(wanted)]
-            row.scores.beside += scores.gather(1, torch.tensor([list(ids) for ids in some], device=scores.device)).tolist()
+            row.scores.beside += scores.gather(
+                1, torch.tensor([list(ids) for ids in some], device=scores.device)
+            ).tolist()
             row.scores.least += scores.amin(dim=-1).tolist()
         row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
         row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()

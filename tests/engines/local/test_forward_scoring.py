@@ -280,7 +280,9 @@ def test_tokens_that_are_asked_for_beside_the_continuation_are_scored(
     assert top.top is not None
     ids = [[token for token, _ in place] for place in top.top]
     (beside,) = base.complete(engine, [replace(asked, beside=ids, top=259)])
-    assert beside.beside == [pytest.approx([value for _, value in place], abs=1e-5) for place in top.top]
+    assert beside.beside is not None
+    for values, place in zip(beside.beside, top.top, strict=True):
+        assert values == pytest.approx([value for _, value in place], abs=1e-5)
     assert beside.top is not None
     assert beside.least == pytest.approx([place[-1][1] for place in beside.top])
     (short,) = base.complete(engine, [replace(asked, beside=ids[1:])])
