@@ -93,7 +93,11 @@ def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric
 
 def _with_ends(key: str, label: str, form: str, better: Better, **special: Any) -> list[Metric]:
     """Describe a number with the ends of its interval, which is of one run: not pooled."""
-    return [_metric(key + end, label, form, better=better, pooling=Pooling.dropped, **special) for end in ENDS]
+    about = {"form": form, "better": better, "pooling": Pooling.dropped, **special}
+    ends = [
+        _metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""}) for end in ENDS[1:]
+    ]
+    return [_metric(key, label, **about), *ends]
 
 
 def _counts(better: Better, *keys: str) -> list[Metric]:
