@@ -44,10 +44,10 @@ def figures(parts: Sequence[Likelihood]) -> dict[str, float]:
     size = [float(it.bytes) for it in of]
     nats = [it.nats for it in of]
     bits = [-it.nats / math.log(2) for it in of]
-    by_token = _ratio(LOG_LIKELIHOOD, nats, tokens)
+    by_token = _ratio(LOG_LIKELIHOOD, nats, tokens, most=0)
     found = {"n": float(len(of)), "scored_tokens": sum(tokens), "scored_bytes": sum(size)} | by_token
-    found |= _ratio("log_likelihood_nats_per_byte", nats, size)
-    found |= _ratio("bits_per_token", bits, tokens) | _ratio("bits_per_byte", bits, size)
+    found |= _ratio("log_likelihood_nats_per_byte", nats, size, most=0)
+    found |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio("bits_per_byte", bits, size, least=0)
     turned = {"": "", "_low": "_high", "_high": "_low"}  # a text is less perplexing where it is more likely
     found |= {f"perplexity{turned[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()}
     found |= _share("rank_1_share", [float(it.rank_1) for it in of], tokens)
@@ -62,7 +62,7 @@ def _of_reference(of: Sequence[Likelihood]) -> dict[str, float]:
     tokens = [float(it.tokens) for it in compared]
     kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
-    found = _ratio("kl_nats_per_token", kl, tokens) | _share("top_1_agreement", agreed, tokens)
+    found = _ratio("kl_nats_per_token", kl, tokens, least=0) | _share("top_1_agreement", agreed, tokens)
     return found | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 
@@ -81,15 +81,19 @@ def _of_choices(parts: Sequence[Likelihood]) -> dict[str, float]:
     return found
 
 
-def _ratio(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
+def _ratio(
+    name: str, tops: Sequence[float], bottoms: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> dict[str, float]:
+    """Return a ratio, and its interval where there is one, within what it can be."""
     found = {name: ratio(tops, bottoms)}
     if len(tops) > 1:
-        found[f"{name}_low"], found[f"{name}_high"] = ratio_interval(tops, bottoms)
+        low, high = ratio_interval(tops, bottoms)
+        found |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
     return found
 
 
 def _share(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
-    return {key: min(max(value, 0.0), 1.0) for key, value in _ratio(name, tops, bottoms).items()}
+    return _ratio(name, tops, bottoms, least=0, most=1)
 
 
 def _exp(value: float) -> float:

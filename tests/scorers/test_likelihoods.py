@@ -38,6 +38,13 @@ def test_a_single_sample_has_no_interval() -> None:
     assert not {"acc", "kl_nats_per_token"} & found.keys()
 
 
+def test_an_interval_ends_where_the_number_does() -> None:
+    found = figures([Likelihood(0, -9.0, 10, 30, 30, 1), Likelihood(1, -0.1, 10, 30, 30, 10)])
+    assert found[f"{LOG_LIKELIHOOD}_high"] == found["bits_per_byte_low"] == found["rank_1_share_low"] == 0
+    assert (found["perplexity_low"], found["rank_1_share_high"]) == (1, 1)
+    assert found[f"{LOG_LIKELIHOOD}_low"] < -1
+
+
 def test_choices_by_length_are_lm_evals() -> None:
     """By sum, per character, per byte and per token another choice wins each time."""
     choices = [
