@@ -52,7 +52,8 @@ def heavy(generator: np.random.Generator, tokens: Numbers) -> Numbers:
 
 def longer(generator: np.random.Generator, tokens: Numbers) -> Numbers:
     """Return parts that are larger in longer texts."""
-    return generator.standard_normal(len(tokens)) * tokens / tokens.mean()
+    drawn: Numbers = generator.standard_normal(len(tokens)) * tokens / tokens.mean()
+    return drawn
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
