@@ -87,8 +87,10 @@ def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
     """Compare one row with its baseline: by likelihoods or verdicts where it has them, else by repeats."""
     run = row.run
     asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
+    also = also_differ(run, base, choice) if choice.by else None
     if LOG_LIKELIHOOD in run.metrics:
         row.shift = compare_likelihoods(run, base, evidence, asked)
+        row.shift.remark = "; ".join(part for part in (row.shift.remark, also) if part) or None
         return
     if run.score is None:
         row.ratios = pairing.compare_repeats(run, base, evidence)
@@ -99,9 +101,7 @@ def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
         if not choice.unpaired:
             raise
         row.comparison = pairing.compare_unpaired(run, base, str(reason))
-    if choice.by:
-        also = also_differ(run, base, choice)
-        row.comparison.remark = "; ".join(part for part in (row.comparison.remark, also) if part) or None
+    row.comparison.remark = "; ".join(part for part in (row.comparison.remark, also) if part) or None
 
 
 def also_differ(run: Run, base: Run, choice: Choice) -> str | None:

@@ -16,6 +16,7 @@ from runner.checkpoints import resolve
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
+from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
@@ -204,10 +205,10 @@ def failure(error: Exception) -> Outcome:
 
 
 def objective(record: Record) -> float:
-    """Return the one number that a search maximises: accuracy, else the speed of decoding; JobFailed if it failed."""
+    """Return the number that a search maximises: accuracy, likelihood or the speed of decoding; JobFailed if it failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
-    for name in ("accuracy", "best_decode_tok_per_s", "decode_tok_per_s"):
+    for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "decode_tok_per_s"):
         if name in record.result.metrics:
             return record.result.metrics[name]
-    raise ConfigError("this task has no number to search for: use task=gsm8k or task=sweep")
+    raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")
