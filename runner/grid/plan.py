@@ -205,7 +205,7 @@ def failure(error: Exception) -> Outcome:
 
 
 def objective(record: Record) -> float:
-    """Return the number that a search maximises: accuracy, likelihood or the speed of decoding; JobFailed if it failed."""
+    """Return the number that a search maximises: accuracy, likelihood or speed of decoding; JobFailed if it failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
     for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "decode_tok_per_s"):
