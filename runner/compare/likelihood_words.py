@@ -36,7 +36,7 @@ def sentence(row: Row, keys: list[str]) -> str:
     )
     if it.finding is Finding.open and it.detectable_difference is not None:
         least = it.detectable_difference
-        text += f"; a true difference of ≥ {least:.2g} nats/token would have been seen at least 4 times in 5"
+        text += f"; a true difference of ≥ {least:.2g} nats/token would have been seen about 4 times in 5"
     return f"{text}; {it.remark}" if it.remark else text
 
 
