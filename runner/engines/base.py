@@ -163,8 +163,10 @@ class Completion(Counted):
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
     Where a continuation was to be scored, `token_ids` are its tokens, with one number for each in `logprobs`
     (natural logarithms) and `greedy` (whether it is the most probable one). `top` has a list for each token: the most
-    probable ones in its place, the first one first, each with its logarithm. Where the tokens of the text are only
-    counted and not known, as on another machine, `token_ids` is empty and `new_tokens` says how many they were.
+    probable ones in its place, the first one first, each with its logarithm. `beside` has one for each, too: the
+    logarithms of the tokens that the request names, and `least` that of the least probable token in its place. Where
+    the tokens of the text are only counted and not known, as on another machine, `token_ids` is empty and
+    `new_tokens` says how many they were.
     """
 
     id: RequestId
