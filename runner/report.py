@@ -23,6 +23,7 @@ WORDS = (
         "rope",
         "prompt",
         "sampling",
+        "reference",
         "source",
         "server",
         "reported_model",
@@ -44,7 +45,7 @@ def show(record: Record, choices: dict[str, str], how: Print, store: Store | Non
 def brief(record: Record) -> str:
     """Return a job's main numbers on one line."""
     shown = headline(record.result.metrics)
-    keys = [line.label for line in LINES if line.brief and line.label in shown] or list(shown)[:4]
+    keys = list(dict.fromkeys(line.label for line in LINES if line.brief and line.label in shown)) or list(shown)[:4]
     return " · ".join(f"{key} {shown[key]}" for key in keys)
 
 

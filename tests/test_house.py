@@ -157,9 +157,11 @@ HEAVY = (
         "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
         "from runner.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
-        "import runner.run, runner.tasks.gsm8k, runner.tasks.agents, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve",
+        "import runner.run, runner.tasks.gsm8k, runner.tasks.agents, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood",
+        "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
+        "from runner.__main__ import entry; entry()",
     ],
-    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks"],
+    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan"],
 )
 def test_cheap_things_import_nothing_heavy(code: str, tmp_path: Path) -> None:
     program = f"""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from runner.core.errors import few
-from runner.core.metrics import score
+from runner.core.metrics import LOG_LIKELIHOOD, score
 from runner.core.stats import wilson_interval
 
 ABSENT = "–"
@@ -126,6 +126,24 @@ class Ratio:
 
 
 @dataclass
+class Shift:
+    """How much more likely a run finds the same texts than its baseline: this minus the baseline, in nats a token."""
+
+    baseline_job_id: str
+    difference: float
+    difference_low: float
+    difference_high: float
+    error: float  # the standard error over samples
+    p: float
+    samples: int
+    tokens: int
+    p_holm: float = 1.0
+    finding: Finding = Finding.open
+    detectable_difference: float | None = None
+    remark: str | None = None  # what else a reader has to know
+
+
+@dataclass
 class Flip:
     """A question that one of two runs solved and the other did not."""
 
@@ -173,6 +191,7 @@ class Row:
     baseline: Row | None = None  # what it was compared with
     comparison: Comparison | None = None
     ratios: list[Ratio] = field(default_factory=list)
+    shift: Shift | None = None
     note: str | None = None  # why there is no comparison
     sentence: str = ""  # what the comparison shows, in words
     panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
@@ -203,6 +222,11 @@ class Table:
     def scored(self) -> bool:
         """Whether this is a table of accuracies."""
         return any(row.run.score for row in self.rows)
+
+    @property
+    def of_likelihoods(self) -> bool:
+        """Whether this is a table of how likely runs find given texts."""
+        return all(LOG_LIKELIHOOD in row.run.metrics for row in self.rows)
 
     @property
     def has_ratios(self) -> bool:

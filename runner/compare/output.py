@@ -10,20 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.compare import pictures, profiles
+from runner.compare import pictures, profiles, together
 from runner.compare.data import Comparison, Flips, Row, Table
+from runner.compare.likelihood_words import columns, summary
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.runs import Evidence
 from runner.compare.wording import (
     Column,
-    columns,
     fit,
     flips_headline,
     flips_names,
     name_of,
     ratio_columns,
-    summary,
     verdict,
 )
 from runner.core.console import console, plain, rich_table
@@ -59,8 +58,9 @@ def _rich(tables: list[Table], out: TextIO) -> None:
         shown.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
-    if of_profiles := profiles.columns(tables):
-        shown.print(_grid(of_profiles))
+    for found in (together.columns(tables), profiles.columns(tables)):
+        if found:
+            shown.print(_grid(found))
 
 
 def _grid(found: list[Column]) -> object:
@@ -113,9 +113,10 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
                     out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
-    if of_profiles := profiles.columns(tables):
-        out.write("### profiles\n\n")
-        _markdown_grid(of_profiles, out)
+    for title, found in (("accuracy and likelihood", together.columns(tables)), ("profiles", profiles.columns(tables))):
+        if found:
+            out.write(f"### {title}\n\n")
+            _markdown_grid(found, out)
 
 
 def _markdown_grid(found: list[Column], out: TextIO) -> None:
@@ -148,6 +149,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
         "is_baseline": row.is_baseline,
         "comparison": asdict(row.comparison) if row.comparison else None,
         "ratios": [asdict(it) for it in row.ratios],
+        **({"shift": asdict(row.shift)} if row.shift else {}),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -183,6 +185,7 @@ def _csv(tables: list[Table], out: TextIO) -> None:
         for row in table.rows:
             line = _record(table, row)
             config, metrics, comparison = (line.pop(part) or {} for part in ("config", "metrics", "comparison"))
+            comparison |= line.pop("shift", {})
             del line["standing"]
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {f"{name}/{it['measure']}": it[name] for it in line.pop("ratios") for name in RATIO}

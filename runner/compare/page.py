@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.compare.data import Finding, Flips, Row, Table, label
+from runner.compare.likelihood_words import columns, summary
 from runner.compare.pictures import Drawn
-from runner.compare.wording import Column, columns, flips_headline, flips_names, ratio_columns, summary, verdict
+from runner.compare.wording import Column, flips_headline, flips_names, ratio_columns, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
 
@@ -44,7 +45,8 @@ def _section(table: Table, figures: Sequence[Picture | Drawn], flips: list[Flips
         out.write('<ul class="found">\n')
         for row in table.rows:
             if row.sentence:
-                words, finding = escape(row.sentence), row.comparison.finding if row.comparison else None
+                it = row.comparison or row.shift
+                words, finding = escape(row.sentence), it.finding if it else None
                 if finding:
                     words = words.replace(f": {finding} (", f": <b>{finding}</b> (", 1)
                 out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')

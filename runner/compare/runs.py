@@ -5,16 +5,17 @@ MLflow is imported late.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
+from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
 from runner.core.result import Sample, Verdict
 from runner.core.texts import parse_json
@@ -26,6 +27,8 @@ from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, 
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
+
+Kept = TypeVar("Kept")
 
 LAST = "last"
 FOLDER = "comparison"  # among the artifacts of the grid's run
@@ -198,19 +201,23 @@ class Evidence:
         """Return which questions were solved, from the first whole file that agrees with the logged counts."""
         if run.parts:
             return {question: answer for part in run.parts for question, answer in self.of(part).items()}
+        return self.whole(run, read_answers, lambda found: _counts(found) == run.score, "n and correct")
+
+    def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
+        """Return what the first whole file of samples holds that agrees with what was logged, or raise NotPaired."""
         why, damage = "is neither in its folder nor in MLflow", ""
         for path in self.files(run, SAMPLES):
             try:
-                answers = read_answers(path)
+                kept = read(path)
             except EvidenceError as error:
                 why, damage = f"is damaged: {error}", str(error)
                 continue
-            if (sum(it.solved for it in answers.values()), len(answers)) == run.score:
+            if agrees(kept):
                 self.sources[run.run_id] = path
                 if damage:
                     say(f"note: {damage}. {run.job_id} is compared by {path}")
-                return answers
-            why = f"is damaged: {damage}" if damage else "disagrees with its logged n and correct"
+                return kept
+            why = f"is damaged: {damage}" if damage else f"disagrees with its logged {logged}"
         raise NotPaired(f"no evidence: {SAMPLES} of {run.job_id} {why}")
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
@@ -222,7 +229,9 @@ class Evidence:
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
-        missing = [run for run in runs if run.score and not any(self._here(run, SAMPLES))]
+        missing = [
+            run for run in runs if (run.score or LOG_LIKELIHOOD in run.metrics) and not any(self._here(run, SAMPLES))
+        ]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
                 for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
@@ -241,6 +250,10 @@ class Evidence:
         if place.scheme in ("", "file") and place.path:  # a local folder, perhaps of another machine
             folders.append(Path(unquote(place.path)))
         yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
+
+
+def _counts(answers: Answers) -> tuple[int, int]:
+    return sum(it.solved for it in answers.values()), len(answers)
 
 
 def question_of(sample: Sample) -> Question:

@@ -10,14 +10,17 @@ from typing import Any
 from runner.compare import pairing
 from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, group, label, named_groups
 from runner.compare.front import SPEED_TOLERANCE, mark_front
+from runner.compare.likelihood import compare_likelihoods, judge_shifts
+from runner.compare.likelihood_words import sentence
 from runner.compare.runs import Evidence
 from runner.compare.selection import listed, matches
-from runner.compare.wording import dominated, natural, sentence
+from runner.compare.wording import dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
+from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
 
 QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # they say which questions were asked
@@ -77,24 +80,28 @@ def _compare(table: Table, varying: list[str], choice: Choice, evidence: Evidenc
                 row.note = str(reason)
     pairing.judge(table.rows)
     pairing.judge_ratios(table.rows)
+    judge_shifts(table.rows)
 
 
 def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
-    """Compare one row with its baseline: by verdicts where it has them, else by repeats."""
+    """Compare one row with its baseline: by likelihoods or verdicts where it has them, else by repeats."""
     run = row.run
+    asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
+    also = also_differ(run, base, choice) if choice.by else None
+    if LOG_LIKELIHOOD in run.metrics:
+        row.shift = compare_likelihoods(run, base, evidence, asked)
+        row.shift.remark = "; ".join(part for part in (row.shift.remark, also) if part) or None
+        return
     if run.score is None:
         row.ratios = pairing.compare_repeats(run, base, evidence)
         return
-    asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     try:
         row.comparison = pairing.compare_pair(run, base, evidence, asked)
     except NotPaired as reason:
         if not choice.unpaired:
             raise
         row.comparison = pairing.compare_unpaired(run, base, str(reason))
-    if choice.by:
-        also = also_differ(run, base, choice)
-        row.comparison.remark = "; ".join(part for part in (row.comparison.remark, also) if part) or None
+    row.comparison.remark = "; ".join(part for part in (row.comparison.remark, also) if part) or None
 
 
 def also_differ(run: Run, base: Run, choice: Choice) -> str | None:

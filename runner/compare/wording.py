@@ -207,13 +207,18 @@ class Column:
     leaves: int = 0  # a narrow terminal goes without it, the lowest first; 0 stays
 
 
-def columns(table: Table) -> list[Column]:
-    """Return the columns of a table for people."""
+def naming(table: Table) -> list[Column]:
+    """Return the columns that tell rows from one another."""
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # two runs have the same config
     found = [Column("job", [row.run.job_id for row in rows], False)] * by_job
-    found += [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+    return found + [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+
+
+def columns(table: Table) -> list[Column]:
+    """Return the columns of a table for people."""
+    rows, found = table.rows, naming(table)
 
     def measured(name: str, head: str, leaves: int = 0) -> Column:
         return Column(head, [number(row.run.metrics.get(name)) for row in rows], leaves=leaves)
@@ -224,10 +229,10 @@ def columns(table: Table) -> list[Column]:
     if not table.scored:
         return found + [measured(name, name) for name in headline_metrics(rows)]
     found.append(Column("n", [number(row.run.score[1]) if row.run.score else ABSENT for row in rows]))
-    found.append(Column("accuracy", list(map(_accuracy, rows))))
+    found.append(Column("accuracy", list(map(accuracy_of, rows))))
     if table.baseline:
         found += [
-            Column("Δ points", list(map(_difference, rows))),
+            Column("Δ points", list(map(points_of, rows))),
             compared("p", lambda it: p_value(it.p), 8),
             compared("Holm", lambda it: p_value(it.p_holm)),
             compared("wins/losses\n/ties", _counts),
@@ -282,14 +287,16 @@ def _word(value: str | None) -> str:
     return ABSENT if value is None else value if len(value) <= 60 else value[:59] + "…"
 
 
-def _accuracy(row: Row) -> str:
+def accuracy_of(row: Row) -> str:
+    """Return an accuracy in percent with its interval."""
     if row.run.interval is None:
         return ABSENT
     accuracy, low, high = row.run.interval
     return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _difference(row: Row) -> str:
+def points_of(row: Row) -> str:
+    """Return how far a row is from its baseline, in percentage points."""
     if row.comparison is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
     it = row.comparison

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runner.config.agents import AgentsConfig
+from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.task import (
     ArchiveConfig,
@@ -22,6 +23,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "agents": AgentsConfig,
     "generate": GenerateConfig,
     "chat": ChatConfig,
+    "likelihood": LikelihoodConfig,
     "sweep": SweepConfig,
     "memory": MemoryConfig,
     "split": SplitConfig,

@@ -83,11 +83,21 @@ def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
     unit = UNITS.get(suffix, "")
     plain = {
+        "unit": unit,
         "label": label or key.removesuffix(suffix).replace("_", " "),
         "better": Better.neither if not unit else Better.higher if unit.endswith("/s") else Better.lower,
         "pooling": Pooling.max if unit == "MiB" else Pooling.mean,
     }
-    return Metric(key=key, unit=unit, form=form, **(plain | special))
+    return Metric(key=key, form=form, **(plain | special))
+
+
+def _with_ends(key: str, label: str, form: str, better: Better, **special: Any) -> list[Metric]:
+    """Describe a number with the ends of its interval, which is of one run: not pooled."""
+    about = {"form": form, "better": better, "pooling": Pooling.dropped, **special}
+    ends = [
+        _metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""}) for end in ENDS[1:]
+    ]
+    return [_metric(key, label, **about), *ends]
 
 
 def _counts(better: Better, *keys: str) -> list[Metric]:
@@ -95,6 +105,8 @@ def _counts(better: Better, *keys: str) -> list[Metric]:
     return [_metric(key, form=",.0f", better=better, pooling=Pooling.sum) for key in keys]
 
 
+LOG_LIKELIHOOD = "log_likelihood_nats_per_token"
+ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
 TRAINING = ("before", "after")
 OF_SIDES = ("answers", "calls", *OF_CALLS)
@@ -127,6 +139,30 @@ _EVERY = (
     _metric("play_s", "playing", ",.1f", pooling=Pooling.sum),
     *_counts(Better.neither, *(f"train_{what}" for what in ("questions", "solved", "calls", *OF_CALLS))),
     *_counts(Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)),
+    # how likely given texts are
+    *_counts(Better.neither, "scored_tokens", "scored_bytes"),
+    *_with_ends(
+        LOG_LIKELIHOOD,
+        "log-likelihood",
+        ".5f",
+        Better.higher,
+        unit="nats/token",
+        head_words="log-likelihood\nnats/token",
+    ),
+    *_with_ends("log_likelihood_nats_per_byte", "log-likelihood", ".5f", Better.higher, unit="nats/byte"),
+    *_with_ends("bits_per_token", "", ".4f", Better.lower),
+    *_with_ends("bits_per_byte", "", ".4f", Better.lower, head_words="bits\n/byte"),
+    *_with_ends("perplexity", "", ".4f", Better.lower),
+    *_with_ends("rank_1_share", "first choice of the model", ".2%", Better.higher),
+    *_with_ends(
+        "kl_nats_per_token", "KL to the reference", ".3g", Better.lower, unit="nats/token", head_words="KL\nnats/token"
+    ),
+    _metric("kl_truncation_nats_per_token", "KL beyond the kept tokens", ".2g", better=Better.lower, unit="nats/token"),
+    *_with_ends("top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"),
+    *_with_ends("acc", "", ".1%", Better.higher),
+    *_with_ends("acc_norm", "acc by characters", ".1%", Better.higher),
+    *_with_ends("acc_bytes", "acc by bytes", ".1%", Better.higher),
+    *_with_ends("acc_tokens", "acc by tokens", ".1%", Better.higher),
     # speed
     _metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="prompt_tokens"),
     _metric(
@@ -218,7 +254,16 @@ METRICS = {metric.key: metric for metric in _EVERY}
 
 # Which metrics stand where, in this order.
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
-OF_GRID = ("n", "best_decode_tok_per_s", "decode_tok_per_s", "weight_mib", "peak_rss_mib", "seconds")  # its columns
+OF_GRID = (
+    "n",
+    LOG_LIKELIHOOD,
+    "kl_nats_per_token",
+    "best_decode_tok_per_s",
+    "decode_tok_per_s",
+    "weight_mib",
+    "peak_rss_mib",
+    "seconds",
+)  # its columns
 # The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
 OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "model_mib": 0, "peak_rss_mib": 4,
              "prompt_tokens_per_question": 0, "new_tokens_per_question": 0, "play_s": 0, "decode_tok_per_s": 0,
@@ -269,6 +314,31 @@ LINES = (
         "{answers_changed} answers",
     ),
     Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
+    Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token   n = {n}", brief=True),
+    Line(
+        "log-likelihood",
+        "{log_likelihood_nats_per_token} nats/token   95 % interval {log_likelihood_nats_per_token_low} – "
+        "{log_likelihood_nats_per_token_high}   n = {n}",
+        brief=True,
+    ),
+    Line("bits", "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes"),
+    Line("perplexity", "{perplexity} a token"),
+    Line("perplexity", "{perplexity} a token   95 % interval {perplexity_low} – {perplexity_high}"),
+    Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
+    Line(
+        "choices",
+        "acc {acc} · by characters {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}   95 % interval of acc "
+        "{acc_low} – {acc_high}",
+        brief=True,
+    ),
+    Line("KL", "{kl_nats_per_token} nats/token, at most {kl_truncation_nats_per_token} more", brief=True),
+    Line(
+        "KL",
+        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, and at "
+        "most {kl_truncation_nats_per_token} more",
+        brief=True,
+    ),
+    Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
     Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
     Line(
         "requests",
@@ -290,6 +360,7 @@ LINES = (
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
     ),
+    Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"

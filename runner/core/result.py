@@ -99,6 +99,22 @@ class Call(Counted):
 
 
 @dataclass
+class Likelihood:
+    """How likely a given text is to a model: sums over its tokens, in nats (natural logarithms)."""
+
+    unit: int  # what intervals and tests count as one sample: a text with all its windows, a question with its choices
+    nats: float  # the log-likelihood
+    tokens: int
+    bytes: int
+    characters: int
+    rank_1: int  # tokens that the model would have said itself
+    is_other: bool = False  # a choice that is not the right one
+    kl_nats: float | None = None  # from the reference's most probable tokens: KL(reference || this), at least
+    truncation_nats: float | None = None  # what the other tokens can add to it, at most
+    top_1_agreed: int | None = None  # tokens in whose place both models have the same first choice
+
+
+@dataclass
 class Sample:
     """One line of samples.jsonl: a completion and, for scored tasks, how it was judged.
 
@@ -121,6 +137,7 @@ class Sample:
     gold: str | None = None
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
+    likelihood: Likelihood | None = None  # of a text that was given and scored: its tokens are `token_ids`
     branches: list[BranchText] | None = None  # of a prompt with branches: what it says stands here and not above
     choices: list[Choice] | None = None  # of a prompt that was to be answered more than once
     calls: list[Call] | None = None  # of a question that took more than one
@@ -158,6 +175,8 @@ class Sample:
             if values.get(key) is not None:
                 said = [kind(**_judged(it)) for it in values[key]]
                 values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in said]
+        if values.get("likelihood") is not None:
+            values["likelihood"] = Likelihood(**values["likelihood"])
         values = _judged(values)
         return cls(**values)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from random import Random
+from typing import Protocol
 
 from runner.config.generation import GenerationConfig
 from runner.config.task import Gsm8kConfig, PromptStyle
 from runner.core.errors import ConfigError
+from runner.core.fields import Text
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner.engines.base import Message, Prompt
 
@@ -21,6 +23,15 @@ CHAT = "{question}\n\n{instruction}"
 LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
 LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
 LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
+
+
+class Wording(Protocol):
+    """What the config of a task says of how a question is put."""
+
+    prompt: PromptStyle
+    template: Text | None
+    system: Text | None
+    instruction: Text
 
 
 def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
@@ -68,7 +79,7 @@ def unlike_lm_eval(task: Gsm8kConfig, generation: GenerationConfig) -> list[str]
     ]
 
 
-def build_prompt(task: Gsm8kConfig, item: Item, shots: list[Item]) -> Prompt:
+def build_prompt(task: Wording, item: Item, shots: list[Item]) -> Prompt:
     """Put the question as a chat or as plain text, after the worked examples."""
     if task.prompt is not PromptStyle.chat:
         return "".join([*(f"{_answered(task, shot)}\n\n" for shot in shots), _put(task, item)])
@@ -78,12 +89,17 @@ def build_prompt(task: Gsm8kConfig, item: Item, shots: list[Item]) -> Prompt:
     return (*turns, Message("user", _put(task, item)))
 
 
-def _answered(task: Gsm8kConfig, shot: Item) -> str:
+def behind(prompt: Prompt, answer: str) -> str:
+    """Return an answer as it stands behind its prompt: in plain text, apart from it by a space."""
+    return answer if not isinstance(prompt, str) or prompt[-1].isspace() else f" {answer}"
+
+
+def _answered(task: Wording, shot: Item) -> str:
     asked = _put(task, shot)
-    return f"{asked}{'' if asked[-1].isspace() else ' '}{shot.answer}"
+    return asked + behind(asked, shot.answer)
 
 
-def _put(task: Gsm8kConfig, item: Item) -> str:
+def _put(task: Wording, item: Item) -> str:
     """Fill the template in one pass: what a question holds is never taken for a part of it."""
     usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
     values = {"question": item.question, "instruction": task.instruction}

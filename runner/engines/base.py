@@ -110,6 +110,8 @@ class Request:
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
     top: int = 0  # of each token of the continuation: how many of the most probable ones are wanted beside it
+    # for each token of the continuation: other tokens whose logarithms are wanted in its place, equally many for each
+    beside: Sequence[Sequence[int]] = ()
     draws: RequestId | None = None  # stands for the id in the random numbers: equal ones draw the same; None: the id
 
     @property
@@ -138,6 +140,7 @@ class Request:
         check_least(1, "request.max_new_tokens", self.max_new_tokens, ", or none for the generation group's")
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         check(self.top == 0 or (self.top > 0 and self.continuation is not None), "request.top", self.top, need)
+        check(not self.beside or self.continuation is not None, "request.beside", len(self.beside), need)
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
         several = [name for name, is_asked in asked.items() if is_asked]
         if len(several) > 1:
@@ -160,8 +163,10 @@ class Completion(Counted):
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
     Where a continuation was to be scored, `token_ids` are its tokens, with one number for each in `logprobs`
     (natural logarithms) and `greedy` (whether it is the most probable one). `top` has a list for each token: the most
-    probable ones in its place, the first one first, each with its logarithm. Where the tokens of the text are only
-    counted and not known, as on another machine, `token_ids` is empty and `new_tokens` says how many they were.
+    probable ones in its place, the first one first, each with its logarithm. `beside` has one for each, too: the
+    logarithms of the tokens that the request names, and `least` that of the least probable token in its place. Where
+    the tokens of the text are only counted and not known, as on another machine, `token_ids` is empty and
+    `new_tokens` says how many they were.
     """
 
     id: RequestId
@@ -183,6 +188,8 @@ class Completion(Counted):
     cost_usd: float | None = None
     calls: list[Call] | None = None  # behind an answer that took more than one
     top: list[list[tuple[int, float]]] | None = None
+    beside: list[list[float]] | None = None
+    least: list[float] | None = None
     # time.perf_counter() when each token came out, or each piece of text where tokens are not seen; None: not known
     token_times: list[float] | None = None
 

@@ -19,6 +19,7 @@ from runner.core.errors import ConfigError, check
 from runner.core.result import FinishReason
 from runner.engines.base import Completion, Delta, Event, Message, NoChatTemplate, Request, Sampling, request_sha256
 from runner.engines.local.prefix_tree import Prefix
+from runner.engines.scores import TokenScores
 
 NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
@@ -48,9 +49,7 @@ class Row:
     blocks: list[int] = field(default_factory=list)  # of the prompt cache, which hold the beginning of what is pending
     copied: int = 0  # tokens in these blocks
     sent: str = ""  # text that has gone out as deltas
-    logprobs: list[float] = field(default_factory=list)  # of the continuation, as far as it is scored
-    greedy: list[bool] = field(default_factory=list)  # whether the model would have said each of its tokens
-    top: list[list[tuple[int, float]]] = field(default_factory=list)  # what it would rather have said in their places
+    scores: TokenScores = field(default_factory=TokenScores)  # of the continuation, as far as it is scored
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
     permanent: bool = field(init=False)  # the error: known before the model has seen the row, so it stays
 
@@ -92,15 +91,13 @@ class Row:
             error=self.error,
             permanent=self.permanent,
             choice=self.choice,
-            logprobs=self.logprobs or None,
-            greedy=self.greedy or None,
-            top=self.top or None,
+            logprobs=self.scores.logprobs or None,
+            greedy=self.scores.greedy or None,
+            top=self.scores.top or None,
+            beside=self.scores.beside or None,
+            least=self.scores.least or None,
             token_times=self.token_times or None,
         )
-
-    def unscore(self) -> None:
-        """Forget what is scored so far."""
-        self.logprobs, self.greedy, self.top = [], [], []
 
 
 class Admission:
@@ -186,12 +183,15 @@ class Admission:
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
             given = self._ids(continuation, special=False)
+        self._known([one for some in request.beside for one in some])
         error = None if ids else self._why_not(0)
         if ids and not given:
             error = "the continuation has no tokens, so there is nothing to score"
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
+        elif request.beside and len(request.beside) != len(given):
+            error = f"tokens beside {len(request.beside)} are asked for, and the continuation has {len(given)}"
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _known(self, ids: list[int]) -> list[int]:

@@ -16,6 +16,7 @@ from runner.checkpoints import resolve
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
+from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
@@ -64,6 +65,7 @@ class Planned:
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # its numbers suffer when something runs beside it
     reads: int | None = None  # questions or prompts, where these have been read
+    after: str = ""  # the id of a job that has to be done before, if it stands in this grid
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # an earlier job of the grid that is this very job
 
@@ -97,7 +99,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with resolve.only_looking(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
-            planned.reads = inputs.count
+            planned.reads, planned.after = inputs.count, inputs.after
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
@@ -128,9 +130,12 @@ def mark_twins(plan: list[Planned]) -> None:
 
 
 def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
-    """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own."""
+    """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own.
+
+    Within a group, jobs that wait for no other one go first.
+    """
     groups: dict[str, deque[int]] = {}
-    for number in numbers:
+    for number in sorted(numbers, key=lambda number: bool(plan[number].after)):
         groups.setdefault(plan[number].base or f"alone {number}", deque()).append(number)
     return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
 
@@ -200,10 +205,10 @@ def failure(error: Exception) -> Outcome:
 
 
 def objective(record: Record) -> float:
-    """Return the one number that a search maximises: accuracy, else the speed of decoding; JobFailed if it failed."""
+    """Return the number that a search maximises: accuracy, likelihood or speed of decoding; JobFailed if it failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
-    for name in ("accuracy", "best_decode_tok_per_s", "decode_tok_per_s"):
+    for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "decode_tok_per_s"):
         if name in record.result.metrics:
             return record.result.metrics[name]
-    raise ConfigError("this task has no number to search for: use task=gsm8k or task=sweep")
+    raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")

@@ -90,6 +90,19 @@ class WorkerPool:
                     worker.connection.close()
         return self._stop_requests > 0
 
+    def _ready(self) -> deque[int] | None:
+        """Take the next group whose first job waits for none that is still to be done; None while all do.
+
+        Where nothing is under way any more, what they wait for has failed: each says so itself.
+        """
+        left = {self.plan[number].job_id for number in self.numbers if number not in self.outcomes}
+        ready = next((it for it in self._groups if self.plan[it[0]].after not in left), None)
+        if ready is None and self._groups and all(worker.current is None for worker in self._workers):
+            ready = self._groups[0]
+        if ready is not None:
+            self._groups.remove(ready)
+        return ready
+
     # ------------------------------------------------------------------------------- one step
 
     def _step(self) -> bool:
@@ -98,8 +111,10 @@ class WorkerPool:
             self._waiting |= set(self._held_elsewhere)
             self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
         # a released worker may still hold its base in memory: it counts until its process has exited
-        while self._groups and not self._stop_requests and len(self._workers + self._leaving) < self.workers_wanted:
-            self._start(self._groups.popleft())
+        while not self._stop_requests and len(self._workers + self._leaving) < self.workers_wanted:
+            if (members := self._ready()) is None:
+                break
+            self._start(members)
         if not self._workers and not self._leaving:
             return False
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
@@ -140,8 +155,8 @@ class WorkerPool:
         if self._stop_requests or (self.fresh and worker.begun):
             self._release(worker)
             return
-        if not worker.todo and self._groups:
-            worker.todo = self._groups.popleft()
+        if not worker.todo:
+            worker.todo = self._ready() or deque()
         if not worker.todo:
             self._release(worker)
             return

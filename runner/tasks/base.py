@@ -38,6 +38,7 @@ class Inputs:
     # of these and of the config's keys, those in which jobs may differ that take answers over from one another
     apart: frozenset[str] = field(default=frozenset(), kw_only=True)
     count: int | None = field(default=None, kw_only=True)  # questions or prompts that are put, for an estimate of time
+    after: str = field(default="", kw_only=True)  # the id of a job that has to be done before; empty: none
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
 

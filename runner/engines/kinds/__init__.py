@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
 from runner.engines.base import Capability, Engine, Prompt, Request
+
+Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,17 @@ class ModelKind(ABC):
     def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
         """Return the engine; `bases` keeps what was loaded for the next job."""
 
-    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
-        """Return a prompt as the model sees it, without its weights."""
+    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Return each prompt as the model sees it and its token ids, without its weights."""
         engine = self.open_engine(config, resolved, None)
         try:
-            return str(engine.encode(Request(0, prompt))[0])
+            return [engine.encode(Request(0, prompt)) for prompt in prompts]
         finally:
             engine.close()
+
+    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+        """Return a prompt as the model sees it, without its weights."""
+        return str(self.encoded(config, resolved, [prompt])[0][0])
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return what has to be loaded: jobs with the same key can share it; empty = nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoints import footprint, formats, random_weights
@@ -16,7 +17,7 @@ from runner.config.rope import Rope2dConfig
 from runner.config.task import Workload
 from runner.core import machine
 from runner.engines.base import Capability, Engine, Prompt, Request
-from runner.engines.kinds import BaseCache, ModelKind, Need
+from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
@@ -75,14 +76,15 @@ class Local(ModelKind):
             importlib.import_module(library)
         importlib.import_module("runner.engines.local.engine")
 
-    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
-        """Put a prompt into the model's chat template: the tokenizer is all that it takes."""
+    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Put prompts into the model's chat template and cut them into tokens: the tokenizer is all that it takes."""
         from runner.engines.rows import Admission  # imports torch
         from runner.models.load import load_tokenizer
 
         name, folder = resolved.model.name, resolved.path
         tokenizer = load_tokenizer(f"model.name={name}", folder, resolved.model.trust_remote_code)
-        return str(Admission(config, tokenizer, name, math.inf).encode(Request(0, prompt))[0])
+        admission = Admission(config, tokenizer, name, math.inf)
+        return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all, but branches need two coordinates and a mask."""

@@ -174,20 +174,26 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
     for first in range(0, len(targets), step):
         wanted = torch.tensor(targets[first : first + step], device=logits.device)
         scores = logits[first : first + step].float().log_softmax(dim=-1)
-        row.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
-        row.greedy += (scores.argmax(dim=-1) == wanted).tolist()
+        if row.request.beside:
+            some = row.request.beside[len(row.scores.logprobs) :][: len(wanted)]
+            row.scores.beside += scores.gather(
+                1, torch.tensor([list(ids) for ids in some], device=scores.device)
+            ).tolist()
+            row.scores.least += scores.amin(dim=-1).tolist()
+        row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
+        row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
         if row.request.top:
             best = scores.topk(min(row.request.top, scores.shape[-1]), dim=-1)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            row.top += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
+            row.scores.top += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
 
 
 def scored(row: Row, seconds: float) -> Completion:
     """Return the answer to a request with a continuation."""
     row.tokens, row.first_token_s = row.given or [], seconds
-    if any(map(math.isnan, row.logprobs)):
+    if any(map(math.isnan, row.scores.logprobs)):
         row.error = NO_NUMBERS
-        row.unscore()
+        row.scores.clear()
     return row.completion(FinishReason.error if row.error else FinishReason.stop, seconds)
 
 

@@ -149,7 +149,7 @@ class PlainBatches:
         let_go(error, self.loaded.device)
         self.memory.forget()
         for row in rows:
-            row.unscore()
+            row.scores.clear()
         if width == 1:
             row = rows[0]
             row.error = f"out of memory with its {len(row.pending)} tokens alone"

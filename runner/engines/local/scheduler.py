@@ -286,7 +286,7 @@ class Scheduler(Entering):
         for row in self.waiting:
             row.places = row.copied = 0
             row.blocks = []
-            row.unscore()
+            row.scores.clear()
 
     def _check_memory(self) -> None:
         """Raise MemoryError before the next token of the rows is one too many; homes that nobody uses go first."""

@@ -267,3 +267,26 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
     assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()
+
+
+@WAYS
+def test_tokens_that_are_asked_for_beside_the_continuation_are_scored(
+    make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)  # some places at a time
+    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
+    asked = Request("top", "A first question", continuation=", and what is said then", top=5)
+    (top,) = base.complete(engine, [asked])
+    assert top.top is not None
+    ids = [[token for token, _ in place] for place in top.top]
+    (beside,) = base.complete(engine, [replace(asked, beside=ids, top=259)])
+    assert beside.beside is not None
+    for values, place in zip(beside.beside, top.top, strict=True):
+        assert values == pytest.approx([value for _, value in place], abs=1e-5)
+    assert beside.top is not None
+    assert beside.least == pytest.approx([place[-1][1] for place in beside.top])
+    (short,) = base.complete(engine, [replace(asked, beside=ids[1:])])
+    assert short.error == f"tokens beside {len(ids) - 1} are asked for, and the continuation has {len(ids)}"
+    with pytest.raises(ConfigError, match="259 is no token of"):
+        list(base.complete(engine, [replace(asked, beside=[[259]] * len(ids))]))
+    engine.close()

@@ -1,0 +1,135 @@
+"""How often does a comparison of likelihoods cry wolf, and how often does it see what it says it would have seen?
+
+`python bench/likelihood_null.py [--pairs 2000] [--seed 0]`. Two runs score the same texts of unequal length. A text's
+difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
+normal, skewed (a few texts move a lot, one way), heavy-tailed (Student's t of 3), or larger in longer texts. Then all
+parts are moved by the difference that so many texts should show. The verdicts are runner-compare's own, from samples to
+finding. Rates stand with their 95 % intervals (Wilson).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from compare_null import Rate
+
+from runner.compare.data import Finding, Row, Run
+from runner.compare.likelihood import Scored, Texts, compare_likelihoods, judge_shifts
+from runner.compare.pairing import ALPHA
+from runner.compare.runs import Evidence, Kept
+from runner.core.metrics import LOG_LIKELIHOOD
+from runner.core.result import Likelihood
+
+SAMPLES = (20, 50, 200)
+SPREAD = 0.003  # of a text's own part, in nats a token: as of 4-bit weights of the embedded model
+NOISE = 0.02  # of a single token
+FAMILY = 3  # comparisons of one table with one baseline
+
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def normal(generator: np.random.Generator, tokens: Numbers) -> Numbers:
+    """Return parts that are as often up as down."""
+    return generator.standard_normal(len(tokens))
+
+
+def skewed(generator: np.random.Generator, tokens: Numbers) -> Numbers:
+    """Return parts of mean 0 of which a few lie far down."""
+    return 1.0 - generator.exponential(size=len(tokens))
+
+
+def heavy(generator: np.random.Generator, tokens: Numbers) -> Numbers:
+    """Return parts with outliers both ways."""
+    drawn: Numbers = generator.standard_t(3, size=len(tokens)) / 3**0.5
+    return drawn
+
+
+def longer(generator: np.random.Generator, tokens: Numbers) -> Numbers:
+    """Return parts that are larger in longer texts."""
+    drawn: Numbers = generator.standard_normal(len(tokens)) * tokens / tokens.mean()
+    return drawn
+
+
+KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
+    "normal": normal, "skewed": skewed, "heavy": heavy, "longer": longer,
+}  # fmt: skip
+
+
+class Drawn(Evidence):
+    """Texts that were drawn and lie in no file."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, Texts] = {}
+
+    def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
+        """Return what was drawn for the run."""
+        return self.texts[run.run_id]  # type: ignore[return-value]
+
+
+def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[Row]:
+    """Draw a baseline and runs that are moved by so much, and compare each with the baseline as one table does."""
+    tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
+    evidence, common = Drawn(), -generator.gamma(2.0, 0.1, samples) * tokens
+    runs = []
+    for number, shift in enumerate((0.0, *moved)):
+        own = SPREAD * KINDS[kind](generator, tokens) + shift if number else np.zeros(samples)
+        noise = NOISE * np.sqrt(tokens) * generator.standard_normal(samples) * (number > 0)
+        nats = common + own * tokens + noise
+        name = f"run-{number}"
+        runs.append(Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())}))
+        parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
+        evidence.texts[name] = {
+            unit: Scored(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
+            for unit, (value, count) in enumerate(parts)
+        }
+    rows = [Row(run, {}, shift=compare_likelihoods(run, runs[0], evidence)) for run in runs[1:]]
+    judge_shifts(rows)
+    return rows
+
+
+def claims(rows: Sequence[Row]) -> bool:
+    """Whether a table says of any run that it differs."""
+    return any(row.shift is not None and row.shift.finding is not Finding.open for row in rows)
+
+
+def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, runs: int) -> tuple[Rate, float, Rate]:
+    """Return how often nothing is taken for something, what the tables would have seen, and how often they see it."""
+    nulls = [table(generator, samples, kind, [0.0] * runs) for _ in range(pairs)]
+    seen = [row.shift.detectable_difference or 0.0 for rows in nulls for row in rows if row.shift is not None]
+    least = statistics.median(seen)
+    apart = [table(generator, samples, kind, [-least, *[0.0] * (runs - 1)])[0] for _ in range(pairs)]
+    found = sum(row.shift is not None and row.shift.finding is Finding.worse for row in apart)
+    return Rate(sum(map(claims, nulls)), pairs), least, Rate(found, pairs)
+
+
+def main() -> int:
+    """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    print(f"python bench/likelihood_null.py --pairs {options.pairs} --seed {options.seed}")
+    nulls = []
+    for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal"])):
+        print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {options.pairs:,} tables a line and side")
+        print("  n  parts      any false verdict  says ≥ nats/token      true verdicts")
+        for samples in SAMPLES:
+            for kind in kinds:
+                null, least, power = rates(generator, samples, kind, options.pairs, runs)
+                print(f"{samples:3d}  {kind:7s}  {null}  {least:17.5f}  {power}", flush=True)
+                nulls.append(null)
+    high = [rate for rate in nulls if rate.low > ALPHA]
+    print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
+          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    return 1 if high else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

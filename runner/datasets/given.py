@@ -1,0 +1,142 @@
+"""Texts whose likelihood is asked for: a whole text, how a prompt goes on, an answer to a question, choices.
+
+A .txt file is one text. Of a .jsonl file, the keys of the first row say what all rows are. Everything else is read as
+for word problems (runner/datasets/gsm8k.py): its gold answers are what is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from runner.config.likelihood import LikelihoodConfig
+from runner.core.errors import ConfigError, DataError, few
+from runner.core.texts import parse_json, read_lines, read_text
+from runner.datasets.gsm8k import Choice, load_questions
+from runner.datasets.prompts import text_of
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Form(StrEnum):
+    """How a text stands before the model."""
+
+    text = "text"  # by itself, in windows
+    raw = "raw"  # behind a prompt, both as they are
+    asked = "asked"  # behind a question that is put as the task says
+
+
+@dataclass(frozen=True)
+class Given:
+    """One row of the data: what is scored, and what stands before it."""
+
+    form: Form
+    question: str  # or the prompt; of a text by itself, empty
+    texts: tuple[str, ...]  # one, or the choices
+    gold: int = 0  # which of them is right
+
+
+SHAPES = {
+    "text": "text",
+    "prompt+choices+gold": "prompt, choices and gold",
+    "question+choices+gold": "question, choices and gold",
+    "prompt+continuation": "prompt and continuation",
+    "question+answer": "question and answer",
+}
+NEEDED = f"rows have {'; '.join(SHAPES.values())}"
+
+
+def load_given(task: LikelihoodConfig) -> list[Given]:
+    """Return what task.data gives to score: shuffled if that is asked for, from task.offset on, task.limit rows."""
+    path = Path(task.data).expanduser()
+    if path.suffix == ".txt":
+        text = read_text(path, f"task.data={task.data}").removeprefix("\ufeff")
+        if not text.strip():
+            raise DataError(f"task.data={task.data}: {path} holds no text")
+        return [Given(Form.text, "", (text,))]
+    if path.suffix == ".jsonl" and path.is_file() and (shape := _shape_of(path, task)):
+        choice = Choice(task.limit, task.offset, task.shuffle_seed)
+        rows = list(_rows(path))
+        found = [_read(where, row, shape) for _, (where, row) in choice.among(rows)]
+        if not found:
+            raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
+        return found
+    return [Given(Form.asked, item.question, (item.answer,)) for item in load_questions(task)]
+
+
+def given_sha256(given: list[Given]) -> str:
+    """Fingerprint of all that is scored, in order."""
+    return hashlib.sha256(json.dumps([asdict(one) for one in given], ensure_ascii=False).encode()).hexdigest()
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield each row with where it stands."""
+    try:
+        with path.open("rb") as stream:
+            for number, line in read_lines(stream, str(path)):
+                where = f"{path}, line {number}"
+                try:
+                    yield where, parse_json(line)
+                except ValueError as error:
+                    raise DataError(f"{where}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:
+    """Return what the rows of a file are by its first one; None where that has other keys, as word problems have."""
+    where, row = next(_rows(path), (str(path), None))
+    if row is None:
+        raise DataError(f"task.data={task.data}: {path} holds no rows: {NEEDED}")
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: no object with keys: {NEEDED}")
+    shape = next((shape for shape in SHAPES if set(shape.split("+")) <= row.keys()), None)
+    if shape == "question+answer" and (task.question_key or task.answer_key):
+        return None
+    if shape is None and not task.question_key and not task.answer_key and not {"answer", "Answer"} & row.keys():
+        raise DataError(f"{where}: {few(sorted(row), 8) or 'no keys'}: {NEEDED}")
+    return shape
+
+
+def _read(where: str, row: Any, shape: str) -> Given:
+    """Read one row; DataError with where it stands and the reason."""
+    try:
+        if not isinstance(row, dict) or not set(shape.split("+")) <= row.keys():
+            raise ValueError(f"{SHAPES[shape]} expected, as in the first row")
+        if shape == "text":
+            return Given(Form.text, "", (text_of(row["text"]),))
+        key = shape.split("+")[0]
+        form, question = Form.raw if key == "prompt" else Form.asked, text_of(row[key])
+        if shape.endswith("gold"):
+            choices = _choices(row["choices"])
+            return Given(form, question, choices, _gold(row, choices))
+        answer = row[shape.split("+")[1]]
+        is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+        return Given(form, question, (str(answer) if is_number and form is Form.asked else text_of(answer),))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _choices(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or len(values) < 2:
+        raise ValueError(f"choices: a list of two texts or more expected, found {json.dumps(values, default=str)[:80]}")
+    return tuple(map(text_of, values))
+
+
+def _gold(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
+    """Return the number of the right choice: given as that, as a letter, or as the choice itself."""
+    gold = row["gold"]
+    if isinstance(gold, str):
+        names = choices if gold in choices else tuple(LETTERS)
+        gold = names.index(gold) if gold in names else None
+    if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
+        raise ValueError(
+            f"gold: {json.dumps(row['gold'], default=str)[:80]} is none of the {len(choices)} choices: give its number "
+            "from 0 on, its letter from A on, or its text"
+        )
+    return gold

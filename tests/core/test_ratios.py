@@ -1,0 +1,55 @@
+"""Ratios of sums over samples, and the test by flipped signs, against their definitions and scipy."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+from scipy import stats as reference
+
+from runner.core.ratios import detectable_shift, ratio, ratio_error, ratio_interval, sign_flip_p
+
+TOKENS = [10.0, 80.0, 35.0, 120.0, 60.0, 5.0]
+NATS = [-3.0, -20.5, -9.0, -28.0, -17.0, -2.0]
+
+
+def test_equal_lengths_make_it_students_interval_of_the_mean() -> None:
+    values = [0.3, -0.1, 0.7, 0.2, 0.05]
+    low, high = ratio_interval(values, [2.0] * 5)
+    expected = reference.t.interval(0.95, 4, loc=sum(values) / 10, scale=reference.sem(values) / 2)
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_the_error_counts_samples_and_not_tokens() -> None:
+    centre = sum(NATS) / sum(TOKENS)
+    residuals = [nats - centre * tokens for nats, tokens in zip(NATS, TOKENS, strict=True)]
+    expected = math.sqrt(6 / 5 * sum(one * one for one in residuals)) / sum(TOKENS)
+    assert ratio(NATS, TOKENS) == pytest.approx(centre)
+    assert ratio_error(NATS, TOKENS) == pytest.approx(expected)
+    assert ratio_interval([1.0], [2.0]) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4, 2.0])
+def test_few_flips_are_counted_as_scipy_counts_them(shift: float) -> None:
+    draw = Random(1)
+    values = [draw.gauss(shift, 1) for _ in range(9)]
+    expected = reference.permutation_test((values,), sum, permutation_type="samples", n_resamples=math.inf).pvalue
+    assert sign_flip_p(values) == pytest.approx(expected)
+
+
+def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> None:
+    draw = Random(2)
+    values = [draw.gauss(0.5, 1) for _ in range(20)]
+    t = sum(values) / math.sqrt(sum(one * one for one in values))  # the studentized sum, near normal
+    assert sign_flip_p(values) == sign_flip_p(values) == pytest.approx(2 * reference.norm.sf(t), rel=0.25)
+    assert sign_flip_p([1.0] * 40) == 1 / 10_000
+    assert sign_flip_p([0.0] * 40) == 1.0
+    assert sign_flip_p([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
+
+
+def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparisons() -> None:
+    t, z = reference.t.ppf(0.975, 199), reference.norm.ppf(0.8)
+    assert detectable_shift(0.001, 200) == pytest.approx(0.001 * (t + z))
+    assert (detectable_shift(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
+    assert detectable_shift(math.inf, 1) is None

@@ -1,0 +1,54 @@
+"""The divergence from a reference's most probable tokens, against the one over whole distributions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from runner.scorers.divergence import Divergence, diverge
+
+VOCABULARY, PLACES = 500, 40
+
+
+def draw(sharp: float, apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two models' logarithms over a vocabulary: [T, V], float32 as engines give them."""
+    generator = np.random.default_rng(0)
+    scores = sharp * generator.standard_normal((PLACES, VOCABULARY))
+    both = (scores, scores + apart * generator.standard_normal(scores.shape))
+    ours, theirs = (one - np.log(np.exp(one).sum(axis=1, keepdims=True)) for one in both)
+    return ours.astype(np.float32), theirs.astype(np.float32)
+
+
+def kept(reference: np.ndarray, these: np.ndarray, width: int) -> Divergence:
+    ids = np.argsort(-reference, axis=1)[:, :width]
+    mine, other = (np.take_along_axis(one, ids, axis=1) for one in (reference, these))
+    same = (reference.argmax(axis=1) == these.argmax(axis=1)).tolist()
+    return diverge(width, mine.ravel().tolist(), other.tolist(), these.min(axis=1).tolist(), same)
+
+
+@pytest.mark.parametrize("width", [1, 8, 64, VOCABULARY])
+@pytest.mark.parametrize(("sharp", "apart"), [(1.0, 0.3), (4.0, 0.05), (12.0, 0.01)])
+def test_the_true_divergence_lies_between_what_is_said_and_its_bound(width: int, sharp: float, apart: float) -> None:
+    p, q = (one.astype(np.float64) for one in draw(sharp, apart))
+    exact = float((np.exp(p) * (p - q)).sum())
+    found = kept(*draw(sharp, apart), width)
+    noise = 1e-6 * PLACES  # of float32
+    assert found.kl_nats - noise <= exact <= found.kl_nats + found.truncation_nats + noise
+    if width == VOCABULARY:
+        assert exact == pytest.approx(found.kl_nats, abs=noise)
+        assert found.truncation_nats < 1e-3
+
+
+def test_more_kept_tokens_leave_less_open() -> None:
+    found = [kept(*draw(4.0, 0.05), width).truncation_nats for width in (1, 8, 64)]
+    assert found[0] > 2 * found[1] > 4 * found[2] > 0
+
+
+def test_a_token_that_cannot_come_adds_nothing_and_one_that_this_model_excludes_no_end() -> None:
+    reference = [math.log(0.5), math.log(0.5), -math.inf]
+    alike = diverge(3, reference, [reference], [-20.0], [True])
+    assert alike.kl_nats == pytest.approx(0, abs=1e-9)
+    excluded = diverge(2, reference[:2], [[0.0, -math.inf]], [-math.inf], [False])
+    assert (excluded.kl_nats, excluded.agreed) == (math.inf, 0)
