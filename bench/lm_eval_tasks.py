@@ -92,7 +92,7 @@ def _write(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
 def _task(shape: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Return a task as lm-eval reads it from YAML."""
     kind, text, more = SHAPES[shape]
-    task = {
+    task: dict[str, Any] = {
         "task": shape.replace(" ", "_"),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(scratch / "test.jsonl")}},
