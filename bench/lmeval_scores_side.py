@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lm_eval  # type: ignore[import-not-found]
+import lm_eval
 import yaml
-from lm_eval.api.model import LM  # type: ignore[import-not-found]
+from lm_eval.api.model import LM
 
 FILTERS = {"strict-match": "strict", "flexible-extract": "flexible"}
 
@@ -50,7 +50,7 @@ def main() -> None:
     """Evaluate, and tell each question's prompt, text and scores."""
     request = json.load(sys.stdin)
     if request["model"]:
-        from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
+        from lm_eval.models.huggingface import HFLM
 
         model = HFLM(request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"])
     else:

@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance  # type: ignore[import-not-found]
-from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 

@@ -1,0 +1,118 @@
+"""The engine as a model of lm-evaluation-harness says what lm-eval's own HF model says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from runner.core.errors import ConfigError
+from runner.embedded import MODEL_DIR
+from runner.harness.model import EngineModel, by_group
+
+QUESTIONS = [
+    "Question: Ann has 3 apples and buys 4 more. How many apples does Ann have?\nAnswer:",
+    "Question: Bob reads 12 pages a day. How many pages does he read in 5 days?\nAnswer:",
+    "Question: Tom has 9 pens. He gives away 2 of them, and then 3. How many pens are left?\nAnswer:",
+]
+CHOICES = [" 7", " 12 apples", " 60", " four"]
+LENGTH = 96  # of the model, so that texts are too long for it
+
+
+@pytest.fixture(scope="module")
+def ours() -> EngineModel:
+    return EngineModel.create_from_arg_string(
+        f"pretrained={MODEL_DIR},dtype=float32,max_length={LENGTH}", {"batch_size": 1, "device": "cuda:0"}
+    )
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    return HFLM(pretrained=str(MODEL_DIR), dtype="float32", device="cpu", batch_size=4, max_length=LENGTH)
+
+
+def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance(request_type=kind, doc={}, arguments=one, idx=at) for at, one in enumerate(arguments)]
+
+
+def test_answers_are_the_same(ours: EngineModel, theirs: Any) -> None:
+    settings: list[dict[str, Any]] = [
+        {"until": ["Question:", "\n\n"], "do_sample": False, "max_gen_toks": 24},
+        {"until": ".", "temperature": 0.0, "max_gen_toks": 8},
+        {"until": [], "max_gen_toks": 40},
+    ]
+    long = " ".join(QUESTIONS)  # its beginning is cut off
+    requests = [(text, how) for text in (*QUESTIONS, long) for how in settings]
+    texts = ours.generate_until(asked("generate_until", *requests), disable_tqdm=True)
+    assert texts == theirs.generate_until(asked("generate_until", *requests), disable_tqdm=True)
+    assert len(set(texts)) > 5
+
+
+def test_log_likelihoods_are_the_same(ours: EngineModel, theirs: Any) -> None:
+    pairs = [(text, choice) for text in (*QUESTIONS, " ".join(QUESTIONS), "A space ", "") for choice in CHOICES]
+    pairs.append((QUESTIONS[0], ours.generate_until(asked("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})))[0]))
+    here = ours.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
+    there = theirs.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
+    assert [greedy for _, greedy in here] == [greedy for _, greedy in there]
+    assert here[-1][1]
+    assert [one for one, _ in here] == pytest.approx([one for one, _ in there], abs=1e-4)
+
+
+def test_whole_texts_are_as_likely(ours: EngineModel, theirs: Any) -> None:
+    texts = [(" ".join(QUESTIONS * 2),), (QUESTIONS[1],), ("x",)]
+    here = ours.loglikelihood_rolling(asked("loglikelihood_rolling", *texts), disable_tqdm=True)
+    there = theirs.loglikelihood_rolling(asked("loglikelihood_rolling", *texts), disable_tqdm=True)
+    assert here == pytest.approx(there, rel=1e-6, abs=1e-4)
+
+
+def test_what_is_known_of_the_model_is_the_same(ours: EngineModel, theirs: Any) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert ours.apply_chat_template(turns) == theirs.apply_chat_template(turns)
+    assert ours.chat_template(True) == theirs.chat_template(True)
+    for name in ("eot_token_id", "prefix_token_id", "max_length", "max_gen_toks"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.get_model_info()["model_num_parameters"] == theirs.get_model_info()["model_num_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_beams": 4}, "num_beams=4: the engine does not search by beams"),
+        ({"typical_p": 0.9}, "typical_p=0.9: no setting of generating .*temperature"),
+        ({"max_gen_toks": LENGTH}, f"max_gen_toks={LENGTH}: the model has {LENGTH} places"),
+    ],
+)
+def test_what_the_engine_does_not_do_is_said(ours: EngineModel, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ours.generate_until(asked("generate_until", ("Hi", settings)), disable_tqdm=True)
+
+
+def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:
+    def draw(**more: Any) -> str:
+        how = {"do_sample": True, "temperature": 1.5, "max_gen_toks": 16, **more}
+        return ours.generate_until(asked("generate_until", (QUESTIONS[0], how)), disable_tqdm=True)[0]
+
+    assert draw() == draw()
+    assert len({draw(seed=seed) for seed in range(4)}) > 1
+
+
+def test_groups_and_their_keys_are_told_from_the_models() -> None:
+    groups, own = by_group(
+        {"rope": "yarn", "rope.factor": 4, "quantization": "nf4", "dtype": "auto", "model.device": "cpu"}
+    )
+    assert groups == {"rope": {"name": "yarn", "factor": 4}, "quantization": "nf4", "lora": None, "generation": None}
+    assert own == {"dtype": "auto", "device": "cpu"}
+
+
+def test_a_quantized_model_with_an_adapter_is_asked() -> None:
+    quantized = EngineModel(quantization="int8", lora="embedded_pth")
+    (answer,) = quantized.generate_until(
+        asked("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})), disable_tqdm=True
+    )
+    assert answer
+    info = quantized.get_model_info()
+    assert info["runner_architecture"]
+    assert quantized.report.metrics["quantized_modules"] > 0
+    assert quantized.report.metrics["lora_modules"] > 0
