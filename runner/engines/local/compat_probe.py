@@ -20,7 +20,7 @@ from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.interface import Softmax, register, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.panels import Panels
+from runner.engines.local.matrices import Held
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
@@ -186,10 +186,10 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
 
 
-def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Panels]) -> WholePass | None:
+def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Held]) -> WholePass | None:
     """Return what does a pass in a single call; None where the model is no plain one, or the call would differ.
 
-    packed: the layers that lie in panels, and multiply by these in the model's own pass, too.
+    packed: the layers that C has the weights of, and that multiply by these in the model's own pass, too.
     """
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
