@@ -125,7 +125,7 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
         (Int8Config(), "qwen2", Dtype.bfloat16),
         (Int8Config(), "llama", Dtype.float32),
     ],
-    ids=str,
+    ids=lambda one: getattr(one, "name", None) or str(one),
 )
 def test_quantized_layers_go_in_the_same_call(
     quantization: QuantizationConfig, family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]

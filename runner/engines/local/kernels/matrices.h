@@ -90,7 +90,8 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   p.per = LEAST / bytes > 1 ? LEAST / bytes : 1;
   p.lots = parts_of(p.units, p.per);
   int64_t blocks = parts_of(rows * inputs * (p.by_bytes ? 1 : size), STAY);
-  if (threads > 1 && p.lots * blocks < 16 * threads) blocks = parts_of(16 * threads, p.lots); /* so that all end together */
+  const int64_t wanted = (is_quantized ? 8 : 16) * threads; /* so that all end together; each unpacks what it multiplies by */
+  if (threads > 1 && p.lots * blocks < wanted) blocks = parts_of(wanted, p.lots);
   if (is_quantized && blocks < parts_of(rows, MOST_ROWS)) blocks = parts_of(rows, MOST_ROWS);
   if (blocks > few) blocks = few > 1 ? few : 1;
   p.block = parts_of(parts_of(rows, blocks), ROWS) * ROWS;

@@ -74,22 +74,26 @@ static void NAME(quantize_rows)(const product *p, phase *now, int threads, int a
 
 /* apart [rows, panels * PANEL] = the products of the outliers' columns with weights as they would be unquantized */
 static void NAME(multiply_apart)(const product *p, const unit *u, int64_t row, int64_t rows, float *apart) {
-  const int64_t width = u->second ? 2 * PANEL : PANEL, outliers = *p->room->outliers;
-  memset(apart, 0, rows * width * sizeof(float));
-  for (int64_t i = 0; i < outliers; i++) {
+  const int vecs = u->second ? 2 * VECS : VECS;
+  memset(apart, 0, rows * vecs * LANES * sizeof(float));
+  for (int64_t i = 0; i < *p->room->outliers; i++) {
     const int64_t column = p->room->columns[i];
-    float w[AT_ONCE * PANEL];
-    for (int64_t o = 0; o < width; o++) {
-      const matrix *m = u->of[o / PANEL];
-      const int64_t n = u->output[o / PANEL] + o % PANEL;
-      const float exact = n < m->outputs ? ((const int8_t *)m->weight)[n * p->inputs + column] * ((const float *)m->scale)[n] * 7.874015718698502e-3f : 0;
-      w[o] = UP(DOWN(exact));
+    __m512 w[2 * VECS];
+    for (int v = 0; v < vecs; v++) {
+      const matrix *m = u->of[v / VECS];
+      const int64_t n = u->output[v / VECS] + v % VECS * LANES, left = m->outputs - n;
+      const int8_t *from = (const int8_t *)m->weight + n * p->inputs + column;
+      int8_t numbers[LANES] = {0};
+      for (int64_t o = 0; o < left && o < LANES; o++) numbers[o] = from[o * p->inputs];
+      const __m512 exact = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)numbers)));
+      const __m512 scaled = _mm512_mul_ps(exact, _mm512_maskz_loadu_ps(lanes(left), (const float *)m->scale + n));
+      w[v] = NAME(round_16)(_mm512_mul_ps(scaled, _mm512_set1_ps(7.874015718698502e-3f)));
     }
     for (int64_t r = 0; r < rows; r++) {
       const __m512 x = _mm512_set1_ps(UP(((const T *)p->x)[(row + r) * p->inputs + column]));
-      for (int64_t o = 0; o < width; o += LANES) {
-        float *at = apart + r * width + o;
-        _mm512_storeu_ps(at, _mm512_fmadd_ps(x, _mm512_loadu_ps(w + o), _mm512_loadu_ps(at)));
+      for (int v = 0; v < vecs; v++) {
+        float *at = apart + (r * vecs + v) * LANES;
+        _mm512_storeu_ps(at, _mm512_fmadd_ps(x, w[v], _mm512_loadu_ps(at)));
       }
     }
   }
