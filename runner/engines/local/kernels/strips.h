@@ -61,11 +61,12 @@ INLINE void NAME(sums)(const int R, const int P, const strip *of) {
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < P * VECS; v++) sum[r][v] = (vec){0};
-  if (PER > 1 && of->goes_on)
+  if (PER > 1 && of->goes_on) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int v = 0; v < P * VECS; v++) memcpy(&sum[r][v], y + (r * P * VECS + v) * WIDE, sizeof(vec));
+  }
 #define STEP(s)                                                                                     \
   {                                                                                                 \
     NAME(many) w[2 * VECS];                                                                         \
