@@ -34,7 +34,7 @@ INLINE void NAME(settle)(const product *p, const unit *u, float *y, int64_t y_st
 /* A unit of quantized weights by rows from one on */
 static void NAME(multiply_quantized)(const product *p, const unit *u, int64_t row, int64_t rows, tide next) {
   char *panels = p->room->own + omp_get_thread_num() * OWN_ROOM;
-  float *y = (float *)(panels + AT_ONCE * PANEL * SEGMENT * 2);
+  float *y = (float *)(panels + AT_ONCE * PANEL * SEGMENT);
   quantized_sums(p, u, row, rows, panels, y, next);
   if (u->of[0]->kind == ROW_INT8) NAME(finish_bytes)(p, u, row, rows, y, y + SUMS);
   else finish_pairs(u, rows, y);

@@ -2,10 +2,11 @@
    multiplied by all rows of a task, and left behind; few rows are multiplied as the weights are read. The arithmetic is
    the library's own, step by step, so that the results are its results. */
 
-#define SEGMENT 512 /* inputs of a panel that are unpacked at a time, as pairs; as bytes twice as many */
-#define FEW 4       /* rows that are multiplied without anything being unpacked */
+#define SEGMENT 1024 /* inputs of a panel that are unpacked at a time as bytes; as pairs half as many */
+#define NEAR 128     /* or so few, with a scale for each block: they stay in the first-level cache */
+#define FEW 4        /* rows that are multiplied without anything being unpacked */
 #define SUMS (MOST_ROWS * AT_ONCE * PANEL)
-#define OWN_ROOM (AT_ONCE * PANEL * SEGMENT * 2 + 2 * SUMS * 4) /* as in pass_memory.py */
+#define OWN_ROOM (AT_ONCE * PANEL * SEGMENT + 2 * SUMS * 4) /* as in pass_memory.py */
 
 /* Bytes of a row that is quantized, filled up to whole registers */
 INLINE int64_t padded(int64_t inputs) { return parts_of(inputs, LINE) * LINE; }
@@ -229,33 +230,29 @@ static void quantized_sums(const product *p, const unit *u, int64_t row, int64_t
     sums_of_few(p, u, (int)rows, x, by_bytes ? bytes : 0, y, next);
     return;
   }
-  const int64_t most = four_bit ? SEGMENT / m->block * m->block : by_bytes ? 2 * SEGMENT : SEGMENT;
-  const int64_t strips = parts_of(rows, ROWS), calls = strips * (four_bit ? inputs / m->block : parts_of(inputs, most));
-  const int64_t per_call = parts_of(next.each, calls) * LINE;
-  char *second = panels + PANEL * SEGMENT * 2;
+  const int64_t most = !four_bit ? SEGMENT / (by_bytes ? 1 : 2) : m->block < NEAR ? NEAR / m->block * m->block : m->block;
+  const int64_t strips = parts_of(rows, ROWS), per_call = parts_of(next.each, strips * parts_of(inputs, most)) * LINE;
+  char *second = panels + PANEL * SEGMENT;
   const char *end = next.at + next.each * LINE;
   if (four_bit) memset(y, 0, rows * width * sizeof(float));
   for (int64_t k = 0; k < inputs; k += most) {
-    const int64_t some = inputs - k < most ? inputs - k : most, each = four_bit ? m->block : some;
+    const int64_t some = inputs - k < most ? inputs - k : most, steps = parts_of(some, per);
     for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
-    for (int64_t s = 0, r = 0; s < strips; s++) {
+    strip one = {.panel = panels, .second = u->second ? second : 0, .goes_on = k && !four_bit,
+                 .stride = by_bytes ? padded(inputs) : inputs, .steps = four_bit ? m->block / 2 : steps,
+                 .lines = parts_of(per_call / LINE, steps / 4 + 1)};
+    if (four_bit) one.blocks = some / m->block, one.from_scale_to_scale = m->outputs;
+    for (int i = 0; four_bit && i < 2; i++)
+      one.scales[i] = (const bf16 *)u->of[i]->scale + k / m->block * m->outputs + u->output[i];
+    for (int64_t s = 0, r = 0; s < strips; s++, next.at += per_call, next.also += per_call) {
       const int64_t count = parts_of(rows - r, strips - s); /* about equally many in each */
-      strip one = {.stride = by_bytes ? padded(inputs) : inputs, .steps = parts_of(each, per), .y = y + r * width,
-                   .goes_on = k && !four_bit};
-      for (int64_t b = 0; b < some; b += each, next.at += per_call, next.also += per_call) {
-        one.panel = panels + b * PANEL * 2, one.second = u->second ? second + b * PANEL * 2 : 0;
-        one.ahead = next.at, one.also = next.also, one.end = next.at + per_call < end ? next.at + per_call : end;
-        one.lines = parts_of(per_call / LINE, one.steps / 4 + 1);
-        if (by_bytes) {
-          one.x = bytes + r * padded(inputs) + k;
-          multiply_strip_u8((int)count, &one);
-          continue;
-        }
-        one.x = x + r * inputs + k + b;
-        for (int i = 0; four_bit && i < 2; i++) {
-          const matrix *of = u->of[i];
-          one.scales[i] = (const bf16 *)of->scale + (k + b) / of->block * of->outputs + u->output[i];
-        }
+      one.y = y + r * width;
+      one.ahead = next.at, one.also = next.also, one.end = next.at + per_call < end ? next.at + per_call : end;
+      if (by_bytes) {
+        one.x = bytes + r * padded(inputs) + k;
+        multiply_strip_u8((int)count, &one);
+      } else {
+        one.x = x + r * inputs + k;
         multiply_strip_bf16((int)count, &one);
       }
       r += count;

@@ -14,7 +14,8 @@ typedef struct {
   const char *ahead, *end, *also;
   int64_t lines;
   int goes_on;           /* with the sums that are there; not of float32 */
-  const bf16 *scales[2]; /* of bfloat16, or 0: y += sums * these */
+  const bf16 *scales[2]; /* of bfloat16, or 0: y += sums * these, for so many blocks of `steps`, one after another */
+  int64_t blocks, from_scale_to_scale;
 } strip;
 
 /* One number, pair or four of a row for all lanes, and sum + x * y */
@@ -53,10 +54,12 @@ INLINE vec dot_u8(vec sum, words x, words y) {
 
 INLINE void NAME(sums)(const int R, const int P, const strip *of) {
   const T *x = of->x, *panel = of->panel, *second = of->second;
-  const char *ahead = of->ahead, *also = of->also;
-  const int64_t stride = of->stride, steps = of->steps;
+  const char *ahead = of->ahead, *also = of->also, *end = of->end;
+  const int64_t stride = of->stride, steps = of->steps, lines = of->lines;
   float *y = of->y;
   vec sum[ROWS][2 * VECS];
+  int64_t block = 0;
+next_block:
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -80,7 +83,7 @@ INLINE void NAME(sums)(const int R, const int P, const strip *of) {
   }
   int64_t s = 0;
   for (; s + 4 <= steps; s += 4) {
-    for (int64_t i = 0; i < of->lines && ahead < of->end; i++, ahead += LINE) {
+    for (int64_t i = 0; i < lines && ahead < end; i++, ahead += LINE) {
       __builtin_prefetch(ahead, 0, 2);
       if (P == 2) __builtin_prefetch(also, 0, 2), also += LINE;
     }
@@ -92,7 +95,8 @@ INLINE void NAME(sums)(const int R, const int P, const strip *of) {
   if (PER == 2 && of->scales[0]) {
     __m512 scale[2 * VECS];
 #pragma GCC unroll 4
-    for (int v = 0; v < P * VECS; v++) scale[v] = up_16(of->scales[v / VECS] + v % VECS * WIDE);
+    for (int v = 0; v < P * VECS; v++)
+      scale[v] = up_16(of->scales[v / VECS] + block * of->from_scale_to_scale + v % VECS * WIDE);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -100,6 +104,8 @@ INLINE void NAME(sums)(const int R, const int P, const strip *of) {
         float *to = y + (r * P * VECS + v) * WIDE;
         _mm512_storeu_ps(to, _mm512_fmadd_ps((__m512)sum[r][v], scale[v], _mm512_loadu_ps(to)));
       }
+    x += steps * PER, panel += steps * PANEL * PER, second += steps * PANEL * PER;
+    if (++block < of->blocks) goto next_block;
     return;
   }
 #endif
