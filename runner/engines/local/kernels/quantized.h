@@ -61,14 +61,6 @@ INLINE void deal(const void *rows, int64_t stride, int64_t count, int64_t bytes,
   }
 }
 
-/* 4 bits. 32 bytes hold a pair of inputs of 32 outputs: those of the first 16 in their lower halves. `table` is there
-   twice, so that the upper half of a byte does not matter where the lower one is looked up. */
-INLINE void look_up(const char *bytes, __m512i table, __m512i *first, __m512i *second) {
-  const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)bytes));
-  *first = _mm512_permutexvar_epi16(both, table);
-  *second = _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
-}
-
 /* y [R, P * PANEL] = for each block its scale times the products of R rows x with panels as they are held */
 INLINE void few_by_four_bit(const int R, const int P, const bf16 *x, int64_t inputs, const unit *u, float *y, tide next) {
   const int64_t block = u->of[0]->block;
@@ -173,17 +165,6 @@ static void sums_of_few(const product *p, const unit *u, int rows, const bf16 *x
 #undef CASE
 }
 
-/* A stretch of 4-bit weights as pairs */
-INLINE void unpack_four_bit(const char *from, int64_t inputs, const void *table, char *to) {
-  const __m512i values = _mm512_loadu_si512(table);
-  for (int64_t i = 0; i < inputs; i += 2, from += PANEL, to += 4 * PANEL) {
-    __m512i first, second;
-    look_up(from, values, &first, &second);
-    _mm512_storeu_si512(to, first);
-    _mm512_storeu_si512(to + 64, second);
-  }
-}
-
 /* A stretch of int8 weights of `count` outputs, `stride` inputs apart, as fours */
 INLINE void unpack_fours(const char *from, int64_t stride, int64_t count, int64_t inputs, char *to) {
   for (int64_t o = 0; o < PANEL; o += LANES)
@@ -210,12 +191,11 @@ INLINE void unpack_bytes(const char *from, int64_t stride, int64_t inputs, char 
     }
 }
 
-/* A stretch of a unit's panel, from an input on */
+/* A stretch of a unit's panel of bytes, from an input on */
 static void unpack(const unit *u, int which, int64_t from, int64_t inputs, int64_t of_all, char *to) {
   const matrix *m = u->of[which];
   const char *panel = which ? u->second : u->panel;
-  if (m->kind == FOUR_BIT) unpack_four_bit(panel + from / 2 * PANEL, inputs, m->more, to);
-  else if (m->kind == ROW_INT8) unpack_fours(panel + from, of_all, m->outputs - u->output[which], inputs, to);
+  if (m->kind == ROW_INT8) unpack_fours(panel + from, of_all, m->outputs - u->output[which], inputs, to);
   else unpack_bytes(panel + from, of_all, inputs, to);
 }
 
@@ -237,13 +217,15 @@ static void quantized_sums(const product *p, const unit *u, int64_t row, int64_t
   if (four_bit) memset(y, 0, rows * width * sizeof(float));
   for (int64_t k = 0; k < inputs; k += most) {
     const int64_t some = inputs - k < most ? inputs - k : most, steps = parts_of(some, per);
-    for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
+    for (int i = 0; !four_bit && i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
     strip one = {.panel = panels, .second = u->second ? second : 0, .goes_on = k && !four_bit,
                  .stride = by_bytes ? padded(inputs) : inputs, .steps = four_bit ? m->block / 2 : steps,
                  .lines = parts_of(per_call / LINE, steps / 4 + 1)};
     if (four_bit) one.blocks = some / m->block, one.from_scale_to_scale = m->outputs;
-    for (int i = 0; four_bit && i < 2; i++)
+    for (int i = 0; four_bit && i < 2; i++) { /* its first strip unpacks it */
       one.scales[i] = (const bf16 *)u->of[i]->scale + k / m->block * m->outputs + u->output[i];
+      one.packed[i] = (i ? u->second : u->panel) + k / 2 * PANEL, one.table[i] = u->of[i]->more;
+    }
     for (int64_t s = 0, r = 0; s < strips; s++, next.at += per_call, next.also += per_call) {
       const int64_t count = parts_of(rows - r, strips - s); /* about equally many in each */
       one.y = y + r * width;
@@ -254,6 +236,7 @@ static void quantized_sums(const product *p, const unit *u, int64_t row, int64_t
       } else {
         one.x = x + r * inputs + k;
         multiply_strip_bf16((int)count, &one);
+        one.packed[0] = 0;
       }
       r += count;
     }

@@ -16,6 +16,8 @@ typedef struct {
   int goes_on;           /* with the sums that are there; not of float32 */
   const bf16 *scales[2]; /* of bfloat16, or 0: y += sums * these, for so many blocks of `steps`, one after another */
   int64_t blocks, from_scale_to_scale;
+  const char *packed[2]; /* or 0: panels of 4-bit weights, to be unpacked into `panel` and `second` on the way */
+  const void *table[2];
 } strip;
 
 /* One number, pair or four of a row for all lanes, and sum + x * y */
@@ -32,6 +34,14 @@ INLINE vec dot_bf16(vec sum, words x, words y) {
 }
 
 #ifdef QUANTIZED
+/* 4 bits. 32 bytes hold a pair of inputs of 32 outputs: those of the first 16 in their lower halves. `table` is there
+   twice, so that the upper half of a byte does not matter where the lower one is looked up. */
+INLINE void look_up(const char *bytes, __m512i table, __m512i *first, __m512i *second) {
+  const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)bytes));
+  *first = _mm512_permutexvar_epi16(both, table);
+  *second = _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
+}
+
 typedef words many_u8;
 
 INLINE words load_u8(const uint8_t *at) {
@@ -52,13 +62,27 @@ INLINE vec dot_u8(vec sum, words x, words y) {
 #endif
 #endif
 
-INLINE void NAME(sums)(const int R, const int P, const strip *of) {
+INLINE void NAME(sums)(const int R, const int P, const int IS_PACKED, const strip *of) {
   const T *x = of->x, *panel = of->panel, *second = of->second;
   const char *ahead = of->ahead, *also = of->also, *end = of->end;
   const int64_t stride = of->stride, steps = of->steps, lines = of->lines;
   float *y = of->y;
   vec sum[ROWS][2 * VECS];
   int64_t block = 0;
+#ifdef QUANTIZED
+  const char *packed = of->packed[0], *also_packed = of->packed[1];
+  const __m512i table = IS_PACKED ? _mm512_loadu_si512(of->table[0]) : (__m512i){0};
+  const __m512i also_table = IS_PACKED && P == 2 ? _mm512_loadu_si512(of->table[1]) : table;
+#define UNPACK(s)                                                                                   \
+  {                                                                                                 \
+    look_up(packed + (s) * PANEL, table, (__m512i *)w, (__m512i *)w + 1);                           \
+    if (P == 2) look_up(also_packed + (s) * PANEL, also_table, (__m512i *)w + 2, (__m512i *)w + 3); \
+    _Pragma("GCC unroll 4") for (int v = 0; v < P * VECS; v++)                                      \
+        memcpy((T *)(v < VECS ? panel : second) + ((s) * PANEL + v % VECS * WIDE) * PER, w + v, sizeof w[v]); \
+  }
+#else
+#define UNPACK(s) {}
+#endif
 next_block:
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -73,8 +97,10 @@ next_block:
 #define STEP(s)                                                                                     \
   {                                                                                                 \
     NAME(many) w[2 * VECS];                                                                         \
-    _Pragma("GCC unroll 4") for (int v = 0; v < P * VECS; v++)                                      \
-        w[v] = NAME(load)((v < VECS ? panel : second) + ((s) * PANEL + v % VECS * WIDE) * PER);     \
+    if (IS_PACKED) UNPACK(s)                                                                        \
+    else                                                                                            \
+      _Pragma("GCC unroll 4") for (int v = 0; v < P * VECS; v++)                                    \
+          w[v] = NAME(load)((v < VECS ? panel : second) + ((s) * PANEL + v % VECS * WIDE) * PER);   \
     _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                           \
       const NAME(many) number = NAME(spread)(x + r * stride + (s) * PER);                           \
       _Pragma("GCC unroll 4") for (int v = 0; v < P * VECS; v++)                                    \
@@ -87,10 +113,14 @@ next_block:
       __builtin_prefetch(ahead, 0, 2);
       if (P == 2) __builtin_prefetch(also, 0, 2), also += LINE;
     }
-    STEP(s) STEP(s + 1) STEP(s + 2) STEP(s + 3)
+    if (IS_PACKED)
+#pragma GCC unroll 2
+      for (int64_t i = s; i < s + 4; i++) STEP(i)
+    else { STEP(s) STEP(s + 1) STEP(s + 2) STEP(s + 3) }
   }
   for (; s < steps; s++) STEP(s)
 #undef STEP
+#undef UNPACK
 #ifdef QUANTIZED
   if (PER == 2 && of->scales[0]) {
     __m512 scale[2 * VECS];
@@ -105,6 +135,7 @@ next_block:
         _mm512_storeu_ps(to, _mm512_fmadd_ps((__m512)sum[r][v], scale[v], _mm512_loadu_ps(to)));
       }
     x += steps * PER, panel += steps * PANEL * PER, second += steps * PANEL * PER;
+    packed += steps * PANEL, also_packed += steps * PANEL;
     if (++block < of->blocks) goto next_block;
     return;
   }
@@ -115,13 +146,23 @@ next_block:
     for (int v = 0; v < P * VECS; v++) memcpy(y + (r * P * VECS + v) * WIDE, &sum[r][v], sizeof(vec));
 }
 
-/* Compiled for each number of rows */
+/* Compiled for each number of rows; those that unpack, too, are a first strip's */
 static void NAME(multiply_strip)(int rows, const strip *of) {
-#define CASE(N)                                             \
-  case N:                                                   \
-    if (AT_ONCE == 2 && of->second) NAME(sums)(N, 2, of);   \
-    else NAME(sums)(N, 1, of);                              \
-    break;
-  switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+#define SUMS_OF(N, IS_PACKED)                                        \
+  if (AT_ONCE == 2 && of->second) NAME(sums)(N, 2, IS_PACKED, of);   \
+  else NAME(sums)(N, 1, IS_PACKED, of);                              \
+  break;
+#define CASE(N) \
+  case N: SUMS_OF(N, 0)
+#ifdef QUANTIZED
+  if (PER == 2 && of->packed[0]) switch (rows) {
+      case 4: SUMS_OF(4, PER == 2)
+      case 5: SUMS_OF(5, PER == 2)
+      case 6: SUMS_OF(6, PER == 2)
+    }
+  else
+#endif
+    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
 #undef CASE
+#undef SUMS_OF
 }
