@@ -81,6 +81,6 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
 
 
 def quantized_room_bytes(rows: int, inputs: int, threads: int) -> int:
-    """Return what kernels/quantized.h works in: rows as bytes, what is known of rows and columns, and room for each thread."""
+    """Return what kernels/quantized.h works in: rows as bytes, what is known of rows and columns, room of threads."""
     padded = -(-inputs // 64) * 64
     return padded * (rows + 5) + 4 * rows + 64 + threads * THREAD_ROOM + 64 * 6

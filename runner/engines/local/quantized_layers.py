@@ -24,7 +24,6 @@ TRIAL_ROWS = (43, 3)  # several strips and a rest; and so few that nothing is un
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; of 4-bit weights there are no parts of a panel
 SHIFT = 128  # what quantized rows are moved by, so that they have no sign: as in row_int8.h
-MOST_BLOCK = 512  # inputs that share a scale: as many as are unpacked at a time
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Maker = Callable[[Any, native.Kernels], tuple["Quantized", Forward]]
@@ -117,7 +116,7 @@ class QuantizedLayers:
         state = layer.weight.quant_state
         block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
         as_packed = getattr(state, "packing_format_for_cpu", False) and state.absmax.dtype is torch.bfloat16
-        fits = not inputs % block and not block % 2 and block <= MOST_BLOCK and not outputs % PANEL
+        fits = not inputs % block and not block % 2 and not outputs % PANEL
         if not as_packed or not fits or table.numel() != 32:
             raise Unfit("its weights are packed in another way")
         are_pairs = layer.compute_dtype in (None, torch.bfloat16) and _is_of(layer.bias, torch.bfloat16)

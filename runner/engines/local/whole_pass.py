@@ -102,8 +102,8 @@ class WholePass:
     ) -> None:
         """Unlike where the model is no plain Llama, or none that this is made for.
 
-        positions: how many its turning can be asked for. packed: the layers that C has the weights of already; of a small
-        model the others are put into some here.
+        positions: how many its turning can be asked for. packed: the layers that C has the weights of already; of a
+        small model the others are put into some here.
         """
         self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
         self._held: list[Any] = []  # what C has only the address of

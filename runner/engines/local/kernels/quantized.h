@@ -1,10 +1,11 @@
-/* Sums with quantized weights, read as bitsandbytes or torchao holds them. A stretch of a panel is unpacked into the cache,
-   multiplied by all rows of a task, and left behind; few rows are multiplied as the weights are read. The arithmetic is
-   the library's own, step by step, so that the results are its results. */
+/* Sums with quantized weights, read as bitsandbytes or torchao holds them. 4-bit weights are looked up anew for each strip
+   of rows: that is hidden behind the products, and storing them would not be. Of bytes a stretch of a panel is unpacked
+   into the cache, multiplied by all rows of a task, and left behind; few rows are multiplied as the weights are read.
+   The arithmetic is the library's own, step by step, so that the results are its results. */
 
 #define SEGMENT 1024 /* inputs of a panel that are unpacked at a time as bytes; as pairs half as many */
-#define NEAR 128     /* or so few, with a scale for each block: they stay in the first-level cache */
-#define FEW 4        /* rows that are multiplied without anything being unpacked */
+#define LOOKED_UP 5  /* rows of a strip while 4-bit weights are looked up, which takes registers, too */
+#define FEW 4        /* rows that bytes are multiplied by without being unpacked */
 #define SUMS (MOST_ROWS * AT_ONCE * PANEL)
 #define OWN_ROOM (AT_ONCE * PANEL * SEGMENT + 2 * SUMS * 4) /* as in pass_memory.py */
 
@@ -61,52 +62,6 @@ INLINE void deal(const void *rows, int64_t stride, int64_t count, int64_t bytes,
   }
 }
 
-/* y [R, P * PANEL] = for each block its scale times the products of R rows x with panels as they are held */
-INLINE void few_by_four_bit(const int R, const int P, const bf16 *x, int64_t inputs, const unit *u, float *y, tide next) {
-  const int64_t block = u->of[0]->block;
-  const char *panels[2] = {u->panel, u->second};
-  const __m512i table = _mm512_loadu_si512(u->of[0]->more), also = _mm512_loadu_si512(u->of[1]->more);
-  __m512 total[FEW][2 * VECS];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < P * VECS; v++) total[r][v] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < inputs; k += block) {
-    __m512 sum[FEW][2 * VECS];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-      for (int v = 0; v < P * VECS; v++) sum[r][v] = _mm512_setzero_ps();
-    for (int64_t i = k; i < k + block; i += 2) {
-      const int64_t at = i / 2 * PANEL;
-      __m512i w[2 * VECS];
-      look_up(panels[0] + at, table, w, w + 1);
-      __builtin_prefetch(next.at + at, 0, 2);
-      if (P == 2) {
-        look_up(panels[1] + at, also, w + 2, w + 3);
-        __builtin_prefetch(next.also + at, 0, 2);
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) {
-        const __m512bh pair = (__m512bh)_mm512_set1_epi32(take_bf16(x + r * inputs + i));
-#pragma GCC unroll 4
-        for (int v = 0; v < P * VECS; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], pair, (__m512bh)w[v]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int v = 0; v < P * VECS; v++) {
-      const matrix *m = u->of[v / VECS];
-      const __m512 scale = up_16((const bf16 *)m->scale + k / block * m->outputs + u->output[v / VECS] + v % VECS * WIDE);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) total[r][v] = _mm512_fmadd_ps(sum[r][v], scale, total[r][v]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < P * VECS; v++) _mm512_storeu_ps(y + (r * P * VECS + v) * WIDE, total[r][v]);
-}
-
 /* The sums of the four lines of 16 */
 INLINE __m128i gather(__m512i a, __m512i b, __m512i c, __m512i d) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -148,21 +103,18 @@ INLINE void few_by_bytes(const int R, const uint8_t *x, int64_t inputs, const ch
   }
 }
 
-static void sums_of_few(const product *p, const unit *u, int rows, const bf16 *x, const uint8_t *bytes, float *y, tide next) {
+static void sums_of_few(const product *p, const unit *u, int rows, const uint8_t *bytes, float *y, tide next) {
   const int64_t stride = u->second ? 2 * PANEL : PANEL;
-#define CASE(N)                                                                                  \
-  case N:                                                                                        \
-    if (bytes)                                                                                   \
-      for (int i = 0; i <= !!u->second; i++) {                                                   \
-        const int64_t left = u->of[i]->outputs - u->output[i];                                   \
-        few_by_bytes(N, bytes, p->inputs, i ? u->second : u->panel, left < PANEL ? left : PANEL, \
-                     y + i * PANEL, stride, i ? next.also : next.at);                            \
-      }                                                                                          \
-    else if (u->second) few_by_four_bit(N, 2, x, p->inputs, u, y, next);                         \
-    else few_by_four_bit(N, 1, x, p->inputs, u, y, next);                                        \
+  for (int i = 0; i <= !!u->second; i++) {
+    const int64_t left = u->of[i]->outputs - u->output[i];
+#define CASE(N)                                                                                         \
+  case N:                                                                                               \
+    few_by_bytes(N, bytes, p->inputs, i ? u->second : u->panel, left < PANEL ? left : PANEL, y + i * PANEL, \
+                 stride, i ? next.also : next.at);                                                      \
     break;
-  switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) }
+    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) }
 #undef CASE
+  }
 }
 
 /* A stretch of int8 weights of `count` outputs, `stride` inputs apart, as fours */
@@ -203,28 +155,29 @@ static void unpack(const unit *u, int which, int64_t from, int64_t inputs, int64
 static void quantized_sums(const product *p, const unit *u, int64_t row, int64_t rows, char *panels, float *y, tide next) {
   const matrix *m = u->of[0];
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL;
-  const int by_bytes = m->kind == ROW_INT8, four_bit = m->kind == FOUR_BIT, per = by_bytes ? 4 : 2;
+  const int by_bytes = m->kind == ROW_INT8, four_bit = m->kind == FOUR_BIT;
   const bf16 *x = (const bf16 *)p->x + row * inputs;
   const uint8_t *bytes = p->room->bytes + row * padded(inputs);
-  if (rows <= FEW && m->kind != WEIGHT_INT8) {
-    sums_of_few(p, u, (int)rows, x, by_bytes ? bytes : 0, y, next);
+  if (rows <= FEW && by_bytes) {
+    sums_of_few(p, u, (int)rows, bytes, y, next);
     return;
   }
-  const int64_t most = !four_bit ? SEGMENT / (by_bytes ? 1 : 2) : m->block < NEAR ? NEAR / m->block * m->block : m->block;
-  const int64_t strips = parts_of(rows, ROWS), per_call = parts_of(next.each, strips * parts_of(inputs, most)) * LINE;
-  char *second = panels + PANEL * SEGMENT;
+  const int64_t most = four_bit ? inputs : SEGMENT / (by_bytes ? 1 : 2), strips = parts_of(rows, four_bit ? LOOKED_UP : ROWS);
+  const int64_t per_call = parts_of(next.each, strips * parts_of(inputs, most)) * LINE;
   const char *end = next.at + next.each * LINE;
+  char *second = panels + PANEL * SEGMENT;
   if (four_bit) memset(y, 0, rows * width * sizeof(float));
   for (int64_t k = 0; k < inputs; k += most) {
-    const int64_t some = inputs - k < most ? inputs - k : most, steps = parts_of(some, per);
-    for (int i = 0; !four_bit && i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
-    strip one = {.panel = panels, .second = u->second ? second : 0, .goes_on = k && !four_bit,
-                 .stride = by_bytes ? padded(inputs) : inputs, .steps = four_bit ? m->block / 2 : steps,
-                 .lines = parts_of(per_call / LINE, steps / 4 + 1)};
-    if (four_bit) one.blocks = some / m->block, one.from_scale_to_scale = m->outputs;
-    for (int i = 0; four_bit && i < 2; i++) { /* its first strip unpacks it */
-      one.scales[i] = (const bf16 *)u->of[i]->scale + k / m->block * m->outputs + u->output[i];
-      one.packed[i] = (i ? u->second : u->panel) + k / 2 * PANEL, one.table[i] = u->of[i]->more;
+    const int64_t some = inputs - k < most ? inputs - k : most, steps = parts_of(some, by_bytes ? 4 : 2);
+    strip one = {.stride = by_bytes ? padded(inputs) : inputs, .steps = steps, .lines = parts_of(per_call / LINE, steps / 4 + 1)};
+    if (four_bit) {
+      one.panel = u->panel, one.second = u->second, one.steps = m->block / 2;
+      one.blocks = inputs / m->block, one.from_scale_to_scale = m->outputs;
+      for (int i = 0; i < 2; i++)
+        one.table[i] = u->of[i]->more, one.scales[i] = (const bf16 *)u->of[i]->scale + u->output[i];
+    } else {
+      one.panel = panels, one.second = u->second ? second : 0, one.goes_on = k > 0;
+      for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
     }
     for (int64_t s = 0, r = 0; s < strips; s++, next.at += per_call, next.also += per_call) {
       const int64_t count = parts_of(rows - r, strips - s); /* about equally many in each */
@@ -236,7 +189,6 @@ static void quantized_sums(const product *p, const unit *u, int64_t row, int64_t
       } else {
         one.x = x + r * inputs + k;
         multiply_strip_bf16((int)count, &one);
-        one.packed[0] = 0;
       }
       r += count;
     }

@@ -14,10 +14,9 @@ typedef struct {
   const char *ahead, *end, *also;
   int64_t lines;
   int goes_on;           /* with the sums that are there; not of float32 */
-  const bf16 *scales[2]; /* of bfloat16, or 0: y += sums * these, for so many blocks of `steps`, one after another */
+  const void *table[2];  /* or 0: panels are 4-bit weights, to be looked up here, */
+  const bf16 *scales[2]; /* and y += sums * these, for so many blocks of `steps`, one after another */
   int64_t blocks, from_scale_to_scale;
-  const char *packed[2]; /* or 0: panels of 4-bit weights, to be unpacked into `panel` and `second` on the way */
-  const void *table[2];
 } strip;
 
 /* One number, pair or four of a row for all lanes, and sum + x * y */
@@ -70,25 +69,23 @@ INLINE void NAME(sums)(const int R, const int P, const int IS_PACKED, const stri
   vec sum[ROWS][2 * VECS];
   int64_t block = 0;
 #ifdef QUANTIZED
-  const char *packed = of->packed[0], *also_packed = of->packed[1];
+  const char *packed = of->panel, *also_packed = of->second;
   const __m512i table = IS_PACKED ? _mm512_loadu_si512(of->table[0]) : (__m512i){0};
   const __m512i also_table = IS_PACKED && P == 2 ? _mm512_loadu_si512(of->table[1]) : table;
-#define UNPACK(s)                                                                                   \
+#define LOOK_UP(s)                                                                                  \
   {                                                                                                 \
     look_up(packed + (s) * PANEL, table, (__m512i *)w, (__m512i *)w + 1);                           \
     if (P == 2) look_up(also_packed + (s) * PANEL, also_table, (__m512i *)w + 2, (__m512i *)w + 3); \
-    _Pragma("GCC unroll 4") for (int v = 0; v < P * VECS; v++)                                      \
-        memcpy((T *)(v < VECS ? panel : second) + ((s) * PANEL + v % VECS * WIDE) * PER, w + v, sizeof w[v]); \
   }
 #else
-#define UNPACK(s) {}
+#define LOOK_UP(s) {}
 #endif
 next_block:
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < P * VECS; v++) sum[r][v] = (vec){0};
-  if (PER > 1 && of->goes_on) {
+  if (PER > 1 && !IS_PACKED && of->goes_on) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -97,7 +94,7 @@ next_block:
 #define STEP(s)                                                                                     \
   {                                                                                                 \
     NAME(many) w[2 * VECS];                                                                         \
-    if (IS_PACKED) UNPACK(s)                                                                        \
+    if (IS_PACKED) LOOK_UP(s)                                                                       \
     else                                                                                            \
       _Pragma("GCC unroll 4") for (int v = 0; v < P * VECS; v++)                                    \
           w[v] = NAME(load)((v < VECS ? panel : second) + ((s) * PANEL + v % VECS * WIDE) * PER);   \
@@ -120,9 +117,9 @@ next_block:
   }
   for (; s < steps; s++) STEP(s)
 #undef STEP
-#undef UNPACK
+#undef LOOK_UP
 #ifdef QUANTIZED
-  if (PER == 2 && of->scales[0]) {
+  if (IS_PACKED) {
     __m512 scale[2 * VECS];
 #pragma GCC unroll 4
     for (int v = 0; v < P * VECS; v++)
@@ -134,8 +131,7 @@ next_block:
         float *to = y + (r * P * VECS + v) * WIDE;
         _mm512_storeu_ps(to, _mm512_fmadd_ps((__m512)sum[r][v], scale[v], _mm512_loadu_ps(to)));
       }
-    x += steps * PER, panel += steps * PANEL * PER, second += steps * PANEL * PER;
-    packed += steps * PANEL, also_packed += steps * PANEL;
+    x += steps * PER, packed += steps * PANEL, also_packed += steps * PANEL;
     if (++block < of->blocks) goto next_block;
     return;
   }
@@ -146,23 +142,18 @@ next_block:
     for (int v = 0; v < P * VECS; v++) memcpy(y + (r * P * VECS + v) * WIDE, &sum[r][v], sizeof(vec));
 }
 
-/* Compiled for each number of rows; those that unpack, too, are a first strip's */
+/* Compiled for each number of rows */
 static void NAME(multiply_strip)(int rows, const strip *of) {
-#define SUMS_OF(N, IS_PACKED)                                        \
-  if (AT_ONCE == 2 && of->second) NAME(sums)(N, 2, IS_PACKED, of);   \
-  else NAME(sums)(N, 1, IS_PACKED, of);                              \
-  break;
-#define CASE(N) \
-  case N: SUMS_OF(N, 0)
+#define CASE(N, IS_PACKED)                                           \
+  case N:                                                            \
+    if (AT_ONCE == 2 && of->second) NAME(sums)(N, 2, IS_PACKED, of); \
+    else NAME(sums)(N, 1, IS_PACKED, of);                            \
+    break;
 #ifdef QUANTIZED
-  if (PER == 2 && of->packed[0]) switch (rows) {
-      case 4: SUMS_OF(4, PER == 2)
-      case 5: SUMS_OF(5, PER == 2)
-      case 6: SUMS_OF(6, PER == 2)
-    }
+  if (PER == 2 && of->table[0])
+    switch (rows) { CASE(1, PER == 2) CASE(2, PER == 2) CASE(3, PER == 2) CASE(4, PER == 2) CASE(5, PER == 2) }
   else
 #endif
-    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+    switch (rows) { CASE(1, 0) CASE(2, 0) CASE(3, 0) CASE(4, 0) CASE(5, 0) CASE(6, 0) }
 #undef CASE
-#undef SUMS_OF
 }
