@@ -55,7 +55,7 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
-        self.matrices: dict[nn.Linear, Quantized] = {}
+        self.matrices: dict[nn.Module, Quantized] = {}
         self._kernels, self._room = native.kernels(), torch.empty(0, dtype=torch.uint8)
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
@@ -83,7 +83,7 @@ class QuantizedLayers:
                 layer.forward = forward  # type: ignore[method-assign,assignment]
 
     @property
-    def exchanged(self) -> list[nn.Linear]:
+    def exchanged(self) -> list[nn.Module]:
         """The layers whose function is another one now."""
         return list(self.matrices)
 
