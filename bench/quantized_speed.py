@@ -2,7 +2,8 @@
 
 A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, by our kernels and by the own
 functions of the library (`own`). All are loaded into one process and take turns, round by round and batch by batch, so
-that other work on the machine meets all of them. Below stands how far the logits of our kernels lie from the library's.
+that other work on the machine meets all of them; the last table counts processor time, which other work changes least.
+Below stands how far the logits of our kernels lie from the library's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
 
@@ -51,16 +53,18 @@ def main() -> None:
     for _ in range(options.rounds):
         for count in rows:
             for line, engine in engines.items():
-                before = replace(engine.stats)
+                before, spent = replace(engine.stats), time.process_time()
                 run(engine, count, options.prompt, options.new, chance)
-                passed = engine.stats - before
+                passed, spent = engine.stats - before, time.process_time() - spent
                 speeds["decode", line, count].append(passed.decode_tok_per_s)
                 speeds["prefill", line, count].append(passed.prefill_tok_per_s)
+                tokens = passed.prefill_tokens + passed.decode_tokens
+                speeds["both", line, count].append(tokens / spent)
     print(head_line(["bench/quantized_speed.py", *sys.argv[1:]], torch.get_num_threads()))
-    for what in ("decode", "prefill"):
+    for what, unit in (("decode", "second"), ("prefill", "second"), ("both", "second of a processor")):
         print(f"\n{options.rounds} rounds by turns: median (least..most)\n")
         table = [[line, *(spread(speeds[what, line, count], 0) for count in rows)] for line in lines]
-        print(markdown([f"{what}, tokens/s", *(f"{count} rows" for count in rows)], table), flush=True)
+        print(markdown([f"{what}, tokens a {unit}", *(f"{count} rows" for count in rows)], table), flush=True)
     print("\n" + "\n".join(said))
 
 

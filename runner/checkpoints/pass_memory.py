@@ -12,7 +12,7 @@ from runner.core.dtypes import BYTES
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of prompts that one pass reads
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once: beyond these, products of matrices get no faster
-STRIPS = 16  # of 12 rows that kernels/quantized.h deals at a time
+THREAD_ROOM = 163_840  # bytes in which a thread unpacks and adds up: OWN_ROOM of kernels/quantized.h
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,6 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
 
 
 def quantized_room_bytes(rows: int, inputs: int, threads: int) -> int:
-    """Return what kernels/quantized.h works in: dealt rows, and for each thread a panel of the weight."""
+    """Return what kernels/quantized.h works in: rows as bytes, what is known of rows and columns, room of threads."""
     padded = -(-inputs // 64) * 64
-    return padded * (STRIPS * 16 * 2 + threads * (32 * 4 + 32 + 16 + 4 + 1)) + 4 * (rows + 16 * threads)
+    return padded * (rows + 5) + 4 * rows + 64 + threads * THREAD_ROOM + 64 * 6

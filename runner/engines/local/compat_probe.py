@@ -20,7 +20,7 @@ from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.interface import Softmax, register, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.panels import Panels
+from runner.engines.local.matrices import Held
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
@@ -186,10 +186,10 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
 
 
-def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Panels]) -> WholePass | None:
+def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Held]) -> WholePass | None:
     """Return what does a pass in a single call; None where the model is no plain one, or the call would differ.
 
-    packed: the layers that lie in panels, and multiply by these in the model's own pass, too.
+    packed: the layers that C has the weights of, and that multiply by these in the model's own pass, too.
     """
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
@@ -204,7 +204,8 @@ def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Panels]
             expected = _in_passes(forward, ids)
             forward.whole = whole
             off = float(((_in_passes(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
-        if not off <= SAME.get(heads.dtype, 0.0):
+        # a number that rows of int8 are rounded from may fall to the other side
+        if not off <= SAME.get(torch.bfloat16 if whole.is_quantized else heads.dtype, 0.0):
             raise Unlike(f"its logits would be off by {off:.2g} of their spread")
     except Unlike as reason:
         log.debug("passes go operation by operation: %s", reason)

@@ -148,7 +148,7 @@ class LocalEngine:
             quantized = self._fast_layers.quantized
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.room_mib
-            self.whole = probe_whole(loaded, heads, self._fast_layers.panels)
+            self.whole = probe_whole(loaded, heads, self._fast_layers.matrices)
 
     def note_plain(self, way: Way, reason: str) -> None:
         """Note once that decoding goes another way than in a stream, and why."""

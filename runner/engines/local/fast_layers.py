@@ -21,6 +21,7 @@ from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
+from runner.engines.local.matrices import Held
 from runner.engines.local.panels import Panels, are_quicker
 from runner.engines.local.quantized_layers import QuantizedLayers
 
@@ -67,6 +68,11 @@ class FastLayers:
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
                     self._norm(module, kernels)
+
+    @property
+    def matrices(self) -> dict[nn.Module, Held]:
+        """The weights that products of our own read, by their layers."""
+        return {**self.panels, **self.quantized.matrices}
 
     def restore(self) -> None:
         """Give every layer its own function back."""

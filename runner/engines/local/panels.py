@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from runner.engines.local.kernels.native import Kernels
+from runner.engines.local.matrices import Matrix, address, multiply
 
 
 @dataclass
@@ -15,10 +16,10 @@ class Panels:
     """Weights [panels, steps, outputs of a panel(, 2)] and a bias; in bfloat16 two inputs are a step."""
 
     kernels: Kernels
+    matrix: Matrix
+    inputs: int
     weight: torch.Tensor
     bias: torch.Tensor | None
-    outputs: int
-    inputs: int
 
     @classmethod
     def of(cls, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels) -> Panels:
@@ -33,23 +34,22 @@ class Panels:
         if missing:
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
-        return cls(kernels, panels.view(weight.dtype), bias, outputs, inputs)
+        matrix = Matrix(weight=panels.data_ptr(), bias=address(bias), outputs=outputs)
+        return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
 
     @property
-    def addresses(self) -> tuple[int, int | None, int]:
-        """As matrix in products.h."""
-        return self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), self.outputs
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """Rows are in the weights' own."""
+        return (self.weight.dtype,)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What the matrix has the addresses of."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
-        rows = rows.contiguous()
-        result = rows.new_empty(*rows.shape[:-1], self.outputs)
-        weight, bias, outputs = self.addresses
-        self.kernels(
-            "product", rows.dtype, rows.data_ptr(), rows.numel() // self.inputs, self.inputs,
-            weight, bias, outputs, result.data_ptr(),
-        )  # fmt: skip
-        return result
+        return multiply(self.kernels, rows, self)
 
 
 def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:

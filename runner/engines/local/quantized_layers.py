@@ -8,7 +8,6 @@ instructions for it. The weights stay as they are, so that whoever reads them fi
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -19,27 +18,44 @@ from runner.checkpoints.pass_memory import quantized_room_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
 from runner.engines.local.kernels import native
+from runner.engines.local.matrices import Kind, Matrix, address, multiply
 
 TRIAL_ROWS = (43, 3)  # several strips and a rest; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; of 4-bit weights there are no parts of a panel
-SHIFT = 128  # what quantized rows are moved by, so that they have no sign
+SHIFT = 128  # what quantized rows are moved by, so that they have no sign: as in row_int8.h
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-Maker = Callable[[Any, native.Kernels], Forward]
+Maker = Callable[[Any, native.Kernels], tuple["Quantized", Forward]]
 
 
 class Unfit(Exception):
     """A layer is none that the kernels are made for."""
 
 
+class Quantized:
+    """A layer's weights as C reads them, where the library holds them."""
+
+    def __init__(self, kind: Kind, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
+        self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, formats
+        self.tensors: tuple[torch.Tensor, ...] = ()
+
+    def point_at(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor, more: torch.Tensor | None = None
+    ) -> None:
+        """Take these for the next product, and keep them until others come."""
+        self.tensors = tuple(one for one in (weight, bias, scale, more) if one is not None)
+        it = self.matrix
+        it.weight, it.bias, it.scale, it.more = (address(one) for one in (weight, bias, scale, more))
+
+
 class QuantizedLayers:
     """The quantized layers of a model: those whose function is exchanged, and those that keep their own."""
 
     def __init__(self, model: nn.Module, heap: Heap) -> None:
-        self.exchanged: list[nn.Linear] = []
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
+        self.matrices: dict[nn.Module, Quantized] = {}
         self._kernels, self._room = native.kernels(), torch.empty(0, dtype=torch.uint8)
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
@@ -52,7 +68,7 @@ class QuantizedLayers:
                 continue
             try:
                 heap.look()
-                forward = self._forward(layer, make, dtype)
+                it, forward = self._quantized(layer, make, dtype)
                 key = (type(layer), layer.in_features, layer.out_features, layer.bias is None)
                 if key not in problems:
                     problems[key] = self._difference(own, forward, layer.in_features, dtype)
@@ -63,8 +79,13 @@ class QuantizedLayers:
                 note = f"{type(layer).__name__} is multiplied by its library's own function, which is slower: {reason}"
                 self.notes += [note] if note not in self.notes else []
             else:
+                self.matrices[layer] = it
                 layer.forward = forward  # type: ignore[method-assign,assignment]
-                self.exchanged.append(layer)
+
+    @property
+    def exchanged(self) -> list[nn.Module]:
+        """The layers whose function is another one now."""
+        return list(self.matrices)
 
     @property
     def room_mib(self) -> float:
@@ -79,8 +100,8 @@ class QuantizedLayers:
         holders = (*type(layer).__mro__, type(layer.weight))
         return next((made[one.__name__] for one in holders if one.__name__ in made), None)
 
-    def _forward(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> Forward:
-        """Return the quicker function of a layer; Unfit where there is none."""
+    def _quantized(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> tuple[Quantized, Forward]:
+        """Return a layer's weights with the quicker function; Unfit where there is none."""
         if self._kernels is None or not self._kernels.has_quantized:
             raise Unfit("its kernels need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)")
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
@@ -89,14 +110,18 @@ class QuantizedLayers:
             layer(torch.ones(1, layer.in_features, dtype=dtype))  # at the first pass the library arranges its weights
         return make(layer, self._kernels)
 
-    def _four_bit(self, layer: Any, kernels: native.Kernels) -> Forward:
+    def _four_bit(self, layer: Any, kernels: native.Kernels) -> tuple[Quantized, Forward]:
         """Of nf4 and fp4, in the order into which bitsandbytes brings them for such processors."""
         own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
         state = layer.weight.quant_state
-        block, code = state.blocksize, state.code.float().contiguous()
+        block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
         as_packed = getattr(state, "packing_format_for_cpu", False) and state.absmax.dtype is torch.bfloat16
-        if not as_packed or inputs % block or block % 2 or outputs % PANEL or code.numel() != 16:
+        fits = not inputs % block and not block % 2 and not outputs % PANEL
+        if not as_packed or not fits or table.numel() != 32:
             raise Unfit("its weights are packed in another way")
+        are_pairs = layer.compute_dtype in (None, torch.bfloat16) and _is_of(layer.bias, torch.bfloat16)
+        it = Quantized(Kind.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
+        it.matrix.block = block
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             weight = layer.weight
@@ -104,21 +129,18 @@ class QuantizedLayers:
             if not getattr(state, "packing_format_for_cpu", False) or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             cast = rows.to(layer.compute_dtype or rows.dtype)
-            pairs = cast.to(torch.bfloat16).contiguous()
-            count = rows.numel() // inputs
-            result = torch.empty((*rows.shape[:-1], outputs), dtype=torch.bfloat16)
-            kernels(
-                "four_bit", None, pairs.data_ptr(), count, inputs, weight.data_ptr(), state.absmax.data_ptr(),
-                code.data_ptr(), outputs, block, self._room_at(count, inputs), result.data_ptr(),
-            )  # fmt: skip
-            result = result.to(cast.dtype)
-            if layer.bias is not None:
-                result += layer.bias.to(cast.dtype)
+            bias = None if layer.bias is None else layer.bias.to(cast.dtype)
+            is_whole = cast.dtype is torch.bfloat16  # to wider numbers, a bias is added as such
+            it.point_at(weight.data, bias if is_whole else None, state.absmax, table)
+            result = multiply(kernels, cast.to(torch.bfloat16), it, self._room_at(rows)).to(cast.dtype)
+            if bias is not None and not is_whole:
+                result += bias
             return result.to(rows.dtype)
 
-        return forward
+        it.point_at(layer.weight.data, layer.bias, state.absmax, table)
+        return it, forward
 
-    def _int8(self, layer: Any, kernels: native.Kernels) -> Forward:
+    def _int8(self, layer: Any, kernels: native.Kernels) -> tuple[Quantized, Forward]:
         """Of LLM.int8(): rows are quantized, too, and columns with outliers are multiplied apart."""
         own, state, inputs, outputs = layer.forward, layer.state, layer.in_features, layer.out_features
         held = state.CB
@@ -127,25 +149,21 @@ class QuantizedLayers:
         # some rows at a time: sums are made of a copy in int32
         sums = torch.cat([some.sum(1, dtype=torch.int32) for some in state.CB.split(256)]) * SHIFT
         scale, weight = state.SCB.float().contiguous(), state.CB
-        what = _Int8Layer(inputs=inputs, outputs=outputs, threshold=state.threshold)
+        formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
+        it = Quantized(Kind.row_int8, inputs, outputs, formats)
+        it.matrix.threshold = state.threshold
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            bias = layer.bias
-            is_ours = rows.dtype in native.FORMATS and (bias is None or bias.dtype is rows.dtype)
+            is_ours = rows.dtype in native.FORMATS and _is_of(layer.bias, rows.dtype)
             if state.CB is not weight or not is_ours or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
-            given = rows.contiguous()
-            result = torch.empty((*rows.shape[:-1], outputs), dtype=rows.dtype)
-            what.x, what.y, what.weight = given.data_ptr(), result.data_ptr(), weight.data_ptr()
-            what.scale, what.sums = scale.data_ptr(), sums.data_ptr()
-            what.bias = None if bias is None else bias.data_ptr()
-            what.is_f32, what.rows = rows.dtype is torch.float32, rows.numel() // inputs
-            kernels("row_int8", None, ctypes.addressof(what), self._room_at(what.rows, inputs))
-            return result
+            it.point_at(weight, layer.bias, scale, sums)
+            return multiply(kernels, rows, it, self._room_at(rows))
 
-        return forward
+        it.point_at(weight, layer.bias, scale, sums)
+        return it, forward
 
-    def _torchao_int8(self, layer: Any, kernels: native.Kernels) -> Forward:
+    def _torchao_int8(self, layer: Any, kernels: native.Kernels) -> tuple[Quantized, Forward]:
         """Of torchao's weight-only int8: rows stay bfloat16, and the scale comes last."""
         own, inputs, outputs, held = layer.forward, layer.in_features, layer.out_features, layer.weight
         weight, scale = held.qdata, held.scale.to(torch.bfloat16).flatten().contiguous()
@@ -154,25 +172,23 @@ class QuantizedLayers:
             raise Unfit("its weights are held in another way")
         if inputs % 4 or outputs % PANEL:
             raise Unfit(f"its sizes are no multiples of 4 and {PANEL}")
+        if not _is_of(layer.bias, torch.bfloat16):
+            raise Unfit("its bias has another number format")
+        it = Quantized(Kind.weight_int8, inputs, outputs, (torch.bfloat16,))
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if layer.weight is not held or rows.dtype is not torch.bfloat16 or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
-            given, count = rows.contiguous(), rows.numel() // inputs
-            result = torch.empty((*rows.shape[:-1], outputs), dtype=rows.dtype)
-            kernels(
-                "weight_int8", None, given.data_ptr(), count, inputs, weight.data_ptr(), scale.data_ptr(), outputs,
-                self._room_at(count, inputs), result.data_ptr(),
-            )  # fmt: skip
-            if layer.bias is not None:
-                result += layer.bias
-            return result
+            it.point_at(weight, layer.bias, scale)
+            return multiply(kernels, rows, it, self._room_at(rows))
 
-        return forward
+        it.point_at(weight, layer.bias, scale)
+        return it, forward
 
-    def _room_at(self, rows: int, inputs: int) -> int:
+    def _room_at(self, rows: torch.Tensor) -> int:
         """Return where the kernels may work; it grows to what the largest layer takes."""
-        needed = quantized_room_bytes(rows, inputs, torch.get_num_threads())
+        inputs = rows.shape[-1]
+        needed = quantized_room_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
         if needed > self._room.numel():
             self._room = torch.empty(needed, dtype=torch.uint8)
         return self._room.data_ptr()
@@ -191,13 +207,6 @@ class QuantizedLayers:
         return ""
 
 
-class _Int8Layer(ctypes.Structure):
-    """As int8_layer in quantized.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "bias")),
-        *((name, ctypes.c_int64) for name in ("is_f32", "rows", "inputs", "outputs")),
-        *((name, ctypes.c_void_p) for name in ("weight", "scale", "sums")),
-        ("threshold", ctypes.c_float),
-        ("y", ctypes.c_void_p),
-    )
+def _is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether there is no bias, or one of this number format."""
+    return bias is None or bias.dtype is dtype

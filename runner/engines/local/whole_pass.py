@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner.checkpoints.pass_memory import quantized_room_bytes
 from runner.core import machine
 from runner.engines.local.attention import Pass
 from runner.engines.local.fast_layers import is_plain
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
+from runner.engines.local.matrices import Held, Kind, Matrix
 from runner.engines.local.panels import Panels, fits_panels
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -28,7 +30,8 @@ PARTS = {
     "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
 }
 ACTIVATIONS = ("silu", "swish")
-PHASES, PHASE_BYTES = 9, 128  # as in whole_pass.h and crew.h
+PRODUCT = 3  # phases: as in products.h
+PHASES, PHASE_BYTES = 4 * PRODUCT + 5, 128  # as in whole_pass.h and crew.h
 LINE = 64  # where pieces of the room begin
 FIRST_POSITIONS = 1024  # of the table of turnings, which grows with the rows
 
@@ -37,20 +40,14 @@ class Unlike(Exception):
     """A model is made of other parts."""
 
 
-class _Matrix(ctypes.Structure):
-    """As matrix in products.h."""
-
-    _fields_ = (("panels", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("outputs", ctypes.c_int64))
-
-
 class _Model(ctypes.Structure):
     """As whole_model in whole_pass.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("layers", "hidden", "inner", "kv_heads", "group", "dim")),
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized")),
         *((name, ctypes.c_float) for name in ("epsilon", "scale")),
         *((name, ctypes.c_void_p) for name in ("embedding", "norm", "cos", "sin")),
-        ("head", _Matrix),
+        ("head", Matrix),
     )
 
 
@@ -59,10 +56,10 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("norm_in", "norm_mid", "norm_q", "norm_k")),
-        ("qkv", _Matrix * 3),
-        ("out", _Matrix),
-        ("gated", _Matrix * 2),
-        ("down", _Matrix),
+        ("qkv", Matrix * 3),
+        ("out", Matrix),
+        ("gated", Matrix * 2),
+        ("down", Matrix),
     )
 
 
@@ -101,15 +98,16 @@ class WholePass:
         heads: Heads,
         positions: int,
         kernels: native.Kernels,
-        packed: Mapping[nn.Module, Panels],
+        packed: Mapping[nn.Module, Held],
     ) -> None:
         """Unlike where the model is no plain Llama, or none that this is made for.
 
-        positions: how many its turning can be asked for. packed: the layers that lie in panels already; of a small
-        model the others are put into some here.
+        positions: how many its turning can be asked for. packed: the layers that C has the weights of already; of a
+        small model the others are put into some here.
         """
         self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
         self._held: list[Any] = []  # what C has only the address of
+        self.is_quantized = False  # some of its layers
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         if not kernels.has("whole_pass", heads.dtype):
             raise Unlike("this processor has no products of such numbers")
@@ -128,11 +126,13 @@ class WholePass:
             if head.bias is not None or len(layers) != heads.layers:
                 raise Unlike("its head or its number of layers differs")
             self.vocabulary = head.out_features
+            of_head = self._matrix(head, self.hidden, self.vocabulary)
             self._layers = (_Layer * len(layers))(*layers)
             self._model = _Model(
-                len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.epsilon, self.scale,
+                len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.is_quantized,
+                self.epsilon, self.scale,
                 self._hold(body.embed_tokens.weight), self._norm(body.norm, self.hidden), None, None,
-                self._matrix(head, self.hidden, self.vocabulary),
+                of_head,
             )  # fmt: skip
             self._turnings: tuple[torch.Tensor, torch.Tensor] | None = None
             self._turn(min(FIRST_POSITIONS, positions))
@@ -170,11 +170,14 @@ class WholePass:
         heads, size = self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
-        pieces = [(heads.layers * PHASES + 2) * PHASE_BYTES]
+        pieces = [(heads.layers * PHASES + PRODUCT + 1) * PHASE_BYTES]
         pieces += [tokens * width * size for width in (self.hidden, self.hidden, wide + 2 * pairs)]
         pieces.append(tokens * max(wide, self.inner) * size)
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
+        if self.is_quantized:
+            widest = max(wide, self.hidden, self.inner)
+            pieces.append(quantized_room_bytes(tokens, widest, torch.get_num_threads()))
         return int(sum(pieces)) + LINE * len(pieces)
 
     def _turn(self, positions: int) -> None:
@@ -204,30 +207,39 @@ class WholePass:
         has_norms = hasattr(attention, "q_norm")
         if any(one.bias is not None for one in (mlp.gate_proj, mlp.up_proj)):
             raise Unlike("its MLP has biases")
+        qkv = (
+            self._matrix(attention.q_proj, hidden, queries),
+            self._matrix(attention.k_proj, hidden, pairs),
+            self._matrix(attention.v_proj, hidden, pairs),
+        )
+        gated = self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)
+        if len({one.threshold for one in qkv if one.kind == Kind.row_int8}) > 1:
+            raise Unlike("its queries, keys and values have outliers of different sizes")
+        if len({(one.kind, one.block, one.threshold) for one in gated}) > 1:
+            raise Unlike("what gates its MLP is quantized in another way")
         return _Layer(
             self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
             self._norm(attention.q_norm, heads.dim) if has_norms else None,
             self._norm(attention.k_norm, heads.dim) if has_norms else None,
-            (_Matrix * 3)(
-                self._matrix(attention.q_proj, hidden, queries),
-                self._matrix(attention.k_proj, hidden, pairs),
-                self._matrix(attention.v_proj, hidden, pairs),
-            ),
+            (Matrix * 3)(*qkv),
             self._matrix(attention.o_proj, queries, hidden),
-            (_Matrix * 2)(self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)),
+            (Matrix * 2)(*gated),
             self._matrix(mlp.down_proj, inner, hidden),
         )  # fmt: skip
 
-    def _matrix(self, layer: Any, inputs: int, outputs: int) -> _Matrix:
-        if not is_plain(layer) or layer.weight.dtype != self.heads.dtype or layer.weight.shape != (outputs, inputs):
-            raise Unlike("its linear layers are no plain ones")
-        panels = self.packed.get(layer)
-        if panels is None:
+    def _matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
+        held = self.packed.get(layer)
+        if held is None:
+            if not is_plain(layer):
+                raise Unlike("its linear layers are no plain ones")
             if not self.is_small or not fits_panels(layer.weight, self.kernels):
                 raise Unlike("its linear layers do not lie in panels")
-            panels = Panels.of(layer.weight, layer.bias, self.kernels)
-        self._held.append(panels)
-        return _Matrix(*panels.addresses)
+            held = Panels.of(layer.weight, layer.bias, self.kernels)
+        if self.heads.dtype not in held.formats or (held.matrix.outputs, held.inputs) != (outputs, inputs):
+            raise Unlike("its linear layers have another number format, or other sizes")
+        self._held.append(held.tensors)
+        self.is_quantized |= held.matrix.kind != Kind.plain
+        return held.matrix
 
     def _norm(self, layer: Any, width: int) -> int:
         if layer.variance_epsilon != self.epsilon or layer.weight.shape != (width,):

@@ -65,12 +65,14 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
         ("nf4", 192, 96, {}),
         ("nf4", 64, 32, {"double_quant": False}),
         ("nf4", 192, 96, {"compute_dtype": torch.float32}),
+        ("nf4", 1088, 96, {}),  # stretches of a panel
         ("fp4", 128, 160, {}),
         ("int8", 192, 96, {}),
         ("int8", 72, 50, {}),  # parts of everything
         ("int8", 72, 50, {"threshold": 0.0}),
+        ("int8", 1090, 70, {}),
         ("int8", 130, 33, {"threshold": 0.5}),  # many columns have outliers
-        ("torchao_int8", 100, 64, {}),
+        ("torchao_int8", 612, 64, {}),
     ],
 )
 @pytest.mark.parametrize("threads", [1, 2])

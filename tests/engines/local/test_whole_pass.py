@@ -20,15 +20,19 @@ from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, Piece
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
+from runner.engines.local.matrices import Kind
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.whole_pass import Unlike, WholePass
 from runner.engines.rows import Row
 from runner.models.load import Loaded
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of strips, blocks and panels
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
+PLAIN = QuantizationConfig()
 
 
 @pytest.fixture
@@ -37,9 +41,15 @@ def engine_of(
 ) -> Iterator[Callable[..., LocalEngine]]:
     engines: list[LocalEngine] = []
 
-    def make(family: str, dtype: Dtype = Dtype.float32, **settings: Any) -> LocalEngine:
+    def make(
+        family: str,
+        dtype: Dtype = Dtype.float32,
+        quantization: QuantizationConfig = PLAIN,
+        **settings: Any,
+    ) -> LocalEngine:
         folder = saved_family(family, max_position_embeddings=512, **settings)
-        engines.append(LocalEngine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype))))
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
+        engines.append(LocalEngine(make_config(model=model, quantization=quantization)))
         return engines[-1]
 
     yield make
@@ -107,6 +117,38 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
             assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
+@pytest.mark.parametrize(
+    ("quantization", "family", "dtype"),
+    [
+        (Nf4Config(), "qwen2", Dtype.bfloat16),  # biases
+        (Fp4Config(), "llama", Dtype.bfloat16),
+        (Int8Config(), "qwen2", Dtype.bfloat16),
+        (Int8Config(), "llama", Dtype.float32),
+    ],
+    ids=lambda one: getattr(one, "name", None) or str(one),
+)
+def test_quantized_layers_go_in_the_same_call(
+    quantization: QuantizationConfig, family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_quantized:
+        pytest.skip("this processor has no products of bfloat16 and of bytes")
+    loaded, heads, whole = quickened(engine_of(family, dtype, quantization))
+    assert whole is not None
+    kinds = {whole._layers[1].qkv[0].kind, whole._layers[1].out.kind, whole._layers[1].gated[1].kind}
+    assert kinds == {Kind.row_int8 if quantization.name == "int8" else Kind.four_bit}
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    forward.whole = whole
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        found = all_logits(forward, with_prefix=True)
+        torch.set_num_threads(before)
+        assert (found - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
+
+
 def test_its_turning_goes_as_far_as_its_rows(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,8 +196,8 @@ def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> No
     heads = engine.heads(loaded)
     assert heads is not None
     layers = FastLayers(loaded.model, kernels)
-    whole = WholePass(loaded.model, heads, 64, kernels, layers.panels)
+    whole = WholePass(loaded.model, heads, 64, kernels, layers.matrices)
     there = {one.weight.data_ptr() for one in layers.panels.values()}
-    assert whole._layers[0].down.panels in there
-    assert whole._model.head.panels in there
+    assert whole._layers[0].down.weight in there
+    assert whole._model.head.weight in there
     layers.restore()

@@ -193,9 +193,30 @@ INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
 
 INLINE void put_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh(x)); }
 INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
+
+INLINE __m512 up_16(const bf16 *at) {
+  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at)), 16);
+}
+#endif
+
+/* And where it multiplies bytes, too */
+#if defined(SHARED) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define QUANTIZED 1
+const int64_t has_quantized = 1;
 #endif
 
 #include "crew.h"
+#include "matrices.h"
+
+#ifdef QUANTIZED
+#define T uint8_t
+#define PER 4
+#define NAME(x) x##_u8
+#include "strips.h"
+#undef T
+#undef PER
+#undef NAME
+#endif
 
 #define T bf16
 #define PER 2
@@ -204,6 +225,11 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define NAME(x) x##_bf16
 #include "attention_body.h"
 #ifdef SHARED /* elsewhere products of bfloat16 are torch's */
+#include "strips.h"
+#ifdef QUANTIZED
+#include "quantized.h"
+#include "row_int8.h"
+#endif
 #include "products.h"
 #include "whole_pass.h"
 #endif
@@ -219,8 +245,10 @@ INLINE void put_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 #define DOWN down_f32
 #define NAME(x) x##_f32
 #include "attention_body.h"
+#include "strips.h"
+#ifdef QUANTIZED
+#include "row_int8.h"
+#endif
 #include "products.h"
 #include "sampling.h"
 #include "whole_pass.h"
-#include "quantized.h"
-#include "row_int8.h"

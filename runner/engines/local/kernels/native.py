@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 512
-PARTS = ("attention_body", "crew", "products", "sampling", "whole_pass", "quantized", "row_int8")
+PARTS = ("attention_body", "crew", "matrices", "strips", "quantized", "row_int8", "products", "sampling", "whole_pass")
 SOURCES = ("attention.c", *(f"{part}.h" for part in PARTS))
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
@@ -46,14 +46,10 @@ _SIGNATURES: dict[str, list[Any]] = {
     "sample": [_PTR] + [_INT] * 4 + [_PTR] * 7 + [_INT, _PTR, _THREADS],
     "attend": [_PTR] * 4 + [_INT] * 5 + [_PTR] * 3 + [_FLOAT, _FLOAT, _PTR, _INT] + [_PTR] * 6 + [_THREADS],
     "whole_pass": [_PTR] * 3 + [_THREADS],
-    "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
+    "product": [_PTR, _INT, _INT, _PTR, _PTR, _PTR, _THREADS],
     "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_PTR, _FLOAT, _FLOAT] + [_PTR] * 3 + [_THREADS],
-    "four_bit": [_PTR, _INT, _INT, _PTR, _PTR, _PTR, _INT, _INT, _PTR, _PTR, _THREADS],
-    "row_int8": [_PTR, _PTR, _THREADS],
-    "weight_int8": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _PTR, _THREADS],
 }
-_QUANTIZED = ("four_bit", "row_int8", "weight_int8")
-_FOR_ALL_FORMATS = ("sample", *_QUANTIZED)
+_FOR_ALL_FORMATS = ("sample",)
 
 
 class Kernels:
@@ -62,10 +58,10 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
-        self.has_quantized = hasattr(library, "four_bit")  # and for those with products of bfloat16 and of bytes
+        self.has_quantized = hasattr(library, "has_quantized")  # and for those with products of bfloat16 and of bytes
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
-            if (name == "shared" and not self.has_shared) or (name in _QUANTIZED and not self.has_quantized):
+            if name == "shared" and not self.has_shared:
                 continue
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 if name in PRODUCTS and dtype == torch.bfloat16 and not self.has_shared:

@@ -3,10 +3,10 @@
 
 #ifndef WHOLE_PASS
 #define WHOLE_PASS
-#define PHASES 9 /* of a layer; two stand around all of them */
+#define PHASES (4 * PRODUCT + 5) /* of a layer; some stand around all of them */
 
 typedef struct {
-  int64_t layers, hidden, inner, kv_heads, group, dim;
+  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized;
   float epsilon, scale;
   const void *embedding, *norm, *cos, *sin; /* the turning by position [positions, dim] */
   matrix head;
@@ -38,15 +38,6 @@ typedef struct {
   const whole_part *part;
   void *room, *logits;
 } whole_tokens;
-
-INLINE void *carve(char **room, int64_t bytes) {
-  void *at = (void *)(((uintptr_t)*room + LINE - 1) / LINE * LINE);
-  *room = (char *)at + bytes;
-  return at;
-}
-
-/* Tasks of neighbours, several for each thread */
-INLINE int64_t lot_of(int64_t count, int threads) { return parts_of(count, 8 * threads); }
 #endif
 
 /* Turns the heads [count, dim] of one token to its place, after their norms where there are any */
@@ -67,7 +58,7 @@ INLINE void NAME(turn)(T *heads, int64_t count, int64_t dim, const T *norm, floa
 void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const whole_tokens *w, int threads) {
   const int64_t hidden = m->hidden, dim = m->dim, kv_heads = m->kv_heads, group = m->group, tokens = w->tokens;
   const int64_t wide = kv_heads * group * dim, narrow = kv_heads * dim, heads = wide + 2 * narrow, size = sizeof(T);
-  const int64_t phases = m->layers * PHASES + 2, parts = w->parts, items = tokens * kv_heads;
+  const int64_t phases = m->layers * PHASES + PRODUCT + 1, parts = w->parts, items = tokens * kv_heads;
   const int alone = threads == 1;
   char *room = w->room;
   phase *all = carve(&room, phases * sizeof(phase));
@@ -85,13 +76,19 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
     tile[p + 1] = tile[p] + kv_heads * parts_of(rows, TILE);
   }
 #endif
+#ifdef QUANTIZED
+  const int64_t widest = wide > hidden ? wide : hidden;
+  const workroom work = m->is_quantized ? workroom_of(&room, tokens, widest > m->inner ? widest : m->inner, threads) : (workroom){0};
+#else
+  const workroom work = {0};
+#endif
   memset(all, 0, phases * sizeof(phase));
 #pragma omp parallel num_threads(threads)
   {
     const int64_t lot = lot_of(tokens, threads), lots = parts_of(tokens, lot);
     const int64_t some = lot_of(items, threads) < 4 ? lot_of(items, threads) : 4, somes = parts_of(items, some);
     phase *now = all;
-    const product to_logits = product_of(normed, w->kept, hidden, &m->head, 1, PUT, w->logits, m->head.outputs, size, threads);
+    const product to_logits = product_of(normed, w->kept, hidden, &m->head, 1, PUT, w->logits, m->head.outputs, &work, size, threads);
     EACH_TASK(i, now, lots, alone)
       for (int64_t t = i * lot; t < tokens && t < (i + 1) * lot; t++) {
         memcpy(x + t * hidden, (const T *)m->embedding + w->ids[t] * hidden, hidden * size);
@@ -100,12 +97,12 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
     meet(now++, lots, alone);
     for (int64_t l = 0; l < m->layers; l++) {
       const whole_layer *layer = layers + l;
-      const product to_qkv = product_of(normed, tokens, hidden, layer->qkv, 3, PUT, qkv, heads, size, threads);
-      const product to_out = product_of(inner, tokens, wide, &layer->out, 1, ADD, x, hidden, size, threads);
-      const product to_gated = product_of(normed, tokens, hidden, layer->gated, 2, GATED, inner, m->inner, size, threads);
-      const product to_down = product_of(inner, tokens, m->inner, &layer->down, 1, ADD, x, hidden, size, threads);
-      const product later = l + 1 == m->layers ? to_logits : product_of(normed, tokens, hidden, layers[l + 1].qkv, 3, PUT, qkv, heads, size, threads);
-      NAME(multiply_all)(&to_qkv, &to_out, now, alone);
+      const product to_qkv = product_of(normed, tokens, hidden, layer->qkv, 3, PUT, qkv, heads, &work, size, threads);
+      const product to_out = product_of(inner, tokens, wide, &layer->out, 1, ADD, x, hidden, &work, size, threads);
+      const product to_gated = product_of(normed, tokens, hidden, layer->gated, 2, GATED, inner, m->inner, &work, size, threads);
+      const product to_down = product_of(inner, tokens, m->inner, &layer->down, 1, ADD, x, hidden, &work, size, threads);
+      const product later = l + 1 == m->layers ? to_logits : product_of(normed, tokens, hidden, layers[l + 1].qkv, 3, PUT, qkv, heads, &work, size, threads);
+      NAME(multiply_all)(&to_qkv, &to_out, &now, threads);
       meet(now++, to_qkv.tasks, alone);
 
       EACH_TASK(i, now, lots, alone)
@@ -154,7 +151,7 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
         }
       meet(now++, somes, alone);
 
-      NAME(multiply_all)(&to_out, &to_gated, now, alone);
+      NAME(multiply_all)(&to_out, &to_gated, &now, threads);
       meet(now++, to_out.tasks, alone);
 
       EACH_TASK(i, now, lots, alone)
@@ -162,10 +159,10 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
           NAME(norm_row)(x + t * hidden, layer->norm_mid, hidden, m->epsilon, normed + t * hidden);
       meet(now++, lots, alone);
 
-      NAME(multiply_all)(&to_gated, &to_down, now, alone);
+      NAME(multiply_all)(&to_gated, &to_down, &now, threads);
       meet(now++, to_gated.tasks, alone);
 
-      NAME(multiply_all)(&to_down, &later, now, alone);
+      NAME(multiply_all)(&to_down, &later, &now, threads);
       meet(now++, to_down.tasks, alone);
 
       const int is_last = l + 1 == m->layers;
@@ -177,6 +174,6 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
           NAME(norm_row)(x + (is_last ? w->keep[t] : t) * hidden, norm, hidden, m->epsilon, normed + t * hidden);
       meet(now++, normings, alone);
     }
-    NAME(multiply_all)(&to_logits, 0, now, alone);
+    NAME(multiply_all)(&to_logits, 0, &now, threads);
   }
 }

@@ -1,0 +1,68 @@
+"""Matrices as C reads them, plain or as a library has quantized them, and their products with rows."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from typing import Protocol
+
+import torch
+
+from runner.engines.local.kernels.native import Kernels
+
+
+class Kind(IntEnum):
+    """How weights lie: as in matrices.h."""
+
+    plain = 0
+    four_bit = 1
+    row_int8 = 2
+    weight_int8 = 3
+
+
+class Matrix(ctypes.Structure):
+    """As matrix in matrices.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        *((name, ctypes.c_int64) for name in ("outputs", "kind")),
+        *((name, ctypes.c_void_p) for name in ("scale", "more")),
+        ("block", ctypes.c_int64),
+        ("threshold", ctypes.c_float),
+    )
+
+
+class Held(Protocol):
+    """A layer's weights where they lie."""
+
+    @property
+    def matrix(self) -> Matrix:
+        """What C has of it."""
+
+    @property
+    def inputs(self) -> int:
+        """How wide rows are."""
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """The number formats of rows that C multiplies."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What the matrix has the addresses of."""
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    """Return where a tensor's numbers begin."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def multiply(kernels: Kernels, rows: torch.Tensor, held: Held, room: int | None = None) -> torch.Tensor:
+    """Return [..., outputs] for rows [..., inputs]; room: where products of quantized weights work."""
+    rows = rows.contiguous()
+    result = rows.new_empty(*rows.shape[:-1], held.matrix.outputs)
+    kernels(
+        "product", rows.dtype, rows.data_ptr(), rows.numel() // held.inputs, held.inputs,
+        ctypes.addressof(held.matrix), room, result.data_ptr(),
+    )  # fmt: skip
+    return result
