@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -33,6 +34,29 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@pytest.hookimpl(trylast=True)  # when those that are not asked for are gone
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of the slow tests, so that none is left alone with one at the end.
+
+    `--dist worksteal` gives each worker a stretch of this list, and whoever is through takes from the end of another's.
+    """
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    if workers == 1:
+        return
+    slow, quick = (
+        [item for item in items if bool(item.get_closest_marker("slow")) == is_slow] for is_slow in (True, False)
+    )
+    files = [[*tests] for _, tests in itertools.groupby(slow, key=lambda item: item.path)]
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        share = [item for file in files[number::workers] for item in file]
+        size = (len(items) - len(ordered)) // (workers - number)
+        taken = max(0, size - len(share))
+        ordered += [*share, *quick[:taken]]
+        quick = quick[taken:]
+    items[:] = ordered + quick
 
 
 @pytest.fixture
