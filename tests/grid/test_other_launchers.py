@@ -389,7 +389,7 @@ def test_optuna_maximises_unless_told_otherwise(start: Start, tmp_path: Path) ->
     """The embedded model's accuracy at random temperatures differs, so a search the wrong way round would show."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
-    done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=12", "hydra/launcher=basic", "tracking=none")
+    done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none")
     assert done.code == 0, done.err
     found = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
     assert min(found) < max(found)
