@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+LEFT_OUT = {"modules": 0}  # how many were there at the last time
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -57,6 +59,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ordered += [*share, *quick[:taken]]
         quick = quick[taken:]
     items[:] = ordered + quick
+
+
+def pytest_runtest_logstart() -> None:
+    """Leave imported libraries out of looks for garbage, of which each job in this process takes one.
+
+    Theirs are so many objects that a look would take a third of a second.
+    """
+    if len(sys.modules) > LEFT_OUT["modules"] + 100:
+        LEFT_OUT["modules"] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture
