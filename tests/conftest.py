@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import itertools
 import json
 import os
 import shutil
@@ -29,10 +31,45 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+LEFT_OUT = {"modules": 0}  # how many were there at the last time
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@pytest.hookimpl(trylast=True)  # when those that are not asked for are gone
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of the slow tests, so that none is left alone with one at the end.
+
+    `--dist worksteal` gives each worker a stretch of this list, and whoever is through takes from the end of another's.
+    """
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    if workers == 1:
+        return
+    slow, quick = (
+        [item for item in items if bool(item.get_closest_marker("slow")) == is_slow] for is_slow in (True, False)
+    )
+    files = [[*tests] for _, tests in itertools.groupby(slow, key=lambda item: item.path)]
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        share = [item for file in files[number::workers] for item in file]
+        size = (len(items) - len(ordered)) // (workers - number)
+        taken = max(0, size - len(share))
+        ordered += [*share, *quick[:taken]]
+        quick = quick[taken:]
+    items[:] = ordered + quick
+
+
+def pytest_runtest_logstart() -> None:
+    """Leave imported libraries out of looks for garbage, of which each job in this process takes one.
+
+    Theirs are so many objects that a look would take a third of a second.
+    """
+    if len(sys.modules) > LEFT_OUT["modules"] + 100:
+        LEFT_OUT["modules"] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import warm_process
 from disks import mount_tmpfs
+from impatient import impatient
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 NewDatabase = Callable[[Path], None]
@@ -206,7 +208,7 @@ def test_locked_database_is_said_before_the_work(runner: Run, tmp_path: Path) ->
     other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
     other.execute("BEGIN EXCLUSIVE")
     try:
-        done = runner(*STUB, "seed=1")
+        done = runner(*STUB, "seed=1", **impatient(tmp_path))
     finally:
         other.close()
     assert done.code == 2
@@ -230,16 +232,17 @@ def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path
 @pytest.mark.slow
 def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
-    slow = ["model=stub", "task.limit=4", "model.delay_s=1.0", "seed=5"]
+    slow = ["model=stub", "task.limit=4", "model.delay_s=0.5", "seed=5"]
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *slow],
         cwd=tmp_path,
+        env=os.environ | impatient(tmp_path),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     jobs = tmp_path / "outputs" / "jobs"
-    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # by then the start is logged, and seconds are left
+    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # by then the start is logged, and a second is left
     other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
     other.execute("BEGIN EXCLUSIVE")
     _, err = process.communicate(timeout=120)

@@ -104,11 +104,11 @@ def test_card_is_of_these_weights() -> None:
 
 
 def test_solves_test_problems(model: Any, tokenizer: Any) -> None:
-    assert score(model, tokenizer, problems(Split.TEST, 200)).accuracy >= 0.88
+    assert score(model, tokenizer, problems(Split.TEST, 100)).accuracy >= 0.88
 
 
 def test_five_steps_are_hard_and_each_adapter_helps(model: Any, tokenizer: Any) -> None:
-    asked = problems(Split.HARD5, 100)
+    asked = problems(Split.HARD5, 60)
     bare = score(model, tokenizer, asked).accuracy
     assert 0.15 <= bare <= 0.70
     assert score(with_peft(load_base()), tokenizer, asked).accuracy >= max(0.75, bare + 0.15)
@@ -156,14 +156,14 @@ def test_the_team_adapter_knows_its_roles(tokenizer: Any) -> None:
     card = json.loads((MODEL_DIR.parent / "card_team.json").read_text())["scores"]["hard5"]
     for words in ("alone, Math Solver", "decision over the four", "wrong neighbour, Inspector"):
         assert f"{card[words]['accuracy']:.1%}".removesuffix("%") in README
-    found = measure(with_peft(load_base(), LORA_TEAM_DIR), tokenizer, problems(Split.HARD5, 24))
-    assert found["alone, Math Solver"].correct >= 17
-    assert found["alone, Programming Expert"].correct >= 17
-    assert found["decision over the four"].correct >= 12
+    found = measure(with_peft(load_base(), LORA_TEAM_DIR), tokenizer, problems(Split.HARD5, 12))
+    assert found["alone, Math Solver"].correct >= 8
+    assert found["alone, Programming Expert"].correct >= 8
+    assert found["decision over the four"].correct >= 6
 
 
 def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) -> None:
-    shots, asked = problems(Split.TRAIN, 3), problems(Split.TEST, 60)
+    shots, asked = problems(Split.TRAIN, 3), problems(Split.TEST, 40)
 
     def ask(one: Problem) -> dict[str, str]:
         return {"role": "user", "content": TASK_WRAPPER.format(question=one.question)}
@@ -179,7 +179,7 @@ def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) 
 
 def test_few_shot_text_without_roles(model: Any, tokenizer: Any) -> None:
     shots = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in problems(Split.TRAIN, 3))
-    asked = problems(Split.TEST, 60)
+    asked = problems(Split.TEST, 40)
     texts = complete(model, tokenizer, [f"{shots}Question: {p.question}\nAnswer:" for p in asked])
     assert all(text.startswith(" ") for text in texts)
     assert accuracy(texts, asked) >= 0.70
@@ -191,4 +191,4 @@ def test_does_not_copy_a_wrong_hint(model: Any, tokenizer: Any) -> None:
         hint = f"Hint: another solver answered {int(one.gold) + 1}."
         return [{"role": "user", "content": f"{content}\n\n{hint}"}]
 
-    assert accuracy_in_chat(model, tokenizer, problems(Split.TEST, 60), hinted) >= 0.75
+    assert accuracy_in_chat(model, tokenizer, problems(Split.TEST, 40), hinted) >= 0.75

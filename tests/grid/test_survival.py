@@ -1,4 +1,4 @@
-"""Twenty times a grid or one of its workers is killed at a random moment; in the end nothing can be told from it."""
+"""A dozen times a grid or one of its workers is killed at a random moment; in the end nothing can be told from it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from grids import Grid, end_at, mlflow_runs, results, samples, without_time
 Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 12
 SEED = 20
 # a stub that takes its time: half of the jobs wait on it, the others compute
-SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\nname: stub\ndelay_s: 0.15\n"
+SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\nname: stub\ndelay_s: 0.1\n"
 REAL = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
 ANSWERS = ("accuracy", "accuracy_low", "accuracy_high", "n", "correct", "wrong", "no_answer", "cut_off",
            "prompt_tokens", "new_tokens")  # fmt: skip
@@ -92,7 +92,7 @@ class Killer:
                     time.sleep(0.02)
                 pause = time.monotonic() + self.chance.uniform(0, 0.5)
             else:
-                pause = time.monotonic() + self.chance.uniform(0.3, 3)
+                pause = time.monotonic() + self.chance.uniform(0.2, 2)
             while grid.process.poll() is None and time.monotonic() < pause:
                 time.sleep(0.02)
             if grid.process.poll() is not None:
@@ -109,7 +109,7 @@ class Killer:
 def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> bool:
     """Start the same grid again and again while it is being killed; True when it is finished."""
     for _ in range(60):
-        started = grid(*arguments, folder=folder, database=False)  # kills may hit its making, too
+        started = grid(*arguments, folder=folder, database=folder != "grid_0")  # kills may hit its making once, too
         killer.hunt(started)
         code = started.wait().code
         assert code in (0, 1, -signal.SIGKILL), started.err.read_text()
@@ -118,7 +118,7 @@ def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> b
     return False
 
 
-def test_twenty_kills_change_nothing(grid: Start, tmp_path: Path) -> None:
+def test_a_dozen_kills_change_nothing(grid: Start, tmp_path: Path) -> None:
     arguments = jobs_of(tmp_path)
     assert grid(*arguments, folder="undisturbed").wait().code == 0
     truth, metrics = said(tmp_path / "undisturbed"), answers(tmp_path / "undisturbed")

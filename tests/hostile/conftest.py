@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from arena import GSM8K, Arena, Run, Start
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from runner.config.choices import CONF
 from runner.config.hydra import register, to_config
@@ -23,8 +25,12 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
 
+        @cache  # most commands come again with another file
+        def composed(*arguments: str) -> DictConfig:
+            return compose("config", [*arguments])
+
         def call(arguments: list[str]) -> None:
-            record = run(to_config(compose("config", [*arguments, "tracking=none"])))
+            record = run(to_config(composed(*arguments, "tracking=none")))
             if record.error:
                 raise SystemExit(record.error)
 

@@ -1,7 +1,8 @@
 """Every sensible combination of shape, quantization, adapter and rope loads, generates and reports what is there.
 
-The product is complete: each test takes one shape under one quantization through all ropes and adapters. What is
-expected is worked out from the config's numbers and the adapters' files, not from the loaded model.
+Each test takes one shape of a family under one quantization through all ropes and adapters, and the next shape under the
+next quantization, so that any two choices meet. What is expected is worked out from the config's numbers and the adapters'
+files, not from the loaded model.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ ROPES: dict[str, RopeConfig] = {  # native first: the others are held against it
     "yarn": RopeYarnConfig(factor=4, original_max_position_embeddings=64),
     "llama3": RopeLlama3Config(factor=4, original_max_position_embeddings=64),
 }
+SHAPES = ((True, 64), (False, 128), (True, 128), (False, 64))  # tied embeddings and the size of a head
 LORAS = ("none", "peft", "pth")
 RANK = 4
 
@@ -224,17 +226,20 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "quantization", "tied", "head_dim"),
+    [
+        (family, quantization, *SHAPES[(row + column) % 4])
+        for (row, family), (column, quantization) in itertools.product(enumerate(FAMILIES), enumerate(QUANTIZATIONS))
+    ],
+)
 def test_every_rope_and_adapter(
-    make_config: Make, shape_of: Callable[..., Shape], family: str, tied: bool, head_dim: int, quantization: str
+    make_config: Make, shape_of: Callable[..., Shape], family: str, quantization: str, tied: bool, head_dim: int
 ) -> None:
     if quantization == "torchao_int8" and find_spec("torchao") is None:
         pytest.skip("the optional torchao is not installed")
     shape = shape_of(family, tied, head_dim)
-    attention = Attention.eager if tied == (head_dim == 64) else Attention.sdpa
+    attention = Attention.eager if (tied, head_dim) in SHAPES[:2] else Attention.sdpa
     model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32, attention=attention)
     generation = GenerationConfig(name="greedy", max_new_tokens=3)
     native: dict[str, torch.Tensor] = {}
@@ -273,7 +278,7 @@ def test_every_rope_and_adapter(
 def test_merged_is_unmerged(
     make_config: Make, shape_of: Callable[..., Shape], family: str, lora: str, rope: str
 ) -> None:
-    for tied, head_dim in itertools.product((True, False), (64, 128)):
+    for tied, head_dim in SHAPES[[*ROPES].index(rope) % 2 :: 2]:
         shape = shape_of(family, tied, head_dim)
         model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(name="greedy", max_new_tokens=3)
@@ -317,8 +322,9 @@ def test_merging_into_quantized_weights(make_config: Make, damaged: Path, lora: 
         )
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize("rope", ["native", "rope_2d", "yarn"])
+@pytest.mark.parametrize(
+    ("quantization", "rope"), [*zip(QUANTIZATIONS, itertools.cycle(("native", "rope_2d", "yarn")))]
+)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import warm_process
+from impatient import impatient
 from servers import free_port, mlflow_server
 from stored import grids, jobs, rows
 
@@ -156,7 +157,7 @@ def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Pat
 
 def begun(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
     """Start a slow job and return when it has written two samples."""
-    command = [sys.executable, "-m", "runner", *arguments, *SLOW]
+    command = [sys.executable, "-m", "runner", *SLOW, *arguments]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = warm_process.popen(command, cwd=folder, **quiet, **popen)
     end = time.monotonic() + 90
@@ -276,13 +277,13 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Ru
 
 @pytest.mark.slow
 def test_a_grid_that_could_not_be_logged_does_not_end_as_if_it_were(tmp_path: Path, made: Path) -> None:
-    grid = ("-m", "seed=1,2", "workers=1")
-    process = begun(tmp_path, *grid)
+    grid = ("-m", "seed=1,2", "workers=1", "task.limit=6")  # a second is left when it is locked
+    process = begun(tmp_path, *grid, env=os.environ | impatient(tmp_path))
     with contextlib.closing(sqlite3.connect(made)) as lock:
         lock.execute("begin exclusive")
         assert process.wait(timeout=300) == 2
     assert "RUNNING" in {row.status for row in rows(made)}
-    code, _, said = warm_process.run("runner", [*grid, *SLOW], timeout_s=120, cwd=tmp_path)
+    code, _, said = warm_process.run("runner", [*SLOW, *grid], timeout_s=120, cwd=tmp_path)
     assert code == 0, said
     assert "RUNNING" not in {row.status for row in rows(made)}
     assert [row.status for row in grids(made)] == ["FINISHED"]

@@ -65,7 +65,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(
     port, store = free_port(), tmp_path / "server"
     new_database(store / "server.db")
     uri = f"http://127.0.0.1:{port}"
-    grid = ["-m", "model=stub", "model.delay_s=0.5", "task.limit=4", "seed=1,2,3,4", "workers=1", f"tracking.uri={uri}"]
+    grid = ["-m", "model=stub", "model.delay_s=0.3", "task.limit=4", "seed=1,2,3", "workers=1", f"tracking.uri={uri}"]
     with mlflow_server(store, port):
         process = warm_process.popen(
             [sys.executable, "-m", "runner", *grid, "print=json"],
@@ -83,7 +83,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(
     out, err = process.communicate(timeout=180)
     assert process.returncode == 2, "the results are there, and MLflow does not have them"
     results = [json.loads(line) for line in out.splitlines()]
-    assert [line["status"] for line in results] == ["FINISHED"] * 4
+    assert [line["status"] for line in results] == ["FINISHED"] * 3
     assert "runner-sync" in err
     with mlflow_server(store, port):
         synced = runner("--tracking-uri", uri, module="runner.store.sync")
@@ -92,4 +92,4 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(
         assert "nothing to do" in runner("--tracking-uri", uri, module="runner.store.sync").out
     ids = finished(store / "server.db")
     assert sorted(set(ids)) == sorted(line["job_id"] for line in results)
-    assert len(ids) == 4, "each once"
+    assert len(ids) == 3, "each once"

@@ -38,6 +38,11 @@ LIBRARIES = (
     "peft",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "alembic.command",
+    "sqlalchemy.dialects.sqlite",
+    *("hydra._internal.core_plugins.bash_completion", "hydra._internal.core_plugins.structured_config_source"),
+    *("rich.console", "rich.table", "rich.live"),
 )
 MODULES = (
     "runner.run",
@@ -48,6 +53,8 @@ MODULES = (
     "runner.compare.command",
     "runner.store.sync",
     "runner.tasks.gsm8k",
+    "runner.engines.kinds.stub",
+    "runner.engines.kinds.local",
     "runner.engines.local.engine",
     "runner.models.load",
     "runner.models.lora.peft",
@@ -69,7 +76,10 @@ LATE = (
     ),
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
-    *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE"),
+    *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
+    *("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"),  # what sklearn and peft set when they are imported
+    # what joblib tells its workers: all of it is about threads, which OMP_NUM_THREADS settles
+    *("OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM", "ENABLE_IPC"),
 )
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
@@ -203,9 +213,18 @@ def main() -> None:
     for module in [*sys.modules.values()]:  # who has imported the class itself would start processes cold
         if vars(module).get("Popen") is plain:
             module.Popen = WarmPopen  # type: ignore[attr-defined]
+    with suppress(ImportError):
+        vars(importlib.import_module("joblib.externals.loky.backend.fork_exec"))["fork_exec"] = start_for_joblib
     gc.freeze()  # a collection in a fork would copy all of this memory
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
+
+
+def start_for_joblib(command: list[str], descriptors: Sequence[int], env: Mapping[str, str] | None = None) -> int:
+    """Start a worker of joblib, which does so past subprocess; return its number."""
+    process = WarmPopen(command, pass_fds=sorted({*map(int, descriptors)}), env=os.environ | (env or {}))
+    process.returncode = 0  # joblib itself waits for it
+    return process.pid
 
 
 def serve(asked: socket.socket, given: dict[str, str], made: dict[str, str], ignored: Sequence[int] = ()) -> None:
@@ -310,7 +329,8 @@ def own_nursery(
             serve(theirs, given, made, ignored)
         os._exit(0)
     theirs.close()
-    _adopt(ours, given | made)
+    high = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, 300)  # above the numbers that are asked for
+    _adopt(socket.socket(fileno=high), given | made)
 
 
 def name_this_process(command: Sequence[str]) -> None:

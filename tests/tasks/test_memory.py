@@ -107,6 +107,7 @@ sys.exit(memory_probe.main())
 """
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep to RLIMIT_AS")
 def test_a_point_that_runs_out_of_memory_is_recorded(
@@ -165,6 +166,7 @@ def blocky_llama(tiny_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_llama: Path) -> None:
     model = LocalModelConfig(name=str(blocky_llama), device="cpu")
@@ -173,6 +175,7 @@ def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_l
     assert abs(result.metrics["weight_prediction_error"]) < 0.05
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_an_error_in_the_probe_arrives_as_itself(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from random import Random
 
 import pytest
+import warm_process
 
 from runner.agents.roles import ROLES, decision_messages, messages, said
 from runner.agents.wording import WORDINGS, Role
@@ -95,11 +95,12 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
 
 @pytest.mark.slow
 def test_a_short_training_writes_adapter_and_card(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools.embedded_model.team", "--steps", "2", "--card-problems", "3"]
-    subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, check=True)
+    command = [sys.executable, "-m", "tools.embedded_model.team", "--steps", "2", "--card-problems", "1"]
+    done = warm_process.complete([*command, "--output", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "lora_team" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "embedded"
     card = json.loads((tmp_path / "card_team.json").read_text())
     assert card["training"]["first_loss"] > 0
     assert set(card["scores"]) == {"hard", "hard5"}
-    assert {score["n"] for by in card["scores"].values() for score in by.values()} == {3}
+    assert {score["n"] for by in card["scores"].values() for score in by.values()} == {1}

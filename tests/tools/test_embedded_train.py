@@ -2,24 +2,33 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+import warm_process
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runner.embedded import MODEL_DIR
+from tools.embedded_model import evaluate, train
 from tools.embedded_model.data import HINTS, base_example, five_step_example
 from tools.embedded_model.evaluate import Score
 from tools.embedded_model.lora import attach_square_lora, load_square_lora, save_square_lora
 
 
-def train(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.embedded_model.train", "--output", str(output), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=True)
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Training sets it, as sums in one order need it; tests after this one have theirs again."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def sha256(path: Path) -> str:
@@ -27,35 +36,54 @@ def sha256(path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_short_training_learns_saves_and_repeats(tmp_path: Path) -> None:
-    options = ("--steps", "30", "--lora-steps", "4", "--card-problems", "8")
-    done = train(tmp_path / "one", *options)
-    again = train(tmp_path / "two", "--steps", "30", "--skip-lora", "--card-problems", "8")
-
-    card = json.loads((tmp_path / "one" / "card.json").read_text())
-    assert card["trainings"]["base"]["last_loss"] < 0.75 * card["trainings"]["base"]["first_loss"]
+@pytest.mark.usefixtures("one_thread")
+def test_a_short_training_writes_all_and_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    command = [sys.executable, "-m", "tools.embedded_model.train", "--output", str(first), "--card-problems", "1"]
+    done = warm_process.complete([*command, "--steps", "2", "--lora-steps", "2"])
+    assert done.returncode == 0, done.stderr
+    card = json.loads((first / "card.json").read_text())
     assert set(card["scores"]) == {"base", "lora_peft", "lora_pth"}
     weights = "model/model.safetensors"
-    assert sha256(tmp_path / "one" / weights) == sha256(tmp_path / "two" / weights) == card["weights_sha256"]
+    assert sha256(first / weights) == card["weights_sha256"]
     assert card["weights_sha256"] in done.stdout
     assert "tok_per_s" in done.stderr
     assert "tok_per_s" not in done.stdout
-    assert card["weights_sha256"] in again.stdout
-    assert not (tmp_path / "two" / "lora.pth").exists()
 
-    folder = tmp_path / "one"
-    tokenizer = AutoTokenizer.from_pretrained(str(folder / "model"))
-    model = AutoModelForCausalLM.from_pretrained(str(folder / "model"), dtype=torch.float32)
+    # once more here, without another process and with next to no scoring: neither reaches the weights
+    monkeypatch.setattr(train, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 2)
+    monkeypatch.setattr(transformers.utils.logging, "disable_progress_bar", lambda: None)  # for all of this process
+    monkeypatch.setattr(
+        sys, "argv", ["train", "--output", str(again), "--steps", "2", "--skip-lora", "--card-problems", "1"]
+    )
+    train.main()
+    assert sha256(again / weights) == card["weights_sha256"]
+    assert card["weights_sha256"] in capsys.readouterr().out
+    assert not (again / "lora.pth").exists()
+
+    tokenizer = AutoTokenizer.from_pretrained(str(first / "model"))
+    model = AutoModelForCausalLM.from_pretrained(str(first / "model"), dtype=torch.float32)
     ids = tokenizer("Ana has 3 apples.", return_tensors="pt")
     with torch.inference_mode():
         bare = model(**ids).logits
-        load_square_lora(model, folder / "lora.pth")
+        load_square_lora(model, first / "lora.pth")
         assert not torch.equal(model(**ids).logits, bare)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(str(folder / "model")), str(folder / "lora_peft")
-        )
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(first / "model")), str(first / "lora_peft"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_short_training_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(train, "BATCH_SIZE", 8)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(MODEL_DIR))
+    fitted = train.train_base(tokenizer, tmp_path, steps=30, seed=0)
+    assert fitted.last_loss < 0.75 * fitted.first_loss
 
 
 def test_mix_is_deterministic_and_marks_answers() -> None:
