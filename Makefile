@@ -45,7 +45,9 @@ lint: $(STAMP)    ## check format and style, change nothing
 types: $(STAMP)   ## check the types
 	$(BIN)/mypy
 
-check: lint types test ## run what CI runs: format, lint, types, tests
+check: $(STAMP)   ## run what CI runs: format, lint, types, tests; what takes one core runs beside something else that does
+	$(MAKE) --jobs 2 --output-sync lint types test-avx2
+	$(MAKE) test
 
 vllm:             ## install vLLM's CPU build into .vllm, for the tests and benchmarks that compare with it
 	$(PYTHON) -m venv .vllm

@@ -40,9 +40,10 @@ CHATML = (
 
 @pytest.hookimpl(trylast=True)  # when those that are not asked for are gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each worker begin with its share of the slow tests, so that none is left alone with one at the end.
+    """Let each worker begin with its share of the fast tests and go on with its share of the slow ones.
 
-    `--dist worksteal` gives each worker a stretch of this list, and whoever is through takes from the end of another's.
+    `--dist worksteal` gives each worker a stretch of this list, and whoever is through takes from the end of another's:
+    were all slow ones at the end of the list, one worker would have them all.
     """
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     if workers == 1:
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         share = [item for file in files[number::workers] for item in file]
         size = (len(items) - len(ordered)) // (workers - number)
         taken = max(0, size - len(share))
-        ordered += [*share, *quick[:taken]]
+        ordered += [*quick[:taken], *share]
         quick = quick[taken:]
     items[:] = ordered + quick
 
