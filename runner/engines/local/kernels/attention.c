@@ -104,7 +104,7 @@ INLINE float exp_steps(float x, float *scale) {
   p = fmaf(p, r, 4.1665795894e-2f);
   p = fmaf(p, r, 1.6666665459e-1f);
   p = fmaf(p, r, 5.0000001201e-1f);
-  union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+  union { int32_t i; float f; } power = {(int32_t)((uint32_t)((int32_t)n + 127) << 23)};
   *scale = power.f;
   return fmaf(p * r, r, r);
 }
