@@ -218,21 +218,31 @@ def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
     return nulls
 
 
-def main() -> int:
-    """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    generator, started = np.random.default_rng(options.seed), time.perf_counter()
-    print(f"python bench/compare_null.py --pairs {options.pairs} --seed {options.seed}")
-    nulls = paired(generator, options.pairs)
-    nulls += unpaired(generator, options.pairs)
-    nulls += repeated(generator, options.pairs)
+def conclude(nulls: Sequence[Rate], started: float) -> int:
+    """Print how many lines are above their level by more than noise; return the exit code, 1 where some are."""
     high = [rate for rate in nulls if rate.low > ALPHA]
     print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
     return 1 if high else 0
+
+
+def begin(script: str, about: str | None) -> tuple[int, np.random.Generator, float]:
+    """Read what a simulation takes, print its command, and return the pairs, the generator and when it began."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(f"python bench/{script}.py --pairs {options.pairs} --seed {options.seed}")
+    return options.pairs, np.random.default_rng(options.seed), time.perf_counter()
+
+
+def main() -> int:
+    """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
+    pairs, generator, started = begin("compare_null", __doc__)
+    nulls = paired(generator, pairs)
+    nulls += unpaired(generator, pairs)
+    nulls += repeated(generator, pairs)
+    return conclude(nulls, started)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ finding. Rates stand with their 95 % intervals (Wilson).
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from compare_null import Rate
+from compare_null import Rate, begin, conclude
 
 from runner.compare.data import Finding, Row, Run
 from runner.compare.likelihood import Scored, Texts, compare_likelihoods, judge_shifts
-from runner.compare.pairing import ALPHA
 from runner.compare.runs import Evidence, Kept
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood
@@ -110,25 +107,17 @@ def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, r
 
 def main() -> int:
     """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    generator, started = np.random.default_rng(options.seed), time.perf_counter()
-    print(f"python bench/likelihood_null.py --pairs {options.pairs} --seed {options.seed}")
+    pairs, generator, started = begin("likelihood_null", __doc__)
     nulls = []
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal"])):
-        print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {options.pairs:,} tables a line and side")
+        print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side")
         print("  n  parts      any false verdict  says ≥ nats/token      true verdicts")
         for samples in SAMPLES:
             for kind in kinds:
-                null, least, power = rates(generator, samples, kind, options.pairs, runs)
+                null, least, power = rates(generator, samples, kind, pairs, runs)
                 print(f"{samples:3d}  {kind:7s}  {null}  {least:17.5f}  {power}", flush=True)
                 nulls.append(null)
-    high = [rate for rate in nulls if rate.low > ALPHA]
-    print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if high else 0
+    return conclude(nulls, started)
 
 
 if __name__ == "__main__":

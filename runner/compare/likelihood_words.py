@@ -9,7 +9,7 @@ from runner.compare import wording
 from runner.compare.data import ABSENT, Finding, Row, Run, Shift, Table
 from runner.compare.pairing import ALPHA
 from runner.compare.wording import Column, naming, number, p_value, versus
-from runner.core.metrics import LOG_LIKELIHOOD, METRICS
+from runner.core.metrics import ENDS, LOG_LIKELIHOOD, METRICS
 from runner.core.ratios import FLIPS
 
 # After the comparison, and how soon a narrow terminal goes without each; 0 stays.
@@ -88,7 +88,7 @@ def _plain(run: Run, name: str) -> str:
 def _with_interval(run: Run, name: str, form: str) -> str:
     if name not in run.metrics:
         return ABSENT
-    ends = [run.metrics[f"{name}{end}"] for end in ("_low", "_high") if f"{name}{end}" in run.metrics]
+    ends = [run.metrics[f"{name}{end}"] for end in ENDS[1:] if f"{name}{end}" in run.metrics]
     interval = f" [{', '.join(format(end, form) for end in ends)}]" if ends else ""
     return f"{run.metrics[name]:{form}}{interval}".replace("-", "−")
 

@@ -27,12 +27,12 @@ from runner.core.errors import ConfigError, JobFailed, unknown
 from runner.engines import open_engine
 from runner.engines.base import Capability, Completion, Request, Sampling, complete, require
 from runner.engines.kinds import kind_of
-from runner.library.load import configure
+from runner.library.load import PLAIN, configure
 from runner.models.load import load_tokenizer
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("quantization", "lora", "rope", "generation")
+GROUPS = tuple(group for group in PLAIN if group != "model")
 GIVEN_ALWAYS = ("batch_size", "max_batch_size")  # by lm-eval, with 1 as the default; the engine decides by memory
 ANSWER_TOKENS = 256  # where a task does not say how many, as in lm-eval
 DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")  # of what a task may say of generating
