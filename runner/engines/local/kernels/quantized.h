@@ -4,7 +4,6 @@
    The arithmetic is the library's own, step by step, so that the results are its results. */
 
 #define SEGMENT 1024 /* inputs of a panel that are unpacked at a time as bytes; as pairs half as many */
-#define LOOKED_UP 5  /* rows of a strip while 4-bit weights are looked up, which takes registers, too */
 #define FEW 4        /* rows that bytes are multiplied by without being unpacked */
 #define SUMS (MOST_ROWS * AT_ONCE * PANEL)
 #define OWN_ROOM (AT_ONCE * PANEL * SEGMENT + 2 * SUMS * 4) /* as in pass_memory.py */
@@ -117,6 +116,105 @@ static void sums_of_few(const product *p, const unit *u, int rows, const uint8_t
   }
 }
 
+/* 4 bits. 32 bytes hold a pair of inputs of 32 outputs: those of the first 16 in their lower halves. `table` is there
+   twice, so that the upper half of a byte does not matter where the lower one is looked up. */
+INLINE void look_up(const char *bytes, __m512i table, __m512i *first, __m512i *second) {
+  const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)bytes));
+  *first = _mm512_permutexvar_epi16(both, table);
+  *second = _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
+}
+
+/* Where a product with 4-bit weights is */
+typedef struct {
+  const bf16 *x;
+  const char *panels[2];
+  const bf16 *scales[2];
+  int64_t inputs, outputs, steps, blocks, lines; /* of a block: steps, and lines that are asked for meanwhile */
+  tide next;
+} reading;
+
+/* y [R, stride] = sums of R rows and a panel or two of 4-bit weights. The sums of a block are multiplied by its scale and
+   added to those before, which stay in the registers, too: so there are half as many rows or panels as elsewhere. */
+INLINE void looked_up(const int R, const int P, reading at, const void *const *tables, float *y, int64_t stride) {
+  __m512i table[2];
+  __m512 total[ROWS][2 * VECS];
+#pragma GCC unroll 2
+  for (int i = 0; i < P; i++) table[i] = _mm512_loadu_si512(tables[i]);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < P * VECS; v++) total[r][v] = _mm512_setzero_ps();
+  do {
+    __asm__ volatile("" : : "r"(&at) : "memory"); /* what a block does not need stays out of its registers */
+    const bf16 *x = at.x;
+    const char *panel = at.panels[0], *second = at.panels[1];
+    const int64_t inputs = at.inputs, steps = at.steps;
+    vec sum[ROWS][2 * VECS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < P * VECS; v++) sum[r][v] = (vec){0};
+#pragma GCC unroll 2
+    for (int64_t s = 0; s < steps; s++) {
+      __m512i w[2 * VECS];
+      look_up(panel + s * PANEL, table[0], w, w + 1);
+      if (P == 2) look_up(second + s * PANEL, table[1], w + 2, w + 3);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const words number = spread_bf16(x + r * inputs + 2 * s);
+#pragma GCC unroll 4
+        for (int v = 0; v < P * VECS; v++) sum[r][v] = dot_bf16(sum[r][v], number, (words)w[v]);
+      }
+    }
+    __asm__ volatile("" : : "r"(&at) : "memory");
+#pragma GCC unroll 4
+    for (int v = 0; v < P * VECS; v++) {
+      const __m512 scale = up_16(at.scales[v / VECS] + v % VECS * WIDE);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) total[r][v] = _mm512_fmadd_ps((__m512)sum[r][v], scale, total[r][v]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < P; i++) at.panels[i] += at.steps * PANEL, at.scales[i] += at.outputs;
+    for (int64_t i = 0; i < at.lines && at.next.each; i++, at.next.each--, at.next.at += LINE, at.next.also += LINE) {
+      __builtin_prefetch(at.next.at, 0, 2);
+      if (P == 2) __builtin_prefetch(at.next.also, 0, 2);
+    }
+    at.x += 2 * at.steps;
+  } while (--at.blocks);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < P * VECS; v++) _mm512_storeu_ps(y + r * stride + v * WIDE, total[r][v]);
+}
+
+/* y [rows, panels * PANEL] of a unit of 4-bit weights */
+static void four_bit_sums(const product *p, const unit *u, const bf16 *x, int64_t rows, float *y, tide next) {
+  const int64_t strips = parts_of(rows, ROWS), stride = u->second ? 2 * PANEL : PANEL, blocks = p->inputs / u->of[0]->block;
+  const void *tables[2] = {u->of[0]->more, u->of[1]->more};
+  reading at = {x, {u->panel, u->second}, {0}, p->inputs, u->of[0]->outputs, u->of[0]->block / 2, blocks};
+  for (int i = 0; i < 2; i++) at.scales[i] = (const bf16 *)u->of[i]->scale + u->output[i];
+  const int64_t per_strip = parts_of(next.each, strips);
+  at.lines = parts_of(per_strip, blocks), at.next = next;
+  for (int64_t s = 0, r = 0; s < strips; s++) {
+    const int64_t count = parts_of(rows - r, strips - s), left = next.each - s * per_strip; /* about equally many in each */
+    at.next.each = left < 0 ? 0 : left < per_strip ? left : per_strip;
+    reading second = at;
+    second.panels[0] = at.panels[1], second.scales[0] = at.scales[1], second.next.at = at.next.also;
+#define CASE(N)                                                                                          \
+  case N:                                                                                                \
+    if (2 * N <= ROWS && u->second) looked_up(N, 2 * N <= ROWS ? 2 : 1, at, tables, y, stride);          \
+    else {                                                                                               \
+      looked_up(N, 1, at, tables, y, stride);                                                            \
+      if (u->second) looked_up(N, 1, second, tables + 1, y + PANEL, stride);                             \
+    }                                                                                                    \
+    break;
+    switch (count) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+#undef CASE
+    r += count, y += count * stride, at.x += count * p->inputs;
+    at.next.at += per_strip * LINE, at.next.also += per_strip * LINE;
+  }
+}
+
 /* A stretch of int8 weights of `count` outputs, `stride` inputs apart, as fours */
 INLINE void unpack_fours(const char *from, int64_t stride, int64_t count, int64_t inputs, char *to) {
   for (int64_t o = 0; o < PANEL; o += LANES)
@@ -155,30 +253,27 @@ static void unpack(const unit *u, int which, int64_t from, int64_t inputs, int64
 static void quantized_sums(const product *p, const unit *u, int64_t row, int64_t rows, char *panels, float *y, tide next) {
   const matrix *m = u->of[0];
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL;
-  const int by_bytes = m->kind == ROW_INT8, four_bit = m->kind == FOUR_BIT;
+  const int by_bytes = m->kind == ROW_INT8;
   const bf16 *x = (const bf16 *)p->x + row * inputs;
   const uint8_t *bytes = p->room->bytes + row * padded(inputs);
   if (rows <= FEW && by_bytes) {
     sums_of_few(p, u, (int)rows, bytes, y, next);
     return;
   }
-  const int64_t most = four_bit ? inputs : SEGMENT / (by_bytes ? 1 : 2), strips = parts_of(rows, four_bit ? LOOKED_UP : ROWS);
+  if (m->kind == FOUR_BIT) {
+    four_bit_sums(p, u, x, rows, y, next);
+    return;
+  }
+  const int64_t most = SEGMENT / (by_bytes ? 1 : 2), strips = parts_of(rows, ROWS);
   const int64_t per_call = parts_of(next.each, strips * parts_of(inputs, most)) * LINE;
   const char *end = next.at + next.each * LINE;
   char *second = panels + PANEL * SEGMENT;
-  if (four_bit) memset(y, 0, rows * width * sizeof(float));
   for (int64_t k = 0; k < inputs; k += most) {
     const int64_t some = inputs - k < most ? inputs - k : most, steps = parts_of(some, by_bytes ? 4 : 2);
-    strip one = {.stride = by_bytes ? padded(inputs) : inputs, .steps = steps, .lines = parts_of(per_call / LINE, steps / 4 + 1)};
-    if (four_bit) {
-      one.panel = u->panel, one.second = u->second, one.steps = m->block / 2;
-      one.blocks = inputs / m->block, one.from_scale_to_scale = m->outputs;
-      for (int i = 0; i < 2; i++)
-        one.table[i] = u->of[i]->more, one.scales[i] = (const bf16 *)u->of[i]->scale + u->output[i];
-    } else {
-      one.panel = panels, one.second = u->second ? second : 0, one.goes_on = k > 0;
-      for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
-    }
+    strip one = {.stride = by_bytes ? padded(inputs) : inputs, .steps = steps,
+                 .lines = parts_of(per_call / LINE, steps / 4 + 1)};
+    one.panel = panels, one.second = u->second ? second : 0, one.goes_on = k > 0;
+    for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
     for (int64_t s = 0, r = 0; s < strips; s++, next.at += per_call, next.also += per_call) {
       const int64_t count = parts_of(rows - r, strips - s); /* about equally many in each */
       one.y = y + r * width;
