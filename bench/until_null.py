@@ -27,7 +27,11 @@ from runner.core.stats import mcnemar_exact
 QUESTIONS = 1319  # of GSM8K's test split
 NULLS = [(0.1, 0.8), (0.3, 0.5), (0.5, 0.0), (0.5, 0.8), (0.7, 0.8), (0.9, 0.8), (0.9, 0.95)]  # accuracy, rho
 POINTS = (2, 5, 10, 20)
-APART = [(0.9, 0.95), (0.6, 0.8), (0.5, 0.5)]  # of the better job: as quantization changes a model, as another prompt does
+APART = [
+    (0.9, 0.95),
+    (0.6, 0.8),
+    (0.5, 0.5),
+]  # of the better job: as quantization changes a model, as another prompt does
 COVERED = [(0.6, 0.8, 0.0), (0.9, 0.95, 0.05), (0.5, 0.5, 0.1)]  # accuracy, rho, difference
 
 Decides = Callable[[int, int], bool]

@@ -21,8 +21,8 @@ from enum import StrEnum
 from functools import lru_cache
 
 ALPHA = 0.05  # of both sides together: 95 % of the intervals hold the true difference at every look
-SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # of what a gambler has, played side by side from equal parts
-HALVINGS = 30  # of an interval in which an end is looked for: 2 / 2^30 is beyond what is shown
+SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # of what a gambler has, played side by side from equal parts
+HALVINGS = 18  # of an interval in which an end is looked for: a thousandth of a point is beyond what is shown
 
 
 class Decision(StrEnum):
@@ -37,7 +37,9 @@ def log_capital(wins: int, losses: int, ties: int, difference: float = 0.0) -> f
     """Return the logarithm of what has become of 1 in bets against a true difference of so much or less, above -1."""
     ratio = 1 / (1 + difference)  # what a tie multiplies the played part by; a win twice that, a loss nothing
     logs = [
-        wins * math.log1p(share * (2 * ratio - 1)) + losses * math.log1p(-share) + ties * math.log1p(share * (ratio - 1))
+        wins * math.log1p(share * (2 * ratio - 1))
+        + losses * math.log1p(-share)
+        + ties * math.log1p(share * (ratio - 1))
         for share in SHARES
     ]
     most = max(logs)
@@ -46,7 +48,7 @@ def log_capital(wins: int, losses: int, ties: int, difference: float = 0.0) -> f
 
 @lru_cache(maxsize=1 << 16)  # a simulation asks for the same counts again and again
 def p_of(wins: int, losses: int) -> float:
-    """Return the p of these discordant pairs against no difference: both gamblers' bets, doubled for the two of them."""
+    """Return the p of these discordant pairs against no difference: by the better gambler, doubled as there are two."""
     most = max(log_capital(wins, losses, 0), log_capital(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
 

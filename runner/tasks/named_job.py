@@ -65,7 +65,9 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
     for group in keys.keys() - chosen.keys():
         raise ConfigError(f"{key}={words}: {group}.{next(iter(keys[group]))} needs {group}=CHOICE before it")
     try:
-        return replace(config, **{group: choose(group, choice, keys.get(group, {})) for group, choice in chosen.items()})
+        return replace(
+            config, **{group: choose(group, choice, keys.get(group, {})) for group, choice in chosen.items()}
+        )
     except ConfigError as error:
         raise ConfigError(f"{key}={words}: {error}") from error
 
