@@ -62,7 +62,7 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
 def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(store: Store, rows: Any, show: Any) -> None:
     base = store.job("early", "base", NONE, marks(90, 100))
     stops = {"questions_asked": 40.0, "questions_left": 60.0}
-    nf4 = store.job("early", "nf4", NF4, marks(30, 40), metrics=stops)
+    nf4 = store.job("early", "nf4", NF4, [index % 4 > 0 for index in range(40)], metrics=stops)
     later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]  # they came before the decision
     with (nf4 / "samples.jsonl").open("a") as file:
         file.writelines(later)
@@ -79,12 +79,9 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(store: S
     _, out, _ = show("early", "--flips", "base", "nf4")
     assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
     store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
-    open_one = rows("early", "--baseline", BASELINE)["few"]
-    assert (open_one["comparison"]["finding"], open_one["comparison"]["detectable_difference"]) == (
-        "no difference shown",
-        None,
-    )
-    assert "undecided after 7 questions" in open_one["sentence"]
+    it = rows("early", "--baseline", BASELINE)["few"]["comparison"]
+    assert (it["finding"], it["detectable_difference"]) == ("no difference shown", None)
+    assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:
