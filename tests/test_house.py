@@ -160,8 +160,10 @@ HEAVY = (
         "import runner.run, runner.tasks.gsm8k, runner.tasks.agents, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
+        "sys.argv = ['runner', 'quantization=nf4', 'task.until=quantization=none', 'plan=quick'];"
+        "from runner.__main__ import entry; entry()",
     ],
-    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan"],
+    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan", "plan-until"],
 )
 def test_cheap_things_import_nothing_heavy(code: str, tmp_path: Path) -> None:
     program = f"""
