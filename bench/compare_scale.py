@@ -32,9 +32,9 @@ from runner.core.progress import Progress
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner.scorers.totals import score
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify
-from runner.tasks.completing import score
 
 KINDS: list[Callable[[], QuantizationConfig]] = [
     QuantizationConfig,

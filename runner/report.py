@@ -24,6 +24,8 @@ WORDS = (
         "prompt",
         "sampling",
         "reference",
+        "until",
+        "until_verdict",
         "source",
         "server",
         "reported_model",

@@ -48,6 +48,16 @@ class Run:
         return self.params.get(key, None if number is None else f"{number:.17g}")
 
     @property
+    def asked(self) -> int | None:
+        """Up to which question its numbers go, where the job stopped early; None: it put all of them."""
+        return int(self.metrics["questions_asked"]) if self.metrics.get("questions_left") else None
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it, or any of what is put together, stopped when a difference was decided."""
+        return any(part.asked is not None for part in self.parts or [self])
+
+    @property
     def score(self) -> tuple[int, int] | None:
         """How many of how many questions it solved; None where it has no verdicts."""
         return score(self.metrics)
@@ -86,6 +96,7 @@ class Method(StrEnum):
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
     fisher = "fisher"  # exact, for what cannot be paired
+    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
 
 
 @dataclass

@@ -13,6 +13,7 @@ from statistics import median
 from runner.compare.data import (
     ABSENT,
     JOB_ID,
+    Answer,
     Comparison,
     Finding,
     Flip,
@@ -31,6 +32,7 @@ from runner.compare.runs import Evidence, question_of
 from runner.core import stats
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
+from runner.core.sequential import Pairs
 from runner.store.jobs import read_samples
 
 ALPHA = 0.05
@@ -95,17 +97,22 @@ def compare_pair(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] =
     if scoring(run) != scoring(base):
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
     ours, theirs = evidence.of(run), evidence.of_baseline(base)
-    n, remark = len(ours), None
-    if ours.keys() != theirs.keys():
+    shared = sorted(ours.keys() & theirs.keys())  # in the order of the questions
+    stopped = [it.job_id for it in (run, base) if it.stopped_early]
+    n, remark = len(shared), None
+    if ours.keys() != theirs.keys() and not (stopped and n == min(len(ours), len(theirs))):
         same_text = {key[:2] for key in ours} == {key[:2] for key in theirs}
-        what = "the gold answers differ" if same_text else f"{len(ours.keys() & theirs.keys())} are the same"
-        raise NotPaired(f"other questions: {n} here, {len(theirs)} in the baseline, {what}")
-    pairs = [(answer, theirs[question]) for question, answer in ours.items()]
+        what = "the gold answers differ" if same_text else f"{n} are the same"
+        raise NotPaired(f"other questions: {len(ours)} here, {len(theirs)} in the baseline, {what}")
+    pairs = [(ours[question], theirs[question]) for question in shared]
     other = sum(our.prompt != their.prompt and None not in (our.prompt, their.prompt) for our, their in pairs)
     if other:
         if not any(key.startswith(MAKES_PROMPTS) for key in asked):
             raise NotPaired(f"other prompts: {other} of {n} questions were put in other words than in the baseline")
         remark = f"other prompts for {other} of {n} questions"
+    if stopped:
+        words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
+        return by_bets(base.job_id, pairs, "; ".join(filter(None, (words, remark))))
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
     return paired(base.job_id, wins, losses, n, sum(their.solved for _, their in pairs), remark)
@@ -126,6 +133,27 @@ def paired(
         ties=n - wins - losses,
         baseline_correct=base_correct,
         baseline_n=n,
+        remark=remark,
+    )
+
+
+def by_bets(base_job_id: str, pairs: Sequence[tuple[Answer, Answer]], remark: str) -> Comparison:
+    """Return the comparison of pairs of which one side stopped when it liked: a test for one look would not hold."""
+    seen = Pairs()
+    for our, their in pairs:
+        seen.add(our.solved, their.solved)
+    return Comparison(
+        base_job_id,
+        seen.difference,
+        seen.low,
+        seen.high,
+        seen.p,
+        Method.sequential,
+        seen.wins,
+        seen.losses,
+        seen.ties,
+        baseline_correct=sum(their.solved for _, their in pairs),
+        baseline_n=len(pairs),
         remark=remark,
     )
 
@@ -158,10 +186,10 @@ def judge(rows: list[Row]) -> None:
         correct, n = row.run.score or (0, 0)
         # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
         alpha = ALPHA / len(compared)
-        if it.wins is not None and it.losses is not None:
+        if it.method is Method.mcnemar and it.wins is not None and it.losses is not None:
             rate = (it.wins + it.losses) / n if n else 0.0
             it.detectable_difference = stats.detectable_difference(n, rate, alpha=alpha)
-        else:
+        elif it.method is Method.fisher:
             pooled = (correct + it.baseline_correct) / (n + it.baseline_n)
             it.detectable_difference = stats.unpaired_detectable_difference(n, it.baseline_n, pooled, alpha=alpha)
 
@@ -221,6 +249,7 @@ def repeats_needed(comparisons: int) -> int:
 def find_flips(run: Run, base: Run, evidence: Evidence, most: int | None = None) -> Flips:
     """Return the questions that only one of the two solved: at most `most` lost ones and as many won ones."""
     ours, theirs = evidence.of(run), evidence.of_baseline(base)
+    ours = {question: answer for question, answer in ours.items() if question in theirs}  # the other may have fewer
     lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
     won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
     shown = lost[:most] + won[:most]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -201,7 +202,8 @@ class Evidence:
         """Return which questions were solved, from the first whole file that agrees with the logged counts."""
         if run.parts:
             return {question: answer for part in run.parts for question, answer in self.of(part).items()}
-        return self.whole(run, read_answers, lambda found: _counts(found) == run.score, "n and correct")
+        read = partial(read_answers, asked=run.asked)
+        return self.whole(run, read, lambda found: _counts(found) == run.score, "n and correct")
 
     def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
         """Return what the first whole file of samples holds that agrees with what was logged, or raise NotPaired."""
@@ -261,11 +263,14 @@ def question_of(sample: Sample) -> Question:
     return sample.index, sample.question or "", sample.gold or ""
 
 
-def read_answers(path: Path) -> Answers:
-    """Return whether each scored question was solved; EvidenceError with file and line where one was changed."""
+def read_answers(path: Path, asked: int | None = None) -> Answers:
+    """Return whether each scored question was solved; EvidenceError with file and line where one was changed.
+
+    Of a job that stopped early, those that it put before count: later ones that came sooner are on disk as well.
+    """
     try:
         samples = read_samples(path).values()
     except OSError as error:
         raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
-    scored = [sample for sample in samples if sample.verdict is not None]
+    scored = [it for it in samples if it.verdict is not None and (asked is None or it.index < asked)]
     return {question_of(one): Answer(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runner.compare.data import ABSENT, Comparison, Finding, Flips, Method, Row, Table, label
 from runner.compare.front import ACCURACY_MARGIN, LEVEL
 from runner.compare.pairing import ALPHA, repeats_needed
-from runner.core.metrics import FRONT, HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY
+from runner.core.metrics import FRONT, HEADLINES, METRICS, OF_SCORED, SHOWN_IF_ANY, points
 
 MOST_DOMINATED = 8  # rows that a sentence names
 
@@ -20,12 +20,6 @@ def natural(value: str | None) -> tuple[int, float, str]:
         return (0, 0.0, "") if value is None else (1, float(value), "")
     except ValueError:
         return 2, 0.0, str(value)
-
-
-def points(difference: float) -> str:
-    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def p_value(p: float) -> str:
@@ -87,15 +81,19 @@ def sentence(row: Row, keys: list[str]) -> str:
     it = row.comparison
     if it is None:
         return _few_repeats(row, keys) if row.ratios else ""
-    n = f"{row.run.score[1] if row.run.score else 0:,}"
+    by_bets = it.method is Method.sequential
+    kind = "always-valid " if by_bets else ""
+    n = f"{it.baseline_n if by_bets else row.run.score[1] if row.run.score else 0:,}"
     low, high = points(it.difference_low), points(it.difference_high)
     ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
-    sizes = n if it.method is Method.mcnemar else f"{n} and {it.baseline_n:,}, Fisher's exact test"
+    sizes = f"{n} and {it.baseline_n:,}, Fisher's exact test" if it.method is Method.fisher else n
     text = (
         f"{versus(row, keys)} (n={sizes}): {it.finding} "
-        f"(Δ {points(it.difference)} points, 95 % interval {low}..{high}, {ps})"
+        f"(Δ {points(it.difference)} points, {kind}95 % interval {low}..{high}, {ps})"
     )
-    if it.finding is Finding.open and it.detectable_difference is None:
+    if it.finding is Finding.open and by_bets:
+        text += f"; undecided after {n} questions"
+    elif it.finding is Finding.open and it.detectable_difference is None:
         text += f"; {n} questions are too few to show any difference"
     elif it.finding is Finding.open:
         least = at_least(it.detectable_difference)
@@ -125,6 +123,8 @@ def summary(table: Table) -> str:
         parts.append(f"Δ in percentage points, {paired};")
         if any(it.method is Method.fisher for it in compared):
             parts.append("rows without wins are unpaired (Newcombe's interval, Fisher's exact test);")
+        if any(it.method is Method.sequential for it in compared):
+            parts.append("where a run stopped early, p and interval come from bets and hold all the same;")
         parts.append(
             f"Holm: p adjusted for the {len(compared)} comparison{'s' * (len(compared) != 1)} of this table. "
             "Intervals hold 95 % each."
@@ -236,7 +236,7 @@ def columns(table: Table) -> list[Column]:
             compared("p", lambda it: p_value(it.p), 8),
             compared("Holm", lambda it: p_value(it.p_holm)),
             compared("wins/losses\n/ties", _counts),
-            compared("could see\npoints", lambda it: f"≥{at_least(it.detectable_difference)}", 6),
+            compared("could see\npoints", _could_see, 6),
         ]
     for name, leaves in OF_SCORED.items():
         values = [row.run.metrics.get(name) for row in rows]
@@ -301,6 +301,10 @@ def points_of(row: Row) -> str:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
     it = row.comparison
     return f"{points(it.difference)} [{points(it.difference_low)}, {points(it.difference_high)}]"
+
+
+def _could_see(it: Comparison) -> str:
+    return ABSENT if it.method is Method.sequential else f"≥{at_least(it.detectable_difference)}"
 
 
 def _counts(it: Comparison) -> str:

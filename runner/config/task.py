@@ -179,6 +179,7 @@ class Gsm8kConfig(QuestionsConfig):
     samples: int = 1
     check_invariance: int = 0
     check_contamination: int = 0
+    until: str | None = inert(None, "names another job; the id of that job counts instead")
     show_prompt: int = inert(0, "how many prompts are shown")
 
     def __post_init__(self) -> None:
@@ -188,6 +189,10 @@ class Gsm8kConfig(QuestionsConfig):
         check_least(0, "task.check_invariance", self.check_invariance)
         check_least(0, "task.check_contamination", self.check_contamination)
         check_least(0, "task.show_prompt", self.show_prompt)
+        check_not_blank("task.until", self.until, "give overrides such as quantization=none, a job's id, or null")
+        for key in ("check_invariance", "check_contamination"):
+            need = "it checks a score, and task.until ends before all questions are scored: leave one of the two out"
+            check(self.until is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
         if self.prompt is not PromptStyle.chat and self.system:
             raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
         if self.prompt is PromptStyle.lm_eval_5shot:

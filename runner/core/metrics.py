@@ -78,6 +78,12 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
+def points(difference: float) -> str:
+    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
 def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
     """Describe a metric; what is not said follows from the unit."""
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
@@ -126,6 +132,10 @@ _EVERY = (
     *_counts(Better.higher, "originals_correct", "twins_correct"),
     *_counts(Better.neither, "only_original_correct", "only_twin_correct"),
     _metric("twins_p", form=".2g", pooling=Pooling.dropped),
+    # compared with another job while it asks
+    *_counts(Better.neither, "questions_asked", "questions_left", "until_wins", "until_losses"),
+    *_with_ends("until_difference_points", "difference to the baseline", "+.1f", Better.higher, unit="points"),
+    _metric("until_p", "always-valid p", ".2g", pooling=Pooling.dropped),
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
@@ -314,6 +324,12 @@ LINES = (
         "{answers_changed} answers",
     ),
     Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
+    Line(
+        "difference",
+        "{until_difference_points} points   always-valid 95 % interval {until_difference_points_low} – "
+        "{until_difference_points_high}   {until_wins} won · {until_losses} lost of {questions_asked}",
+        brief=True,
+    ),
     Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token   n = {n}", brief=True),
     Line(
         "log-likelihood",

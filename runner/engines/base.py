@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
@@ -258,16 +259,24 @@ def complete(
     batch_size: int | None = None,
     on_step: Callable[[], None] | None = None,
     on_delta: Callable[[Delta], bool | None] | None = None,
+    ahead: Callable[[int], int] | None = None,
 ) -> Iterator[Completion]:
     """Yield each completion as it ends, in a session of its own; closing the iterator cancels what is on its way.
 
     on_step is called after each step, when the engine's stats say how far it is. on_delta hears the text of all
-    requests as it comes; the answer False ends that request.
+    requests as it comes; the answer False ends that request. `ahead` says how many requests may be under way when so
+    many have ended, for who may not need all of them; None: all go in at once.
     """
+    coming, let_in = deque(requests), 0
     with engine.open(batch_size) as session:
-        for request in requests:
-            session.submit(request if on_delta is None else replace(request, deltas=True))
-        while not session.idle:
+        while True:
+            room = len(coming) if ahead is None else ahead(let_in - session.under_way) - session.under_way
+            for _ in range(min(room, len(coming))):
+                request = coming.popleft()
+                session.submit(request if on_delta is None else replace(request, deltas=True))
+                let_in += 1
+            if session.idle:
+                return
             ended = []
             for event in session.step():
                 if isinstance(event, Completion):

@@ -44,6 +44,11 @@ class Session(ABC):
         """Whether nothing is under way."""
         return not self._left
 
+    @property
+    def under_way(self) -> int:
+        """How many requests are under way."""
+        return len(self._left)
+
     def submit(self, request: Request) -> None:
         """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
         missing = request.needs - self._capabilities

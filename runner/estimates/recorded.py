@@ -50,6 +50,7 @@ class Records:
             (record.result.metrics["correct"], record.result.metrics["n"], record.job_id)
             for record in self.like(config)
             if {"correct", "n"} <= record.result.metrics.keys()
+            if not record.result.metrics.get("questions_left")  # an early stop biases what was counted
         ]
         return max(scored, key=lambda it: it[1], default=None)
 

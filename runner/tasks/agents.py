@@ -26,11 +26,12 @@ from runner.core.result import GRAPH_PICTURE, Result, Sample, Verdict
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.engines.base import Capability, require
 from runner.engines.session import Session
+from runner.scorers.totals import score
 from runner.store.calls import CALLS, CallFile
 from runner.store.jobs import write_atomically
 from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import problems, score
+from runner.tasks.completing import problems
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -25,10 +25,11 @@ from runner.datasets.prompts import read_conversation
 from runner.engines.base import Capability, Completion, Engine, Message, NoChatTemplate, Request, Sampling, require
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
+from runner.scorers.totals import count_completions
 from runner.store.jobs import write_atomically
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import count_completions, sample_of
+from runner.tasks.completing import sample_of
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -8,15 +8,16 @@ prompt that is longer than the model reads, the next start says what stands and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from runner.core import machine
 from runner.core.errors import JobFailed
-from runner.core.result import Choice, FinishReason, Sample, Verdict
-from runner.core.stats import wilson_interval
+from runner.core.result import Choice, Sample
 from runner.engines.base import Completion, Engine, EngineReport, Request, RequestId, complete, request_sha256, require
+from runner.scorers.totals import answered_by, who_did_what
 from runner.store import kin
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
@@ -47,6 +48,19 @@ class Completed:
         return self.measured.report.parts if self.measured else []
 
 
+class Watch(Protocol):
+    """Looks at samples in the order of the questions, whichever came first, and says when they are enough."""
+
+    def begin(self, settled: Mapping[int, Sample]) -> int | None:
+        """Begin with what is not asked any more; return how many questions are enough, None to go on."""
+
+    def hear(self, sample: Sample) -> int | None:
+        """Look on with one more sample."""
+
+    def ahead(self, ended: int) -> int:
+        """Return how many questions may be under way when so many have ended."""
+
+
 def complete_missing(
     what: str,
     requests: list[Request],
@@ -56,26 +70,31 @@ def complete_missing(
     why_not: Callable[[Sample], str | None] = lambda _: None,
     adopted: Callable[[Sample], Sample | None] = lambda _: None,
     look: Callable[[Engine, EngineReport], None] = lambda *_: None,
+    watch: Watch | None = None,
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
     `to_sample` is given all completions of a request. `news` is asked about each new sample for what the progress bar
     shows besides the speed, `why_not` about each that an earlier start has left: the reason why it is none of this
     job's, `adopted` about each that another job has: as this job would have it, or None. `look` may add to what is
-    said of the engine, once it is loaded. A job without any answer has failed.
+    said of the engine, once it is loaded. When a `watch` has enough, those under way are dropped, and only the samples
+    up to there are returned. A job without any answer has failed.
     """
     recorder = context.recorder
     kin.mark(recorder.job)
     refuse_foreign(recorder, requests, why_not)
     todo = to_ask(requests, context)
     asked = {int(request.id) for request in todo}
-    own = [sample for index, sample in recorder.samples.items() if index not in asked]
+    settled = {index: sample for index, sample in recorder.samples.items() if index not in asked}
     done = Completed([])
-    done.measured = earlier = Measured.read(recorder.folder) if own else None
+    done.measured = earlier = Measured.read(recorder.folder) if settled else None
     taken: dict[int, Sample] = {}
     if todo and context.config.rerun not in (True, "all"):
         taken, done.notes = kin.offered(recorder.job, asked, adopted)
         todo = [request for request in todo if request.id not in taken]
+    enough = watch.begin(settled | taken) if watch is not None else None
+    if enough is not None:
+        todo, taken = [], {index: sample for index, sample in taken.items() if index < enough}
     again = sum(request.id in recorder.failed for request in todo)
     if todo:
         company = machine.Company()
@@ -89,7 +108,10 @@ def complete_missing(
             offered = [request for request in requests if request.id in taken]
             others = [request for request in offered if not answers(taken[int(request.id)], request, engine)]
             todo += others
-            take(recorder, {index: taken[index] for index in taken.keys() - {request.id for request in others}})
+            taken = {index: taken[index] for index in taken.keys() - {request.id for request in others}}
+            take(recorder, taken)
+            if watch is not None:
+                watch.begin(settled | taken)  # anew: some that were offered had answered another prompt
             bar.describe(what)
             ended = len(requests) - len(todo)
             last_news: dict[str, str] = {}
@@ -98,17 +120,23 @@ def complete_missing(
                 bar.show(ended + engine.stats.under_way, **last_news, **measuring.live())
 
             show()
-            for choices in completed(engine, todo, on_step=show):
-                sample = to_sample(*choices)
-                recorder.sample(sample)
-                measuring.keep_now_and_then()
-                ended += 1
-                last_news = news(sample)
-                show()
+            ahead = watch.ahead if watch is not None else None
+            with closing(completed(engine, todo, on_step=show, ahead=ahead)) as stream:
+                for choices in stream:
+                    sample = to_sample(*choices)
+                    recorder.sample(sample)
+                    measuring.keep_now_and_then()
+                    ended += 1
+                    enough = watch.hear(sample) if watch is not None else None
+                    last_news = news(sample)
+                    show()
+                    if enough is not None:
+                        break
         done.measured = measuring.keep()
     else:
         take(recorder, taken)
-    done.samples = [recorder.samples[int(request.id)] for request in requests]
+    done.samples = [recorder.samples[int(request.id)] for request in requests[:enough]]
+    own = [settled[sample.index] for sample in done.samples if sample.index in settled]
     done.notes += where_from(done.samples, own, again)
     if done.measured is not None:
         done.notes += done.measured.report.notes + done.measured.stats.notes
@@ -158,12 +186,16 @@ def complete_beside(
 
 
 def completed(
-    engine: Engine, requests: list[Request], batch_size: int | None = None, on_step: Callable[[], None] | None = None
-) -> Iterator[list[Completion]]:
+    engine: Engine,
+    requests: list[Request],
+    batch_size: int | None = None,
+    on_step: Callable[[], None] | None = None,
+    ahead: Callable[[int], int] | None = None,
+) -> Generator[list[Completion], None, None]:
     """Yield the completions of each request as soon as all of them are there, in their order."""
     asked = {request.id: request.n for request in requests}
     there: dict[RequestId, list[Completion]] = {}
-    for completion in complete(engine, requests, batch_size, on_step):
+    for completion in complete(engine, requests, batch_size, on_step, ahead=ahead):
         choices = there.setdefault(completion.id, [])
         choices.append(completion)
         if len(choices) == asked[completion.id]:
@@ -252,50 +284,6 @@ def answers(sample: Sample, request: Request, engine: Engine) -> bool:
     return sample.prompt_sha256 == request_sha256(engine.encode(request)[0], request)
 
 
-def score(samples: list[Sample]) -> dict[str, float]:
-    """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval, errors among the n."""
-    counts, n = Counter(sample.verdict for sample in samples), len(samples)
-    low, high = wilson_interval(counts[Verdict.correct], n)
-    return {
-        "accuracy": counts[Verdict.correct] / n,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "n": n,
-        **{verdict.value: counts[verdict] for verdict in Verdict},
-        "errors": sum(sample.failed for sample in samples),
-        **token_counts(samples),
-    }
-
-
-def token_counts(samples: list[Sample]) -> dict[str, float]:
-    """Add up the tokens."""
-    return {
-        "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
-        "new_tokens": sum(said.tokens for sample in samples for said in sample.said),
-    }
-
-
-def who_did_what(samples: list[Sample]) -> dict[str, float]:
-    """Add up cost, and answers, calls and tokens by who gave them, where there is anything of the kind to tell."""
-    costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.taken_from is None]
-    counts: Counter[str] = Counter()
-    for sample in samples:
-        for call in sample.calls or []:
-            counts.setdefault(f"{call.who}_answers", 0)
-            counts[f"{call.who}_calls"] += 1
-            counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens
-            counts[f"{call.who}_new_tokens"] += call.tokens
-        if sample.calls and not sample.failed:
-            counts[f"{sample.by}_answers"] += 1
-    return ({"cost_usd": sum(costs)} if costs else {}) | counts
-
-
-def answered_by(samples: list[Sample]) -> str:
-    """Say who gave how many of the answers; empty where it can be one only."""
-    given = Counter(sample.by for sample in samples if sample.by is not None and not sample.failed)
-    return ", ".join(f"{who} {number}" for who, number in given.most_common())
-
-
 def sample_of(*choices: Completion) -> Sample:
     """Return what became of a request as a sample that nobody has judged."""
     first = next((one for one in choices if one.error is not None), choices[0])
@@ -318,16 +306,3 @@ def sample_of(*choices: Completion) -> Sample:
         by=first.by,
         cost_usd=sum(costs) if costs else None,
     )
-
-
-def count_completions(samples: list[Sample]) -> dict[str, float]:
-    """Count completions, tokens and how they ended; every branch is a completion."""
-    said = [one for sample in samples for one in sample.said]
-    ended = {reason: sum(one.finish_reason is reason for one in said) for reason in FinishReason}
-    return {
-        "n": len(said),
-        **token_counts(samples),
-        "stopped": ended[FinishReason.stop],
-        "cut_off": ended[FinishReason.length],
-        "errors": ended[FinishReason.error],
-    }

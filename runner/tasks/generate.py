@@ -30,9 +30,10 @@ from runner.datasets.prompts import (
     prompts_sha256,
 )
 from runner.engines.base import Engine, Request
+from runner.scorers.totals import count_completions
 from runner.store.jobs import Job, read_samples, write_atomically
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import complete_missing, count_completions, sample_of, to_ask
+from runner.tasks.completing import complete_missing, sample_of, to_ask
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

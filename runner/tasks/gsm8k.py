@@ -19,10 +19,12 @@ from runner.datasets.twins import twins_of
 from runner.engines.base import Completion, Engine, EngineReport, Request
 from runner.engines.kinds import kind_of
 from runner.scorers.numbers import judge
+from runner.scorers.totals import score
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
+from runner.tasks import gsm8k_until
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import complete_missing, sample_of, score
+from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.gsm8k_trust import (
     Found,
     by_number_of_answers,
@@ -32,6 +34,8 @@ from runner.tasks.gsm8k_trust import (
     trust_report,
     warnings,
 )
+from runner.tasks.gsm8k_until import HASH as UNTIL
+from runner.tasks.gsm8k_until import Until
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.engine})
@@ -41,18 +45,19 @@ log = logging.getLogger(__name__)
 
 
 # Jobs that differ in these have the same answers to the same questions, and take them over from one another.
-APART = frozenset({"data", "twins", "task.limit", "task.check_invariance", "task.check_contamination"})
+APART = frozenset({"data", "twins", UNTIL, "task.limit", "task.check_invariance", "task.check_contamination"})
 NO_QUESTION = Item("QUESTION", "", "")  # stands in the form that all prompts have
 
 
 @dataclass
 class Problems(Inputs):
-    """The questions of the job, the worked examples that go before each, and the twins of some."""
+    """The questions of the job, the worked examples that go before each, the twins of some, and the baseline."""
 
     task: Gsm8kConfig
     items: list[Item]
     shots: list[list[Item]]
     twins: dict[int, Item]  # by the number of the question
+    baseline: Job | None  # that the job is compared with while it asks
 
 
 def prepare(config: RunnerConfig) -> Problems:
@@ -68,21 +73,31 @@ def prepare(config: RunnerConfig) -> Problems:
         why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
         check(bool(twins), "task.check_contamination", task.check_contamination, why)
         hashes["twins"] = items_sha256(list(twins.values()))
+    baseline = gsm8k_until.find(config, VERSION, hashes)
+    if baseline is not None:
+        hashes[UNTIL] = baseline.job_id
     source = describe(task.data, task.split, hashes["data"])
-    return Problems(hashes, task, items, shots, twins, data=source, apart=APART, count=len(items))
+    after = baseline.job_id if baseline is not None else ""
+    return Problems(
+        hashes, task, items, shots, twins, baseline, data=source, apart=APART, count=len(items), after=after
+    )
 
 
 def run(inputs: Problems, context: Context) -> Result:
     """Generate what is not on disk yet, judge each completion, add up, and find out how far that can be trusted."""
     task, items = inputs.task, dict(enumerate(inputs.items))
     if task.show_prompt:
-        log.info("%s", preview(inputs, context.config, context.resolved))
+        log.info("%s", shown(inputs, context.config, context.resolved))
+    until = None
+    if inputs.baseline is not None:
+        until = Until.read(inputs.baseline, context.config, VERSION, inputs.items)
     requests = asking(inputs, items)
     tally = Counter(sample.verdict for sample in context.recorder.done.values())
 
-    def accuracy(sample: Sample) -> dict[str, str]:
+    def news(sample: Sample) -> dict[str, str]:
         tally[sample.verdict] += 1
-        return {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
+        accuracy = {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
+        return accuracy | (until.news if until is not None else {})
 
     def look(engine: Engine, report: EngineReport) -> None:
         (form,) = asking(inputs, {0: NO_QUESTION})
@@ -93,15 +108,19 @@ def run(inputs: Problems, context: Context) -> Result:
         requests,
         context,
         partial(to_sample, task, items),
-        accuracy,
+        news,
         partial(why_not, task, items),
         lambda sample: sample if why_not(task, items, sample) is None else None,
         look,
+        until,
     )
     metrics = score(done.samples) | trust_report(done.samples, done.facts)
+    facts = done.facts
+    if until is not None:
+        metrics, facts = metrics | until.metrics, facts | until.facts
     by_number, rows = by_number_of_answers(done.samples, task)
-    result = Result(metrics | by_number | done.metrics, rows, done.facts, done.notes, problems=done.problems)
-    result.notes += [*unlike_lm_eval(task, context.config.generation), *warnings(metrics, done.facts)]
+    result = Result(metrics | by_number | done.metrics, rows, facts, done.notes, problems=done.problems)
+    result.notes += [*unlike_lm_eval(task, context.config.generation), *warnings(metrics, facts)]
     for found in checks(inputs, requests, done.samples, context):
         result.metrics |= found.metrics
         result.notes += found.notes
@@ -112,10 +131,17 @@ def run(inputs: Problems, context: Context) -> Result:
 def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Show the prompts of a job that is done already, where that is asked for."""
     if inputs.task.show_prompt:
-        log.info("%s", preview(inputs, config, resolve(config)))
+        log.info("%s", shown(inputs, config, resolve(config)))
 
 
 def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
+    """Say with which job this one is compared while it asks, and show the first prompts, where that is asked for."""
+    words, count = inputs.task.until or "", len(inputs.items)
+    until = "" if inputs.baseline is None else gsm8k_until.preview(inputs.baseline, words, count)
+    return "\n".join(filter(None, (until, shown(inputs, config, resolved))))
+
+
+def shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
     """Return the first prompts as the model sees them, as many as are asked for; the tokenizer is all that it takes."""
     requests = asking(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
     seen = [kind_of(config.model).seen(config, resolved, request.prompt) for request in requests]

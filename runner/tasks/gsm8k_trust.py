@@ -100,6 +100,11 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
             f"{thinking} answers were cut off while the model was still thinking: give it a larger "
             "generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template reads it"
         )
+    if metrics.get("questions_left"):
+        found.append(
+            f"stopped early, when the difference to {facts['until']} was decided: such an accuracy and such a plain "
+            "difference lie too far from the baseline on average; quote the always-valid interval of the difference"
+        )
     return found
 
 

@@ -26,6 +26,7 @@ from runner.store.top_k import TopK, TopKFile
 from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.likelihood_reference import TOP_K_HASH, Reference, find
+from runner.tasks.named_job import state
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -116,8 +117,7 @@ def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # 
     """Say with which job this one will be compared, and whether that is done."""
     if inputs.reference is None:
         return ""
-    state = "done" if inputs.reference.recorded() is not None else "to be done before"
-    return f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state}"
+    return f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}"
 
 
 def notes(inputs: Texts) -> list[str]:

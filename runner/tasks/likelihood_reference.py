@@ -1,32 +1,24 @@
-"""The job that task=likelihood is compared with: found by its overrides or its id, and read when it is done.
+"""The job that task=likelihood is compared with, and what it has kept of its samples: read when it is done.
 
-No task itself. Overrides are set on top of the job's own config, so `quantization=none` is this very job without its
-quantization. A job that is its own reference is compared with nothing.
+No task itself. A job that is its own reference is compared with nothing.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from runner.checkpoints.resolve import resolve
-from runner.config.choices import choose
 from runner.config.likelihood import KEPT, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, EvidenceError, few, unknown
+from runner.core.errors import ConfigError, EvidenceError, few
 from runner.core.result import Sample
 from runner.engines.base import Completion, Request
-from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence, diverge
-from runner.store.jobs import LOCK, Job, claim, identify, is_held, read_samples
+from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
+from runner.tasks import named_job
 
 KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes
-OVERRIDABLE = ("model", "quantization", "lora", "rope")
-JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
 
 
 def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
@@ -38,44 +30,8 @@ def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | No
     assert isinstance(task, LikelihoodConfig)
     if task.reference is None:
         return None
-    if JOB_ID.fullmatch(task.reference):
-        own = Path(config.output_dir).expanduser().absolute() / "jobs" / task.reference
-        return Job(task.reference, own)
-    other = overridden(config, task.reference)
-    kept = {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    found, mine = (
-        identify(it, version, _evidence(it) | hashes | more, measures=False)
-        for it, more in ((other, kept), (config, {}))
-    )
-    return None if found.job_id == mine.job_id else found
-
-
-def overridden(config: RunnerConfig, words: str) -> RunnerConfig:
-    """Return a config with groups that these overrides choose: GROUP=CHOICE, and GROUP.KEY=VALUE for keys of it."""
-    chosen: dict[str, str] = {}
-    keys: dict[str, dict[str, Any]] = {}
-    for word in words.split():
-        key, _, value = word.partition("=")
-        group, _, name = key.partition(".")
-        if not value or group not in OVERRIDABLE:
-            what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE behind it; or the id of a job"
-            raise ConfigError(f"{KEY}={words}: {unknown('override', word, OVERRIDABLE)}. Give {what}")
-        if name:
-            keys.setdefault(group, {})[name] = None if value == "null" else value
-        else:
-            chosen[group] = value
-    for group in keys.keys() - chosen.keys():
-        raise ConfigError(f"{KEY}={words}: {group}.{next(iter(keys[group]))} needs {group}=CHOICE before it")
-    try:
-        groups = {group: choose(group, choice, keys.get(group, {})) for group, choice in chosen.items()}
-        return replace(config, **groups)
-    except ConfigError as error:
-        raise ConfigError(f"{KEY}={words}: {error}") from error
-
-
-def _evidence(config: RunnerConfig) -> dict[str, str]:
-    hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    return kind_of(config.model).evidence(config, resolve(config), hashes)
+    kept = hashes | {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
+    return named_job.find(config, KEY, task.reference, version, hashes, kept)
 
 
 @dataclass
@@ -91,11 +47,8 @@ class Reference:
     def read(cls, job: Job, words: str) -> Reference:
         """Read a job that is done, after waiting for who is doing it; ConfigError says what to run."""
         named = f"{KEY}={words}"
-        if job.last_record() is None and is_held(job.folder / LOCK):
-            with claim(job):
-                pass
-        if job.recorded() is None:
-            if JOB_ID.fullmatch(words):
+        if named_job.waited_for(job) is None:
+            if words == job.job_id:
                 there = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"jobs that can be one are {few(there, 6)}" if there else "none has been run with it yet"
                 raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "

@@ -21,11 +21,12 @@ from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, describe, load_prompts, prompts_sha256
 from runner.engines.base import Request
 from runner.engines.stats import EngineStats
+from runner.scorers.totals import count_completions
 from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
 from runner.sharding.strategies import part_cuts
 from runner.store.jobs import write_atomically
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import Completed, complete_missing, count_completions, sample_of
+from runner.tasks.completing import Completed, complete_missing, sample_of
 
 VERSION = 1
 USES = frozenset({Uses.own_location, Uses.engine})  # the parts, whose manifest is hashed below

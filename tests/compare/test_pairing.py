@@ -11,6 +11,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner.compare.data import Ratio, Row, Run
 from runner.compare.pairing import judge_ratios, repeats_needed
+from runner.core.sequential import p_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -56,6 +57,31 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
     assert "rows without wins are unpaired (Newcombe's interval, Fisher's exact test)" in out
+
+
+def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(store: Store, rows: Any, show: Any) -> None:
+    base = store.job("early", "base", NONE, marks(90, 100))
+    stops = {"questions_asked": 40.0, "questions_left": 60.0}
+    nf4 = store.job("early", "nf4", NF4, [index % 4 > 0 for index in range(40)], metrics=stops)
+    later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]  # they came before the decision
+    with (nf4 / "samples.jsonl").open("a") as file:
+        file.writelines(later)
+    it = rows("early", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (it["method"], it["wins"], it["losses"], it["ties"]) == ("sequential", 0, 10, 30)
+    assert it["difference"] == -10 / 40
+    assert it["difference_low"] < -10 / 40 < it["difference_high"] < 0
+    assert it["p"] == p_of(0, 10)
+    assert it["finding"] == "worse"
+    assert it["remark"] == "nf4 stopped early: paired on the 40 questions that both have"
+    _, out, _ = show("early", "--baseline", BASELINE)
+    assert "nf4 vs none (n=40): worse (Δ −25.0 points, always-valid 95 % interval" in out
+    assert "where a run stopped early, p and interval come from bets" in out
+    _, out, _ = show("early", "--flips", "base", "nf4")
+    assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
+    store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
+    it = rows("early", "--baseline", BASELINE)["few"]["comparison"]
+    assert (it["finding"], it["detectable_difference"]) == ("no difference shown", None)
+    assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:

@@ -84,3 +84,12 @@ def test_closing_the_iterator_ends_the_session(make_config: Make) -> None:
     going.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in fact
     assert len(steps) == 1
     assert list(going) == []
+
+
+def test_no_more_requests_are_under_way_than_wanted(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(make_config(model=StubConfig()))
+    session = engine.open()
+    monkeypatch.setattr(engine, "open", lambda _: session)
+    requests = [Request(number, "x") for number in range(10)]
+    left = [session.under_way for _ in base.complete(engine, requests, ahead=lambda ended: 2 + ended // 3)]
+    assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]  # the stub answers one at a step

@@ -49,6 +49,8 @@ def test_answers_are_scaled_by_their_number(config: Any) -> None:
     assert found is not None
     assert found.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
     assert Records(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
+    write(config, {"n": 9, "correct": 0, "questions_left": 91}, "early")
+    assert Records(Path(config.output_dir)).accuracy(more) == (3, 4, "job")  # not by one that stopped at a difference
 
 
 def test_several_records_say_how_far_apart_they_are(config: Any) -> None:

@@ -16,7 +16,7 @@ from tools.check_docs import FENCE, ROOT, pages
 
 # Their rows are others; the first two need a server.
 SPECIAL = ("model=api", "model=hybrid", "task.samples=", "task.check_", "task.context=", "plan=quick", "task=split",
-           "task.reference=")  # fmt: skip
+           "task.reference=", "task.until=")  # fmt: skip
 
 
 def kind(command: str, table: run_docs.Table) -> str:
@@ -47,6 +47,7 @@ runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
 runner task=memory task.repeats=2 task.batch=[1,2] task.context=[16,32] task.new_tokens=2
 runner -m quantization=int8 generation=greedy,sampling task.limit=2 plan=quick
+runner task.limit=2 quantization=int8 task.until=quantization=none
 runner task=likelihood task.limit=2 task.keep_top_k=64
 runner task=likelihood task.limit=2 quantization=nf4 task.reference=quantization=none
 runner task=split task.num_parts=2 plan=true

@@ -1,0 +1,90 @@
+"""A key that names another job of the same task, by overrides or by its id: found, and waited for.
+
+No task itself: `task.reference` of likelihoods and `task.until` of word problems share it. Overrides are set on top of
+the job's own config, so `quantization=none` is this very job without its quantization. A job that names itself names
+none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.resolve import resolve
+from runner.config.choices import choose
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError, unknown
+from runner.core.result import Record
+from runner.engines.kinds import kind_of
+from runner.store.jobs import LOCK, Job, claim, identify, is_held
+
+MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # what makes another model of it
+
+
+def find(
+    config: RunnerConfig,
+    key: str,
+    words: str,
+    version: int,
+    hashes: dict[str, str],
+    other_hashes: dict[str, str] | None = None,
+    groups: Sequence[str] = MODEL_GROUPS,
+) -> Job | None:
+    """Return the job that a key names, be it done or not; None where that is the job itself.
+
+    `hashes` are the job's own, `other_hashes` those of the other one where they are not the same. `groups` are those
+    of which overrides may choose another.
+    """
+    mine = identify(config, version, _evidence(config) | hashes, measures=False)
+    if re.fullmatch(rf"{config.task.name}-[0-9a-f]{{12}}", words):
+        found = Job(words, mine.folder.with_name(words))
+    else:
+        other = overridden(config, key, words, groups)
+        theirs = hashes if other_hashes is None else other_hashes
+        found = identify(other, version, _evidence(other) | theirs, measures=False)
+    return None if found.job_id == mine.job_id else found
+
+
+def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
+    """Return a config with groups that these overrides choose: GROUP=CHOICE, and GROUP.KEY=VALUE for keys of it."""
+    chosen: dict[str, str] = {}
+    keys: dict[str, dict[str, Any]] = {}
+    for word in words.split():
+        where, _, value = word.partition("=")
+        group, _, name = where.partition(".")
+        if not value or group not in groups:
+            what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE behind it; or the id of a job"
+            raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")
+        if name:
+            keys.setdefault(group, {})[name] = None if value == "null" else value
+        else:
+            chosen[group] = value
+    for group in keys.keys() - chosen.keys():
+        raise ConfigError(f"{key}={words}: {group}.{next(iter(keys[group]))} needs {group}=CHOICE before it")
+    try:
+        return replace(
+            config, **{group: choose(group, choice, keys.get(group, {})) for group, choice in chosen.items()}
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{key}={words}: {error}") from error
+
+
+def _evidence(config: RunnerConfig) -> dict[str, str]:
+    hashes = Path(config.output_dir).expanduser() / ".hashes.json"
+    return kind_of(config.model).evidence(config, resolve(config), hashes)
+
+
+def waited_for(job: Job) -> Record | None:
+    """Return the record of a job that is done, after waiting for who is doing it; None where it has not been done."""
+    if job.last_record() is None and is_held(job.folder / LOCK):
+        with claim(job):
+            pass
+    return job.recorded()
+
+
+def state(job: Job) -> str:
+    """Say for a plan whether a job is done."""
+    return "done" if job.recorded() is not None else "to be done before"
