@@ -1,9 +1,9 @@
 """lm-evaluation-harness' own tests of a backend, with ours in its place: `python bench/lm_eval_own_tests.py CHECKOUT`.
 
-CHECKOUT is lm-eval's repository, whose tests are no part of its package. They expect numbers of models and data sets on a
-hub. Here a model of random weights in the shape of theirs, with the embedded tokenizer, stands in for the models, and
+CHECKOUT is lm-eval's repository, whose tests are no part of its package. They expect numbers of models and data sets on
+a hub. Here a model of random weights in the shape of theirs, with the embedded tokenizer, stands in for the models, and
 documents that are written here for the data sets, behind lm-eval's own task definitions. What is expected is recorded
-from lm-eval's HF model. Then the same tests run with it, which shows that the stand-ins are good for them, and with ours.
+from lm-eval's HF model. Then the same tests run with that one, which shows that the stand-ins serve, and with ours.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def main() -> None:
     """Make the stand-ins, record, run both sides, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--record", action="store_true", help=argparse.SUPPRESS)  # CHECKOUT is the scratch folder then
     options = parser.parse_args()
     if options.record:
-        record(options.checkout, options.record)
+        record(options.checkout)
         return
     with tempfile.TemporaryDirectory() as folder:
         compare(options.checkout, Path(folder))
@@ -80,7 +80,7 @@ def compare(checkout: Path, scratch: Path) -> None:
             file.write_text(text + (APPENDED if name == HF else ""))
         (scratch / side / "tests" / "testdata").mkdir()
         (scratch / side / "conftest.py").write_text(CONFTEST)
-    run([sys.executable, __file__, str(checkout), "--record", str(scratch)], scratch / "hf", scratch)
+    run([sys.executable, __file__, str(scratch), "--record"], scratch / "hf", scratch)
     found = {side: {name: outcomes(name, side, scratch) for name in (HF, BOS, EVALUATOR)} for side in SIDES}
     print("| test | `hf` | `runner` |\n|---|---|---|")
     for name in (HF, BOS, EVALUATOR):
@@ -97,7 +97,18 @@ def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
     """Return what became of each test of a file that applies to ours."""
     report = scratch / f"{side}.xml"
     chosen = " and ".join(f"not {beginning}" for beginning in NOT_OURS)
-    options = ["-q", "-c", "/dev/null", "--rootdir", ".", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", chosen]
+    options = [
+        "-q",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        ".",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        "-k",
+        chosen,
+    ]
     run([sys.executable, "-m", "pytest", *options, name], scratch / side, scratch, may_fail=True)
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -128,8 +139,15 @@ def stand_in_models(scratch: Path) -> dict[str, str]:
     tokenizer.bos_token = "<|endoftext|>"
     folder = scratch / "model"
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = GPTNeoXConfig(vocab_size=len(tokenizer), initializer_range=0.2, eos_token_id=tokenizer.eos_token_id, **shape)
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer), initializer_range=0.2, eos_token_id=tokenizer.eos_token_id, **shape
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     foo_bar, bar_foo = (tokenizer.encode(text) for text in ("foo bar", "bar foo"))
@@ -185,7 +203,7 @@ def document(path: str, at: int, draw: Random) -> dict[str, Any]:
     return {"text": f"{asked} Bob counts the apples of Ann and says {one + other}"}
 
 
-def record(checkout: Path, scratch: Path) -> None:
+def record(scratch: Path) -> None:
     """Write what lm-eval's HF model says, for the tests to expect."""
     import lm_eval.evaluator as evaluator
     from lm_eval.utils import make_table

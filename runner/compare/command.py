@@ -136,7 +136,6 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(options: argparse.Namespace, scratch: Path) -> None:
     """Load, choose, tabulate; print, save and log."""
-    grid| None = None
     grid: str | None = None
     evidence: Evidence
     if options.lm_eval:

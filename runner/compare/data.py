@@ -56,6 +56,11 @@ class Run:
         return score(self.metrics)
 
     @property
+    def unit(self) -> str | None:
+        """What its log-likelihood is divided by; None where it has none."""
+        return next((unit for unit, key in LOG_LIKELIHOODS.items() if key in self.metrics), None)
+
+    @property
     def interval(self) -> tuple[float, float, float] | None:
         """The accuracy and its 95 % interval, from the counts; None where no question was answered."""
         if self.score is None or not self.score[1]:

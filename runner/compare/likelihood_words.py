@@ -52,7 +52,11 @@ def summary(table: Table) -> str:
         f"that samples count (up to {FLIPS:,} flips, all there are of few samples); Holm: adjusted for the "
         f"{len(shifts)} comparison{'s' * (len(shifts) != 1)} of this table, {ALPHA:g} decides. Intervals hold 95 % "
         "each (ratio of sums over samples, Student's t)."
-    ) + (" KL is that of the reference to the row, from the tokens that the reference has kept." if unit == "token" else "")
+    ) + (
+        " KL is that of the reference to the row, from the tokens that the reference has kept."
+        if unit == "token"
+        else ""
+    )
 
 
 def columns(table: Table) -> list[Column]:

@@ -28,6 +28,13 @@ ROWS = ("task.name", "task.metric", "task.filter")  # what tells the runs of one
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
 OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # and, with it, what it is divided by
 SAME = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
+SETTINGS = (
+    "limit",
+    "random_seed",
+    "numpy_seed",
+    "torch_seed",
+    "fewshot_seed",
+)  # that make another run, under no key of ours
 
 
 @dataclass
@@ -64,10 +71,10 @@ class Series:
 
     def likelihood(self, document: Document) -> Likelihood:
         """Return how likely a document's text is."""
-        value, size = document.values[self.metric], len(document.target.encode())
+        value, size = document.values[self.metric], 1
         if self.metric in OF_BYTES and isinstance(value, list) and len(value) == 2:
             value, counted = value
-            size = size if self.metric == "word_perplexity" else counted
+            size = len(document.target.encode()) if self.metric == "word_perplexity" else counted
         if not isinstance(value, int | float) or not math.isfinite(value) or not isinstance(size, int) or size < 1:
             raise DataError(f"{self.path}, line {document.line}: {self.metric} is no log-likelihood: {value}")
         return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
@@ -225,7 +232,8 @@ def _newest(place: str, mine: list[tuple[Series, dict[str, str]]]) -> Iterator[t
     """Yield the newest of equal runs, and what their folder is called: by its file where one holds several kinds."""
     found: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
     for it, params in mine:  # the newest first
-        settings = json.dumps([params, it.results.content["config"].get("limit")], default=str)
+        config = it.results.content["config"]
+        settings = json.dumps([params, [config.get(key) for key in SETTINGS]], default=str)
         found.setdefault((it.name, settings), (it, params))
     names = sorted(name for name, _ in found)
     has_several = any(one == other for one, other in pairwise(names))
@@ -236,9 +244,10 @@ def _newest(place: str, mine: list[tuple[Series, dict[str, str]]]) -> Iterator[t
 def _run(it: Series, params: dict[str, str], folder: str, table: str) -> Run:
     content = it.results.content
     own = dict(zip(ROWS, (it.task, it.metric, it.filter), strict=True))
-    facts = {key: str(content[key]) for key in ("lm_eval_version", "transformers_version") if key in content}
+    versions = ["lm_eval_version", "transformers_version"]
+    facts = {key: str(content[key]) for key in versions if key in content}
     return Run(
-        run_id=f"{it.results.path}#{it.name}",
+        run_id=f"{folder}#{it.results.path}#{it.name}",
         job_id=f"{folder.rstrip('/')}:{it.task}:{it.metric},{it.filter}",
         task=f"{table}:likelihood" if it.is_of_texts else table,
         task_version=str(it.results.of("versions", it.task)),

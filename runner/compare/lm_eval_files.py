@@ -76,7 +76,9 @@ class Results:
     def is_mean(self, task: str, metric: str) -> bool:
         """Whether a task's number is known to be the mean over its documents."""
         listed = (self.of("configs", task) or {}).get("metric_list") or []
-        return any(it.get("metric") == metric and it.get("aggregation") in MEANS for it in listed if isinstance(it, dict))
+        return any(
+            it.get("metric") == metric and it.get("aggregation") in MEANS for it in listed if isinstance(it, dict)
+        )
 
     def is_lower_better(self, task: str, metric: str) -> bool:
         """Whether less of a metric is better."""
@@ -157,7 +159,8 @@ def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def words_of(values: dict[str, Any]) -> tuple[str, str, str]:
     """Return what a line of samples asked, what was made of the answer, and the answer, for people to read."""
-    arguments = [it for it in (values.get("arguments") or {}).values() if isinstance(it, dict)]
+    given = values.get("arguments")
+    arguments = [it for it in given.values() if isinstance(it, dict)] if isinstance(given, dict) else []
     asked = str(arguments[0].get("arg_0", "")) if arguments else ""
     said, kept = (_flat(values.get(key)) for key in ("resps", "filtered_resps"))
     choices = [str(it.get("arg_1", "")) for it in arguments]

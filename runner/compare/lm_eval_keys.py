@@ -31,7 +31,11 @@ def params_of(results: Results, task: str) -> dict[str, str]:
     """Return what a task was run with, by config keys; a backend's own keys stand below `backend`."""
     content, config = results.content, results.content["config"]
     backend = str(config.get("model"))
-    params = {"backend.name": backend, **NO_CHOICE, **_of_model(arguments_of(config.get("model_args")), backend, content)}
+    params = {
+        "backend.name": backend,
+        **NO_CHOICE,
+        **_of_model(arguments_of(config.get("model_args")), backend, content),
+    }
     kind = (results.of("configs", task) or {}).get("output_type", GENERATES)
     if kind == GENERATES:
         generation = arguments_of(config.get("gen_kwargs"))

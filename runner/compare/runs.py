@@ -225,7 +225,9 @@ class Evidence:
         def agrees(texts: Texts) -> bool:
             of = units([one.found for one in texts.values()])
             logged = run.metrics[LOG_LIKELIHOOD]
-            return bool(of) and math.isclose(ratio([it.nats for it in of], [it.tokens for it in of]), logged, abs_tol=SAME)
+            return bool(of) and math.isclose(
+                ratio([it.nats for it in of], [it.tokens for it in of]), logged, abs_tol=SAME
+            )
 
         return self.whole(run, read_texts, agrees, LOG_LIKELIHOOD)
 
@@ -268,9 +270,7 @@ class Evidence:
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
-        missing = [
-            run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))
-        ]
+        missing = [run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
                 for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):

@@ -93,9 +93,7 @@ def test_what_the_engine_does_not_do_is_said(ours: EngineModel, settings: dict[s
         ours.generate_until(asked("generate_until", ("Hi", settings)), disable_tqdm=True)
 
 
-def test_thinking_needs_its_end_and_scores_no_given_answers(
-    ours: EngineModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thinking_needs_its_end_and_scores_no_given_answers(ours: EngineModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="enable_thinking=True: needs think_end_token"):
         EngineModel(enable_thinking=True)
     monkeypatch.setattr(ours, "enable_thinking", True)

@@ -102,7 +102,9 @@ def test_other_backends_are_paired_with_ours(outputs: Path, capsys: pytest.Captu
 
 
 def test_settings_are_named_by_our_keys(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(capsys, outputs / "runner", outputs / "nf4", "--baseline", "quantization=none", "--task", "pages:likelihood")
+    found = rows(
+        capsys, outputs / "runner", outputs / "nf4", "--baseline", "quantization=none", "--task", "pages:likelihood"
+    )
     base, nf4 = found["pages:likelihood"]
     assert (base["config"], nf4["config"]) == ({"quantization.name": "none"}, {"quantization.name": "nf4"})
     assert nf4["shift"]["difference"] != 0
