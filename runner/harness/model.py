@@ -22,12 +22,11 @@ from lm_eval.models.utils import (
 )
 from tqdm import tqdm
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.resolve import resolve
 from runner.core.errors import ConfigError, JobFailed, unknown
 from runner.engines import open_engine
-from runner.engines.base import Capability, Completion, Engine, Request, Sampling, complete, require
+from runner.engines.base import Capability, Completion, Request, Sampling, complete, require
 from runner.engines.kinds import kind_of
-from runner.engines.local.engine import LocalEngine
 from runner.library.load import PLAIN, configure
 from runner.models.load import load_tokenizer
 
@@ -68,7 +67,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.report = self.engine.load()
         for note in (*notes, *self.report.notes):
             log.warning("%s", note)
-        self.tokenizer: Any = tokenizer_of(self.engine, self.resolved)
+        named, trusted = f"model.name={self.resolved.model.name}", self.resolved.model.trust_remote_code
+        self.tokenizer: Any = load_tokenizer(named, self.resolved.path, trusted)
         self.add_bos_token, self.think_end_token = add_bos_token, think_end_token
         self._prefix_token_id, self.max_gen_toks = prefix_token_id, max_gen_toks
         self.temperature = config.generation.temperature  # where a task says none
@@ -223,14 +223,6 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 done[completion.id] = completion
                 bar.update()
         return (done[request.id] for request in asked)
-
-
-def tokenizer_of(engine: Engine, resolved: Resolved) -> Any:
-    """Return the tokenizer that the engine has loaded; where it keeps none, that of the model's files."""
-    if isinstance(engine, LocalEngine):
-        return engine.admission.tokenizer
-    model = resolved.model
-    return load_tokenizer(f"model.name={model.name}", resolved.path, model.trust_remote_code)
 
 
 def by_group(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
