@@ -1,9 +1,9 @@
 """lm-evaluation-harness' own tests of a backend, with ours in its place: `python bench/lm_eval_own_tests.py CHECKOUT`.
 
 CHECKOUT is lm-eval's repository, whose tests are no part of its package. They expect numbers of models and data sets on
-a hub. Here a model of random weights in the shape of theirs, with the embedded tokenizer, stands in for the models, and
-documents that are written here for the data sets, behind lm-eval's own task definitions. What is expected is recorded
-from lm-eval's HF model. Then the same tests run with that one, which shows that the stand-ins serve, and with ours.
+a hub. Here the embedded model stands in for the models, and its word problems for the documents of data sets, behind
+lm-eval's own task definitions. What is expected is recorded from lm-eval's HF model. Then the same tests run with that
+one, which shows that the stand-ins serve, and with ours.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
 from xml.etree import ElementTree
+
+from runner.embedded import MODEL_DIR
+from runner.embedded.problems import Split, problem
 
 SIDES = ("hf", "runner")
 HF, BOS, EVALUATOR = "tests/models/test_huggingface.py", "tests/models/test_bos_handling.py", "tests/test_evaluator.py"
@@ -40,6 +45,7 @@ NOT_OURS = {  # by the beginning of a test's name
     "test_loglikelihood_rejects_enable_thinking": "expects a ValueError; ours is refused as wrong input, exit code 2",
     "test_vllm": "tests another backend",
 }
+PASSED = "passed"
 EXPECTED = "LM_EVAL_EXPECTED"  # the file of recorded numbers
 APPENDED = f"""
 
@@ -84,13 +90,21 @@ def compare(checkout: Path, scratch: Path) -> None:
     found = {side: {name: outcomes(name, side, scratch) for name in (HF, BOS, EVALUATOR)} for side in SIDES}
     print("| test | `hf` | `runner` |\n|---|---|---|")
     for name in (HF, BOS, EVALUATOR):
-        for test, theirs in found["hf"][name].items():
-            print(f"| {Path(name).stem}: {test} | {theirs} | {found['runner'][name].get(test, 'not run')} |")
+        for test in dict.fromkeys(one.split("[")[0] for one in found["hf"][name]):
+            cells = [said(found[side][name], test) for side in SIDES]
+            print(f"| `{Path(name).name}`: `{test}` | {cells[0]} | {cells[1]} |")
     print("\nDo not apply:\n")
     print("\n".join(f"- {name}: {reason}" for name, reason in NOT_OURS.items()))
     counts = [list(of_file.values()) for of_file in found["runner"].values()]
-    passed = sum(outcome == "passed" for of_file in counts for outcome in of_file)
+    passed = sum(outcome == PASSED for of_file in counts for outcome in of_file)
     print(f"\n{passed} of {sum(map(len, counts))} tests that apply pass with our model.")
+
+
+def said(of_file: dict[str, str], test: str) -> str:
+    """Return what became of a test, with all its parameters."""
+    mine = [outcome for name, outcome in of_file.items() if name.split("[")[0] == test]
+    wrong = [outcome for outcome in mine if outcome != PASSED]
+    return f"{len(mine) - len(wrong)} of {len(mine)}{': ' * bool(wrong)}{'; '.join(wrong)}"
 
 
 def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
@@ -114,7 +128,7 @@ def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
     for case in ElementTree.parse(report).iter("testcase"):
         wrong = next((case.find(kind) for kind in ("failure", "error") if case.find(kind) is not None), None)
         test = str(case.get("name")).replace(str(scratch), "").replace("-runner-", "-hf-")[:90]
-        found[test] = "passed" if wrong is None else f"**{wrong.tag}**: {(wrong.get('message') or '')[:200]}"
+        found[test] = PASSED if wrong is None else f"**{wrong.tag}**: {(wrong.get('message') or '')[:200]}"
     return found
 
 
@@ -129,26 +143,13 @@ def run(command: list[str], folder: Path, scratch: Path, may_fail: bool = False)
 
 def stand_in_models(scratch: Path) -> dict[str, str]:
     """Write the model and the tokenizers; return what replaces what in the tests."""
-    import torch
     from tokenizers.processors import TemplateProcessing
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig
+    from transformers import AutoTokenizer
 
-    from runner.embedded import MODEL_DIR
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(MODEL_DIR)
-    tokenizer.bos_token = "<|endoftext|>"
     folder = scratch / "model"
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer), initializer_range=0.2, eos_token_id=tokenizer.eos_token_id, **shape
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    shutil.copytree(MODEL_DIR, folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = "<|endoftext|>"  # theirs have one
     tokenizer.save_pretrained(folder)
     foo_bar, bar_foo = (tokenizer.encode(text) for text in ("foo bar", "bar foo"))
     begins = tokenizer.bos_token
@@ -165,12 +166,24 @@ def stand_in_models(scratch: Path) -> dict[str, str]:
 
 
 def stand_in() -> None:
-    """Let this process read documents that are written here, and know our model."""
+    """Let this process read documents that are written here, find lm-eval's tasks once, and know our model."""
     import datasets
+    from lm_eval.tasks._index import TaskIndex
 
     from runner.harness.command import register
 
     datasets.load_dataset = documents
+    build: Any = TaskIndex.build
+    kept: dict[str, Any] = {}
+
+    def once(paths: Any, **how: Any) -> Any:
+        """Read the thousands of files of tasks once for all evaluations."""
+        key = str([*paths])
+        if key not in kept:
+            kept[key] = build(paths, **how)
+        return deepcopy(kept[key])
+
+    TaskIndex.build = staticmethod(once)
     register()
 
 
@@ -178,29 +191,27 @@ def documents(path: str, name: str | None = None, **_: Any) -> Any:
     """Return a data set in the shape of the one that a task names."""
     from datasets import Dataset, DatasetDict
 
-    draw = Random(f"{path} {name}")
-    splits = ("train", "validation", "test", "dev")
-    return DatasetDict({split: Dataset.from_list([document(path, at, draw) for at in range(12)]) for split in splits})
+    first = Random(f"{path} {name}").randrange(10_000)
+    splits = {"train": 0, "validation": 100, "test": 200, "dev": 300}
+    listed = {split: [document(path, first + far + at) for at in range(12)] for split, far in splits.items()}
+    return DatasetDict({split: Dataset.from_list(rows) for split, rows in listed.items()})
 
 
-def document(path: str, at: int, draw: Random) -> dict[str, Any]:
-    """Return one document: sums in words, as long as those of the data set are about."""
-    one, other = draw.randrange(2, 60), draw.randrange(2, 60)
-    asked = f"Ann has {one} apples and Bob gives her {other} more. How many apples does Ann have?"
-    choices = [str(one + other), f"{one} apples", "none", f"{other} and then {one}"]
-    draw.shuffle(choices)
-    right = choices.index(str(one + other))
+def document(path: str, at: int) -> dict[str, Any]:
+    """Return one document: an embedded word problem, put as the data set puts its own."""
+    one = problem(Split.TEST, at)
+    gold, right = int(one.gold), at % 4
+    choices = [str(gold + number - right) for number in range(4)]
     if "arc" in path:
         named = {"text": choices, "label": ["A", "B", "C", "D"]}
-        return {"id": str(at), "question": asked, "choices": named, "answerKey": "ABCD"[right]}
+        return {"id": str(at), "question": one.question, "choices": named, "answerKey": "ABCD"[right]}
     if "gsm8k" in path:
-        return {"question": asked, "answer": f"Ann has {one} + {other} = {one + other} apples.\n#### {one + other}"}
+        return {"question": one.question, "answer": one.answer}
     if "mmlu" in path:
-        return {"question": asked, "choices": choices, "answer": right}
-    sentences = [f"{name} counts {draw.randrange(900)} trees ." for name in draw.choices(("Ann", "Bob", "Eve"), k=300)]
+        return {"question": one.question, "choices": choices, "answer": right}
     if "wikitext" in path:  # the long ones do not fit into the model at once
-        return {"page": f" = Trees = \n\n {' '.join(sentences[: 20 + 25 * at])}"}
-    return {"text": f"{asked} Bob counts the apples of Ann and says {one + other}"}
+        return {"page": " ".join(problem(Split.TEST, at + more).question for more in range(4 + 8 * (at % 6)))}
+    return {"text": f"{one.question} {one.answer.splitlines()[0].rstrip('.')}"}
 
 
 def record(scratch: Path) -> None:
