@@ -24,7 +24,8 @@ from runner.core.metrics import LOG_LIKELIHOODS
 from runner.core.ratios import ratio, ratio_interval
 from runner.core.result import Likelihood, Verdict
 
-ROWS = ("task.name", "task.metric", "task.filter")  # what tells the runs of one evaluation apart
+METRIC = "task.metric"
+ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evaluation apart
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
 OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # and, with it, what it is divided by
 SAME = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
@@ -108,7 +109,7 @@ def usual_choice(places: list[str], runs: list[Run]) -> tuple[dict[str, str], li
     folders = {run.params[FOLDER_KEY] for run in runs}
     if len(folders) < 2 or places[0] not in folders:  # a folder with several kinds of runs is none to compare with
         return {}, []
-    apart = [key for key in ROWS if len({run.params[key] for run in runs}) > 1]
+    apart = [key for key in ROWS if key == METRIC or len({run.params[key] for run in runs}) > 1]
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *apart]
 
 
