@@ -111,24 +111,15 @@ def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
     """Return what became of each test of a file that applies to ours."""
     report = scratch / f"{side}.xml"
     chosen = " and ".join(f"not {beginning}" for beginning in NOT_OURS)
-    options = [
-        "-q",
-        "-c",
-        "/dev/null",
-        "--rootdir",
-        ".",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={report}",
-        "-k",
-        chosen,
-    ]
+    quiet = ["-q", "-c", "/dev/null", "--rootdir", ".", "-p", "no:cacheprovider"]
+    options = [*quiet, f"--junitxml={report}", "-k", chosen]
     run([sys.executable, "-m", "pytest", *options, name], scratch / side, scratch, may_fail=True)
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
         wrong = next((case.find(kind) for kind in ("failure", "error") if case.find(kind) is not None), None)
-        test = str(case.get("name")).replace(str(scratch), "").replace("-runner-", "-hf-")[:90]
-        found[test] = PASSED if wrong is None else f"**{wrong.tag}**: {(wrong.get('message') or '')[:200]}"
+        found[str(case.get("name"))] = (
+            PASSED if wrong is None else f"**{wrong.tag}**: {(wrong.get('message') or '')[:200]}"
+        )
     return found
 
 
