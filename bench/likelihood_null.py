@@ -12,14 +12,13 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from compare_null import Rate, begin, conclude
 
-from runner.compare.data import Finding, Row, Run
-from runner.compare.likelihood import Scored, Texts, compare_likelihoods, judge_shifts
-from runner.compare.runs import Evidence, Kept
+from runner.compare.data import Finding, Row, Run, Scored, Texts
+from runner.compare.likelihood import compare_likelihoods, judge_shifts
+from runner.compare.runs import Evidence
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood
 
@@ -62,11 +61,11 @@ class Drawn(Evidence):
     """Texts that were drawn and lie in no file."""
 
     def __init__(self) -> None:
-        self.texts: dict[str, Texts] = {}
+        self.drawn: dict[str, Texts] = {}
 
-    def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
+    def texts(self, run: Run) -> Texts:
         """Return what was drawn for the run."""
-        return self.texts[run.run_id]  # type: ignore[return-value]
+        return self.drawn[run.run_id]
 
 
 def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[Row]:
@@ -81,7 +80,7 @@ def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequen
         name = f"run-{number}"
         runs.append(Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())}))
         parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
-        evidence.texts[name] = {
+        evidence.drawn[name] = {
             unit: Scored(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
             for unit, (value, count) in enumerate(parts)
         }

@@ -66,6 +66,11 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "jobs").is_dir()
     for script in ("runner", "runner-compare", "runner-advise"):
         subprocess.run([home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True)
+    code = "from importlib.metadata import entry_points; print([*entry_points(group='lm_eval.models').names])"
+    names = subprocess.run(
+        [home / "bin" / "python", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert names.stdout.strip() == "['runner']"
 
 
 DISTRIBUTIONS = {"hydra": "hydra-core", "dotenv": "python-dotenv"}  # packages whose name is not the module's

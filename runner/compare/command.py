@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+from runner.compare import lm_eval
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
 from runner.compare.front import SPEED_TOLERANCE
 from runner.compare.output import FORMATS, save
@@ -61,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --grid last --baseline quantization=none --save comparison --log
   runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
   runner-compare --by quantization --baseline quantization=none
-  runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test"""
+  runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
+  runner-compare --lm-eval out_hf out_nf4"""
     it = argparse.ArgumentParser(
         "runner-compare",
         description=about,
@@ -74,6 +76,14 @@ def parser() -> argparse.ArgumentParser:
     add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
     add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
     add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    add(
+        "--lm-eval",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
+        "backend; all are compared with the first, unless --baseline or --by says otherwise",
+    )
     add = it.add_argument_group("which runs (default: of every job the newest finished one)").add_argument
     add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
     add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
@@ -126,19 +136,26 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(options: argparse.Namespace, scratch: Path) -> None:
     """Load, choose, tabulate; print, save and log."""
-    output_dir = Path(options.output_dir).expanduser().absolute()
-    store = store_to_read(output_dir, options.tracking_uri, options.experiment)
-    client, options.experiment = open_store(store.uri), store.experiment
-    every = load_runs(client, options.experiment)
-    grid = find_grid(client, options.experiment, options.grid) if options.grid else None
-    every = runs_of(client, grid, every, scratch) if grid else every
+    grid: str | None = None
+    evidence: Evidence
+    if options.lm_eval:
+        every, evidence = load_lm_eval(options)
+    else:
+        output_dir = Path(options.output_dir).expanduser().absolute()
+        store = store_to_read(output_dir, options.tracking_uri, options.experiment)
+        client, options.experiment = open_store(store.uri), store.experiment
+        every = load_runs(client, options.experiment)
+        grid = find_grid(client, options.experiment, options.grid) if options.grid else None
+        every = runs_of(client, grid, every, scratch) if grid else every
+        evidence = Evidence(client, output_dir, scratch)
     runs, every = without_errors(options, choose(options, every), every)
     target = (grid or grid_to_log_to(runs)) if options.log else None
-    evidence = Evidence(client, output_dir, scratch)
     if options.flips:
         tables = [tabulate_flips(options, runs, every, evidence)]
     else:
         tables = tabulate_tasks(options, runs, evidence)
+    if isinstance(evidence, lm_eval.LmEvalEvidence) and not options.unpaired:
+        lm_eval.refuse_other_documents(tables, evidence)
     FORMATS[options.format](tables, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
@@ -147,8 +164,17 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target:
-            log(client, target, folder, names, FOLDER)
+            log(evidence.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
+
+
+def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEvalEvidence]:
+    """Return what lm-eval has written; what only a store has is refused."""
+    for name in ("tracking_uri", "experiment", "grid", "log"):
+        if getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option}: --lm-eval reads folders and no MLflow store: leave out one of the two")
+    return lm_eval.load(options.lm_eval)
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
@@ -194,9 +220,13 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evide
         base, baseline = candidates[0], {}
     found = []
     for task in sorted({run.task for run in runs}):
+        of_task = [run for run in runs if run.task == task]
         mine = base if base is not None and base.task == task else None
-        choice = Choice(baseline, by, options.unpaired, mine, options.tolerance / 100)
-        found.append(tabulate([run for run in runs if run.task == task], choice, evidence))
+        keys = baseline, by
+        if options.lm_eval and not options.baseline and not by:
+            keys = lm_eval.usual_choice(options.lm_eval, of_task)
+        choice = Choice(*keys, options.unpaired, mine, options.tolerance / 100)
+        found.append(tabulate(of_task, choice, evidence))
     return found
 
 
@@ -233,5 +263,5 @@ def one_run(text: str, runs: list[Run], every: list[Run]) -> Run:
 def said(options: argparse.Namespace) -> dict[str, str]:
     """Return what was asked for, in the words of the command line."""
     asked = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
-    asked |= {"flips": options.flips, "unpaired": "yes" if options.unpaired else ""}
+    asked |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in asked.items() if value}

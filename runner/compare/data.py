@@ -8,12 +8,15 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from runner.core.errors import few
-from runner.core.metrics import LOG_LIKELIHOOD, score
+from runner.core.metrics import LOG_LIKELIHOODS, score
+from runner.core.result import Likelihood
 from runner.core.stats import wilson_interval
 
 ABSENT = "–"
 JOB_ID = "job_id"
 IDS = (JOB_ID, "run_id", "task")  # no config keys, but ways to name runs
+EXTRACTOR = "task.extractor"
+TEXT_END = 400  # characters of a text that are shown: the answer stands at the end
 
 Question = tuple[int, str, str]  # index, question, gold: two answers are a pair where all three agree
 
@@ -63,6 +66,11 @@ class Run:
         return score(self.metrics)
 
     @property
+    def unit(self) -> str | None:
+        """What its log-likelihood is divided by; None where it has none."""
+        return next((unit for unit, key in LOG_LIKELIHOODS.items() if key in self.metrics), None)
+
+    @property
     def interval(self) -> tuple[float, float, float] | None:
         """The accuracy and its 95 % interval, from the counts; None where no question was answered."""
         if self.score is None or not self.score[1]:
@@ -79,6 +87,18 @@ class Answer(NamedTuple):
 
 
 Answers = dict[Question, Answer]
+
+
+class Scored(NamedTuple):
+    """How likely a run finds a given text; what it stands behind is known by its hash."""
+
+    text: tuple[str | None, str | None]
+    prompt: str | None
+    tokens: tuple[int, ...]
+    found: Likelihood
+
+
+Texts = dict[int, Scored]
 
 
 class Finding(StrEnum):
@@ -138,7 +158,7 @@ class Ratio:
 
 @dataclass
 class Shift:
-    """How much more likely a run finds the same texts than its baseline: this minus the baseline, in nats a token."""
+    """How much more likely a run finds the same texts than its baseline: this minus the baseline, in nats a unit."""
 
     baseline_job_id: str
     difference: float
@@ -147,7 +167,8 @@ class Shift:
     error: float  # the standard error over samples
     p: float
     samples: int
-    tokens: int
+    size: int  # of all texts, in units
+    unit: str = "token"
     p_holm: float = 1.0
     finding: Finding = Finding.open
     detectable_difference: float | None = None
@@ -235,9 +256,10 @@ class Table:
         return any(row.run.score for row in self.rows)
 
     @property
-    def of_likelihoods(self) -> bool:
-        """Whether this is a table of how likely runs find given texts."""
-        return all(LOG_LIKELIHOOD in row.run.metrics for row in self.rows)
+    def unit(self) -> str | None:
+        """What the log-likelihoods of this table are divided by; None where it is no table of how likely texts are."""
+        units = {row.run.unit for row in self.rows}
+        return units.pop() if len(units) == 1 else None
 
     @property
     def has_ratios(self) -> bool:

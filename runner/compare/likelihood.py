@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
-from runner.compare.data import Finding, NotPaired, Row, Run, Shift
+from runner.compare.data import Finding, NotPaired, Row, Run, Shift, Texts
 from runner.compare.pairing import ALPHA, MAKES_PROMPTS
 from runner.compare.runs import Evidence
-from runner.core.errors import EvidenceError
-from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.ratios import detectable_shift, ratio, ratio_error, ratio_interval, sign_flip_p
 from runner.core.result import Likelihood
 from runner.core.stats import holm
 from runner.scorers.likelihoods import units
-from runner.store.jobs import read_samples
 
-SAME = 1e-9  # nats a token by which a file may differ from what was logged: MLflow keeps numbers as they are
-
-
-class Scored(NamedTuple):
-    """What a line of samples.jsonl says of one continuation."""
-
-    text: tuple[str | None, str | None]
-    prompt: str
-    tokens: tuple[int, ...]
-    found: Likelihood
-
-
-Texts = dict[int, Scored]
+SIZES: dict[str, Callable[[Likelihood], int]] = {
+    "token": lambda it: it.tokens,
+    "byte": lambda it: it.bytes,
+    "text": lambda _: 1,
+}
 
 
 def compare_likelihoods(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] = ()) -> Shift:
-    """Compare two runs over the tokens of the same texts; `asked` are the keys that the comparison is about."""
+    """Compare two runs over the same texts, token by token or by what else both are divided by.
+
+    `asked` are the keys that the comparison is about.
+    """
     if run.task_version != base.task_version:
         raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
-    if LOG_LIKELIHOOD not in base.metrics:
+    if base.unit is None:
         raise NotPaired("the baseline has scored no text")
-    ours, theirs = texts_of(run, evidence), texts_of(base, evidence)
+    if run.unit is None or run.unit != base.unit:
+        raise NotPaired(f"counted by {run.unit}s, the baseline by {base.unit}s")
+    ours, theirs = evidence.texts(run), evidence.texts(base)
     remark = check_pairs(ours, theirs, asked)
     pairs = list(zip(*(units([one.found for one in side.values()]) for side in (ours, theirs)), strict=True))
     if len(pairs) < 2:
         raise NotPaired("a single sample says nothing of how samples differ")
-    differences, tokens = [mine.nats - other.nats for mine, other in pairs], [float(mine.tokens) for mine, _ in pairs]
+    differences = [mine.nats - other.nats for mine, other in pairs]
+    sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
     return Shift(
         base.job_id,
-        ratio(differences, tokens),
-        *ratio_interval(differences, tokens),
-        ratio_error(differences, tokens),
+        ratio(differences, sizes),
+        *ratio_interval(differences, sizes),
+        ratio_error(differences, sizes),
         sign_flip_p(differences),
         len(pairs),
-        int(sum(tokens)),
+        int(sum(sizes)),
+        run.unit,
         remark=remark,
     )
 
@@ -80,27 +73,3 @@ def judge_shifts(rows: list[Row]) -> None:
         if p_holm < ALPHA:
             it.finding = Finding.better if it.difference > 0 else Finding.worse
         it.detectable_difference = detectable_shift(it.error, it.samples, ALPHA / len(compared))
-
-
-def texts_of(run: Run, evidence: Evidence) -> Texts:
-    """Return what a run has scored, from the first whole file that agrees with what was logged."""
-
-    def agrees(texts: Texts) -> bool:
-        of = units([one.found for one in texts.values()])
-        logged = run.metrics[LOG_LIKELIHOOD]
-        return bool(of) and math.isclose(ratio([it.nats for it in of], [it.tokens for it in of]), logged, abs_tol=SAME)
-
-    return evidence.whole(run, read_texts, agrees, LOG_LIKELIHOOD)
-
-
-def read_texts(path: Path) -> Texts:
-    """Return what a file of samples says of each text; EvidenceError with file and line where one was changed."""
-    try:
-        samples = read_samples(path).values()
-    except OSError as error:
-        raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
-    return {
-        one.index: Scored((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
-        for one in samples
-        if one.likelihood is not None
-    }

@@ -9,7 +9,7 @@ from runner.compare import wording
 from runner.compare.data import ABSENT, Finding, Row, Run, Shift, Table
 from runner.compare.pairing import ALPHA
 from runner.compare.wording import Column, naming, number, p_value, versus
-from runner.core.metrics import ENDS, LOG_LIKELIHOOD, METRICS
+from runner.core.metrics import ENDS, LOG_LIKELIHOODS, METRICS
 from runner.core.ratios import FLIPS
 
 # After the comparison, and how soon a narrow terminal goes without each; 0 stays.
@@ -19,7 +19,7 @@ WITH_INTERVAL = ("kl_nats_per_token",)
 
 
 def nats(value: float) -> str:
-    """Return a difference in nats a token: −0.00128, +0.00004."""
+    """Return a difference in nats: −0.00128, +0.00004."""
     return f"{value:+.5f}".replace("-", "−")
 
 
@@ -31,12 +31,12 @@ def sentence(row: Row, keys: list[str]) -> str:
     ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
     interval = f"95 % interval {nats(it.difference_low)}..{nats(it.difference_high)}"
     text = (
-        f"{versus(row, keys)} (n={it.samples:,}, {it.tokens:,} tokens): {it.finding} "
-        f"(Δ {nats(it.difference)} nats/token, {interval}, {ps})"
+        f"{versus(row, keys)} (n={it.samples:,}, {it.size:,} {it.unit}s): {it.finding} "
+        f"(Δ {nats(it.difference)} nats/{it.unit}, {interval}, {ps})"
     )
     if it.finding is Finding.open and it.detectable_difference is not None:
         least = it.detectable_difference
-        text += f"; a true difference of ≥ {least:.2g} nats/token would have been seen about 4 times in 5"
+        text += f"; a true difference of ≥ {least:.2g} nats/{it.unit} would have been seen about 4 times in 5"
     return f"{text}; {it.remark}" if it.remark else text
 
 
@@ -45,29 +45,33 @@ def summary(table: Table) -> str:
     shifts = [row.shift for row in table.rows if row.shift is not None]
     if not shifts:
         return wording.summary(table)
+    unit = shifts[0].unit
     return (
-        "Δ of the log-likelihood in nats a token, over the same tokens: below 0, a row finds the texts less likely "
-        "than the baseline does. p: signs of the samples' differences are flipped, each summed over its tokens, so "
+        f"Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, a row finds the texts less likely "
+        f"than the baseline does. p: signs of the samples' differences are flipped, each summed over its {unit}s, so "
         f"that samples count (up to {FLIPS:,} flips, all there are of few samples); Holm: adjusted for the "
         f"{len(shifts)} comparison{'s' * (len(shifts) != 1)} of this table, {ALPHA:g} decides. Intervals hold 95 % "
-        "each (ratio of sums over samples, Student's t). KL is that of the reference to the row, from the tokens that "
-        "the reference has kept."
+        "each (ratio of sums over samples, Student's t)."
+    ) + (
+        " KL is that of the reference to the row, from the tokens that the reference has kept."
+        if unit == "token"
+        else ""
     )
 
 
 def columns(table: Table) -> list[Column]:
     """Return the columns of a table for people."""
-    if not table.of_likelihoods:
+    if table.unit is None:
         return wording.columns(table)
-    rows, found = table.rows, naming(table)
+    rows, found, key = table.rows, naming(table), LOG_LIKELIHOODS[table.unit]
     found.append(Column("n", [number(row.run.metrics.get("n")) for row in rows]))
-    found.append(Column("log-likelihood\nnats/token", [_with_interval(row.run, LOG_LIKELIHOOD, ".4f") for row in rows]))
+    found.append(Column(f"log-likelihood\nnats/{table.unit}", [_with_interval(row.run, key, ".4f") for row in rows]))
     if table.baseline:
         found += [
-            Column("Δ nats/token", list(map(difference_of, rows))),
+            Column(f"Δ nats/{table.unit}", list(map(difference_of, rows))),
             Column("p", [_of(row.shift, "p") for row in rows], leaves=8),
             Column("Holm", [_of(row.shift, "p_holm") for row in rows]),
-            Column("could see\nnats/token", [_could_see(row.shift) for row in rows], leaves=6),
+            Column(f"could see\nnats/{table.unit}", [_could_see(row.shift) for row in rows], leaves=6),
         ]
     for name, leaves in MEASURED.items():
         if any(name in row.run.metrics for row in rows):
@@ -94,7 +98,7 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 
 
 def difference_of(row: Row) -> str:
-    """Return how far a row is from its baseline, in nats a token."""
+    """Return how far a row is from its baseline, in nats a unit."""
     it = row.shift
     if it is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"

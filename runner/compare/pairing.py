@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from runner.compare.data import (
-    ABSENT,
+    EXTRACTOR,
     JOB_ID,
     Answer,
     Comparison,
@@ -20,7 +20,6 @@ from runner.compare.data import (
     Flips,
     Method,
     NotPaired,
-    Question,
     Ratio,
     Row,
     Run,
@@ -28,16 +27,13 @@ from runner.compare.data import (
     label,
     named_groups,
 )
-from runner.compare.runs import Evidence, question_of
+from runner.compare.runs import Evidence
 from runner.core import stats
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
 from runner.core.sequential import Pairs
-from runner.store.jobs import read_samples
 
 ALPHA = 0.05
-TEXT_END = 400  # characters: the answer stands at the end
-EXTRACTOR = "task.extractor"
 MAKES_PROMPTS = (
     "model.",
     "task.prompt",
@@ -253,26 +249,11 @@ def find_flips(run: Run, base: Run, evidence: Evidence, most: int | None = None)
     lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
     won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
     shown = lost[:most] + won[:most]
-    our_words, their_words = words(run, set(shown), evidence), words(base, set(shown), evidence)
-    questions = [Flip(*it, our_words[it], their_words[it], ours[it].solved) for it in shown]
+    our_words, their_words = evidence.words(run, set(shown)), evidence.words(base, set(shown))
+    questions = [
+        Flip(it[0], our_words[it].pop("question", it[1]), it[2], our_words[it], their_words[it], ours[it].solved)
+        for it in shown
+    ]
     both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())
     both_wrong = len(ours) - both_right - len(won) - len(lost)
     return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)
-
-
-def words(run: Run, wanted: set[Question], evidence: Evidence) -> dict[Question, dict[str, str]]:
-    """Return what a run said to some questions: verdict, extracted answer, and the end of its text."""
-    found: dict[Question, dict[str, str]] = {}
-    for part in run.parts or [run]:
-        extractor = part.value(EXTRACTOR) or ""
-        for sample in read_samples(evidence.sources[part.run_id]).values():
-            question = question_of(sample)
-            if question in wanted and sample.verdict is not None:
-                text, extracted = sample.text, sample.extracted or {}
-                answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                found[question] = {
-                    "verdict": sample.verdict.value,
-                    "answer": ABSENT if answer is None else answer,
-                    "text": text if len(text) <= TEXT_END else "…" + text[-TEXT_END:],
-                }
-    return found

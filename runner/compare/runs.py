@@ -5,6 +5,7 @@ MLflow is imported late.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,14 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from runner.compare.data import JOB_ID, Answer, Answers, NotPaired, Question, Run
+from runner.compare.data import (
+    ABSENT,
+    EXTRACTOR,
+    JOB_ID,
+    TEXT_END,
+    Answer,
+    Answers,
+    NotPaired,
+    Question,
+    Run,
+    Scored,
+    Texts,
+)
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
+from runner.core.ratios import ratio
 from runner.core.result import Sample, Verdict
 from runner.core.texts import parse_json
 from runner.core.uris import sqlite_path, without_secrets
+from runner.scorers.likelihoods import units
 from runner.store import moved
 from runner.store.jobs import read_samples
 from runner.store.look import PAGE, PARENT
@@ -35,6 +50,7 @@ LAST = "last"
 FOLDER = "comparison"  # among the artifacts of the grid's run
 SAMPLES = "samples.jsonl"
 FETCHED_AT_ONCE = 8  # most of the time goes into waiting; more would crowd out the server's other users
+SAME = 1e-9  # nats a token by which a file may differ from what was logged: MLflow keeps numbers as they are
 
 
 def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
@@ -205,6 +221,31 @@ class Evidence:
         read = partial(read_answers, asked=run.asked)
         return self.whole(run, read, lambda found: _counts(found) == run.score, "n and correct")
 
+    def texts(self, run: Run) -> Texts:
+        """Return how likely it found each text, from the first whole file that agrees with what was logged."""
+
+        def agrees(texts: Texts) -> bool:
+            of = units([one.found for one in texts.values()])
+            logged = run.metrics[LOG_LIKELIHOOD]
+            return bool(of) and math.isclose(
+                ratio([it.nats for it in of], [it.tokens for it in of]), logged, abs_tol=SAME
+            )
+
+        return self.whole(run, read_texts, agrees, LOG_LIKELIHOOD)
+
+    def words(self, run: Run, wanted: set[Question]) -> dict[Question, dict[str, str]]:
+        """Return what a run said to some questions: verdict, extracted answer, and the end of its text."""
+        found: dict[Question, dict[str, str]] = {}
+        for part in run.parts or [run]:
+            extractor = part.value(EXTRACTOR) or ""
+            for sample in read_samples(self.sources[part.run_id]).values():
+                question = question_of(sample)
+                if question in wanted and sample.verdict is not None:
+                    extracted = sample.extracted or {}
+                    answer = extracted.get(extractor, next(iter(extracted.values()), None))
+                    found[question] = side_of(sample.verdict, answer, sample.text)
+        return found
+
     def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
         """Return what the first whole file of samples holds that agrees with what was logged, or raise NotPaired."""
         why, damage = "is neither in its folder nor in MLflow", ""
@@ -231,9 +272,7 @@ class Evidence:
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that lie in no folder here from MLflow, several at a time."""
-        missing = [
-            run for run in runs if (run.score or LOG_LIKELIHOOD in run.metrics) and not any(self._here(run, SAMPLES))
-        ]
+        missing = [run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
                 for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
@@ -274,3 +313,22 @@ def read_answers(path: Path, asked: int | None = None) -> Answers:
         raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
     scored = [it for it in samples if it.verdict is not None and (asked is None or it.index < asked)]
     return {question_of(one): Answer(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
+
+
+def read_texts(path: Path) -> Texts:
+    """Return what a file of samples says of each text; EvidenceError with file and line where one was changed."""
+    try:
+        samples = read_samples(path).values()
+    except OSError as error:
+        raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
+    return {
+        one.index: Scored((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
+        for one in samples
+        if one.likelihood is not None
+    }
+
+
+def side_of(verdict: Verdict, answer: str | None, text: str) -> dict[str, str]:
+    """Return one side of a flip as it is shown: a long text by its end."""
+    shown = text if len(text) <= TEXT_END else "…" + text[-TEXT_END:]
+    return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}

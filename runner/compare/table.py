@@ -20,7 +20,6 @@ from runner.config.root import RunnerConfig
 from runner.core import metrics
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
-from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
 
 QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # they say which questions were asked
@@ -88,7 +87,7 @@ def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
     run = row.run
     asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     also = also_differ(run, base, choice) if choice.by else None
-    if LOG_LIKELIHOOD in run.metrics:
+    if run.unit:
         row.shift = compare_likelihoods(run, base, evidence, asked)
         row.shift.remark = "; ".join(part for part in (row.shift.remark, also) if part) or None
         return

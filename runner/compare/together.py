@@ -13,7 +13,7 @@ COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_
 def columns(tables: list[Table]) -> list[Column]:
     """Return the columns of a table with a line for each pair of rows of one model; none where there is no pair."""
     scored = [row for table in tables if table.scored for row in table.rows]
-    likely = [row for table in tables if table.of_likelihoods for row in table.rows]
+    likely = [row for table in tables if table.unit == "token" for row in table.rows]
     pairs = [(one, other) for one in scored for other in likely if model_of(one) == model_of(other)]
     if len(pairs) < 2:
         return []

@@ -112,6 +112,12 @@ def _counts(better: Better, *keys: str) -> list[Metric]:
 
 
 LOG_LIKELIHOOD = "log_likelihood_nats_per_token"
+# By what log-likelihoods are divided, the first of these that a run has: lm-eval knows bytes and texts, and no tokens.
+LOG_LIKELIHOODS = {
+    "token": LOG_LIKELIHOOD,
+    "byte": "log_likelihood_nats_per_byte",
+    "text": "log_likelihood_nats_per_text",
+}
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
 TRAINING = ("before", "after")
@@ -160,6 +166,7 @@ _EVERY = (
         head_words="log-likelihood\nnats/token",
     ),
     *_with_ends("log_likelihood_nats_per_byte", "log-likelihood", ".5f", Better.higher, unit="nats/byte"),
+    *_with_ends("log_likelihood_nats_per_text", "log-likelihood", ".4f", Better.higher, unit="nats/text"),
     *_with_ends("bits_per_token", "", ".4f", Better.lower),
     *_with_ends("bits_per_byte", "", ".4f", Better.lower, head_words="bits\n/byte"),
     *_with_ends("perplexity", "", ".4f", Better.lower),

@@ -54,6 +54,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         **keys: Any,
     ) -> None:
         super().__init__()
+        if enable_thinking and think_end_token is None:
+            raise ConfigError("enable_thinking=True: needs think_end_token, which ends what is no part of the answer")
         groups, own = by_group({key: value for key, value in keys.items() if key not in GIVEN_ALWAYS})
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval gives cuda:0 where nobody has named a device
@@ -69,7 +71,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.tokenizer: Any = load_tokenizer(named, self.resolved.path, trusted)
         self.add_bos_token, self.think_end_token = add_bos_token, think_end_token
         self._prefix_token_id, self.max_gen_toks = prefix_token_id, max_gen_toks
+        self.temperature = config.generation.temperature  # where a task says none
         self.max_length = int(max_length or self.report.metrics["max_positions"])
+        self.enable_thinking = enable_thinking
         self.chat_template_args = dict(chat_template_args or {})
         if enable_thinking is not None:
             self.chat_template_args["enable_thinking"] = enable_thinking
@@ -134,6 +138,14 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             texts.append(text)
         return texts
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return of each continuation how likely it is, and whether the model would have said it."""
+        if self.enable_thinking:
+            tasks = sorted({request.task_name for request in requests if request.task_name})
+            raise ConfigError(f"enable_thinking=True: {', '.join(tasks)} scores given answers, before any thinking")
+        scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scored
+
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of each text, in windows that share one token."""
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
@@ -186,6 +198,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         most = said.pop("max_gen_toks")
         if said.pop("do_sample", False) is False:
             said["temperature"] = 0.0
+        elif not (self.temperature if said.get("temperature") is None else said["temperature"]):
+            raise ConfigError("do_sample=True: needs a temperature above 0, as in --gen_kwargs temperature=0.7")
         if said.pop("num_beams", 1) != 1:
             raise ConfigError(f"num_beams={settings['num_beams']}: the engine does not search by beams; leave it out")
         for key in said.keys() - {*DRAWN}:

@@ -77,7 +77,7 @@ def test_differences_are_paired_weighed_by_tokens_and_adjusted(store: Store, row
     assert it["difference"] == pytest.approx(logged)
     assert (it["difference_low"], it["difference_high"]) == pytest.approx(ratio_interval(differences, TOKENS))
     assert it["p"] == pytest.approx(sign_flip_p(differences), rel=0.2)
-    assert (it["finding"], it["samples"], it["tokens"]) == ("worse", N, sum(TOKENS))
+    assert (it["finding"], it["samples"], it["size"], it["unit"]) == ("worse", N, sum(TOKENS), "token")
     assert it["p_holm"] == pytest.approx(2 * it["p"])
     same = found["int8"]["shift"]
     assert same["finding"] == "no difference shown"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from lm_eval.api.model import LM
+from lm_eval.api.registry import Registry
 
 from runner.harness import main
 from runner.harness.command import with_model
+from runner.harness.model import EngineModel
 
 TASK = """
 task: sums
@@ -49,6 +54,14 @@ def test_without_lm_eval_it_says_what_to_install(
     monkeypatch.delitem(sys.modules, "lm_eval.__main__", raising=False)
     assert main(["--tasks", "a"]) == 2
     assert "pip install 'runner[lm-eval]'" in capsys.readouterr().err
+
+
+def test_the_entry_point_names_the_model() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    ((name, value),) = project["entry-points"]["lm_eval.models"].items()
+    registry = Registry("model", base_cls=LM)
+    registry.register(name, target=EntryPoint(name, value, "lm_eval.models"))
+    assert registry.get("runner") is EngineModel
 
 
 @pytest.mark.slow

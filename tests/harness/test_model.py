@@ -81,12 +81,23 @@ def test_what_is_known_of_the_model_is_the_same(ours: EngineModel, theirs: Any) 
     [
         ({"num_beams": 4}, "num_beams=4: the engine does not search by beams"),
         ({"typical_p": 0.9}, "typical_p=0.9: no setting of generating .*temperature"),
+        ({"do_sample": True}, "do_sample=True: needs a temperature above 0"),
         ({"max_gen_toks": LENGTH}, f"max_gen_toks={LENGTH}: the model has {LENGTH} places"),
     ],
 )
 def test_what_the_engine_does_not_do_is_said(ours: EngineModel, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ours.generate_until(asked("generate_until", ("Hi", settings)), disable_tqdm=True)
+
+
+def test_thinking_needs_its_end_and_scores_no_given_answers(ours: EngineModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="enable_thinking=True: needs think_end_token"):
+        EngineModel(enable_thinking=True)
+    monkeypatch.setattr(ours, "enable_thinking", True)
+    (request,) = asked("loglikelihood", (QUESTIONS[0], CHOICES[0]))
+    request.task_name = "arc_easy"
+    with pytest.raises(ConfigError, match="enable_thinking=True: arc_easy scores given answers"):
+        ours.loglikelihood([request])
 
 
 def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:

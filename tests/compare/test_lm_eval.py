@@ -1,0 +1,315 @@
+"""What lm-eval has written, compared as our own runs are; what is wrong in its files is said by file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores import marks
+
+from runner import compare
+from runner.core.ratios import ratio_interval
+from runner.core.stats import mcnemar_exact
+
+TIME = "2026-01-02T03-04-05.678901"
+N = 40
+BASE, WORSE = marks(36, N), marks(36, N, 14)  # 14 were lost
+
+Metrics = Mapping[str, Mapping[str, Sequence[Any]]]  # by filter and metric, a value for each document
+
+
+def lm_eval_folder(
+    folder: Path,
+    metrics: Metrics,
+    *,
+    task: str = "sums",
+    time: str = TIME,
+    model: str = "hf",
+    model_args: Any = "pretrained=some/model,dtype=float32",
+    kind: str = "generate_until",
+    document: str = "document",
+    target: str = "42",
+    prompt: str = "prompt",
+    shots: int = 5,
+    **more: Any,
+) -> Path:
+    """Write what lm-eval writes for one task; returns the file of samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    n = len(next(iter(next(iter(metrics.values())).values())))
+    lines = [
+        {
+            "doc_id": at,
+            "doc": {"question": f"{document} {at}"},
+            "target": target,
+            "arguments": {"gen_args_0": {"arg_0": f"What is {at}?", "arg_1": {"until": ["\n"]}}},
+            "resps": [[f"{model} says {at}"]],
+            "filtered_resps": [f"{at}"],
+            "filter": name,
+            "metrics": list(of_filter),
+            "doc_hash": f"{document} {at}",
+            "prompt_hash": f"{prompt} {at}",
+            "target_hash": target,
+            **{metric: values[at] for metric, values in of_filter.items()},
+        }
+        for name, of_filter in metrics.items()
+        for at in range(n)
+    ]
+    means = {
+        f"{metric},{name}": sum(values) / n if all(isinstance(one, int | float) for one in values) else 0.5
+        for name, of_filter in metrics.items()
+        for metric, values in of_filter.items()
+    }
+    listed = [{"metric": metric, "aggregation": "mean"} for metric in next(iter(metrics.values()))]
+    results = {
+        "results": {task: {"name": task, "alias": task, "sample_len": n, **means, "acc_stderr,none": "N/A"}},
+        "group_subtasks": {},
+        "configs": {task: {"task": task, "output_type": kind, "metric_list": listed}},
+        "versions": {task: 3.0},
+        "n-shot": {task: shots},
+        "higher_is_better": {task: {}},
+        "n-samples": {task: {"original": 99, "effective": n}},
+        "config": {"model": model, "model_args": model_args, "gen_kwargs": None, "limit": None},
+        "model_name": "some/model",
+        "lm_eval_version": "0.4.13",
+        **more,
+    }
+    (folder / f"results_{time}.json").write_text(json.dumps(results))
+    samples = folder / f"samples_{task}_{time}.jsonl"
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return samples
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def show(*arguments: object) -> tuple[int, str, str]:
+        code = compare.main(["--lm-eval", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return show
+
+
+def tables(run: Any, *arguments: object) -> list[dict[str, Any]]:
+    code, out, err = run(*arguments, "--format", "json")
+    assert code == 0, err
+    found: list[dict[str, Any]] = json.loads(out)["tables"]
+    return found
+
+
+def of(solved: Sequence[bool]) -> list[float]:
+    return [float(one) for one in solved]
+
+
+def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path: Path) -> None:
+    strict, flexible = "strict-match", "flexible-extract"
+    a, b = tmp_path / "a", tmp_path / "b"
+    lm_eval_folder(a / "some__model", {strict: {"exact_match": of(BASE)}, flexible: {"exact_match": of(BASE)}})
+    lm_eval_folder(
+        b / "some__model",
+        {strict: {"exact_match": of(WORSE)}, flexible: {"exact_match": of(BASE)}},
+        model="runner",
+        model_args={"pretrained": "some/model", "dtype": "float32", "quantization": "nf4"},
+    )
+    (table,) = tables(run, a, b)
+    assert table["task"] == "sums"
+    assert table["baseline"] == {"output_dir": str(a)}
+    rows = {(row["config"]["output_dir"], row["config"]["task.filter"]): row for row in table["rows"]}
+    assert len(rows) == 4
+    assert rows[str(a), strict]["is_baseline"]
+    it = rows[str(b), strict]["comparison"]
+    assert (it["wins"], it["losses"], it["ties"]) == (0, 14, N - 14)
+    assert it["p"] == pytest.approx(mcnemar_exact(0, 14))
+    assert it["p_holm"] == pytest.approx(2 * it["p"])
+    assert it["finding"] == "worse"
+    assert it["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
+    assert it["remark"] == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
+    assert rows[str(b), flexible]["comparison"]["ties"] == N
+    assert rows[str(b), strict]["metrics"]["accuracy"] == 22 / N
+
+    code, out, _ = run(a, b)
+    assert code == 0
+    assert "worse (Δ -35.0 points" in out.replace("−", "-")
+    assert "a true difference of ≥" in out
+    # and by config keys, as with our own
+    (table,) = tables(run, a, b, "--baseline", "quantization=none,backend=hf", "--where", "task.filter=strict-match")
+    assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "nf4"]
+    assert table["rows"][1]["comparison"]["losses"] == 14
+
+
+def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Path) -> None:
+    sizes = [20 + at for at in range(N)]
+    base = [-1.5 * size for size in sizes]
+    less = [nats - 0.01 * size * (1 + at % 3) for at, (nats, size) in enumerate(zip(base, sizes, strict=True))]
+    for name, nats in (("a", base), ("b", less)):
+        pairs = [[value, size] for value, size in zip(nats, sizes, strict=True)]
+        of_bytes = {"none": {"word_perplexity": pairs, "byte_perplexity": pairs, "bits_per_byte": pairs}}
+        lm_eval_folder(tmp_path / name, of_bytes, task="pages", kind="loglikelihood_rolling")
+        texts = {"none": {"perplexity": nats, "acc": of(BASE)}}
+        lm_eval_folder(tmp_path / name, texts, task="words", kind="loglikelihood", time="2026-01-02T03-04-06")
+    found = {table["task"]: table for table in tables(run, tmp_path / "a", tmp_path / "b")}
+    assert sorted(found) == ["pages:likelihood", "words", "words:likelihood"]
+    differences = [here - there for here, there in zip(less, base, strict=True)]
+    pages, words = (found[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words"))
+    assert (pages["unit"], pages["size"], pages["samples"], pages["finding"]) == ("byte", sum(sizes), N, "worse")
+    assert pages["difference"] == pytest.approx(sum(differences) / sum(sizes))
+    assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(ratio_interval(differences, sizes))
+    assert (words["unit"], words["size"]) == ("text", N)
+    assert words["difference"] == pytest.approx(sum(differences) / N)
+    assert found["words"]["rows"][1]["comparison"]["ties"] == N
+    code, out, _ = run(tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert "Δ nats/byte" in out
+    assert f"(n={N}, {sum(sizes):,} bytes): worse (Δ −0.0" in out
+    assert "nats a text, over the same texts" in out
+
+
+def test_every_way_out_has_them(run: Any, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    lm_eval_folder(a, {"none": {"acc": of(BASE)}})
+    lm_eval_folder(b, {"none": {"acc": of(WORSE)}})
+    code, out, err = run(a, b, "--format", "csv", "--save", tmp_path / "saved")
+    assert code == 0, err
+    lines = {line["job_id"]: line for line in csv.DictReader(io.StringIO(out))}
+    assert lines[f"{b}:sums:acc,none"]["losses"] == "14"
+    page = (tmp_path / "saved" / "comparison.html").read_text()
+    assert "<b>worse</b>" in page
+    assert "What is 3?" in page  # a flip, with its question
+    assert "hf says 3" in page
+    assert {"accuracy.png", "comparison.md"} <= {path.name for path in (tmp_path / "saved").iterdir()}
+    code, out, _ = run(a, b, "--flips", f"output_dir={a}", f"output_dir={b}")
+    assert code == 0
+    assert "14 lost, 0 won, 22 right in both, 4 wrong in both" in " ".join(out.split())
+
+
+def test_a_groups_tasks_stand_in_one_table_and_can_be_pooled(run: Any, tmp_path: Path) -> None:
+    for name, solved, options in (("a", BASE, "pretrained=m"), ("b", WORSE, "pretrained=m,load_in_8bit=True")):
+        for at, task in enumerate(("mmlu_x", "mmlu_y")):
+            folder = tmp_path / name
+            lm_eval_folder(
+                folder,
+                {"none": {"acc": of(solved)}},
+                task=task,
+                document=task,
+                time=f"2026-01-02T03-04-0{at}",
+                model_args=options,
+                group_subtasks={"mmlu": ["mmlu_x", "mmlu_y"]},
+            )
+    (table,) = tables(run, tmp_path / "a", tmp_path / "b")
+    assert (table["task"], len(table["rows"])) == ("mmlu", 4)
+    (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--by", "quantization", "--baseline", "quantization=none")
+    assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "int8"]
+    assert (table["rows"][1]["comparison"]["losses"], table["rows"][1]["metrics"]["n"]) == (28, 2 * N)
+
+
+def test_of_equal_runs_in_a_folder_the_newest_counts_and_others_stand_apart(run: Any, tmp_path: Path) -> None:
+    lm_eval_folder(tmp_path, {"none": {"acc": of(WORSE)}}, time="2026-01-01T00-00-00")
+    lm_eval_folder(tmp_path, {"none": {"acc": of(BASE)}}, time="2026-01-02T00-00-00")
+    (table,) = tables(run, tmp_path)
+    assert [row["metrics"]["correct"] for row in table["rows"]] == [36]
+    lm_eval_folder(
+        tmp_path,
+        {"none": {"acc": of(WORSE)}},
+        time="2026-01-03T00-00-00",
+        model_args="pretrained=some/model,dtype=float32,load_in_4bit=True,bnb_4bit_quant_type=nf4,batch_size=8",
+    )
+    (table,) = tables(run, tmp_path, "--baseline", "quantization=none")
+    assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "nf4"]
+    assert table["rows"][1]["comparison"]["losses"] == 14
+
+
+def test_what_is_neither_a_verdict_nor_a_likelihood_is_left_out_and_said(run: Any, tmp_path: Path) -> None:
+    lm_eval_folder(tmp_path / "a", {"none": {"acc": of(BASE), "f1": [0.25] * N, "mcc": [[1, 0]] * N}})
+    code, out, err = run(tmp_path / "a", "--format", "json")
+    assert code == 0
+    assert "left out, neither right or wrong for each document nor a log-likelihood: sums f1,none, sums mcc,none" in err
+    assert [row["job_id"] for row in json.loads(out)["tables"][0]["rows"]] == [f"{tmp_path}/a:sums:acc,none"]
+
+
+def damage(path: Path, line: int, text: str | None) -> None:
+    lines = path.read_text().splitlines()
+    lines[line - 1 : line] = [] if text is None else [text]
+    path.write_text("".join(f"{one}\n" for one in lines))
+
+
+def test_what_is_wrong_in_a_file_is_said_by_file_and_line(run: Any, tmp_path: Path) -> None:
+    def said(change: Callable[[Path], None], expected: str) -> None:
+        folder = tmp_path / "b"
+        path = lm_eval_folder(folder, {"none": {"acc": of(BASE)}})
+        change(path)
+        code, out, err = run(tmp_path / "a", folder)
+        assert (code, out) == (2, "")
+        assert expected.format(path) in err
+        assert "Traceback" not in err
+
+    def edited(**more: Any) -> Callable[[Path], None]:
+        def change(path: Path) -> None:
+            values = json.loads(path.read_text().splitlines()[4])
+            damage(path, 5, json.dumps(values | more))
+
+        return change
+
+    lm_eval_folder(tmp_path / "a", {"none": {"acc": of(BASE)}})
+    said(lambda path: damage(path, 3, '{"doc_id": 2, "doc_'), "{}, line 3: not JSON")
+    said(lambda path: damage(path, 3, '{"doc_id": 2}'), "{}, line 3: no sample of lm-eval: doc_hash is missing")
+    said(
+        lambda path: damage(path, 3, None),
+        f"{{}}, line {N - 1}: lines are missing before or behind it: results_{TIME}.json counts {N}",
+    )
+    said(edited(doc_id=3), "{}, line 5: document 3 stands in line 4 already")
+    said(edited(acc=0.0), "{}: acc of filter none comes to 0.875 over its lines")
+    said(edited(doc_hash="other"), "{}, line 5: document 4 has another document than in " + str(tmp_path / "a"))
+    said(edited(target="7"), "{}, line 5: document 4 has another gold answer than in " + str(tmp_path / "a"))
+    said(
+        lambda path: path.unlink(), f"samples_sums_{TIME}.jsonl is not beside it: lm-eval writes it with --log_samples"
+    )
+
+    lm_eval_folder(tmp_path / "b", {"none": {"acc": of(BASE[:30])}})
+    code, _, err = run(tmp_path / "a", tmp_path / "b")
+    assert code == 2
+    assert f"samples_sums_{TIME}.jsonl, line 31: document 30 is not in {tmp_path / 'b'}" in err
+    (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--unpaired")
+    assert table["rows"][1]["comparison"]["method"] == "fisher"
+
+    (tmp_path / "b" / f"results_{TIME}.json").write_text("{}")
+    code, _, err = run(tmp_path / "b")
+    assert code == 2
+    assert f"results_{TIME}.json: no results of lm-eval" in err
+
+
+def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
+    lm_eval_folder(tmp_path / "a", {"none": {"acc": of(BASE)}})
+    lm_eval_folder(tmp_path / "b", {"none": {"acc": of(WORSE)}}, prompt="other", shots=0)
+    (table,) = tables(run, tmp_path / "a", tmp_path / "b")
+    assert (
+        table["rows"][1]["note"] == f"other prompts: {N} of {N} questions were put in other words than in the baseline"
+    )
+    (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--baseline", "task.shots=5")
+    assert table["rows"][1]["comparison"]["remark"] == f"other prompts for {N} of {N} questions"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "--lm-eval nowhere: there is no such folder"),
+        (
+            ["."],
+            "--lm-eval .: no results of lm-eval (results_TIME.json) in it; lm-eval writes them with --output_path . --log_samples",
+        ),
+        (["notes.json"], "--lm-eval notes.json: no results file of lm-eval"),
+        ([".", "--grid", "last"], "--grid: --lm-eval reads folders and no MLflow store"),
+        ([".", "--log"], "--log: --lm-eval reads folders and no MLflow store"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.json").write_text("{}")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert said in err
