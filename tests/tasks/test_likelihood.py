@@ -16,7 +16,7 @@ from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import ApiConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import PromptStyle
+from runner.config.wording import PromptStyle
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.metrics import LOG_LIKELIHOOD
