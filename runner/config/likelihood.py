@@ -25,6 +25,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     stride: int | None = None
     keep_top_k: int = inert(0, "adds evidence and changes no number; it counts among the hashes")
     reference: str | None = inert(None, "names another job; the id of that job counts instead")
+    exact: bool = inert(False, "says how the reference is read; it counts among the hashes, where there is a reference")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,11 +41,18 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check_not_blank(
             "task.reference", self.reference, "give overrides such as quantization=none, a job's id, or null"
         )
+        need = "compares with another model: give task.reference=OVERRIDES, such as task.reference=quantization=none"
+        check(not self.exact or self.reference is not None, "task.exact", "true", need)
 
     @property
     def step(self) -> int:
         """How many tokens the next window goes on by."""
         return self.stride or self.window // 2
+
+    @property
+    def loads(self) -> int:
+        """This model, and the one that is loaded beside it."""
+        return 1 + self.exact
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows whose texts are read and scored, and nothing generated."""
@@ -54,4 +62,6 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return the texts, where it is known how many; a question with its answer is typical."""
         count = self.limit if read is None else read
-        return [] if count is None else [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)]
+        if count is None:
+            return []
+        return [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)] * (1 + self.exact)  # read by each model

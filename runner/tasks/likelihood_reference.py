@@ -32,7 +32,8 @@ JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
 def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
     """Return the job that a job is compared with, be it done or not; None where that is none or the job itself.
 
-    `hashes` are the job's own; a reference keeps as many tokens as the job itself, or 64.
+    `hashes` are the job's own; a reference keeps as many tokens as the job itself, or 64;
+    of one that is loaded beside it, nothing has to be kept.
     """
     task = config.task
     assert isinstance(task, LikelihoodConfig)
@@ -42,7 +43,7 @@ def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | No
         own = Path(config.output_dir).expanduser().absolute() / "jobs" / task.reference
         return Job(task.reference, own)
     other = overridden(config, task.reference)
-    kept = {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
+    kept = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
     found, mine = (
         identify(it, version, _evidence(it) | hashes | more, measures=False)
         for it, more in ((other, kept), (config, {}))
