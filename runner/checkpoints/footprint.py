@@ -162,9 +162,7 @@ def predict(
     return None if other is None else found.beside(other, waiting_bytes)
 
 
-def _predict_one(
-    config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None
-) -> Footprint | None:
+def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
     model, tensors = resolved.model, resolved.tensors
     settings = resolved.text_settings

@@ -12,7 +12,7 @@ from runner.compare.pairing import ALPHA, MAKES_PROMPTS
 from runner.compare.runs import Evidence
 from runner.core.errors import EvidenceError
 from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.ratios import detectable_shift, ratio, ratio_error, ratio_interval, sign_flip_p
+from runner.core.ratios import detectable_shift, paired_p, ratio, ratio_error, ratio_interval
 from runner.core.result import Likelihood
 from runner.core.stats import holm
 from runner.scorers.likelihoods import units
@@ -50,7 +50,7 @@ def compare_likelihoods(run: Run, base: Run, evidence: Evidence, asked: Sequence
         ratio(differences, tokens),
         *ratio_interval(differences, tokens),
         ratio_error(differences, tokens),
-        sign_flip_p(differences),
+        paired_p(differences),
         len(pairs),
         int(sum(tokens)),
         remark=remark,

@@ -1,8 +1,8 @@
 """task.exact=true: a model and its reference side by side, compared by whole distributions. No task itself.
 
 An engine over two engines. The reference reads a lot of texts first, and its distributions wait in memory for those of
-this model, which are compared as they come. Only so many wait at a time (`waiting_places`), so both read a text anew for
-what is left of it: a large vocabulary costs time and never more memory.
+this model, which are compared as they come. Only so many wait at a time (`waiting_places`), so both read a text anew
+for what is left of it: a large vocabulary costs time and never more memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import (
     Capability,
     Completion,
-    Engine,
     EngineReport,
     Event,
     Prompt,

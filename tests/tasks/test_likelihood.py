@@ -25,6 +25,8 @@ from runner.store.top_k import TOP_K, read_top_k
 from runner.tasks import likelihood
 
 Make = Callable[..., RunnerConfig]
+
+
 def test_pairs_score_as_one_plain_forward_pass(
     make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from runner.checkpoints.footprint import predict
 from runner.checkpoints.memory_check import check_memory
 from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import ApiConfig, LocalModelConfig, StubConfig
+from runner.config.model import ApiConfig, Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Status
@@ -84,7 +84,7 @@ def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_referen
     assert stored.after
     assert (exact.after, exact.hashes["exact"]) == ("", "true")
     assert "exact" not in stored.hashes
-    twin = replace(two(1).model, attention="eager")  # another job of the same weights
+    twin = replace(two(1).model, attention=Attention.eager)  # another job of the same weights
     record = run(replace(two(1, exact=True, reference=named(two(1))), model=twin))
     assert record.result.metrics["kl_nats_per_token"] == pytest.approx(0, abs=1e-6)
     assert record.result.metrics["top_1_agreement"] == 1
@@ -129,7 +129,10 @@ def test_memory_is_that_of_both(two: Two) -> None:
     assert both.weight_mib == 2 * one.weight_mib
     assert both.kv_cache_mib == 2 * one.kv_cache_mib
     assert both.total_mib > 2 * one.weight_mib
-    assert kinds.kind_of(config.model).need(config, resolved).mib > kinds.kind_of(alone.model).need(alone, resolve(alone)).mib
+    assert (
+        kinds.kind_of(config.model).need(config, resolved).mib
+        > kinds.kind_of(alone.model).need(alone, resolve(alone)).mib
+    )
     room = {"main memory": 1.5 * one.weight_mib}
     assert all("memory is short" in note for note in check_memory(alone, resolve(alone), room))
     with pytest.raises(ConfigError, match="the weights of this model and of its reference need .* task.exact=false"):
