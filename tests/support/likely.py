@@ -26,7 +26,8 @@ def scores(folder: Path, ids: list[int], dtype: str = "float32") -> torch.Tensor
     """The logarithms of a whole distribution after each token but the last, by one plain forward pass: [T-1, V]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     with torch.inference_mode():
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].log_softmax(dim=-1)
+        found: torch.Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].log_softmax(dim=-1)
+    return found
 
 
 def samples(record: Record) -> list[Any]:
