@@ -48,8 +48,8 @@ def summary(table: Table) -> str:
     return (
         "Δ of the log-likelihood in nats a token, over the same tokens: below 0, a row finds the texts less likely "
         "than the baseline does. p: signs of the samples' differences are flipped, each summed over its tokens, so "
-        f"that samples count (up to {FLIPS:,} flips, all there are of few samples; the share that reaches the sum, times "
-        f"{CAUTION:g} as differences may be skewed); Holm: adjusted for the "
+        f"that samples count (up to {FLIPS:,} flips, all there are of few samples; the share that reaches the sum, "
+        f"times {CAUTION:g}, as differences may be skewed); Holm: adjusted for the "
         f"{len(shifts)} comparison{'s' * (len(shifts) != 1)} of this table, {ALPHA:g} decides. Intervals hold 95 % "
         "each (ratio of sums over samples, Student's t). KL is that of the reference to the row, from the tokens that "
         "the reference has kept, or from all with task.exact=true."

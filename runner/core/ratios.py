@@ -20,9 +20,7 @@ ENOUGH = 400  # drawn sums that reach the one seen: p is known to a twentieth of
 EXACT_FLIPS = 14  # samples up to which all are counted
 ROUNDING = 1e-12  # as a share of the largest sum: sums that are equal on paper
 GROUP = 8  # samples whose signed sums stand in one table
-CAUTION = (
-    1.5  # times the share of flips: where differences are skewed, flips alone find up to 7 % and not 5 (see below)
-)
+CAUTION = 2.0  # times the share of flips, which alone calls up to 7 % of skewed pairs different and not 5
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
