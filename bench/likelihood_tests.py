@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 import numpy as np
 from compare_null import begin
-from likelihood_null import KINDS, NOISE, SAMPLES, SPREAD, Numbers, skewed
+from likelihood_null import KINDS, NOISE, SPREAD, Numbers, skewed
 from scipy import stats
 
 from runner.core.ratios import FLIPS, ratio_error
 
 RESAMPLES = 999
+SAMPLES = (20, 50)  # few: of many, skewness matters less
 Ps = dict[str, Numbers]
 
 
