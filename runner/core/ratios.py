@@ -20,7 +20,7 @@ ENOUGH = 400  # drawn sums that reach the one seen: p is known to a twentieth of
 EXACT_FLIPS = 14  # samples up to which all are counted
 ROUNDING = 1e-12  # as a share of the largest sum: sums that are equal on paper
 GROUP = 8  # samples whose signed sums stand in one table
-CAUTION = 2.0  # times the share of flips, which alone calls up to 7 % of skewed pairs different and not 5
+CAUTION = 2.0  # times the share of flips, which alone calls up to 7.5 % of skewed pairs different and not 5
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
@@ -76,9 +76,9 @@ def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0)
 def paired_p(differences: Sequence[float]) -> float:
     """Return the p that two runs are alike, by their paired differences: that of flipped signs, with caution.
 
-    Flips are exact where a difference is as often up as down. Where a few samples move far and one way, 20 to 200 of
-    them are called different in 6 to 7 % of cases and not in 5. Their own skewness tells too little of that: the larger
-    p of flips and of Johnson's t, or of a bootstrap of t, stays above 5 %, too (bench/likelihood_tests.py).
+    Flips are exact where a difference is as often up as down. Where a few samples move far and one way, up to
+    7.5 % of equal pairs are called different and not 5. Their own skewness tells too little of that: the larger p of
+    flips and of Johnson's t, or of a bootstrap of t, stays above 5 %, too (bench/likelihood_tests.py).
     """
     return min(1.0, CAUTION * sign_flip_p(differences))
 
