@@ -16,7 +16,8 @@ from typing import Any
 
 from engines import markdown
 
-from runner.config.task import Extractor, Gsm8kConfig, PromptStyle
+from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.wording import PromptStyle
 from runner.core.result import Sample
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions

@@ -38,7 +38,8 @@ from engines import (
 )
 from gsm8k_scores import compare_scores
 
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots
 from runner.datasets.gsm8k import load_questions
 from runner.engines.base import Message

@@ -21,6 +21,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
     """Do one job, or return what is recorded of it; `bases` keeps the loaded base for the next job of a grid."""
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(config, task, resolved)
+    resolved = resolved.beside(inputs.second)
     with jobs.claim(job, wait and not config.task.is_endless):
         anew = must_start_anew(config, task)
         done = None if anew else job.recorded()

@@ -1,4 +1,4 @@
-"""What a model will need, from config.json and the safetensors headers alone, and whether there is room; no torch.
+"""What a model will need, from config.json and the safetensors headers alone; no torch.
 
 Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them: linear layers of the
 blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once. Which of them
@@ -21,6 +21,7 @@ from runner.checkpoints.pass_memory import (
     quantized_room_bytes,
     shape_of,
     streamed,
+    waiting_places,
 )
 from runner.checkpoints.resolve import Resolved
 from runner.checkpoints.weight_files import Tensor
@@ -29,14 +30,12 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Workload
 from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, stored_dtype
-from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
-from runner.quantization import SMALLEST, read_format
-from runner.quantization.base import Format, QuantizationConfig, Source
+from runner.quantization import read_format
+from runner.quantization.base import Format, QuantizationConfig
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
-UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
@@ -123,17 +122,50 @@ class Footprint:
         """The peak: what has to fit besides the interpreter and its libraries, over load and completions."""
         return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
 
+    def beside(self, other: Footprint, waiting_bytes: int) -> Footprint:
+        """Return what both take where the other is loaded second and one reads at a time, with so much in between."""
+        parts = self.weights | other.weights
+        weights = {part: self.weights.get(part, 0) + other.weights.get(part, 0) for part in parts}
+        mine, its = (round(one.resident_weight_mib * MIB) for one in (self, other))
+        packing = [one.first_pass_bytes and one.first_pass_bytes + held for one, held in ((self, its), (other, mine))]
+        return Footprint(
+            weights,
+            self.prefill_kv_bytes + other.prefill_kv_bytes,
+            self.decode_kv_bytes + other.decode_kv_bytes,
+            max(self.prefill_activation_bytes, other.prefill_activation_bytes) + waiting_bytes,
+            max(self.decode_activation_bytes, other.decode_activation_bytes) + waiting_bytes,
+            self.unread_bytes + other.unread_bytes,
+            self.copied_bytes + other.copied_bytes,
+            max(self.runtime_bytes, other.runtime_bytes),
+            self.load_bytes + other.load_bytes,
+            max(packing),
+        )
+
 
 def predict(
     config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
 ) -> Footprint | None:
-    """Predict the footprint of a job; None where the checkpoint has no safetensors files to read.
+    """Predict the footprint of a job; None where a checkpoint has no safetensors files to read.
 
-    `free_mib` of main memory decides what is packed; None: as much as is free here.
+    `free_mib` of main memory decides what is packed; None: as much as is free here. A model that is loaded beside the
+    job's own counts where both go to the same place, and so do the distributions that wait for each other.
     """
+    found = _predict_one(config, resolved, work, free_mib)
+    if found is None or resolved.second is None:
+        return found
+    second_config, second = resolved.second
+    if machine.device_class(second.model.device) != machine.device_class(resolved.model.device):
+        return found
+    other = _predict_one(second_config, second, work, free_mib)
+    vocabulary = shape_of(resolved.text_settings)["vocab"]
+    waiting_bytes = BYTES["float32"] * vocabulary * waiting_places(vocabulary)
+    return None if other is None else found.beside(other, waiting_bytes)
+
+
+def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
     model, tensors = resolved.model, resolved.tensors
-    settings = resolved.settings | resolved.settings.get("text_config", {})  # of a model that also sees or hears
+    settings = resolved.text_settings
     if not tensors:
         return None
     device = machine.device_class(model.device)
@@ -264,60 +296,3 @@ def _part(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
-
-
-def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]) -> list[str]:
-    """Refuse weights that do not fit; say it when they do, but not with what comes on top while completing."""
-    if not resolved.model.check_memory:
-        return []
-    try:
-        predicted = predict(config, resolved, config.task.workload(config.generation))
-    except DataError:
-        return []  # a damaged header: the load will read it, too, and name the tensor
-    if predicted is None:
-        return []
-    free_mib = sum(rooms_mib.values())
-    where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
-    model, quantization = resolved.model, config.quantization.name
-    if predicted.weight_mib > free_mib:
-        fixes = [*_smaller(config, resolved, free_mib), "a smaller model"]
-        if model.device_map is None and "main memory" not in rooms_mib:
-            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
-        raise ConfigError(
-            f"model.name={model.name} with quantization={quantization}: the weights need {predicted.weight_mib:,.0f} "
-            f"MiB, and {where} are free: use {', '.join(fixes)}, or model.check_memory=false to try it all the same"
-        )
-    if predicted.total_mib > free_mib:
-        return [
-            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
-            f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
-            f"{predicted.activation_mib:,.0f} MiB of activations and what libraries and copies take, and {where} are "
-            "free: "
-            "a smaller generation.batch_size or generation.max_new_tokens needs less"
-        ]
-    return []
-
-
-def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[str]:
-    """Name the smallest quantization as the fix where it would be one."""
-    if config.quantization.source is not Source.plain or config.lora.merges:
-        return []
-    smallest = SMALLEST()
-    asked = replace(config, quantization=smallest)
-    predicted = predict(asked, resolved, config.task.workload(config.generation))
-    if predicted is None or predicted.weight_mib > free_mib:
-        return []
-    return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
-
-
-def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
-    """Cut each place to what model.max_memory allows there, and name it as people do."""
-    if max_memory:  # as accelerate has it: a place that is not named gets nothing
-        free_mib = {place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()}
-    return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
-
-
-def size_mib(size: str) -> float:
-    """Turn 3GB, 800MiB and the like into MiB."""
-    number = size.rstrip("KMGiB")
-    return float(number) * UNITS[size[len(number) : -1]] / MIB

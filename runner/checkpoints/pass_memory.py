@@ -13,6 +13,8 @@ from runner.core.dtypes import BYTES
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of prompts that one pass reads
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once: beyond these, products of matrices get no faster
 THREAD_ROOM = 163_840  # bytes in which a thread unpacks and adds up: OWN_ROOM of kernels/quantized.h
+WAITING_NUMBERS = 2**24  # of whole distributions: 64 MiB, but of large vocabularies so many places at least
+LEAST_WAITING = 256
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,8 @@ def quantized_room_bytes(rows: int, inputs: int, threads: int) -> int:
     """Return what kernels/quantized.h works in: rows as bytes, what is known of rows and columns, room of threads."""
     padded = -(-inputs // 64) * 64
     return padded * (rows + 5) + 4 * rows + 64 + threads * THREAD_ROOM + 64 * 6
+
+
+def waiting_places(vocab_size: int) -> int:
+    """Return how many whole distributions of one model may wait at a time for those of another, in float32."""
+    return max(WAITING_NUMBERS // max(vocab_size, 1), LEAST_WAITING)

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ class Resolved:
     def __init__(self, config: RunnerConfig) -> None:
         self.model = local_model(config.model)
         self._lora = adapter_of(config.lora)
+        self.second: tuple[RunnerConfig, Resolved] | None = None  # a model that is loaded beside this one
+
+    def beside(self, second: RunnerConfig | None) -> Resolved:
+        """Return it with a model that is loaded beside this one; itself where there is none."""
+        if second is None:
+            return self
+        found = copy(self)  # others may share it
+        found.second = second, resolve(second)
+        return found
 
     @cached_property
     def path(self) -> Path:
@@ -73,6 +83,11 @@ class Resolved:
     def settings(self) -> dict[str, Any]:
         """The model's config.json; that of random weights is known before they are made."""
         return random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
+
+    @property
+    def text_settings(self) -> dict[str, Any]:
+        """What config.json says of the text model, where the model also sees or hears."""
+        return self.settings | (self.settings.get("text_config") or {})
 
     @cached_property
     def stored(self) -> Format | None:

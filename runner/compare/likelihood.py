@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from runner.compare.data import Finding, NotPaired, Row, Run, Shift, Texts
 from runner.compare.pairing import ALPHA, MAKES_PROMPTS
 from runner.compare.runs import Evidence
-from runner.core.ratios import detectable_shift, ratio, ratio_error, ratio_interval, sign_flip_p
+from runner.core.ratios import detectable_shift, paired_p, ratio, ratio_error, ratio_interval
 from runner.core.result import Likelihood
 from runner.core.stats import holm
 from runner.scorers.likelihoods import units
@@ -42,7 +42,7 @@ def compare_likelihoods(run: Run, base: Run, evidence: Evidence, asked: Sequence
         ratio(differences, sizes),
         *ratio_interval(differences, sizes),
         ratio_error(differences, sizes),
-        sign_flip_p(differences),
+        paired_p(differences),
         len(pairs),
         int(sum(sizes)),
         run.unit,

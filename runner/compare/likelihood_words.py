@@ -10,7 +10,7 @@ from runner.compare.data import ABSENT, Finding, Row, Run, Shift, Table
 from runner.compare.pairing import ALPHA
 from runner.compare.wording import Column, naming, number, p_value, versus
 from runner.core.metrics import ENDS, LOG_LIKELIHOODS, METRICS
-from runner.core.ratios import FLIPS
+from runner.core.ratios import CAUTION, FLIPS
 
 # After the comparison, and how soon a narrow terminal goes without each; 0 stays.
 MEASURED = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3, "bits_per_byte": 4,
@@ -49,11 +49,13 @@ def summary(table: Table) -> str:
     return (
         f"Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, a row finds the texts less likely "
         f"than the baseline does. p: signs of the samples' differences are flipped, each summed over its {unit}s, so "
-        f"that samples count (up to {FLIPS:,} flips, all there are of few samples); Holm: adjusted for the "
+        f"that samples count (up to {FLIPS:,} flips, all there are of few samples; the share that reaches the sum, "
+        f"times {CAUTION:g}, as differences may be skewed); Holm: adjusted for the "
         f"{len(shifts)} comparison{'s' * (len(shifts) != 1)} of this table, {ALPHA:g} decides. Intervals hold 95 % "
         "each (ratio of sums over samples, Student's t)."
     ) + (
-        " KL is that of the reference to the row, from the tokens that the reference has kept."
+        " KL is that of the reference to the row, from the tokens that the reference has kept, or from all with "
+        "task.exact=true."
         if unit == "token"
         else ""
     )

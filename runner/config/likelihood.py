@@ -6,38 +6,33 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import QUESTION_TOKENS, Amount, PromptStyle, QuestionsConfig, Workload, check_template
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import Text, inert
+from runner.config.task import QUESTION_TOKENS, Amount, QuestionsConfig, Workload
+from runner.config.wording import PromptStyle, WordingConfig
+from runner.core.errors import check, check_least, check_not_blank
+from runner.core.fields import inert
 
 KEPT = 64  # most probable tokens in each place that a reference keeps, unless it says otherwise
 STYLES = (PromptStyle.chat, PromptStyle.text)
 
 
 @dataclass
-class LikelihoodConfig(QuestionsConfig):
+class LikelihoodConfig(WordingConfig, QuestionsConfig):
     """How probable given texts are: gold answers, any text, multiple choice; and how far from another model's."""
 
     module: ClassVar[str] = "runner.tasks.likelihood"
     name: str = "likelihood"
-    prompt: PromptStyle = PromptStyle.chat
-    template: Text | None = None
-    system: Text | None = None
-    instruction: Text = "Solve it step by step. End with '#### ' and the number."
     window: int = 1024
     stride: int | None = None
     keep_top_k: int = inert(0, "adds evidence and changes no number; it counts among the hashes")
     reference: str | None = inert(None, "names another job; the id of that job counts instead")
+    exact: bool = inert(False, "says how the reference is read; it counts among the hashes, where there is a reference")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choices = ", ".join(style.value for style in STYLES)
         need = f"an answer is scored behind its question alone: choose one of {choices}"
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
-        if self.prompt is not PromptStyle.chat and self.system:
-            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
-        if self.template is not None:
-            check_template(self.template)
+        self.check_wording()
         check_least(2, "task.window", self.window, ": each token is scored behind another one")
         check_least(1, "task.stride", self.stride, ", or null for half of task.window")
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
@@ -46,11 +41,18 @@ class LikelihoodConfig(QuestionsConfig):
         check_not_blank(
             "task.reference", self.reference, "give overrides such as quantization=none, a job's id, or null"
         )
+        need = "compares with another model: give task.reference=OVERRIDES, such as task.reference=quantization=none"
+        check(not self.exact or self.reference is not None, "task.exact", "true", need)
 
     @property
     def step(self) -> int:
         """How many tokens the next window goes on by."""
         return self.stride or self.window // 2
+
+    @property
+    def loads(self) -> int:
+        """This model, and the one that is loaded beside it."""
+        return 1 + self.exact
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows whose texts are read and scored, and nothing generated."""
@@ -60,4 +62,6 @@ class LikelihoodConfig(QuestionsConfig):
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return the texts, where it is known how many; a question with its answer is typical."""
         count = self.limit if read is None else read
-        return [] if count is None else [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)]
+        if count is None:
+            return []
+        return [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)] * (1 + self.exact)  # read by each model

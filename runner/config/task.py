@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from runner.config.generation import GenerationConfig
+from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check, check_least, check_not_blank, unknown
+from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, Text, inert
-
-
-class PromptStyle(StrEnum):
-    """The form of a question: chat template, plain `Question: … Answer:` text, or what lm-evaluation-harness sends."""
-
-    chat = "chat"
-    text = "text"
-    lm_eval_5shot = "lm_eval_5shot"
 
 
 class Extractor(StrEnum):
@@ -154,28 +146,15 @@ class QuestionsConfig(TaskConfig):
         return [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, completions)]
 
 
-def check_template(template: str) -> None:
-    """Refuse a template that does not put the question; braces around anything else are text, as in \\boxed{}."""
-    names, shown = ("question", "instruction"), repr(template)
-    for name in re.findall(r"\{ *(\w+) *\}", template):
-        slip = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
-        check(not slip, "task.template", shown, unknown("name", name, names))
-    check("{question}" in template, "task.template", shown, "{question} must stand where the question goes")
-
-
 @dataclass
-class Gsm8kConfig(QuestionsConfig):
+class Gsm8kConfig(WordingConfig, QuestionsConfig):
     """Grade-school word problems: generate, extract the number, compare."""
 
     module: ClassVar[str] = "runner.tasks.gsm8k"
     name: str = "gsm8k"
-    prompt: PromptStyle = PromptStyle.chat
-    template: Text | None = None
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
     extractor: Extractor = Extractor.strict
-    system: Text | None = None
-    instruction: Text = "Solve it step by step. End with '#### ' and the number."
     samples: int = 1
     check_invariance: int = 0
     check_contamination: int = 0
@@ -193,14 +172,11 @@ class Gsm8kConfig(QuestionsConfig):
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.until ends before all questions are scored: leave one of the two out"
             check(self.until is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
-        if self.prompt is not PromptStyle.chat and self.system:
-            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
             check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
             check(self.template is None, "task.template", repr(self.template), f"{fixed}: use task.prompt=text or chat")
-        if self.template is not None:
-            check_template(self.template)
+        self.check_wording()
 
     @property
     def questions(self) -> int:

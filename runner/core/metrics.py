@@ -305,11 +305,16 @@ class Line:
     text: str
     common: bool = False  # most tasks have it: by itself it says nothing about a job
     brief: bool = False  # stands on the one line that a job of a grid gets
+    unless_zero: str = ""  # a metric without which, or where it is 0, the text says nothing
 
     @property
     def names(self) -> set[str]:
         """The metrics that the text names."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name}
+
+    def fits(self, metrics: Mapping[str, float]) -> bool:
+        """Whether all that it names is there, and something to say."""
+        return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
@@ -354,12 +359,24 @@ LINES = (
         "{acc_low} – {acc_high}",
         brief=True,
     ),
-    Line("KL", "{kl_nats_per_token} nats/token, at most {kl_truncation_nats_per_token} more", brief=True),
+    Line("KL", "{kl_nats_per_token} nats/token", brief=True),
+    Line(
+        "KL",
+        "{kl_nats_per_token} nats/token, at most {kl_truncation_nats_per_token} more",
+        brief=True,
+        unless_zero="kl_truncation_nats_per_token",
+    ),
+    Line(
+        "KL",
+        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}",
+        brief=True,
+    ),
     Line(
         "KL",
         "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, and at "
         "most {kl_truncation_nats_per_token} more",
         brief=True,
+        unless_zero="kl_truncation_nats_per_token",
     ),
     Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
     Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),

@@ -109,7 +109,7 @@ class Likelihood:
     characters: int
     rank_1: int  # tokens that the model would have said itself
     is_other: bool = False  # a choice that is not the right one
-    kl_nats: float | None = None  # from the reference's most probable tokens: KL(reference || this), at least
+    kl_nats: float | None = None  # KL(reference || this); from the reference's most probable tokens, at least
     truncation_nats: float | None = None  # what the other tokens can add to it, at most
     top_1_agreed: int | None = None  # tokens in whose place both models have the same first choice
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from random import Random
-from typing import Protocol
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.errors import ConfigError
-from runner.core.fields import Text
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner.engines.base import Message, Prompt
 
@@ -23,15 +22,6 @@ CHAT = "{question}\n\n{instruction}"
 LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
 LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
 LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
-
-
-class Wording(Protocol):
-    """What the config of a task says of how a question is put."""
-
-    prompt: PromptStyle
-    template: Text | None
-    system: Text | None
-    instruction: Text
 
 
 def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
@@ -79,7 +69,7 @@ def unlike_lm_eval(task: Gsm8kConfig, generation: GenerationConfig) -> list[str]
     ]
 
 
-def build_prompt(task: Wording, item: Item, shots: list[Item]) -> Prompt:
+def build_prompt(task: WordingConfig, item: Item, shots: list[Item]) -> Prompt:
     """Put the question as a chat or as plain text, after the worked examples."""
     if task.prompt is not PromptStyle.chat:
         return "".join([*(f"{_answered(task, shot)}\n\n" for shot in shots), _put(task, item)])
@@ -94,12 +84,12 @@ def behind(prompt: Prompt, answer: str) -> str:
     return answer if not isinstance(prompt, str) or prompt[-1].isspace() else f" {answer}"
 
 
-def _answered(task: Wording, shot: Item) -> str:
+def _answered(task: WordingConfig, shot: Item) -> str:
     asked = _put(task, shot)
     return asked + behind(asked, shot.answer)
 
 
-def _put(task: Wording, item: Item) -> str:
+def _put(task: WordingConfig, item: Item) -> str:
     """Fill the template in one pass: what a question holds is never taken for a part of it."""
     usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
     values = {"question": item.question, "instruction": task.instruction}

@@ -31,6 +31,7 @@ class Capability(StrEnum):
     branches = "branches"
     deltas = "text as it comes"
     logprobs = "log-probabilities of a continuation"
+    distributions = "whole distributions of a continuation"
     several = "several completions of one prompt"
     sampling = "sampling per request"
     fixed_length = "answers of a fixed length"
@@ -113,6 +114,10 @@ class Request:
     top: int = 0  # of each token of the continuation: how many of the most probable ones are wanted beside it
     # for each token of the continuation: other tokens whose logarithms are wanted in its place, equally many for each
     beside: Sequence[Sequence[int]] = ()
+    # hears the whole distribution before each token of the continuation: the place of the first one, and logarithms
+    # [n, V] as a tensor, some places at a time in their order, in the thread that steps. A row that is set back begins
+    # again with place 0
+    hear: Callable[[int, Any], None] | None = None
     draws: RequestId | None = None  # stands for the id in the random numbers: equal ones draw the same; None: the id
 
     @property
@@ -130,6 +135,7 @@ class Request:
             Capability.branches: bool(self.branches),
             Capability.deltas: self.deltas,
             Capability.logprobs: self.continuation is not None,
+            Capability.distributions: self.hear is not None,
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
@@ -142,6 +148,7 @@ class Request:
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         check(self.top == 0 or (self.top > 0 and self.continuation is not None), "request.top", self.top, need)
         check(not self.beside or self.continuation is not None, "request.beside", len(self.beside), need)
+        check(self.hear is None or self.continuation is not None, "request.hear", "a listener", need)
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
         several = [name for name, is_asked in asked.items() if is_asked]
         if len(several) > 1:

@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from runner.checkpoints.footprint import Footprint, limited
+from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.memory_check import limited
 from runner.checkpoints.pass_memory import MOST_ROWS
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig

@@ -33,7 +33,7 @@ def without_download(config: RunnerConfig, resolved: Resolved) -> tuple[RunnerCo
     model = resolved.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # the hub need not be asked
         noise = replace(config, model=replace(model, random_weights=True), profile="none")
-        return noise, Resolved(noise)
+        return noise, Resolved(noise).beside(resolved.second[0] if resolved.second else None)
     try:
         _ = resolved.tensors
     except (ToDownload, RunnerError, OSError):  # what is wrong with its files is said elsewhere

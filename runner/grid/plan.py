@@ -100,6 +100,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
         with resolve.only_looking(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
             planned.reads, planned.after = inputs.count, inputs.after
+            planned.resolved = resolved = resolved.beside(inputs.second)
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:

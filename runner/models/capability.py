@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints.footprint import limited
+from runner.checkpoints.memory_check import limited
 from runner.checkpoints.resolve import Resolved, for_transformers
 from runner.config.lora import LoraConfig, adapter_of
 from runner.config.model import Attention, LocalModelConfig

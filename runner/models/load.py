@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from runner.checkpoints import formats
-from runner.checkpoints.footprint import check_memory
 from runner.checkpoints.gguf_file import read_header
+from runner.checkpoints.memory_check import check_memory
 from runner.checkpoints.resolve import Resolved, for_transformers, resolve
 from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of

@@ -1,7 +1,7 @@
-"""How far a model is from a reference, token by token, when only the reference's most probable tokens are kept.
+"""How far a model is from a reference, token by token: by whole distributions, or by what the reference has kept.
 
-The rest of each distribution counts as one token. That makes the divergence too small, never too large, and by how much
-at most follows from what this model thinks of its least probable token.
+Where that is its most probable tokens, the rest of each distribution counts as one token. That makes the divergence too
+small, never too large, and by how much at most follows from what this model thinks of its least probable token.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ROUNDING = 1e-7  # of a probability's sum in float32: less is left of no distribution
 
@@ -20,6 +21,11 @@ class Divergence:
     kl_nats: float  # KL(reference || this), at least
     truncation_nats: float  # what the tokens that are not kept can add to it, at most
     agreed: int  # tokens in whose place both have the same first choice
+
+    def __add__(self, other: Divergence) -> Divergence:
+        """Return what further tokens make of it."""
+        truncation_nats = self.truncation_nats + other.truncation_nats
+        return Divergence(self.kl_nats + other.kl_nats, truncation_nats, self.agreed + other.agreed)
 
 
 def diverge(
@@ -55,3 +61,15 @@ def diverge(
     sums = (float(values.sum()) for values in (inside + tail, truncation))
     kl_nats, truncation_nats = (value if math.isfinite(value) else math.inf for value in sums)
     return Divergence(kl_nats, truncation_nats, sum(same_first))
+
+
+def diverge_whole(reference: Any, these: Any) -> Divergence:
+    """Return how far this model is from the reference in some places, by whole distributions.
+
+    Both are tensors [n, V] of logarithms, as engines have them in float32. In float64 each is made to add up to 1, so
+    that what is left of rounding is that of single numbers.
+    """
+    p, q = (one.double().log_softmax(dim=-1) for one in (reference, these))
+    parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token that cannot come adds nothing
+    agreed = reference.argmax(dim=-1) == these.argmax(dim=-1)
+    return Divergence(float(parts.sum()), 0.0, int(agreed.sum()))

@@ -39,6 +39,7 @@ class Inputs:
     apart: frozenset[str] = field(default=frozenset(), kw_only=True)
     count: int | None = field(default=None, kw_only=True)  # questions or prompts that are put, for an estimate of time
     after: str = field(default="", kw_only=True)  # the id of a job that has to be done before; empty: none
+    second: RunnerConfig | None = field(default=None, kw_only=True)  # of a model that is loaded beside the job's own
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
 

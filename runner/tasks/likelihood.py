@@ -7,6 +7,7 @@ the windows of a text and the choices of a question make one sample of the stati
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from runner.checkpoints.resolve import Resolved
@@ -20,17 +21,20 @@ from runner.datasets.given import Form, Given, given_sha256, load_given
 from runner.datasets.gsm8k import Item, describe
 from runner.engines.base import Capability, Completion, Engine, EngineReport, Request, require_among
 from runner.engines.kinds import kind_of
+from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import figures
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
 from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.likelihood_exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood_reference import TOP_K_HASH, Reference, find
 from runner.tasks.named_job import state
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
+Diverge = Callable[[Completion], Divergence]  # how far this model is from the reference over one text
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Texts(Inputs):
 
     task: LikelihoodConfig
     given: list[Given]
-    reference: Job | None
+    reference: Job | None  # that has run before; None: there is none, or its model is loaded beside this one
 
 
 @dataclass(frozen=True)
@@ -70,24 +74,40 @@ def prepare(config: RunnerConfig) -> Texts:
     hashes = {"data": given_sha256(given)}
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
+    second = second_of(config) if task.exact else None
     reference = find(config, VERSION, hashes)
-    if reference is not None:
+    if reference is None:
+        second = None  # the job would be compared with itself
+    else:
         hashes["reference"] = reference.job_id
+    if second is not None:
+        hashes[EXACT_HASH], reference = "true", None  # nothing has to run before
     source = describe(task.data, task.split, hashes["data"])
     after = reference.job_id if reference is not None else ""
-    return Texts(hashes, task, given, reference, data=source, count=len(given), after=after)
+    return Texts(hashes, task, given, reference, data=source, count=len(given), after=after, second=second)
 
 
 def run(inputs: Texts, context: Context) -> Result:
     """Score what is not on disk yet, and add up."""
-    task, reference = inputs.task, None
-    if inputs.reference is not None:
-        reference = Reference.read(inputs.reference, task.reference or "")
+    task, words = inputs.task, inputs.task.reference or ""
+    reference = None if inputs.reference is None else Reference.read(inputs.reference, words)
     pieces = [replace(it, request=replace(it.request, top=task.keep_top_k)) for it in cut(inputs, context)]
+    diverge: Diverge | None = None
+    pair: SideBySide | None = None
     if reference is not None:
         pieces = [replace(it, request=reference.beside(it.request, it.question, it.gold)) for it in pieces]
+        diverge = reference.divergence
+    elif inputs.second is not None:
+        counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
+        pair = both = SideBySide(context, words, counts)
+        context, diverge = replace(context, open_engine=lambda: both), both.divergence
     kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
-    scoring = Scoring({piece.index: piece for piece in pieces}, task, reference, kept)
+    scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)
+
+    def look(_: Engine, report: EngineReport) -> None:
+        for one in [report] if pair is None else pair.reports:
+            scoring.look(one)
+
     try:
         done = complete_missing(
             "likelihood",
@@ -96,11 +116,13 @@ def run(inputs: Texts, context: Context) -> Result:
             scoring.sample,
             scoring.news,
             scoring.why_not,
-            look=scoring.look,
+            look=look,
         )
     finally:
         if kept is not None:
             kept.close()
+        if pair is not None:
+            pair.close()
     failed = {pieces[sample.index].unit for sample in done.samples if sample.failed}
     parts = [sample.likelihood for sample in done.samples if sample.likelihood is not None]
     whole = [part for part in parts if part.unit not in failed]
@@ -114,7 +136,9 @@ def run(inputs: Texts, context: Context) -> Result:
 
 
 def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
-    """Say with which job this one will be compared, and whether that is done."""
+    """Say with which job this one will be compared, and whether that is done, or with which model beside it."""
+    if inputs.second is not None:
+        return f"reference: {inputs.task.reference}, loaded beside this model"
     if inputs.reference is None:
         return ""
     return f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}"
@@ -138,10 +162,7 @@ def notes(inputs: Texts) -> list[str]:
 
 def cut(inputs: Texts, context: Context) -> list[Piece]:
     """Return every continuation of the job in order: answers, choices, and the windows of texts."""
-    texts = [
-        "",
-        *(given.texts[0] for given in inputs.given if given.form is Form.text),
-    ]  # the empty one: special tokens
+    texts = ["", *texts_of(inputs)]  # the empty one: special tokens
     kind, config = kind_of(context.config.model), context.config
     encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
     special = next(encoded)
@@ -158,6 +179,11 @@ def cut(inputs: Texts, context: Context) -> list[Piece]:
             size, is_other = len(shown.encode()), number != given.gold
             pieces.append(Piece(request, unit, size, len(text), given.question, text, is_other))
     return pieces
+
+
+def texts_of(inputs: Texts) -> list[str]:
+    """Return the texts that are cut into windows."""
+    return [given.texts[0] for given in inputs.given if given.form is Form.text]
 
 
 def windows(
@@ -200,12 +226,12 @@ class Scoring:
     """Turns completions into samples, and knows which samples on disk are this job's."""
 
     def __init__(
-        self, pieces: dict[int, Piece], task: LikelihoodConfig, reference: Reference | None, kept: TopKFile | None
+        self, pieces: dict[int, Piece], task: LikelihoodConfig, diverge: Diverge | None, kept: TopKFile | None
     ) -> None:
-        self.pieces, self.task, self.reference, self.kept = pieces, task, reference, kept
+        self.pieces, self.task, self.diverge, self.kept = pieces, task, diverge, kept
         self._nats, self._tokens = 0.0, 0
 
-    def look(self, engine: Engine, report: EngineReport) -> None:
+    def look(self, report: EngineReport) -> None:
         """Refuse windows that are longer than what the model reads, once it is loaded."""
         room = report.metrics.get("max_positions", math.inf)
         longest = max((len(it.request.prompt) + len(it.request.continuation or "")
@@ -229,8 +255,8 @@ class Scoring:
             sum(completion.greedy or []),
             piece.is_other,
         )
-        if self.reference is not None:
-            far = self.reference.divergence(completion)
+        if self.diverge is not None:
+            far = self.diverge(completion)
             found = replace(found, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
         if self.kept is not None:
             self.kept.add(piece.index, TopK.of(completion.top or []))
@@ -258,7 +284,7 @@ class Scoring:
         known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.token_ids))
         if (found.unit, found.bytes, found.characters, found.is_other, found.tokens) != known:
             return "was counted otherwise than its text is now"
-        if (found.kl_nats is None) != (self.reference is None):
+        if (found.kl_nats is None) != (self.diverge is None):
             return "was compared with another reference than this job has"
         if self.kept is not None and sample.index not in self.kept.there:
             return f"has no line in {self.kept.path.name}"

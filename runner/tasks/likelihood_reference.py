@@ -24,14 +24,15 @@ TOP_K_HASH = "keep_top_k"  # its name among the hashes
 def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
     """Return the job that a job is compared with, be it done or not; None where that is none or the job itself.
 
-    `hashes` are the job's own; a reference keeps as many tokens as the job itself, or 64.
+    `hashes` are the job's own; a reference keeps as many tokens as the job itself, or 64;
+    of one that is loaded beside it, nothing has to be kept.
     """
     task = config.task
     assert isinstance(task, LikelihoodConfig)
     if task.reference is None:
         return None
-    kept = hashes | {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    return named_job.find(config, KEY, task.reference, version, hashes, kept)
+    kept = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
+    return named_job.find(config, KEY, task.reference, version, hashes, hashes | kept)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any
 from runner.checkpoints.resolve import resolve
 from runner.config.choices import choose
 from runner.config.root import RunnerConfig
+from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, unknown
 from runner.core.result import Record
 from runner.engines.kinds import kind_of
@@ -39,13 +40,18 @@ def find(
     of which overrides may choose another.
     """
     mine = identify(config, version, _evidence(config) | hashes, measures=False)
-    if re.fullmatch(rf"{config.task.name}-[0-9a-f]{{12}}", words):
+    if is_id(words, config.task):
         found = Job(words, mine.folder.with_name(words))
     else:
         other = overridden(config, key, words, groups)
         theirs = hashes if other_hashes is None else other_hashes
         found = identify(other, version, _evidence(other) | theirs, measures=False)
     return None if found.job_id == mine.job_id else found
+
+
+def is_id(words: str, task: TaskConfig) -> bool:
+    """Whether this is the id of a job of such a task."""
+    return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", words) is not None
 
 
 def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["normal", "skewed", "heavy", "longer"])
+@pytest.mark.parametrize("kind", ["normal", "skewed", "lopsided", "heavy", "longer"])
 def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     from likelihood_null import rates

@@ -13,7 +13,7 @@ import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.ratios import ratio_interval, sign_flip_p
+from runner.core.ratios import paired_p, ratio_interval
 from runner.core.result import FinishReason, Likelihood, Sample
 from runner.scorers.likelihoods import figures
 
@@ -76,7 +76,7 @@ def test_differences_are_paired_weighed_by_tokens_and_adjusted(store: Store, row
     logged = found["nf4"]["metrics"][LOG_LIKELIHOOD] - found["base"]["metrics"][LOG_LIKELIHOOD]
     assert it["difference"] == pytest.approx(logged)
     assert (it["difference_low"], it["difference_high"]) == pytest.approx(ratio_interval(differences, TOKENS))
-    assert it["p"] == pytest.approx(sign_flip_p(differences), rel=0.2)
+    assert it["p"] == paired_p(differences)
     assert (it["finding"], it["samples"], it["size"], it["unit"]) == ("worse", N, sum(TOKENS), "token")
     assert it["p_holm"] == pytest.approx(2 * it["p"])
     same = found["int8"]["shift"]

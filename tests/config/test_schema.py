@@ -19,7 +19,8 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig, PromptStyle, SplitConfig
+from runner.config.task import Gsm8kConfig, SplitConfig
+from runner.config.wording import PromptStyle
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.quantization.base import QuantizationConfig

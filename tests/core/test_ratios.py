@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from scipy import stats as reference
 
-from runner.core.ratios import detectable_shift, ratio, ratio_error, ratio_interval, sign_flip_p
+from runner.core.ratios import detectable_shift, paired_p, ratio, ratio_error, ratio_interval, sign_flip_p
 
 TOKENS = [10.0, 80.0, 35.0, 120.0, 60.0, 5.0]
 NATS = [-3.0, -20.5, -9.0, -28.0, -17.0, -2.0]
@@ -48,8 +48,16 @@ def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> Non
     assert sign_flip_p([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
 
 
+def test_the_verdict_asks_for_twice_what_flips_do() -> None:
+    draw = Random(2)
+    values = [draw.gauss(0.5, 1) for _ in range(20)]
+    assert paired_p(values) == pytest.approx(2 * sign_flip_p(values))
+    assert paired_p([1.0, -1.0]) == 1.0
+    assert paired_p([1.0] * 7) < 0.05 < paired_p([1.0] * 6)
+
+
 def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparisons() -> None:
-    t, z = reference.t.ppf(0.975, 199), reference.norm.ppf(0.8)
-    assert detectable_shift(0.001, 200) == pytest.approx(0.001 * (t + z))
+    t, z = reference.t.ppf(1 - 0.05 / 2 / 2, 199), reference.norm.ppf(0.8)
+    assert detectable_shift(0.001, 200) == pytest.approx(0.001 * (t + z) * (1 + 1 / 200))
     assert (detectable_shift(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
     assert detectable_shift(math.inf, 1) is None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.gsm8k import Item, load_questions

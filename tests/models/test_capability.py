@@ -20,7 +20,8 @@ import torch
 from resolving import check_memory
 
 from runner.checkpoints import byteio, random_weights
-from runner.checkpoints.footprint import limited, predict, size_mib
+from runner.checkpoints.footprint import predict
+from runner.checkpoints.memory_check import limited, size_mib
 from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig

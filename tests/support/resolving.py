@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.checkpoints import footprint, formats
+from runner.checkpoints import footprint, formats, memory_check
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
@@ -19,4 +19,4 @@ def check_format(config: RunnerConfig) -> None:
 
 
 def check_memory(config: RunnerConfig, rooms_mib: Mapping[str, float]) -> list[str]:
-    return footprint.check_memory(config, resolve(config), rooms_mib)
+    return memory_check.check_memory(config, resolve(config), rooms_mib)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from likely import PAIRS, jsonl
 from teams import Starts
+
+from runner.config.likelihood import LikelihoodConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
 
 
 @pytest.fixture
@@ -17,3 +24,18 @@ def again(tmp_path: Path) -> Iterator[Starts]:
     starts = Starts(folder)
     yield starts
     starts.recorder.close()
+
+
+@pytest.fixture
+def two(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path
+) -> Callable[..., RunnerConfig]:
+    """Return a function that makes a job of the one model or of the other one, which score the same texts."""
+    folders = [saved_family("llama", seed=seed) for seed in (0, 1)]
+    data = jsonl(tmp_path / "pairs.jsonl", PAIRS)
+
+    def make(which: int, **keys: Any) -> RunnerConfig:
+        model = LocalModelConfig(name=str(folders[which]), device="cpu", dtype=Dtype.float32)
+        return make_config(model=model, task=LikelihoodConfig(**({"data": data} | keys)))
+
+    return make

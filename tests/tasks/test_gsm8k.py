@@ -11,7 +11,8 @@ from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
 from runner.core.errors import EvidenceError, JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import load_questions

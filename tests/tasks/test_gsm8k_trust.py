@@ -13,7 +13,8 @@ from tasking import work
 
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Result, Sample, Verdict
 from runner.datasets.gsm8k import load_questions

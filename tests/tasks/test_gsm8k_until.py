@@ -13,7 +13,8 @@ from runner.checkpoints.resolve import resolve
 from runner.config.choices import choose
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, PromptStyle
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Record, Sample, Verdict
 from runner.core.sequential import Decision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,42 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from likely import PAIRS, WORDS, jsonl, named, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import ApiConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import PromptStyle
-from runner.core.dtypes import Dtype
+from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.result import Record, Status
+from runner.core.result import Status
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.store.top_k import TOP_K, read_top_k
 from runner.tasks import likelihood
 
 Make = Callable[..., RunnerConfig]
-WORDS = "The quick brown fox jumps over the lazy dog, and nobody has ever seen it come back. "
-PAIRS = [{"prompt": WORDS[:cut], "continuation": WORDS[cut : cut + size]} for cut, size in ((20, 5), (31, 40), (9, 17))]
-
-
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def scores(folder: Path, ids: list[int]) -> torch.Tensor:
-    """The logarithms of a whole distribution after each token but the last, by one plain forward pass: [T-1, V]."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    with torch.inference_mode():
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
-
-
-def samples(record: Record) -> list[Any]:
-    found = read_samples(Path(record.output_dir) / "samples.jsonl")
-    return [found[index] for index in sorted(found)]
 
 
 def test_pairs_score_as_one_plain_forward_pass(
@@ -129,23 +108,6 @@ def test_windows_longer_than_the_model_reads_are_refused(
 
 
 # ------------------------------------------------------------------------------------------------- a reference
-
-
-@pytest.fixture
-def two(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) -> Callable[..., RunnerConfig]:
-    """Return a function that makes a job of the one model, with the other one as its reference."""
-    folders = [saved_family("llama", seed=seed) for seed in (0, 1)]
-    data = jsonl(tmp_path / "pairs.jsonl", PAIRS)
-
-    def make(which: int, **keys: Any) -> RunnerConfig:
-        model = LocalModelConfig(name=str(folders[which]), device="cpu", dtype=Dtype.float32)
-        return make_config(model=model, task=LikelihoodConfig(data=data, **keys))
-
-    return make
-
-
-def named(config: RunnerConfig) -> str:
-    return f"model=auto model.name={config.model.name} model.device=cpu model.dtype=float32"
 
 
 def test_the_divergence_from_kept_tokens_is_within_its_bound_of_the_exact_one(two: Callable[..., RunnerConfig]) -> None:

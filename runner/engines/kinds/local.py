@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoints import footprint, formats, random_weights
-from runner.checkpoints.footprint import Footprint, check_memory, limited
+from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import Attention, local_model
 from runner.config.profiles import notes as profile_notes
@@ -40,9 +41,10 @@ class Local(ModelKind):
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
         """Refuse what is known to be impossible without torch and without a weight; note what is close."""
         model = resolved.model
-        formats.check(config, resolved)
-        if model.random_weights:
-            random_weights.check_disk(model)
+        for one_config, one in ((config, resolved), *([resolved.second] if resolved.second else [])):
+            formats.check(one_config, one)
+            if one.model.random_weights:
+                random_weights.check_disk(one.model)
         device = machine.device_class(model.device)
         if device == "cuda":
             return []  # how much of a GPU is free is known to torch alone

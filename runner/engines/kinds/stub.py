@@ -28,7 +28,7 @@ from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 
-CAPABILITIES = frozenset(Capability)
+CAPABILITIES = frozenset(Capability) - {Capability.distributions}
 HEAD_CHARACTERS = 120
 
 
@@ -171,7 +171,7 @@ class Stub(ModelKind):
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Claim everything."""
+        """Claim everything but whole distributions, which cannot be made up."""
         return CAPABILITIES
 
     def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:

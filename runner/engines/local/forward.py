@@ -174,6 +174,8 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
     for first in range(0, len(targets), step):
         wanted = torch.tensor(targets[first : first + step], device=logits.device)
         scores = logits[first : first + step].float().log_softmax(dim=-1)
+        if row.request.hear is not None:
+            row.request.hear(len(row.scores.logprobs), scores)
         if row.request.beside:
             some = row.request.beside[len(row.scores.logprobs) :][: len(wanted)]
             row.scores.beside += scores.gather(

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from runner.engines.base import Capability
 
-CAPABILITIES = frozenset(Capability) - {Capability.branches, Capability.logprobs}
+CAPABILITIES = frozenset(Capability) - {Capability.branches, Capability.logprobs, Capability.distributions}

@@ -135,7 +135,11 @@ def test_text_comes_as_deltas_that_add_up(make: Callable[..., Engine]) -> None:
 
 def test_what_it_cannot_do_is_known_before_it_loads(make: Callable[..., Engine]) -> None:
     engine = make(parts="nowhere")
-    assert engine.capabilities == frozenset(Capability) - {Capability.branches, Capability.logprobs}
+    assert engine.capabilities == frozenset(Capability) - {
+        Capability.branches,
+        Capability.logprobs,
+        Capability.distributions,
+    }
     with make().open() as session:
         for request in (Request(0, "x", branches=("y",)), Request(0, "x", continuation="y")):
             with pytest.raises(ConfigError, match="which this engine does not offer"):

@@ -1,0 +1,77 @@
+"""Whether there is room for a job's weights, and what would help where there is not; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from runner.checkpoints.footprint import predict
+from runner.checkpoints.resolve import Resolved
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError, DataError
+from runner.core.machine import MIB
+from runner.quantization import SMALLEST
+from runner.quantization.base import Source
+
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]) -> list[str]:
+    """Refuse weights that do not fit; say it when they do, but not with what comes on top while completing."""
+    if not resolved.model.check_memory:
+        return []
+    try:
+        predicted = predict(config, resolved, config.task.workload(config.generation))
+    except DataError:
+        return []  # a damaged header: the load will read it, too, and name the tensor
+    if predicted is None:
+        return []
+    free_mib = sum(rooms_mib.values())
+    where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
+    model, quantization = resolved.model, config.quantization.name
+    weights = "the weights" if resolved.second is None else "the weights of this model and of its reference"
+    if predicted.weight_mib > free_mib:
+        fixes = [*_smaller(config, resolved, free_mib), "a smaller model"]
+        if resolved.second is not None:
+            fixes.append("task.exact=false (one model at a time)")
+        if model.device_map is None and "main memory" not in rooms_mib:
+            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
+        raise ConfigError(
+            f"model.name={model.name} with quantization={quantization}: {weights} need "
+            f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
+            "model.check_memory=false to try it all the same"
+        )
+    if predicted.total_mib > free_mib:
+        return [
+            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
+            f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
+            f"{predicted.activation_mib:,.0f} MiB of activations and what libraries and copies take, and {where} are "
+            "free: "
+            "a smaller generation.batch_size or generation.max_new_tokens needs less"
+        ]
+    return []
+
+
+def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[str]:
+    """Name the smallest quantization as the fix where it would be one."""
+    if config.quantization.source is not Source.plain or config.lora.merges:
+        return []
+    smallest = SMALLEST()
+    asked = replace(config, quantization=smallest)
+    predicted = predict(asked, resolved, config.task.workload(config.generation))
+    if predicted is None or predicted.weight_mib > free_mib:
+        return []
+    return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
+
+
+def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
+    """Cut each place to what model.max_memory allows there, and name it as people do."""
+    if max_memory:  # as accelerate has it: a place that is not named gets nothing
+        free_mib = {place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()}
+    return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
+
+
+def size_mib(size: str) -> float:
+    """Turn 3GB, 800MiB and the like into MiB."""
+    number = size.rstrip("KMGiB")
+    return float(number) * UNITS[size[len(number) : -1]] / MIB

@@ -1,0 +1,45 @@
+"""How a question of a data set is put to a model: the keys that tasks with questions share, and their checks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+
+from runner.core.errors import ConfigError, check, unknown
+from runner.core.fields import Text
+
+
+class PromptStyle(StrEnum):
+    """The form of a question: chat template, plain `Question: … Answer:` text, or what lm-evaluation-harness sends."""
+
+    chat = "chat"
+    text = "text"
+    lm_eval_5shot = "lm_eval_5shot"
+
+
+@dataclass
+class WordingConfig:
+    """The keys; a task's config derives from this besides its own base, and checks them where it checks its own."""
+
+    prompt: PromptStyle = PromptStyle.chat
+    template: Text | None = None
+    system: Text | None = None
+    instruction: Text = "Solve it step by step. End with '#### ' and the number."
+
+    def check_wording(self) -> None:
+        """Raise ConfigError where these keys cannot work."""
+        if self.prompt is not PromptStyle.chat and self.system:
+            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+        if self.template is not None:
+            _check_template(self.template)
+
+
+def _check_template(template: str) -> None:
+    """Refuse a template that does not put the question; braces around anything else are text, as in \\boxed{}."""
+    names, shown = ("question", "instruction"), repr(template)
+    for name in re.findall(r"\{ *(\w+) *\}", template):
+        slip = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
+        check(not slip, "task.template", shown, unknown("name", name, names))
+    check("{question}" in template, "task.template", shown, "{question} must stand where the question goes")
