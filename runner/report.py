@@ -151,7 +151,7 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
     """Return the lines whose metrics are all there; every metric by itself where only common lines are left."""
-    shown = [line for line in LINES if line.names <= metrics.keys()]
+    shown = [line for line in LINES if line.fits(metrics)]
     if all(line.common for line in shown):
         return {key: number(value) for key, value in metrics.items() if "/" not in key}
     return {line.label: line.write(metrics) for line in shown}

@@ -108,6 +108,7 @@ def _counts(better: Better, *keys: str) -> list[Metric]:
 LOG_LIKELIHOOD = "log_likelihood_nats_per_token"
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
+OF_GUESSES = ("draft_tokens", "accepted_tokens")  # tokens that were guessed, and those of them that the model said, too
 TRAINING = ("before", "after")
 OF_SIDES = ("answers", "calls", *OF_CALLS)
 _EVERY = (
@@ -129,7 +130,7 @@ _EVERY = (
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
-    *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens"),
+    *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens", *OF_GUESSES),
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
     *(
@@ -288,11 +289,16 @@ class Line:
     text: str
     common: bool = False  # most tasks have it: by itself it says nothing about a job
     brief: bool = False  # stands on the one line that a job of a grid gets
+    if_any: str = ""  # a metric: the line stands only where it is not 0
 
     @property
     def names(self) -> set[str]:
         """The metrics that the text names."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name}
+
+    def fits(self, metrics: Mapping[str, float]) -> bool:
+        """Whether all that it names is there, and says something."""
+        return self.names <= metrics.keys() and (not self.if_any or bool(metrics[self.if_any]))
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
@@ -362,6 +368,13 @@ LINES = (
     ),
     Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
+    Line(
+        "speed",
+        "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s · {accepted_tokens} of {draft_tokens} "
+        "guessed tokens right",
+        brief=True,
+        if_any="draft_tokens",
+    ),
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),
