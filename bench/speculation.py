@@ -1,8 +1,8 @@
 """Do guessed tokens pay? `python bench/speculation.py [--repeats 5] [--busy]`.
 
-One engine answers the same prompts with `generation.speculate` off and on, by turns: questions to the embedded model one
-at a time, a 135M shape of noise on a prompt that repeats itself, the same where every guess is made wrong on purpose,
-and 128 rows at once. Tokens have to be the same. What is learned (whether guesses pay) begins anew with each turn.
+One engine answers the same prompts with `generation.speculate` off and on, by turns: questions to the embedded model, a
+135M shape of noise on a prompt that repeats itself, the same where every guess is made wrong on purpose, and 128 rows
+at once. Tokens have to be the same. What is learned (whether guesses pay) begins anew with each turn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runner.engines.local.speculation import Lookup, Speculation
 GUESS = Lookup.draft
 
 
-def guess_wrongly(lookup: Lookup, tokens: Sequence[int], most: int) -> list[int]:
+def guess_wrongly(_: Lookup, tokens: Sequence[int], most: int) -> list[int]:
     """Guess always, and what was never right: a token that nobody says."""
     return [3 + len(tokens) % 7] * most
 
@@ -77,7 +77,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--busy", action="store_true", help="one thread, so that processor time says what work there was")
+    parser.add_argument(
+        "--busy", action="store_true", help="one thread, so that processor time says what work there was"
+    )
     options = parser.parse_args()
     print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
     lines = []

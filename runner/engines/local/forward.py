@@ -58,7 +58,7 @@ class Before:
 
 
 class Forward:
-    """Sends tokens through a model: a prefix, the own prompts of rows that enter, one token a row, or guesses at more."""
+    """Sends tokens through a model: a prefix, own prompts of rows that enter, a token a row, or guesses at more."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
         self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)

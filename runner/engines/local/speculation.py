@@ -115,7 +115,9 @@ class _Tally:
         if pays != self.is_on:
             what = f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
             usual = f"{self.rows} of {1000 * self.plain_s.value:.2f} ms"
-            log.info("guessed tokens %s at %d rows: %s, else %s", "pay" if pays else "do not pay", self.rows, what, usual)
+            log.info(
+                "guessed tokens %s at %d rows: %s, else %s", "pay" if pays else "do not pay", self.rows, what, usual
+            )
         self.is_on = pays
         if pays:
             self.next_pause = PAUSE
@@ -194,7 +196,7 @@ class Speculation:
         return new
 
     def note(self, rows: int, tokens: int | None) -> None:
-        """Note what the pass took that began with `drafts`: with guesses, and how many tokens came of it, or without."""
+        """Note what the pass took that began with `drafts`: with guesses and the tokens that came, or without."""
         tally = self._tallies.get(rows)
         if tally is None or not self.is_wanted:
             return

@@ -160,7 +160,9 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
     """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one row are all rows'."""
     kernels = native.kernels()
     assert kernels is not None
-    if dtype == Dtype.bfloat16 and not kernels.has_shared or quantization.name != "none" and not kernels.has_quantized:
+    if (dtype == Dtype.bfloat16 and not kernels.has_shared) or (
+        quantization.name != "none" and not kernels.has_quantized
+    ):
         pytest.skip("this processor has no products of bfloat16, or of bytes")
     loaded, heads, whole = quickened(engine_of("qwen2", dtype, quantization, max_position_embeddings=1024))
     assert whole is not None
