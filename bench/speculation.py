@@ -92,7 +92,7 @@ def main() -> None:
         )
         engine = LocalEngine(greedy(model))
         engine.load()
-        Lookup.draft = case.guess  # type: ignore[method-assign]
+        Lookup.draft = case.guess  # type: ignore[method-assign,assignment]
         took: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
         said: dict[bool, list[Any]] = {}
         for repeat in range(options.repeats + 1):

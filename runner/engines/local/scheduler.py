@@ -203,7 +203,6 @@ class Scheduler(Entering):
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
         self.own.lengthen(longest, max(row.need for row in self.active))
-        rows = len(self.active)
         if drafts := self.speculation.drafts(self.active, self.forward, self.sampler):
             new = self.speculation.check(self.forward, self.own, self.active, drafts, self.sampler)
         else:
@@ -212,7 +211,7 @@ class Scheduler(Entering):
             tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
             self._note_places(self.active)
             new = list(zip(self.active, tokens, strict=True))
-        self.speculation.note(rows, len(new) if drafts else None)
+        self.speculation.note(len(new) if drafts else None)
         self._note_memory()
         return self._settle(new, [])
 

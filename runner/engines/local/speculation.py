@@ -33,6 +33,7 @@ TRIALS = 4  # passes with guesses, before it is asked whether they pay
 PAUSE, LONGEST_PAUSE = 32, 1024  # passes without, before guesses are tried again; twice as many each time in vain
 SMOOTHING = 0.1  # the share of the latest measurement in what counts
 CLIP = 3  # times the usual: what takes longer was another program's
+GAIN = 1.02  # times as many tokens a second, or guesses do not pay
 
 
 class Lookup:
@@ -95,15 +96,19 @@ class _Tally:
     next_pause: int = PAUSE
     is_on: bool = False  # the last trial has paid
 
-    def may_guess(self) -> bool:
-        """Whether the next pass is one for guesses, if there are any."""
+    def waits(self) -> bool:
+        """Let one more pass of a pause go by; whether guesses are so far off that it need not be timed."""
         if self.pause:
             self.pause -= 1
+        return self.pause >= KNOWN
+
+    def may_guess(self) -> bool:
+        """Whether the next pass is one for guesses, if there are any."""
         return not self.pause and self.plain_s.count >= KNOWN
 
     def pays(self) -> bool:
         """Whether more tokens a second come of passes with guesses."""
-        return self.tokens.value * self.plain_s.value > self.rows * self.drafted_s.value
+        return self.tokens.value * self.plain_s.value > GAIN * self.rows * self.drafted_s.value
 
     def note(self, seconds: float, tokens: int) -> None:
         """Note a pass with guesses; pause when they do not pay."""
@@ -120,7 +125,7 @@ class _Tally:
             )
         self.is_on = pays
         if pays:
-            self.next_pause = PAUSE
+            self.next_pause = max(PAUSE, self.next_pause - 1)
         else:
             self.pause, self.next_pause = self.next_pause, min(2 * self.next_pause, LONGEST_PAUSE)
             self.drafted_s, self.tokens = _Mean(), _Mean()
@@ -132,18 +137,30 @@ class Speculation:
     def __init__(self, stats: EngineStats, is_wanted: bool) -> None:
         self.stats, self.is_wanted = stats, is_wanted
         self._is_same: bool | None = None  # several tokens of a row leave what each leaves alone; None: not tried
+        self._timed: _Tally | None = (
+            None  # what the pass under way is counted by; a call of the clock is not for nothing
+        )
         self._started = 0.0
         self._lookups: WeakKeyDictionary[Row, Lookup] = WeakKeyDictionary()
         self._tallies = {rows: _Tally(rows) for rows in range(1, MOST_ROWS + 1)}
 
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> list[list[int]]:
         """Return a guess for each row, which may be empty, or none at all; the clock of the pass starts here."""
-        self._started = time.perf_counter()
-        tally = self._tallies.get(len(rows))
-        if not self.is_wanted or tally is None or not _is_exact(forward, rows) or not tally.may_guess():
+        tally = self._timed = self._tally(rows, forward)
+        if tally is None:
+            return []
+        self._started = time.thread_time()
+        if not tally.may_guess():
             return []
         drafts = [self._draft(row, forward) if sampler.is_greedy(at) else [] for at, row in enumerate(rows)]
         return drafts if any(drafts) and self._try(forward, sampler.vocab_size) else []
+
+    def _tally(self, rows: Sequence[Row], forward: Forward) -> _Tally | None:
+        """Return what the next pass is counted by, if it is: guesses may come, and so many passes before them."""
+        tally = self._tallies.get(len(rows)) if self.is_wanted else None
+        if tally is None or tally.waits() or not _is_exact(forward, rows):
+            return None
+        return tally
 
     def _draft(self, row: Row, forward: Forward) -> list[int]:
         assert forward.whole is not None
@@ -163,7 +180,7 @@ class Speculation:
             if not self._is_same:
                 log.info("no tokens are guessed: several in one pass leave other logits than one by one")
                 self.is_wanted = False
-            self._started = time.perf_counter()
+            self._started = time.thread_time()
         return self._is_same
 
     def check(
@@ -195,16 +212,15 @@ class Speculation:
         self.stats.decode_tokens += len(new)
         return new
 
-    def note(self, rows: int, tokens: int | None) -> None:
+    def note(self, tokens: int | None) -> None:
         """Note what the pass took that began with `drafts`: with guesses and the tokens that came, or without."""
-        tally = self._tallies.get(rows)
-        if tally is None or not self.is_wanted:
+        if self._timed is None:
             return
-        seconds = time.perf_counter() - self._started
+        seconds = time.thread_time() - self._started  # of other programs' time nothing is counted
         if tokens is None:
-            tally.plain_s.add_time(seconds)
+            self._timed.plain_s.add_time(seconds)
         else:
-            tally.note(seconds, tokens)
+            self._timed.note(seconds, tokens)
 
 
 def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
     for kept in ({"keep": True}, {"recurring": True}):
         text = PROMPTS[1]
         for turn in range(3):
-            request = Request(turn, text, max_new_tokens=41, **kept)
+            request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
             [expected], [done] = base.complete(plain, [request]), base.complete(guessing, [request])
             assert done.token_ids == expected.token_ids
             text += done.text + " and"
@@ -206,7 +207,7 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(speculation.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "thread_time", lambda: now)
     monkeypatch.setattr(speculation, "_is_exact", lambda *_: True)
     monkeypatch.setattr(Speculation, "_draft", lambda *_: [3, 1])
     monkeypatch.setattr(Speculation, "_try", lambda *_: True)
@@ -222,7 +223,7 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
         nonlocal now
         drafts = here.drafts([row], None, Greedy())  # type: ignore[arg-type]
         now += drafted_s if drafts else 1.0
-        here.note(1, tokens if drafts else None)
+        here.note(tokens if drafts else None)
         return bool(drafts)
 
     def until(wanted: bool, drafted_s: float, tokens: int) -> int:
