@@ -137,30 +137,28 @@ class Speculation:
     def __init__(self, stats: EngineStats, is_wanted: bool) -> None:
         self.stats, self.is_wanted = stats, is_wanted
         self._is_same: bool | None = None  # several tokens of a row leave what each leaves alone; None: not tried
-        self._timed: _Tally | None = (
-            None  # what the pass under way is counted by; a call of the clock is not for nothing
-        )
+        self._timed: _Tally | None = None  # what the pass under way is counted by: nothing is timed in vain
         self._started = 0.0
         self._lookups: WeakKeyDictionary[Row, Lookup] = WeakKeyDictionary()
         self._tallies = {rows: _Tally(rows) for rows in range(1, MOST_ROWS + 1)}
 
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> list[list[int]]:
         """Return a guess for each row, which may be empty, or none at all; the clock of the pass starts here."""
-        tally = self._timed = self._tally(rows, forward)
+        tally = self._timed = self._tally(rows, forward, sampler)
         if tally is None:
             return []
         self._started = time.thread_time()
         if not tally.may_guess():
             return []
-        drafts = [self._draft(row, forward) if sampler.is_greedy(at) else [] for at, row in enumerate(rows)]
+        drafts = [self._draft(row, forward) if _is_for(row, at, sampler) else [] for at, row in enumerate(rows)]
         return drafts if any(drafts) and self._try(forward, sampler.vocab_size) else []
 
-    def _tally(self, rows: Sequence[Row], forward: Forward) -> _Tally | None:
+    def _tally(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> _Tally | None:
         """Return what the next pass is counted by, if it is: guesses may come, and so many passes before them."""
         tally = self._tallies.get(len(rows)) if self.is_wanted else None
-        if tally is None or tally.waits() or not _is_exact(forward, rows):
+        if tally is None or tally.waits() or not any(_is_for(row, at, sampler) for at, row in enumerate(rows)):
             return None
-        return tally
+        return tally if _is_exact(forward, rows) else None
 
     def _draft(self, row: Row, forward: Forward) -> list[int]:
         assert forward.whole is not None
@@ -169,9 +167,7 @@ class Speculation:
             lookup = self._lookups[row] = Lookup(row.prompt)
         room = forward.whole.positions - len(row.prompt) - len(row.tokens)
         most = min(lookup.most, row.limit - len(row.tokens) - 1, room)
-        if most < 1 or row.request.ignore_eos:  # who asks for a fixed number of tokens measures steps
-            return []
-        return lookup.draft(row.tokens, most)
+        return lookup.draft(row.tokens, most) if most > 0 else []
 
     def _try(self, forward: Forward, vocab_size: int) -> bool:
         """Whether a check says what single steps say; tried once, before the first."""
@@ -221,6 +217,11 @@ class Speculation:
             self._timed.plain_s.add_time(seconds)
         else:
             self._timed.note(seconds, tokens)
+
+
+def _is_for(row: Row, at: int, sampler: Sampler) -> bool:
+    """Whether tokens of a row may be guessed; who asks for a fixed number of tokens measures steps."""
+    return sampler.is_greedy(at) and not row.request.ignore_eos
 
 
 def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:
