@@ -33,7 +33,7 @@ TRIALS = 4  # passes with guesses, before it is asked whether they pay
 PAUSE, LONGEST_PAUSE = 32, 1024  # passes without, before guesses are tried again; twice as many each time in vain
 SMOOTHING = 0.1  # the share of the latest measurement in what counts
 CLIP = 3  # times the usual: what takes longer was another program's
-GAIN = 1.02  # times as many tokens a second, or guesses do not pay
+GAIN = 1.1  # times as many tokens a second, or guesses do not pay: what follows may be less easily guessed
 
 
 class Lookup:
@@ -151,7 +151,10 @@ class Speculation:
         if not tally.may_guess():
             return []
         drafts = [self._draft(row, forward) if _is_for(row, at, sampler) else [] for at, row in enumerate(rows)]
-        return drafts if any(drafts) and self._try(forward, sampler.vocab_size) else []
+        if any(drafts) and self._try(forward, sampler.vocab_size):
+            return drafts
+        self._started = time.thread_time()  # looking takes time of passes with guesses only
+        return []
 
     def _tally(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> _Tally | None:
         """Return what the next pass is counted by, if it is: guesses may come, and so many passes before them."""
