@@ -17,7 +17,7 @@ from typing import Any
 
 MEASURED = "<measured>"
 NOISE = re.compile(
-    r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|busy|pss|best|mapped|spread)([_/.]|$)"
+    r"(^|[_/.])(seconds|rss|peak|anon|steady|cuda|gpu|rest|bubble|busy|pss|best|mapped|spread|draft|accepted)([_/.]|$)"
     r"|_(s|ms)($|[_/])|_per_s|over_baseline|on_front|dominated"
 )
 LEFT_OUT = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from runner.core.errors import ConfigError, check, check_least
-from runner.core.fields import MISSING
+from runner.core.fields import MISSING, inert
 
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "temperature": (lambda value: 0 <= value <= 10, "must lie in 0..10"),
@@ -33,6 +34,13 @@ NOT_FOLLOWED: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min
 OF_SAMPLING = ("min_p", "typical_p")
 
 
+class Speculate(StrEnum):
+    """Whether the next tokens of a few greedy rows are guessed, and checked several at a time."""
+
+    auto = "auto"
+    off = "off"
+
+
 @dataclass
 class GenerationConfig:
     """How completions are drawn; temperature 0 means greedy. None: as the model's own generation_config.json says."""
@@ -44,6 +52,7 @@ class GenerationConfig:
     top_k: int | None = None
     repetition_penalty: float | None = None
     batch_size: int | None = None
+    speculate: Speculate = inert(Speculate.auto, "a guess counts only where the model says the same")
 
     def __post_init__(self) -> None:
         check_least(1, "generation.max_new_tokens", self.max_new_tokens)

@@ -120,6 +120,7 @@ LOG_LIKELIHOODS = {
 }
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
+OF_GUESSES = ("draft_tokens", "accepted_tokens")  # tokens that were guessed, and those of them that the model said, too
 TRAINING = ("before", "after")
 OF_SIDES = ("answers", "calls", *OF_CALLS)
 _EVERY = (
@@ -145,7 +146,7 @@ _EVERY = (
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
-    *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens"),
+    *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens", *OF_GUESSES),
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
     *(
@@ -402,6 +403,13 @@ LINES = (
     ),
     Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
+    Line(
+        "speed",
+        "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s · {accepted_tokens} of {draft_tokens} "
+        "guessed tokens right",
+        brief=True,
+        unless_zero="draft_tokens",
+    ),
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),

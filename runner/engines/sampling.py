@@ -69,6 +69,10 @@ class Sampler:
         self._groups: list[_Group] | None = None
         self._settings: native.RowSettings | None = None
 
+    def is_greedy(self, row: int) -> bool:
+        """Whether a row takes the likeliest token as it is."""
+        return self.ways[row] == _GREEDY
+
     def take(self, other: Sampler) -> None:
         """Add the rows of another sampler behind these."""
         if self.seen is not None or other.seen is not None:

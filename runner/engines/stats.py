@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields, replace
 
 from runner.core.machine import MIB
 
-TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s")
+TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
+          "draft_tokens", "accepted_tokens")  # fmt: skip
 
 
 @dataclass
@@ -19,6 +20,8 @@ class EngineStats:
     prefill_s: float = 0.0
     decode_tokens: int = 0  # tokens after each row's first
     decode_s: float = 0.0
+    draft_tokens: int = 0  # guessed, and checked several at a time
+    accepted_tokens: int = 0  # of them: what the model said, too
     rows_alive: int = 0  # now, as rows_waiting
     rows_waiting: int = 0
     kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
@@ -62,6 +65,8 @@ class EngineStats:
             "prefill_tok_per_s": self.prefill_tok_per_s,
             "decode_tok_per_s": self.decode_tok_per_s,
             "shared_prompt_tokens": self.shared_tokens,
+            "draft_tokens": self.draft_tokens,
+            "accepted_tokens": self.accepted_tokens,
         }
 
     @property

@@ -96,6 +96,8 @@ class Counters:
                 "prompt tokens that were not computed again",
                 stats.shared_tokens,
             ),
+            ("runner_draft_tokens_total", "counter", "new tokens that were guessed", stats.draft_tokens),
+            ("runner_accepted_tokens_total", "counter", "guessed tokens that were right", stats.accepted_tokens),
             ("runner_open", "gauge", "completions on their way or waiting", self.open),
             ("runner_queue", "gauge", "rows that wait for their turn", stats.rows_waiting),
             ("runner_rows_alive", "gauge", "rows that are decoded now", stats.rows_alive),

@@ -213,11 +213,12 @@ class Chat:
             return
         kept = completion.prompt_tokens - spent.prefill_tokens
         whole = self.engine.stats - self.began
+        guessed = f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right" if spent.draft_tokens else ""
         say(
             f"this turn: {completion.prompt_tokens} prompt tokens, {kept} of them kept from before and "
             f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
             f"           {len(completion.token_ids)} new tokens, the first after {completion.first_token_s:.2f} s, "
-            f"then {spent.decode_tok_per_s:,.0f} tokens/s\n"
+            f"then {spent.decode_tok_per_s:,.0f} tokens/s{guessed}\n"
             f"all turns: {whole.prefill_tokens} prompt tokens computed at {whole.prefill_tok_per_s:,.0f} tokens/s, "
             f"{whole.decode_tokens + self.turns} new ones at {whole.decode_tok_per_s:,.0f} tokens/s"
         )

@@ -17,6 +17,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype, dtype_for
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
+from runner.core.metrics import OF_GUESSES
 from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import Branched, Given, build_prompt, completions, describe, load_prompts, prompts_sha256
 from runner.engines.base import Request
@@ -100,7 +101,8 @@ def _account(done: Completed, stats: EngineStats) -> list[dict[str, Any]]:
     figures, seconds = stats.processes, stats.prefill_s + stats.decode_s
     busy = [min(1.0, one["busy_s"] / seconds) if seconds else 0.0 for one in figures]
     peaks = [one["peak_rss_mib"] for one in figures]
-    del done.metrics["shared_prompt_tokens"]  # prompts go through whole
+    for name in ("shared_prompt_tokens", *OF_GUESSES):  # prompts go through whole, and tokens one by one
+        del done.metrics[name]
     done.metrics |= {
         "bubble_share": 1 - sum(busy) / len(busy),
         "peak_rss_mib": max(peaks),

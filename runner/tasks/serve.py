@@ -124,6 +124,8 @@ def run(inputs: Served, context: Context) -> Result:
         "prefill_tok_per_s": stats.prefill_tok_per_s,
         "decode_tok_per_s": stats.decode_tok_per_s,
         "shared_prompt_tokens": stats.shared_tokens,
+        "draft_tokens": stats.draft_tokens,
+        "accepted_tokens": stats.accepted_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
     metrics |= report.metrics | server.counters.totals(stats)

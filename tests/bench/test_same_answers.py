@@ -81,6 +81,7 @@ def test_what_was_measured_is_masked_and_nothing_else(tmp_path: Path) -> None:
         ("seconds", 2.5, False),
         ("load_s", 2.5, False),
         ("decode_tok_per_s", 3.0, False),
+        ("draft_tokens", 3, False),
         ("load_peak_rss_mib", 3.0, False),
     ],
 )

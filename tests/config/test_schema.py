@@ -200,7 +200,17 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.show_prompt",
         "task.until",
     }
-    inert |= {"profile", "output_dir", "print", "plan", "rerun", "workers", "job_timeout_s", "tracking"}
+    inert |= {
+        "generation.speculate",
+        "profile",
+        "output_dir",
+        "print",
+        "plan",
+        "rerun",
+        "workers",
+        "job_timeout_s",
+        "tracking",
+    }
     assert set(reasons) == inert
 
 

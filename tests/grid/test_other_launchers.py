@@ -26,7 +26,7 @@ GRID = ("model=stub,tiny", "generation=greedy,sampling", "seed=1,2", "task.limit
 TINY = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: {}\ndevice: cpu\ndtype: float32\nthreads: 1\n"
 # what belongs to the process and not to the answers; base_loads: only our workers keep a loaded base
 OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads",
-                  "load_peak_rss_mib", "load_rss_mib")  # fmt: skip
+                  "load_peak_rss_mib", "load_rss_mib", "draft_tokens", "accepted_tokens")  # fmt: skip
 SLOW = pytest.mark.slow
 LAUNCHERS = ["basic", *(pytest.param(name, marks=SLOW) for name in ("joblib", "submitit_local", "ray"))]
 NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}

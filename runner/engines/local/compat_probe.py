@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
 TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lost key differs by about 1
+CHECKED = 4  # tokens that are read one by one and together
 SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: other orders of the same sums
 COARSE = 0.15  # in 16 bits and over quantized layers
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
@@ -232,3 +233,25 @@ def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
     for row in rows:
         row.places, row.tokens = len(row.pending), ids[-1:]
     return torch.cat((read, forward.step(own, rows, forward.uses_of(rows)))).float()
+
+
+def same_together(forward: Forward, vocab_size: int) -> bool:
+    """Whether tokens of a row that are read in one pass leave bit by bit what each of them leaves alone."""
+    trial = Forward(forward.model, forward.heads)  # its passes are none of the job's
+    trial.whole = forward.whole
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()
+    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED)
+    if trial.kernels is not None and trial.kernels.has_shared:
+        row.prefix = Prefix(ids[:PREFIX])
+        trial.read_prefix(row.prefix, PREFIX)
+    own = own_kv(trial.heads, trial.kernels, [len(ids)])
+    trial.read_prompts(own, [Piece(row, 0, row.pending)])
+    first = row.places = len(row.pending)
+    alone = []
+    for token in ids[SUFFIX:]:
+        row.tokens.append(token)
+        alone.append(trial.step(own, [row], trial.uses_of([row])))
+        row.places += 1
+    together = trial.read_prompts(own, [Piece(row, 0, row.tokens, first, targets=row.tokens)])
+    return torch.equal(torch.cat(alone), together)

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import torch
 
 from runner.checkpoints.resolve import Resolved, resolve
+from runner.config.generation import Speculate
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
@@ -30,6 +31,7 @@ from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.rates import arithmetic_of
 from runner.engines.local.scheduler import Scheduler
+from runner.engines.local.speculation import Speculation
 from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
@@ -47,6 +49,7 @@ class LocalEngine:
         self._resolved = resolved or resolve(config)
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self.speculation = self._speculation()
         self._owns_bases = bases is None
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
@@ -100,6 +103,7 @@ class LocalEngine:
             self._fast_layers.restore()
             self.stats.packed_mib = 0.0
         self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self.speculation = self._speculation()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
         self._loaded = self._heads = self._fast_layers = self._incompatible = self._plain_way = self.whole = None
@@ -149,6 +153,9 @@ class LocalEngine:
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.room_mib
             self.whole = probe_whole(loaded, heads, self._fast_layers.matrices)
+
+    def _speculation(self) -> Speculation:
+        return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
 
     def note_plain(self, way: Way, reason: str) -> None:
         """Note once that decoding goes another way than in a stream, and why."""
@@ -244,7 +251,7 @@ class LocalSession(Session):
         if fitting := [row for row in rows if row.need <= window]:
             if self.scheduler is None:
                 self.engine.quicken(self.loaded, heads)
-                kept = self.engine.conversations, self.engine.prompts
+                kept = self.engine.conversations, self.engine.prompts, self.engine.speculation
                 self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *kept)
                 self.scheduler.forward.whole = self.engine.whole
             self.scheduler.add(fitting)

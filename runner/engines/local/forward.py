@@ -33,7 +33,7 @@ class Piece:
     slot: int
     ids: list[int]
     before: int = 0  # own places filled by earlier pieces
-    targets: list[int] = field(default_factory=list)  # what follows each of its last tokens, for scoring
+    targets: list[int] = field(default_factory=list)  # what follows each of its last tokens: to be scored, or guessed
     is_last: bool = True  # of what the row has pending
 
     @property
@@ -58,7 +58,7 @@ class Before:
 
 
 class Forward:
-    """Sends tokens through a model: a prefix, the own prompts of rows that enter, or one token a row."""
+    """Sends tokens through a model: a prefix, own prompts of rows that enter, a token a row, or guesses at more."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
         self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)

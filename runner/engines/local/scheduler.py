@@ -27,6 +27,7 @@ from runner.engines.local.memory import let_go
 from runner.engines.local.own_memory import note_kv, note_pass
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
+from runner.engines.local.speculation import Speculation
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
 from runner.engines.stats import EngineStats, RowCount
@@ -45,8 +46,9 @@ class Scheduler(Entering):
         asked_rows: int | None,
         conversations: ConversationCache,
         prompts: PromptCache,
+        speculation: Speculation,
     ) -> None:
-        self.stopping, self.count = stopping, RowCount(stats)
+        self.stopping, self.count, self.speculation = stopping, RowCount(stats), speculation
         super().__init__(loaded, heads, stats, asked_rows, conversations, prompts)
         self._rest()
 
@@ -196,17 +198,22 @@ class Scheduler(Entering):
     # ---------------------------------------------------------------------------------------- decoding
 
     def _step(self) -> list[Event]:
-        """Give every active row one more token."""
+        """Give every active row its next token, or several where they were guessed."""
         self.at_once = len(self.active) + len(self.reading)
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
         self.own.lengthen(longest, max(row.need for row in self.active))
-        if self.uses is None:
-            self.uses = self.forward.uses_of(self.active)
-        tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
-        self._note_places(self.active)
+        if drafts := self.speculation.drafts(self.active, self.forward, self.sampler):
+            new = self.speculation.check(self.forward, self.own, self.active, drafts, self.sampler)
+        else:
+            if self.uses is None:
+                self.uses = self.forward.uses_of(self.active)
+            tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
+            self._note_places(self.active)
+            new = list(zip(self.active, tokens, strict=True))
+        self.speculation.note(len(new) if drafts else None)
         self._note_memory()
-        return self._settle(list(zip(self.active, tokens, strict=True)), [])
+        return self._settle(new, [])
 
     def _note_places(self, rows: list[Row]) -> None:
         """Note that each of the first rows has put one more token into its slot."""
@@ -226,7 +233,10 @@ class Scheduler(Entering):
         """Note the new tokens, and let go of the rows that end with them."""
         ended: list[Row] = []
         for row, token in new:
-            if not self.stopping.accept(row, token, _seconds(row), events):
+            if ended and row is ended[-1]:  # guessed behind its end
+                row.places -= 1
+                self.stats.decode_tokens -= 1
+            elif not self.stopping.accept(row, token, _seconds(row), events):
                 ended.append(row)
         return events + self._let_go(ended)
 

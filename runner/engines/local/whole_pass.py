@@ -108,6 +108,7 @@ class WholePass:
         self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
         self._held: list[Any] = []  # what C has only the address of
         self.is_quantized = False  # some of its layers
+        self.is_by_row = True  # a row's sums are the same whatever rows go along
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         if not kernels.has("whole_pass", heads.dtype):
             raise Unlike("this processor has no products of such numbers")
@@ -239,6 +240,7 @@ class WholePass:
             raise Unlike("its linear layers have another number format, or other sizes")
         self._held.append(held.tensors)
         self.is_quantized |= held.matrix.kind != Kind.plain
+        self.is_by_row &= held.matrix.kind != Kind.row_int8 or not held.matrix.threshold  # one's outliers are all rows'
         return held.matrix
 
     def _norm(self, layer: Any, width: int) -> int:

@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local import whole_pass
-from runner.engines.local.compat_probe import probe_whole
+from runner.engines.local.compat_probe import probe_whole, same_together
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, Piece
@@ -47,7 +47,7 @@ def engine_of(
         quantization: QuantizationConfig = PLAIN,
         **settings: Any,
     ) -> LocalEngine:
-        folder = saved_family(family, max_position_embeddings=512, **settings)
+        folder = saved_family(family, **({"max_position_embeddings": 512} | settings))
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
         engines.append(LocalEngine(make_config(model=model, quantization=quantization)))
         return engines[-1]
@@ -147,6 +147,53 @@ def test_quantized_layers_go_in_the_same_call(
         found = all_logits(forward, with_prefix=True)
         torch.set_num_threads(before)
         assert (found - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [(Dtype.float32, PLAIN), (Dtype.bfloat16, PLAIN), (Dtype.bfloat16, Nf4Config()), (Dtype.bfloat16, Int8Config())],
+    ids=lambda one: getattr(one, "name", None) or str(one),
+)
+def test_tokens_of_a_row_leave_together_what_they_leave_alone(
+    dtype: Dtype, quantization: QuantizationConfig, engine_of: Callable[..., LocalEngine]
+) -> None:
+    """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one row are all rows'."""
+    kernels = native.kernels()
+    assert kernels is not None
+    if (dtype == Dtype.bfloat16 and not kernels.has_shared) or (
+        quantization.name != "none" and not kernels.has_quantized
+    ):
+        pytest.skip("this processor has no products of bfloat16, or of bytes")
+    loaded, heads, whole = quickened(engine_of("qwen2", dtype, quantization, max_position_embeddings=1024))
+    assert whole is not None
+    assert whole.is_by_row == (quantization.name != "int8")
+    if not whole.is_by_row:
+        return
+    forward = Forward(loaded.model, heads)
+    forward.whole = whole
+    assert same_together(forward, 60)
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (37,)).tolist()) if kernels.has_shared else None
+    if prefix is not None:
+        forward.read_prefix(prefix, 99)
+    others = [Row(Request(number, ()), [number, 7, 9], "", 99) for number in range(2)]
+    for length, count in ((10, 9), (505, 6), (505, 20)):
+        ids = torch.randint(0, 60, (length + count,)).tolist()
+        row = Row(Request(9, ()), [*(prefix.tokens if prefix else []), *ids[:length]], "", 99, prefix=prefix)
+        own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
+        rows = [others[0], row, others[1]]
+        forward.read_prompts(own, [Piece(one, slot, one.pending) for slot, one in enumerate(rows)])
+        for one in rows:
+            one.places, one.tokens = len(one.pending), []
+        start, alone = row.places, []
+        for token in ids[length:]:
+            for one in rows:
+                one.tokens.append(token)
+            alone.append(forward.step(own, rows, forward.uses_of(rows))[1])
+            for one in rows:
+                one.places += 1
+        together = forward.read_prompts(own, [Piece(row, 1, row.tokens, start, targets=row.tokens)])
+        assert torch.equal(torch.stack(alone), together)
 
 
 def test_its_turning_goes_as_far_as_its_rows(
