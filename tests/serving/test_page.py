@@ -69,13 +69,20 @@ def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Ser
 
 
 def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> None:
-    page.do("""document.getElementById('max_tokens').value = 900;
-        const plain = fetch;  // the answer goes on for seconds, whatever the model would say
-        globalThis.fetch = (url, how) => plain(url, {...how, body: how.body.replace('{', '{"ignore_eos":true,')})""")
+    # The page itself stops as soon as there is text: an answer may end before a click from here arrives.
+    page.do(f"""document.getElementById('max_tokens').value = 900;
+        const plain = fetch;  // the answer goes on for long, whatever the model would say
+        globalThis.fetch = (url, how) => plain(url, {{...how, body: how.body.replace('{{', '{{"ignore_eos":true,')}})
+        globalThis.wasBusy = null;
+        new MutationObserver(() => {{
+            const last = {LAST}, stop = document.querySelector('#stop');
+            if (wasBusy !== null || last?.className !== 'turn assistant' || last.textContent.length <= 5) return;
+            wasBusy = !stop.disabled;
+            stop.click();
+        }}).observe(document.querySelector('#log'), {{childList: true, subtree: true, characterData: true}})""")
     ask(page, "Say much.")
-    page.until(f"{LAST}.className === 'turn assistant' && {LAST}.textContent.length > 5")
-    assert not page.do(IDLE)
-    page.do("document.querySelector('#stop').click()")
+    page.until("globalThis.wasBusy !== null")
+    assert page.do("wasBusy")
     page.until(IDLE)
     assert page.do(f"{LAST}.textContent") == "stopped"
     server.until(lambda now: now["runner_rows_alive"] == 0 and now["runner_open"] == 0, within_s=3)
