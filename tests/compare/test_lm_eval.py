@@ -5,83 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 from runner import compare
 from runner.core.ratios import ratio_interval
 from runner.core.stats import mcnemar_exact
 
-TIME = "2026-01-02T03-04-05.678901"
 N = 40
 BASE, WORSE = marks(36, N), marks(36, N, 14)  # 14 were lost
-
-Metrics = Mapping[str, Mapping[str, Sequence[Any]]]  # by filter and metric, a value for each document
-
-
-def lm_eval_folder(
-    folder: Path,
-    metrics: Metrics,
-    *,
-    task: str = "sums",
-    time: str = TIME,
-    model: str = "hf",
-    model_args: Any = "pretrained=some/model,dtype=float32",
-    kind: str = "generate_until",
-    document: str = "document",
-    target: str = "42",
-    prompt: str = "prompt",
-    shots: int = 5,
-    **more: Any,
-) -> Path:
-    """Write what lm-eval writes for one task; returns the file of samples."""
-    folder.mkdir(parents=True, exist_ok=True)
-    n = len(next(iter(next(iter(metrics.values())).values())))
-    lines = [
-        {
-            "doc_id": at,
-            "doc": {"question": f"{document} {at}"},
-            "target": target,
-            "arguments": {"gen_args_0": {"arg_0": f"What is {at}?", "arg_1": {"until": ["\n"]}}},
-            "resps": [[f"{model} says {at}"]],
-            "filtered_resps": [f"{at}"],
-            "filter": name,
-            "metrics": list(of_filter),
-            "doc_hash": f"{document} {at}",
-            "prompt_hash": f"{prompt} {at}",
-            "target_hash": target,
-            **{metric: values[at] for metric, values in of_filter.items()},
-        }
-        for name, of_filter in metrics.items()
-        for at in range(n)
-    ]
-    means = {
-        f"{metric},{name}": sum(values) / n if all(isinstance(one, int | float) for one in values) else 0.5
-        for name, of_filter in metrics.items()
-        for metric, values in of_filter.items()
-    }
-    listed = [{"metric": metric, "aggregation": "mean"} for metric in next(iter(metrics.values()))]
-    results = {
-        "results": {task: {"name": task, "alias": task, "sample_len": n, **means, "acc_stderr,none": "N/A"}},
-        "group_subtasks": {},
-        "configs": {task: {"task": task, "output_type": kind, "metric_list": listed}},
-        "versions": {task: 3.0},
-        "n-shot": {task: shots},
-        "higher_is_better": {task: {}},
-        "n-samples": {task: {"original": 99, "effective": n}},
-        "config": {"model": model, "model_args": model_args, "gen_kwargs": None, "limit": None},
-        "model_name": "some/model",
-        "lm_eval_version": "0.4.13",
-        **more,
-    }
-    (folder / f"results_{time}.json").write_text(json.dumps(results))
-    samples = folder / f"samples_{task}_{time}.jsonl"
-    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return samples
 
 
 @pytest.fixture

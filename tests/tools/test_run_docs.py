@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import warm_process
+from lm_eval_out import lm_eval_folder
 from serving import serving
 
 from tools import run_docs
@@ -16,7 +17,7 @@ from tools.check_docs import FENCE, ROOT, pages
 
 # Their rows are others; the first two need a server.
 SPECIAL = ("model=api", "model=hybrid", "task.samples=", "task.check_", "task.context=", "plan=quick", "task=split",
-           "task.reference=", "task.until=")  # fmt: skip
+           "task.reference=", "task.until=", "--lm-eval")  # fmt: skip
 
 
 def kind(command: str, table: run_docs.Table) -> str:
@@ -42,6 +43,7 @@ runner -m quantization=none,nf4 task.limit=2 workers=1
 runner -m quantization=none,fp4 task.limit=2 plan=true
 runner-compare --grid last --baseline quantization=none
 runner-compare --where "quantization.name='nf4'"
+runner-compare --lm-eval out_hf out_nf4
 runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
 runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=3 task.arrival_rates=[4] task.arrival_requests=2
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
@@ -63,6 +65,10 @@ MODULES = {"runner": "runner", "runner-compare": "runner.compare", "runner-advis
 def today(folder: Path) -> dict[str, list[str]]:
     """Make the small runs in a folder; return the names in every kind of table."""
     (folder / "prompts.txt").write_text("2+2?\n3+3?\n")
+    for name, solved in (("out_hf", [1.0, 1.0]), ("out_nf4", [1.0, 0.0])):
+        lm_eval_folder(
+            folder / name, {which: {"exact_match": solved} for which in ("flexible-extract", "strict-match")}
+        )
     found: dict[str, list[str]] = {}
     (folder / "server").mkdir()
     with serving(folder / "server", "tracking=none") as server:
