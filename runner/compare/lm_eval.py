@@ -29,13 +29,8 @@ ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evalua
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
 OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # and, with it, what it is divided by
 SAME = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
-SETTINGS = (
-    "limit",
-    "random_seed",
-    "numpy_seed",
-    "torch_seed",
-    "fewshot_seed",
-)  # that make another run, under no key of ours
+# Settings that make another run, under no key of ours
+SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
 @dataclass
@@ -127,10 +122,8 @@ class LmEvalEvidence(Evidence):
         self._baselines = {}
         self.series: dict[str, Series] = {}  # by run
 
-    def of(self, run: Run) -> Answers:
+    def of_one(self, run: Run) -> Answers:
         """Return which documents were answered right."""
-        if run.parts:
-            return {question: answer for part in run.parts for question, answer in self.of(part).items()}
         it = self.series[run.run_id]
         return {_question(one): Answer(one.values[it.metric] == 1, one.prompt_hash) for one in it.documents.values()}
 

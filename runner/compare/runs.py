@@ -215,9 +215,11 @@ class Evidence:
         return self._baselines[run.run_id]
 
     def of(self, run: Run) -> Answers:
-        """Return which questions were solved, from the first whole file that agrees with the logged counts."""
-        if run.parts:
-            return {question: answer for part in run.parts for question, answer in self.of(part).items()}
+        """Return which questions were solved, by a run or by all that are put together in it."""
+        return {question: answer for part in run.parts or [run] for question, answer in self.of_one(part).items()}
+
+    def of_one(self, run: Run) -> Answers:
+        """Return what one run solved, from the first whole file that agrees with the logged counts."""
         read = partial(read_answers, asked=run.asked)
         return self.whole(run, read, lambda found: _counts(found) == run.score, "n and correct")
 
@@ -307,23 +309,22 @@ def read_answers(path: Path, asked: int | None = None) -> Answers:
 
     Of a job that stopped early, those that it put before count: later ones that came sooner are on disk as well.
     """
+    scored = [it for it in _samples_in(path) if it.verdict is not None and (asked is None or it.index < asked)]
+    return {question_of(one): Answer(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
+
+
+def _samples_in(path: Path) -> Iterable[Sample]:
     try:
-        samples = read_samples(path).values()
+        return read_samples(path).values()
     except OSError as error:
         raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
-    scored = [it for it in samples if it.verdict is not None and (asked is None or it.index < asked)]
-    return {question_of(one): Answer(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
 
 
 def read_texts(path: Path) -> Texts:
     """Return what a file of samples says of each text; EvidenceError with file and line where one was changed."""
-    try:
-        samples = read_samples(path).values()
-    except OSError as error:
-        raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
     return {
         one.index: Scored((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
-        for one in samples
+        for one in _samples_in(path)
         if one.likelihood is not None
     }
 

@@ -64,4 +64,4 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         count = self.limit if read is None else read
         if count is None:
             return []
-        return [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)] * (1 + self.exact)  # read by each model
+        return [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)] * self.loads
