@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler 
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of strips, blocks and panels
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
 PLAIN = QuantizationConfig()
+MANY = 101  # rows whose own keys are read between the tiles of what all of them share
 
 
 @pytest.fixture
@@ -115,6 +116,40 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
             assert (found - expected).abs().max() <= OFF[dtype] * expected.std()
         if dtype == Dtype.float32:
             assert (found.argmax(-1) == expected.argmax(-1)).all()
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
+    dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_shared:
+        pytest.skip("this processor attends to shared keys with torch")
+    loaded, heads, whole = quickened(engine_of("llama", dtype))
+    forward = Forward(loaded.model, heads)
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (70,)).tolist())
+    forward.read_prefix(prefix, 70)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def last_step(prompts: list[list[int]]) -> torch.Tensor:
+        own = own_kv(heads, forward.kernels, [64] * len(prompts))
+        rows = [Row(Request(at, ()), prefix.tokens + ids, "", 9, prefix=prefix) for at, ids in enumerate(prompts)]
+        forward.read_prompts(own, [Piece(row, slot, row.pending) for slot, row in enumerate(rows)])
+        for row in rows:
+            row.places, row.tokens = len(row.pending), [5]
+        forward.whole = whole
+        logits = forward.step(own, rows, forward.uses_of(rows))
+        forward.whole = None
+        return logits
+
+    prompts = [torch.randint(0, 60, (1 + at % 37,)).tolist() for at in range(MANY)]
+    together = last_step(prompts)
+    apart = torch.cat([last_step(prompts[at : at + 3]) for at in range(0, MANY, 3)])
+    torch.set_num_threads(before)
+    assert torch.equal(together, apart)
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,15 @@ typedef uint16_t bf16;
    and dimensions there are registers, side by side */
 #ifdef __AVX512F__
 #define WIDE 16
-#define CHUNK(dim) ((dim) <= 64 ? 4 : 2)
-#define STRETCH(dim) (dim)
+#define CHUNK(dim) ((dim) <= 64 || (dim) % 64 == 0 ? 4 : 2)
+#define STRETCH(dim) ((dim) % 64 ? (dim) : 64)
+#define MOST_STRETCH MAX_DIM
 #define PAIRED(group) 1
 #else
 #define WIDE 8
 #define CHUNK(dim) 2
 #define STRETCH(dim) ((dim) % 32 ? 16 : 32)
+#define MOST_STRETCH 32
 #define PAIRED(group) ((group) <= 2)
 #endif
 typedef float vec __attribute__((vector_size(4 * WIDE)));
@@ -167,6 +169,8 @@ INLINE const bf16 *pack_bf16(float *s, int count, bf16 *room) {
   return room;
 }
 
+#define LINE 64 /* of the cache */
+
 /* What many rows share is read in tiles: rows by keys, the scores of a tile in the first-level cache, the sums of STRIP
    rows in the registers. Worth writing only where the registers are wide; elsewhere torch's products do it. */
 #if defined(__AVX512F__) && defined(__AVX512BF16__)
@@ -175,6 +179,18 @@ INLINE const bf16 *pack_bf16(float *s, int count, bf16 *room) {
 #define TILE 24 /* rows, a multiple of STRIP */
 #define KEYS 512
 #define MOST_VECS 4
+
+/* Memory that is read next, stream by stream. It is asked for from `at` on, so many sixteenths of a line at each step of a
+   strip; `owed`: sixteenths that are left over. */
+typedef struct {
+  const char *at, *end;
+} stream;
+
+typedef struct {
+  const char *at;
+  int64_t due, owed, streams; /* streams: how many are left */
+  const stream *stream;
+} soon;
 
 INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
   x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));

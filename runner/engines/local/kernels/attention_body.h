@@ -62,8 +62,10 @@ INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int c
   const T *end = k + (count + LANES - 1) / LANES * LANES * D;
   const int blocks = PAIRED(G) ? 2 : 1, parts = LANES / WIDE;
   for (int j = 0; j < count; j += blocks * LANES) {
-    vec a[G][2 * LANES / WIDE];
+    vec a[MAX_GROUP][2 * LANES / WIDE]; /* not [G]: an array whose size is not a constant stays in memory */
+#pragma GCC unroll 16
     for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
       for (int p = 0; p < blocks * parts; p++) a[g][p] = (vec){0};
     const T *k0 = k + j * D, *k1 = blocks == 2 && j + LANES < count ? k0 + LANES * D : k0;
     for (int d = 0; d < D; d += PER) {
@@ -72,10 +74,13 @@ INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int c
 #pragma GCC unroll 4
       for (int p = 0; p < blocks * parts; p++) {
         NAME(many) x = NAME(load)((p < parts ? k0 : k1) + d * LANES + p % parts * PER * WIDE);
+#pragma GCC unroll 16
         for (int g = 0; g < G; g++) a[g][p] = NAME(add)(a[g][p], NAME(take)(q + g * D + d), x);
       }
     }
+#pragma GCC unroll 16
     for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
       for (int p = 0; p < blocks * parts; p++) memcpy(&s[g][j + p * WIDE], &a[g][p], sizeof(vec));
   }
 }
@@ -88,18 +93,25 @@ INLINE void NAME(mix)(const int D, const int G, float s[][ROOM], const T *v, int
   for (int g0 = 0; g0 < G; g0 += CHUNK(D)) {
     const int some = G - g0 < CHUNK(D) ? G - g0 : CHUNK(D);
     for (int d0 = 0; d0 < D; d0 += STRETCH(D)) {
-      vec o[CHUNK(D)][STRETCH(D) / WIDE];
-      memset(o, 0, sizeof o);
+      vec o[CHUNK(0)][MOST_STRETCH / WIDE];
+#pragma GCC unroll 4
+      for (int g = 0; g < CHUNK(D); g++)
+#pragma GCC unroll 32
+        for (int d = 0; d < STRETCH(D) / WIDE; d++) o[g][d] = (vec){0};
       for (int j = 0; j < count; j += PER)
+#pragma GCC unroll 32
         for (int d = 0; d < STRETCH(D) / WIDE; d++) {
           const T *at = v + j * D + PER * (d0 + d * WIDE);
-          if (d % (LANES / WIDE) == 0) prefetch(at, end, next);
+          if (!g0 && d % (LANES / WIDE) == 0) prefetch(at, end, next);
           NAME(many) x = NAME(load)(at);
+#pragma GCC unroll 4
           for (int g = 0; g < CHUNK(D); g++)
             if (g < some) o[g][d] = NAME(add)(o[g][d], NAME(take)(weights[g0 + g] + j), x);
         }
-      for (int g = 0; g < some; g++)
-        for (int d = 0; d < STRETCH(D) / WIDE; d++) {
+#pragma GCC unroll 4
+      for (int g = 0; g < CHUNK(D); g++)
+#pragma GCC unroll 32
+        for (int d = 0; d < STRETCH(D) / WIDE && g < some; d++) {
           float *to = acc + (g0 + g) * D + d0 + d * WIDE;
           vec sum = load_f32(to) + o[g][d];
           memcpy(to, &sum, sizeof sum);
@@ -234,13 +246,16 @@ void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, in
 
 #ifdef SHARED
 /* c[r][v] (+)= the sum over `steps` of a[r][step] * b[v][step], for STRIP rows and N vectors of LANES; a step is one
-   number, or a pair in bfloat16 */
+   number, or a pair in bfloat16. What is read next is asked for meanwhile. */
 INLINE void NAME(strip)(const int N, const T *a, int64_t a_row, const T *b, int64_t b_vec, int64_t b_step,
-                        int64_t steps, float *c, int64_t c_row, const int add) {
+                        int64_t steps, float *c, int64_t c_row, const int add, soon *next) {
+  const char *at = next->at, *end = next->streams ? next->stream->end : at;
+  int64_t owed = next->owed;
   vec o[STRIP][MOST_VECS];
   for (int r = 0; r < STRIP; r++)
     for (int v = 0; v < N; v++) o[r][v] = add ? load_f32(c + r * c_row + v * LANES) : (vec){0};
   for (int64_t p = 0; p < steps; p++) {
+    for (owed += next->due; owed >= 16 && at < end; owed -= 16, at += LINE) __builtin_prefetch(at, 0, 2);
     NAME(many) x[MOST_VECS];
     for (int v = 0; v < N; v++) x[v] = NAME(load)(b + v * b_vec + p * b_step);
     for (int r = 0; r < STRIP; r++)
@@ -248,12 +263,14 @@ INLINE void NAME(strip)(const int N, const T *a, int64_t a_row, const T *b, int6
   }
   for (int r = 0; r < STRIP; r++)
     for (int v = 0; v < N; v++) memcpy(c + r * c_row + v * LANES, &o[r][v], sizeof(vec));
+  next->at = at, next->owed = owed % 16;
+  if (at >= end && next->streams && --next->streams) next->at = (++next->stream)->at;
 }
 
 /* Up to TILE rows of one key-value head over the keys of a home: row r sees those from first[r] to sees[r], which may be
    none. cap: 0, or what scores stay below. */
 INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const int64_t *first, const int64_t *sees,
-                       int rows, float scale, float cap, float *acc, float *top, float *sum) {
+                       int rows, float scale, float cap, float *acc, float *top, float *sum, soon *next) {
   float s[TILE][KEYS];
   T weights[TILE][KEYS];
   const int strips = (rows + STRIP - 1) / STRIP;
@@ -270,7 +287,7 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
       for (int r = 0; r < strips * STRIP; r += STRIP) {
         const int vecs = full - j < MOST_VECS * LANES ? (full - j) / LANES : MOST_VECS;
 #define SCORES(N) \
-  NAME(strip)(N, q + r * D, D, K + (start + j) * D, LANES * D, PER * LANES, D / PER, &s[r][j], KEYS, 0)
+  NAME(strip)(N, q + r * D, D, K + (start + j) * D, LANES * D, PER * LANES, D / PER, &s[r][j], KEYS, 0, next)
         if (vecs == 4) SCORES(4);
         else if (vecs == 3) SCORES(3);
         else if (vecs == 2) SCORES(2);
@@ -304,7 +321,7 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
       for (int r = 0; r < strips * STRIP; r += STRIP) {
         const int vecs = D - d < MOST_VECS * LANES ? (D - d) / LANES : MOST_VECS;
 #define MIX(N) \
-  NAME(strip)(N, weights[r], KEYS, V + start * D + d * PER, PER * LANES, PER * D, full / PER, acc + r * D + d, D, 1)
+  NAME(strip)(N, weights[r], KEYS, V + start * D + d * PER, PER * LANES, PER * D, full / PER, acc + r * D + d, D, 1, next)
         if (vecs == 4) MIX(4);
         else if (vecs == 3) MIX(3);
         else if (vecs == 2) MIX(2);
@@ -318,7 +335,7 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
 static void NAME(shared_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
                               int64_t tokens, const home *row, int64_t layer, int64_t kv_heads, int64_t group,
                               int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
-                              float cap, T *out, float *top, float *sum) {
+                              float cap, T *out, float *top, float *sum, soon *next) {
   const int64_t rows = tokens * group, tiles = (rows + TILE - 1) / TILE;
   const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE;
   const T *K = NAME(of_head)(row->keys, row, layer * kv_heads + h, dim);
@@ -334,9 +351,9 @@ static void NAME(shared_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_t
     sees[r] = keys + (causal ? t : 0);
     begins[r] = from ? from[t] : 0;
   }
-  if (dim == 64) NAME(tile)(64, query, K, V, begins, sees, some, scale, cap, acc, m, l);
-  else if (dim == 128) NAME(tile)(128, query, K, V, begins, sees, some, scale, cap, acc, m, l);
-  else NAME(tile)(dim, query, K, V, begins, sees, some, scale, cap, acc, m, l);
+  if (dim == 64) NAME(tile)(64, query, K, V, begins, sees, some, scale, cap, acc, m, l, next);
+  else if (dim == 128) NAME(tile)(128, query, K, V, begins, sees, some, scale, cap, acc, m, l, next);
+  else NAME(tile)(dim, query, K, V, begins, sees, some, scale, cap, acc, m, l, next);
   for (int r = 0; r < some; r++) {
     const int64_t at = h * rows + first + r;
     for (int64_t d = 0; d < dim; d += LANES)
@@ -356,6 +373,6 @@ void NAME(shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *ch
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < kv_heads * ((tokens * group + TILE - 1) / TILE); i++)
     NAME(shared_tile)(i, q, q_head, q_token, chosen, tokens, row, layer, kv_heads, group, dim, keys, causal, from, scale,
-                      cap, out, top, sum);
+                      cap, out, top, sum, &(soon){0});
 }
 #endif

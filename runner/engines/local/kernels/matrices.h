@@ -10,7 +10,6 @@
 #else
 #define AT_ONCE 1
 #endif
-#define LINE 64
 #define STAY (384 * 1024) /* bytes of rows that stay in the second-level cache beside a panel */
 #define LEAST (16 * 1024) /* bytes of weights that are worth claiming */
 #define MOST_ROWS (32 * ROWS) /* of a task where weights are quantized: their sums stay in the second-level cache */

@@ -54,6 +54,44 @@ INLINE void NAME(turn)(T *heads, int64_t count, int64_t dim, const T *norm, floa
   }
 }
 
+/* One token's query heads of a key-value head over its parts and its own keys. Those of token `then` and its head come next. */
+static void NAME(own)(const whole_model *m, const whole_tokens *w, int64_t layer, int64_t t, int64_t h, int64_t then,
+                      int64_t then_head, T *qkv, int64_t heads, const int64_t *part_out, const int64_t *part_top,
+                      const int64_t *part_sum, T *inner) {
+  const int64_t dim = m->dim, group = m->group, wide = m->kv_heads * group * dim, narrow = m->kv_heads * dim;
+  const home *row = w->homes + w->slot[t], *next = w->homes + w->slot[then];
+  T *K = NAME(of_head)(row->keys, row, layer * m->kv_heads + h, dim), *V = NAME(of_head)(row->values, row, layer * m->kv_heads + h, dim);
+  T *q = qkv + t * heads, *k = q + wide + h * dim;
+  int64_t rows[w->parts + 1];
+  for (int64_t p = 0; p < w->parts; p++) {
+    const int64_t of_part = w->part[p].row_of[t];
+    rows[p] = of_part < 0 ? -1 : (h * w->part[p].tokens + of_part) * group;
+  }
+  if (w->is_step) NAME(put)(K, V, k, k + narrow, dim, w->seen[t] - 1);
+  NAME(head)(dim, group, q + h * group * dim, K, V, 0, w->seen[t], m->scale, 0, 0, w->parts, part_out, part_top, part_sum,
+             rows, inner + t * wide + h * group * dim, NAME(of_head)(next->keys, next, layer * m->kv_heads + then_head, dim));
+}
+
+#ifdef SHARED
+#define SOON (512 * 1024) /* bytes that stay in the second-level cache until they are read */
+#define MOST_DUE 32       /* two lines for each step of a strip: more than memory delivers would hold up the products */
+
+/* The own keys and values of some tokens, to be asked for while what they share is multiplied, evenly over that time */
+static soon NAME(soon_of)(const whole_tokens *w, int64_t head, int64_t first, int64_t after, int64_t dim, stream *streams) {
+  int64_t count = 0, bytes = 0, keys = 0;
+  for (int64_t t = first; t < after && bytes < SOON; t++) {
+    const home *row = w->homes + w->slot[t];
+    const int64_t size = parts_of(w->seen[t], LANES) * LANES * dim * sizeof(T);
+    const char *of[2] = {(char *)NAME(of_head)(row->keys, row, head, dim), (char *)NAME(of_head)(row->values, row, head, dim)};
+    for (int i = 0; i < 2; i++) streams[count++] = (stream){of[i], of[i] + size};
+    bytes += 2 * size;
+  }
+  for (int64_t p = 0; p < w->parts; p++) keys += w->part[p].sees;
+  const int64_t steps = 2 * keys * dim / (PER * LANES * MOST_VECS) * (TILE / STRIP) + 1, due = bytes / LINE * 16 / steps + 1;
+  return (soon){streams->at, due < MOST_DUE ? due : MOST_DUE, 0, count, streams};
+}
+#endif
+
 /* logits [kept, outputs of the head]. room: of whole_pass.py's `_room` bytes */
 void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const whole_tokens *w, int threads) {
   const int64_t hidden = m->hidden, dim = m->dim, kv_heads = m->kv_heads, group = m->group, tokens = w->tokens;
@@ -83,6 +121,12 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
   const workroom work = {0};
 #endif
   memset(all, 0, phases * sizeof(phase));
+  int together = 0; /* what tokens share, and then what is their own, tile by tile: so memory and products work side by side */
+#ifdef SHARED
+  together = w->is_step && parts && TILE % group == 0 && tile[1] >= 8 * threads;
+  for (int64_t p = 0; p < parts; p++) together = together && !w->part[p].chosen && w->part[p].tokens == tokens;
+  const int64_t tiles = together ? tile[1] / kv_heads : 1, tasks = together ? tile[1] : tile[parts];
+#endif
 #pragma omp parallel num_threads(threads)
   {
     const int64_t lot = lot_of(tokens, threads), lots = parts_of(tokens, lot);
@@ -120,36 +164,36 @@ void NAME(whole_pass)(const whole_model *m, const whole_layer *layers, const who
       meet(now++, lots, alone);
 
 #ifdef SHARED
-      EACH_TASK(i, now, tile[parts], alone) {
+      EACH_TASK(i, now, tasks, alone) {
         int64_t p = 0;
-        while (i >= tile[p + 1]) p++;
-        const whole_part *part = w->part + p;
-        NAME(shared_tile)(i - tile[p], qkv + part->first * heads, dim, heads, part->chosen, part->tokens,
-                          part->row, l, kv_heads, group, dim, part->sees, part->causal, 0, m->scale, 0, (T *)part_out[p], (float *)part_top[p],
-                          (float *)part_sum[p]);
+        while (!together && i >= tile[p + 1]) p++;
+        const int64_t first = (tiles - 1 - i % tiles) * TILE / group, h = i / tiles; /* as in shared_tile */
+        const int64_t after = first + TILE / group < tokens ? first + TILE / group : tokens;
+        stream streams[2 * TILE];
+        soon next = {0};
+        if (together) next = NAME(soon_of)(w, l * kv_heads + h, first, after, dim, streams);
+        const int64_t last = together ? parts : p + 1;
+        for (const int64_t from = tile[p]; p < last; p++) {
+          const whole_part *part = w->part + p;
+          NAME(shared_tile)(i - from, qkv + part->first * heads, dim, heads, part->chosen, part->tokens,
+                            part->row, l, kv_heads, group, dim, part->sees, part->causal, 0, m->scale, 0, (T *)part_out[p], (float *)part_top[p],
+                            (float *)part_sum[p], &next);
+        }
+        for (int64_t t = first; together && t < after; t++)
+          NAME(own)(m, w, l, t, h, t + 1 < after ? t + 1 : t, h, qkv, heads, part_out, part_top, part_sum, inner);
       }
-      meet(now, tile[parts], alone);
+      meet(now, tasks, alone);
 #endif
       now++;
 
-      EACH_TASK(i, now, somes, alone)
-        for (int64_t j = i * some; j < items && j < (i + 1) * some; j++) {
-          const int64_t t = j / kv_heads, h = j % kv_heads, after = j + 1 < items ? j + 1 : j;
-          const home *row = w->homes + w->slot[t], *then = w->homes + w->slot[after / kv_heads];
-          T *K = NAME(of_head)(row->keys, row, l * kv_heads + h, dim);
-          T *V = NAME(of_head)(row->values, row, l * kv_heads + h, dim);
-          const T *next = NAME(of_head)(then->keys, then, l * kv_heads + after % kv_heads, dim);
-          const T *q = qkv + t * heads, *k = q + wide + h * dim;
-          int64_t rows[parts + 1];
-          for (int64_t p = 0; p < parts; p++) {
-            const int64_t of_part = w->part[p].row_of[t];
-            rows[p] = of_part < 0 ? -1 : (h * w->part[p].tokens + of_part) * group;
+      if (!together)
+        EACH_TASK(i, now, somes, alone)
+          for (int64_t j = i * some; j < items && j < (i + 1) * some; j++) {
+            const int64_t then = j + 1 < items ? j + 1 : j;
+            NAME(own)(m, w, l, j / kv_heads, j % kv_heads, then / kv_heads, then % kv_heads, qkv, heads, part_out, part_top,
+                      part_sum, inner);
           }
-          if (w->is_step) NAME(put)(K, V, k, k + narrow, dim, w->seen[t] - 1);
-          NAME(head)(dim, group, q + h * group * dim, K, V, 0, w->seen[t], m->scale, 0, 0, parts, part_out, part_top,
-                     part_sum, rows, inner + t * wide + h * group * dim, next);
-        }
-      meet(now++, somes, alone);
+      meet(now++, together ? 0 : somes, alone);
 
       NAME(multiply_all)(&to_out, &to_gated, &now, threads);
       meet(now++, to_out.tasks, alone);
