@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.advise.machines import Machine
-from runner.checkpoints.pass_memory import MOST_ROWS, place_bytes
+from runner.checkpoints.pass_memory import most_rows, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import Resolved, only_looking, resolve
 from runner.config.model import has_weights, local_model
@@ -177,7 +177,7 @@ def _with_rows(it: Candidate, resolved: Resolved, rooms_mib: dict[str, float]) -
     sizes = [it.config.generation.batch_size]
     asked = it.config.task.amounts(it.config.generation)
     if sizes[0] is None and all(amount.rows is None for amount in asked):
-        most = MOST_ROWS["cuda" if "cuda" in rooms_mib else "cpu"]
+        most = most_rows("cuda" if "cuda" in rooms_mib else "cpu", BYTES.get(resolved.dtype, 2))
         completions = max((amount.completions for amount in asked), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
         sizes = [size for size in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if size <= most]

@@ -11,7 +11,7 @@ from typing import Any
 from runner.core.dtypes import BYTES
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of prompts that one pass reads
-MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once: beyond these, products of matrices get no faster
+MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once, of 16 bits: beyond these, products of matrices get no faster
 THREAD_ROOM = 163_840  # bytes in which a thread unpacks and adds up: OWN_ROOM of kernels/quantized.h
 WAITING_NUMBERS = 2**24  # of whole distributions: 64 MiB, but of large vocabularies so many places at least
 LEAST_WAITING = 256
@@ -30,6 +30,11 @@ def streamed(device: str, rows: int, prompt_tokens: int) -> Pass:
     """Return the largest pass in which the scheduler reads prompts: those that are longer go through in pieces."""
     most = PREFILL_TOKENS.get(device, PREFILL_TOKENS["cpu"])
     return Pass(max(1, min(rows, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
+
+
+def most_rows(device: str, dtype_bytes: int) -> int:
+    """Return how many rows go on at once: of wider numbers fewer, whose keys and values take as much memory."""
+    return MOST_ROWS.get(device, MOST_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
 
 
 def place_bytes(settings: dict[str, Any], dtype_bytes: int) -> int:

@@ -12,6 +12,7 @@ from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.core import machine
+from runner.core.dtypes import Dtype
 from runner.estimates.fit import PROCESS_MIB, fit, rooms
 from runner.quantization import CHOICES
 
@@ -69,6 +70,10 @@ def test_where_the_engine_chooses_it_takes_fewer_rows_instead(seven_billion: Any
     assert many is not None
     assert few is not None
     assert many.rows == 128
+    wide = replace(free, model=replace(free.model, dtype=Dtype.float32))
+    in_float32 = fit(wide, resolve(wide), {"main memory": 100_000.0})
+    assert in_float32 is not None
+    assert in_float32.rows == 64
     assert few.fits
     assert few.rows < 64
 

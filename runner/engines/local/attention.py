@@ -91,6 +91,17 @@ class Pass:
             row_of[span.first : span.last] = torch.arange(span.last - span.first, dtype=torch.int32)
         return rows
 
+    # A GPU is waited for where a number is read off it, so this is asked once a pass and not in each layer.
+    @cached_property
+    def longest(self) -> int:
+        """The most own keys that a token sees in its slot."""
+        return int(self.seen.max())
+
+    @cached_property
+    def lies_in_order(self) -> bool:
+        """Whether token t is of slot t: then no row of the store need be copied."""
+        return bool((self.slot == torch.arange(len(self.slot), device=self.slot.device)).all())
+
     def _view(self, layer: int) -> View:
         """Return what the tokens see in a layer."""
         window = self.heads.windows[layer] if self.heads.windows else None
@@ -236,15 +247,12 @@ def _join(
         top = part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, -math.inf)
         total = part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(there, 0.0)
         terms.append((out, top, total))
-    longest = int(what.seen.max())
-    if longest:
-        slots = what.slot.long()
-        whole = bool((slots == torch.arange(tokens, device=slots.device)).all())  # then no row need be copied
-        keys = own.keys[layer][:tokens, :, :longest] if whole else own.keys[layer][slots, :, :longest]
-        values = own.values[layer][:tokens, :, :longest] if whole else own.values[layer][slots, :, :longest]
+    if longest := what.longest:
+        slots: slice | torch.Tensor = slice(tokens) if what.lies_in_order else what.slot.long()
+        keys, values = own.keys[layer][slots, :, :longest], own.values[layer][slots, :, :longest]
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
         scores = scores_of(turn, query.flatten(0, 1), keys).view(*shape, longest)
-        places = torch.arange(longest, device=slots.device)[None, :]
+        places = torch.arange(longest, device=query.device)[None, :]
         hidden = places >= what.seen[:, None]
         if first is not None:
             hidden |= places < first[:, None]

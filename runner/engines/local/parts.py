@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from runner.engines.local.attention import Pass, Turn
 
-SCORES = 4 * 2**20  # scores held at once; more would leave the caches, and memory behind
+SCORES = {"cpu": 2**22, "cuda": 2**25}  # held at once: more would leave a CPU's caches; a GPU wants few large products
 
 
 @dataclass
@@ -37,7 +37,7 @@ def over_keys(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attend [KVH, N, D] to keys and values [KVH, L, D]; first, limit [N] int32: from where to where each row sees."""
     kv_heads, rows, _ = query.shape
-    step = max(SCORES // (kv_heads * keys.shape[1]), 64)
+    step = max(_most_scores(query) // (kv_heads * keys.shape[1]), 64)
     if rows <= step:
         return _piece(what, turn, query, keys, values, first, limit)
     out = torch.empty_like(query, dtype=query.dtype if what.kernels else torch.float32)
@@ -47,6 +47,10 @@ def over_keys(
         ends = (None if some is None else some[at] for some in (first, limit))
         out[:, at], top[:, at], total[:, at] = _piece(what, turn, query[:, at], keys, values, *ends)
     return out, top, total
+
+
+def _most_scores(tensor: torch.Tensor) -> int:
+    return SCORES.get(tensor.device.type, SCORES["cpu"])
 
 
 def _piece(
@@ -108,7 +112,7 @@ def within_spans(what: Pass, turn: Turn, grouped: torch.Tensor, key: torch.Tenso
         if span.before:
             earlier = what.own.read(turn.layer, span.slot, span.before)
             keys, values = torch.cat((earlier[0], keys), dim=1), torch.cat((earlier[1], values), dim=1)
-        step = max(SCORES // (heads.kv_heads * heads.group * keys.shape[1]), 16)
+        step = max(_most_scores(key) // (heads.kv_heads * heads.group * keys.shape[1]), 16)
         for first in range(span.first, span.last, step):
             last = min(first + step, span.last)
             reach = span.before + last - span.first  # later keys are seen by none of these

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from runner.checkpoints.pass_memory import MOST_ROWS
+from runner.checkpoints.pass_memory import most_rows
 from runner.engines.base import MEMORY_IS_SHORT
 from runner.engines.local.forward import Forward
 from runner.engines.local.homes import Homes
@@ -37,7 +37,7 @@ class Room:
     def _empty(self) -> None:
         """Forget the store, its size, and what was learned of memory."""
         self.own: OwnKv | None = None
-        self.most_rows = self.asked_rows or MOST_ROWS.get(self.heads.device.type, 128)
+        self.most_rows = self.asked_rows or most_rows(self.heads.device.type, self.heads.dtype.itemsize)
         self.full_at = 0  # rows on their way when the next one did not fit; 0: all have fitted
         self.has_said_short = False
 

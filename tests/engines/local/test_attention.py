@@ -116,7 +116,7 @@ def test_reading_prompts_with_and_without_earlier_places(
     """Spans, one of them behind places that an earlier pass filled, and a row whose tokens come one by one."""
     heads = Heads(1, *shape, dtype, CPU)
     kernels = kernels_or_none(way)
-    monkeypatch.setattr(parts, "SCORES", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
+    monkeypatch.setitem(parts.SCORES, "cpu", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
     random_numbers = torch.Generator().manual_seed(7)
     own, prefix_tokens = own_kv(heads, kernels, [700] * 4), 33
     news, before = [90, 1, 130, 5], [0, 64, 530, 0]  # new tokens of each row, and its places so far

@@ -63,7 +63,7 @@ def test_windows_caps_and_sinks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heads, kernels = Heads(1, 2, 3, 48, dtype, CPU, (window,)), kernels_or_none(way)
-    monkeypatch.setattr(parts, "SCORES", 6 * 64 * 90)  # long prompts are read in pieces
+    monkeypatch.setitem(parts.SCORES, "cpu", 6 * 64 * 90)  # long prompts are read in pieces
     numbers = torch.Generator().manual_seed(5)
     trunk, branch = (
         [random(numbers, 2, length, 48, dtype=dtype) for _ in range(2)] for length in (TRUNK, BRANCH)

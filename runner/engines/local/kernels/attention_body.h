@@ -216,8 +216,15 @@ INLINE void NAME(norm_row)(const T *x, const T *weight, int64_t width, float eps
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < width; i++) squares += UP(x[i]) * UP(x[i]);
   const float factor = 1.0f / sqrtf(squares / width + epsilon);
+  int64_t first = 0;
+#ifdef SHARED
+  for (; first + LANES <= width; first += LANES) {
+    const __m512 part = NAME(round_16)(_mm512_mul_ps(NAME(up_16)(x + first), _mm512_set1_ps(factor)));
+    NAME(put_16)(out + first, _mm512_mul_ps(NAME(up_16)(weight + first), part));
+  }
+#endif
 #pragma omp simd
-  for (int64_t i = 0; i < width; i++) out[i] = DOWN(UP(weight[i]) * UP(DOWN(UP(x[i]) * factor)));
+  for (int64_t i = first; i < width; i++) out[i] = DOWN(UP(weight[i]) * UP(DOWN(UP(x[i]) * factor)));
 }
 
 void NAME(norm)(const T *rows, const T *weight, int64_t count, int64_t width, float epsilon, T *out, int threads) {
@@ -307,7 +314,7 @@ INLINE void NAME(tile)(const int D, const T *q, const T *K, const T *V, const in
       }
       float keep = top[r] == -INFINITY ? 0.0f : exp_fast(top[r] - m);
       for (int j = 0; j < full; j += LANES) {
-        __m512 e = exp_16(_mm512_fmsub_ps(_mm512_loadu_ps(&s[r][j]), _mm512_set1_ps(scale), _mm512_set1_ps(m)));
+        __m512 e = NAME(weight_16)(_mm512_fmsub_ps(_mm512_loadu_ps(&s[r][j]), _mm512_set1_ps(scale), _mm512_set1_ps(m)));
         total = _mm512_add_ps(total, e);
         NAME(put_16)(&weights[r][j], e);
       }

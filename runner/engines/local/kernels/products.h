@@ -1,6 +1,24 @@
 /* Products of rows with a model's matrices (matrices.h), for one number format (see attention_body.h). Sums are made in
    float32, or exactly of bytes, and rounded where torch's operations round. */
 
+#ifdef SHARED
+/* What `settle` does, for LANES sums */
+INLINE void NAME(settle_16)(int how, const float *y, const float *second, const T *bias, T *out) {
+  __m512 a = _mm512_loadu_ps(y);
+  if (how == GATED) {
+    a = NAME(round_16)(a);
+    const __m512 one = _mm512_set1_ps(1), e = exp_16(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(a)));
+    const __m512 part = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), one, e);
+    a = NAME(round_16)(_mm512_div_ps(_mm512_mul_ps(a, part), _mm512_add_ps(one, e)));
+    NAME(put_16)(out, _mm512_mul_ps(a, NAME(round_16)(_mm512_loadu_ps(second))));
+    return;
+  }
+  if (bias) a = _mm512_add_ps(a, NAME(up_16)(bias));
+  if (how == ADD) a = _mm512_add_ps(NAME(up_16)(out), NAME(round_16)(a));
+  NAME(put_16)(out, a);
+}
+#endif
+
 /* The sums y [rows, width] of rows from one on go where they belong. */
 INLINE void NAME(settle)(const product *p, const unit *u, float *y, int64_t y_stride, const float *second, int64_t rows,
                          int64_t row) {
@@ -8,10 +26,15 @@ INLINE void NAME(settle)(const product *p, const unit *u, float *y, int64_t y_st
   const T *bias = m->bias && m->kind == PLAIN ? (const T *)m->bias + u->output[0] : 0;
   for (int64_t r = 0; r < rows; r++, y += y_stride) {
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
+    const float *b = second + r * y_stride;
+    int64_t first = 0;
+#ifdef SHARED
+    for (; first + LANES <= u->width; first += LANES)
+      NAME(settle_16)(p->how, y + first, b + first, bias ? bias + first : 0, out + first);
+#endif
     if (p->how == GATED) {
-      const float *b = second + r * y_stride;
 #pragma omp simd
-      for (int64_t o = 0; o < u->width; o++) {
+      for (int64_t o = first; o < u->width; o++) {
         const float a = UP(DOWN(y[o])), e = exp_fast(-fabsf(a));
         out[o] = DOWN(UP(DOWN(a * (a < 0 ? e : 1.0f) / (1.0f + e))) * UP(DOWN(b[o])));
       }
@@ -19,13 +42,13 @@ INLINE void NAME(settle)(const product *p, const unit *u, float *y, int64_t y_st
     }
     if (bias)
 #pragma omp simd
-      for (int64_t o = 0; o < u->width; o++) y[o] += UP(bias[o]);
+      for (int64_t o = first; o < u->width; o++) y[o] += UP(bias[o]);
     if (p->how == ADD) {
 #pragma omp simd
-      for (int64_t o = 0; o < u->width; o++) out[o] = DOWN(UP(out[o]) + UP(DOWN(y[o])));
+      for (int64_t o = first; o < u->width; o++) out[o] = DOWN(UP(out[o]) + UP(DOWN(y[o])));
     } else {
 #pragma omp simd
-      for (int64_t o = 0; o < u->width; o++) out[o] = DOWN(y[o]);
+      for (int64_t o = first; o < u->width; o++) out[o] = DOWN(y[o]);
     }
   }
 }

@@ -169,7 +169,7 @@ INLINE void looked_up(const int R, const int P, reading at, const void *const *t
     __asm__ volatile("" : : "r"(&at) : "memory");
 #pragma GCC unroll 4
     for (int v = 0; v < P * VECS; v++) {
-      const __m512 scale = up_16(at.scales[v / VECS] + v % VECS * WIDE);
+      const __m512 scale = up_16_bf16(at.scales[v / VECS] + v % VECS * WIDE);
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) total[r][v] = _mm512_fmadd_ps((__m512)sum[r][v], scale, total[r][v]);
     }
@@ -298,16 +298,14 @@ static void finish_pairs(const unit *u, int64_t rows, float *y) {
     const int64_t output = u->output[v / VECS] + v % VECS * WIDE;
     const int is_scaled = m->kind == WEIGHT_INT8;
     if (!is_scaled && !m->bias) continue;
-    const __m512 scale = is_scaled ? up_16((const bf16 *)m->scale + output) : _mm512_set1_ps(1);
+    const __m512 scale = is_scaled ? up_16_bf16((const bf16 *)m->scale + output) : _mm512_set1_ps(1);
     for (int64_t r = 0; r < rows; r++) {
       float *at = y + (r * panels * VECS + v) * WIDE;
-      bf16 part[LANES];
-      put_16_bf16(part, _mm512_loadu_ps(at));
-      __m512 x = up_16(part);
+      __m512 x = round_16_bf16(_mm512_loadu_ps(at));
       if (is_scaled) x = _mm512_mul_ps(x, scale);
       if (m->bias) {
-        if (is_scaled) put_16_bf16(part, x), x = up_16(part);
-        x = _mm512_add_ps(x, up_16((const bf16 *)m->bias + output));
+        if (is_scaled) x = round_16_bf16(x);
+        x = _mm512_add_ps(x, up_16_bf16((const bf16 *)m->bias + output));
       }
       _mm512_storeu_ps(at, x);
     }

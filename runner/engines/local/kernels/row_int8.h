@@ -12,11 +12,6 @@ INLINE __m512 take_16_bf16(const bf16 *at, __mmask16 mask) {
   return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at)), 16);
 }
 
-INLINE __m512 round_16_f32(__m512 x) { return x; }
-
-INLINE __m512 round_16_bf16(__m512 x) {
-  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16);
-}
 #endif
 
 /* rows are first rounded to float16 */

@@ -45,8 +45,19 @@ INLINE void NAME(turn)(T *heads, int64_t count, int64_t dim, const T *norm, floa
   const int64_t half = dim / 2;
   for (int64_t h = 0; h < count; h++, heads += dim) {
     if (norm) NAME(norm_row)(heads, norm, dim, epsilon, heads);
+    int64_t first = 0;
+#ifdef SHARED
+    for (; first + LANES <= half; first += LANES) {
+      T *low = heads + first, *high = low + half;
+      const __m512 a = NAME(up_16)(low), b = NAME(up_16)(high);
+      const __m512 ac = NAME(round_16)(_mm512_mul_ps(a, NAME(up_16)(cos + first))), bs = NAME(round_16)(_mm512_mul_ps(b, NAME(up_16)(sin + first)));
+      const __m512 bc = NAME(round_16)(_mm512_mul_ps(b, NAME(up_16)(cos + half + first))), as = NAME(round_16)(_mm512_mul_ps(a, NAME(up_16)(sin + half + first)));
+      NAME(put_16)(low, _mm512_sub_ps(ac, bs));
+      NAME(put_16)(high, _mm512_add_ps(bc, as));
+    }
+#endif
 #pragma omp simd
-    for (int64_t d = 0; d < half; d++) {
+    for (int64_t d = first; d < half; d++) {
       const float a = UP(heads[d]), b = UP(heads[d + half]);
       heads[d] = DOWN(UP(DOWN(a * UP(cos[d]))) - UP(DOWN(b * UP(sin[d]))));
       heads[d + half] = DOWN(UP(DOWN(b * UP(cos[d + half]))) + UP(DOWN(a * UP(sin[d + half]))));
