@@ -84,27 +84,27 @@ def alone(engine: LocalEngine, request: Request) -> list[int]:
 # ------------------------------------------------------------------------------------------- late requests
 
 
-def test_a_request_that_comes_while_sixty_decode_starts_within_a_step(engine: LocalEngine) -> None:
+def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(engine: LocalEngine) -> None:
     late = Request("late", "Nobody has said this before.", max_new_tokens=1)
     long_late = Request("long", SYSTEM + AGENTS[0] + "And now?", ignore_eos=True)
     expected = {request.id: alone(engine, request) for request in (late, long_late)}
-    early = [Request(number, f"{number} sheep", ignore_eos=True) for number in range(60)]
-    some = {number: alone(engine, early[number]) for number in (0, 41, 59)}
-    with engine.open() as session:
+    early = [Request(number, f"{number} sheep", ignore_eos=True) for number in range(100)]
+    some = {number: alone(engine, early[number]) for number in (0, 41, 99)}
+    with engine.open(128) as session:
         for request in early:
             session.submit(request)
-        while engine.stats.rows_alive < 60:
+        while engine.stats.rows_alive < 100:
             session.step()
         session.step()
         session.submit(late)
         session.submit(long_late)
         events = session.step()
         assert completions(events)["late", 0].token_ids == expected["late"], "its first token comes with the next step"
-        assert engine.stats.rows_alive == 61, "all the others are still there, and the long one is among them"
+        assert engine.stats.rows_alive == 101, "all the others are still there, and the long one is among them"
         done = completions(drain(session))
     assert done["long", 0].token_ids == expected["long"]
     assert {number: done[number, 0].token_ids for number in some} == some
-    assert len(done) == 61
+    assert len(done) == 101
 
 
 def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) -> None:
