@@ -14,7 +14,6 @@ from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import Resolved, only_looking, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import BYTES
 from runner.core.errors import ConfigError, RunnerError
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, rooms
 from runner.estimates.jobs import estimate, time_of, without_download
@@ -177,7 +176,7 @@ def _with_rows(it: Candidate, resolved: Resolved, rooms_mib: dict[str, float]) -
     sizes = [it.config.generation.batch_size]
     asked = it.config.task.amounts(it.config.generation)
     if sizes[0] is None and all(amount.rows is None for amount in asked):
-        most = most_rows("cuda" if "cuda" in rooms_mib else "cpu", BYTES.get(resolved.dtype, 2))
+        most = most_rows("cuda" if "cuda" in rooms_mib else "cpu", resolved.dtype_bytes)
         completions = max((amount.completions for amount in asked), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
         sizes = [size for size in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if size <= most]
@@ -196,7 +195,7 @@ def _with_rows(it: Candidate, resolved: Resolved, rooms_mib: dict[str, float]) -
 def _guess(it: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
     assert it.fit is not None
     parameters = float(sum(tensor.params for tensor in resolved.tensors))
-    place = place_bytes(resolved.settings, BYTES.get(resolved.dtype, 2))
+    place = place_bytes(resolved.settings, resolved.dtype_bytes)
     speed = machine.guess(it.config, it.fit.predicted, parameters, place)
     return time_of(it.config, speed, it.config.generation.batch_size or it.fit.rows)
 

@@ -24,7 +24,7 @@ from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
-from runner.core.dtypes import Dtype, dtype_for
+from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, DataError, check
 from runner.core.machine import MIB
 from runner.core.texts import parse_json
@@ -98,6 +98,11 @@ class Resolved:
     def dtype(self) -> str:
         """The number format that model.dtype means for this checkpoint on this machine."""
         return dtype_for(self.model.dtype, self.settings, machine.device_class(self.model.device))
+
+    @property
+    def dtype_bytes(self) -> int:
+        """How wide a number of that format is."""
+        return BYTES.get(self.dtype, 2)
 
     def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
         """Return what the loaded weights will be held in: a checkpoint that is quantized already decides itself."""

@@ -13,7 +13,6 @@ from runner.checkpoints.pass_memory import most_rows
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core import machine
-from runner.core.dtypes import BYTES
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
@@ -71,7 +70,7 @@ def rows_of(config: RunnerConfig, resolved: Resolved) -> int:
     """Return how many rows are on their way at once, as far as there is room for all."""
     asked = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in asked), default=0)
-    most = most_rows(machine.device_class(resolved.model.device), BYTES.get(resolved.dtype, 2))
+    most = most_rows(machine.device_class(resolved.model.device), resolved.dtype_bytes)
     return rows or min(most, max((amount.completions for amount in asked), default=TYPICAL_ROWS))
 
 

@@ -15,7 +15,6 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
-from runner.core.dtypes import BYTES
 from runner.core.machine import MIB
 
 LAYER_MIB = 192.0  # of layers at least: more than a cache holds, also in 4 bits, so that weights come from memory
@@ -87,7 +86,7 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Ask
     what += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
     return Asked(
         digest(what), name, plain(config), shape, depths, threads, is_packed,
-        place_bytes(settings, BYTES.get(resolved.dtype, 2)),
+        place_bytes(settings, resolved.dtype_bytes),
     )  # fmt: skip
 
 
