@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast test-avx2 format lint types check vllm bench clean
+.PHONY: help install demo pages test test-all test-fast test-avx2 format lint types check vllm bench clean
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
@@ -23,16 +23,26 @@ demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two se
 	$(BIN)/runner -cd experiments -cn quantization_grid output_dir=outputs/demo
 	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none
 
-test-fast: $(STAMP) ## run the tests that take less than ten seconds each
-	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal --durations 30
+pages: $(STAMP)   ## renew the pages from runs; ARGS=docs/jobs.md renews one, ARGS=--times the speeds and times, too
+	$(BIN)/python -m tools.run_docs $(ARGS)
 
-test: $(STAMP)    ## run all tests
-	$(BIN)/pytest -n 2 --dist worksteal --durations 60
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal --durations 30
+
+test-fast: $(STAMP) ## run the tests that take no more than a few seconds each
+	$(PYTEST) -m "not slow and not thorough"
+
+test: $(STAMP)    ## run all tests but the thorough ones
+	$(PYTEST) -m "not thorough"
+
+test-all: $(STAMP) ## run every test there is, before a release
+	$(PYTEST)
+	$(MAKE) test-avx2 AVX2="$(AVX2_ALL)"
 
 # oneDNN alone reads this variable: products in float32 go by other ways, or with AVX2 anyway; and int8 layers of ours, which
 # no such processor has, would be tried against its sums of bytes, which saturate. One process: mypy runs beside it in CI.
-AVX2 := attention attention_windows forward_scoring own_memory plain_probe rates scheduler whole_pass
-test-avx2: $(STAMP) ## run the engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
+AVX2 := own_memory static_probe rates fused_forward
+AVX2_ALL := attention attention_windows forward_scoring own_memory static_probe rates scheduler fused_forward
+test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/test_%.py)
 
 format: $(STAMP)  ## rewrite every Python file in the house format

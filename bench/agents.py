@@ -1,8 +1,9 @@
 """A team of agents in our engine beside one call at a time through transformers' `generate`: `python bench/agents.py`.
 
-Both sides play the same courses: the same questions, graph, prompts and programs. One side has all questions on their
-way at once, as task=agents has; the other asks `generate` for one call after another, as AgentPrune's local pipeline
-does. Runs alternate in one process, each side on a copy of the model of its own. Transcripts are compared call by call.
+Both sides play the same discussions: the same questions, graph, prompts and programs. One side works on all questions
+at once, as task=agents does; the other asks `generate` for one call after another, as AgentPrune's local pipeline
+does. Runs alternate in one process, each side on a copy of the model of its own. Transcripts are compared call by
+call.
 """
 
 from __future__ import annotations
@@ -17,34 +18,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from engines import head_line, markdown, model_folder, spread
+from engines import greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.agents.graph import Graph
 from runner.agents.learning import Learner
 from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox
 from runner.agents.tally import Tally
-from runner.agents.team import Answered, Course, Team, Turn
+from runner.agents.team import AgentCall, Answered, Discussion, Team
 from runner.config.agents import AgentsConfig, Baseline, DecisionMethod, Domain, Mode
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.core.stats import paired_difference_interval
 from runner.datasets.gsm8k import Item, load_questions
 from runner.engines.base import Capability, Completion, Event, Message, Request, RequestId
-from runner.engines.local.engine import LocalEngine
 from runner.engines.session import Session
-from runner.quantization.base import QuantizationConfig
 
 
 class Nothing:
     """Records nothing: every call is asked."""
 
-    def find(self, turn: Turn) -> Answered | None:
+    def find(self, turn: AgentCall) -> Answered | None:
         """Know of no call."""
 
     def add(self, answered: Answered) -> None:
@@ -86,16 +81,16 @@ class OneAtATime(Session):
         self.waiting.clear()
 
 
-def courses(items: list[Item], graph: Graph, team: Team, phase: str = "test") -> list[Course]:
+def discussions(items: list[Item], graph: Graph, team: Team, phase: str = "test") -> list[Discussion]:
     """Return the questions as they begin; the rounds are drawn by question, as task=agents draws them."""
     found = []
     for at, item in enumerate(items):
         rng = random.Random(f"0/{phase}/{at}")
-        found.append(Course(team, f"{phase}/{at}", item.question, [graph.draw(rng, 0)]))
+        found.append(Discussion(team, f"{phase}/{at}", item.question, [graph.draw(rng, 0)]))
     return found
 
 
-def play(played: list[Course], open_session: Callable[[], Session]) -> tuple[float, float]:
+def play(played: list[Discussion], open_session: Callable[[], Session]) -> tuple[float, float]:
     """Play all of them; return the seconds, and those of processor time with that of the agents' programs."""
     started, before_s = time.perf_counter(), cpu_s()
     with Player(Nothing(), Sandbox(), open_session) as player:
@@ -117,21 +112,23 @@ def learned(options: argparse.Namespace, team: Team, open_session: Callable[[], 
     with Player(Nothing(), Sandbox(), open_session) as player:
         for first in range(0, len(items), size):
             some = items[first : first + size]
-            played = courses(some, graph, team, f"train/{first}")
+            played = discussions(some, graph, team, f"train/{first}")
             player.play(played)
             learner.step([(one.rounds, one.answer == item.gold) for one, item in zip(played, some, strict=True)])
     return graph
 
 
-def pruned_beside_whole(whole: list[Course], pruned: list[Course], items: list[Item], edges: tuple[int, int]) -> str:
+def pruned_beside_whole(
+    whole: list[Discussion], pruned: list[Discussion], items: list[Item], edges: tuple[int, int]
+) -> str:
     """Say what pruning saves of tokens, and what it does to accuracy, question by question."""
     costs, solved = [], []
     for played in (whole, pruned):
         tally = Tally()
-        for course in played:
-            tally.add(course)
+        for discussion in played:
+            tally.add(discussion)
         costs.append(tally.metrics(len(items)))
-        solved.append([course.answer == item.gold for course, item in zip(played, items, strict=True)])
+        solved.append([discussion.answer == item.gold for discussion, item in zip(played, items, strict=True)])
     won = sum(after and not before for before, after in zip(*solved, strict=True))
     lost = sum(before and not after for before, after in zip(*solved, strict=True))
     low, high = paired_difference_interval(won, lost, len(items))
@@ -143,9 +140,9 @@ def pruned_beside_whole(whole: list[Course], pruned: list[Course], items: list[I
     )
 
 
-def transcripts(played: list[Course]) -> dict[str, str]:
+def transcripts(played: list[Discussion]) -> dict[str, str]:
     """Return what was said, by call."""
-    return {key: answered.call.text for course in played for key, answered in course.answered.items()}
+    return {key: answered.call.text for discussion in played for key, answered in discussion.answered.items()}
 
 
 def main() -> None:
@@ -163,17 +160,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: as our engine decides, for both")
     options = parser.parse_args()
     folder = str(model_folder(options.model))
-    engine = LocalEngine(
-        RunnerConfig(
-            model=LocalModelConfig(name=folder, device="cpu", dtype=Dtype(options.dtype), threads=options.threads),
-            quantization=QuantizationConfig(),
-            lora=LoraConfig(),
-            rope=RopeConfig(),
-            generation=GenerationConfig(name="greedy", max_new_tokens=options.new_tokens),
-            task=AgentsConfig(),
-            tracking=TrackingConfig(name="none"),
-        )
-    )
+    model_config = LocalModelConfig(name=folder, device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
+    engine = greedy_engine(model_config, max_new_tokens=options.new_tokens)
     engine.load()
     from transformers import AutoModelForCausalLM, AutoTokenizer  # behind the engine, which has set the threads
 
@@ -188,7 +176,7 @@ def main() -> None:
 
     sides = {"task=agents": engine.open, "one call at a time through generate": one_at_a_time}
     for open_session in sides.values():
-        play(courses(items[:2], graph, team), open_session)  # builds kernels, exchanges layers for quicker ones
+        play(discussions(items[:2], graph, team), open_session)  # builds kernels, exchanges layers for quicker ones
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     processor: dict[str, list[float]] = {name: [] for name in sides}
     calls = same = shared = 0
@@ -196,14 +184,14 @@ def main() -> None:
     for _ in range(options.repeats):
         said = []
         for name, open_session in sides.items():
-            played, before = courses(items, graph, team), engine.stats.shared_tokens
+            played, before = discussions(items, graph, team), engine.stats.shared_tokens
             for kept, took in zip((seconds, processor), play(played, open_session), strict=True):
                 kept[name].append(took)
             said.append(transcripts(played))
             shared += engine.stats.shared_tokens - before
             if name == "task=agents":
-                for course in played:
-                    tally.add(course)
+                for discussion in played:
+                    tally.add(discussion)
         calls += len(said[0])
         same += sum(said[0][key] == said[1].get(key) for key in said[0])
     ratios, cpu_ratios = (
@@ -230,7 +218,7 @@ def main() -> None:
         better = learned(options, team, engine.open)
         sides_of_pruning = []
         for one in (graph, better):
-            played = courses(items, one, team)
+            played = discussions(items, one, team)
             play(played, engine.open)
             sides_of_pruning.append(played)
         edges = graph.spatial.count, better.spatial.count

@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def lines(options: argparse.Namespace, times: dict[tuple[str, int], list[float]]) -> list[list[str]]:
-    """A line a side: its times, and how many times those without company they are."""
+    """A line a side: its times, and how many times those without other work they are."""
     found = []
     for side in options.sides:
         alone = statistics.median(times[side, options.busy[0]])

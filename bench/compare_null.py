@@ -19,10 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.compare.data import Answer, Answers, Finding, Question, Row, Run
-from runner.compare.pairing import ALPHA, compare_pair, compare_unpaired, judge
-from runner.compare.runs import Evidence
+from runner.compare.data import Answers, Question, QuestionOutcome, Run, TableRow
+from runner.compare.pairing import compare_pair, compare_unpaired
+from runner.compare.runs import SampleReader
+from runner.core.effects import Finding, judge
 from runner.core.stats import (
+    ALPHA,
     bootstrap_ratio_interval,
     detectable_difference,
     rank_sum_exact,
@@ -64,7 +66,7 @@ class Rate:
         return f"{100 * self.times / self.of:5.2f} % [{low:5.2f}, {high:5.2f}]"
 
 
-class Drawn(Evidence):
+class Drawn(SampleReader):
     """Answers that were drawn and lie in no file."""
 
     def __init__(self, n: int) -> None:
@@ -94,33 +96,33 @@ def drawn_run(name: str, solved: Solved) -> Run:
     return Run(name, name, "gsm8k", "1", "", {}, {"n": float(len(solved)), "correct": float(solved.sum())})
 
 
-def verdicts(solved: Solved, evidence: Drawn) -> list[Row]:
+def verdicts(solved: Solved, reader: Drawn) -> list[TableRow]:
     """Compare each run but the first with the first, as one table does."""
     runs = [drawn_run(f"run-{number}", line) for number, line in enumerate(solved)]
     for run, line in zip(runs, solved, strict=True):
-        marks = (Answer(solves, "the same prompt") for solves in line.tolist())
-        evidence.answers[run.run_id] = dict(zip(evidence.questions, marks, strict=True))
-    rows = [Row(run, {}, comparison=compare_pair(run, runs[0], evidence)) for run in runs[1:]]
-    judge(rows)
+        marks = (QuestionOutcome(solves, "the same prompt") for solves in line.tolist())
+        reader.answers[run.run_id] = dict(zip(reader.questions, marks, strict=True))
+    rows = [TableRow(run, {}, effects=[compare_pair(run, runs[0], reader)]) for run in runs[1:]]
+    judge(it for row in rows for it in row.effects)
     return rows
 
 
-def unpaired_verdict(first: Solved, second: Solved) -> Row:
+def unpaired_verdict(first: Solved, second: Solved) -> TableRow:
     """Compare two runs on other questions."""
     base, run = drawn_run("base", first), drawn_run("run", second)
-    row = Row(run, {}, comparison=compare_unpaired(run, base, "drawn"))
-    judge([row])
+    row = TableRow(run, {}, effects=[compare_unpaired(run, base, "drawn")])
+    judge(row.effects)
     return row
 
 
-def found(rows: Sequence[Row]) -> bool:
+def found(rows: Sequence[TableRow]) -> bool:
     """Whether a table claims any difference."""
-    return any(row.comparison is not None and row.comparison.finding is not Finding.open for row in rows)
+    return any(it.finding is not Finding.open for row in rows for it in row.effects)
 
 
-def worse(row: Row) -> bool:
+def worse(row: TableRow) -> bool:
     """Whether a verdict is the true one where the second run is the worse one."""
-    return row.comparison is not None and row.comparison.finding is Finding.worse
+    return row.effect is not None and row.effect.finding is Finding.worse
 
 
 def disagreement(one: float, other: float, rho: float) -> float:
@@ -136,12 +138,12 @@ def disagreement(one: float, other: float, rho: float) -> float:
     return total
 
 
-def promised(tables: Iterator[list[Row]]) -> tuple[Rate, float]:
+def promised(tables: Iterator[list[TableRow]]) -> tuple[Rate, float]:
     """Return how often tables claim something, and the median of the differences that they say they would have seen."""
     claims, seen = [], []
     for rows in tables:
         claims.append(found(rows))
-        seen += [row.comparison.detectable_difference for row in rows if row.comparison is not None]
+        seen += [it.detectable for row in rows for it in row.effects]
     return Rate(sum(claims), len(claims)), statistics.median(1.0 if it is None else it for it in seen)
 
 
@@ -151,10 +153,10 @@ def paired(generator: np.random.Generator, pairs: int) -> list[Rate]:
     print(f"\none comparison, paired: {pairs:,} pairs a line and side")
     print("    n  accuracy   rho  disagree       false verdicts  says ≥ points  true points     true verdicts")
     for n, accuracy, rho in SETTINGS:
-        evidence, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
-        null, said = promised(verdicts(answers(generator, n, [accuracy] * 2, rho), evidence) for _ in range(pairs))
+        reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
+        null, said = promised(verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs))
         gap = detectable_difference(n, rate) or accuracy
-        apart = (verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), evidence)[0] for _ in range(pairs))
+        apart = (verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
         print(f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {100 * rate:6.1f} %  {null}  {100 * said:13.1f}  "
               f"{100 * gap:11.1f}  {power}", flush=True)  # fmt: skip
@@ -162,12 +164,12 @@ def paired(generator: np.random.Generator, pairs: int) -> list[Rate]:
     print(f"\n{FAMILY} runs against one baseline, Holm: {pairs:,} tables a line and side")
     print("    n  accuracy   rho       any false verdict  says ≥ points  true points     true verdicts")
     for n, accuracy, rho in SETTINGS:
-        evidence = Drawn(n)
+        reader = Drawn(n)
         level = [accuracy] * (FAMILY + 1)
-        null, said = promised(verdicts(answers(generator, n, level, rho), evidence) for _ in range(pairs))
+        null, said = promised(verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs))
         gap = detectable_difference(n, disagreement(accuracy, accuracy, rho), alpha=ALPHA / FAMILY) or accuracy
         level[1] -= gap  # one of the runs differs, the others do not
-        apart = (verdicts(answers(generator, n, level, rho), evidence)[0] for _ in range(pairs))
+        apart = (verdicts(answers(generator, n, level, rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
         print(
             f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {null}    {100 * said:13.1f}  {100 * gap:11.1f}  {power}", flush=True

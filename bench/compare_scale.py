@@ -59,16 +59,16 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner.compare import command, pairing, runs
+from runner.compare import command, runs, table
+from runner.core import effects
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
     (command, "open_store", "importing MLflow, opening the store"),
     (command, "load_runs", "asking the store for its runs"),
-    (runs.Evidence, "fetch", "fetching samples out of MLflow"),
-    (runs.Evidence, "of", "reading samples"),
-    (pairing, "mcnemar_exact", "statistics"), (pairing, "paired_difference_interval", "statistics"),
-    (pairing, "detectable_difference", "statistics"), (pairing, "holm", "statistics"),
-    (command, "tabulate", "table"), (command, "render", "printing"),
+    (runs.SampleReader, "fetch", "fetching samples out of MLflow"),
+    (runs.SampleReader, "of", "reading samples"),
+    (effects, "paired_accuracies", "statistics"), (table, "judge", "statistics"),
+    (command, "tabulate", "table"),
 ):
     clock(module, name, label)
 try:
@@ -87,7 +87,7 @@ def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
         quantization=KINDS[kind](),
         lora=LoraConfig(),
         rope=RopeConfig(),
-        generation=GenerationConfig(name="greedy"),
+        generation=GenerationConfig(),
         task=Gsm8kConfig(),
         tracking=TrackingConfig(),
         seed=seed,

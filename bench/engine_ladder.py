@@ -35,14 +35,14 @@ BESIDE = f"beside it: transformers' `generate_batch`, {FEW} questions"  # no ste
 
 def ladder(job: Job) -> dict[str, Job]:
     """The steps, each with one thing more than the one before."""
-    bare = replace(job, kind="stream", rows=BATCH, off=["kernels", "share", "packed", "whole"])
+    bare = replace(job, kind="stream", rows=BATCH, off=["kernels", "share", "packed", "fused"])
     return {
         f"`generate`, batch {BATCH}": replace(job, kind="generate", rows=BATCH),
         "our plain loop: finished rows go": replace(job, kind="plain", rows=BATCH),
         "a stream: rows enter and leave": bare,
-        "+ the shared prefix once": replace(bare, off=["kernels", "packed", "whole"]),
-        "+ compiled kernels: attention, norms": replace(bare, off=["packed", "whole"]),
-        "+ packed weights": replace(bare, off=["whole"]),
+        "+ the shared prefix once": replace(bare, off=["kernels", "packed", "fused"]),
+        "+ compiled kernels: attention, norms": replace(bare, off=["packed", "fused"]),
+        "+ packed weights": replace(bare, off=["fused"]),
         "+ a pass in a single call": replace(bare, off=[]),
         **{
             f"+ {rows} rows at once": replace(bare, off=[], rows=rows) for rows in MORE_ROWS if rows <= len(job.prompts)

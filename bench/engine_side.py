@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from engines import Job, Outcome, greedy
+from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner.config.model import Attention, LocalModelConfig
@@ -15,7 +15,6 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request, complete
 from runner.engines.local import engine as local_engine
 from runner.engines.local import fast_layers, prefix_tree
-from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 
 
@@ -27,7 +26,7 @@ def switch_off(parts: Sequence[str]) -> None:
             (fast_layers, "why_no_packing", lambda _: "switched off"),
             (fast_layers, "are_quicker", lambda *_: False),
         ],
-        "whole": [(local_engine, "probe_whole", lambda *_: None)],
+        "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
     }
     for part in set(parts) - {"kernels"}:
         for module, name, instead in left_out[part]:
@@ -54,11 +53,10 @@ def with_engine(job: Job) -> Outcome:
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
     model = LocalModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention)
-    config = greedy(model, max_new_tokens=max(job.new_tokens))
-    engine = LocalEngine(config)
+    engine = greedy_engine(model, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()
     engine.load()
-    run = Run(engine._model().model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain")
+    run = Run(engine.loaded.model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain")
     count_passes(run)
     prompts: list[Any] = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts]
     requests = [
@@ -83,7 +81,7 @@ def with_engine(job: Job) -> Outcome:
         notes=engine.stats.notes,
         prompt_tokens=[len(ids) for _, ids in fed],
         peak_rows=engine.stats.peak_rows,
-        end=engine._model().tokenizer.eos_token_id,
+        end=engine.loaded.tokenizer.eos_token_id,
     )
 
 

@@ -17,18 +17,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import random_weights
+from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core import machine
 from runner.embedded import MODEL_DIR
 from runner.quantization.base import QuantizationConfig
+
+if TYPE_CHECKING:
+    from runner.engines.local.engine import LocalEngine
 
 HERE = Path(__file__).parent
 MIXTURE: dict[str, Any] = {  # a Qwen3-MoE of 192M parameters, 4 of 32 experts a token
@@ -62,7 +66,7 @@ class Job:
     stop: list[str] = field(default_factory=list)
     threads: int | None = None  # None: as our engine decides
     order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
-    off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, whole
+    off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, fused
     limit_s: float | None = None  # lm-eval begins no further batch after this, llama.cpp no further step
     settings: dict[str, Any] = field(default_factory=dict)  # of vLLM, or the file of llama.cpp
 
@@ -154,7 +158,7 @@ def greedy(
     model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
 ) -> RunnerConfig:
     """Return what an engine is made from that decodes greedily, and is asked without a job."""
-    generation = GenerationConfig(name="greedy")
+    generation = GenerationConfig()
     return RunnerConfig(
         model=model,
         quantization=quantization or QuantizationConfig(),
@@ -162,8 +166,18 @@ def greedy(
         rope=RopeConfig(),
         generation=generation if max_new_tokens is None else replace(generation, max_new_tokens=max_new_tokens),
         task=Gsm8kConfig(),
-        tracking=TrackingConfig(name="none"),
+        tracking=NoTrackingConfig(),
     )
+
+
+def greedy_engine(
+    model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
+) -> LocalEngine:
+    """Return an engine of such a config, in this process and not loaded yet."""
+    from runner.engines.local.engine import LocalEngine  # imports torch
+
+    config = greedy(model, quantization, max_new_tokens)
+    return LocalEngine(config, resolve(config))
 
 
 def head_line(command: Sequence[str], threads: int) -> str:

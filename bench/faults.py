@@ -1,10 +1,12 @@
 """Faults of every kind while grids run; in the end nothing can be told from them: `python bench/faults.py`.
 
-A grid of twelve jobs (six on a slow stub, six on the embedded model in float32) is started again and again, in one
-folder after another, until it is done, while faults are drawn at random: signals to the parent and to its workers, two
-Ctrl-C at once, memory limits that are lowered and raised again, a disk that gets full, an MLflow store that is gone for
-a while, an output folder that is moved between two starts. Then the samples of every job have to be those of an
-undisturbed run, bit for bit; each job has to be FINISHED in MLflow once; no run may be left RUNNING.
+A grid of word problems, of such that end as soon as a difference is decided (task.early_stop_vs), of teams of agents
+that learn their graph and of likelihoods, on a slow stub and on the embedded model in float32, is started again and
+again, in one folder after another, until it is done, while faults are drawn at random: signals to the parent and to
+its workers, two Ctrl-C at once, memory limits that are lowered and raised again, a disk that gets full, a second
+start of the same grid beside the first whose clock jumps, an MLflow store that is gone for a while, an output folder
+that is moved between two starts. Then what every job has found out has to be that of an undisturbed run, bit for bit;
+each job has to be FINISHED in MLflow once; no run may be left RUNNING.
 """
 
 from __future__ import annotations
@@ -23,49 +25,59 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from grids import Grid, end_at, mlflow_runs, results, samples, without_time  # noqa: E402
+from fault_evidence import check, evidence  # noqa: E402
+from grids import Grid, end_at, put_choices, put_clock  # noqa: E402
 
 MIB = 2**20
 DISK_MIB = 96
-MODELS = {
-    "slow": "defaults: [/hydra/schema/model/stub@_here_, _self_]\nname: stub\ndelay_s: 0.1\n",
-    "real": "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: float32\n",
+MODELS = {"slow": "stub@_here_, _self_]\ndelay_s: 0.03\n",
+          "real": "model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: float32\n"}  # fmt: skip
+WHOLE = "generation=greedy generation.max_new_tokens=96"
+# Each task in few words. The first is its own baseline where its answers are whole, and an ordinary job there.
+TASKS = {
+    "solve": f"gsm8k@_here_, _self_]\nlimit: 40\nearly_stop_vs: {WHOLE}\n",
+    "team": "agents@_here_, _self_]\nlimit: 3\nagents: 2\ndomain: brief\nroles: [math_solver, programming_expert]\n"
+    "optimized_spatial: true\nnum_iterations: 2\nimp_per_iterations: 1\nbatch_size: 2\n",
+    "score": "likelihood@_here_, _self_]\nlimit: 24\nkeep_top_k: 4\n",
 }
-GRID = ["model=slow,real", "seed=0,1,2", "generation=greedy,sampling", "task.limit=10", "workers=2", "print=none"]
-JOBS = 12
+GENERATIONS = {"whole": "max_new_tokens: 96\n", "short": "max_new_tokens: 3\n"}
+GRID = ["model=slow,real", "task=solve,team,score", "generation=whole,short", "seed=0,1", "workers=2", "print=none"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-STARTS_A_FOLDER = 40
+STARTS_A_FOLDER = 60
 
 
 class Faults:
     """Strikes a running grid in one of many ways, and counts how often in each."""
 
-    def __init__(self, most: int, end: float, seed: int) -> None:
+    def __init__(self, most: int, end: float, seed: int, clock: Path) -> None:
         self.most, self.end, self.chance = most, end, random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.left: list[Path] = []  # places that a folder was moved away from
+        self.beside: list[Grid] = []  # further starts that are under way
+        self.jumps = put_clock(clock)  # the variables of a start whose clock jumps
 
     @property
     def over(self) -> bool:
         """Whether there were enough, or the time is up."""
-        return sum(self.counts.values()) >= self.most or time.monotonic() > self.end
+        return self.counts.total() >= self.most or time.monotonic() > self.end
 
     def strike(self, grid: Grid) -> None:
         """Wait for a random moment, and strike until the grid's process has ended."""
         while not self.over:
-            moment = time.monotonic() + self.chance.choice((self.chance.uniform(0, 1.5), self.chance.uniform(1, 5)))
+            moment = time.monotonic() + self.chance.choice((self.chance.uniform(0, 1), self.chance.uniform(0.5, 3)))
             while grid.process.poll() is None and time.monotonic() < moment:
                 time.sleep(0.02)
             if grid.process.poll() is not None:
                 return
-            kinds: list[Callable[[Grid], None]] = [self.parent, self.worker, self.worker, self.twice, self.memory]
+            kinds: list[Callable[[Grid], None]] = [self.parent, self.worker, self.worker, self.worker, self.twice]
+            kinds += [self.memory, self.memory, self.another]
             kinds += [self.full_disk, self.full_disk] if grid.folder.is_mount() else []
-            self.chance.choice(kinds)(grid)
+            self.chance.choice(kinds)(self.chance.choice([grid, *self.beside]))
+            self.beside = [other for other in self.beside if other.process.poll() is None]
 
     def parent(self, grid: Grid) -> None:
         """Send the grid's own process a signal."""
@@ -104,6 +116,18 @@ class Faults:
             time.sleep(self.chance.uniform(0.2, 2))
             resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
 
+    def another(self, grid: Grid) -> None:
+        """Start the same grid once more beside it, with a clock that jumps."""
+        if not self.beside:
+            self.beside.append(Grid(grid.folder, grid.arguments, self.jumps, "beside_"))
+            self.counts["started twice, one clock jumps"] += 1
+
+    def wait(self) -> None:
+        """Wait for the end of the further starts."""
+        for other in self.beside:
+            other.wait(300)
+        self.beside = []
+
     def full_disk(self, grid: Grid) -> None:
         """Fill the folder's disk, and make room again a little later."""
         ballast = grid.folder / "ballast"
@@ -130,6 +154,7 @@ class Faults:
             for file in (folder / "outputs").glob("mlflow.db*"):  # with the journal, where it was killed amid a write
                 file.rename(gone / file.name)
             start(folder, self).wait()
+            self.wait()
             for file in (folder / "outputs").glob("mlflow.db*"):
                 file.unlink()
             for file in gone.iterdir():
@@ -140,45 +165,28 @@ class Faults:
 
 
 def start(folder: Path, faults: Faults | None) -> Grid:
-    """Start the grid, and strike it."""
-    grid = Grid(folder, [f"--config-dir={folder.parent / 'conf'}", "-m", *GRID])
+    """Start the grid, and strike it; the clock of some starts jumps."""
+    jumps = faults is not None and faults.chance.random() < 0.2
+    grid = Grid(
+        folder, [f"--config-dir={folder.parent / 'conf'}", "-m", *GRID], faults.jumps if jumps and faults else {}
+    )
     if faults is not None:
+        faults.counts.update(["clock jumps"] * jumps)
         faults.strike(grid)
     return grid
-
-
-def said(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return every job's samples by index without what differs from run to run, the last line of each index."""
-    found = {}
-    for job_id, lines in samples(folder).items():
-        found[job_id] = {line["index"]: without_time(line) for line in lines}
-    return found
 
 
 def survive(folder: Path, faults: Faults) -> Path:
     """Start the same grid until it is done; return where the folder is in the end."""
     for _ in range(STARTS_A_FOLDER):
-        if start(folder, faults).wait(300).code == 0:
+        code = start(folder, faults).wait(600).code
+        faults.wait()
+        if code == 0:
             return folder
         folder = faults.between(folder)
-    raise SystemExit(f"{folder}: not done after {STARTS_A_FOLDER} starts:\n{(folder / 'stderr').read_text()[-3000:]}")
-
-
-def check(folder: Path, truth: dict[str, dict[int, dict[str, Any]]]) -> Counter[str]:
-    """Compare a folder with the undisturbed one; return how its runs in MLflow have ended."""
-    assert said(folder) == truth, f"{folder}: other samples"
-    assert {result["status"] for result in results(folder).values()} == {"FINISHED"}, f"{folder}: not all are FINISHED"
-    runs = mlflow_runs(folder)
-    ended = Counter(run.status for run in runs if not run.is_grid)
-    assert "RUNNING" not in Counter(run.status for run in runs), f"{folder}: a run is left RUNNING"
-    finished = Counter(run.job_id for run in runs if run.status == "FINISHED" and not run.is_grid)
-    assert len(finished) == JOBS, f"{folder}: {len(finished)} jobs are FINISHED in MLflow"
-    assert set(finished.values()) == {1}, f"{folder}: a job is FINISHED twice in MLflow"
-    kept = [
-        run.run_id for run in runs if run.status == "FINISHED" and not list(folder.glob(f"**/{run.run_id}/artifacts"))
-    ]
-    assert not kept, f"{folder}: the artifacts of {kept} are not in the folder"
-    return ended
+    raise AssertionError(
+        f"{folder}: not done after {STARTS_A_FOLDER} starts:\n{(folder / 'stderr').read_text()[-3000:]}"
+    )
 
 
 def mount(folder: Path) -> bool:
@@ -197,42 +205,65 @@ def main() -> None:
     options = parser.parse_args()
     begun = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="faults"))
-    (scratch / "conf" / "model").mkdir(parents=True)
-    for name, text in MODELS.items():
-        (scratch / "conf" / "model" / f"{name}.yaml").write_text(text)
-    ended, folders = Counter[str](), 0
+    put_files(scratch)
+    ended, folders, wrong = Counter[str](), 0, list[str]()
     mounted: list[Path] = []
     try:
         assert start(scratch / "undisturbed", None).wait(600).code == 0, "the undisturbed grid failed"
-        truth = said(scratch / "undisturbed")
+        truth = evidence(scratch / "undisturbed")
+        assert check(scratch / "undisturbed", truth)
         can_mount = mount(scratch / "disk")
         mounted += [scratch / "disk"] * can_mount
-        faults = Faults(options.faults, begun + options.seconds, options.seed)
+        faults = Faults(options.faults, begun + options.seconds, options.seed, scratch / "clock")
         while not faults.over:
             folder = scratch / f"grid_{folders}"
             if can_mount and folders % 2:  # every other folder is a small disk of its own
                 mount(folder)
                 mounted.append(folder)
-            there = survive(folder, faults)
-            try:
-                ended += check(there, truth)
-            except AssertionError:  # what is mounted goes with the mount
-                shutil.copytree(there, scratch / "failed")
-                raise
-            assert not any(place.exists() for place in faults.left), "something was written where a folder had been"
             folders += 1
+            try:
+                folder = survive(folder, faults)
+                ended += check(folder, truth)
+                written = [str(place) for place in faults.left if place.exists()]
+                assert not written, f"{folder}: something was written where it had been, in {written}"
+            except AssertionError as error:
+                wrong.append(str(error))
+                shutil.copytree(folder, scratch / f"wrong_{folders}")  # what is mounted goes with the mount
+                print(error, file=sys.stderr, flush=True)
+            faults.left = []
+            counted = faults.counts.total()
+            print(f"{counted} faults, {folders} grids, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            if folder.is_mount():
+                subprocess.run(["umount", "-l", folder], check=True)
+                mounted.remove(folder)
+            elif not wrong:
+                shutil.rmtree(folder)
     finally:
         for folder in mounted:
             subprocess.run(["umount", "-l", folder], check=True)
-    shutil.rmtree(scratch)
     print(f"python bench/faults.py --faults {options.faults} --seconds {options.seconds:g} --seed {options.seed}")
     for kind, count in faults.counts.most_common():
         print(f"{count:5}  {kind}")
-    print(f"{sum(faults.counts.values()):5}  faults over {folders} grids of {JOBS} jobs in "
-          f"{time.monotonic() - begun:.0f} s; MLflow's runs of jobs: {dict(ended)}")  # fmt: skip
-    print("every job's samples are those of the undisturbed grid; each is FINISHED in MLflow once; none is RUNNING")
+    jobs = Counter(job_id.partition("-")[0] for job_id in truth)
+    early_stops = sum(found["early_stop_verdict"] is not None for found in truth.values())
+    kinds = ", ".join(f"{number} {task}" for task, number in jobs.items())
+    kinds += f"; {early_stops} of them with task.early_stop_vs"
+    what, took_s = f"{folders} grids of {len(truth)} jobs ({kinds})", time.monotonic() - begun
+    print(f"{faults.counts.total():5}  faults over {what} in {took_s:.0f} s; MLflow's runs of jobs: {dict(ended)}")
     if not can_mount:
         print("left out, for want of the right to mount: full disks")
+    if wrong:
+        raise SystemExit(f"{len(wrong)} grids came out otherwise; see {scratch}:\n" + "\n".join(wrong))
+    shutil.rmtree(scratch)
+    print(
+        "every job has found out what it has in the undisturbed grid; each is FINISHED in MLflow once; none is RUNNING"
+    )
+
+
+def put_files(scratch: Path) -> None:
+    """Write the choices of the grid's groups."""
+    generations = {name: f"greedy@_here_, _self_]\n{text}" for name, text in GENERATIONS.items()}
+    put_choices(scratch / "conf", model=MODELS, task=TASKS, generation=generations)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ from pathlib import Path
 import numpy as np
 from compare_null import Drawn, Rate, answers, drawn_run
 
-from runner.compare.data import Answer, Finding, Row, Run, Table
+from runner.compare.data import QuestionOutcome, Run, Table, TableRow
 from runner.compare.front import SPEED_TOLERANCE, mark_front
-from runner.compare.pairing import compare_pair, judge
-from runner.compare.runs import Evidence, load_runs, open_store, store_to_read
+from runner.compare.pairing import compare_pair
+from runner.compare.runs import SampleReader, load_runs, open_store, store_to_read
 from runner.compare.selection import newest
-from runner.compare.table import Choice, tabulate
+from runner.compare.table import ComparisonOptions, tabulate
 from runner.compare.wording import front_rule
-from runner.core.machine import ALONE
+from runner.core.effects import Finding, judge
+from runner.core.machine import EXCLUSIVE
 
 ROWS = 5  # of one setting
 LEAST_QUIET = 0.95  # of the draws in which nothing differs
@@ -49,33 +50,34 @@ class Setting:
 
 def table_of(
     generator: np.random.Generator, settings: Sequence[Setting], n: int, rho: float, noise: float, runs: int
-) -> tuple[Table, list[Row]]:
+) -> tuple[Table, list[TableRow]]:
     """Draw what a grid would have measured, compare each row with the first, and mark the front."""
-    evidence = Drawn(n)
+    reader = Drawn(n)
     solved = answers(generator, n, [it.accuracy for it in settings], rho)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for number, (it, line) in enumerate(zip(settings, solved, strict=True)):
         run = drawn_run(f"{number} {it.name}", line)
-        evidence.answers[run.run_id] = {
-            question: Answer(solves, "") for question, solves in zip(evidence.questions, line.tolist(), strict=True)
+        reader.answers[run.run_id] = {
+            question: QuestionOutcome(solves, "")
+            for question, solves in zip(reader.questions, line.tolist(), strict=True)
         }
         run.metrics["model_mib"] = it.memory * math.exp(MEMORY_NOISE * generator.standard_normal())
         speeds = it.speed * np.exp(noise * generator.standard_normal(runs))
         run.metrics["decode_tok_per_s"] = float(speeds[0])
         run.earlier = [Run(run.run_id, run.job_id, "gsm8k", "1", "", {}, {"decode_tok_per_s": float(speed)})
                        for speed in speeds[1:]]  # fmt: skip
-        rows.append(Row(run, {}, is_baseline=not rows))
+        rows.append(TableRow(run, {}, is_baseline=not rows))
     for row in rows[1:]:
-        row.comparison = compare_pair(row.run, rows[0].run, evidence)
-    judge(rows)
+        row.effects = [compare_pair(row.run, rows[0].run, reader)]
+    judge(it for row in rows for it in row.effects)
     table = Table("gsm8k", [], rows)
-    mark_front(table, evidence)
+    mark_front(table, reader)
     return table, rows
 
 
-def named(rows: Sequence[Row]) -> bool:
+def named(rows: Sequence[TableRow]) -> bool:
     """Whether a difference from the baseline is named."""
-    return any(row.comparison is not None and row.comparison.finding is not Finding.open for row in rows)
+    return any(it.finding is not Finding.open for row in rows for it in row.effects)
 
 
 def nulls(generator: np.random.Generator, draws: int) -> list[Rate]:
@@ -133,10 +135,10 @@ def real(folder: Path, tries: int) -> bool:
         store = store_to_read(folder / name, None, None)
         client = open_store(store.uri)
         runs = newest(load_runs(client, store.experiment))
-        alone = sum(run.facts.get("measured") == ALONE for run in runs)
+        alone = sum(run.facts.get("measured") == EXCLUSIVE for run in runs)
         for run in (each for one in runs for each in (one, *one.earlier)):
-            run.facts["measured"] = ALONE
-        table = tabulate(runs, Choice({"seed": "0"}), Evidence(client, folder / name, folder))
+            run.facts["measured"] = EXCLUSIVE
+        table = tabulate(runs, ComparisonOptions({"seed": "0"}), SampleReader(client, folder / name, folder))
         for row in table.rows:
             it, speed = row.run.metrics, row.standing["decode_tok_per_s"]
             print(f"  seed {row.config['seed']}: accuracy {100 * it['accuracy']:.0f} %, model {it['model_mib']:.2f}, "

@@ -29,7 +29,7 @@ from runner.run import run
 jobs, folder = int(sys.argv[1]), sys.argv[2]
 def config(seed):
     return RunnerConfig(model=StubConfig(), quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
-        generation=GenerationConfig(name="greedy"), task=Gsm8kConfig(limit=2), tracking=TrackingConfig(),
+        generation=GenerationConfig(), task=Gsm8kConfig(limit=2), tracking=TrackingConfig(),
         seed=seed, output_dir=folder)
 run(config(10**6))  # the imports and the database are not what is compared
 started = time.perf_counter()

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from compare_null import Rate, begin, conclude
 
-from runner.compare.data import Finding, Row, Run, Scored, Texts
-from runner.compare.likelihood import compare_likelihoods, judge_shifts
-from runner.compare.runs import Evidence
+from runner.compare.data import Run, TableRow, Texts, TextScore
+from runner.compare.likelihood import compare_likelihoods
+from runner.compare.runs import SampleReader
+from runner.core.effects import Finding, judge
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood
 
@@ -64,7 +65,7 @@ KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
 }  # fmt: skip
 
 
-class Drawn(Evidence):
+class Drawn(SampleReader):
     """Texts that were drawn and lie in no file."""
 
     def __init__(self) -> None:
@@ -75,10 +76,10 @@ class Drawn(Evidence):
         return self.drawn[run.run_id]
 
 
-def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[Row]:
+def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
     """Draw a baseline and runs that are moved by so much, and compare each with the baseline as one table does."""
     tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
-    evidence, common = Drawn(), -generator.gamma(2.0, 0.1, samples) * tokens
+    reader, common = Drawn(), -generator.gamma(2.0, 0.1, samples) * tokens
     runs = []
     for number, shift in enumerate((0.0, *moved)):
         own = SPREAD * KINDS[kind](generator, tokens) + shift if number else np.zeros(samples)
@@ -87,29 +88,29 @@ def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequen
         name = f"run-{number}"
         runs.append(Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())}))
         parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
-        evidence.drawn[name] = {
-            unit: Scored(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
+        reader.drawn[name] = {
+            unit: TextScore(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
             for unit, (value, count) in enumerate(parts)
         }
-    rows = [Row(run, {}, shift=compare_likelihoods(run, runs[0], evidence)) for run in runs[1:]]
-    judge_shifts(rows)
+    rows = [TableRow(run, {}, effects=[compare_likelihoods(run, runs[0], reader)]) for run in runs[1:]]
+    judge(it for row in rows for it in row.effects)
     return rows
 
 
-def claims(rows: Sequence[Row]) -> bool:
+def claims(rows: Sequence[TableRow]) -> bool:
     """Whether a table says of any run that it differs."""
-    return any(row.shift is not None and row.shift.finding is not Finding.open for row in rows)
+    return any(it.finding is not Finding.open for row in rows for it in row.effects)
 
 
 def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, runs: int) -> tuple[Rate, float, Rate]:
     """Return how often nothing is taken for something, what the tables would have seen, and how often they see it."""
     nulls = [table(generator, samples, kind, [0.0] * runs) for _ in range(pairs)]
-    seen = [row.shift.detectable_difference or 0.0 for rows in nulls for row in rows if row.shift is not None]
+    seen = [it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects]
     least = statistics.median(seen)
     found = 0
     for number in range(pairs):
         sign, finding = ((1, Finding.better), (-1, Finding.worse))[number % 2]
-        it = table(generator, samples, kind, [sign * least, *[0.0] * (runs - 1)])[0].shift
+        it = table(generator, samples, kind, [sign * least, *[0.0] * (runs - 1)])[0].effect
         found += it is not None and it.finding is finding
     return Rate(sum(map(claims, nulls)), pairs), least, Rate(found, pairs)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from engines import greedy, head_line, markdown, model_folder, spread
+from engines import greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -48,7 +48,7 @@ def by_engine(engine: LocalEngine, requests: Sequence[Request]) -> list[list[flo
 
 def by_passes(engine: LocalEngine, requests: Sequence[Request]) -> list[list[float]]:
     """Return them by one forward pass for each, which leaves logits for the continuation only."""
-    model, found = engine._model().model, []
+    model, found = engine.loaded.model, []
     for request in requests:
         assert isinstance(request.continuation, tuple)
         count = len(request.continuation)
@@ -75,7 +75,7 @@ def main() -> None:
     model = LocalModelConfig(
         name=str(model_folder(options.model)), device="cpu", dtype=Dtype(options.dtype), threads=options.threads
     )
-    engine = LocalEngine(greedy(model))
+    engine = greedy_engine(model)
     vocabulary = int(engine.load().metrics["vocab_size"])
     shape = options.questions, options.shared, options.question, options.choice
     by_engine(engine, draw(2, *shape[1:], vocabulary, seed=-1))  # builds kernels, exchanges layers for quicker ones

@@ -16,7 +16,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
-from engines import greedy, head_line, markdown, model_folder, spread
+from engines import greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -71,14 +71,14 @@ def main() -> None:
 def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
     """Return the engine of a line, loaded."""
     model = LocalModelConfig(name=folder, device="cpu", dtype=Dtype.bfloat16)
-    engine = LocalEngine(greedy(model, CHOICES[line.removesuffix(OWN)](), new_tokens))
+    engine = greedy_engine(model, CHOICES[line.removesuffix(OWN)](), new_tokens)
     engine.load()
     return engine
 
 
 def compare(line: str, engine: LocalEngine, tokens: int) -> str:
     """Say how far the logits of the kernels lie from those of the library's own functions."""
-    model = engine._model().model
+    model = engine.loaded.model
     ids = torch.randint(0, model.config.vocab_size, (8, tokens), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         own = model(ids).logits.float()
@@ -103,7 +103,7 @@ def warm_up(engine: LocalEngine, line: str) -> None:
 
 def run(engine: LocalEngine, count: int, prompt: int, new_tokens: int, chance: random.Random) -> None:
     """Complete so many prompts of random tokens at once."""
-    vocabulary = engine._model().model.config.vocab_size
+    vocabulary = engine.loaded.model.config.vocab_size
     prompts = [tuple(chance.randrange(vocabulary) for _ in range(prompt)) for _ in range(count)]
     asked = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
     failed = [done.error for done in complete(engine, asked, count) if done.error]

@@ -22,6 +22,7 @@ NOISE = re.compile(
 )
 LEFT_OUT = {
     "company",
+    "contention",
     "measured",
     "checksum",
     "mlflow_run_id",
@@ -42,7 +43,7 @@ MEASURING = {"sweep", "memory"}  # tasks of which only the keys and rows can be 
 SKIPPED = re.compile(
     r"(^|/)(\.[^/]*|workers|mlartifacts|log\.txt|[^/]*\.log|config\.yaml|[^/]*\.(png|svg|html|md))(/|$)"
 )
-JOB_ID = re.compile(r"\b(?:gsm8k|generate|chat|serve|sweep|memory|split|verify|merge|archive|pipeline)-[0-9a-f]{12}\b")
+JOB_ID = re.compile(r"\b(?:gsm8k|generate|chat|serve|sweep|memory|split|verify|merge|archive)-[0-9a-f]{12}\b")
 TEXT_MASKS = [
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*"), "<time>"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<run id>"),

@@ -41,7 +41,7 @@ cli/help
 cli/one job, its ledger, MLflow
     runner task.limit=40
     runner task.limit=40
-    runner task.limit=40 rerun=true print=json
+    runner task.limit=40 rerun=all print=json
     runner-sync
     runner-compare --format markdown
 readme/default
@@ -84,7 +84,7 @@ readme/a model in parts
     run task=archive task.parts=parts task.output_dir=packed
     run task=verify task.parts=packed
     run task=archive task.parts=packed task.output_dir=unpacked task.archive=none
-    run task=pipeline task.parts=parts task.prompt="2+2?"
+    run task=generate model=parts model.name=parts task.prompt="2+2?"
 experiments/quantization_grid
     run -cd {tree}/experiments -cn quantization_grid task.limit=8 hydra.launcher.fresh=false workers=1
 experiments/adapter_grid
@@ -169,12 +169,12 @@ split/strategies
     run model=local model.name={model} task=split task.output_dir=parts/kinds task.strategy=by_type task.durable=true
     run -m task=verify task.parts=parts/ratios,parts/ranges,parts/kinds task.source={model} task.level=quick,full
     run -m task=merge task.parts=parts/kinds,parts/ranges 'task.output_dir=merged/${task.parts}'
-pipeline/same as generate
+parts/same as the whole model
     run task=split task.num_parts=3 task.output_dir=parts
-    run task=pipeline task.parts=parts task.prompts=prompts.txt generation=sampling generation.max_new_tokens=20
-        task.processes=2 task.micro_batch=1
-    python -m torch.distributed.run --nproc-per-node 2 -m runner tracking=none task=pipeline task.parts=parts
-        task.prompts=prompts.txt generation.max_new_tokens=20 task.processes=2
+    run task=generate model=parts model.name=parts task.prompts=prompts.txt generation=sampling
+        generation.max_new_tokens=20 model.stages=2 model.micro_batch=1
+    python -m torch.distributed.run --nproc-per-node 2 -m runner tracking=none task=generate model=parts
+        model.name=parts task.prompts=prompts.txt generation.max_new_tokens=20 model.stages=2
 errors/config
     run quantization=int9
     run task.limt=3
@@ -199,7 +199,7 @@ errors/tasks
     run task=split task.strategy=ratios task.output_dir=parts
     run task=verify task.parts=nowhere
     run task=merge task.parts=. task.output_dir=merged
-    run task=pipeline task.parts=nowhere task.prompt=a
+    run task=generate model=parts model.name=nowhere task.prompt=a
     run quantization=gguf
     run quantization=gptq model=local model.name={model}
     run task.data=prompts.txt
@@ -216,7 +216,7 @@ errors/a damaged part
     python -c "open('parts/part_0.safetensors', 'r+b').write(b'damage')"
     run task=verify task.parts=parts
     run task=merge task.parts=parts task.output_dir=merged
-    run task=pipeline task.parts=parts task.prompt="2+2?"
+    run task=generate model=parts model.name=parts task.prompt="2+2?"
 """
 
 

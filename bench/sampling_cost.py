@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import greedy, head_line, markdown, spread
+from engines import greedy_engine, head_line, markdown, spread
 
 from runner.checkpoints import random_weights
-from runner.config.choices import choices_for, choose
+from runner.config.choices import choices_for
+from runner.config.compose import choose
 from runner.config.model import LocalModelConfig
+from runner.config.sampling import OPEN, Sampling
 from runner.core.dtypes import Dtype
-from runner.engines.base import Request, Sampling, complete
+from runner.engines.base import Request, complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.engines.sampling import Sampler
@@ -59,13 +61,13 @@ class Timed:
 def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
     """Return an engine for a model folder."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype), threads=threads)
-    return LocalEngine(greedy(model))
+    return greedy_engine(model)
 
 
 def sampling_of(preset: str) -> Sampling:
     """Return how a preset draws; what it leaves open is plain."""
-    chosen = choose("generation", preset, {}).followed({})
-    return Sampling(chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty, seed=0)
+    chosen = choose(["generation"], {"generation": preset}, {})["generation"].followed({})
+    return OPEN.over(chosen, seed=0)
 
 
 def main() -> None:
@@ -98,7 +100,7 @@ def main() -> None:
                     Request(at, prompt, max_new_tokens=options.steps + 1, ignore_eos=True, sampling=sampling_of(preset))
                     for at, prompt in enumerate(prompts)
                 ]
-                done = list(complete(engine, requests, options.rows))
+                done = complete(engine, requests, options.rows)
                 assert all(len(completion.token_ids) == options.steps + 1 for completion in done)
                 took = passes.median_ms(), picks.median_ms()
                 if repeat:  # the first lot builds kernels and packs weights

@@ -25,7 +25,7 @@ from engines import Job, Outcome, head_line, markdown, model_folder, run_fresh
 from gsm8k_vs_lmeval import add_options, load_prompts
 
 from runner.checkpoints import random_weights
-from runner.config.choices import choose
+from runner.config.compose import choose
 from runner.config.model import LocalModelConfig
 from runner.core.drawing import FRONT, GOOD, LINE, MUTED, STYLE
 from runner.core.dtypes import BYTES
@@ -51,7 +51,7 @@ class Point:
 
 def shape_folder(preset: str) -> Path:
     """Return the folder of a preset's shape, of noise."""
-    model = choose("model", preset, {})
+    model = choose(["model"], {"model": preset}, {})["model"]
     assert isinstance(model, LocalModelConfig)
     return random_weights.make(replace(model, random_weights=True))
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from engines import greedy, head_line, markdown, model_folder, spread
+from engines import greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.embedded.problems import Split, problems
 from runner.engines.base import Message, Request, complete
-from runner.engines.local.engine import LocalEngine
 from runner.engines.local.speculation import Lookup, Speculation
 
 GUESS = Lookup.draft
@@ -90,7 +89,7 @@ def main() -> None:
             dtype=Dtype(case.dtype),
             threads=1 if options.busy else None,
         )
-        engine = LocalEngine(greedy(model))
+        engine = greedy_engine(model)
         engine.load()
         Lookup.draft = case.guess  # type: ignore[method-assign,assignment]
         took: dict[bool, list[tuple[float, float]]] = {False: [], True: []}

@@ -100,7 +100,7 @@ def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
     split += [f"task.num_parts={parts}", f"task.output_dir={parts_folder}", "print=json", f"output_dir={scratch}/out"]
     commands = {
         "cp": ["cp", *map(str, files), str(target)],
-        "split": [*split, "rerun=true"],
+        "split": [*split, "rerun=all"],
         "load_file + save_file": [sys.executable, "-c", NAIVE, str(source), str(target)],
     }
     runs: dict[str, list[Run]] = {name: [] for name in commands}
@@ -132,8 +132,8 @@ def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
 
 def again(split: list[str], parts: Path, shard: Path, scratch: Path, repeats: int) -> None:
     """Split once more: nothing changed, answered and looked at anew; then one number of one shard changed."""
-    measure([*split, "rerun=true"], scratch)
-    for title, command in (("asked again", split), ("rerun=true", [*split, "rerun=true"])):
+    measure([*split, "rerun=all"], scratch)
+    for title, command in (("asked again", split), ("rerun=all", [*split, "rerun=all"])):
         found = [measure(command, scratch) for _ in range(repeats)]
         whole = spread([run.seconds for run in found], ".2f")
         task = spread([run.metrics["seconds"] for run in found], ".3f") if "rerun" in title else "-"

@@ -24,11 +24,12 @@ import torch
 from engines import head_line, markdown, model_folder, spread
 from transformers import AutoModelForCausalLM
 
+from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import Attention, LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.core.dtypes import Dtype
 from runner.core.energy import Energy
@@ -50,11 +51,11 @@ def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list
         quantization=QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),
-        generation=GenerationConfig(name="greedy"),
+        generation=GenerationConfig(),
         task=task,
-        tracking=TrackingConfig(name="none"),
+        tracking=NoTrackingConfig(),
     )
-    engine = open_engine(config)
+    engine = open_engine(config, resolve(config))
     return Stopwatch(engine, engine.load(), 0, None, Energy()), cells_of(task)
 
 

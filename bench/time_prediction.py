@@ -18,13 +18,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from hydra.types import RunMode
-
 from runner.checkpoints.resolve import resolve
-from runner.config.hydra import hydra_of, to_config, without_hydra
+from runner.config.compose import compose
+from runner.config.hydra import to_config
 from runner.core import machine
 from runner.estimates.jobs import estimate
-from runner.estimates.speed import Source
+from runner.estimates.speed import EstimateBasis
 
 MODELS = "smollm2_135m,qwen2_05b_instruct,llama32_1b"
 QUANTIZATIONS = "none,int8,nf4"
@@ -66,14 +65,14 @@ def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float
     with tempfile.TemporaryDirectory() as folder:
         asked = [f"model={model}", "model.random_weights=true", f"quantization={quantization}", *CELL]
         asked += [f"task.repeats={repeats}", "tracking=none", f"output_dir={folder}"]
-        company = machine.Company()
+        contention = machine.Contention()
         started = time.perf_counter()
         predicted = predict(asked, Path(folder))
         plan_s = time.perf_counter() - started
         metrics: dict[str, float] = json.loads(run(*asked, "print=json"))["metrics"]
         times = repeats_s(Path(folder))
         quiet = metrics["seconds"] - sum(times) + len(times) * min(times)
-        return predicted, metrics["seconds"], quiet, plan_s, company.describe()
+        return predicted, metrics["seconds"], quiet, plan_s, contention.describe()
 
 
 def repeats_s(folder: Path) -> list[float]:
@@ -85,10 +84,9 @@ def repeats_s(folder: Path) -> list[float]:
 
 def predict(asked: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
-    composed = hydra_of().compose_config("config", asked, RunMode.RUN, with_log_configuration=False)
-    config = to_config(without_hydra(composed)[0])
+    config = to_config(*compose(asked))
     said = estimate({0: (config, resolve(config))}, folder, calibrate=True, on_line=lambda _: None)[0].time
-    if said is None or said.source is not Source.calibrated:
+    if said is None or said.source is not EstimateBasis.calibrated:
         sys.exit(f"{asked[0]}: nothing was calibrated")
     return said.seconds
 

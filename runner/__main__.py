@@ -12,20 +12,21 @@ from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
-from runner.config.hydra import explain, register, to_config, variables_as_overrides
+from runner.config.hydra import as_yaml, explain, register, to_config
 from runner.config.plain_text import quote_texts
-from runner.config.root import RunnerConfig
+from runner.config.root import Print, RunnerConfig
 from runner.core import signals
-from runner.core.console import say
+from runner.core.console import ForPeople, say
 from runner.core.errors import exit_code_of, run_entry
 
 WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
 
-exit_codes: list[int] = [0]  # of the single job; a grid says its own
+exit_codes: list[int] = []  # of the single job; a grid says its own
 
 
 def entry() -> NoReturn:
@@ -33,7 +34,8 @@ def entry() -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
     signals.take()
     register()
-    interrupted = "interrupted: what was done is kept, the same command goes on from there"
+    exit_codes[:] = [0]
+    interrupted = "interrupted: what was done is kept, run the same command to resume"
     # Hydra drops what main returns
     run_entry("error", lambda: _main() or max(exit_codes), message_of, interrupted)
 
@@ -71,7 +73,7 @@ def _versions() -> str:
 
 def message_of(error: Exception) -> str | None:
     """Return the one message for an error that a user can cause, None for a bug."""
-    return None if WANTS_TRACE else explain(error, CONF)
+    return None if WANTS_TRACE else explain(error)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -91,19 +93,22 @@ def main(composed: DictConfig) -> Any:
 def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
     from runner.report import show
-    from runner.run import joins, run
+    from runner.run import run, run_as_torchrun_worker
     from runner.store.mlflow_store import store_of
 
-    config = to_config(composed)
+    config = to_config(composed, hydra_config.runtime.choices)
     if config.plan:
         return _print_plan(config, hydra_config)
-    if (code := joins(config)) is not None:  # this process serves another one, which has the job
+    if (code := run_as_torchrun_worker(config)) is not None:  # this process serves another one, which has the job
         return code
-    record = run(config, OmegaConf.to_yaml(composed))
+    has_table = config.print is Print.table
+    ForPeople.table_follows = has_table and not config.task.is_endless  # which says it when it is too late
+    record = run(config, as_yaml(composed))
     choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
     show(record, choices, config.print, store_of(config))
     if record.error:  # the task has done its work, and what it found is bad news
-        say(f"error: {record.error}")
+        first, _, rest = record.error.partition(":\n")  # the table has the list
+        say(f"error: {first if has_table and rest else record.error}")
         return 1
     return 0
 
@@ -113,11 +118,11 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
     from runner.grid.plan import objective
     from runner.run import run
 
-    config = to_config(composed)
+    config = to_config(composed, hydra_config.runtime.choices)
     if config.plan:
         _print_plan(config, hydra_config)
         return None
-    return objective(run(config, OmegaConf.to_yaml(composed)))
+    return objective(run(config, as_yaml(composed)))[1]
 
 
 def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from runner.config.root import Print
 from runner.core.console import console, plain, rich_table
 from runner.core.loaded import SHOWN, lines
-from runner.core.metrics import ACCURACY, LINES, METRICS, OF_GRID, number
+from runner.core.metrics import ACCURACY, LINES, grid_columns, number
 from runner.core.result import COMPLETIONS, Record, Status
 from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
 
@@ -22,10 +22,11 @@ WORDS = (
         "attention",
         "rope",
         "prompt",
+        "prompts",
         "sampling",
         "reference",
-        "until",
-        "until_verdict",
+        "early_stop_vs",
+        "early_stop_verdict",
         "source",
         "server",
         "reported_model",
@@ -61,7 +62,7 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         return
     out = console()
     keys = list(dict.fromkeys(key for line in lines for key in line.names))
-    metrics = [METRICS[name] for name in OF_GRID if any(line.metric(name) is not None for line in lines)]
+    metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
     table = rich_table()
     table.add_column("job", no_wrap=True)
     for key in (*keys, "status"):

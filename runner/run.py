@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core import signals
-from runner.core.errors import shortage_said
+from runner.core.errors import check_output_folder, shortage_said
+from runner.core.files import write_atomically
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
@@ -39,10 +39,12 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
 
 def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inputs, jobs.Job]:
     """Read the task's inputs and name the job by content; all is checked and hashed before any load."""
+    check_output_folder("output_dir", config.output_dir, is_written=not config.plan)
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    read = kind_of(config.model).evidence(config, resolved, hashes) if Uses.weights in task.USES else {}
+    read = kind_of(config.model).fingerprint(config, resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
-    return inputs, jobs.identify(config, task.VERSION, read | inputs.hashes, Uses.machine in task.USES, inputs.apart)
+    hashes_read, on_machine = read | inputs.hashes, Uses.machine in task.USES
+    return inputs, jobs.identify(config, task.VERSION, hashes_read, on_machine, inputs.ignored_for_reuse)
 
 
 def must_start_anew(config: RunnerConfig, task: Task) -> bool:
@@ -51,7 +53,7 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
 
 
 def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
-    """Refuse what cannot work before it is loaded; return notes about what is close."""
+    """Refuse what cannot work before it is loaded; return notes about what is close, which the load says again."""
     return kind_of(config.model).check(config, resolved) if Uses.weights in task.USES else []
 
 
@@ -69,11 +71,11 @@ def execute(
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
     with signals.held():  # whoever stops the job waits until it is written down how it ended
         tracker = ledger.start_tracking(config, job, record)
-        context = Context(config, recorder, resolved, lambda: open_engine(config, bases, resolved, job.folder))
+        context = Context(config, recorder, resolved, open_engine(config, resolved, bases, job.folder))
         started = time.perf_counter()
         try:
             with signals.heard(), ledger.log_file(job.folder / "log.txt"), shortage_said():
-                jobs.write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
+                write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
                 record.result = task.run(inputs, context)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
             record.error = record.result.complaint
@@ -85,16 +87,13 @@ def execute(
             raise
         finally:
             recorder.close()
-            context.close()
+            context.engine.close()
             record.seconds = time.perf_counter() - started
             record.result.metrics["seconds"] = record.seconds
             ledger.close(tracker, job, record)
     return record
 
 
-def joins(config: RunnerConfig) -> int | None:
-    """Under torchrun, serve the process that has the job and return the exit code; None where the job is ours."""
-    task = task_of(config)
-    started_by_torchrun = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-    code: int | None = task.joins(config) if started_by_torchrun and hasattr(task, "joins") else None
-    return code
+def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
+    """Serve the process that has the job and return the exit code; None where the job is this process's own."""
+    return kind_of(config.model).run_as_torchrun_worker(config) if Uses.engine in task_of(config).USES else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import itertools
 import json
@@ -20,9 +19,10 @@ import pytest
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig, StubConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
+from runner.core.files import hold
 from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
             "quantization": QuantizationConfig(),
             "lora": LoraConfig(),
             "rope": RopeConfig(),
-            "generation": GenerationConfig(name="greedy", max_new_tokens=24),
+            "generation": GenerationConfig(max_new_tokens=24),
             "task": Gsm8kConfig(limit=4),
-            "tracking": TrackingConfig(name="none"),
+            "tracking": NoTrackingConfig(),
             "output_dir": str(tmp_path / "outputs"),
         }
         return RunnerConfig(**(plain | groups))
@@ -195,8 +195,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
     def made(name: str, make: Callable[[Path], None]) -> Path:
         folder, mark = shared / name, shared / f"{name}.made"
-        with (shared / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits here
+        with hold(shared / f"{name}.lock"):  # whoever comes second waits here
             if not mark.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
@@ -238,19 +237,28 @@ def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
 def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[..., Finished]:
     """Return a function that runs `python -m runner ARGUMENTS` in an empty folder.
 
-    An empty database is put there first, unless a test asks for the runner to make it (database=False). The process
-    starts warm unless a variable is given that libraries read while they are imported.
+    An empty database is put there first, unless a test asks for the runner to make it (database=False). The command
+    runs in this process; it gets one of its own where a test asks for that (process=True), and where a variable is
+    given that libraries may have read already.
     """
 
+    import in_process
     import warm_process
 
     def call(
-        *arguments: str, cwd: Path = tmp_path, module: str = "runner", database: bool = True, **environment: str
+        *arguments: str,
+        cwd: Path = tmp_path,
+        module: str = "runner",
+        database: bool = True,
+        process: bool = False,
+        **environment: str,
     ) -> Finished:
         tracks = module == "runner" and not any(word.startswith(("tracking", "output_dir")) for word in arguments)
         if database and tracks and cwd.is_dir() and not (cwd / "outputs").exists():
             new_database(cwd / "outputs" / "mlflow.db")
-        variables = os.environ | environment
-        return Finished(*warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables))
+        if process or not all(name.startswith(in_process.LATE) for name in environment):
+            variables = os.environ | environment
+            return Finished(*warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables))
+        return Finished(*in_process.run(module, arguments, cwd, environment))
 
     return call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ import pytest
 import warm_process
 from api_standin import Api, Trouble, unreachable
 
+from runner import compare
 from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 
@@ -42,14 +43,16 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     ("arguments", "message"),
     [
         (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it has, model.name=NAME; the server's key is taken from the environment or .env: API_KEY=..."),
+        (["model.name=", "model.base_url=http://127.0.0.1:1/v1"], "model=api needs a model that the server has, model.name=NAME; the server's key"),
+        (["model.base_url="], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1; the server's key"),
         (["model.base_url=https://u:pass@h/v1"], "model.base_url=https://h/v1: a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"),
         (["model.base_url=https://h/v1?api-key=pass"], "model.base_url=https://h/v1: a password, a query"),
         (["model.base_url=localhost:8000"], "give an address such as http://127.0.0.1:8000/v1"),
-        (["model.base_url=https://api.example.com/v1"], "is another machine, and there is no key for it: set API_KEY or OPENAI_API_KEY in the environment or in .env"),
+        (["model.base_url=https://api.example.com/v1"], "is another machine, and there is no key for it: set API_KEY in the environment or in .env"),
         (["model.key_variable=sk-abc"], "model.key_variable=***: give the name of an environment variable"),
         (["quantization=nf4"], "quantization=nf4: model=api has no weights here, so it would do nothing: use quantization=none"),
         (["rope=rope_2d"], "rope=rope_2d: model=api has no weights here"),
-        (["generation=sampling"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no word for it. Use generation.top_k=null generation.repetition_penalty=null, or model.extensions=vllm"),
+        (["generation=sampling", "model.extensions=openai"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no word for it. Use generation.top_k=null generation.repetition_penalty=null, or model.extensions=vllm"),
         (["generation.batch_size=9"], "generation.batch_size=9: model.concurrency=8 lets no more requests"),
         (["model.price_in=1"], "model.price_out=None: give both prices or none"),
     ],
@@ -140,6 +143,7 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
     assert "29 requests were put again: the server 13 × answered 429" in notes
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         api.delay_s = 0.02
@@ -185,7 +189,7 @@ def test_an_interrupt_ends_it_at_once(tmp_path: Path, ends: signal.Signals) -> N
             said = process.stderr.read()
     assert time.monotonic() - asked < 5
     assert process.returncode == 130
-    assert said == "interrupted: what was done is kept, the same command goes on from there\n"
+    assert said == "interrupted: what was done is kept, run the same command to resume\n"
     assert len(lines(tmp_path)) >= 3
 
 
@@ -212,6 +216,7 @@ def test_another_model_amid_a_job_is_said(runner: Run) -> None:
     assert "the server came to answer with another model: tiny-2026-11 3, tiny-2026-12 1" in " ".join(done.out.split())
 
 
+@pytest.mark.slow
 def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
     with Api() as api:
         one = runner(*QUICK, f"model.base_url={api.url}", "task=generate", "task.prompt=Hello, you")
@@ -237,6 +242,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err
 
 
+@pytest.mark.slow
 def test_a_grid(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         done = runner(*QUICK, f"model.base_url={api.url}", "-m", "task.limit=2", "generation.max_new_tokens=8,16,32")
@@ -244,6 +250,28 @@ def test_a_grid(runner: Run, tmp_path: Path) -> None:
     assert len(api.seen) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_a_grid_of_sweeps_shows_how_soon_and_how_fast(
+    runner: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Api(lambda body: " ".join(["word"] * 100)) as api:
+        asked = ("model=api", "model.name=tiny", f"model.base_url={api.url}", "model.extensions=vllm", "task=sweep")
+        small = ("task.batch_sizes=[1]", "task.prompt_tokens=[4]", "task.warmup=0", "task.repeats=2")
+        done = runner("-m", *asked, *small, "task.new_tokens=[3],[5]", COLUMNS="250")
+    assert done.code == 0, done.err
+    assert re.search(r"best output tok/s +best time to first token s +peak RSS MiB +seconds", done.out)
+    rows = [line for line in done.out.splitlines() if "finished" in line]
+    assert len(rows) == 2
+    assert all(re.search(r"finished +[\d,]+ +0\.\d+ +[\d,]+ +[\d,.]+", row) for row in rows), rows
+    assert len(re.findall(r"fastest cell [\d,]+ tok/s answered, batch 1, prompt 4 · first token after", done.err)) == 2
+    monkeypatch.setenv("COLUMNS", "250")
+    assert compare.main(["--output-dir", str(tmp_path / "outputs")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"best_output_tok_per_s +best_ttft_s +best_batch_size", said), said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("tracking", ["none", "sqlite"])
 def test_such_a_job_imports_no_torch(tmp_path: Path, tracking: str, new_database: Callable[[Path], None]) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
@@ -263,25 +291,23 @@ def test_such_a_job_imports_no_torch(tmp_path: Path, tracking: str, new_database
 
 
 @pytest.mark.slow
-def test_the_key_is_nowhere(tmp_path: Path, new_database: Callable[[Path], None]) -> None:
+def test_the_key_is_nowhere(runner: Run, tmp_path: Path) -> None:
     """The key is looked for in all that jobs print and write, also where the server throws it back at us."""
-    new_database(tmp_path / "outputs" / "mlflow.db")
     said = ""
 
     def run(*arguments: str, key: str = KEY) -> int:
         nonlocal said
-        done = warm_process.complete(
-            [sys.executable, "-m", "runner", "model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments],
-            cwd=tmp_path, env=os.environ | {"API_KEY": key},
-        )  # fmt: skip
-        said += done.stdout + done.stderr
-        return done.returncode
+        done = runner("model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments, API_KEY=key)
+        said += done.out + done.err
+        return int(done.code)
 
     with Api(solve, key=KEY) as api:
         url = f"model.base_url={api.url}"
         assert run(url, "task.limit=3", "hydra.verbose=true") == 0
         assert run(url, "-m", "task.limit=1,2", "print=json") == 0
         assert run(url, "task.limit=3", "--cfg", "job", "--resolve") == 0
+        api.answer, api.reports = (lambda body: f"That is Bearer {KEY}, or {KEY} alone."), f"tiny of {KEY}"
+        assert run(url, "task.limit=2", "generation.max_new_tokens=9", "model.price_in=1", "model.price_out=1") == 0
         api.always = Trouble("status", 400, message=f"what is Bearer {KEY}?")
         assert run(url, "task.limit=4") == 1
         api.always = Trouble("status", 500, {"Retry-After": KEY}, message=f"what is Bearer {KEY}?")

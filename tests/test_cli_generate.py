@@ -159,7 +159,15 @@ def test_texts_names_and_places_are_quoted_for_hydra(argument: str, quoted: str)
 
 def test_the_schema_says_which_keys_hold_text() -> None:
     words = {key for key, kind in kinds().items() if kind.words}
-    assert words == {"task.prompt", "task.system", "task.instruction", "task.template", "task.stop", "task.branches"}
+    assert words == {
+        "task.prompt",
+        "task.system",
+        "task.instruction",
+        "task.template",
+        "task.stop",
+        "task.branches",
+        "task.gold_after",
+    }
     for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
         assert kinds()[key].text
     assert not kinds()["seed"].text

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.tasks import TASKS
 from runner.quantization import CHOICES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,15 @@ def test_a_folder_imports_only_from_folders_below() -> None:
             assert FLOORS.index(there) <= FLOORS.index(here), f"runner/{module} imports {target}, from a floor above"
 
 
-KINDS = ("StubConfig", "LocalModelConfig", "LocalConfig", "AdapterConfig", "PeftConfig", "PthConfig")
+KINDS = (
+    "StubConfig",
+    "LocalModelConfig",
+    "LocalConfig",
+    "PartsModelConfig",
+    "AdapterConfig",
+    "PeftConfig",
+    "PthConfig",
+)
 
 
 def test_nobody_asks_which_kind_a_model_a_quantization_or_an_adapter_is() -> None:
@@ -109,13 +118,23 @@ def test_long_files_have_a_reason() -> None:
     assert long == {name for name in long if f"`{name}`" in reasons}
 
 
+SHARED_BY_TASKS = {"base", "completing", "named_job"}  # the contract, and helpers that are no tasks
+
+
 def test_tasks_never_import_each_other() -> None:
-    tasks = [name for name in modules() if name.startswith("tasks.")]
-    for name in tasks:
-        # the contract, and helpers that are no tasks
-        shared = {"tasks.base", "tasks.completing", "tasks.named_job", "tasks.likelihood_reference"}
-        others = {target for target in imports(modules()[name]) if target in tasks} - shared - {name}
-        assert not {target for target in others if target.count(".") == 1 and not target.startswith(f"{name}_")}
+    for name, path in modules().items():
+        room, _, rest = name.partition(".")
+        if room == "tasks" and rest:
+            others = {target.split(".")[1] for target in imports(path) if target.startswith("tasks.")}
+            assert others <= SHARED_BY_TASKS | {rest.split(".")[0]}, name
+
+
+def test_the_folder_of_tasks_is_the_list_of_tasks() -> None:
+    there = {path.stem for path in (PACKAGE / "tasks").iterdir() if not path.name.startswith("__")}
+    assert there - SHARED_BY_TASKS == set(TASKS)
+    for name, config in TASKS.items():
+        alone = (PACKAGE / "tasks" / f"{name}.py").is_file()
+        assert config.module == f"runner.tasks.{name}" + ("" if alone else ".task")
 
 
 def test_only_tracking_and_compare_touch_mlflow() -> None:
@@ -158,10 +177,10 @@ HEAVY = (
         "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
         "from runner.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
-        "import runner.run, runner.tasks.gsm8k, runner.tasks.agents, runner.tasks.sweep, runner.tasks.memory, runner.tasks.pipeline, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood",
+        "import runner.run, runner.tasks.gsm8k.task, runner.tasks.agents.task, runner.tasks.sweep, runner.tasks.memory.task, runner.engines.kinds.parts, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood.task",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
-        "sys.argv = ['runner', 'quantization=nf4', 'task.until=quantization=none', 'plan=quick'];"
+        "sys.argv = ['runner', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
     ],
     ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan", "plan-until"],

@@ -83,7 +83,7 @@ BROUGHT = {
     "tqdm",
     "yaml",
 }  # by transformers, torch, MLflow, FastAPI, OmegaConf
-OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval"}  # each in an extra of its own
+OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna"}  # each in an extra of its own
 
 
 def test_whatever_the_core_imports_is_a_core_dependency() -> None:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from runner.config.root import Print
+from runner.config.agents import AgentsConfig, Domain, Mode
+from runner.config.model import LocalModelConfig, StubConfig
+from runner.config.root import Print, RunnerConfig
+from runner.config.task import SplitConfig
 from runner.core.loaded import lines
 from runner.core.result import Record, Result, Status
 from runner.report import GridLine, brief, headline, show, show_grid
+from runner.run import run
 
 METRICS = {
     "accuracy": 0.925,
@@ -97,6 +103,29 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(only)["job_id"] == "gsm8k-abc"
     show_grid(lines, Print.none)
     assert capsys.readouterr().out == ""
+
+
+def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
+    make_config: Callable[..., RunnerConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Real jobs: a team of agents has calls and tokens a question; a task that nobody listed has what it is run for."""
+    team = AgentsConfig(limit=1, mode=Mode.chain, domain=Domain.brief)
+    split = SplitConfig(num_parts=2, output_dir=str(tmp_path / "parts"))
+    one, other = (
+        GridLine({"task": task.name}, "finished", "x", run(make_config(task=task, model=model)))
+        for task, model in ((team, StubConfig()), (split, LocalModelConfig(name="embedded")))
+    )
+    heads = {}
+    for name, jobs in (("team", [one]), ("split", [other]), ("both", [one, other])):
+        show_grid(jobs, Print.table)
+        heads[name] = capsys.readouterr().out.split("───")[0].split()  # words: some heads are folded
+    assert {"calls", "prompt", "new", "decode", "tok/s", "RSS"} < set(heads["team"])
+    assert heads["team"].count("question") == 2
+    assert {"parts", "largest", "balance", "RSS"} < set(heads["split"])
+    assert not {"parts", "largest"} & set(heads["team"])
+    assert {"calls", "question", "parts", "largest"} < set(heads["both"])
 
 
 def test_a_task_with_other_metrics_shows_them_all() -> None:

@@ -17,26 +17,30 @@ from functools import cache
 from pathlib import Path
 
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.types import RunMode
-from omegaconf import open_dict
 
 from runner.config.choices import CONF
+from runner.config.compose import Composer
 from runner.config.groups import GROUPS
-from runner.config.hydra import EXTRAS, explain, register, to_config
+from runner.config.hydra import EXTRAS, adapt_plugins, explain, hydra_of, register, to_config, without_hydra
 from runner.config.plain_text import quote_texts
-from runner.grid.other_launchers import adapt
+from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner/embedded/README.md")
+UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other tools write
+    "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "runner/embedded/README.md",
+    "docs/families.md",
+)  # fmt: skip
 COMMAND = re.compile(
     r"(runner|runner-compare|runner-advise|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"
 )
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(
+    r"(?:^|\n\n)\*Example\* \(([^)]*)\)(?:[^\n]|\n(?!\n))*\n\n$(?![\n])"
+)  # right before a block or table
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 STANDS_FOR_MANY = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # no words of one command
 CHOICE = re.compile(r"(\w+(?:\.\w+)?)=(\w*)")
@@ -114,7 +118,7 @@ def wrong_command(line: str, shown: str = "") -> str | None:
     except SystemExit:
         error = "error: its own parser refuses it"
     except Exception as exception:  # noqa: BLE001  # whatever it is, it stands in the list
-        error = f"error: {explain(exception, CONF) or repr(exception)}"
+        error = f"error: {explain(exception) or repr(exception)}"
     right = error.startswith(shown.removesuffix(" …")) if shown else not error
     return None if right else f"{line}: {error or 'no error'}"
 
@@ -144,7 +148,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
     elif program == "runner-sync":
         from runner.store.sync import parser
     else:
-        from runner.models.lora.convert import parser
+        from runner.compat.convert_lora import parser
     return parser().parse_args
 
 
@@ -152,23 +156,27 @@ def _check_runner(arguments: list[str]) -> None:
     options = get_args_parser().parse_args(quote_texts(arguments))
     if options.shell_completion:
         return
-    hydra = _hydra(options.config_dir or "experiments")
+    if options.config_dir and not (ROOT / options.config_dir).is_dir():
+        return  # the page writes this folder itself: only a run of the page can try the command
+    hydra, name = _hydra(options.config_dir or "experiments"), options.config_name or "config"
+    composer = Composer(hydra.config_loader, name)
+    taken: set[str] = set()
     for overrides in _one_by_one(hydra, options.overrides, grid=options.multirun or options.config_name is not None):
-        name = options.config_name or "config"
-        composed = hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
-        with open_dict(composed):
-            del composed["hydra"]
-        to_config(composed)
+        left: list[str] = []
+        if options.multirun:
+            composed, left = composer.compose_without_lacking(overrides)
+        else:
+            composed = composer.compose(overrides)
+        taken |= {line.partition("=")[0] for line in overrides if line not in left}
+        to_config(*without_hydra(composed))
+    for of_choices in composer.lacking.values():
+        for refused in (error for key, error in of_choices.items() if key not in taken):  # no job of the grid has it
+            raise refused
 
 
 @cache
 def _hydra(config_dir: str) -> Hydra:
-    search = create_config_search_path(str(CONF))
-    search.prepend("command-line", f"file://{ROOT / config_dir}", SearchPathQuery(provider="schema"))
-    GlobalHydra.instance().clear()
-    hydra = Hydra.create_main_hydra2("runner", search)
-    GlobalHydra.instance().clear()  # it was entered there, and others want to enter theirs
-    return hydra
+    return hydra_of(str(ROOT / config_dir))
 
 
 def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:
@@ -195,18 +203,33 @@ def _is_absent(hydra: Hydra, group: str, choice: object) -> bool:
     return choice in EXTRAS and choice not in hydra.config_loader.get_group_options(group)
 
 
+def unsaid(page: Path) -> Iterator[str]:
+    """Yield what a page does not say: where a figure is from, or the machine and the day of an example."""
+    name, text = (
+        str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name,
+        page.read_text(encoding="utf-8"),
+    )
+    for said in re.findall(r"^\*Example\*(.*)", text, re.MULTILINE):
+        if not re.match(r" \([^()]+, \d{1,2} [A-Z][a-z]+ 20\d\d\)", said):
+            yield f"*Example*{said[:40]}: give (MACHINE, DAY MONTH YEAR)"
+    if name not in UNRENEWED:
+        for figure in sourceless(name, text):
+            yield f"{figure} stands in no output of the page: leave it out, show the run, or mark it as an *Example*"
+
+
 def problems(page: Path) -> Iterator[str]:
     """Yield all that is wrong with a page, one line per problem."""
     yield from (f"link to nowhere: {target}" for target in broken_links(page))
     yield from filter(None, (wrong_command(line, shown) for line, shown in commands(page).items()))
     yield from filter(None, map(wrong_fragment, sorted(fragments(page))))
+    yield from unsaid(page)
 
 
 def prepare() -> None:
     """Hand Hydra our schemas, and our defaults of other packages' plugins after their own."""
     register()
     Plugins.instance()
-    adapt()
+    adapt_plugins()
 
 
 def main() -> int:

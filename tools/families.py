@@ -21,24 +21,30 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
 HEAD = """# Families of models
 
-How the local engine decodes each causal family that the pinned transformers ({version}) can build tiny on a CPU: random
-weights, float32, greedy, prompts of several lengths in one batch. Unless it is refused, a family's tokens are those of
-transformers' own `generate`, one prompt at a time. `python -m tools.families` writes this page.
+This page lists how the local engine decodes each causal family that the pinned transformers ({version}) can build tiny
+on a CPU. The models have random weights in float32 and decode greedily, with prompts of several lengths in one batch.
+Unless a family is rejected, its tokens are those of transformers' own `generate` with one prompt at a time.
+`python -m tools.families` writes this page.
 
-- **stream**: rows enter and leave at any time, and what prompts have in common is computed once.
-- **padded**: batch by batch, with shorter prompts padded.
-- **even**: batch by batch, with prompts of one length.
-- **generate**: by transformers' own `generate`, with prompts of one length; **alone**: one prompt at a time.
-- **refused**: not decoded at all; one message before the work says why.
+- **stream**: continuous batching. Rows enter and leave at any time, and common prefixes are computed once.
+- **static**: static batching, with shorter prompts padded; **static, equal lengths**: with prompts of equal length.
+- **generate**: transformers' own `generate`, with prompts of equal length; **generate, alone**: one prompt at a time.
+- **refused**: not decoded; one message before the work gives the reason.
 
-Before the work the runner tries these ways on a few tokens and takes the quickest one that gives the right answers.
-A note in the result says why a quicker one was left out; the last column says the same. Windows are shorter than these
-prompts. Long rows may go a slower way than short ones: where a rotary embedding changes with the length, or where the
-model's cache has a window and its mask has none.
+Before the work the runner tries these methods on a few tokens and uses the fastest one that gives the right answers.
+A note in the result, and the last column here, give the reason why a faster method was not used. The models' attention
+windows are shorter than these prompts. Long rows may use a slower method than short ones: if a rotary embedding changes
+with the length, or if the model's cache has a window and its mask has none.
 
 | family | class | way | why |
 |---|---|---|---|
 """
+WORDS = {  # the table's, of the engine's words
+    "static batching": "static",
+    "static batching, equal lengths": "static, equal lengths",
+    "transformers' generate, equal lengths": "generate",
+    "transformers' generate, one prompt at a time": "generate, alone",
+}
 PROMPTS = ((5, 9, 14, 23, 7), tuple(range(30, 52)), (40, 41, 42), (60, 61, 62), tuple(range(100, 109)))
 NEW_TOKENS = (12, 20, 5, 16, 9)
 VOCABULARY = 259
@@ -192,7 +198,7 @@ def look(family: str, folder: Path) -> Found:
         tokens, way, notes = decode(folder)
     except ConfigError as error:
         return Found(family, name, "refused", one_line(error).split(": ", 2)[-1])
-    why = "; ".join(note.split(": ", 1)[-1] for note in notes if note.startswith("decoding goes"))
+    why = "; ".join(note.split(": ", 1)[-1] for note in notes if note.startswith("decoding uses"))
     expected = by_generate(model)
     if tokens != expected:
         again = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
@@ -205,10 +211,11 @@ def look(family: str, folder: Path) -> Found:
 
 def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     """Return what the local engine says to all prompts at once, the way it went, and its notes."""
+    from runner.checkpoints.resolve import resolve
     from runner.config.generation import GenerationConfig
     from runner.config.lora import LoraConfig
     from runner.config.model import LocalModelConfig
-    from runner.config.root import RunnerConfig, TrackingConfig
+    from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.config.rope import RopeConfig
     from runner.config.task import Gsm8kConfig
     from runner.core.dtypes import Dtype
@@ -216,13 +223,12 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     from runner.engines.base import Request, complete
     from runner.quantization.base import QuantizationConfig
 
-    engine = open_engine(
-        RunnerConfig(
-            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
-            quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
-            generation=GenerationConfig(name="greedy"), tracking=TrackingConfig(name="none"),
-        )
+    config = RunnerConfig(
+        model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
+        quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
+        generation=GenerationConfig(), tracking=NoTrackingConfig(),
     )  # fmt: skip
+    engine = open_engine(config, resolve(config))
     try:
         decoding = engine.load().facts["decoding"]
         asked = [
@@ -237,10 +243,8 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
 
 
 def short_way(decoding: str) -> str:
-    """Return the table's word for how an engine says that it decodes."""
-    from runner.engines.local.plain_batches import Way
-
-    return next((way.name for way in Way if way.value == decoding), "stream")
+    """Return the table's words for how an engine says that it decodes."""
+    return WORDS.get(decoding, "stream")
 
 
 def by_generate(model: Any) -> list[list[int]]:

@@ -1,156 +1,215 @@
-"""Run the commands of the pages and put in what they print today. `python -m tools.run_docs FOLDER PAGE...`.
+"""Renew the pages from runs: `python -m tools.run_docs` (`make pages`), or with PAGE... those pages alone.
 
-Every block that shows commands after `$ ` is run from top to bottom, page after page, in one folder, so that a page may
-stand on what an earlier one has recorded. Shown is what goes to stdout, else the error. An output with a line `…` in
-it, or a line that ends in `, …`, is an excerpt: it stays, and what is printed today is shown beside it on stderr.
+Every block that shows commands after `$ `, and what they print, is run from top to bottom. Pages that tell one story
+(STORIES) share a folder, so that a later one finds what an earlier one has recorded; every other page has an empty
+folder of its own. Shown is what goes to stdout, else what was said on stderr. Where nothing differs but what is
+measured (tools/measured.py), a story stays as it is, so that a second run changes nothing; `--times` renews these
+figures, too.
+
+Before a block or a picture, a comment that readers do not see may say what it needs:
+
+    <!-- first: COMMAND -->     commands that are run, and not shown
+    <!-- server: COMMAND -->    a server that runs until the end of the page, or until a block that shows ^C
+    <!-- picture: COMMAND -->   what makes the picture that follows, as the file $PICTURE
+
+A file that a page shows by `$ cat FILE` is written as it is shown. An output with a line `…` in it, or a line that
+ends in `, …`, is an excerpt: today's lines take the places of its lines. A block after a paragraph that begins with
+*Example* (MACHINE, DATE) is not run: it is listed. A block that shows only commands is not run either:
+`python -m tools.check_docs` composes it, as all the others.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import argparse
+import contextlib
 import re
-import subprocess
+import shutil
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.check_docs import FENCE, ROOT
+from tools import families
+from tools.check_docs import EXAMPLE, ROOT, UNRENEWED, pages
+from tools.measured import same
+from tools.page_machine import ASKS, SERVES, Failed, Machine, empty_folder
+from tools.shown import Shown, renewed_excerpt, shown_in
 
-TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
-RULE = re.compile(r" *─{20,}")
+STORIES = (  # pages that share one folder, in this order
+    ("README.md", "docs/models.md", "docs/compare.md", "docs/mlflow.md"),
+    ("docs/jobs.md", "docs/grids.md"),
+)
+NEEDS = re.compile(
+    r"(?P<notes>(?:^<!-- (?:first|server|picture): [^>]*-->\n)*)"
+    r"(?:(?P<block>^```.*?^```$)|!\[[^\]]*\]\((?P<picture>[^)]+)\))",
+    re.MULTILINE | re.DOTALL,
+)
+NOTE = re.compile(r"<!-- (first|server|picture): (.*?) -->", re.DOTALL)
 
 
 @dataclass
-class Shown:
-    """A command of a page and the output that the page shows for it."""
+class Renewal:
+    """A page as it is today."""
 
-    command: str  # as it is typed, over several lines where it is long
-    output: list[str]
-
-    @property
-    def excerpt(self) -> bool:
-        """Whether the page leaves out a part of the output."""
-        return any(line == "…" or line.endswith(", …") for line in self.output)
-
-
-def shown_in(block: str) -> Iterator[Shown]:
-    """Yield the commands of a code block that come after `$ `, each with its output."""
-    at: Shown | None = None
-    for line in block.splitlines()[1:-1]:
-        if line.startswith("$ "):
-            if at:
-                yield at
-            at = Shown(line.removeprefix("$ "), [])
-        elif at and at.command.endswith("\\") and not at.output:
-            at.command += f"\n{line}"
-        elif at:
-            at.output.append(line)
-    if at:
-        yield at
+    page: Path
+    before: str
+    now: str = ""
+    differs: bool = False  # in more than what is measured
+    pictures: dict[Path, Path] = field(default_factory=dict)  # new files by the places that they are for
+    remarks: list[str] = field(default_factory=list)
 
 
-def run(commands: list[str], folder: Path) -> list[list[str]]:
-    """Run commands one after the other in one shell in a folder; return the lines that each prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    script = "\n".join(
-        f"{command}\necho $? > .code-{place}" if _sets_variable(command) else _kept(command, place)
-        for place, command in enumerate(commands)
-    )
-    subprocess.run(["bash", "-c", script], cwd=folder, env=os.environ | {"PATH": path}, check=False)
-    found = []
-    for place in range(len(commands)):
-        texts = [folder / f".{stream}-{place}" for stream in ("out", "err")]
-        out, err = (text.read_text(encoding="utf-8") if text.exists() else "" for text in texts)
-        for text in (*texts, folder / f".code-{place}"):
-            text.unlink(missing_ok=True)
-        found.append(tidy(out or "\n".join(re.findall("^(?:error: |[0-9n]).*", err, re.MULTILINE)), folder))
-    return found
-
-
-def _sets_variable(command: str) -> bool:
-    return re.match(r"[A-Z]+=", command) is not None
-
-
-def _kept(command: str, place: int) -> str:
-    return f"{{ {command}\n}} > .out-{place} 2> .err-{place}"
-
-
-def tidy(text: str, folder: Path) -> list[str]:
-    """Return lines as the pages show them: no padding, one empty line in a row, places of this machine as `...`."""
-    for place in (str(folder.resolve()), str(ROOT)):
-        text = text.replace(place, "...")
-    lines = [line.rstrip() for line in text.rstrip().splitlines()]
-    return [line for line, before in zip(lines, ["-", *lines], strict=False) if line or before]
-
-
-def renewed(page: Path, folder: Path) -> str:
+def renewed(page: Path, machine: Machine) -> Renewal:
     """Run all that a page shows; return the page with the new outputs."""
+    text = page.read_text(encoding="utf-8")
+    renewal = Renewal(page, text)
 
     def renew(match: re.Match[str]) -> str:
-        block, shown = match[0], list(shown_in(match[0]))
-        if not any(item.output for item in shown):
-            return block
-        lines = block.splitlines()[:1]
-        for item, now in zip(shown, run([item.command for item in shown], folder), strict=True):
-            if item.excerpt:
-                print(f"{page.name}: an excerpt of\n$ {item.command}", *now, sep="\n", file=sys.stderr)
-            lines += [*f"$ {item.command}".splitlines(), *(item.output if item.excerpt else now)]
-        return "\n".join([*lines, "```"])
+        line = text[: match.start()].count("\n") + 1
+        notes = [(kind, command) for kind, command in NOTE.findall(match["notes"])]
+        if example := EXAMPLE.search(text[: match.start()]):
+            renewal.remarks.append(f"not run, an example: {_name(page)}:{line}: {example[1]}")
+            return match[0]
+        try:
+            if match["picture"]:
+                _draw(renewal, notes, match["picture"], machine)
+                return match[0]
+            return match["notes"] + _renewed_block(renewal, match["block"], notes, machine)
+        except Failed as error:  # the block stays, and the others are renewed
+            renewal.remarks.append(f"failed: {_name(page)}:{line}: {error}")
+            return match[0]
 
-    return FENCE.sub(renew, page.read_text(encoding="utf-8"))
-
-
-@dataclass
-class Table:
-    """What does not depend on the machine in a table that is shown: its kind, and the names of its rows or columns."""
-
-    kind: str
-    names: list[str]
-    excerpt: bool = False
-
-
-def tables(lines: list[str]) -> Iterator[Table]:
-    """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others by their columns."""
-    job = caption = ""
-    for place, line in enumerate(lines):
-        if title := TITLE.fullmatch(line):
-            job, caption = title[2] + " by the stub" * (title[1] == "stub"), ""
-            report = _until_empty(lines[place + 2 :])
-            rows = [row for row in report if row.startswith("  ")]
-            yield Table(job, [re.split(" {2,}", row.strip())[0] for row in rows], "…" in report)
-        elif line.startswith('{"job_id"'):
-            yield Table("json", [*json.loads(line), *json.loads(line)["metrics"]])
-        elif RULE.fullmatch(line):
-            head = _until_empty(lines[:place][::-1])[::-1]
-            names = [name for part in head for name in re.split(" {2,}", part.strip())]
-            if "status" in names and names[0] == "job":  # the keys in which jobs differ stand between
-                yield Table("grid", names[names.index("status") :])
-            elif "state" in names:
-                yield Table("plan", names[names.index("state") :])
-            elif "accuracy" in names:
-                kind = "comparison" if "Holm" in names else "runs"
-                yield Table(kind, [name for name in names[names.index("n") :] if name != "Pareto"])
-            elif job:
-                yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
-        elif job and line not in ("", "…") and not line.startswith(" "):
-            caption = line  # of a further table
+    try:
+        renewal.now = NEEDS.sub(renew, text)
+    finally:
+        machine.end_server()
+    return renewal
 
 
-def _until_empty(lines: list[str]) -> list[str]:
-    return list(takewhile(str.strip, lines))
+def _renewed_block(renewal: Renewal, block: str, notes: list[tuple[str, str]], machine: Machine) -> str:
+    """Run what a block needs and what it shows; return it with the outputs of today."""
+    shown = list(shown_in(block))
+    if not any(item.output for item in shown):
+        return block
+    _prepare(renewal, notes, machine)
+    lines, variables = block.splitlines()[:1], ""
+    for item in shown:
+        if re.match(r"[A-Z]+=[^ ]*(\"|'|$)", item.command) and not item.output:
+            variables += f"{item.command}\n"
+            now = []
+        else:
+            now = _output(renewal, item, variables, machine)
+        renewal.differs |= not same(item.command, item.output, now)
+        lines += [*(f"$ {item.command}" if item.command != "^C" else "^C").splitlines(), *now]
+    return "\n".join([*lines, "```"])
 
 
-def main() -> None:
-    """Renew the pages that are named."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[2:]:
-        page = Path(name).resolve()
-        page.write_text(renewed(page, folder), encoding="utf-8")
+def _prepare(renewal: Renewal, notes: list[tuple[str, str]], machine: Machine) -> None:
+    for kind, command in notes:
+        with _told(renewal.page, command):
+            if kind == "first":
+                machine.run(command)
+            elif kind == "server":
+                machine.serve(command)
+
+
+def _output(renewal: Renewal, item: Shown, variables: str, machine: Machine) -> list[str]:
+    """Run one command of a block; return what the page is to show of it."""
+    if file := re.fullmatch(r"cat (\S+)", item.command):
+        (machine.folder / file[1]).write_text("\n".join([*item.output, ""]), encoding="utf-8")
+    typed = [line.removeprefix(ASKS) for line in item.output if line.startswith(ASKS)]
+    with _told(renewal.page, item.command):
+        if item.command == "^C":
+            now = machine.end_server()
+        elif SERVES.search("\n".join(item.output)):
+            now = machine.serve(item.command)
+        else:
+            fails = any(line.startswith("error: ") for line in item.output)
+            now = machine.run(item.command, variables, typed or None, fails)
+    if not item.excerpt:
+        return now
+    excerpt = renewed_excerpt(item.output, now)
+    if excerpt is None:
+        raise Failed("\n".join([f"nothing in this looks like the excerpt of $ {item.command}", *now]))
+    return excerpt
+
+
+def _draw(renewal: Renewal, notes: list[tuple[str, str]], target: str, machine: Machine) -> None:
+    place = (renewal.page.parent / target).resolve()
+    for kind, command in notes:
+        if kind == "picture":
+            made = machine.folder / f".{place.name}"
+            with (
+                _told(renewal.page, command),
+                contextlib.suppress(Failed),
+            ):  # a front needs an idle machine, for instance
+                machine.run(command, f"PICTURE={made.name}")
+            if made.exists():
+                renewal.pictures[place] = made
+            else:
+                renewal.remarks.append(f"not drawn: {_name(place)}, by {command}")
+
+
+class _told:
+    """Say on stderr what is run and how long it took."""
+
+    def __init__(self, page: Path, command: str) -> None:
+        self.page, self.command = page, command
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        took = time.monotonic() - self.began
+        if isinstance(error, Failed):
+            error.args = (f"$ {self.command}: {error}",)
+        print(f"{_name(self.page)}  {took:5.1f} s  $ {self.command.splitlines()[0]}", file=sys.stderr, flush=True)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
+
+
+def stories(named: list[Path]) -> Iterator[list[Path]]:
+    """Yield the pages that are run in one folder together: all, or those with a page that is named."""
+    together = [[ROOT / name for name in story] for story in STORIES]
+    alone = [[page] for page in pages() if _name(page) not in UNRENEWED and not any(page in one for one in together)]
+    alone += [[page] for page in named if not page.is_relative_to(ROOT)]
+    alone += [[families.PAGE]]  # it is written as a whole
+    yield from (story for story in [*together, *alone] if not named or {*story} & {*named})
+
+
+def tell(story: list[Path], times: bool) -> list[str]:
+    """Run a story and renew its pages where they differ; return remarks: failures, examples, pictures not drawn."""
+    if story == [families.PAGE]:
+        families.main([])
+        return []
+    name = story[0].parent.name if _name(story[0]) == "experiments/README.md" else story[0].stem
+    with empty_folder(name) as folder:
+        machine = Machine(folder)
+        done = [renewed(page, machine) for page in story]
+        if times or any(renewal.differs for renewal in done):
+            for renewal in done:
+                renewal.page.write_text(renewal.now, encoding="utf-8")
+                for place, made in renewal.pictures.items():
+                    shutil.copyfile(made, place)
+    return [remark for renewal in done for remark in renewal.remarks]
+
+
+def main() -> int:
+    """Renew the pages; returns 1 if one could not be renewed."""
+    parser = argparse.ArgumentParser(prog="python -m tools.run_docs", description="Renew the pages from runs.")
+    parser.add_argument("pages", nargs="*", type=lambda name: Path(name).resolve(), metavar="PAGE")
+    parser.add_argument("--times", action="store_true", help="also where nothing differs but what is measured")
+    given = parser.parse_args()
+    began, said = time.monotonic(), list[str]()
+    for story in stories(given.pages):
+        said += tell(story, given.times)
+    print(*said, sep="\n" if said else "", file=sys.stderr)
+    print(f"{len(said)} remarks after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return 1 if any(line.startswith("failed: ") for line in said) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

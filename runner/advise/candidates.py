@@ -17,9 +17,9 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, rooms
 from runner.estimates.jobs import estimate, time_of, without_download
-from runner.estimates.recorded import Records
+from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate
-from runner.quantization.base import Source as Checkpoint
+from runner.quantization.base import CheckpointSource as Checkpoint
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 COSTS = {
@@ -34,7 +34,7 @@ Compose = Callable[[list[str]], RunnerConfig]
 
 
 @dataclass
-class Limits:
+class UserLimits:
     """What the user allows."""
 
     memory_mib: float | None = None
@@ -83,7 +83,7 @@ class Advice:
 def advise(
     asked: list[str],
     compose: Compose,
-    limits: Limits,
+    limits: UserLimits,
     machine: Machine | None,
     output_dir: Path,
     calibrate: bool,
@@ -120,14 +120,14 @@ def ways(asked: list[str], compose: Compose, is_asked: bool) -> Iterator[Candida
 
 def judge(
     candidates: list[Candidate],
-    limits: Limits,
+    limits: UserLimits,
     machine: Machine | None,
     output_dir: Path,
     calibrate: bool,
     on_line: Callable[[str], None],
 ) -> list[Candidate]:
     """Give each the most rows that it has room for, and its time; say why it is out where it breaks a limit."""
-    records = Records(output_dir)
+    records = FinishedJobs(output_dir)
     known: dict[int, tuple[RunnerConfig, Resolved]] = {}
     with only_looking(True):
         for number, it in enumerate(candidates):

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.types import RunMode
-
-from runner.advise.candidates import COSTS, MOST, Advice, Candidate, Limits, advise
+from runner.advise.candidates import COSTS, MOST, Advice, Candidate, UserLimits, advise
 from runner.advise.machines import Machine, machine_of
-from runner.config.choices import CONF
-from runner.config.hydra import explain, hydra_of, to_config, variables_as_overrides, without_hydra
+from runner.compat.variable_overrides import variables_as_overrides
+from runner.config.compose import compose
+from runner.config.hydra import explain, to_config
 from runner.config.plain_text import quote_texts
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -22,7 +21,7 @@ from runner.core.console import plain, say
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import clock
-from runner.estimates.speed import Source
+from runner.estimates.speed import EstimateBasis
 
 NAME = "runner-advise"
 TIGHT = 0.9  # of what is allowed
@@ -35,7 +34,7 @@ def entry() -> NoReturn:
 
 def message_of(error: Exception) -> str | None:
     """Return the one message for an error that a user can cause, None for a bug."""
-    return explain(error, CONF)
+    return explain(error)
 
 
 def main(arguments: list[str]) -> int:
@@ -76,25 +75,23 @@ def _advise(options: argparse.Namespace) -> int:
         raise ConfigError(f"--run --machine {described.name}: a machine that is only described runs nothing")
     for word in options.overrides:
         if "=" not in word:
-            raise ConfigError(f"{word}: this is no override: write KEY=VALUE or GROUP=CHOICE")
+            raise ConfigError(f"{word}: not a valid override: write KEY=VALUE or GROUP=CHOICE")
     asked = quote_texts(options.overrides)
     asked = [*variables_as_overrides(asked), *asked]
-    hydra = hydra_of()
 
-    def compose(overrides: list[str]) -> RunnerConfig:
-        composed = hydra.compose_config("config", overrides, RunMode.RUN, with_log_configuration=False)
-        return to_config(without_hydra(composed)[0])
+    def checked(overrides: list[str]) -> RunnerConfig:
+        return to_config(*compose(overrides))
 
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
-    limits = Limits(memory_mib, options.seconds_per_question)
-    output_dir = Path(compose(asked).output_dir).expanduser().absolute()
-    found = advise(asked, compose, limits, described, output_dir, not options.quick, say)
+    limits = UserLimits(memory_mib, options.seconds_per_question)
+    output_dir = Path(checked(asked).output_dir).expanduser().absolute()
+    found = advise(asked, checked, limits, described, output_dir, not options.quick, say)
     if options.json:
         print(json.dumps(_as_data(found, described), ensure_ascii=False))
     else:
         show(found, described, limits)
     if not found.chosen:
-        raise JobFailed("nothing keeps to these limits, see above")
+        raise JobFailed("no configuration meets these limits, see above")
     if options.run:
         from runner.advise.running import run
 
@@ -102,7 +99,7 @@ def _advise(options: argparse.Namespace) -> int:
     return 0
 
 
-def show(found: Advice, described: Machine | None, limits: Limits) -> None:
+def show(found: Advice, described: Machine | None, limits: UserLimits) -> None:
     """Print the recommendations, and in a line each why the others are none."""
     where = machine.name() if described is None else f"{described.name}, as it is described"
     allowed = f"at most {limits.memory_mib:,.0f} MiB" if limits.memory_mib else ""
@@ -141,11 +138,15 @@ def _speed(it: Candidate) -> str:
     if it.time is None or each_s is None:
         return "not known: nothing is recorded, and this model was not timed"
     rests = {
-        Source.recorded: "recorded here",
-        Source.calibrated: "calibrated here",
-        Source.guessed: "guessed from bandwidth and matrix rate",
+        EstimateBasis.recorded: "recorded here",
+        EstimateBasis.calibrated: "calibrated here",
+        EstimateBasis.guessed: "guessed from bandwidth and matrix rate",
     }
-    most = " where answers are as long as they may be" if it.time.most and it.time.source is not Source.recorded else ""
+    most = (
+        " where answers are as long as they may be"
+        if it.time.most and it.time.source is not EstimateBasis.recorded
+        else ""
+    )
     whole = f"the job {clock(it.time.seconds)}"
     return f"{each_s:,.2f} s a question{most}, {whole}, ± {it.time.spread:.0%}: {rests[it.time.source]}"
 

@@ -15,7 +15,7 @@ from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, one_line, unknown
 from runner.core.machine import MIB
-from runner.estimates.speed import Source, Speed
+from runner.estimates.speed import EstimateBasis, Speed
 
 FILE = Path(__file__).with_name("machines.yaml")
 SPREAD = 0.6  # of a guess
@@ -77,7 +77,7 @@ class Machine:
             load_s=load_s,
             import_s=5.0,
             pass_tokens=tokens,
-            source=Source.guessed,
+            source=EstimateBasis.guessed,
             spread=SPREAD,
         )
 
@@ -109,6 +109,8 @@ def _machine(name: str, values: dict[str, Any]) -> Machine:
 def _read(file: Path) -> dict[str, Any]:
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(file))
+    except ConfigError as error:
+        raise ConfigError(f"--machine {error}") from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"--machine {file}: cannot be read as YAML ({one_line(error)})") from error
     if not isinstance(values, dict):

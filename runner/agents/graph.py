@@ -24,7 +24,7 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 
 @dataclass(frozen=True)
-class Choice:
+class EdgeDecision:
     """An edge that was taken or left by chance; `probability` is that of taking it."""
 
     kind: Kind
@@ -40,7 +40,7 @@ class Round:
 
     spatial: tuple[Edge, ...]
     temporal: tuple[Edge, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[EdgeDecision, ...]
     log_prob: float
 
     def hears(self, agent: int) -> tuple[int, ...]:
@@ -115,7 +115,7 @@ class Graph:
 
     def draw(self, rng: random.Random, round: int) -> Round:
         """Draw the edges of a round, counted from 0: the first one has no round before it, so no temporal edges."""
-        choices: list[Choice] = []
+        choices: list[EdgeDecision] = []
         spatial = self._drawn("spatial", rng, choices)
         temporal = self._drawn("temporal", rng, choices) if round > 0 else []
         log_prob = math.fsum(
@@ -123,7 +123,7 @@ class Graph:
         )
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
-    def _drawn(self, kind: Kind, rng: random.Random, choices: list[Choice]) -> list[Edge]:
+    def _drawn(self, kind: Kind, rng: random.Random, choices: list[EdgeDecision]) -> list[Edge]:
         """Draw the edges of one kind; a spatial edge that would close a cycle is left out, which is no choice."""
         edges, taken = self.kinds[kind], []
         weights = edges.weights
@@ -134,7 +134,7 @@ class Graph:
             if edges.optimized:
                 probability = float(weights[source, target])
                 chosen = rng.random() < probability
-                choices.append(Choice(kind, source, target, chosen, probability))
+                choices.append(EdgeDecision(kind, source, target, chosen, probability))
                 if not chosen:
                     continue
             taken.append((source, target))

@@ -19,7 +19,7 @@ Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether i
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """What one iteration did; `pruned` is empty where none was due."""
 
     iteration: int  # counted from 1
@@ -68,7 +68,7 @@ class Learner:
         shape = graph.spatial.logits.shape
         self.adams = {kind: Adam(shape, lr) for kind, edges in graph.kinds.items() if edges.optimized}
 
-    def step(self, plays: Sequence[Play]) -> Step:
+    def step(self, plays: Sequence[Play]) -> TrainingStep:
         """Learn from the questions of one iteration, then prune if that is due."""
         assert plays
         self.iterations += 1
@@ -81,7 +81,7 @@ class Learner:
         pruned = {kind: tuple(prune(self.graph.kinds[kind], self.pruning_rate)) for kind in self.adams if is_due}
         solved = sum(was_solved for _, was_solved in plays) / len(plays)
         live = {kind: edges.count for kind, edges in self.graph.kinds.items()}
-        return Step(self.iterations, loss, solved, live, pruned)
+        return TrainingStep(self.iterations, loss, solved, live, pruned)
 
     def gradients(self, plays: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
         """Return the loss of one iteration, and its gradient by the logits of each kind that is optimized."""

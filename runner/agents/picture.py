@@ -2,7 +2,7 @@
 
 An edge is as wide as the probability that training gave it; a pruned one is dashed and pale, as wide as when it went.
 Where nothing is learned, every edge has the same width; one that no round takes, to avoid a circle, is merely pale.
-Numbers start from 1, as in tables.
+A team of one round has no temporal panel: nobody hears what was said in the round before. Numbers start from 1.
 """
 
 from __future__ import annotations
@@ -40,23 +40,27 @@ SPATIAL, TEMPORAL = _Look("#4e79a7", "#b5c8dd"), _Look("#d9772b", "#f3cdaa", " (
 LEGEND_LOOK = _Look("#777777", "#c4c4c4")
 
 
-def svg(graph: Graph, title: str, roles: Sequence[str]) -> str:
-    """Draw a graph in two panels, spatial and temporal edges; `roles` names each agent."""
+def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int) -> str:
+    """Draw a graph as it is used in so many rounds: spatial edges, and temporal ones where there is a round before."""
     assert len(roles) == graph.agents
     ring = max(115.0, graph.agents * STEP / 4.2)
     step = max(STEP, min(84, 2 * ring / max(1, graph.agents - 1)))  # between the agents of a column
     tall = max(2 * ring, step * (graph.agents - 1))
-    legend = _legend() if any(edges.optimized for edges in graph.kinds.values()) else []
+    shown = (graph.spatial, graph.temporal) if rounds > 1 else (graph.spatial,)
+    legend = _legend() if any(edges.optimized for edges in shown) else []
     height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
     half, middle = ring + NODE + LABEL, TOP + tall / 2
     taken = set(graph.draw(random.Random(0), 0).spatial)  # by a graph that is not optimized: the same in every round
     pieces = [text(24, 32, title, bold=True)]
     pieces += _spatial(graph.spatial, roles, (half, middle), ring, taken)
-    pieces += _temporal(graph.temporal, roles, (2 * half + NODE + LABEL + ACROSS / 2, middle), step)
+    wide = 2 * half
+    if rounds > 1:
+        pieces += _temporal(graph.temporal, roles, (wide + NODE + LABEL + ACROSS / 2, middle), step)
+        wide += ACROSS + 2 * (NODE + LABEL)
     if legend:
         pieces.append(f'<g transform="translate(24 {height - 30:.1f})">')
         pieces += [*legend, "</g>"]
-    return document(2 * half + ACROSS + 2 * (NODE + LABEL), height, pieces)
+    return document(wide, height, pieces)
 
 
 def _spatial(edges: Edges, roles: Sequence[str], middle: Point, ring: float, taken: set[Edge]) -> list[str]:
@@ -87,7 +91,9 @@ def _temporal(edges: Edges, roles: Sequence[str], middle: Point, step: float) ->
         [(x, first + step * number) for number in range(len(roles))]
         for x in (middle[0] - ACROSS / 2, middle[0] + ACROSS / 2)
     )
-    pieces = _head(middle[0], "Temporal: who hears whom of the round before", edges, "all taken")
+    pieces = _head(
+        middle[0], "Temporal: who hears whom of the round before", edges, "all taken from the second round on"
+    )
     pieces += _arrows(edges, left, right, TEMPORAL, roles, bend=0.0, never=set())
     for column, side, words in ((left, -1, "round before"), (right, 1, "this round")):
         pieces.append(text(column[0][0], first - NODE - 10, words, colour=GREY, anchor="middle"))

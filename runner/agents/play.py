@@ -15,18 +15,18 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from runner.agents.sandbox import CodeOutcome
-from runner.agents.team import Answered, Course, Turn
+from runner.agents.team import AgentCall, Answered, Discussion
 from runner.core.result import Call, FinishReason
-from runner.engines.base import Completion, Request, RequestId
+from runner.engines.base import Completion, Event, Request, RequestId, gather
 from runner.engines.session import Session
 
 LOTS = 8  # that make up what is on its way: calls wait until an eighth as many as are under way are ready
 
 
-class Records(Protocol):
+class CallLog(Protocol):
     """Where calls are kept, each at once."""
 
-    def find(self, turn: Turn) -> Answered | None:
+    def find(self, turn: AgentCall) -> Answered | None:
         """Return what an earlier start has got for this very prompt, with or without its program's outcome."""
 
     def add(self, answered: Answered) -> None:
@@ -44,11 +44,11 @@ class Code(Protocol):
 
 
 class Player:
-    """Plays courses to their end, some of them after others, over one session."""
+    """Plays discussions to their end, some of them after others, over one session."""
 
     def __init__(
         self,
-        records: Records,
+        records: CallLog,
         code: Code,
         open_session: Callable[[], Session],
         on_step: Callable[[], None] = lambda: None,
@@ -57,9 +57,9 @@ class Player:
         self._records, self._code, self._open_session, self._on_step = records, code, open_session, on_step
         self._session: Session | None = None
         self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
-        self._ready: list[Turn] = []
-        self._asked: dict[RequestId, Turn] = {}
-        self._courses: dict[str, Course] = {}  # by the id of a call that is ready, asked or run
+        self._ready: list[AgentCall] = []
+        self._asked: dict[RequestId, AgentCall] = {}
+        self._courses: dict[str, Discussion] = {}  # by the id of a call that is ready, asked or run
         self._ran: queue.SimpleQueue[tuple[Answered, Future[CodeOutcome]]] = queue.SimpleQueue()
         self._running = 0
 
@@ -71,41 +71,49 @@ class Player:
         if self._session is not None:
             self._session.close()
 
-    def play(self, courses: Sequence[Course], on_end: Callable[[Course], None] = lambda _: None) -> None:
+    def play(self, discussions: Sequence[Discussion], on_end: Callable[[Discussion], None] = lambda _: None) -> None:
         """Play all of them to their end; `on_end` hears of each as it gets there."""
-        left = {course.key: course for course in courses}
+        left = {discussion.key: discussion for discussion in discussions}
 
-        def look(course: Course) -> None:
-            self._go_on(course)
-            if course.has_ended and left.pop(course.key, None) is not None:
-                self._give_up_the_rest(course)
-                on_end(course)
+        def look(discussion: Discussion) -> None:
+            self._go_on(discussion)
+            if discussion.has_ended and left.pop(discussion.key, None) is not None:
+                self._give_up_the_rest(discussion)
+                on_end(discussion)
 
-        for course in courses:
-            look(course)
-        while left:
-            self._submit()
-            is_idle = not self._asked
-            heard = [] if is_idle else self._step()
-            for course in [*heard, *self._programs(wait=is_idle)]:
-                look(course)
+        def listen(events: list[Event], wait: bool = False) -> bool:
+            for discussion in [*self._heard(events), *self._programs(wait)]:
+                look(discussion)
             self._on_step()
+            if left:
+                self._submit()
+            return bool(left)
 
-    def _go_on(self, course: Course) -> None:
+        for discussion in discussions:
+            look(discussion)
+        if left:
+            self._submit()
+        while left:
+            if self._session is not None and self._asked:
+                gather(self._session, [], listen)
+            else:
+                listen([], wait=True)
+
+    def _go_on(self, discussion: Discussion) -> None:
         """Take what is recorded, and get the rest under way."""
-        turns = course.ready()
+        turns = discussion.ready()
         while turns:
             for turn in turns:
-                self._courses[turn.id] = course
+                self._courses[turn.id] = discussion
                 answered = self._records.find(turn)
                 if answered is None:
                     self._ready.append(turn)
                 else:
                     self._take(answered)
-            turns = course.ready()
+            turns = discussion.ready()
 
     def _take(self, answered: Answered) -> None:
-        """Bring a call into its course, behind its program where that has still to be run."""
+        """Bring a call into its discussion, behind its program where that has still to be run."""
         if answered.turn.writes_code and answered.code is None and not answered.failed:
             self._running += 1
             future = self._pool.submit(self._code.run, answered.call.text)
@@ -124,46 +132,45 @@ class Player:
             self._asked[turn.id] = turn
         self._ready = []
 
-    def _step(self) -> list[Course]:
-        """Let the engine do one unit of work; return the courses that have got something of it."""
-        assert self._session is not None
+    def _heard(self, events: list[Event]) -> list[Discussion]:
+        """Take what came of a step; return the discussions that have got something of it."""
         heard = []
-        for event in self._session.step():
+        for event in events:
             if isinstance(event, Completion) and event.finish_reason is not FinishReason.cancelled:
-                course, answered = self._courses[str(event.id)], answered_by(self._asked.pop(event.id), event)
+                discussion, answered = self._courses[str(event.id)], answered_by(self._asked.pop(event.id), event)
                 self._records.add(answered)
                 self._take(answered)
-                heard.append(course)
+                heard.append(discussion)
             elif isinstance(event, Completion):
                 self._courses.pop(self._asked.pop(event.id).id)
         return heard
 
-    def _programs(self, wait: bool) -> list[Course]:
-        """Return the courses that have got something of the programs that have ended; wait for one, if asked to."""
+    def _programs(self, wait: bool) -> list[Discussion]:
+        """Return the discussions that have got something of the programs that have ended; wait for one, if asked to."""
         heard = []
         while self._running and (wait or not self._ran.empty()):
             answered, done = self._ran.get()
             self._running -= 1
             wait = False
-            course = self._courses[answered.turn.id]
+            discussion = self._courses[answered.turn.id]
             answered = replace(answered, code=done.result())
             self._records.add_code(answered)
             self._take(answered)
-            heard.append(course)
+            heard.append(discussion)
         return heard
 
-    def _give_up_the_rest(self, course: Course) -> None:
+    def _give_up_the_rest(self, discussion: Discussion) -> None:
         """Ask for nothing more of a question that has failed."""
-        if not course.failed:
+        if not discussion.failed:
             return
-        self._ready = [turn for turn in self._ready if self._courses[turn.id] is not course]
+        self._ready = [turn for turn in self._ready if self._courses[turn.id] is not discussion]
         for turn in self._asked.values():
-            if self._courses[turn.id] is course:
+            if self._courses[turn.id] is discussion:
                 assert self._session is not None
                 self._session.cancel(turn.id)
 
 
-def answered_by(turn: Turn, completion: Completion) -> Answered:
+def answered_by(turn: AgentCall, completion: Completion) -> Answered:
     """Return a completion as the answer to a turn."""
     call = Call(
         who=turn.who,
@@ -175,5 +182,7 @@ def answered_by(turn: Turn, completion: Completion) -> Answered:
         seconds=round(completion.seconds, 6),
         new_tokens=completion.new_tokens,
         error=completion.error,
+        by=completion.by,
+        calls=completion.calls,
     )
     return Answered(turn, call, permanent=completion.permanent, cost_usd=completion.cost_usd)

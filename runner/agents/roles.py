@@ -26,7 +26,7 @@ _LONGEST_WHY = 200
 
 
 @dataclass(frozen=True)
-class Said:
+class AgentMessage:
     """What an agent said in a round: its text, the number in it, and what its program came to where it wrote one."""
 
     agent: int  # from 0 on
@@ -43,13 +43,13 @@ def number(role: Role | None, text: str, code: CodeOutcome | None = None, is_who
     return extract(text, Extractor.flexible if is_whole else Extractor.strict)
 
 
-def said(agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> Said:
+def said(agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> AgentMessage:
     """Keep what an agent said, with its number in plain form."""
-    return Said(agent, role, text, number(role, text, code, is_whole), code)
+    return AgentMessage(agent, role, text, number(role, text, code, is_whole), code)
 
 
 def messages(
-    role: Role, domain: Domain, question: str, spatial: Sequence[Said], temporal: Sequence[Said]
+    role: Role, domain: Domain, question: str, spatial: Sequence[AgentMessage], temporal: Sequence[AgentMessage]
 ) -> tuple[Message, ...]:
     """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round before."""
     wording = WORDINGS[domain]
@@ -68,7 +68,7 @@ def messages(
     return Message("system", head(role, domain)), Message("user", _joined(wording, parts))
 
 
-def decision_messages(domain: Domain, question: str, heard: Sequence[Said]) -> tuple[Message, ...]:
+def decision_messages(domain: Domain, question: str, heard: Sequence[AgentMessage]) -> tuple[Message, ...]:
     """Return the call of the agent that decides, who sees what each agent said in the last round."""
     wording = WORDINGS[domain]
     parts = [wording.question.format(question=question)]
@@ -83,7 +83,7 @@ def head(role: Role, domain: Domain) -> str:
     return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
 
 
-def quoted(domain: Domain, one: Said) -> str:
+def quoted(domain: Domain, one: AgentMessage) -> str:
     """Return what an agent said as its neighbours are shown it; no line of it can pass for one of the prompt's own."""
     wording = WORDINGS[domain]
     text = _middle_left_out(unmarked(one.text).strip(), wording.longest) or NOTHING
@@ -112,7 +112,7 @@ def unmarked(text: str) -> str:
     return _SPECIAL.sub(r"\g<0> ", text)
 
 
-def _texts(domain: Domain, title: str, template: str, heard: Sequence[Said]) -> list[str]:
+def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:
     texts = [template.format(agent=one.agent + 1, role=one.role.value, text=quoted(domain, one)) for one in heard]
     return [title, *texts] if texts else []
 

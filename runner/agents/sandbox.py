@@ -1,8 +1,11 @@
 """Run Python that a model has written: in a process of its own that can harm nothing, and judged by `answer` alone.
 
 The process (sandbox_child.py) gets no environment and an empty folder, takes limits on itself and asks the kernel to
-refuse it everything else: files outside that folder (Landlock), and network, processes, signals and whatever else a
-computation does not need (seccomp, syscalls.py). `protections` says which of it this machine has.
+refuse it everything else: files elsewhere (Landlock), and network, processes, signals and whatever else a computation
+does not need (seccomp, syscalls.py). Modules that the code names are imported first; then every call that takes a path
+is refused, too, so that it cannot tell which files exist. `protections` says which of it this machine has.
+
+What comes back is not to be trusted: the code can write to the pipe itself. So each part is bounded here once more.
 """
 
 from __future__ import annotations
@@ -25,15 +28,19 @@ from enum import StrEnum
 from pathlib import Path
 
 from runner.agents import sandbox_child, syscalls
+from runner.agents.sandbox_child import LONGEST_TEXT, MOST_DIGITS
 from runner.config.task import Extractor
 from runner.core.child import describe_exit
 from runner.core.errors import JobFailed
+from runner.core.machine import MIB
 from runner.scorers.numbers import extract
 
-MIB, KIB = 1024 * 1024, 1024
+KIB = 1024
 LONGEST_CODE = 20_000  # characters
-SHOWN = 500  # of what was printed: what an outcome keeps
-_MOST_ANSWERED = 64 * KIB  # bytes of a result; only code that writes to the pipe itself gets there
+SHOWN = 500  # characters of what was printed: what an outcome keeps
+# The parts of a result, and how many characters of each are kept; the child gives no more unless the code takes part.
+_FIELDS = {"held": 200, "answer": LONGEST_TEXT, "why": 400, "printed": SHOWN}
+_MOST_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself gets there
 _LOOK_S = 0.1  # a program that runs longer has its folder looked at so often
 _MOST_FILES = 100
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
@@ -53,7 +60,7 @@ class CodeStatus(StrEnum):
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """What a program may take."""
 
     seconds: float = 10.0  # by the clock
@@ -87,9 +94,9 @@ class Sandbox:
     `without` names protections to go without (landlock, seccomp), as on a machine that lacks them.
     """
 
-    def __init__(self, limits: Limits | None = None, without: frozenset[str] = frozenset()) -> None:
-        self.limits, self.without = limits or Limits(), without
-        self._filter = b"" if "seccomp" in without else syscalls.program()
+    def __init__(self, limits: SandboxLimits | None = None, without: frozenset[str] = frozenset()) -> None:
+        self.limits, self.without = limits or SandboxLimits(), without
+        self._filters = () if "seccomp" in without else syscalls.programs()
         self._held: frozenset[str] | None = None  # names from the child, once it has been tried
         self._lock = threading.Lock()
 
@@ -109,8 +116,8 @@ class Sandbox:
         with self._lock:
             if self._held is None:
                 outcome, held = self._run((_PROBE,))
-                if outcome.answer != _PROBE_ANSWER and self._filter:
-                    self._filter = b""
+                if outcome.answer != _PROBE_ANSWER and self._filters:
+                    self._filters = ()
                     outcome, held = self._run((_PROBE,))
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(f"the sandbox for written Python does not work on this machine: {outcome.why}")
@@ -136,7 +143,8 @@ class Sandbox:
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
-            return self._outcome(data, why, process.returncode)
+                    cpu_s = _reap(process)
+            return self._outcome(data, why, process.returncode, cpu_s)
         finally:
             _remove(folder)
 
@@ -149,7 +157,7 @@ class Sandbox:
             "file": limits.file_kib * KIB,
             "printed": limits.printed_kib * KIB,
             "shown": SHOWN,
-            "filter": self._filter,
+            "filters": self._filters,
             "without": tuple(self.without),
         }
         assert process.stdin is not None
@@ -159,33 +167,47 @@ class Sandbox:
     def _listen(self, process: subprocess.Popen[bytes], folder: str) -> tuple[bytes, str]:
         """Return what the process says until it ends, or why it was not waited for."""
         assert process.stdout is not None
-        descriptor, data = process.stdout.fileno(), b""
+        descriptor, data, is_open = process.stdout.fileno(), b"", True
         deadline = time.monotonic() + self.limits.seconds
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         while (left_s := deadline - time.monotonic()) > 0:
-            if not poll.poll(1000 * min(left_s, _LOOK_S)):
-                if _is_full(folder, 4 * self.limits.file_kib * KIB):
-                    return b"", "it wrote more files than it may"
-                continue
-            chunk = os.read(descriptor, _MOST_ANSWERED)
-            data += chunk
-            if not chunk:
-                return data, ""
-            if len(data) > _MOST_ANSWERED:
-                return b"", "it wrote into the pipe for its answer"
-        return b"", f"it was stopped after {self.limits.seconds:g} s"
+            wait_s = min(left_s, _LOOK_S)
+            if not is_open:
+                time.sleep(min(wait_s, 0.01))
+                if _has_ended(process):
+                    return data, ""
+            elif poll.poll(1000 * wait_s):
+                chunk = os.read(descriptor, _MOST_ANSWERED)
+                data += chunk
+                if len(data) > _MOST_ANSWERED:
+                    return b"", "it wrote into the pipe for its answer"
+                if is_open := bool(chunk):
+                    continue
+                if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
+                    return data, ""
+                poll.unregister(descriptor)  # the pipe was closed by an end that is under way, or by the code
+            if _is_full(folder, 4 * self.limits.file_kib * KIB):
+                return b"", "it wrote more files than it may"
+        closed = "" if is_open else "it closed the pipe for its answer, and "
+        return b"", f"{closed}{'' if closed else 'it '}was stopped after {self.limits.seconds:g} s"
 
-    def _outcome(self, data: bytes, why: str, exit_code: int) -> tuple[CodeOutcome, frozenset[str]]:
+    def _outcome(self, data: bytes, why: str, exit_code: int, cpu_s: float) -> tuple[CodeOutcome, frozenset[str]]:
         fields = data.decode(errors="replace").split("\0")
-        if why or len(fields) != 4:
-            if exit_code == -signal.SIGXCPU:
+        if why or len(fields) != len(_FIELDS):
+            # a program that is deaf to SIGXCPU gets SIGKILL a second later
+            is_deaf = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
+            if not why and (is_deaf or exit_code == -signal.SIGXCPU):
                 why = f"it used more than {self.limits.cpu_s} s of CPU time"
+            elif data and exit_code == 0:
+                why = why or "it wrote into the pipe for its answer"
             return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
-        held, answer, why, printed = fields
+        held, answer, why, printed = (field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True))
         number = extract(answer, Extractor.flexible) if answer else None
+        if number is not None and len(number) > MOST_DIGITS:
+            number, why = None, f"`answer` has more than {MOST_DIGITS} digits"
         if number is None:
-            why = why or f"`answer` is {answer[:100]!r} and no number"
+            why = why or f"`answer` is {answer.strip()[:100]!r} and no number"
             return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
         return CodeOutcome(number, CodeStatus.ok, "", printed), frozenset(held.split())
 
@@ -204,7 +226,7 @@ def programs_in(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]))
 
 
-def in_words(held: frozenset[str], limits: Limits) -> Protections:
+def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
     """Say what the names from the child mean, and what those mean that are not there."""
     clauses = ["a process of its own with no environment, in an empty folder", f"{limits.seconds:g} s by the clock"]
     missing: list[str] = []
@@ -214,14 +236,14 @@ def in_words(held: frozenset[str], limits: Limits) -> Protections:
         ("fsize", f"{limits.file_kib} KiB a file"),
     ):
         (clauses if name in held else missing).append(words if name in held else f"no limit of {words}")
-    for name, what in (
-        ("landlock", "files elsewhere"),
-        ("seccomp", "network, processes, signals, other calls of the system"),
-    ):
+    by_path = ("seccomp", "all files, also whether they exist") if "paths" in held else ("landlock", "files elsewhere")
+    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
         if name in held:
             clauses.append(f"{what}: refused by the kernel ({name})")
         else:
             missing.append(f"{what}: refused by Python only, which code that means harm can get round")
+    if "paths" not in held:
+        missing.append("whether a file exists can be seen")
     if "nproc" in held and "powerless" in held and "seccomp" not in held:
         missing.append("no limit of processes: root has none")
     if "nobody" in held:
@@ -233,6 +255,22 @@ def in_words(held: frozenset[str], limits: Limits) -> Protections:
 
 def _failed(why: str) -> CodeOutcome:
     return CodeOutcome(None, CodeStatus.code_failed, why)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended; on Linux it is left to be reaped, so that its id stays its own."""
+    if sys.platform != "linux":
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _reap(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process, and return the seconds of CPU time that it took; 0 where it was waited for before."""
+    if process.returncode is not None:
+        return 0.0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _is_full(folder: str, most_bytes: int) -> bool:

@@ -1,6 +1,7 @@
 """The process in which written code runs (sandbox.py starts it, by this file's path, with `python -I -S`).
 
-It takes the limits on itself, lets the kernel refuse the rest, and only then reads the code. What it says at the end
+It takes the limits on itself, lets the kernel refuse the rest, and only then reads the code. Before the code runs, what
+it imports of the standard library is imported, and then the kernel refuses every path. What it says at the end
 goes to a pipe that was its stdout: what protects it, the value of `answer`, why there is none, what was printed.
 It imports little, since it starts thousands of times, and nothing of the runner.
 """
@@ -12,8 +13,12 @@ import marshal
 import os
 import resource
 import sys
-from typing import Any
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` imports as much as all the rest
+    from typing import Any
+
+LONGEST_TEXT, MOST_DIGITS = 1000, 100  # of `answer`: characters of a text, characters of a number
 NOBODY = 65534
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # of prctl
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -25,6 +30,9 @@ _IN_FOLDER = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE  # flat 
 # What Python reads when it imports: its own modules, and the libraries of the system that some of them load.
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/zero", "/usr/share/zoneinfo")
+_ONLY_AST = 0x400  # ast.PyCF_ONLY_AST; `ast` itself takes as long to import as all of this
+# What modules import inside of their functions, for things that a computation may well do.
+_LATE = {"time": ["_strptime"], "datetime": ["_strptime"], "collections": ["heapq", "copy"], "functools": ["weakref"]}
 
 
 class Printed(io.StringIO):
@@ -49,14 +57,19 @@ def main() -> None:
     result = os.dup(1)
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
-    held = protect(job)
+    held, libc = protect(job)
     texts: tuple[str, ...] = marshal.load(given)
     os.dup2(1, 0)
     sys.stdin = io.StringIO()
     write, leave, join = os.write, os._exit, b"\0".join  # the code may put others in their place
     printed = Printed(job["printed"])
     sys.stdout = printed
-    answer, why = run(texts)
+    tree, code, why = compiled(texts)
+    answer = ""
+    if code is not None:
+        if "seccomp" in held and refuse_paths(tree, libc, job["filters"][1]):
+            held.append("paths")
+        answer, why = run(code)
     if printed.is_flooded:
         answer, why = "", f"printed more than {job['printed']} characters"
     shown = printed.getvalue()[: job["shown"]]
@@ -65,17 +78,72 @@ def main() -> None:
     leave(0)
 
 
-def run(texts: tuple[str, ...]) -> tuple[str, str]:
-    """Run the first text that is Python; return `answer` as text, or an empty one and the reason."""
-    code, why = None, "no code"
+def compiled(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
+    """Return the first text that is Python, as a tree and compiled; or the reason why none of them is."""
+    why = ""
     for text in texts:
         try:
-            code = compile(text, "<code>", "exec", dont_inherit=True)
-            break
+            tree = compile(text, "<code>", "exec", _ONLY_AST, dont_inherit=True)
+            return tree, compile(text, "<code>", "exec", dont_inherit=True), ""
         except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError) as error:
-            why = why if why != "no code" else said(error)  # of the first: the others are guesses
-    if code is None:
-        return "", why
+            why = why or said(error)  # of the first: the others are guesses
+    return None, None, why or "no code"
+
+
+def refuse_paths(tree: Any, libc: Any, lines: bytes) -> bool:
+    """Import what the code names of the standard library, then have the kernel refuse every path."""
+    before, named = set(sys.modules), {"warnings": list[str]()} | imports_in(tree)
+    import_all(named)
+    loaded = {*named, *sys.modules} - (before - {*named})
+    import_all({late: [] for name in _LATE if name in loaded for late in _LATE[name]})
+    if not filter_calls(libc, lines):
+        return False
+    sys.meta_path[-1:] = [TooLate]
+    return True
+
+
+class TooLate:
+    """Finds no module of the standard library once paths are refused, and says why."""
+
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        """Refuse what could have been imported before."""
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"the sandbox imports only what the code names: write `import {name}`", name=name)
+
+
+def imports_in(tree: Any) -> dict[str, list[str]]:
+    """Return the modules that some code names, wherever in it, and what it wants from each."""
+    nodes, found = [tree], dict[str, list[str]]()
+    while nodes:
+        node = nodes.pop()
+        for value in (getattr(node, name, None) for name in node._fields):
+            nodes += [one for one in (value if isinstance(value, list) else [value]) if hasattr(one, "_fields")]
+        kind = type(node).__name__
+        if kind == "Import":
+            for alias in node.names:
+                found.setdefault(alias.name, [])
+        elif kind == "ImportFrom" and node.module and not node.level:
+            found.setdefault(node.module, []).extend(alias.name for alias in node.names)
+        elif kind == "Call" and node.args and isinstance(name := getattr(node.args[0], "value", None), str):
+            called = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
+            if called in ("__import__", "import_module"):
+                found.setdefault(name, [])
+    return found
+
+
+def import_all(modules: dict[str, list[str]]) -> None:
+    """Import modules of the standard library; what fails here fails in the code, too, and is said there."""
+    for name, members in modules.items():
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            try:
+                __import__(name, fromlist=members)
+            except BaseException:  # noqa: BLE001 - some modules are not built everywhere, and some exit
+                continue
+
+
+def run(code: Any) -> tuple[str, str]:
+    """Run code; return `answer` as text, or an empty one and the reason."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     try:
@@ -88,22 +156,34 @@ def run(texts: tuple[str, ...]) -> tuple[str, str]:
 
 
 def as_text(value: Any) -> tuple[str, str]:
-    """Return a number as text, without the noise of binary fractions, or else the reason why it is none."""
+    """Return a number as text, without the noise of binary fractions, or else the reason why it is none.
+
+    A text counts by the number in it, as what agents say does. Other types are none, whatever float() makes of them.
+    """
     if isinstance(value, bool) or value is None:
         return "", f"`answer` is {value} and no number"
     if isinstance(value, str):
-        return value[:1000], ""
-    if isinstance(value, int):
-        return str(int(value)), ""
-    number = float(value)  # Decimal, Fraction: whatever can be one
-    if number != number or number in (float("inf"), float("-inf")):
-        return "", f"`answer` is {number} and no number"
+        text = str.__str__(value).strip()
+        if len(text) > LONGEST_TEXT:
+            return "", f"`answer` is a text of {len(text)} characters and no number"
+        if not "".join(text.split()).isprintable():
+            return "", "`answer` is a text with characters that cannot be printed, and no number"
+        return text or " ", ""
+    of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
+    kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))
+    if not isinstance(value, kinds):
+        return "", f"`answer` is of type {type(value).__name__[:100]} and no number"
+    if value != value or value in (float("inf"), float("-inf")):
+        return "", f"`answer` is {float(value)} and no number"
+    if not -(10**MOST_DIGITS) < value < 10**MOST_DIGITS:
+        return "", f"`answer` has more than {MOST_DIGITS} digits"
+    number = value if isinstance(value, int) else float(value)
     if number == int(number):
         return str(int(number)), ""
     text = format(number, ".12g")
     if "e" in text:  # as small as 1e-07: the same digits written out
         text = format(number, f".{11 - int(text.split('e')[1])}f").rstrip("0")
-    return text, ""
+    return (text, "") if len(text) <= MOST_DIGITS else ("", f"`answer` has more than {MOST_DIGITS} digits")
 
 
 def said(error: BaseException) -> str:
@@ -113,11 +193,12 @@ def said(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001 - an exception of the code's own making
         text = ""
     first = text.splitlines()[0][:200] if text else ""
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    name = type(error).__name__[:100]
+    return f"{name}: {first}" if first else name
 
 
-def protect(job: dict[str, Any]) -> list[str]:
-    """Take on all that this machine has, and return the names of what holds."""
+def protect(job: dict[str, Any]) -> tuple[list[str], Any]:
+    """Take on all that this machine has; return the names of what holds, and the C library."""
     held = take_limits(job)
     libc: Any = None
     if sys.platform == "linux":
@@ -132,13 +213,13 @@ def protect(job: dict[str, Any]) -> list[str]:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if libc is not None and "landlock" not in job["without"] and close_files(libc):
         held.append("landlock")
-    if libc is not None and job["filter"] and filter_calls(libc, job["filter"]):
+    if libc is not None and job["filters"] and filter_calls(libc, job["filters"][0]):
         held.append("seccomp")
     if "landlock" not in held or "seccomp" not in held:
         for name in ("ctypes", "_ctypes"):
             sys.modules.pop(name, None)
         sys.addaudithook(refuser("landlock" not in held, "seccomp" not in held))
-    return held
+    return held, libc
 
 
 def take_limits(job: dict[str, Any]) -> list[str]:

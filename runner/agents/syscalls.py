@@ -1,7 +1,11 @@
-"""What a computation may ask of Linux, as a seccomp filter: whatever is not on the list is refused.
+"""What a computation may ask of Linux, as seccomp filters: whatever is not on the list is refused.
 
 So there is no socket, no process, no signal to others, no tracing, no changing of limits or priorities, and nothing
 that a later kernel brings. The program runs on: what is refused raises PermissionError in Python.
+
+There are two filters. Under the first one Python reads the modules that the code imports. The second one is put on top
+before the code runs and refuses every call that takes a path: neither Landlock nor a filter can refuse some paths only
+without telling by the error which of the others exist.
 """
 
 from __future__ import annotations
@@ -15,10 +19,7 @@ import sys
 ALLOWED: dict[str, tuple[int, int | None]] = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
     "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23), "dup2": (33, None),
-    "dup3": (292, 24), "open": (2, None), "openat": (257, 56), "ftruncate": (77, 46), "unlink": (87, None),
-    "unlinkat": (263, 35),
-    "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
-    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17),
+    "dup3": (292, 24), "ftruncate": (77, 46), "fstat": (5, 80), "getcwd": (79, 17),
     "getdents": (78, None), "getdents64": (217, 61),
     "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
     "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233),
@@ -31,26 +32,44 @@ ALLOWED: dict[str, tuple[int, int | None]] = {
     "getgid": (104, 176), "getegid": (108, 177), "uname": (63, 160), "sysinfo": (99, 179), "getrandom": (318, 278),
     "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
+# Allowed as well until the code runs: it could learn from each of them whether a path exists.
+BY_PATH: dict[str, tuple[int, int | None]] = {
+    "open": (2, None), "openat": (257, 56), "unlink": (87, None), "unlinkat": (263, 35),
+    "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
+    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
+}  # fmt: skip
 # Refused with an errno of their own, which libraries take for "go on without": no terminal, and an older kernel.
 ANSWERED = {"ioctl": ((16, 29), errno.ENOTTY), "clone3": ((435, 435), errno.ENOSYS)}
 FCNTL = (72, 25)
 # Of fcntl: duplicate, and read or set what closes on exec. Not F_SETFL and F_SETOWN, with which a file sends signals.
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
+PRCTL = (157, 167)
+PRCTL_OPTIONS = (22,)  # PR_SET_SECCOMP, which puts on a further filter and takes none off; until the code runs
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
 _X32 = 0x40000000  # numbers from here on are x86_64's calls under other names
 
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # of the kernel's BPF: ld abs, jeq, jge, ret
-_NUMBER_AT, _ARCH_AT, _SECOND_ARGUMENT_AT = 0, 4, 24  # in struct seccomp_data; little-endian on both
+_NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (
+    0,
+    4,
+    16,
+    24,
+)  # in struct seccomp_data; little-endian on both
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def program(machine: str | None = None) -> bytes:
-    """Return the filter for a machine, as an array of struct sock_filter; empty where there is none for it."""
+def programs(machine: str | None = None) -> tuple[bytes, ...]:
+    """Return the filters for imports and for the code, as arrays of struct sock_filter; none for other machines."""
     machine = machine or (platform.machine() if sys.platform == "linux" else "")
     if machine not in ARCHITECTURES or sys.byteorder != "little":
-        return b""
+        return ()
+    return _program(machine, imports=True), _program(machine, imports=False)
+
+
+def _program(machine: str, imports: bool) -> bytes:
     column, architecture = ARCHITECTURES[machine]
-    numbers = [number for pair in ALLOWED.values() if (number := pair[column]) is not None]
+    allowed = ALLOWED | (BY_PATH if imports else {})
+    numbers = [number for pair in allowed.values() if (number := pair[column]) is not None]
     # from the top: (code, operand, how many lines to skip if true, if false)
     lines = [
         (_LOAD, _ARCH_AT, 0, 0),
@@ -62,12 +81,19 @@ def program(machine: str | None = None) -> bytes:
     ]
     for answered, error in ANSWERED.values():
         lines += [(_EQUAL, answered[column], 0, 1), (_RETURN, _ERRNO | error, 0, 0)]
-    commands = len(FCNTL_COMMANDS)
-    lines += [(_EQUAL, FCNTL[column], 0, commands + 3), (_LOAD, _SECOND_ARGUMENT_AT, 0, 0)]
-    lines += [(_EQUAL, command, commands - place, 0) for place, command in enumerate(FCNTL_COMMANDS)]
-    lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
+    lines += _by_argument(FCNTL[column], _SECOND_ARGUMENT_AT, FCNTL_COMMANDS)
+    if imports:
+        lines += _by_argument(PRCTL[column], _FIRST_ARGUMENT_AT, PRCTL_OPTIONS)
     lines += [(_EQUAL, number, len(numbers) - place, 0) for place, number in enumerate(numbers)]
     lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
     return b"".join(
         struct.pack("=HBBI", code, if_true, if_false, operand) for code, operand, if_true, if_false in lines
     )
+
+
+def _by_argument(number: int, place_of_argument: int, values: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """Return the lines that let a call pass with some values of one argument, and refuse it with all others."""
+    count = len(values)
+    lines = [(_EQUAL, number, 0, count + 3), (_LOAD, place_of_argument, 0, 0)]
+    lines += [(_EQUAL, value, count - place, 0) for place, value in enumerate(values)]
+    return [*lines, (_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.agents.sandbox import CodeStatus
-from runner.agents.team import DECISION, Course, Link
+from runner.agents.team import DECISION, Discussion, Link
 from runner.agents.wording import Role
 
 
@@ -23,20 +23,24 @@ class Cost:
 
 @dataclass
 class Tally:
-    """Adds up courses."""
+    """Adds up discussions."""
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: those that did not
 
-    def add(self, course: Course) -> None:
-        """Count all calls of a course."""
-        for answered in course.answered.values():
+    def add(self, discussion: Discussion) -> None:
+        """Count all calls of a discussion."""
+        for answered in discussion.answered.values():
             turn, call = answered.turn, answered.call
             role = self.roles[turn.who]
             role.calls += 1
             role.prompt_tokens += call.prompt_tokens
             role.new_tokens += call.tokens
-            role.code_failed += answered.code is not None and answered.code.status is CodeStatus.code_failed
+            if answered.code is not None:
+                has_failed = answered.code.status is CodeStatus.code_failed
+                role.code_failed += has_failed
+                self.programs[answered.code.why if has_failed else ""] += 1
             for link, share in turn.shares().items():
                 self.links[link].calls += 1
                 self.links[link].prompt_tokens += share * call.prompt_tokens
@@ -53,6 +57,15 @@ class Tally:
             "prompt_tokens_per_question": prompt_tokens / questions,
             "new_tokens_per_question": new_tokens / questions,
         }
+
+    def failures(self) -> str:
+        """Say how many programs have failed and what most of them failed of; empty where none has."""
+        written, failed = self.programs.total(), self.programs.total() - self.programs[""]
+        if not failed:
+            return ""
+        whys = Counter({why: count for why, count in self.programs.items() if why})
+        ((why, count),) = whys.most_common(1)
+        return f"{failed} of {written} programs failed, most often ({count}): {why}"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each role, then for each edge, in the order of the agents."""

@@ -1,7 +1,7 @@
-"""One question's course through a team: which calls can be asked now, given what has come back, and what it ends in.
+"""A team's discussion of one question: which calls can be made now, given what has come back, and how it ends.
 
-A course is plain state: it knows no engine and no files, so it goes the same way whether a call is answered now or was
-recorded by an earlier start.
+A discussion is plain state: it knows no engine and no files. So it goes the same way whether a call is answered now or
+was recorded by an earlier start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from runner.agents.graph import Round
-from runner.agents.roles import Said, decision_messages, messages, number, said
+from runner.agents.roles import AgentMessage, decision_messages, messages, number, said
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import Role
 from runner.config.agents import AgentRole, DecisionMethod, Domain
@@ -64,7 +64,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Turn:
+class AgentCall:
     """A call that is to be asked."""
 
     id: str
@@ -73,8 +73,8 @@ class Turn:
     role: Role | None
     domain: Domain
     question: str
-    spatial: tuple[Said, ...]
-    temporal: tuple[Said, ...]
+    spatial: tuple[AgentMessage, ...]
+    temporal: tuple[AgentMessage, ...]
 
     @property
     def who(self) -> str:
@@ -109,7 +109,7 @@ class Turn:
                 found[link] = (whole - _characters(self._messages(*rest))) / whole
         return found
 
-    def _messages(self, spatial: tuple[Said, ...], temporal: tuple[Said, ...]) -> tuple[Message, ...]:
+    def _messages(self, spatial: tuple[AgentMessage, ...], temporal: tuple[AgentMessage, ...]) -> tuple[Message, ...]:
         if self.role is None:
             return decision_messages(self.domain, self.question, spatial)
         return messages(self.role, self.domain, self.question, spatial, temporal)
@@ -119,7 +119,7 @@ class Turn:
 class Answered:
     """What came back of a turn, its program's outcome included."""
 
-    turn: Turn
+    turn: AgentCall
     call: Call
     code: CodeOutcome | None = None
     permanent: bool = False  # of an error: asking again cannot turn it into an answer
@@ -141,7 +141,7 @@ class Answered:
         return self.call.finish_reason is FinishReason.stop
 
 
-class Course:
+class Discussion:
     """One question on its way: `ready` gives out the calls whose inputs are there, `take` brings in what came back."""
 
     def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
@@ -157,10 +157,10 @@ class Course:
             for agent in range(len(team.roles))
         }
         self._deciding = team.decision is not DecisionMethod.final_refer  # whether that call was given out or is none
-        self._said: dict[tuple[int, int], Said] = {}  # by round and agent
+        self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
 
-    def ready(self) -> list[Turn]:
+    def ready(self) -> list[AgentCall]:
         """Return the calls that can be asked now and were not given out before; none once a call has failed."""
         if self.failed:
             return []
@@ -170,12 +170,12 @@ class Course:
                 del self._left[at_round, agent]
                 role, heard = self.team.roles[agent], (self._of(spatial), self._of(temporal))
                 key = f"{self.key}/{at_round}/{agent}"
-                found.append(Turn(key, agent, at_round, role, self.team.domain, self.question, *heard))
+                found.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *heard))
         last = self._last_round()
         if not self._deciding and len(last) == len(self.team.roles):
             self._deciding = True
             key = f"{self.key}/{DECISION}"
-            found.append(Turn(key, None, len(self.rounds), None, self.team.domain, self.question, last, ()))
+            found.append(AgentCall(key, None, len(self.rounds), None, self.team.domain, self.question, last, ()))
         return found
 
     def take(self, answered: Answered) -> None:
@@ -219,12 +219,12 @@ class Course:
         """The number of each agent in the last round."""
         return [one.answer for one in self._last_round()]
 
-    def _last_round(self) -> tuple[Said, ...]:
+    def _last_round(self) -> tuple[AgentMessage, ...]:
         last = len(self.rounds) - 1
         agents = range(len(self.team.roles))
         return self._of([(last, agent) for agent in agents if (last, agent) in self._said])
 
-    def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[Said, ...]:
+    def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)
 
 

@@ -7,14 +7,12 @@ while another thread hashes, because the bytes would then come from memory twice
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -200,19 +198,6 @@ def write_json(target: Path, values: object, durable: bool = True) -> str:
     return write_file(target, [json.dumps(values, indent=1).encode() + b"\n"], durable=durable)
 
 
-def replace_with(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file or a link under another name, of this process's own, and move it into place atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fresh.unlink(missing_ok=True)
-    try:
-        make(fresh)
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-
-
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents."""
     try:
@@ -247,17 +232,3 @@ def list_folder(folder: Path, key: str) -> list[str]:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise ConfigError(f"{key}={folder}: cannot be read ({error.strerror})") from error
-
-
-@contextmanager
-def hold(folder: Path, key: str) -> Iterator[None]:
-    """Keep other processes from writing into a folder at the same time; the lock ends with this process."""
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{key}={folder}: another process is writing there; wait, or give another") from error
-        yield
-    finally:
-        os.close(place)

@@ -15,10 +15,10 @@ from math import exp
 from typing import Any
 
 from runner.checkpoints.pass_memory import (
-    Pass,
+    PassShape,
     activation_bytes,
     place_bytes,
-    quantized_room_bytes,
+    quantized_workspace_bytes,
     shape_of,
     streamed,
     waiting_places,
@@ -184,17 +184,19 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     by_panels = is_stream and device == "cpu" and held.has_kernels(dtype_bytes) and machine.has_quantized_kernels()
     width = max(shape["intermediate"], shape["hidden"])
 
-    def activations(what: Pass) -> int:
+    def activations(what: PassShape) -> int:
         positions = what.rows * what.tokens
         if by_panels:
-            most = quantized_room_bytes(positions, width, machine.cores())
+            most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
             most = held.pass_bytes(device, positions, width, dtype_bytes)
         return most + activation_bytes(shape, dtype_bytes, what)
 
-    reading = streamed(device, rows, prompt_tokens) if is_stream else Pass(rows, prompt_tokens, prompt_tokens * eager)
+    reading = (
+        streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
+    )
     prefill = activations(reading)
-    decode = activations(Pass(rows, 1, context * eager))
+    decode = activations(PassShape(rows, 1, context * eager))
     unpacked = 0 if by_panels else largest * held.unpacked_bytes(dtype_bytes)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":

@@ -13,19 +13,19 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.quantization import METHODS
-from runner.quantization.base import Format, QuantizationConfig, Source
+from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
 
 
 def check(config: RunnerConfig, resolved: Resolved) -> None:
     """Refuse a checkpoint × quantization that cannot be loaded."""
     model, wanted = resolved.model, config.quantization
     path = None if model.random_weights else resolved.path  # which would make them
-    if wanted.source is Source.gguf or (path is not None and path.is_file()):
+    if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
         return
     where, stored = f"model.name={model.name}", resolved.stored
     if stored is None:
-        if wanted.source is Source.quantized:
+        if wanted.source is CheckpointSource.quantized:
             raise ConfigError(
                 f"quantization={wanted.name} loads checkpoints that are already quantized with it, and {where} is "
                 "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
@@ -66,7 +66,7 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
             f"quantization=gguf reads a .gguf file, and model.name={model.name} is none{found}: "
             "use model=local model.name=FOLDER/FILE.gguf, or another quantization"
         )
-    if wanted.source is not Source.gguf:
+    if wanted.source is not CheckpointSource.gguf:
         raise ConfigError(
             f"model.name={model.name} is a .gguf file, and quantization={wanted.name} cannot read it: "
             "use quantization=gguf"
@@ -77,8 +77,8 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
     """Refuse to quantize again, or a choice with other keys than the checkpoint was quantized with."""
-    if wanted.name != stored.config.name:
-        also = f" or quantization={stored.config.name}" if stored.matched else ""
+    if wanted.name != stored.name:
+        also = f" or quantization={stored.name}" if stored.matched else ""
         raise ConfigError(
             f"quantization={wanted.name}: {where} is quantized already, {stored}: use quantization=none{also}, "
             "which load it as it is, or the original checkpoint"

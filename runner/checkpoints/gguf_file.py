@@ -117,14 +117,14 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
-            return _parse(_Reader(blob), path, size)
+            return _parse(_GgufReader(blob), path, size)
         except (struct.error, IndexError, OverflowError) as error:
             raise DataError(f"{path}: truncated: its {size} bytes end within the header") from error
         except (UnicodeDecodeError, RecursionError, TypeError) as error:
             raise DataError(f"{path}: damaged header ({error})") from error
 
 
-class _Reader:
+class _GgufReader:
     """Reads one value after the other from the header."""
 
     def __init__(self, blob: mmap.mmap) -> None:
@@ -162,7 +162,7 @@ class _Reader:
         return count
 
 
-def _parse(reader: _Reader, path: Path, size: int) -> Header:
+def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     version = reader.scalar("I")
     if version not in VERSIONS:
         raise DataError(f"{path}: GGUF version {version}, and versions {' and '.join(map(str, VERSIONS))} can be read")

@@ -118,7 +118,7 @@ class _Meter:
         self.bar.show(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
 
 
-class _Part(FileIO):
+class _PartialFile(FileIO):
     """The first part of a file, hashed as it grows; opened again, it continues at its end."""
 
     def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
@@ -183,7 +183,7 @@ def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, met
             f"{at}: {name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
             f"`hf download {snapshot.name}` fetches it another way, into the same cache"
         )
-    with _Part(part, checksum, size, meter) as stream:
+    with _PartialFile(part, checksum, size, meter) as stream:
         begun = stream.tell()
         try:
             _get(url, stream, size)
@@ -202,7 +202,7 @@ def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, met
         )
 
 
-def _get(url: str, stream: _Part, size: int) -> None:
+def _get(url: str, stream: _PartialFile, size: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
     target, no_bar = cast(BinaryIO, stream), cast(Any, silent_tqdm)  # the whole download has one bar

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import byteio, model_files
+from runner.core.files import replace_with
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
@@ -96,7 +97,7 @@ def begin(snapshot: Snapshot) -> None:
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
-    byteio.replace_with(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
+    replace_with(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
         write_ref(snapshot)  # a ref to an older, complete snapshot stays until the new one is complete
 
@@ -104,13 +105,13 @@ def begin(snapshot: Snapshot) -> None:
 def write_ref(snapshot: Snapshot) -> None:
     """Write down the commit of the branch or tag."""
     if snapshot.revision != snapshot.commit:
-        byteio.replace_with(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
+        replace_with(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
 
 
 def link(snapshot: Snapshot, file: File, checksum: str) -> None:
     """Link a file whose content is in the cache into the snapshot."""
     blob = snapshot.blob(checksum)
-    byteio.replace_with(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
+    replace_with(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
 
 
 def cached_commit(repo: Path, revision: str) -> str:

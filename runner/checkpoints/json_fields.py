@@ -12,7 +12,7 @@ from runner.core.errors import DataError
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedFile:
     """A file as the manifest lists it."""
 
     file: str
@@ -27,11 +27,11 @@ class Fields:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def files(self, key: str, entries: object, may_lack_digest: bool = False) -> tuple[Listed, ...]:
+    def files(self, key: str, entries: object, may_lack_digest: bool = False) -> tuple[ListedFile, ...]:
         """A list of files."""
         return tuple(self.listed(key, self.table(key, one), may_lack_digest) for one in self.many(key, entries))
 
-    def listed(self, key: str, values: dict[str, Any], may_lack_digest: bool = False) -> Listed:
+    def listed(self, key: str, values: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:
         """A file with its size and its digest, or the SHA-256 in hex of a small one."""
         name, nbytes = values.get("file"), values.get("bytes")
         digest = f"sha256:{values['sha256']}" if "sha256" in values else values.get("digest")
@@ -43,7 +43,7 @@ class Fields:
             digest = self.digest(f"{key}: {name}", digest)
         tensors = values.get("tensors") if type(values.get("tensors")) is list else None
         names = None if tensors is None else tuple(self.text(f"{key}: tensors of {name}", one) for one in tensors)
-        return Listed(str(name), nbytes, digest, names)
+        return ListedFile(str(name), nbytes, digest, names)
 
     def digest(self, key: str, value: object) -> str:
         """A digest with its algorithm."""

@@ -11,7 +11,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
 from runner.quantization import SMALLEST
-from runner.quantization.base import Source
+from runner.quantization.base import CheckpointSource
 
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -39,7 +39,7 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
         raise ConfigError(
             f"model.name={model.name} with quantization={quantization}: {weights} need "
             f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
-            "model.check_memory=false to try it all the same"
+            "model.check_memory=false to try it anyway"
         )
     if predicted.total_mib > free_mib:
         return [
@@ -54,7 +54,7 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
 
 def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[str]:
     """Name the smallest quantization as the fix where it would be one."""
-    if config.quantization.source is not Source.plain or config.lora.merges:
+    if config.quantization.source is not CheckpointSource.plain or config.lora.merges:
         return []
     smallest = SMALLEST()
     asked = replace(config, quantization=smallest)

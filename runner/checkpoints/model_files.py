@@ -21,6 +21,7 @@ BESIDE_GGUF = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "generation_config.json", f"{TEMPLATES}/*.jinja"),
 )
+SPLIT_MANIFEST, SPLIT_FORMAT = "manifest.json", "runner-split"  # lies beside the parts of a split, which are no model
 NAME_CODE = ("config.json", "tokenizer_config.json")  # the files whose auto_map transformers follows
 
 

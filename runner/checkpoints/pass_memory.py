@@ -12,13 +12,13 @@ from runner.core.dtypes import BYTES
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of prompts that one pass reads
 MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once, of 16 bits: beyond these, products of matrices get no faster
-THREAD_ROOM = 163_840  # bytes in which a thread unpacks and adds up: OWN_ROOM of kernels/quantized.h
+THREAD_BUFFER_BYTES = 163_840  # bytes in which a thread unpacks and adds up: as in kernels/quantized.h
 WAITING_NUMBERS = 2**24  # of whole distributions: 64 MiB, but of large vocabularies so many places at least
 LEAST_WAITING = 256
 
 
 @dataclass(frozen=True)
-class Pass:
+class PassShape:
     """The largest pass of its kind: rows that go through together, tokens of each, and what attention looks back on."""
 
     rows: int
@@ -26,10 +26,10 @@ class Pass:
     scores_context: int = 0  # positions for which eager attention holds scores; 0: it holds none
 
 
-def streamed(device: str, rows: int, prompt_tokens: int) -> Pass:
+def streamed(device: str, rows: int, prompt_tokens: int) -> PassShape:
     """Return the largest pass in which the scheduler reads prompts: those that are longer go through in pieces."""
     most = PREFILL_TOKENS.get(device, PREFILL_TOKENS["cpu"])
-    return Pass(max(1, min(rows, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
+    return PassShape(max(1, min(rows, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
 
 
 def most_rows(device: str, dtype_bytes: int) -> int:
@@ -47,11 +47,12 @@ def pass_bytes(settings: dict[str, Any], dtype_bytes: int, rows: int, tokens: in
     """Estimate what one pass takes besides keys and values: so many tokens of so many rows."""
     shape = shape_of(settings)
     return max(
-        activation_bytes(shape, dtype_bytes, Pass(rows, 1)), activation_bytes(shape, dtype_bytes, Pass(1, tokens))
+        activation_bytes(shape, dtype_bytes, PassShape(rows, 1)),
+        activation_bytes(shape, dtype_bytes, PassShape(1, tokens)),
     )
 
 
-def activation_bytes(shape: dict[str, int], dtype_bytes: int, what: Pass) -> int:
+def activation_bytes(shape: dict[str, int], dtype_bytes: int, what: PassShape) -> int:
     """Estimate the peak in the MLP or attention of one block, or at the logits, whichever is largest.
 
     MLP: gate, up and their product beside two copies of the hidden state. Attention: query, key, value and
@@ -87,10 +88,10 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def quantized_room_bytes(rows: int, inputs: int, threads: int) -> int:
+def quantized_workspace_bytes(rows: int, inputs: int, threads: int) -> int:
     """Return what kernels/quantized.h works in: rows as bytes, what is known of rows and columns, room of threads."""
     padded = -(-inputs // 64) * 64
-    return padded * (rows + 5) + 4 * rows + 64 + threads * THREAD_ROOM + 64 * 6
+    return padded * (rows + 5) + 4 * rows + 64 + threads * THREAD_BUFFER_BYTES + 64 * 6
 
 
 def waiting_places(vocab_size: int) -> int:

@@ -7,7 +7,6 @@ no torch is needed to make it, and none of it is read to plan with it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from runner.checkpoints.byteio import build_header, make_folder, require_room, w
 from runner.checkpoints.weight_files import INDEX, Tensor
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError, unknown
+from runner.core.files import hold
 from runner.core.progress import Progress
 from runner.embedded import MODEL_DIR
 
@@ -104,8 +104,7 @@ def make(model: LocalModelConfig) -> Path:
     check_disk(model)
     cache = folder.parent
     make_folder(cache)
-    with (cache / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two jobs that want the same one make it once
+    with hold(cache / ".lock"):  # two jobs that want the same one make it once
         if not folder.is_dir():
             write(shape, folder)
     return folder

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import gguf_file, model_files, random_weights, torch_archive, weight_files
-from runner.checkpoints.byteio import file_sha256, replace_with
+from runner.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
+from runner.checkpoints.byteio import file_sha256
 from runner.checkpoints.weight_files import Tensor, short
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
@@ -26,6 +26,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, DataError, check
+from runner.core.files import replace_with
 from runner.core.machine import MIB
 from runner.core.texts import parse_json
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
@@ -127,7 +128,7 @@ class Resolved:
             return _count_pth_numbers(self.adapter)
         return sum(tensor.params for tensor in read_tensors(self.adapter))
 
-    def evidence(self, cache: Path) -> dict[str, str]:
+    def fingerprint(self, cache: Path) -> dict[str, str]:
         """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
         random = self.model.random_weights
         hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
@@ -188,7 +189,7 @@ def locate(model: LocalModelConfig) -> Path:
             f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
             + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
         )
-    return _folder("model.name", model.name, "config.json", model.revision, model.cache_dir)
+    return _folder(f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -270,7 +271,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
     The ctime tells an edit in place that keeps the size and sets the mtime back.
     """
     try:
-        known = parse_json(cache.read_text())
+        known = parse_json(cache.read_text()) if cache.is_file() else {}
     except (OSError, ValueError):
         known = {}  # no cache yet, or a torn one: it is rebuilt
     known = known if isinstance(known, dict) else {}
@@ -309,14 +310,11 @@ def _folder(
     elif looks_local:
         raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}")
     elif "/" not in name:
-        raise ConfigError(
-            f"{key}={name}: no folder {path.absolute()}, and no hub id (those read OWNER/NAME). "
-            "Give a folder, a hub id, or model=embedded"
-        )
+        raise no_model.no_place(key, name, what)
     else:
         folder = _download(key, name, revision, cache_dir, only)
     if not (folder / required).exists():
-        raise ConfigError(f"{key}={name}: {folder} holds no {required}, so it is not what {key} needs")
+        raise no_model.without_settings(key, name, folder, required)
     return folder
 
 

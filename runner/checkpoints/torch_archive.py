@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import DataError
+from runner.core.machine import MIB
 
 WRAPPERS = ("model_state_dict", "state_dict", "module", "model")  # where training scripts put the tensors
 SAVE_ANEW = "save the tensors anew: torch.save(TENSORS, NEW)"
-MIB = 2**20
 
 
 def entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:

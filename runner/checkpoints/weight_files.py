@@ -238,7 +238,7 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             if key in values:
-                raise DataError(f"{where}: the key {key!r} stands twice in one JSON object")
+                raise DataError(f"{where}: the key {key!r} is duplicated in one JSON object")
             values[key] = value
         return values
 

@@ -18,7 +18,7 @@ from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.runs import (
     FOLDER,
-    Evidence,
+    SampleReader,
     find_grid,
     grid_to_log_to,
     load_runs,
@@ -28,7 +28,7 @@ from runner.compare.runs import (
     store_to_read,
 )
 from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
-from runner.compare.table import Choice, differing_keys, tabulate
+from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry, unknown
 
@@ -137,9 +137,9 @@ def parser() -> argparse.ArgumentParser:
 def compare(options: argparse.Namespace, scratch: Path) -> None:
     """Load, choose, tabulate; print, save and log."""
     grid: str | None = None
-    evidence: Evidence
+    reader: SampleReader
     if options.lm_eval:
-        every, evidence = load_lm_eval(options)
+        every, reader = load_lm_eval(options)
     else:
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
@@ -147,28 +147,26 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         every = load_runs(client, options.experiment)
         grid = find_grid(client, options.experiment, options.grid) if options.grid else None
         every = runs_of(client, grid, every, scratch) if grid else every
-        evidence = Evidence(client, output_dir, scratch)
+        reader = SampleReader(client, output_dir, scratch)
     runs, every = without_errors(options, choose(options, every), every)
     target = (grid or grid_to_log_to(runs)) if options.log else None
-    if options.flips:
-        tables = [tabulate_flips(options, runs, every, evidence)]
-    else:
-        tables = tabulate_tasks(options, runs, evidence)
-    if isinstance(evidence, lm_eval.LmEvalEvidence) and not options.unpaired:
-        lm_eval.refuse_other_documents(tables, evidence)
+    flips = options.flips
+    tables = [tabulate_flips(options, runs, every, reader)] if flips else tabulate_tasks(options, runs, reader)
+    if isinstance(reader, lm_eval.LmEvalSampleReader) and not options.unpaired:
+        lm_eval.refuse_other_documents(tables, reader)
     FORMATS[options.format](tables, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(tables, folder, evidence, said(options))
+        names = save(tables, folder, reader, said(options))
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target:
-            log(evidence.client, target, folder, names, FOLDER)
+            log(reader.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
 
 
-def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEvalEvidence]:
+def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEvalSampleReader]:
     """Return what lm-eval has written; what only a store has is refused."""
     for name in ("tracking_uri", "experiment", "grid", "log"):
         if getattr(options, name):
@@ -205,7 +203,7 @@ def without_errors(options: argparse.Namespace, runs: list[Run], every: list[Run
     return [run for run in runs if not run.errors], [run for run in every if not run.errors]
 
 
-def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evidence) -> list[Table]:
+def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleReader) -> list[Table]:
     """Return one table for each task."""
     if not 0 <= options.tolerance <= 1000:  # nor what is no number
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
@@ -225,12 +223,12 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], evidence: Evide
         keys = baseline, by
         if options.lm_eval and not options.baseline and not by:
             keys = lm_eval.usual_choice(options.lm_eval, of_task)
-        choice = Choice(*keys, options.unpaired, mine, options.tolerance / 100)
-        found.append(tabulate(of_task, choice, evidence))
+        choice = ComparisonOptions(*keys, options.unpaired, mine, options.tolerance / 100)
+        found.append(tabulate(of_task, choice, reader))
     return found
 
 
-def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run], evidence: Evidence) -> Table:
+def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run], reader: SampleReader) -> Table:
     """Return the table of the two runs that --flips names, with the questions that only one of them solved."""
     for name in ("baseline", "by", "unpaired"):
         if getattr(options, name):
@@ -241,11 +239,11 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run
         raise ConfigError(f"--flips {words}: both are {first.job_id}")
     if first.task != second.task:
         raise ConfigError(f"--flips {words}: task {first.task} and task {second.task} have no question in common")
-    table = tabulate([first, second], Choice(base=first), evidence)
+    table = tabulate([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.scored:
         raise ConfigError(f"--flips {words}: {note or f'task {first.task} has no verdicts'}")
-    table.flips = [find_flips(second, first, evidence)]
+    table.flips = [find_flips(second, first, reader)]
     return table
 
 

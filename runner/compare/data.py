@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import NamedTuple
 
+from runner.core.effects import Effect
 from runner.core.errors import few
 from runner.core.metrics import LOG_LIKELIHOODS, score
 from runner.core.result import Likelihood
@@ -48,7 +48,7 @@ class Run:
         if key in IDS:
             return str(getattr(self, key))
         number = self.metrics.get(key)
-        return self.params.get(key, None if number is None else f"{number:.17g}")
+        return self.params.get(key, None if number is None else repr(number).removesuffix(".0"))
 
     @property
     def asked(self) -> int | None:
@@ -79,17 +79,17 @@ class Run:
         return correct / n, *wilson_interval(correct, n)
 
 
-class Answer(NamedTuple):
+class QuestionOutcome(NamedTuple):
     """Whether a run solved a question, and the prompt that put it, by its hash."""
 
     solved: bool
     prompt: str | None
 
 
-Answers = dict[Question, Answer]
+Answers = dict[Question, QuestionOutcome]
 
 
-class Scored(NamedTuple):
+class TextScore(NamedTuple):
     """How likely a run finds a given text; what it stands behind is known by its hash."""
 
     text: tuple[str | None, str | None]
@@ -98,81 +98,7 @@ class Scored(NamedTuple):
     found: Likelihood
 
 
-Texts = dict[int, Scored]
-
-
-class Finding(StrEnum):
-    """What a comparison may find; no test can show that two runs are equal."""
-
-    better = "better"
-    worse = "worse"
-    larger = "larger"
-    smaller = "smaller"
-    open = "no difference shown"
-
-
-class Method(StrEnum):
-    """Which test stands behind a comparison's p."""
-
-    mcnemar = "mcnemar"  # exact, paired on the same questions
-    fisher = "fisher"  # exact, for what cannot be paired
-    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
-
-
-@dataclass
-class Comparison:
-    """One run against its baseline; differences are fractions, this run minus the baseline."""
-
-    baseline_job_id: str
-    difference: float
-    difference_low: float
-    difference_high: float
-    p: float
-    method: Method = Method.mcnemar
-    wins: int | None = None  # questions that the baseline missed and this run solved; None where nothing was paired
-    losses: int | None = None  # the reverse
-    ties: int | None = None
-    p_holm: float = 1.0
-    finding: Finding = Finding.open
-    detectable_difference: float | None = None
-    baseline_correct: int = 0
-    baseline_n: int = 0
-    remark: str | None = None  # what else a reader has to know
-
-
-@dataclass
-class Ratio:
-    """One measure of a run over its baseline's, from the repeats of both."""
-
-    measure: str
-    ratio: float  # of the medians, this over the baseline
-    ratio_low: float
-    ratio_high: float
-    repeats: int
-    baseline_repeats: int
-    p: float
-    p_holm: float = 1.0
-    comparisons: int = 1  # of this measure in the table: p_holm is adjusted for them
-    finding: Finding = Finding.open
-
-
-@dataclass
-class Shift:
-    """How much more likely a run finds the same texts than its baseline: this minus the baseline, in nats a unit."""
-
-    baseline_job_id: str
-    difference: float
-    difference_low: float
-    difference_high: float
-    error: float  # the standard error over samples
-    p: float
-    samples: int
-    size: int  # of all texts, in units
-    unit: str = "token"
-    p_holm: float = 1.0
-    finding: Finding = Finding.open
-    detectable_difference: float | None = None
-    remark: str | None = None  # what else a reader has to know
+Texts = dict[int, TextScore]
 
 
 @dataclass
@@ -214,16 +140,14 @@ class Standing:
 
 
 @dataclass
-class Row:
+class TableRow:
     """One run of a table: the config keys in which the runs differ, and how it compares."""
 
     run: Run
     config: dict[str, str | None]
     is_baseline: bool = False
-    baseline: Row | None = None  # what it was compared with
-    comparison: Comparison | None = None
-    ratios: list[Ratio] = field(default_factory=list)
-    shift: Shift | None = None
+    baseline: TableRow | None = None  # what it was compared with
+    effects: list[Effect] = field(default_factory=list)  # one, or one for each measure that was repeated
     note: str | None = None  # why there is no comparison
     sentence: str = ""  # what the comparison shows, in words
     panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
@@ -233,6 +157,16 @@ class Row:
     dominated_in: list[str] = field(default_factory=list)  # the axes in which that row is better beyond noise
     off_front: str | None = None  # why its speed and memory are no part of it
 
+    @property
+    def effect(self) -> Effect | None:
+        """How far it is from its baseline in what the table is about; None where there is no such comparison."""
+        return next((it for it in self.effects if not it.is_ratio), None)
+
+    @property
+    def ratios(self) -> list[Effect]:
+        """How its repeats compare, measure by measure."""
+        return [it for it in self.effects if it.is_ratio]
+
 
 @dataclass
 class Table:
@@ -240,7 +174,7 @@ class Table:
 
     task: str
     keys: list[str]
-    rows: list[Row]
+    rows: list[TableRow]
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
     axes: list[str] = field(default_factory=list)  # the metrics that the front is drawn over, besides accuracy
@@ -291,7 +225,7 @@ class Table:
             )
         return found
 
-    def row(self, job_id: str) -> Row:
+    def row(self, job_id: str) -> TableRow:
         """Return the row of a job."""
         return next(row for row in self.rows if row.run.job_id == job_id)
 

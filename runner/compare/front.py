@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, variance
 
-from runner.compare.data import NotPaired, Question, Row, Run, Standing, Table
-from runner.compare.runs import Evidence
+from runner.compare.data import NotPaired, Question, Run, Standing, Table, TableRow
+from runner.compare.runs import SampleReader
 from runner.core import stats
-from runner.core.machine import ALONE
+from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import ACCURACY, FRONT, METRICS, Better
 
 MEMORY, SPEED = FRONT
@@ -32,10 +32,10 @@ LEAST_FREEDOM = 4  # degrees of freedom that repeats must leave before their spr
 MOST_REPEATS = 20  # the latest ones of a job
 
 
-def mark_front(table: Table, evidence: Evidence | None = None, tolerance: float = SPEED_TOLERANCE) -> None:
+def mark_front(table: Table, reader: SampleReader | None = None, tolerance: float = SPEED_TOLERANCE) -> None:
     """Mark the rows on the Pareto front, and for each other row the one that dominates it and in what.
 
-    What was measured beside other work, or on another machine, is no value to dominate by. Without evidence, accuracies
+    What was measured beside other work, or on another machine, is no value to dominate by. Without reader, accuracies
     are compared by their counts alone.
     """
     scored = [row for row in table.rows if row.run.interval]
@@ -52,10 +52,10 @@ def mark_front(table: Table, evidence: Evidence | None = None, tolerance: float 
     table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
     stand(table, rows, tolerance)
     for members in panels:
-        _mark(members, Judge(table, evidence))
+        _mark(members, Dominance(table, reader))
 
 
-def stand(table: Table, rows: list[Row], tolerance: float) -> None:
+def stand(table: Table, rows: list[TableRow], tolerance: float) -> None:
     """Say where each row stands on each axis, and how far noise may have moved it: two differ where these do not touch.
 
     Where jobs were run several times, the spread of their speeds says what noise is: Student's interval for the
@@ -88,7 +88,7 @@ def values_of(run: Run, axis: str) -> list[float]:
     earlier = [
         one.metrics[axis]
         for one in run.earlier
-        if one.task_version == run.task_version and _company(one) == ALONE and _machine(one) == _machine(run)
+        if one.task_version == run.task_version and _contention(one) == EXCLUSIVE and _machine(one) == _machine(run)
         if one.metrics.get(axis, 0.0) > 0
     ]
     return [newest, *earlier[: MOST_REPEATS - 1]] if newest > 0 else [newest]
@@ -98,24 +98,24 @@ def values_of(run: Run, axis: str) -> list[float]:
 class Place:
     """A row as it is compared with others: between what it stands on each axis, the larger the better."""
 
-    row: Row
+    row: TableRow
     correct: int
     n: int
     bounds: list[tuple[float, float]]
 
     @classmethod
-    def of(cls, row: Row, axes: list[str]) -> Place:
+    def of(cls, row: TableRow, axes: list[str]) -> Place:
         """Return where a row stands."""
         stands = [(row.standing[axis], METRICS[axis].better is Better.higher) for axis in axes]
         bounds = [(it.low, it.high) if more else (-it.high, -it.low) for it, more in stands]
         return cls(row, *(row.run.score or (0, 1)), bounds)
 
 
-class Judge:
+class Dominance:
     """Says in what one row is better than another beyond noise."""
 
-    def __init__(self, table: Table, evidence: Evidence | None) -> None:
-        self.axes, self.pairs, self.evidence = table.axes, table.front_pairs, evidence
+    def __init__(self, table: Table, reader: SampleReader | None) -> None:
+        self.axes, self.pairs, self.reader = table.axes, table.front_pairs, reader
         self._solved: dict[str, tuple[int, int] | None] = {}
         self._sets: dict[tuple[Question, ...], int] = {}
 
@@ -166,11 +166,11 @@ class Judge:
 
     def _answers(self, run: Run) -> tuple[int, int] | None:
         """Return which set of questions a run was asked and, as bits, which it solved; None where nothing says so."""
-        if self.evidence is None:
+        if self.reader is None:
             return None
         if run.run_id not in self._solved:
             try:
-                answers = self.evidence.of(run)
+                answers = self.reader.of(run)
             except NotPaired:
                 self._solved[run.run_id] = None
             else:
@@ -186,10 +186,12 @@ _unpaired_interval = cache(stats.unpaired_difference_interval)
 _mcnemar, _fisher = cache(stats.mcnemar_exact), cache(stats.fisher_exact)
 
 
-def _mark(rows: list[Row], judge: Judge) -> None:
+def _mark(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows of one set of questions: the front, then what it dominates, then the front of the rest."""
-    places = [Place.of(row, judge.axes) for row in rows]
-    above = [[at for at, it in enumerate(places) if it is not place and judge.dominates(it, place)] for place in places]
+    places = [Place.of(row, dominance.axes) for row in rows]
+    above = [
+        [at for at, it in enumerate(places) if it is not place and dominance.dominates(it, place)] for place in places
+    ]
     left = set(range(len(rows)))
     while left:
         best = {at for at in left if left.isdisjoint(above[at])} or left
@@ -200,15 +202,15 @@ def _mark(rows: list[Row], judge: Judge) -> None:
             if found := [it for it in above[at] if it in best]:
                 strongest = max(found, key=lambda it: places[it].correct / places[it].n)
                 rows[at].on_front, rows[at].dominated_by = False, rows[strongest].run.job_id
-                rows[at].dominated_in = judge.better_in(places[strongest], places[at])
+                rows[at].dominated_in = dominance.better_in(places[strongest], places[at])
         left = {at for at in left if rows[at].on_front is None}
 
 
-def _leave_out(rows: list[Row]) -> None:
+def _leave_out(rows: list[TableRow]) -> None:
     """Note which rows were not measured alone, or on another machine than the baseline, else than most."""
     for row in rows:
-        company = _company(row.run)
-        row.off_front = None if company == ALONE else f"measured {company}"
+        contention = _contention(row.run)
+        row.off_front = None if contention == EXCLUSIVE else f"measured {contention}"
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
     machines = [_machine(row.run) for row in alone]
     usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
@@ -217,10 +219,10 @@ def _leave_out(rows: list[Row]) -> None:
             row.off_front = f"measured on another machine: {machine}"
 
 
-def _company(run: Run) -> str:
+def _contention(run: Run) -> str:
     """Return what a run, or any of what is put together, was measured beside."""
-    measured = [part.facts.get("measured", ALONE) for part in run.parts or [run]]
-    return next((words for words in measured if words != ALONE), ALONE)
+    measured = [part.facts.get("measured", EXCLUSIVE) for part in run.parts or [run]]
+    return next((words for words in measured if words != EXCLUSIVE), EXCLUSIVE)
 
 
 def _machine(run: Run) -> str:

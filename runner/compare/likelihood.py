@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from runner.compare.data import Finding, NotPaired, Row, Run, Shift, Texts
-from runner.compare.pairing import ALPHA, MAKES_PROMPTS
-from runner.compare.runs import Evidence
-from runner.core.ratios import detectable_shift, paired_p, ratio, ratio_error, ratio_interval
+from runner.compare.data import NotPaired, Run, Texts
+from runner.compare.pairing import MAKES_PROMPTS
+from runner.compare.runs import SampleReader
+from runner.core.effects import Effect, paired_likelihoods
 from runner.core.result import Likelihood
-from runner.core.stats import holm
 from runner.scorers.likelihoods import units
 
 SIZES: dict[str, Callable[[Likelihood], int]] = {
@@ -19,7 +19,7 @@ SIZES: dict[str, Callable[[Likelihood], int]] = {
 }
 
 
-def compare_likelihoods(run: Run, base: Run, evidence: Evidence, asked: Sequence[str] = ()) -> Shift:
+def compare_likelihoods(run: Run, base: Run, reader: SampleReader, asked: Sequence[str] = ()) -> Effect:
     """Compare two runs over the same texts, token by token or by what else both are divided by.
 
     `asked` are the keys that the comparison is about.
@@ -30,24 +30,14 @@ def compare_likelihoods(run: Run, base: Run, evidence: Evidence, asked: Sequence
         raise NotPaired("the baseline has scored no text")
     if run.unit is None or run.unit != base.unit:
         raise NotPaired(f"counted by {run.unit}s, the baseline by {base.unit}s")
-    ours, theirs = evidence.texts(run), evidence.texts(base)
+    ours, theirs = reader.texts(run), reader.texts(base)
     remark = check_pairs(ours, theirs, asked)
     pairs = list(zip(*(units([one.found for one in side.values()]) for side in (ours, theirs)), strict=True))
     if len(pairs) < 2:
         raise NotPaired("a single sample says nothing of how samples differ")
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
-    return Shift(
-        base.job_id,
-        ratio(differences, sizes),
-        *ratio_interval(differences, sizes),
-        ratio_error(differences, sizes),
-        paired_p(differences),
-        len(pairs),
-        int(sum(sizes)),
-        run.unit,
-        remark=remark,
-    )
+    return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
 
 
 def check_pairs(ours: Texts, theirs: Texts, asked: Sequence[str]) -> str | None:
@@ -63,13 +53,3 @@ def check_pairs(ours: Texts, theirs: Texts, asked: Sequence[str]) -> str | None:
     if other and not any(key.startswith(MAKES_PROMPTS) for key in asked):
         raise NotPaired(f"other prompts: {other} of {n} texts stand behind other words than in the baseline")
     return f"other prompts before {other} of {n} texts" if other else None
-
-
-def judge_shifts(rows: list[Row]) -> None:
-    """Adjust p over all such comparisons of a table and decide what each one shows."""
-    compared = [row.shift for row in rows if row.shift is not None]
-    for it, p_holm in zip(compared, holm([one.p for one in compared]), strict=True):
-        it.p_holm = p_holm
-        if p_holm < ALPHA:
-            it.finding = Finding.better if it.difference > 0 else Finding.worse
-        it.detectable_difference = detectable_shift(it.error, it.samples, ALPHA / len(compared))

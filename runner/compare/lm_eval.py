@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from runner.compare.data import Answer, Answers, Question, Row, Run, Scored, Table, Texts
+from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Table, TableRow, Texts, TextScore
 from runner.compare.lm_eval_files import Document, Documents, Results, find, lines, read_documents, words_of
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
-from runner.compare.runs import Evidence, side_of
+from runner.compare.runs import SampleReader, side_of
 from runner.core.console import say
 from runner.core.errors import DataError, few
 from runner.core.metrics import LOG_LIKELIHOODS
@@ -76,7 +76,7 @@ class Series:
         return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
 
 
-def load(places: list[str]) -> tuple[list[Run], LmEvalEvidence]:
+def load(places: list[str]) -> tuple[list[Run], LmEvalSampleReader]:
     """Return the newest run of each evaluation below these folders, with what stands in their samples."""
     found = {place: find(place) for place in dict.fromkeys(places)}
     every = [results for of_place in found.values() for results in of_place]
@@ -86,17 +86,17 @@ def load(places: list[str]) -> tuple[list[Run], LmEvalEvidence]:
         what = "neither right or wrong for each document nor a log-likelihood"
         say(f"note: left out, {what}: {few(sorted(left_out), 6)}")
     roots = _roots(every)
-    evidence = LmEvalEvidence()
+    reader = LmEvalSampleReader()
     runs = []
     for place, of_place in found.items():
         mine = [(it, params_of(it.results, it.task)) for results in of_place for it in series[id(results)]]
         for it, params, folder in _newest(place, [one for one in mine if one[0].name not in left_out]):
             run = _run(it, params, folder, roots.get(it.task, it.task))
-            evidence.series[run.run_id] = it
+            reader.series[run.run_id] = it
             runs.append(run)
     if not runs:
         raise DataError(f"--lm-eval {' '.join(places)}: no metric in it can be compared")
-    return runs, evidence
+    return runs, reader
 
 
 def usual_choice(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
@@ -108,14 +108,14 @@ def usual_choice(places: list[str], runs: list[Run]) -> tuple[dict[str, str], li
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *apart]
 
 
-def refuse_other_documents(tables: Iterable[Table], evidence: LmEvalEvidence) -> None:
+def refuse_other_documents(tables: Iterable[Table], reader: LmEvalSampleReader) -> None:
     """Raise DataError, with file and line, where a row and its baseline were not asked for the same documents."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
-            evidence.check_documents(row, row.baseline)
+            reader.check_documents(row, row.baseline)
 
 
-class LmEvalEvidence(Evidence):
+class LmEvalSampleReader(SampleReader):
     """What stands in lm-eval's files of samples."""
 
     def __init__(self) -> None:
@@ -125,17 +125,20 @@ class LmEvalEvidence(Evidence):
     def of_one(self, run: Run) -> Answers:
         """Return which documents were answered right."""
         it = self.series[run.run_id]
-        return {_question(one): Answer(one.values[it.metric] == 1, one.prompt_hash) for one in it.documents.values()}
+        return {
+            _question(one): QuestionOutcome(one.values[it.metric] == 1, one.prompt_hash)
+            for one in it.documents.values()
+        }
 
     def texts(self, run: Run) -> Texts:
         """Return how likely each text was found."""
         it = self.series[run.run_id]
         return {
-            one.doc_id: Scored((one.doc_hash, one.target), one.prompt_hash, (), it.likelihood(one))
+            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), it.likelihood(one))
             for one in it.documents.values()
         }
 
-    def words(self, run: Run, wanted: set[Question]) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return what a run said to some documents, with the end of what it was asked."""
         found: dict[Question, dict[str, str]] = {}
         for part in run.parts or [run]:
@@ -145,8 +148,9 @@ class LmEvalEvidence(Evidence):
                 if number in shown:
                     asked, answer, text = words_of(values)
                     verdict = Verdict.correct if shown[number].values[it.metric] == 1 else Verdict.wrong
-                    side = side_of(verdict, answer, text)
-                    found[_question(shown[number])] = side | {"question": side_of(verdict, None, asked)["text"]}
+                    side = side_of(verdict, answer, text, most)
+                    question = side_of(verdict, None, asked, most)["text"]
+                    found[_question(shown[number])] = side | {"question": question}
         return found
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
@@ -156,7 +160,7 @@ class LmEvalEvidence(Evidence):
     def fetch(self, runs: Iterable[Run]) -> None:
         """Do nothing: all of it lies here."""
 
-    def check_documents(self, row: Row, baseline: Row) -> None:
+    def check_documents(self, row: TableRow, baseline: TableRow) -> None:
         """Raise DataError where two runs have not the same documents."""
         ours, theirs = self.series[row.run.run_id], self.series[baseline.run.run_id]
         fix = "only the same documents can be paired: give both the same --limit and data, or compare with --unpaired"

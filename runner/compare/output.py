@@ -10,21 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.compare import pictures, profiles, together
-from runner.compare.data import Comparison, Flips, Row, Table
-from runner.compare.likelihood_words import columns, summary
+from runner.compare import pictures
+from runner.compare.across_tasks import tables_across
+from runner.compare.columns import Column, columns, fit, ratio_columns, summary
+from runner.compare.data import Flips, Table, TableRow
+from runner.compare.effect_words import ACCURACIES, DIFFERENCES, REPEATS, records
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
-from runner.compare.runs import Evidence
-from runner.compare.wording import (
-    Column,
-    fit,
-    flips_headline,
-    flips_names,
-    name_of,
-    ratio_columns,
-    verdict,
-)
+from runner.compare.runs import SampleReader
+from runner.compare.samples_page import write_samples_page
+from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
@@ -34,6 +29,7 @@ from runner.core.result import GRAPH_PICTURE
 GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
+SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
 
 
@@ -58,9 +54,8 @@ def _rich(tables: list[Table], out: TextIO) -> None:
         shown.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
-    for found in (together.columns(tables), profiles.columns(tables)):
-        if found:
-            shown.print(_grid(found))
+    for found in tables_across(tables).values():
+        shown.print(_grid(found))
 
 
 def _grid(found: list[Column]) -> object:
@@ -113,10 +108,9 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
                     out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
-    for title, found in (("accuracy and likelihood", together.columns(tables)), ("profiles", profiles.columns(tables))):
-        if found:
-            out.write(f"### {title}\n\n")
-            _markdown_grid(found, out)
+    for title, found in tables_across(tables).items():
+        out.write(f"### {title}\n\n")
+        _markdown_grid(found, out)
 
 
 def _markdown_grid(found: list[Column], out: TextIO) -> None:
@@ -133,7 +127,7 @@ def _one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
-def _record(table: Table, row: Row) -> dict[str, Any]:
+def _record(table: Table, row: TableRow) -> dict[str, Any]:
     """Return a row as plain data: what it is, its config, its metrics, how it compares."""
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
@@ -147,9 +141,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
         "config": row.config,
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
-        "comparison": asdict(row.comparison) if row.comparison else None,
-        "ratios": [asdict(it) for it in row.ratios],
-        **({"shift": asdict(row.shift)} if row.shift else {}),
+        **records(row),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -184,15 +176,15 @@ def _csv(tables: list[Table], out: TextIO) -> None:
     for table in tables:
         for row in table.rows:
             line = _record(table, row)
-            config, metrics, comparison = (line.pop(part) or {} for part in ("config", "metrics", "comparison"))
-            comparison |= line.pop("shift", {})
+            config, metrics = line.pop("config"), line.pop("metrics")
+            effect = {key: it for of in DIFFERENCES for key, it in (line.pop(of.place, None) or {}).items()}
             del line["standing"]
             line["dominated_in"] = " ".join(line["dominated_in"])
-            ratios = {f"{name}/{it['measure']}": it[name] for it in line.pop("ratios") for name in RATIO}
-            lines.append({**line, **config, **metrics, **ratios, **comparison})
+            ratios = {f"{name}/{it['measure']}": it[name] for it in line.pop(REPEATS.place) for name in RATIO}
+            lines.append({**line, **config, **metrics, **ratios, **effect})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
-    last = [*Comparison.__dataclass_fields__, "is_baseline", "note", *of_front]
+    last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]
     middle = sorted({name for line in lines for name in line} - set(first) - set(last))
     if not any(table.baseline for table in tables):
         last = of_front
@@ -206,10 +198,10 @@ def _csv(tables: list[Table], out: TextIO) -> None:
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str, str]) -> list[str]:
+def save(tables: list[Table], folder: Path, reader: SampleReader, asked: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
     with Progress(None, "drawing"):
-        parts = [(table, pictures.draw(table), table.flips or flips_of(table, evidence)) for table in tables]
+        parts = [(table, pictures.draw(table), table.flips or flips_of(table, reader)) for table in tables]
     names: list[str] = []
 
     def path(name: str) -> Path:
@@ -218,9 +210,13 @@ def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str,
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page: list[Part] = [(table, [*figures, *graphs_of(table, evidence)], flips) for table, figures, flips in parts]
+        page: list[Part] = [(table, [*figures, *graphs_of(table, reader)], flips) for table, figures, flips in parts]
+        scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(page, asked, out)
+            write_page(page, asked, out, SAMPLES_PAGE if scored else "")
+        if scored:
+            with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
+                write_samples_page(scored, reader, out)
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(tables, out)
@@ -235,18 +231,22 @@ def save(tables: list[Table], folder: Path, evidence: Evidence, asked: dict[str,
     return names
 
 
-def flips_of(table: Table, evidence: Evidence) -> list[Flips]:
+def flips_of(table: Table, reader: SampleReader) -> list[Flips]:
     """Return the flips that a page shows under a table: of each paired comparison, as far as there is room."""
-    shown = [row for row in table.rows if row.comparison and (row.comparison.wins or row.comparison.losses)][:PAIRS]
-    return [find_flips(row.run, row.baseline.run, evidence, FLIPS_A_PAIR) for row in shown if row.baseline]
+    effects = [(row, row.effect.counts) for row in table.rows if row.effect]
+    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")][:PAIRS]
+    return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 
-def graphs_of(table: Table, evidence: Evidence) -> list[pictures.Drawn]:
-    """Return the graphs of a table's teams of agents, as their jobs have drawn them; of pooled runs the first one's."""
-    drawn = []
-    for row in [row for row in table.rows if OF_TEAMS in row.run.metrics][:GRAPHS]:
+def graphs_of(table: Table, reader: SampleReader) -> list[pictures.JobPicture]:
+    """Return the graphs of a table's teams of agents, as their jobs have drawn them; of pooled runs the first one's.
+
+    Equal ones are one picture: neither quantization nor adapter changes a graph that nobody has trained.
+    """
+    drawn: dict[bytes, list[str]] = {}
+    for row in table.rows:
         run = row.run.parts[0] if row.run.parts else row.run
-        file = next(evidence.files(run, GRAPH_PICTURE), None)
+        file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
         if file is not None:
-            drawn.append(pictures.Drawn(name_of(row, table.keys), file.read_bytes()))
-    return drawn
+            drawn.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
+    return [pictures.JobPicture(names, file) for file, names in [*drawn.items()][:GRAPHS]]

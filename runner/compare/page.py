@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from runner.compare.data import Finding, Flips, Row, Table, label
-from runner.compare.likelihood_words import columns, summary
-from runner.compare.pictures import Drawn
-from runner.compare.wording import Column, flips_headline, flips_names, ratio_columns, verdict
+from runner.compare.columns import Column, columns, ratio_columns, summary
+from runner.compare.data import Flips, Table, TableRow, label
+from runner.compare.pictures import JobPicture
+from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
+from runner.core.effects import Finding
 
 STYLE = Path(__file__).with_name("page.css")
 MARKS = {"front": "●", "dominated": "○"}
 
-Part = tuple[Table, Sequence[Picture | Drawn], list[Flips]]
+Part = tuple[Table, Sequence[Picture | JobPicture], list[Flips]]
 
 
-def write_page(parts: list[Part], asked: dict[str, str], out: TextIO) -> None:
-    """Write the whole page."""
+def write_page(parts: list[Part], asked: dict[str, str], out: TextIO, samples: str = "") -> None:
+    """Write the whole page, with a link to the page of all samples where there is one."""
     title = f"Comparison: {', '.join(table.task for table, _, _ in parts)}"
     out.write(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
@@ -30,12 +31,14 @@ def write_page(parts: list[Part], asked: dict[str, str], out: TextIO) -> None:
     )
     words = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in asked.items())
     out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
+    if samples:
+        out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
     for part in parts:
         _section(*part, out)
     out.write("</body>\n</html>\n")
 
 
-def _section(table: Table, figures: Sequence[Picture | Drawn], flips: list[Flips], out: TextIO) -> None:
+def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[Flips], out: TextIO) -> None:
     count = len(table.rows)
     out.write(f"<section>\n<h2>{escape(table.task)} <small>{count} run{'s' * (count != 1)}</small></h2>\n")
     _table(columns(table), [_row_class(row) for row in table.rows], out)
@@ -45,8 +48,7 @@ def _section(table: Table, figures: Sequence[Picture | Drawn], flips: list[Flips
         out.write('<ul class="found">\n')
         for row in table.rows:
             if row.sentence:
-                it = row.comparison or row.shift
-                words, finding = escape(row.sentence), it.finding if it else None
+                words, finding = escape(row.sentence), row.effect.finding if row.effect else None
                 if finding:
                     words = words.replace(f": {finding} (", f": <b>{finding}</b> (", 1)
                 out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
@@ -55,7 +57,9 @@ def _section(table: Table, figures: Sequence[Picture | Drawn], flips: list[Flips
     if legend := summary(table):
         out.write(f'<p class="legend">{escape(legend)}</p>\n')
     for figure in figures:
-        out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
+        if isinstance(figure, Picture):
+            out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
+    _drawn([figure for figure in figures if isinstance(figure, JobPicture)], out)
     for them in flips:
         _flips(them, table, out)
     if table.common:
@@ -69,7 +73,7 @@ def escape(text: object) -> str:
     return html.escape(plain(text))
 
 
-def _row_class(row: Row) -> str:
+def _row_class(row: TableRow) -> str:
     return "baseline" if row.is_baseline else "dominated" if row.on_front is False else ""
 
 
@@ -91,6 +95,17 @@ def _table(found: list[Column], classes: list[str], out: TextIO) -> None:
             out.write(f"<{tag}{' class=n' * it.is_number}>{mark}{escape(cell)}</{tag[:2]}>")
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n")
+
+
+def _drawn(figures: list[JobPicture], out: TextIO) -> None:
+    """Write the pictures of jobs side by side and small; each grows where it is opened."""
+    if not figures:
+        return
+    out.write('<div class="drawn">\n')
+    for figure in figures:
+        names = "".join(f"<li>{escape(name)}</li>" for name in figure.names)
+        out.write(f"<details><summary>{figure.inline()}<ul>{names}</ul></summary></details>\n")
+    out.write("</div>\n")
 
 
 def _flips(flips: Flips, table: Table, out: TextIO) -> None:

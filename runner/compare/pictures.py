@@ -1,4 +1,4 @@
-"""The comparison drawn: accuracies with their intervals, and the front of accuracy, memory and speed."""
+"""The comparison drawn: accuracies and their intervals, also over tokens, the front of accuracy, memory and speed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from runner.compare.data import Finding, Row, Table
+from runner.compare.data import Table, TableRow
 from runner.compare.wording import name_of
 from runner.core.console import plain
 from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Picture
-from runner.core.metrics import METRICS
+from runner.core.effects import Finding
+from runner.core.metrics import METRICS, OF_QUESTION
 
 if TYPE_CHECKING:  # its import takes a second, which only --save and --log need
     from matplotlib.axes import Axes
@@ -23,11 +24,16 @@ MOST_ROWS, MOST_PANELS, MOST_LABELS = 60, 4, 14
 
 
 @dataclass
-class Drawn:
-    """A picture that a job has drawn itself, an SVG file."""
+class JobPicture:
+    """A picture that jobs have drawn themselves, an SVG file, which is the same for all of these jobs."""
 
-    title: str
+    names: list[str]
     file: bytes
+
+    @property
+    def title(self) -> str:
+        """Name the jobs."""
+        return " · ".join(self.names)
 
     def inline(self) -> str:
         """Return it as an image of a page: whatever stands in the file, an image runs and fetches nothing."""
@@ -47,7 +53,53 @@ def draw(table: Table) -> list[Picture]:
             "that a pane shows, as measured"
         )
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
+    if len(_over_tokens(table)) > 1:
+        title = (
+            "accuracy over the tokens that a question has cost, prompt and new ones of all calls; bars: 95 % "
+            "intervals; hollow: the baseline; line: what no other row beats in both, as measured"
+        )
+        pictures.append(Picture("tokens", title, lambda: tokens(table)))
     return pictures
+
+
+def _over_tokens(table: Table) -> list[tuple[float, float, TableRow]]:
+    """Return tokens a question and accuracy of each row that has both."""
+    return [
+        (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.interval[0], row)
+        for row in table.rows
+        if row.run.interval and row.run.metrics.keys() >= set(OF_QUESTION)
+    ]
+
+
+def tokens(table: Table) -> Figure:
+    """Draw accuracy over tokens a question, a pane for each set of questions."""
+    from matplotlib.figure import Figure
+
+    every = _over_tokens(table)
+    panels = list(dict.fromkeys(row.panel for *_, row in every))[:MOST_PANELS]
+    figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
+    labels = []
+    for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        points = sorted((it for it in every if it[2].panel == panel), key=lambda it: it[2].is_baseline)  # that on top
+        asked = {part.partition("=")[0] for part in panel}
+        front = _front_of([(x, y) for x, y, _ in points], sign=-1)
+        for x, y, row in points:
+            assert row.run.interval is not None
+            colour = FRONT if (x, y) in front else MUTED
+            low, high = (100 * end for end in row.run.interval[1:])
+            pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+            face = PAPER if row.is_baseline else colour
+            pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
+        shown = [point for point in points if len(points) <= MOST_LABELS or point[:2] in front or point[2].is_baseline]
+        labels.append(_labelled(pane, shown, [key for key in table.keys if key not in asked], front))
+        _finished(pane, front)
+        pane.set_title(_literal(", ".join(panel)), loc="left")
+        pane.set_xlabel("prompt and new tokens a question")
+        pane.set_ylabel("accuracy, %")
+    figure.draw_without_rendering()  # only then is it known where texts lie
+    for of_pane in labels:
+        _part(of_pane)
+    return figure
 
 
 def accuracy(table: Table) -> Figure:
@@ -57,7 +109,7 @@ def accuracy(table: Table) -> Figure:
     scored = [(row, interval) for row in table.rows if (interval := row.run.interval)]
     shown = scored[:MOST_ROWS]
     rows = [row for row, _ in shown]
-    compared = any(row.comparison for row in rows)
+    compared = any(row.effect for row in rows)
     figure = Figure(figsize=(8.6 if compared else 5.6, 1.1 + 0.27 * len(rows)), layout="constrained")
     panes = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
     cut = f" (the first {len(rows)} of {len(scored)} rows)" * (len(rows) < len(scored))
@@ -65,10 +117,10 @@ def accuracy(table: Table) -> Figure:
     for place, (row, interval) in enumerate(shown):
         middle, low, high = (100 * value for value in interval)
         _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
-        it = row.comparison
+        it = row.effect
         if it is not None:
             colour = {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
-            middle, low, high = (100 * value for value in (it.difference, it.difference_low, it.difference_high))
+            middle, low, high = (100 * value for value in (it.value, it.low, it.high))
             _dot(panes[1], place, middle, low, high, colour)
     panes[0].set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
     panes[0].set_ylim(len(rows) - 0.4, -0.6)
@@ -82,7 +134,7 @@ def accuracy(table: Table) -> Figure:
     return figure
 
 
-def _words(row: Row, keys: list[str]) -> str:
+def _words(row: TableRow, keys: list[str]) -> str:
     return _literal(name_of(row, keys))
 
 
@@ -137,7 +189,7 @@ def _part(labels: list[Annotation]) -> None:
         placed.append(box)
 
 
-def _bars(pane: Axes, x: float, y: float, row: Row, axis: str, colour: str) -> None:
+def _bars(pane: Axes, x: float, y: float, row: TableRow, axis: str, colour: str) -> None:
     """Draw between what a point may stand by noise alone."""
     assert row.run.interval is not None
     low, high = (100 * end for end in row.run.interval[1:])
@@ -145,27 +197,56 @@ def _bars(pane: Axes, x: float, y: float, row: Row, axis: str, colour: str) -> N
         pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
 
 
-def _front_pane(pane: Axes, rows: list[Row], axis: str, keys: list[str]) -> list[Annotation]:
+def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) -> list[Annotation]:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line.
 
     Returns the labels, which may still lie on one another.
     """
-    labels = []
     sign = METRICS[axis].better.value
     points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
         colour = FRONT if row.on_front else MUTED
         _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
-        if len(rows) <= MOST_LABELS or row.on_front or row.is_baseline:
-            place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
-            labels.append(pane.annotate(_words(row, keys), (x, y), (0, LABEL_OFFSETS[0]), **place))
+    shown = [it for it in points if len(rows) <= MOST_LABELS or it[2].on_front or it[2].is_baseline]
+    labels = _labelled(pane, shown, keys, [(x, y) for x, y, row in points if row.on_front])
+    _finished(pane, _front_of([(x, y) for x, y, _ in points], sign))
+    return labels
+
+
+def _labelled(
+    pane: Axes, points: list[tuple[float, float, TableRow]], keys: list[str], front: list[tuple[float, float]]
+) -> list[Annotation]:
+    """Write the names of points; rows that lie on one point share one label."""
+    names: dict[tuple[float, float], list[str]] = {}
+    for x, y, row in points:
+        names.setdefault((x, y), []).append(_words(row, keys))
+    return [
+        pane.annotate(
+            ", ".join(words),
+            place,
+            (0, LABEL_OFFSETS[0]),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=FRONT if place in front else MUTED,
+        )
+        for place, words in names.items()
+    ]
+
+
+def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
+    """Return the points that no other one beats in both, from the best x on; sign: which way x gets better."""
     front: list[tuple[float, float]] = []
-    for x, y, _ in sorted(points, key=lambda point: (-sign * point[0], -point[1])):  # from the best x on
+    for x, y in sorted(points, key=lambda point: (-sign * point[0], -point[1])):
         if not front or y > front[-1][1]:
             front.append((x, y))
+    return front
+
+
+def _finished(pane: Axes, front: list[tuple[float, float]]) -> None:
+    """Draw the line of a front, and what every pane with one has."""
     pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
     pane.margins(0.16, 0.2)
-    return labels

@@ -19,13 +19,13 @@ from runner.compare.data import (
     EXTRACTOR,
     JOB_ID,
     TEXT_END,
-    Answer,
     Answers,
     NotPaired,
     Question,
+    QuestionOutcome,
     Run,
-    Scored,
     Texts,
+    TextScore,
 )
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
@@ -199,7 +199,7 @@ def grid_to_log_to(runs: list[Run]) -> str:
     raise ConfigError(f"--log: these runs are of {len(found)} grids ({', '.join(found[:4])}): choose one with --grid")
 
 
-class Evidence:
+class SampleReader:
     """Reads which questions a run solved; keeps the answers of baselines, as many runs are compared with them."""
 
     def __init__(self, client: Client, output_dir: Path, scratch: Path) -> None:
@@ -235,7 +235,7 @@ class Evidence:
 
         return self.whole(run, read_texts, agrees, LOG_LIKELIHOOD)
 
-    def words(self, run: Run, wanted: set[Question]) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return what a run said to some questions: verdict, extracted answer, and the end of its text."""
         found: dict[Question, dict[str, str]] = {}
         for part in run.parts or [run]:
@@ -245,7 +245,7 @@ class Evidence:
                 if question in wanted and sample.verdict is not None:
                     extracted = sample.extracted or {}
                     answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                    found[question] = side_of(sample.verdict, answer, sample.text)
+                    found[question] = side_of(sample.verdict, answer, sample.text, most)
         return found
 
     def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
@@ -263,7 +263,7 @@ class Evidence:
                     say(f"note: {damage}. {run.job_id} is compared by {path}")
                 return kept
             why = f"is damaged: {damage}" if damage else f"disagrees with its logged {logged}"
-        raise NotPaired(f"no evidence: {SAMPLES} of {run.job_id} {why}")
+        raise NotPaired(f"no reader: {SAMPLES} of {run.job_id} {why}")
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
         """Yield the file from the run's folder, from that folder beside a moved database, and from MLflow."""
@@ -310,7 +310,7 @@ def read_answers(path: Path, asked: int | None = None) -> Answers:
     Of a job that stopped early, those that it put before count: later ones that came sooner are on disk as well.
     """
     scored = [it for it in _samples_in(path) if it.verdict is not None and (asked is None or it.index < asked)]
-    return {question_of(one): Answer(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
+    return {question_of(one): QuestionOutcome(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:
@@ -323,13 +323,13 @@ def _samples_in(path: Path) -> Iterable[Sample]:
 def read_texts(path: Path) -> Texts:
     """Return what a file of samples says of each text; EvidenceError with file and line where one was changed."""
     return {
-        one.index: Scored((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
+        one.index: TextScore((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
         for one in _samples_in(path)
         if one.likelihood is not None
     }
 
 
-def side_of(verdict: Verdict, answer: str | None, text: str) -> dict[str, str]:
+def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
     """Return one side of a flip as it is shown: a long text by its end."""
-    shown = text if len(text) <= TEXT_END else "…" + text[-TEXT_END:]
+    shown = text if len(text) <= most else "…" + text[-most:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}

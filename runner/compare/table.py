@@ -8,16 +8,17 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
-from runner.compare.data import JOB_ID, NotPaired, Row, Run, Table, group, label, named_groups
+from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, group, label, named_groups
+from runner.compare.effect_words import sentence
 from runner.compare.front import SPEED_TOLERANCE, mark_front
-from runner.compare.likelihood import compare_likelihoods, judge_shifts
-from runner.compare.likelihood_words import sentence
-from runner.compare.runs import Evidence
+from runner.compare.likelihood import compare_likelihoods
+from runner.compare.runs import SampleReader
 from runner.compare.selection import listed, matches
 from runner.compare.wording import dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core import metrics
+from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
 from runner.core.progress import Progress
@@ -26,7 +27,7 @@ QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # t
 
 
 @dataclass
-class Choice:
+class ComparisonOptions:
     """What the user wants compared with what."""
 
     baseline: dict[str, str] = field(default_factory=dict)
@@ -36,31 +37,33 @@ class Choice:
     tolerance: float = SPEED_TOLERANCE  # how far apart speeds of one run each may lie by noise alone
 
 
-def tabulate(runs: list[Run], choice: Choice, evidence: Evidence) -> Table:
+def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -> Table:
     """Return one task's table, compared with the baseline where there is one."""
     if choice.by or choice.baseline or choice.base:
-        evidence.fetch(runs)
+        reader.fetch(runs)
     if choice.by and any(run.score for run in runs):
-        runs = pool(runs, choice.by, evidence)
+        runs = pool(runs, choice.by, reader)
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
     keys = choice.by or telling_keys(varying, configs)
     asked = [key for key in QUESTION_KEYS if key in keys]
     rows = [
-        Row(run, {key: run.value(key) for key in keys}, panel=tuple(f"{label(key)}={run.value(key)}" for key in asked))
+        TableRow(
+            run, {key: run.value(key) for key in keys}, panel=tuple(f"{label(key)}={run.value(key)}" for key in asked)
+        )
         for run in runs
     ]
     same = agreed(configs)
     table = Table(runs[0].task, keys, rows, common={key: same[key] for key in meaningful_keys(configs) if key in same})
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
-        _compare(table, varying, choice, evidence)
-    mark_front(table, evidence, choice.tolerance)
+        _compare(table, varying, choice, reader)
+    mark_front(table, reader, choice.tolerance)
     arrange(table)
     return table
 
 
-def _compare(table: Table, varying: list[str], choice: Choice, evidence: Evidence) -> None:
+def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader: SampleReader) -> None:
     rows = {row.run.run_id: row for row in table.rows}
     every = [row.run for row in table.rows]
     candidates = [choice.base] if choice.base else [run for run in every if matches(run, choice.baseline)]
@@ -74,36 +77,32 @@ def _compare(table: Table, varying: list[str], choice: Choice, evidence: Evidenc
             try:
                 base = choice.base or pairing.find_baseline(row.run, candidates, choice.baseline, varying)
                 row.baseline = rows[base.run_id]
-                _fill(row, base, choice, evidence)
+                row.effects = effects_of(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    pairing.judge(table.rows)
-    pairing.judge_ratios(table.rows)
-    judge_shifts(table.rows)
+    judge(it for row in table.rows for it in row.effects)
 
 
-def _fill(row: Row, base: Run, choice: Choice, evidence: Evidence) -> None:
-    """Compare one row with its baseline: by likelihoods or verdicts where it has them, else by repeats."""
-    run = row.run
+def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:
+    """Compare a run with its baseline: by likelihoods or verdicts where it has them, else by repeats."""
     asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     also = also_differ(run, base, choice) if choice.by else None
     if run.unit:
-        row.shift = compare_likelihoods(run, base, evidence, asked)
-        row.shift.remark = "; ".join(part for part in (row.shift.remark, also) if part) or None
-        return
-    if run.score is None:
-        row.ratios = pairing.compare_repeats(run, base, evidence)
-        return
-    try:
-        row.comparison = pairing.compare_pair(run, base, evidence, asked)
-    except NotPaired as reason:
-        if not choice.unpaired:
-            raise
-        row.comparison = pairing.compare_unpaired(run, base, str(reason))
-    row.comparison.remark = "; ".join(part for part in (row.comparison.remark, also) if part) or None
+        effect = compare_likelihoods(run, base, reader, asked)
+    elif run.score is None:
+        return pairing.compare_repeats(run, base, reader)
+    else:
+        try:
+            effect = pairing.compare_pair(run, base, reader, asked)
+        except NotPaired as reason:
+            if not choice.unpaired:
+                raise
+            effect = pairing.compare_unpaired(run, base, str(reason))
+    effect.remark = "; ".join(filter(None, (effect.remark, also))) or None
+    return [effect]
 
 
-def also_differ(run: Run, base: Run, choice: Choice) -> str | None:
+def also_differ(run: Run, base: Run, choice: ComparisonOptions) -> str | None:
     """Say in which keys two configurations differ besides those that --by names."""
     named = {*choice.by, *choice.baseline}
     chosen = named_groups(named)
@@ -117,7 +116,7 @@ def arrange(table: Table) -> None:
     named = JOB_ID in table.baseline  # one run that all others are compared with: it stands first
     outer = [key for key in table.keys if not named and key not in table.baseline and group(key) not in inner]
 
-    def place(row: Row) -> tuple[object, ...]:
+    def place(row: TableRow) -> tuple[object, ...]:
         alike = [natural(row.config[key]) for key in outer]
         return alike, not row.is_baseline, [natural(row.config[key]) for key in table.keys], row.run.job_id
 
@@ -127,11 +126,12 @@ def arrange(table: Table) -> None:
     table.dominated = dominated(table)
 
 
-def inert_keys() -> set[str]:
-    """Return the config keys in which runs may differ and still be the same experiment.
+def inert_keys(config: dict[str, str]) -> set[str]:
+    """Return the config keys in which a run may differ from another one and still be the same experiment.
 
     A place whose content is hashed (model.name, task.data) is inert for a job's identity, but it is what a
-    reader knows a model or a data set by; only the download cache says nothing.
+    reader knows a model or a data set by; only the download cache says nothing. A key of the same name may count in
+    another choice of its group: task.split says nothing of a sweep, and everything of gsm8k.
     """
 
     def inert(item: Field[Any]) -> bool:
@@ -139,7 +139,10 @@ def inert_keys() -> set[str]:
 
     keys = {item.name for item in fields(RunnerConfig) if inert(item)}
     for group_name, schemas in GROUPS.items():
-        for schema in schemas.values():
+        chosen = schemas.get(config.get(f"{group_name}.name", ""))
+        if chosen and any(item.name == "name" for item in fields(chosen)):  # a model's name is no choice of its group
+            chosen = None
+        for schema in [chosen] if chosen else schemas.values():
             keys |= {f"{group_name}.{item.name}" for item in fields(schema) if inert(item)}
     return keys
 
@@ -156,14 +159,17 @@ def differing_keys(configs: list[dict[str, str]]) -> list[str]:
 
 def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:
     """Return the config keys of these runs that can change what they do, in the config's order."""
-    inert = inert_keys()
     order = [item.name for item in fields(RunnerConfig)]
 
     def place(key: str) -> tuple[int, bool, str]:
         top = group(key)
         return (order.index(top) if top in order else len(order)), not key.endswith(".name"), key
 
-    return sorted({key for config in configs for key in config if not {key, group(key)} & inert}, key=place)
+    counting = set[str]()
+    for config in configs:
+        inert = inert_keys(config)
+        counting |= {key for key in config if not {key, group(key)} & inert}
+    return sorted(counting, key=place)
 
 
 def telling_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
@@ -179,15 +185,15 @@ def telling_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
     return [key for key in keys if tells(key)]
 
 
-def pool(runs: list[Run], by: list[str], evidence: Evidence) -> list[Run]:
+def pool(runs: list[Run], by: list[str], reader: SampleReader) -> list[Run]:
     """Pool the runs that agree in these keys; two that answered the same question are refused."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
-    return [_together(members, by, evidence) if len(members) > 1 else members[0] for members in groups.values()]
+    return [_together(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
 
 
-def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
+def _together(members: list[Run], by: list[str], reader: SampleReader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
     names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
     differing = differing_keys([run.params for run in members])
@@ -207,7 +213,7 @@ def _together(members: list[Run], by: list[str], evidence: Evidence) -> Run:
         parts=members,
     )
     try:
-        answers = evidence.of(whole)
+        answers = reader.of(whole)
     except NotPaired as reason:
         raise ConfigError(f"{where} cannot be put together: {reason}") from reason
     if whole.score and len(answers) < whole.score[1]:

@@ -55,14 +55,15 @@ class Domain(StrEnum):
 
 
 MOST_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
+MOST_ROUNDS = 100  # each agent reads what was said before, so a conversation is at an end much sooner
 
 
 @dataclass
 class AgentsConfig(QuestionsConfig):
     """A team of agents answers each question; who hears whom is a graph, which training can prune."""
 
-    module: ClassVar[str] = "runner.tasks.agents"
-    name: str = "agents"
+    module: ClassVar[str] = "runner.tasks.agents.task"
+    name: ClassVar[str] = "agents"
     mode: Mode = Mode.full_connected
     agents: int = 4
     roles: list[AgentRole] | None = None
@@ -86,8 +87,12 @@ class AgentsConfig(QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        key = "task.choices_key" if self.choices_key else "task.gold"
+        need = "a team's answer is a number: use task=gsm8k for letters of choices"
+        check(not self.has_letters, key, self.choices_key or self.gold.value, need)
         check(1 <= self.agents <= MOST_AGENTS, "task.agents", self.agents, f"must lie in 1..{MOST_AGENTS}")
-        for key in ("num_rounds", "batch_size", "num_iterations", "imp_per_iterations"):
+        check(1 <= self.num_rounds <= MOST_ROUNDS, "task.num_rounds", self.num_rounds, f"must lie in 1..{MOST_ROUNDS}")
+        for key in ("batch_size", "num_iterations", "imp_per_iterations"):
             check_least(1, f"task.{key}", getattr(self, key))
         for key in ("train_offset", "nuclear_norm"):
             check_least(0, f"task.{key}", getattr(self, key))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from runner.config.generation import GenerationConfig
+from runner.config.generation import GENERATIONS
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import MODELS
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.models import MODELS
+from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.rope import ROPES
 from runner.config.tasks import TASKS
 from runner.core.fields import Text
@@ -21,14 +21,14 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
     "quantization": {**CHOICES},
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {**ROPES},
-    "generation": {"generation": GenerationConfig},
+    "generation": {**GENERATIONS},
     "task": {**TASKS},
-    "tracking": {"tracking": TrackingConfig},
+    "tracking": {"sqlite": TrackingConfig, "none": NoTrackingConfig},
 }
 
 
 @dataclass(frozen=True)
-class Kind:
+class KeyType:
     """What a key holds."""
 
     text: bool = False  # strings of any kind
@@ -37,20 +37,23 @@ class Kind:
 
 
 @cache
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, KeyType]:
     """Return what each key of the schemas holds."""
-    found: dict[str, Kind] = {}
+    found: dict[str, KeyType] = {}
     schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
     schemas.append(("", RunnerConfig))
     for prefix, schema in schemas:
-        for name, hint in get_type_hints(schema, include_extras=True).items():
+        hints = get_type_hints(schema, include_extras=True)
+        for name, hint in ((item.name, hints[item.name]) for item in fields(schema)):
             if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
             held = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
             is_list = get_origin(held[0]) is list
             held = [*get_args(held[0])] if is_list else held
-            kind = Kind(held in ([str], [Text]), held == [Text], is_list)
-            if not found.get(f"{prefix}{name}", Kind()).text:  # task.prompt is a choice of one task, a text of others
+            kind = KeyType(held in ([str], [Text]), held == [Text], is_list)
+            if not found.get(
+                f"{prefix}{name}", KeyType()
+            ).text:  # task.prompt is a choice of one task, a text of others
                 found[f"{prefix}{name}"] = kind
     return found
 

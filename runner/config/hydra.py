@@ -5,10 +5,11 @@ A message holds the full key, the value, the nearest valid key and the choices.
 
 from __future__ import annotations
 
-import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
+from hydra.plugins.completion_plugin import CompletionPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -29,16 +30,17 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config import profiles, variables
-from runner.config.choices import CONF, choices_for, of_model
-from runner.config.groups import GROUPS, Kind, kinds
+from runner.config import completion, data_sets, help, profiles
+from runner.config.choices import CONF, choices_for
+from runner.config.groups import GROUPS, KeyType, kinds
+from runner.config.lacking import HYDRAS_OWN, compose_config
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
-from runner.config.plain_text import quote_texts, sweep_of
 from runner.config.root import RunnerConfig
-from runner.config.variables import Chosen, translate
+from runner.config.yaml_files import load_checked
 from runner.core.console import say
 from runner.core.environment import variable
-from runner.core.errors import ConfigError, RunnerError, unknown
+from runner.core.errors import ConfigError, RunnerError
+from runner.core.fields import choice_of
 
 # choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
@@ -47,16 +49,30 @@ _composed_mode = Hydra.get_mode
 
 # for conf/tracking, here and not in register(): the processes of other launchers compose, too
 OmegaConf.register_new_resolver("variable", variable, replace=True)
+OmegaConf.register_new_resolver("data_set", data_sets.look_up, replace=True)  # for conf/task
 
 
+_load = OmegaConf.load
+
+
+def _load_bounded(file: Any) -> Any:
+    """Load a file as OmegaConf does, after a look at how deep it is and what its aliases unpack to."""
+    return load_checked(file, _load)
+
+
+@cache
 def register() -> None:
     """Hand every schema to Hydra, so that a YAML that extends it is type-checked.
 
     The schemas stand under hydra/schema/GROUP, because `--help` and tab completion list only groups outside hydra/.
     """
-    from hydra.core.config_store import ConfigStore
-
     Hydra.get_mode = _mode  # type: ignore[method-assign]
+    if Hydra.compose_config is HYDRAS_OWN:
+        Hydra.compose_config = compose_config  # type: ignore[method-assign]
+    Hydra.get_help = help.get_help  # type: ignore[method-assign]
+    Hydra.show_cfg = help.show_cfg  # type: ignore[method-assign]
+    CompletionPlugin._query = completion.query  # type: ignore[method-assign]
+    OmegaConf.load = staticmethod(_load_bounded)  # type: ignore[assignment,method-assign]
     # Hydra deep-copies the store whenever it lists a group, and lists 60 groups for --help; listing changes nothing
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance().store
@@ -73,6 +89,26 @@ def register() -> None:
             store(group=f"hydra/schema/{group}", name=name, node=node, provider="runner")
     for name, of_weights in profiles.nodes(choices_for("model")):
         store(group="hydra/profile", name=name, node=of_weights, package="_global_", provider="runner")
+
+
+def adapt_plugins() -> None:
+    """Store other packages' plugins again under their own names, with our values where their defaults do not fit."""
+    store = ConfigStore.instance().store
+    with suppress(ImportError):
+        from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
+
+        # a search is for the highest accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be given anew
+        ours = OptunaSweeperConf(_target_="hydra_plugins.runner.OptunaSearch", direction="maximize", params={})
+        search = OmegaConf.structured(ours)
+        OmegaConf.set_struct(search.params, False)
+        store(group="hydra/sweeper", name="optuna", node=search, provider="runner")
+    with suppress(ImportError):
+        from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
+
+        # no server for the dashboard, and no second try: the runner itself repeats what an innocent job has lost
+        init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
+        ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
+        store(group="hydra/launcher", name="ray", node=ray, provider="runner")
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
@@ -113,90 +149,85 @@ def hydra_of(study_folder: str | None = None) -> Hydra:
     return Hydra("runner", ConfigLoaderImpl(search))
 
 
-def variables_as_overrides(said: list[str], name: str = "config", folder: str | None = None) -> list[str]:
-    """Return what the variables of the environment say that the overrides leave open; each is printed on stderr."""
-    if not any(os.environ.get(variable) for variable in variables.NAMES):
-        return []
-    asked = {line.partition("=")[0].lstrip("+~"): line for line in said}
-    hydra = hydra_of(folder)
-    if of_study := _swept(hydra, name, "profile"):
-        asked.setdefault("profile", of_study)
-    wanted = _values(asked["profile"]) if "profile" in asked else []
-    for profile in wanted:  # it wins, too
-        asked = dict.fromkeys(profiles.keys_of(str(profile)), asked["profile"]) | asked
-
-    def models(choice: str | None) -> list[Chosen]:
-        own: list[str | None] = ["api"] if {*wanted} == {"teacher_only"} else [None]
-        own = _values(asked["model"]) if asked.get("model", "").startswith("model=") else own
-        if choice is None and own == [None]:
-            swept = _swept(hydra, name, "model")
-            own = _values(swept) if swept else own
-        return [_model_of(hydra, name, one) for one in ([choice] if choice else own)]
-
-    found = translate(os.environ, asked, models)
-    for line in found.lines:
-        say(line)
-    return quote_texts(found.overrides)
-
-
-def _swept(hydra: Hydra, name: str, key: str) -> str:
-    """Return how a study sweeps over a key, as an override; empty where it does not."""
-    with suppress(HydraException):  # the job itself says what is wrong with its config
-        swept = _compose(hydra, name, []).hydra.sweeper.get("params", {}).get(key)
-        return sweep_of(key, swept) if swept is not None else ""
-    return ""
-
-
-def _values(override: str) -> list[str | None]:
-    """Return the values of an override, of a sweep or of one; nothing of one that cannot be read."""
-    with suppress(HydraException):
-        read = OverridesParser.create().parse_override(override)
-        return [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
-    return [None]
-
-
-def _model_of(hydra: Hydra, name: str, choice: str | None) -> Chosen:
-    """Describe a choice of model in a config, None: its own; a choice that there is not has no keys."""
-    try:
-        composed = _compose(hydra, name, [] if choice is None else [f"model={choice}"])
-    except HydraException:
-        return Chosen(str(choice), frozenset())
-    return of_model(str(composed.hydra.runtime.choices.model), composed.model)
-
-
-def _compose(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
-    return hydra.compose_config(name, overrides, RunMode.RUN, with_log_configuration=False)
-
-
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return a job's config as the runner knows it, and the choice of each group, which only Hydra's half holds."""
     choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
+    data_sets.settle(composed)  # by the folders that Hydra's half knows
     with read_write(composed), open_dict(composed):
         del composed["hydra"]
     return composed, choices
 
 
-def to_config(composed: Any) -> RunnerConfig:
-    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here."""
+def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> RunnerConfig:
+    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here.
+
+    `choices` are those of the defaults list, from which what was composed must come.
+    """
+    if OmegaConf.get_type(composed) is not RunnerConfig:
+        raise ConfigError("this config does not stand on the runner's: it needs `defaults: [config, _self_]` on top")
+    _refuse_extra("", composed)
+    data_sets.settle(composed)
+    if choices is not None:
+        _refuse_other_choices(composed, choices)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunnerConfig)
-    _refuse_extra("", composed, config)
     return config
 
 
-def _refuse_extra(prefix: str, composed: Any, checked: object) -> None:
-    known = schema_keys(checked)
+def as_yaml(composed: DictConfig) -> str:
+    """Return a job's config as it is kept: with the name of each group's choice, read off its class."""
+    kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
+    for group in GROUPS:
+        if (choice := choice_of(OmegaConf.get_type(composed, group))) is not None:
+            kept[group] = {"name": choice, **kept[group]}
+    return OmegaConf.to_yaml(OmegaConf.create(kept))
+
+
+def _refuse_extra(prefix: str, composed: DictConfig) -> None:
+    schema = OmegaConf.get_type(composed)
+    known = schema_keys(schema)
     for key in map(str, composed):
         if key not in known:
-            raise ConfigError(f"{prefix}{key}: {unknown('key', prefix + key, (prefix + name for name in known))}")
-        if is_dataclass(getattr(checked, key)):
-            _refuse_extra(f"{prefix}{key}.", composed[key], getattr(checked, key))
+            raise ConfigError(unknown_key(f"{prefix}{key}", schema, composed._get_node(key)))
+        node = composed._get_node(key)
+        if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
+            _refuse_extra(f"{prefix}{key}.", node)
+
+
+def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
+    """Refuse a group that came by another way than its choice: what is shown and recorded would not be what runs."""
+    for group, schemas in GROUPS.items():
+        expected, found = schemas.get(choices.get(group, "")), OmegaConf.get_type(composed, group)
+        if expected is not None and expected is not found:
+            kind = getattr(found, "__name__", found)
+            raise ConfigError(
+                f"{group}={choices[group]} is the choice, and the config puts a {kind} there: "
+                f"choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a defaults list"
+            )
+    named, chosen = str(composed.profile), choices.get("profile", profiles.NONE)
+    if named != chosen:
+        raise ConfigError(
+            f"profile: {named} is no key: it would choose nothing (profile={chosen} is the choice). Use "
+            f"profile={named}, or `override /profile: {named}` in a defaults list"
+        )
 
 
 # -------------------------------------------------------------------------------------------------- errors
 
 
-def explain(error: BaseException, conf: Path) -> str | None:
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise what a user has caused as a ConfigError with its one message; a RunnerError is one already."""
+    try:
+        yield
+    except Exception as error:
+        message = None if isinstance(error, RunnerError) else explain(error)
+        if message is None:
+            raise
+        raise ConfigError(message) from error
+
+
+def explain(error: BaseException) -> str | None:
     """Return the one message for an error that a user can cause, or None for a bug."""
     if isinstance(error, RunnerError):
         return str(error)
@@ -205,7 +236,7 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _from_cause(error, conf) or _first_lines(error)
+        return _from_cause(error) or _first_lines(error)
     return None
 
 
@@ -213,7 +244,7 @@ def _unreadable(override: str) -> str:
     """Say what to type for an override that Hydra's grammar does not take."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
-        return f"{override}: this is no override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
+        return f"{override}: not a valid override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
     fix = _in_quotes(key, value)
     return f"{override}: the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
 
@@ -224,7 +255,7 @@ def _in_quotes(key: str, value: str) -> str:
 
 def _several(key: str, value: str) -> str:
     """Say what to type for several values where there is no grid."""
-    kind = kinds().get(key, Kind())
+    kind = kinds().get(key, KeyType())
     one = f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.text else ""
     one = f". If it is a list: {key}=[{value}]" if kind.is_list else one
     return f"{key}={value}: several values. To sweep over it, add --multirun (-m){one}"
@@ -240,21 +271,30 @@ def _missing_config(error: MissingConfigException) -> str:
     return _first_lines(error)
 
 
-def _from_cause(error: BaseException, conf: Path) -> str | None:
+def _from_cause(error: BaseException) -> str | None:
     """Find the override that does not fit in the chain of causes, and the reason."""
     text, cause = str(error), error
+    if (match := re.match(r"In '([^']+)': \w+ raised while composing config", text)) and error.__context__ is not None:
+        said = _from_cause(error.__context__)
+        return f"{match[1]}.yaml: {said}" if said else None
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if match := re.match(r"Could not override '([^']+)'\. ?\nNo match in the defaults list", text):
-        return unknown_key(match[1], conf)
+    if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
+        return unknown_key(match[1])
+    if match := re.match(r"Could not delete from config. '([^']+)' does not exist", text):
+        return unknown_key(match[1])
     if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
         return _several(match[1], match[2])
-    found = re.search(r"(?:Error merging override|Could not override) '?([^\n]+?)'?\.?(?:\n|$)", text)
+    found = re.search(r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text)
     written = found[1] if found else ""
+    key, _, value = written.partition("=")
+    if key.lstrip("+").startswith("profile."):  # the only group whose place among the keys holds a text
+        return unknown_key(key.lstrip("+"), value=value)
     if isinstance(cause, ValidationError):
         return wrong_value(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return unknown_key(cause.full_key or written, conf, cause.object_type)
+        said = value if key == cause.full_key else None
+        return unknown_key(cause.full_key or key, cause.object_type, said)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no value: give {cause.full_key}=..."
     return None

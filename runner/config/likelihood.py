@@ -19,8 +19,8 @@ STYLES = (PromptStyle.chat, PromptStyle.text)
 class LikelihoodConfig(WordingConfig, QuestionsConfig):
     """How probable given texts are: gold answers, any text, multiple choice; and how far from another model's."""
 
-    module: ClassVar[str] = "runner.tasks.likelihood"
-    name: str = "likelihood"
+    module: ClassVar[str] = "runner.tasks.likelihood.task"
+    name: ClassVar[str] = "likelihood"
     window: int = 1024
     stride: int | None = None
     keep_top_k: int = inert(0, "adds evidence and changes no number; it counts among the hashes")

@@ -13,7 +13,7 @@ from runner.core.fields import HASHED, MISSING, inert
 class LoraConfig:
     """No adapter."""
 
-    name: str = "none"
+    name: ClassVar[str] = "none"
 
     packages: ClassVar[tuple[str, ...]] = ()  # imported to put it on
 
@@ -27,7 +27,6 @@ class LoraConfig:
 class AdapterConfig(LoraConfig):
     """Shared keys of the adapters: the path, and whether to merge the adapter into the weights."""
 
-    name: str = MISSING
     path: str = inert(MISSING, HASHED)
     merge: bool = False
 
@@ -43,7 +42,7 @@ class AdapterConfig(LoraConfig):
 class PeftConfig(AdapterConfig):
     """A PEFT adapter: a local folder, a hub id, or `embedded` or `embedded_team`, which ship with the runner."""
 
-    name: str = "peft"
+    name: ClassVar[str] = "peft"
 
     module: ClassVar[str] = "runner.models.lora.peft"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
@@ -53,10 +52,10 @@ class PeftConfig(AdapterConfig):
 class PthConfig(AdapterConfig):
     """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: the file's own."""
 
-    name: str = "pth"
+    name: ClassVar[str] = "pth"
     rank: int | None = None
 
-    module: ClassVar[str] = "runner.models.lora.pth"
+    module: ClassVar[str] = "runner.compat.pth"
     usual_rope: ClassVar[str | None] = "rope_2d"
     in_a_file: ClassVar[bool] = True
 

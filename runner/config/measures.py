@@ -9,9 +9,14 @@ from itertools import product
 from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import Amount, TaskConfig, Workload
-from runner.core.errors import check, check_least
-from runner.core.fields import inert
+from runner.config.task import QUESTION_TOKENS, Amount, Framing, TaskConfig, Workload
+from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.fields import HASHED, inert
+
+PROMPT_TOKENS = (64, 256)
+MOST_TOKENS = 2**25  # of the prompts of one batch, which are made up at once: 1,024 rows of 32,768
+MOST_REPEATS = 10_000  # of a measurement: a median and its spread change no more long before
+MOST_REQUESTS = 100_000  # that come at one rate: they, too, are made up beforehand
 
 
 @dataclass
@@ -19,13 +24,16 @@ class SweepConfig(TaskConfig):
     """Speed over batch sizes × prompt lengths × new tokens × what prompts share; latency under requests that come."""
 
     module: ClassVar[str] = "runner.tasks.sweep"
-    name: str = "sweep"
+    name: ClassVar[str] = "sweep"
     batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
-    prompt_tokens: list[int] = field(default_factory=lambda: [64, 256])
+    prompt_tokens: list[int] = field(default_factory=lambda: [*PROMPT_TOKENS])
     new_tokens: Any = 32  # or several: OmegaConf has no type for a number or a list
     shared_prefix: list[float] = field(default_factory=lambda: [0.0])
     repeats: int = 5
     warmup: int = 1
+    prompts: str | None = inert(None, HASHED)
+    split: str = inert("test", "says which questions are the prompts; the SHA-256 of those counts instead")
+    format: Framing = inert(Framing.chat, "how real prompts are put; it is a part of their SHA-256")
     arrival_rates: list[float] = field(default_factory=list)
     arrival_s: float = 30.0
     arrival_requests: int | None = None
@@ -34,7 +42,12 @@ class SweepConfig(TaskConfig):
     def __post_init__(self) -> None:
         if not isinstance(self.new_tokens, list):
             self.new_tokens = [self.new_tokens]  # so that 32 and [32] are one job
-        for key in ("batch_sizes", "prompt_tokens", "new_tokens"):
+        axes = (
+            ("batch_sizes", "new_tokens")
+            if self._has_real_prompts()
+            else ("batch_sizes", "prompt_tokens", "new_tokens")
+        )
+        for key in axes:
             values = getattr(self, key)
             whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
             check(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
@@ -44,18 +57,39 @@ class SweepConfig(TaskConfig):
         _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
         shares = all(0 <= share <= 1 for share in self.shared_prefix)
         check(shares, "task.shared_prefix", self.shared_prefix, "every number is a share of the prompt, from 0 to 1")
-        check_least(1, "task.repeats", self.repeats)
-        check_least(0, "task.warmup", self.warmup)
+        _check_repeats("repeats", 1, self.repeats)
+        _check_repeats("warmup", 0, self.warmup)
         rates = self.arrival_rates
         need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
         check(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
         check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "each number may stand only once")
         check(0 < self.arrival_s < math.inf, "task.arrival_s", self.arrival_s, "must be above 0")
         check_least(2, "task.arrival_requests", self.arrival_requests, ", or null for those of task.arrival_s seconds")
+        most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
+        need = f"{most:,.0f} requests would come at one rate, at most {MOST_REQUESTS:,} can"
+        within = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
+        is_counted = self.arrival_requests is not None
+        key, value = ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", within)
+        check(most <= MOST_REQUESTS, f"task.{key}", value, need)
+        rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
+        _check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
+
+    def _has_real_prompts(self) -> bool:
+        """Whether task.prompts names some, which have lengths and beginnings of their own."""
+        if self.prompts is None:
+            return False
+        check_not_blank("task.prompts", self.prompts, "give embedded, a file, a data set, or null for random tokens")
+        check(self.prompts != "-", "task.prompts", "-", "a sweep reads a file or a data set, not stdin")
+        need = f"the prompts of task.prompts={self.prompts} have lengths of their own: leave it out"
+        check(self.prompt_tokens in ([], [*PROMPT_TOKENS]), "task.prompt_tokens", self.prompt_tokens, need)
+        need = f"what the prompts of task.prompts={self.prompts} have in common they have: leave it out"
+        check(self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need)
+        self.prompt_tokens = []
+        return True
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the smallest cell: the others may fail, and become a note."""
-        return min(self.batch_sizes), min(self.prompt_tokens), min(self.new_tokens)
+        return min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens)
 
     @property
     def limits_measured(self) -> int:
@@ -67,8 +101,8 @@ class SweepConfig(TaskConfig):
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
-        cells = product(self.batch_sizes, self.prompt_tokens, self.new_tokens)
-        return [Amount(rows, prompt, new, rows * times, True) for rows, prompt, new in cells]
+        cells = product(self.batch_sizes, self.prompt_tokens or [QUESTION_TOKENS], self.new_tokens)
+        return [Amount(rows, prompt, new, rows * times, self.prompts is None) for rows, prompt, new in cells]
 
 
 def _check_axis(key: str, values: Sequence[float], example: str) -> None:
@@ -76,35 +110,65 @@ def _check_axis(key: str, values: Sequence[float], example: str) -> None:
     check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
 
 
+def _check_repeats(key: str, least: int, value: int) -> None:
+    check(least <= value <= MOST_REPEATS, f"task.{key}", value, f"must lie in {least}..{MOST_REPEATS:,}")
+
+
+def _check_batch(said: str, tokens: int) -> None:
+    if tokens > MOST_TOKENS:
+        raise ConfigError(
+            f"{said}: the largest batch has {tokens:,} prompt tokens, at most {MOST_TOKENS:,} are made up at once"
+        )
+
+
 @dataclass
 class MemoryConfig(TaskConfig):
     """Memory of import, load, prefill and decode in a fresh process, predicted next to measured."""
 
-    module: ClassVar[str] = "runner.tasks.memory"
-    name: str = "memory"
+    module: ClassVar[str] = "runner.tasks.memory.task"
+    name: ClassVar[str] = "memory"
     batch_size: int = 8
     prompt_tokens: int = 256
     new_tokens: int = 32
-    batch: list[int] = field(default_factory=list)
-    context: list[int] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
+    context_lengths: list[int] = field(default_factory=list)
     repeats: int = 3
     pictures: bool = inert(True, "only draws what was measured")
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "prompt_tokens", "repeats"):
+        for key in ("batch_size", "prompt_tokens"):
             check_least(1, f"task.{key}", getattr(self, key))
+        _check_repeats("repeats", 1, self.repeats)
         check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
-        for key, values in (("batch", self.batch), ("context", self.context)):
+        for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
             check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
-        check(all(rows >= 1 for rows in self.batch), "task.batch", self.batch, "every number must be 1 or more")
+        check(
+            all(rows >= 1 for rows in self.batch_sizes),
+            "task.batch_sizes",
+            self.batch_sizes,
+            "every number must be 1 or more",
+        )
         need = f"every number must be above task.new_tokens={self.new_tokens}, which are the end of a row"
-        check(all(tokens > self.new_tokens for tokens in self.context), "task.context", self.context, need)
+        check(
+            all(tokens > self.new_tokens for tokens in self.context_lengths),
+            "task.context_lengths",
+            self.context_lengths,
+            need,
+        )
+        keys = (
+            "batch_sizes" if self.batch_sizes else "batch_size",
+            "context_lengths" if self.context_lengths else "prompt_tokens",
+        )
+        said = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
+        _check_batch(said, max(rows * prompt for rows, prompt, _ in self.points))
 
     @property
     def points(self) -> list[Workload]:
         """What is measured, the smallest first: batch × context, or the one point that the other keys describe."""
-        prompts = [tokens - self.new_tokens for tokens in self.context] or [self.prompt_tokens]
-        points = [(rows, prompt, self.new_tokens) for rows in self.batch or [self.batch_size] for prompt in prompts]
+        prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
+        points = [
+            (rows, prompt, self.new_tokens) for rows in self.batch_sizes or [self.batch_size] for prompt in prompts
+        ]
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:

@@ -6,17 +6,32 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from pathlib import Path
 
 from omegaconf.errors import ValidationError
 
+from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, kinds
 from runner.config.root import RunnerConfig
-from runner.core.errors import unknown
+from runner.core.errors import nearest, unknown
+
+# choices that are gone, and what says the same now
+MOVED = {
+    "task=pipeline": "parts are a model for every task: task=generate model=parts model.name=FOLDER, where "
+    "model.stages, model.micro_batch and model.timeout_s stand for task.processes, task.micro_batch and task.timeout_s",
+}
+
+# keys that have another name now
+RENAMED = {
+    "task.until": "task.early_stop_vs",
+    "task.batch": "task.batch_sizes",
+    "task.context": "task.context_lengths",
+}
 
 
 def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
-    """Name a group's choice and the nearest valid one."""
+    """Name a group's choice and the nearest valid one, or the words that have replaced it."""
+    if (now := MOVED.get(f"{group}={choice}")) is not None:
+        return f"{group}={choice}: {now}"
     return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}"
 
 
@@ -41,13 +56,43 @@ def wrong_value(cause: ValidationError, written: str) -> str:
     return f"{key}={value}: {why}" if value else f"{key}: {why}"
 
 
-def unknown_key(key: str, conf: Path, owner: object = None) -> str:
+def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     """Name the key and the nearest valid one: a group's, a root key, or a key of the group's schema."""
-    head, dot, _ = key.rpartition(".")
+    head, dot, last = key.rpartition(".")
+    head = head.lstrip("+~")
+    if key.lstrip("+~") == "dataset":
+        return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
+    if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
+        return f"{key}: this key is {now} now"
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
-    groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
+    if head in {*GROUPS, "profile"} and last not in names and get_close_matches(last, {*names, "name"}, 1) == ["name"]:
+        return _no_name(key, head, value)
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
-    return f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
+    having = _tasks_with(key)
+    other = f". {key} is a key of {'task=' + having[0] if len(having) == 1 else 'other tasks: ' + ', '.join(having)}"
+    return (
+        f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
+        f"{other if having else ''}"
+    )
+
+
+def _tasks_with(key: str) -> list[str]:
+    """Return the tasks that have a key, which another one was given."""
+    head, _, name = key.rpartition(".")
+    return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (head == "task")
+
+
+def _no_name(key: str, group: str, value: object) -> str:
+    """Say how a choice is made, in the place of a key that would hold its name."""
+    choices = choices_for(group)
+    asked = str(value or "").strip("'\"")
+    said = f"{key}={asked}" if asked else key
+    if group == "model":  # most choices have such a key, which says where the model is or what its server calls it
+        use = f"model=auto model.name={asked or 'FOLDER_OR_HUB_ID'}"
+        return f"{said}: the model that is chosen has no name to be given: use {use}"
+    use = f"{group}={asked if asked in choices else 'CHOICE'}"
+    return f"{said}: the name of a choice is no key: use {use}. Choices for {group}: {', '.join(choices)}"
 
 
 def _of_other_groups(key: str, choices: set[str]) -> list[str]:
@@ -56,6 +101,6 @@ def _of_other_groups(key: str, choices: set[str]) -> list[str]:
     by_name: dict[str, list[str]] = {}
     for known in (known for known in kinds() if known.count(".") < 2):  # a model's own student has its keys, too
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
-    near = [] if get_close_matches(key, choices) else get_close_matches(last, by_name, n=1)
+    near = [] if nearest(key, sorted(choices)) else get_close_matches(last, by_name, n=1)
     meant = by_name.get(last) or [known for name in near for known in by_name[name]]
     return [known for known in meant if known != key]  # another choice of this very group may have it

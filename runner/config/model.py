@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from runner.config.generation import PLAIN, GenerationConfig
+from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
+from runner.config.sampling import SamplingKeys, that_differ
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.errors import ConfigError, check, check_base_url, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
-from runner.core.uris import HIDDEN
 from runner.quantization.base import QuantizationConfig
 
+MOST_THREADS = 4096  # more than a machine has cores
 PUT_BY_RUNNER = ("messages", "conversation", "tokenize", "add_generation_prompt")  # of a chat template
 
 
@@ -36,7 +37,11 @@ class ModelConfig:
 
     module: ClassVar[str]  # describes the kind; a string, so that a job imports its own kind only
     key: ClassVar[str] = "model"  # where these keys stand
-    name: str = inert(MISSING, HASHED)
+
+    @property
+    def name(self) -> str:
+        """Return which model it is: a key of most kinds, a name of its own of the others."""
+        raise NotImplementedError
 
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
@@ -49,6 +54,7 @@ class LocalModelConfig(ModelConfig):
     """A causal language model that runs on this machine: the embedded one, a local folder or a hub id."""
 
     module: ClassVar[str] = "runner.engines.kinds.local"
+    name: str = inert(MISSING, HASHED)
     revision: str | None = inert(None, HASHED)
     cache_dir: str | None = inert(None, HASHED)
     device: str = "auto"
@@ -67,7 +73,8 @@ class LocalModelConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         mine = self.key
-        check_least(1, f"{mine}.threads", self.threads, ", or null")
+        need = f"must lie in 1..{MOST_THREADS:,}, or be null"
+        check(self.threads is None or 1 <= self.threads <= MOST_THREADS, f"{mine}.threads", self.threads, need)
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, f"{mine}.device", self.device, "use auto, cpu, cuda or cuda:N")
@@ -107,21 +114,26 @@ class StubConfig(ModelConfig):
     """No weights: echoes the head of the prompt, to try out whole grids in seconds."""
 
     module: ClassVar[str] = "runner.engines.kinds.stub"
-    name: str = inert("stub", HASHED)
+    name: ClassVar[str] = "stub"
     delay_s: float = inert(0.0, "only slows the stub down")
 
     def __post_init__(self) -> None:
-        check(self.delay_s >= 0, "model.delay_s", self.delay_s, "must be 0 or more seconds")
+        check(0 <= self.delay_s <= 86400, "model.delay_s", self.delay_s, "must be 0 or more seconds, a day at most")
 
 
 class Extensions(StrEnum):
-    """What a server takes besides OpenAI's own keys: nothing, or top_k, repetition_penalty and ignore_eos."""
+    """What a server takes besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty and ignore_eos.
 
+    auto: as its list of models says who it is.
+    """
+
+    auto = "auto"
     openai = "openai"
     vllm = "vllm"
 
 
-KEY_VARIABLES = ("API_KEY", "OPENAI_API_KEY")  # in this order, where no other one is named
+KEY_VARIABLE = "API_KEY"
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # goes to OpenAI, and elsewhere only where it is named
 
 
 @dataclass
@@ -131,27 +143,29 @@ class ApiConfig(ModelConfig):
     module: ClassVar[str] = "runner.engines.kinds.api"
     name: str = ""
     base_url: str = ""
-    extensions: Extensions = Extensions.openai
-    key_variable: str = inert(KEY_VARIABLES[0], "names the variable with the server's key, which changes no answer")
-    concurrency: int = inert(8, "how many requests are on their way at once")
+    extensions: Extensions = Extensions.auto
+    key_variable: str = inert(KEY_VARIABLE, "names the variable with the server's key, which changes no answer")
+    concurrency: int = inert(8, "how many requests are on their way at once", measured=True)
     retries: int = inert(6, "how often a request is put again that got no answer")
     backoff_s: float = inert(0.5, "how long to wait before a request is put again")
     connect_s: float = inert(10.0, "ends a connection that does not come about")
     first_token_s: float = inert(120.0, "ends a request that the server is silent on")
     answer_s: float = inert(600.0, "ends an answer that does not come to its end")
-    price_in: float | None = inert(None, "what a million prompt tokens cost")
-    price_out: float | None = inert(None, "what a million new tokens cost")
+    price_in: float | None = inert(None, "what a million prompt tokens cost", measured=True)
+    price_out: float | None = inert(None, "what a million new tokens cost", measured=True)
 
     def __post_init__(self) -> None:
         key = self.key
-        if not self.base_url.strip() or not self.name.strip():
-            who = "model=api" if key == "model" else key
+        needs = [] if self.base_url.strip() else [f"the server's address, {key}.base_url=http://HOST:PORT/v1"]
+        who = "it" if needs else "the server"
+        needs += [] if self.name.strip() else [f"a model that {who} has, {key}.name=NAME"]
+        if needs:
             raise ConfigError(
-                f"{who} needs the server's address, {key}.base_url=http://HOST:PORT/v1, and a model that it has, "
-                f"{key}.name=NAME; the server's key is taken from the environment or .env: {KEY_VARIABLES[0]}=..."
+                f"{'model=api' if key == 'model' else key} needs {', and '.join(needs)}; "
+                f"the server's key is taken from the environment or .env: {KEY_VARIABLE}=..."
             )
         self.base_url = self.base_url.rstrip("/")
-        _check_base_url(f"{key}.base_url", self.base_url)
+        check_base_url(f"{key}.base_url", self.base_url)
         named = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
         need = "give the name of an environment variable; the key itself never stands in the config"
         check(named, f"{key}.key_variable", "***" if not named else self.key_variable, need)
@@ -174,12 +188,23 @@ class ApiConfig(ModelConfig):
         except ValueError:
             return host == "localhost"
 
-    def cannot_say(self, owner: str, sampling: object) -> str | None:
-        """Say which setting of how tokens are drawn the server's API has no word for, and what to do."""
-        if self.extensions is Extensions.vllm:
+    @property
+    def key_variables(self) -> tuple[str, ...]:
+        """The variables that may hold the server's key, in this order."""
+        if self.key_variable == KEY_VARIABLE and self.is_at("openai.com"):
+            return KEY_VARIABLE, OPENAI_KEY_VARIABLE
+        return (self.key_variable,)
+
+    def is_at(self, domain: str) -> bool:
+        """Whether the server is in a domain."""
+        host = urlsplit(self.base_url).hostname or ""
+        return host == domain or host.endswith(f".{domain}")
+
+    def cannot_say(self, owner: str, sampling: SamplingKeys) -> str | None:
+        """Say which setting of how tokens are drawn the server's API has no word for, as far as is known, and a fix."""
+        if self.extensions is not Extensions.openai:
             return None
-        asked = {name: getattr(sampling, name) for name in ("top_k", "repetition_penalty")}
-        asked = {name: value for name, value in asked.items() if value not in (None, PLAIN[name])}
+        asked = that_differ(sampling, lambda one: not one.in_openai)
         if not asked:
             return None
         words = " and ".join(f"{owner}.{name}={value}" for name, value in asked.items())
@@ -193,11 +218,7 @@ class ApiConfig(ModelConfig):
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
         """Refuse what would have to be done to the weights, which are the server's."""
-        for group, name, plain in (
-            ("quantization", quantization.name, "none"), ("lora", lora.name, "none"), ("rope", rope.name, "native")
-        ):  # fmt: skip
-            need = f"model=api has no weights here, so it would do nothing: use {group}={plain}"
-            check(name == plain, group, name, need)
+        _require_plain(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
         rows = generation.batch_size
         need = f"{self.key}.concurrency={self.concurrency} lets no more requests be on their way at once"
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
@@ -205,17 +226,14 @@ class ApiConfig(ModelConfig):
             raise ConfigError(problem)
 
 
-def _check_base_url(key: str, url: str) -> None:
-    """Refuse what is no address of a server, and one that holds a secret: addresses are written down."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        parts, sound = urlsplit(""), False
-    bare = f"{parts.scheme}://{parts.hostname}{parts.path}" if sound and "@" not in parts.path else HIDDEN
-    need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
-    check(not set("@?#") & set(url), key, bare, need)
-    check(sound, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+def _require_plain(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
+    """Refuse what would change the weights."""
+    for group, choice, plain in (
+        ("quantization", quantization, "none"),
+        ("lora", lora, "none"),
+        ("rope", rope, "native"),
+    ):
+        check(choice.name == plain, group, choice.name, f"{why}: use {group}={plain}")
 
 
 @dataclass
@@ -238,7 +256,7 @@ class HybridConfig(ModelConfig):
     """A student here, a teacher behind an API: the other groups speak of the student."""
 
     module: ClassVar[str] = "runner.engines.kinds.hybrid"
-    name: str = inert("hybrid", HASHED)
+    name: ClassVar[str] = "hybrid"
     student: StudentConfig = MISSING
     teacher: TeacherConfig = MISSING
     rounds: int = 2
@@ -258,23 +276,61 @@ class HybridConfig(ModelConfig):
             raise ConfigError(problem)
 
 
-# every kind of model, by the name of its schema
-MODELS: dict[str, type[ModelConfig]] = {
-    "model": LocalModelConfig,
-    "local": LocalConfig,
-    "stub": StubConfig,
-    "api": ApiConfig,
-    "hybrid": HybridConfig,
-}
+class Backend(StrEnum):
+    """What carries hidden states from stage to stage; auto: nccl where each stage has a GPU of its own, else gloo."""
+
+    auto = "auto"
+    gloo = "gloo"
+    nccl = "nccl"
+
+
+@dataclass
+class PartsModelConfig(ModelConfig):
+    """The parts of a split checkpoint, each run by one of several processes."""
+
+    module: ClassVar[str] = "runner.engines.kinds.parts"
+    name: str = inert(MISSING, HASHED)
+    stages: int | None = inert(None, "the same parts in more or fewer processes compute the same", measured=True)
+    backend: Backend = inert(Backend.auto, "carries the same numbers", measured=True)
+    micro_batch: int | None = None
+    timeout_s: float = inert(600.0, "ends a pipeline in which a process hangs")
+    device: str = "auto"
+    dtype: Dtype = Dtype.auto
+    attention: Attention = Attention.auto
+    threads: int | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    check_memory: bool = inert(True, "refuses parts that would not fit, and changes nothing in those that do")
+
+    def __post_init__(self) -> None:
+        check_not_blank("model.name", self.name, "give the folder that task=split wrote")
+        for key in ("stages", "micro_batch"):
+            check_least(1, f"model.{key}", getattr(self, key), ", or null")
+        check(self.timeout_s > 0, "model.timeout_s", self.timeout_s, "must be more than 0 seconds")
+        local_model(self)  # checks the keys that a local model has, too
+
+    def check_beside(
+        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+    ) -> None:
+        """Refuse what would change the weights: they run as they were split."""
+        _require_plain(quantization, lora, rope, "model=parts runs the parts as they were split")
 
 
 def has_weights(model: ModelConfig) -> bool:
     """Whether a model, or its student, runs on this machine."""
-    return isinstance(model, LocalModelConfig | HybridConfig)
+    return isinstance(model, LocalModelConfig | HybridConfig | PartsModelConfig)
 
 
 def local_model(model: ModelConfig) -> LocalModelConfig:
-    """Return the keys of a local model; their defaults stand in for a kind that has none."""
+    """Return the keys of a local model; their defaults stand in for those that a kind does not have."""
     if isinstance(model, HybridConfig):
         return model.student
-    return model if isinstance(model, LocalModelConfig) else LocalModelConfig(model.name)
+    if isinstance(model, LocalModelConfig):
+        return model
+    shared = {item.name for item in fields(model)} & {item.name for item in fields(LocalModelConfig)}
+    return LocalModelConfig(**{"name": model.name} | {name: getattr(model, name) for name in shared})
+
+
+def parts_model(model: ModelConfig) -> PartsModelConfig:
+    """Return the keys of a model in parts."""
+    assert isinstance(model, PartsModelConfig)
+    return model

@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.groups import GROUPS, Kind, kinds
+from runner.config.groups import GROUPS, KeyType, kinds
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
@@ -39,13 +39,13 @@ def quote_text(argument: str) -> str:
     before, key, value = found.groups()
     if key.startswith("hydra.sweeper.params.") and "," in value and not re.fullmatch(QUOTED, value, re.DOTALL):
         return f"{before}{QuotedString(value, Quote.single).with_quotes()}"  # read as a sweep when the grid is spread
-    kind = kinds().get(key, Kind())
+    kind = kinds().get(key, KeyType())
     return f"{before}{_values(value, kind)}" if kind.text or not value.isascii() else argument
 
 
 def sweep_of(key: str, value: Any) -> str:
     """Write an entry of a study's sweep as an override; a YAML list is a sweep, unless the key itself holds a list."""
-    kind = kinds().get(key.lstrip("+"), Kind())
+    kind = kinds().get(key.lstrip("+"), KeyType())
     if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return quote_text(f"{key}={'null' if value is None else value}")
     return f"{key}={','.join(_element(it, kind) for it in value)}"
@@ -61,7 +61,7 @@ def flat(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield key, value
 
 
-def _values(value: str, kind: Kind) -> str:
+def _values(value: str, kind: KeyType) -> str:
     """Quote what stands behind a key: one value, or those of a sweep."""
     if choice := re.fullmatch(r"\s*choice\((.*)\)\s*", value, re.DOTALL):
         return f"choice({','.join(_one(piece, kind) for piece in _split(choice[1]))})"
@@ -74,7 +74,7 @@ def _values(value: str, kind: Kind) -> str:
     return ",".join(_one(piece, kind) for piece in pieces) if len(pieces) > 1 else _one(value, kind)
 
 
-def _one(value: str, kind: Kind) -> str:
+def _one(value: str, kind: KeyType) -> str:
     """Quote one value; of a list, its members."""
     inner = value.strip()
     if kind.is_list and inner.startswith("[") and inner.endswith("]"):
@@ -97,7 +97,7 @@ def _quoted(text: str, words: bool) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def _element(value: Any, kind: Kind) -> str:
+def _element(value: Any, kind: KeyType) -> str:
     """Write one member of a YAML list as a value of a sweep."""
     if not isinstance(value, str):
         return "null" if value is None else str(value)

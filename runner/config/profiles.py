@@ -9,7 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.config.model import MODELS, HybridConfig, LocalModelConfig, ModelConfig, has_weights, local_model
+from runner.config.model import (
+    ApiConfig,
+    HybridConfig,
+    LocalModelConfig,
+    ModelConfig,
+    PartsModelConfig,
+    has_weights,
+    local_model,
+)
+from runner.config.models import MODELS
 from runner.core.dtypes import Dtype
 from runner.core.errors import check
 
@@ -39,7 +48,7 @@ def nodes(models: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, profile in PROFILES.items():
         for choice in models:
             schema = MODELS.get(choice, LocalModelConfig)
-            if profile.weights and issubclass(schema, HybridConfig | LocalModelConfig):
+            if profile.weights and issubclass(schema, HybridConfig | LocalModelConfig | PartsModelConfig):
                 keys = dict(profile.weights)
                 yield f"{name}_{choice}", {"model": {"student": keys} if schema is HybridConfig else keys}
 
@@ -52,8 +61,11 @@ def keys_of(profile: str) -> list[str]:
     return [*found, "model"] if profile == "teacher_only" else found
 
 
-def check_profile(profile: str, model: ModelConfig) -> None:
-    """Refuse a model that a profile rules out, and one that it could not reach."""
+def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
+    """Refuse a model that a profile rules out, one that it could not reach, and one without weights that it is for."""
+    idle = isinstance(model, ApiConfig) and profile not in (NONE, "teacher_only") and quantization != "none"
+    need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
+    check(not idle, "profile", profile, f"{need}, or leave the profile out")
     need = "it means that no model runs on this machine, and another one than model=api is asked for: leave one out"
     check(profile != "teacher_only" or not has_weights(model), "profile", profile, need)
     reached = profile != "low_memory" or not has_weights(model) or local_model(model).device != "auto"
@@ -64,7 +76,7 @@ def check_profile(profile: str, model: ModelConfig) -> None:
 
 
 def notes(profile: str, device: str) -> list[str]:
-    """Say it where a profile means a GPU and there is none."""
+    """Say it where a profile expects a GPU and there is none."""
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).means_gpu:
         return []
-    return [f"profile={profile} means a GPU, and this runs on the CPU: there is no GPU here, or model.device=cpu"]
+    return [f"profile={profile} expects a GPU, and this runs on the CPU: there is no GPU here, or model.device=cpu"]

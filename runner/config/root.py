@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
@@ -15,7 +15,8 @@ from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
-from runner.core.fields import MISSING, inert
+from runner.core.fields import MISSING, choice_of, inert
+from runner.core.texts import is_text
 from runner.quantization.base import QuantizationConfig
 
 
@@ -31,13 +32,20 @@ class Print(StrEnum):
 class TrackingConfig:
     """The store that results are logged to; uri null: sqlite in output_dir."""
 
-    name: str = "sqlite"
+    name: ClassVar[str] = "sqlite"
     uri: str | None = None
     experiment: str = "runner"
     parent_run_id: str | None = None  # set by a grid, so that its jobs stand below it
 
     def __post_init__(self) -> None:
         check_not_blank("tracking.experiment", self.experiment, "give it a name")
+
+
+@dataclass
+class NoTrackingConfig(TrackingConfig):
+    """Results are on disk only."""
+
+    name: ClassVar[str] = "none"
 
 
 @dataclass
@@ -68,7 +76,10 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
-        check_profile(self.profile, self.model)
+        for key, text in _texts(self, ""):
+            need = "holds what no UTF-8 text and no name of a file can hold: half a character, or a NUL"
+            check(is_text(text) and "\0" not in text, key, repr(text), need)
+        check_profile(self.profile, self.model, self.quantization.name)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
         if self.lora.merges and self.quantization.packed:
@@ -76,6 +87,22 @@ class RunnerConfig:
                 f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"
             )
+
+
+def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
+    """Yield every text of a config with its full key, also those in lists and mappings."""
+    if isinstance(value, str):
+        yield key, value
+    elif is_dataclass(value):
+        for item in fields(value):
+            yield from _texts(getattr(value, item.name), f"{key}.{item.name}" if key else item.name)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(name, key)
+            yield from _texts(inner, f"{key}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)
 
 
 def base_key(config: RunnerConfig) -> str:
@@ -94,6 +121,20 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
             continue
         value = getattr(config, item.name)
         if is_dataclass(value):
+            choice = choice_of(value)
+            if choice is not None and not isinstance(value, ModelConfig):  # whose evidence tells models apart
+                yield f"{prefix}{item.name}.name", choice
             yield from semantic_keys(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", value
+
+
+def measured_keys(config: object, prefix: str = "") -> Iterator[str]:
+    """Yield every key that changes no answer, but the times or costs that are measured with it."""
+    assert is_dataclass(config)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.metadata.get("measured"):
+            yield f"{prefix}{item.name}"
+        elif is_dataclass(value):
+            yield from measured_keys(value, f"{prefix}{item.name}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from runner.core.errors import check, check_least
 from runner.core.fields import MISSING
@@ -12,14 +13,14 @@ from runner.core.fields import MISSING
 class RopeConfig:
     """The model's own rotary embedding, untouched."""
 
-    name: str = "native"
+    name: ClassVar[str] = "native"
 
 
 @dataclass
 class Rope2dConfig(RopeConfig):
     """Two coordinates a token: the last pairs turn with branch and time in turns, the rest with the position."""
 
-    name: str = "rope_2d"
+    name: ClassVar[str] = "rope_2d"
     ratio: float = 0.5
     stride: int = 128
 
@@ -32,7 +33,6 @@ class Rope2dConfig(RopeConfig):
 class RopeScalingConfig(RopeConfig):
     """Shared key of transformers' own scalings: how many times longer the context becomes."""
 
-    name: str = MISSING
     factor: float = MISSING
 
     def __post_init__(self) -> None:
@@ -43,14 +43,14 @@ class RopeScalingConfig(RopeConfig):
 class RopeLinearConfig(RopeScalingConfig):
     """Linear scaling: every angle is divided by the factor."""
 
-    name: str = "linear"
+    name: ClassVar[str] = "linear"
 
 
 @dataclass
 class RopeDynamicConfig(RopeScalingConfig):
     """Dynamic NTK scaling: the base grows with the sequence, once it is longer than the model's own positions."""
 
-    name: str = "dynamic"
+    name: ClassVar[str] = "dynamic"
 
 
 @dataclass
@@ -69,7 +69,7 @@ class RopeLengthScalingConfig(RopeScalingConfig):
 class RopeYarnConfig(RopeLengthScalingConfig):
     """YaRN: low frequencies are stretched, high ones kept; null: as in the paper."""
 
-    name: str = "yarn"
+    name: ClassVar[str] = "yarn"
     attention_factor: float | None = None
     beta_fast: float | None = None
     beta_slow: float | None = None
@@ -87,7 +87,7 @@ class RopeYarnConfig(RopeLengthScalingConfig):
 class RopeLlama3Config(RopeLengthScalingConfig):
     """Llama 3.1's scaling: wavelengths are stretched, kept or blended by two bounds."""
 
-    name: str = "llama3"
+    name: ClassVar[str] = "llama3"
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
 

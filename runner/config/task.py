@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig
@@ -24,7 +24,16 @@ class Extractor(StrEnum):
     the_answer_is = "the_answer_is"
 
 
+class Gold(StrEnum):
+    """What a row's gold answer is: a number, or the letter of a choice."""
+
+    number = "number"
+    letter = "letter"
+
+
 CHOSEN = "says which questions; the SHA-256 of those that are put counts instead"
+READ = "says how a gold answer is read; the SHA-256 of what was read counts instead"
+MOST_SAMPLES = 10_000  # answers to one question, which decode together
 TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are read once
 
@@ -53,8 +62,7 @@ class TaskConfig:
     """The base of every task's config."""
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
-    engine: ClassVar[Literal["model", "pipeline"]] = "model"  # runs what the model group names, or parts of a split
-    name: str = MISSING
+    name: ClassVar[str]
 
     @property
     def subject(self) -> str:
@@ -113,8 +121,12 @@ class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that put a data set's questions: which ones."""
 
     data: str = inert("embedded", HASHED)
+    subset: str | None = inert(None, CHOSEN)
     question_key: str | None = inert(None, CHOSEN)
     answer_key: str | None = inert(None, CHOSEN)
+    choices_key: str | None = inert(None, CHOSEN)
+    gold: Gold = inert(Gold.number, READ)
+    gold_after: Text | None = inert(None, READ)
     split: str = "test"
     shuffle_seed: int | None = inert(None, CHOSEN)
     offset: int = inert(0, CHOSEN)
@@ -125,8 +137,15 @@ class QuestionsConfig(TaskConfig):
         check_least(0, "task.offset", self.offset)
         check_least(0, "task.shuffle_seed", self.shuffle_seed, ", or null for the order of the data")
         check_not_blank("task.data", self.data, "give embedded, a JSONL file or a dataset id")
-        for key in ("question_key", "answer_key"):
+        check_not_blank("task.subset", self.subset, "name a configuration of the hub's data set, or null")
+        check_not_blank("task.gold_after", self.gold_after, "give the words before the answer, or null for ####")
+        for key in ("question_key", "answer_key", "choices_key"):
             check_not_blank(f"task.{key}", getattr(self, key), "name a key of the rows, or null for a known one")
+
+    @property
+    def has_letters(self) -> bool:
+        """Whether the gold answers are letters of choices."""
+        return self.gold is Gold.letter or self.choices_key is not None
 
     @property
     def subject(self) -> str:
@@ -150,28 +169,32 @@ class QuestionsConfig(TaskConfig):
 class Gsm8kConfig(WordingConfig, QuestionsConfig):
     """Grade-school word problems: generate, extract the number, compare."""
 
-    module: ClassVar[str] = "runner.tasks.gsm8k"
-    name: str = "gsm8k"
+    module: ClassVar[str] = "runner.tasks.gsm8k.task"
+    name: ClassVar[str] = "gsm8k"
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
+    shots_split: str = inert("train", CHOSEN)
     extractor: Extractor = Extractor.strict
     samples: int = 1
     check_invariance: int = 0
     check_contamination: int = 0
-    until: str | None = inert(None, "names another job; the id of that job counts instead")
+    early_stop_vs: str | None = inert(None, "names another job; the id of that job counts instead")
     show_prompt: int = inert(0, "how many prompts are shown")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(0, "task.shots", self.shots)
-        check_least(1, "task.samples", self.samples)
+        check_not_blank("task.shots_split", self.shots_split, "name a split of the data")
+        check(1 <= self.samples <= MOST_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MOST_SAMPLES:,}")
         check_least(0, "task.check_invariance", self.check_invariance)
         check_least(0, "task.check_contamination", self.check_contamination)
         check_least(0, "task.show_prompt", self.show_prompt)
-        check_not_blank("task.until", self.until, "give overrides such as quantization=none, a job's id, or null")
+        check_not_blank(
+            "task.early_stop_vs", self.early_stop_vs, "give overrides such as quantization=none, a job's id, or null"
+        )
         for key in ("check_invariance", "check_contamination"):
-            need = "it checks a score, and task.until ends before all questions are scored: leave one of the two out"
-            check(self.until is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
+            need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
+            check(self.early_stop_vs is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
             check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
@@ -242,7 +265,7 @@ class GenerateConfig(PromptsConfig):
     """Completions of the user's own prompts."""
 
     module: ClassVar[str] = "runner.tasks.generate"
-    name: str = "generate"
+    name: ClassVar[str] = "generate"
     branches: list[Text] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
     output: str | None = inert(None, "names a copy of the completions, and changes nothing in them")
     overwrite: bool = inert(False, "whether another file may be replaced")
@@ -265,7 +288,7 @@ class ChatConfig(TaskConfig):
     """A conversation in the terminal."""
 
     module: ClassVar[str] = "runner.tasks.chat"
-    name: str = "chat"
+    name: ClassVar[str] = "chat"
     system: Text | None = None
     load: str | None = inert(None, "every conversation is a job of its own")
 
@@ -318,7 +341,7 @@ class SplitConfig(TaskConfig):
     """Cut a checkpoint into N parts by layer."""
 
     module: ClassVar[str] = "runner.tasks.split"
-    name: str = "split"
+    name: ClassVar[str] = "split"
     num_parts: int | None = None
     strategy: Strategy = Strategy.balanced_bytes
     ratios: list[float] | None = None
@@ -364,7 +387,7 @@ class MergeConfig(TaskConfig):
     """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not name one."""
 
     module: ClassVar[str] = "runner.tasks.merge"
-    name: str = "merge"
+    name: ClassVar[str] = "merge"
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     dtype: Dtype = Dtype.float32
@@ -386,7 +409,7 @@ class VerifyConfig(TaskConfig):
     """Check every part against the manifest, and against the source where one is given."""
 
     module: ClassVar[str] = "runner.tasks.verify"
-    name: str = "verify"
+    name: ClassVar[str] = "verify"
     parts: str = inert(MISSING, HASHED)
     source: str | None = None
     level: VerifyLevel = VerifyLevel.full
@@ -407,7 +430,7 @@ class ArchiveConfig(TaskConfig):
     """Pack the parts of a split for keeping, or unpack them for use."""
 
     module: ClassVar[str] = "runner.tasks.archive"
-    name: str = "archive"
+    name: ClassVar[str] = "archive"
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     archive: Archive = Archive.zstd
@@ -418,31 +441,11 @@ class ArchiveConfig(TaskConfig):
 
 
 @dataclass
-class PipelineConfig(PromptsConfig):
-    """Completions from the parts of a split, over several processes."""
-
-    module: ClassVar[str] = "runner.tasks.pipeline"
-    engine: ClassVar[Literal["model", "pipeline"]] = "pipeline"
-    name: str = "pipeline"
-    parts: str = inert(MISSING, HASHED)
-    processes: int | None = inert(None, "the same stages in more or fewer processes compute the same")
-    micro_batch: int | None = None
-    timeout_s: float = inert(600.0, "ends a pipeline in which a process hangs")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_not_blank("task.parts", self.parts, "give the folder that task=split wrote")
-        for key in ("processes", "micro_batch"):
-            check_least(1, f"task.{key}", getattr(self, key), ", or null")
-        check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
-
-
-@dataclass
 class ServeConfig(TaskConfig):
     """A server for many clients at once: OpenAI's interface, the old tools' /generate, and a page to chat on."""
 
     module: ClassVar[str] = "runner.tasks.serve"
-    name: str = "serve"
+    name: ClassVar[str] = "serve"
     host: str = "127.0.0.1"
     port: int = 8000
     model_name: str | None = inert(None, "what clients call the model")
@@ -470,9 +473,3 @@ class ServeConfig(TaskConfig):
     def is_endless(self) -> bool:
         """It serves until it is stopped."""
         return True
-
-
-def pipeline_of(task: TaskConfig) -> PipelineConfig:
-    """Return the config of the task whose engine is the pipeline."""
-    assert isinstance(task, PipelineConfig)
-    return task

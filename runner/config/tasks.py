@@ -11,7 +11,6 @@ from runner.config.task import (
     GenerateConfig,
     Gsm8kConfig,
     MergeConfig,
-    PipelineConfig,
     ServeConfig,
     SplitConfig,
     TaskConfig,
@@ -30,6 +29,5 @@ TASKS: dict[str, type[TaskConfig]] = {
     "merge": MergeConfig,
     "verify": VerifyConfig,
     "archive": ArchiveConfig,
-    "pipeline": PipelineConfig,
     "serve": ServeConfig,
 }

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +61,21 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         return plain(super().format(record))
+
+
+IN_TABLE: dict[str, object] = {"in_table": True}  # log.info(..., extra=IN_TABLE): the table of a single job says it
+LOG_ONLY: dict[str, object] = {"log_only": True}  # what an engine decides on its way: for the job's log.txt
+
+
+class ForPeople(logging.Filter):
+    """Keeps off stderr what only the log is for, and what the table on stdout is about to say."""
+
+    table_follows: ClassVar[bool] = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether somebody who watches needs the line."""
+        repeats = self.table_follows and getattr(record, "in_table", False)
+        return not repeats and not getattr(record, "log_only", False)
 
 
 # --------------------------------------------------------------------------------------------- the streams

@@ -12,6 +12,8 @@ RunnerError              exit 2   unless it says otherwise
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from runner.core import signals
 from runner.core.console import keep_streams, say, unwritten
-from runner.core.uris import without_secrets
+from runner.core.uris import HIDDEN, without_secrets
 
 INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has ended
 
@@ -145,10 +147,31 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: a password would end up in configs and logs: {fix}")
 
 
+def check_base_url(key: str, url: str) -> None:
+    """Refuse what is no address of a server, and one that holds a secret: addresses are written down."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        parts, sound = urlsplit(""), False
+    bare = f"{parts.scheme}://{parts.hostname}{parts.path}" if sound and "@" not in parts.path else HIDDEN
+    need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
+    check(not set("@?#") & set(url), key, bare, need)
+    check(sound, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+
+
+def nearest(word: str, options: list[str]) -> list[str]:
+    """Return the option that is written nearly so, if there is one: of keys of one group, what differs is compared."""
+    head = word.rpartition(".")[0] + "."
+    if head == "." or not all(option.startswith(head) for option in options):
+        return get_close_matches(word, options, n=1)
+    return [head + end for end in get_close_matches(word[len(head) :], [one[len(head) :] for one in options], n=1)]
+
+
 def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:
     """Say that word is no `what`, with what may be meant first, else the nearest choice, and then all choices."""
     options = sorted(choices)
-    close = list(meant) or get_close_matches(word, options, n=1)
+    close = list(meant) or nearest(word, options)
     question = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"no {what} {word!r}.{question} Choices: {', '.join(options)}"
 
@@ -161,6 +184,31 @@ def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputE
             "make room and run the same command again to go on"
         )
     return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
+
+
+def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
+    """Raise OutputError where there can be no such folder, or nothing may be written there and something will be."""
+    folder = Path(named).expanduser().absolute()
+
+    def refused(why: str) -> OutputError:
+        return OutputError(f"{key}={named}: {why}. Give a folder you may write: {key}=...")
+
+    for place in (folder, *folder.parents):
+        try:
+            is_folder = stat.S_ISDIR(place.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                raise refused(f"{place} is a link to {place.readlink()}, which is not there") from None
+            continue  # it will be made in the one above it
+        except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
+            raise refused(f"{place}: {error.strerror}") from error
+        if not is_folder:
+            raise refused(f"{place} is a file")
+        if is_written and not os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            is_frozen = os.statvfs(place).f_flag & os.ST_RDONLY
+            why = os.strerror(errno.EROFS if is_frozen else errno.EACCES)
+            raise refused(f"nothing may be written in {place} ({why})")
+        return
 
 
 @contextmanager

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields, is_dataclass
 from typing import Annotated, Any
 
 MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
 Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a place
 
 
-def inert(default: Any, why: str) -> Any:
-    """A field that stays out of the job's identity, and the reason why."""
-    return field(default=default, metadata={"inert": why})
+def inert(default: Any, why: str, measured: bool = False) -> Any:
+    """A field that stays out of the job's identity, and the reason why; `measured`: times or costs depend on it."""
+    return field(default=default, metadata={"inert": why, "measured": measured})
+
+
+def choice_of(config: object) -> str | None:
+    """Return the name of the choice that a group's class stands for; None where there is none, or it is a key."""
+    if not is_dataclass(config) or any(item.name == "name" for item in fields(config)):
+        return None
+    kind = config if isinstance(config, type) else type(config)
+    name: str | None = getattr(kind, "name", None)
+    return name
 
 
 HASHED = "a place; the SHA-256 of what lies there counts instead"

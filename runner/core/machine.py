@@ -93,13 +93,13 @@ def name() -> str:
     return f"{it['cpu']}, {it['cores']} cores, {it['memory_gib']} GiB, GPUs: {it['gpus']}"
 
 
-ALONE = "alone"  # in a process of its own, and nothing else of note ran on the machine
+EXCLUSIVE = "alone"  # in a process of its own, and nothing else of note ran on the machine
 OTHERS_CORES = 0.5  # what other programs may take of the machine while something is measured
 _measurements = itertools.count()  # of this process
 
 
-class Company:
-    """Watches what a measurement shares its process and its machine with, from now on."""
+class Contention:
+    """What else uses this process and this machine while something is measured, from now on."""
 
     def __init__(self) -> None:
         self.earlier = next(_measurements)  # they leave memory behind, and peaks show it
@@ -107,7 +107,9 @@ class Company:
 
     def describe(self) -> str:
         """Say what there was beside it so far, or that it was alone."""
-        return self.beside() or (f"in a process that had done {self.earlier} jobs before" if self.earlier else ALONE)
+        return self.beside() or (
+            f"in a process that had done {self.earlier} jobs before" if self.earlier else EXCLUSIVE
+        )
 
     def beside(self) -> str:
         """Say what other programs took meanwhile; empty where that was too little to matter."""

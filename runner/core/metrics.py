@@ -6,7 +6,7 @@ computes it and in this file. Units stand in names (`peak_rss_mib`, `load_s`), s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from string import Formatter
@@ -120,6 +120,7 @@ LOG_LIKELIHOODS = {
 }
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
+OF_QUESTION = ("prompt_tokens_per_question", "new_tokens_per_question")  # the cost of a question that takes many calls
 OF_GUESSES = ("draft_tokens", "accepted_tokens")  # tokens that were guessed, and those of them that the model said, too
 TRAINING = ("before", "after")
 OF_SIDES = ("answers", "calls", *OF_CALLS)
@@ -140,9 +141,9 @@ _EVERY = (
     *_counts(Better.neither, "only_original_correct", "only_twin_correct"),
     _metric("twins_p", form=".2g", pooling=Pooling.dropped),
     # compared with another job while it asks
-    *_counts(Better.neither, "questions_asked", "questions_left", "until_wins", "until_losses"),
-    *_with_ends("until_difference_points", "difference to the baseline", "+.1f", Better.higher, unit="points"),
-    _metric("until_p", "always-valid p", ".2g", pooling=Pooling.dropped),
+    *_counts(Better.neither, "questions_asked", "questions_left", "early_stop_wins", "early_stop_losses"),
+    *_with_ends("early_stop_difference_points", "difference to the baseline", "+.1f", Better.higher, unit="points"),
+    _metric("early_stop_p", "always-valid p", ".2g", pooling=Pooling.dropped),
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
@@ -150,7 +151,13 @@ _EVERY = (
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
     *(
-        _metric(f"{which}_tokens_per_question", f"{which} tokens/question", ",.0f", better=Better.lower)
+        _metric(
+            f"{which}_tokens_per_question",
+            f"{which} tokens a question",
+            ",.0f",
+            better=Better.lower,
+            head_words=f"{which}\ntokens\n/question",
+        )
         for which in ("prompt", "new")
     ),
     _metric("play_s", "playing", ",.1f", pooling=Pooling.sum),
@@ -189,6 +196,7 @@ _EVERY = (
     _metric("best_decode_tok_per_s", form=",.0f"),
     *(_metric(key, form=".0f") for key in ("best_batch_size", "best_prompt_tokens")),
     _metric("ttft_s", "time to first token", axis_words="time to first token, s"),
+    _metric("best_ttft_s", "best time to first token"),
     *(_metric(f"ttft_{rank}_s", f"time to first token {rank}") for rank in RANKS),
     *(_metric(f"itl_{rank}_s", f"between tokens {rank}") for rank in RANKS),
     *(_metric(f"{phase}_gflop_per_s", form=",.1f") for phase in ("prefill", "decode")),
@@ -265,37 +273,44 @@ _EVERY = (
     *map(_metric, ("tensors", "files", "total_params", "split_s", "archive_mib")),
     *map(_metric, ("raw_mib_per_s", "read_mib_per_s", "write_mib_per_s")),
     *(_metric(key, better=Better.neither) for key in ("unique_mib", "merged_mib", "raw_mib", "read_mib")),
-    *(_metric(key, form=".0f") for key in ("stages", "processes")),
+    _metric("processes", form=".0f"),
     _metric("bubble_share", form=".0%", better=Better.lower),
 )
 METRICS = {metric.key: metric for metric in _EVERY}
 
 # Which metrics stand where, in this order.
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
+# The columns of a grid, as far as its jobs have measured them: what tasks are run for, then what most tasks have.
 OF_GRID = (
     "n",
     LOG_LIKELIHOOD,
     "kl_nats_per_token",
+    "acc",
+    "calls",
+    "prompt_tokens_per_question",
+    "new_tokens_per_question",
     "best_decode_tok_per_s",
+    "best_output_tok_per_s",
+    "best_ttft_s",
     "decode_tok_per_s",
-    "weight_mib",
-    "peak_rss_mib",
-    "seconds",
-)  # its columns
+    "cost_usd",
+)
+OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
+MOST_OF_ONE = 3  # columns of a job that has none of the first kind: what its own table begins with
 # The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
-OF_SCORED = {"no_answer": 5, "cut_off": 5, "weight_mib": 4, "stored_mib": 4, "model_mib": 0, "peak_rss_mib": 4,
-             "prompt_tokens_per_question": 0, "new_tokens_per_question": 0, "play_s": 0, "decode_tok_per_s": 0,
-             "load_s": 3, "new_tokens": 2}  # fmt: skip
+OF_SCORED = {"no_answer": 5, "cut_off": 5, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
+             "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
+             "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
 # The columns of any other comparison: first the metrics that a task is run for, then those that most tasks have.
-HEADLINES = ("best_decode_tok_per_s", "best_batch_size", "load_peak_rss_mib", "steady_rss_mib",
-             "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib", "weight_mib",
-             "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
+HEADLINES = ("best_decode_tok_per_s", "best_output_tok_per_s", "best_ttft_s", "best_batch_size", "load_peak_rss_mib",
+             "steady_rss_mib", "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib",
+             "weight_mib", "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
 # The axes of the Pareto front besides the accuracy, and what they are called there.
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 # By which repeats runs without verdicts are compared.
 BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
-              "decode_tok_per_s", "ttft_s")  # fmt: skip
+              "decode_tok_per_s", "output_tok_per_s", "ttft_s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -339,8 +354,8 @@ LINES = (
     Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
     Line(
         "difference",
-        "{until_difference_points} points   always-valid 95 % interval {until_difference_points_low} – "
-        "{until_difference_points_high}   {until_wins} won · {until_losses} lost of {questions_asked}",
+        "{early_stop_difference_points} points   always-valid 95 % interval {early_stop_difference_points_low} – "
+        "{early_stop_difference_points_high}   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}",
         brief=True,
     ),
     Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token   n = {n}", brief=True),
@@ -396,6 +411,7 @@ LINES = (
         "{train_solved} of {train_questions} questions solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
         "tokens",
     ),
+    Line("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
     Line(
         "edges",
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
@@ -416,6 +432,12 @@ LINES = (
     Line(
         "fastest cell", "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),
+    Line(
+        "fastest cell",
+        "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens} · first token "
+        "after {best_ttft_s} s at best",
+        brief=True,
+    ),
     Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
     Line("knee", "{knee_requests_per_s} requests/s"),
     *(
@@ -426,7 +448,7 @@ LINES = (
     Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
     Line("written", "{written_parts} parts, {written_mib} MiB"),
     Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
-    Line("pipeline", "{stages} parts in {processes} processes · {bubble_share} of their time without work"),
+    Line("pipeline", "{num_parts} parts in {processes} processes · {bubble_share} of their time without work"),
     Line("load_s", "{load_s}", common=True),
     Line("weight_mib", "{weight_mib}", common=True),
     Line(
@@ -446,6 +468,21 @@ LINES = (
     Line("lora", "{lora_modules} modules · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
     Line("seconds", "{seconds}", common=True, brief=True),
 )
+
+
+def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
+    """Return the metrics that the table of a grid shows of its jobs: those that any of them has measured."""
+    shown = [key for key in OF_GRID if any(key in job for job in jobs)]
+    for job in jobs:
+        if shown and any(key in job for key in shown):
+            continue
+        lines = [line.text for line in LINES if line.fits(job) and not line.common]
+        named = [name for text in lines for _, name, _, _ in Formatter().parse(text) if name]
+        shown += list(dict.fromkeys(name for name in named if name in METRICS and name not in OF_ANY_TASK))[
+            :MOST_OF_ONE
+        ]
+    shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
+    return [described(key) for key in shown]
 
 
 def described(key: str) -> Metric:

@@ -18,7 +18,7 @@ REPORT_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
-class Step:
+class ProgressState:
     """How far something is."""
 
     what: str
@@ -28,10 +28,10 @@ class Step:
     rss_mib: float = 0.0  # of the process that is doing it
 
 
-_sink: Callable[[Step], None] | None = None
+_sink: Callable[[ProgressState], None] | None = None
 
 
-def report_to(sink: Callable[[Step], None] | None) -> None:
+def report_to(sink: Callable[[ProgressState], None] | None) -> None:
     """Send the steps of every progress bar to sink instead of drawing them."""
     global _sink
     _sink = sink
@@ -100,4 +100,4 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
-            _sink(Step(self.what, self._done, self.total, news, machine.rss_mib()))
+            _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib()))

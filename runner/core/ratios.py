@@ -92,7 +92,7 @@ def _signed_sums(values: Sequence[float]) -> list[float]:
 
 
 def detectable_shift(error: float, samples: int, alpha: float = 1 - CONFIDENCE) -> float | None:
-    """Return the smallest true difference of ratios that `paired_p` shows at this level 4 times in 5, by its error.
+    """Return the smallest true difference of ratios that `paired_p` shows at this level with 80 % power, by its error.
 
     The error of few samples is too small more often than too large: by about 1 / samples in the end, as simulated.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import cannot_write
-from runner.core.texts import parse_json
+from runner.core.texts import checked, parse_json, signed
 
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
@@ -96,6 +96,15 @@ class Call(Counted):
     what: str | None = None
     new_tokens: int | None = None  # None: as many as token_ids
     error: str | None = None
+    by: str | None = None  # who gave the answer, where that can be one of several
+    calls: list[Call] | None = None  # behind an answer that took more than one itself
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Call:
+        """Read a call as it was written; raises ValueError, KeyError or TypeError where it is none."""
+        behind = values.get("calls")
+        calls = None if behind is None else [cls.from_dict(one) for one in behind]
+        return cls(**{**values, "finish_reason": FinishReason(values["finish_reason"]), "calls": calls})
 
 
 @dataclass
@@ -144,7 +153,7 @@ class Sample:
     new_tokens: int | None = None  # where the tokens are counted and not known; None: as many as token_ids
     by: str | None = None  # who gave the answer, where that can be one of several
     cost_usd: float | None = None
-    taken_from: str | None = None  # the job that it was generated for, where that is another one
+    reused_from: str | None = None  # the job that it was generated for, where that is another one
 
     @property
     def failed(self) -> bool:
@@ -171,7 +180,11 @@ class Sample:
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
         values["finish_reason"] = FinishReason(values["finish_reason"])
-        for key, kind in (("branches", BranchText), ("choices", Choice), ("calls", Call)):
+        if "taken_from" in values:  # as earlier versions wrote it
+            values["reused_from"] = values.pop("taken_from")
+        if values.get("calls") is not None:
+            values["calls"] = [Call.from_dict(it) for it in values["calls"]]
+        for key, kind in (("branches", BranchText), ("choices", Choice)):
             if values.get(key) is not None:
                 said = [kind(**_judged(it)) for it in values[key]]
                 values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in said]
@@ -272,9 +285,14 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     from_ledger: bool = False  # this answer was recorded earlier
 
+    def to_json(self) -> str:
+        """Return what result.json holds."""
+        return signed(asdict(self))
+
     @classmethod
-    def from_dict(cls, values: Any) -> Record:
+    def from_json(cls, text: str) -> Record:
         """Read what result.json holds; raises ValueError, KeyError or TypeError when it is no record."""
+        values = checked(parse_json(text))
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("a JSON object with a result was expected")
         kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list,
@@ -297,7 +315,7 @@ class RepeatLog:
     def add(self, repeat: int, values: Mapping[str, float]) -> None:
         """Append what one repeat measured: measure -> value."""
         lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in values.items())
-        self._write("".join(json.dumps(line) + "\n" for line in lines))
+        self._write("".join(sealed(line) + "\n" for line in lines))
 
     def _write(self, text: str, mode: str = "a") -> None:
         try:
@@ -314,7 +332,7 @@ def read_repeats(path: Path) -> dict[str, list[float]]:
     """
     found: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        repeat = parse_json(line)
+        repeat = unsealed(line) if CHECKSUM in line else parse_json(line)  # earlier versions wrote none
         found.setdefault(repeat["measure"], []).append(float(repeat["value"]))
     most = max(map(len, found.values()), default=0)
     return {measure: values for measure, values in found.items() if len(values) == most}

@@ -6,7 +6,8 @@ question, -1 where only the other does, 0 for a tie. Against the claim that the 
 puts a share f of what it has on each next question: the question multiplies that part by (1 + D) / (1 + m), whose mean
 is at most 1 if the claim is true. So by Ville's inequality, what has become of 1 ever reaches 2 / ALPHA with a
 probability of ALPHA / 2 at most, however often one looks. All m of which that is so are excluded, and a second gambler
-does the same from above. Several shares are played side by side, since the best one hangs on the difference.
+does the same from above: 95 % of the intervals hold the true difference at every look. Several shares are played side
+by side, since the best one hangs on the difference.
 
 The smaller m, the more is won against it: so what is not excluded is an interval, and once excluded stays excluded.
 Against m = 0 a tie changes nothing, and a difference is decided as soon as the interval leaves 0 out: one thing decides
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-ALPHA = 0.05  # of both sides together: 95 % of the intervals hold the true difference at every look
+from runner.core.stats import ALPHA
+
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # of what a gambler has, played side by side from equal parts
 HALVINGS = 18  # of an interval in which an end is looked for: a thousandth of a point is beyond what is shown
 

@@ -15,6 +15,7 @@ from itertools import combinations, pairwise
 from statistics import NormalDist, quantiles
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of the differences called detectable
+ALPHA = 0.05  # the level of every decision
 
 
 def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -180,8 +181,8 @@ def _medians(values: Sequence[float]) -> list[tuple[float, float]]:
     return found + [(x, ways / n**n) for x, ways in zip(ordered, lower, strict=True)]
 
 
-def detectable_difference(n: int, discordant_rate: float, alpha: float = 0.05) -> float | None:
-    """Return the smallest true paired difference that n pairs show 4 times in 5; None when n shows none.
+def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
+    """Return the smallest true paired difference that n pairs show with 80 % power; None when n shows none.
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity as the exact test is the stricter one:
     n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). A difference of d makes more pairs discordant than the rate
@@ -199,8 +200,8 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = 0.05) -
     return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
 
 
-def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = 0.05) -> float | None:
-    """Return the smallest true difference that Fisher's test shows 4 times in 5; None when n shows none.
+def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = ALPHA) -> float | None:
+    """Return the smallest true difference that Fisher's test shows with 80 % power; None when n shows none.
 
     Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the exact test's strictness:
     d - (1/n1 + 1/n2)/2 = z(alpha/2)·√(p·q·(1/n1 + 1/n2)) + z(power)·√(p1·q1/n1 + p2·q2/n2). One side has the given

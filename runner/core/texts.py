@@ -7,6 +7,7 @@ UnicodeEncodeError where half a character is written out. Here all of it is foun
 from __future__ import annotations
 
 import codecs
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -59,6 +60,15 @@ def read_text(path: Path, key: str) -> str:
         raise DataError(f"{key}: {path} cannot be read ({error.strerror})") from error
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can be written: the system gives bytes that are no UTF-8 to Python as halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON; ValueError with the reason where it is none, is nested too deep or holds half a character."""
     try:
@@ -80,3 +90,24 @@ def parse_json(text: str) -> Any:
             half = error.object[error.start]
             raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
     return value
+
+
+def signed(values: dict[str, Any]) -> str:
+    """Return an object as JSON for people to read, with a checksum over the rest of what it says."""
+    return json.dumps(values | {"checksum": _digest(values)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def checked(values: Any) -> Any:
+    """Return what such JSON says; ValueError where it says something else than when it was written.
+
+    Files of earlier versions have no checksum, and are taken as they are.
+    """
+    if not isinstance(values, dict) or "checksum" not in values:
+        return values
+    if values.pop("checksum") != _digest(values):
+        raise ValueError("its checksum does not fit: it has been changed since it was written")
+    return values
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -13,13 +13,14 @@ from random import Random
 from runner.config.generation import GenerationConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle, WordingConfig
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, check
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner.engines.base import Message, Prompt
 
 TEXT = "Question: {question}\nAnswer:"
 CHAT = "{question}\n\n{instruction}"
 LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
+MOST_DRAWN = 1_000_000  # questions, which takes seconds; no test split has as many
 LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
 LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
@@ -38,6 +39,8 @@ def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], 
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.place for item in items]
     wanted = set(places)
+    need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MOST_DRAWN:,}"
+    check(max(wanted) < MOST_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
     for place in range(max(wanted) + 1):  # a question gets the same ones wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if place in wanted:

@@ -17,10 +17,9 @@ from typing import Any
 from runner.config.likelihood import LikelihoodConfig
 from runner.core.errors import ConfigError, DataError, few
 from runner.core.texts import parse_json, read_lines, read_text
-from runner.datasets.gsm8k import Choice, load_questions
+from runner.datasets.gsm8k import Item, QuestionSelection, load_questions
 from runner.datasets.prompts import text_of
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from runner.scorers.letters import LETTERS
 
 
 class Form(StrEnum):
@@ -59,14 +58,22 @@ def load_given(task: LikelihoodConfig) -> list[Given]:
         if not text.strip():
             raise DataError(f"task.data={task.data}: {path} holds no text")
         return [Given(Form.text, "", (text,))]
-    if path.suffix == ".jsonl" and path.is_file() and (shape := _shape_of(path, task)):
-        choice = Choice(task.limit, task.offset, task.shuffle_seed)
+    is_lines = path.suffix == ".jsonl" and path.is_file() and not task.has_letters
+    if is_lines and (shape := _shape_of(path, task)):
+        choice = QuestionSelection(task.limit, task.offset, task.shuffle_seed)
         rows = list(_rows(path))
         found = [_read(where, row, shape) for _, (where, row) in choice.among(rows)]
         if not found:
             raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
         return found
-    return [Given(Form.asked, item.question, (item.answer,)) for item in load_questions(task)]
+    return [_given(item) for item in load_questions(task)]
+
+
+def _given(item: Item) -> Given:
+    """Return a question with its worked answer; of one with choices, all of them behind the question alone."""
+    if not item.choices:
+        return Given(Form.asked, item.question, (item.answer,))
+    return Given(Form.asked, item.stem, item.choices, LETTERS.index(item.gold))
 
 
 def given_sha256(given: list[Given]) -> str:

@@ -1,4 +1,4 @@
-"""Word problems with a number as the answer: the embedded generator, files, or a data set of the hub.
+"""Questions with a number or a letter as the answer: the embedded generator, files, or a data set of the hub.
 
 Each line or row holds a question and its answer (by which keys, runner/datasets/shapes.py says). A folder is taken by
 its `<split>.jsonl`, or as the hub and `datasets` lay one out (runner/datasets/tables.py).
@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from runner.config.task import Gsm8kConfig, QuestionsConfig
-from runner.core.errors import ConfigError, DataError, unknown
+from runner.core.errors import ConfigError, DataError, check, unknown
 from runner.core.texts import parse_json, read_lines, read_text
 from runner.datasets import tables
 from runner.datasets.shapes import Keys, read_row
@@ -28,6 +28,7 @@ from runner.scorers.numbers import plain_number
 
 MAX_LIST_BYTES = 256 * 2**20  # a list is parsed whole: SVAMP has 0.4 million
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
+MOST_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
 
 Row = tuple[str, Any]  # where it stands, and its values or its line of JSON
@@ -35,16 +36,29 @@ Row = tuple[str, Any]  # where it stands, and its values or its line of JSON
 
 @dataclass(frozen=True)
 class Item:
-    """One word problem with its worked answer."""
+    """One question with its worked answer."""
 
     question: str
     answer: str
     gold: str
     place: int = 0  # its number in the whole split, however that was shuffled and cut
+    choices: tuple[str, ...] = ()  # they stand in the question as A, B, C …
+    stem: str = ""  # the question without them
 
 
 @dataclass(frozen=True)
-class Choice:
+class QuestionSource:
+    """Where questions come from, and how a row is read."""
+
+    data: str
+    split: str
+    key: str  # of the config, which names it
+    keys: Keys
+    subset: str | None = None
+
+
+@dataclass(frozen=True)
+class QuestionSelection:
     """Which questions of a split, and in which order: shuffled by the seed, then from `offset` on."""
 
     limit: int | None = None
@@ -70,10 +84,11 @@ class Choice:
 
 def load_questions(task: QuestionsConfig) -> list[Item]:
     """Return the questions of task.data: shuffled if that is asked for, from task.offset on, task.limit of them."""
-    keys = Keys(task.question_key, task.answer_key)
-    items = _read(task.data, task.split, "task.data", Choice(task.limit, task.offset, task.shuffle_seed), keys)
+    check_made(task.data, "task.limit", task.limit, task.limit)
+    source = QuestionSource(task.data, task.split, "task.data", Keys.of(task), task.subset)
+    items = _read(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
     if not items:
-        has = len(_read(task.data, task.split, "task.data", Choice(task.offset), keys)) if task.offset else 0
+        has = len(_read(source, QuestionSelection(task.offset))) if task.offset else 0
         if has:
             raise ConfigError(f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {has}")
         raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
@@ -84,6 +99,7 @@ def load_examples(task: Gsm8kConfig) -> list[Item]:
     """Return the worked examples: the first task.shots of task.shots_data, or of the train split of task.data."""
     if task.shots == 0:
         return []
+    check_made(task.shots_data or task.data, "task.shots", task.shots, task.shots)
     examples = load_train(task, f"task.shots={task.shots}", task.shots)
     if len(examples) != task.shots:
         source = task.shots_data or task.data
@@ -92,7 +108,7 @@ def load_examples(task: Gsm8kConfig) -> list[Item]:
 
 
 def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> list[Item]:
-    """Return the first worked examples of the train split, or all of them; `wanted_by` names the key that needs them.
+    """Return the first worked examples of task.shots_split, or all of them; `wanted_by` names the key that needs them.
 
     The embedded generator has no end: all are those before one repeats.
     """
@@ -101,12 +117,20 @@ def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> l
             f"{wanted_by} needs worked examples, and task.data={task.data} is one file with the "
             "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data"
         )
-    source, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
-    most = DISTINCT if source == "embedded" and limit is None else limit
-    examples = _read(source, "train", key, Choice(most), Keys(task.question_key, task.answer_key))
-    if source == task.data and task.split == "train":
-        raise ConfigError(f"task.split=train with {wanted_by}: the examples would be questions too; use another split")
+    data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
+    most = DISTINCT if data == "embedded" and limit is None else limit
+    subset = task.subset if data == task.data else None
+    examples = _read(QuestionSource(data, task.shots_split, key, Keys.of(task), subset), QuestionSelection(most))
+    if data == task.data and task.split == task.shots_split:
+        said = f"task.split={task.split} with {wanted_by}"
+        raise ConfigError(f"{said}: the examples would be questions too; use another split")
     return examples
+
+
+def check_made(data: str, key: str, value: object, count: int | None) -> None:
+    """Refuse more questions than the embedded generator makes: it has no end, and they are all kept in memory."""
+    need = f"at most {MOST_MADE:,} questions of the embedded data are made"
+    check(data != "embedded" or count is None or count <= MOST_MADE, key, value, need)
 
 
 def items_sha256(items: list[Item]) -> str:
@@ -129,22 +153,31 @@ def describe(data: str, split: str, sha256: str) -> dict[str, str]:
     return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
-def _read(data: str, split: str, key: str, choice: Choice, keys: Keys) -> list[Item]:
+def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
+    data, keys, path = source.data, source.keys, Path(source.data).expanduser()
+    if source.subset is not None and (data == "embedded" or path.is_file()):
+        raise ConfigError(f"task.subset={source.subset}: {source.key}={data} has none: leave it out")
     if data == "embedded":
-        return _read_embedded(split, choice)
-    path = Path(data).expanduser()
+        return _read_embedded(source.split, choice)
     if path.is_dir():
-        return _read_folder(path, split, choice, keys)
+        return _read_folder(path, source, choice)
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
         return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
-        raise DataError(f"{key}={data}: data path does not exist: {path.absolute()}")
-    return list(_read_hub(data, split, key, choice, keys))
+        raise DataError(f"{source.key}={data}: data path does not exist: {path.absolute()}")
+    return list(_read_hub(source, choice))
 
 
-def _read_folder(folder: Path, split: str, choice: Choice, keys: Keys) -> list[Item]:
+def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     """Read a split from its lines, or from the tables that the hub and `datasets` lay out."""
+    split, keys = source.split, source.keys
+    if source.subset is not None:
+        folders = sorted(path.name for path in folder.glob("*/"))
+        if source.subset not in folders:
+            what = unknown("folder of that name", source.subset, folders)
+            raise ConfigError(f"task.subset={source.subset}: {what} in {folder}")
+        folder = folder / source.subset
     file = folder / f"{split}.jsonl"
     if file.is_file():
         return _read_json(file, choice, keys)
@@ -156,7 +189,7 @@ def _read_folder(folder: Path, split: str, choice: Choice, keys: Keys) -> list[I
     raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
 
 
-def _read_embedded(split: str, choice: Choice) -> list[Item]:
+def _read_embedded(split: str, choice: QuestionSelection) -> list[Item]:
     """Make the chosen questions, and no others; a shuffle mixes as many as there are without one being repeated."""
     names = [name.value for name in Split]
     if split not in names:
@@ -173,18 +206,18 @@ def _read_embedded(split: str, choice: Choice) -> list[Item]:
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
-def _embedded_items(split: str, choice: Choice) -> tuple[Item, ...]:
+def _embedded_items(split: str, choice: QuestionSelection) -> tuple[Item, ...]:
     assert choice.limit is not None
     places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
     made = ((place, problem(Split(split), place)) for place in places)
     return tuple(Item(one.question, one.answer, plain_number(one.gold), place) for place, one in made)
 
 
-def _read_tables(files: Iterable[Path], choice: Choice, keys: Keys) -> list[Item]:
+def _read_tables(files: Iterable[Path], choice: QuestionSelection, keys: Keys) -> list[Item]:
     return _items(tables.read_rows(files, keys.columns), choice, keys)
 
 
-def _read_json(file: Path, choice: Choice, keys: Keys) -> list[Item]:
+def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
     """Read a row a line, or all rows from one list."""
     try:
         with file.open("rb") as stream:
@@ -210,24 +243,32 @@ def _listed(file: Path) -> Iterator[Row]:
     yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def _items(rows: Iterable[Row], choice: Choice, keys: Keys) -> list[Item]:
+def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[Item]:
     """Read the chosen rows, or lines of JSON, each with where it stands."""
     items: list[Item] = []
     for place, (where, row) in choice.among(rows):
         try:
-            items.append(Item(*read_row(_mapping(row), keys), place))
+            read = read_row(_mapping(row), keys)
+            items.append(Item(read.question, read.answer, read.gold, place, read.choices, read.stem))
         except ValueError as error:
             raise DataError(
-                f"{where}: {error} (a row needs a question, and an answer that is a number or ends in '#### NUMBER'; "
+                f"{where}: {error} (a row needs a question, and {_needed(keys)}; "
                 "task.question_key and task.answer_key name them where they go by other names)"
             ) from error
     return items
 
 
+def _needed(keys: Keys) -> str:
+    if keys.has_letters:
+        return "an answer that is the letter of a choice"
+    return f"an answer that is a number or ends in '{keys.after or '####'} NUMBER'"
+
+
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
-def _read_hub(name: str, split: str, key: str, choice: Choice, keys: Keys) -> tuple[Item, ...]:
+def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, ...]:
     """Read a data set of the hub; where that cannot be reached, from the caches of earlier downloads."""
-    config = "main" if name.endswith("gsm8k") else None
+    name, split, key, keys = source.data, source.split, source.key, source.keys
+    config = source.subset or ("main" if name.endswith("gsm8k") else None)
     if reason := _unreachable(name, key):
         files = tables.cached_on_disk(name, config, split)
         if not files:

@@ -1,6 +1,6 @@
 """The user's own prompts: one text, a file of texts or of JSON lines, or stdin; refused by line number.
 
-No task itself: a helper of `generate` and `pipeline`.
+No task itself: a helper of `generate` and `sweep`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.task import Framing, GenerateConfig, PromptsConfig
-from runner.core.errors import ConfigError, DataError, unknown
+from runner.core.errors import ConfigError, DataError, reading, unknown
 from runner.core.result import Sample
 from runner.core.texts import parse_json, read_lines
 from runner.engines.base import Message, Prompt
@@ -159,6 +159,12 @@ def read_stdin() -> bytes:
     if sys.stdin.isatty():
         log.info("reading prompts from the terminal, one a line; Ctrl-D ends")
     return sys.stdin.buffer.read()
+
+
+def holds_prompts(path: Path) -> bool:
+    """Whether a file of JSON lines holds prompts, and not the questions of a data set."""
+    with reading(path), path.open("rb") as stream:
+        return _begins_with_json(next((line for line in stream if line.strip()), b""))
 
 
 def _begins_with_json(data: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Where a row of a data set holds its question and its answer: by the keys that are given, or those of known data sets.
 
-The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone.
+The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone. With choices it is a letter:
+given as that, as the number of a choice from 0 on, or as its text.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.config.task import QuestionsConfig
 from runner.core.errors import few
+from runner.scorers.letters import LETTERS, gold_letter
 from runner.scorers.numbers import gold_number
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
@@ -29,6 +32,14 @@ class Keys:
 
     question: str | None = None
     answer: str | None = None
+    choices: str | None = None
+    has_letters: bool = False  # the gold answer is the letter of a choice, and not a number
+    after: str | None = None  # the words that it follows; None: ####
+
+    @classmethod
+    def of(cls, task: QuestionsConfig) -> Keys:
+        """Return the keys that a task names."""
+        return cls(task.question_key, task.answer_key, task.choices_key, task.has_letters, task.gold_after)
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
         """Return the keys of the question's parts, and that of the answer; ValueError where one is not there."""
@@ -38,11 +49,26 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the names of a table's columns that are read."""
         parts, answer = self.among(names)
-        return [*parts, answer]
+        return list(dict.fromkeys([*parts, answer, *self.of_choices(names)]))
+
+    def of_choices(self, names: Collection[str]) -> list[str]:
+        """Return the key of the list of choices, or that of each; none where there are no choices."""
+        return [] if self.choices is None else _first(self.choices, (), names, "choices").split("+")
 
 
-def read_row(row: Mapping[str, Any], keys: Keys) -> tuple[str, str, str]:
-    """Return question, worked answer and gold number of a row; ValueError with the reason."""
+@dataclass(frozen=True)
+class Read:
+    """What a row says."""
+
+    question: str  # with its choices, if it has some
+    answer: str  # worked out, if it is
+    gold: str
+    choices: tuple[str, ...] = ()
+    stem: str = ""  # the question without them
+
+
+def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
+    """Read a row; ValueError with the reason."""
     parts, answer_key = keys.among(row)
     texts = [_text(row, key) for key in parts]
     question = texts[0] if len(texts) == 1 else " ".join(text.strip() for text in texts)
@@ -50,10 +76,19 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> tuple[str, str, str]:
         raise ValueError(
             f"the question holds {masked[0]} where a number belongs: use a copy with the numbers filled in"
         )
-    answer = _answer(row, answer_key)
-    gold = gold_number(answer)
+    stem, labels = question, tuple(LETTERS)
+    choices: tuple[str, ...] = ()
+    if choice_keys := keys.of_choices(row):
+        labels, choices = _choices(row, choice_keys)
+        question = "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
+    if keys.has_letters:
+        answer, gold = _letter(row[answer_key], labels, choices, keys.after)
+    else:
+        answer = _answer(row, answer_key)
+        gold = gold_number(answer, keys.after)
     # shown before another question, an answer without its mark would teach the model to leave it out
-    return question, answer if "####" in answer else f"#### {gold}", gold
+    worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
+    return Read(question, worked, gold, choices, stem if choices else "")
 
 
 def _first(given: str | None, known: Collection[str], names: Collection[str], what: str) -> str:
@@ -82,6 +117,33 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"`{key}` is {_short(value)} and neither a text nor a number")
     return value if "####" in value else UNIT.sub("", value)
+
+
+def _choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the labels and the texts of a row's choices: a list, a list with labels, or a key for each."""
+    given: Any = row[keys[0]] if len(keys) == 1 else [row[key] for key in keys]
+    labels: Any = LETTERS
+    if isinstance(given, Mapping) and {"text", "label"} <= given.keys():  # as in ARC
+        labels, given = given["label"], given["text"]
+    if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS) or len(labels) < len(given):
+        raise ValueError(f"`{'+'.join(keys)}` is {_short(given)}: a list of 2 to {len(LETTERS)} choices expected")
+    return tuple(map(str, labels)), tuple(str(one).strip() for one in given)
+
+
+def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None) -> tuple[str, str]:
+    """Return a gold answer as text, and its letter."""
+    if isinstance(value, int) and not isinstance(value, bool) and str(value) not in labels:
+        letter = LETTERS[value] if 0 <= value < len(choices) else None
+    else:
+        text = str(value).strip()
+        letter = LETTERS[labels.index(text)] if choices and text in labels else None
+        if letter is None and text in choices:
+            letter = LETTERS[choices.index(text)]
+        letter = letter or gold_letter(text, after)
+    if letter is None or (choices and letter not in LETTERS[: len(choices)]):
+        more = f"of the {len(choices)} choices, its number from 0 on, or its text" if choices else "of a choice"
+        raise ValueError(f"the answer is {_short(value)} and no letter {more}")
+    return str(value), letter
 
 
 def _short(value: Any) -> str:

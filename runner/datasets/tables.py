@@ -77,7 +77,12 @@ def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
         commit = (repo / "refs" / "main").read_text().strip()
     except (OSError, ValueError):
         return []
-    return files_of(repo / "snapshots" / commit, split) if re.fullmatch(r"[0-9a-f]{40}", commit) else []
+    folder = repo / "snapshots" / commit
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        return []
+    if config is not None and (folder / config).is_dir():
+        return files_of(folder / config, split)
+    return files_of(folder, split) if config in (None, "main") else []
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -61,7 +61,7 @@ class NoTwin(ValueError):
 
 
 @dataclass(frozen=True)
-class Step:
+class WorkedStep:
     """One annotation of a worked answer: an expression, its literals replaced by {0}, {1} …, and its result."""
 
     form: str
@@ -119,14 +119,14 @@ def _perturbed(item: Item) -> Item:
     return Item(question, f"#### {written}", written)
 
 
-def _steps(answer: str) -> Iterator[Step]:
+def _steps(answer: str) -> Iterator[WorkedStep]:
     for expression, result in _STEP.findall(answer):
         plain = expression.replace(",", "").replace("$", "").replace(" ", "").lstrip("+")
         literals = [Fraction(found) for found in _LITERAL.findall(plain)]
         places = iter(range(len(literals)))
         form = _LITERAL.sub(lambda _: f"v{next(places)}", plain)  # noqa: B023 - used at once
         try:
-            step = Step(form, tuple(literals), Fraction(result.replace(",", "").replace("$", "").strip()))
+            step = WorkedStep(form, tuple(literals), Fraction(result.replace(",", "").replace("$", "").strip()))
         except (ValueError, ZeroDivisionError) as error:
             raise NoTwin(f"{result} is no number") from error
         if step.compute(literals) != step.result:
@@ -156,7 +156,7 @@ def _every_number(question: str) -> set[Fraction]:
     return found | shares | halves | CONSTANTS
 
 
-def _movable(question: str, steps: list[Step], stated: list[Fraction]) -> list[Fraction]:
+def _movable(question: str, steps: list[WorkedStep], stated: list[Fraction]) -> list[Fraction]:
     """Return the numbers of a question that stand for one thing only, in its words and in the steps."""
     spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
@@ -180,7 +180,7 @@ def _moved(random: Random, number: Fraction) -> Fraction:
     return number + grain * random.choice([step for step in range(-reach, reach + 1) if step])
 
 
-def _is_sound(steps: list[Step], values: dict[Fraction, Fraction], question: str) -> bool:
+def _is_sound(steps: list[WorkedStep], values: dict[Fraction, Fraction], question: str) -> bool:
     """Whether the moved numbers leave every result of the kind that it was: whole, above zero, below its bound."""
     if min(values.values()) < 1 or len(set(values.values())) < len(values):
         return False
@@ -198,7 +198,7 @@ def _is_sound(steps: list[Step], values: dict[Fraction, Fraction], question: str
     )
 
 
-def _results(steps: list[Step], values: dict[Fraction, Fraction], known: set[Fraction]) -> list[Fraction]:
+def _results(steps: list[WorkedStep], values: dict[Fraction, Fraction], known: set[Fraction]) -> list[Fraction]:
     """Compute all steps anew; a literal is what it was in the question, or an earlier result, but not both at once."""
     results: list[Fraction] = []
     for step in steps:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
-from runner.engines import pipeline
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, Engine, EngineReport, Request
 from runner.engines.kinds import BaseCache, kind_of
@@ -17,7 +16,10 @@ from runner.engines.stats import EngineStats
 
 
 class LazyEngine:
-    """An engine that is built on first use: a job that needs no model never imports torch."""
+    """An engine that is built on first use: a job that needs no model never imports torch.
+
+    Nothing else waits for its first use: a built engine is loaded by `load`, and by `open` where that comes first.
+    """
 
     def __init__(self, build: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
         self._build, self.capabilities = build, capabilities
@@ -59,19 +61,11 @@ class LazyEngine:
 
 
 def open_engine(
-    config: RunnerConfig, bases: BaseCache | None = None, resolved: Resolved | None = None, folder: Path = Path()
+    config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
 ) -> Engine:
-    """Return the engine that the config asks for, not loaded yet.
+    """Return the engine that the config asks for, not built yet.
 
     `bases` keeps the loaded base for the next job; folder takes the logs of an engine that starts processes.
     """
-    if config.task.engine == "pipeline":
-
-        def build() -> Engine:
-            from runner.engines.pipeline.engine import PipelineEngine  # imports torch
-
-            return PipelineEngine(config, folder)
-
-        return LazyEngine(build, pipeline.CAPABILITIES)
-    kind, resolved = kind_of(config.model), resolved or resolve(config)
-    return LazyEngine(lambda: kind.open_engine(config, resolved, bases), kind.capabilities(config))
+    kind = kind_of(config.model)
+    return LazyEngine(lambda: kind.open_engine(config, resolved, bases, folder), kind.capabilities(config))

@@ -1,6 +1,7 @@
 """The contract that every task is written against: open a session, submit requests, step, read the events.
 
-What a session is stands in session.py. `complete` is the helper for who has a list of requests and wants completions.
+What a session is stands in session.py. `gather` steps one until its requests have ended; `complete` is the shortest way
+from a list of requests to their completions.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.config.generation import GenerationConfig, check_sampling
+from runner.config.sampling import OPEN, Sampling
 from runner.core.errors import ConfigError, check, check_least
 from runner.core.result import BranchText, Call, Counted, FinishReason
 from runner.engines.stats import EngineStats
@@ -36,6 +37,7 @@ class Capability(StrEnum):
     sampling = "sampling per request"
     fixed_length = "answers of a fixed length"
     own_memory = "memory on this machine"
+    tokenizer = "a tokenizer on this machine"
 
 
 @dataclass(frozen=True)
@@ -67,26 +69,6 @@ def request_sha256(seen: str | Sequence[int], request: Request) -> str:
     return prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False) if request.branches else seen)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the tokens of one request are drawn; None = as the generation group says, for the seed config.seed."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        check_sampling("sampling", self)
-
-    def over(self, generation: GenerationConfig, seed: int) -> Sampling:
-        """Return it with nothing left open."""
-        usual = (generation.temperature, generation.top_p, generation.top_k, generation.repetition_penalty, seed)
-        given: list[Any] = [said if own is None else own for own, said in zip(astuple(self), usual, strict=True)]
-        return Sampling(*given)
-
-
 RequestId = int | str
 
 
@@ -107,7 +89,7 @@ class Request:
     branches: tuple[str, ...] = ()
     keep: bool = False  # a later prompt will go on from this one and its answer: what was computed is kept for it
     recurring: bool = False  # prompts that begin like this one may come later: what was computed is kept for them
-    sampling: Sampling = Sampling()
+    sampling: Sampling = OPEN
     n: int = 1  # completions of the prompt, each with random numbers of its own
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
@@ -136,6 +118,7 @@ class Request:
             Capability.deltas: self.deltas,
             Capability.logprobs: self.continuation is not None,
             Capability.distributions: self.hear is not None,
+            Capability.tokenizer: bool(self.top or self.beside),  # other tokens are told by their ids
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
@@ -260,36 +243,38 @@ def require_among(offered: frozenset[Capability], what: str, capabilities: Itera
         raise ConfigError(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {there}")
 
 
-def complete(
-    engine: Engine,
-    requests: Iterable[Request],
-    batch_size: int | None = None,
-    on_step: Callable[[], None] | None = None,
-    on_delta: Callable[[Delta], bool | None] | None = None,
-    ahead: Callable[[int], int] | None = None,
-) -> Iterator[Completion]:
-    """Yield each completion as it ends, in a session of its own; closing the iterator cancels what is on its way.
+Listener = Callable[[list[Event]], bool | None]
 
-    on_step is called after each step, when the engine's stats say how far it is. on_delta hears the text of all
-    requests as it comes; the answer False ends that request. `ahead` says how many requests may be under way when so
-    many have ended, for who may not need all of them; None: all go in at once.
+
+def gather(
+    session: Session, requests: Iterable[Request], listener: Listener, ahead: Callable[[int], int] | None = None
+) -> None:
+    """Submit requests and step the session until nothing is under way, or the listener answers False.
+
+    The listener gets the events of each step, also when there are none. It may submit further requests and cancel any.
+    `ahead` says how many requests may be under way when so many have ended, for a caller that may not need all of
+    them; None: all go in at once.
     """
-    coming, let_in = deque(requests), 0
+    coming, submitted = deque(requests), 0
+    while True:
+        room = len(coming) if ahead is None else ahead(submitted - session.under_way) - session.under_way
+        for _ in range(min(room, len(coming))):
+            session.submit(coming.popleft())
+            submitted += 1
+        if session.idle or listener(session.step()) is False:
+            return
+
+
+def complete(
+    engine: Engine, requests: Iterable[Request], batch_size: int | None = None, listener: Listener | None = None
+) -> list[Completion]:
+    """Return all completions of requests, in the order in which they ended, from a session of their own."""
+    done: list[Completion] = []
+
+    def listen(events: list[Event]) -> bool | None:
+        done.extend(event for event in events if isinstance(event, Completion))
+        return None if listener is None else listener(events)
+
     with engine.open(batch_size) as session:
-        while True:
-            room = len(coming) if ahead is None else ahead(let_in - session.under_way) - session.under_way
-            for _ in range(min(room, len(coming))):
-                request = coming.popleft()
-                session.submit(request if on_delta is None else replace(request, deltas=True))
-                let_in += 1
-            if session.idle:
-                return
-            ended = []
-            for event in session.step():
-                if isinstance(event, Completion):
-                    ended.append(event)
-                elif on_delta is not None and on_delta(event) is False:
-                    session.cancel(event.id)
-            if on_step is not None:
-                on_step()
-            yield from ended
+        gather(session, requests, listen)
+    return done

@@ -1,6 +1,6 @@
 """One thread that steps a session for many: who submits a request hears of its events through a function of their own.
 
-Servers and programs use it. A task that has a list of requests needs no thread: `complete` steps in its own.
+Servers and programs use it. A task that has a list of requests needs no thread: `gather` steps in its own.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Self
 
-from runner.core.errors import INTERRUPTED, ConfigError, JobFailed
+from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, RunnerError
 from runner.engines.base import Completion, Engine, EngineReport, Event, Request, RequestId
 from runner.engines.session import Session
 
@@ -36,6 +36,7 @@ class Driver:
         self._listeners: dict[RequestId, Listener] = {}
         self._left: dict[RequestId, int] = {}  # completions that are still to come
         self._closing = False
+        self.failure: RunnerError | None = None  # what has ended the engine for good
         self._loaded: Future[EngineReport] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         _living.add(self)
@@ -62,19 +63,26 @@ class Driver:
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Let a request in; its events, or the error that ended it, go to the listener."""
+        self.submit_all([request], listener)
+
+    def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
+        """Let requests in that one step takes in together: what comes of them does not depend on their timing."""
         session = self._session
         if session is None or self._closing:
-            raise JobFailed(CLOSED)
+            raise self.failure or JobFailed(CLOSED)
         with self._changed:
-            if request.id in self._listeners:
-                raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
-            self._listeners[request.id], self._left[request.id] = listener, request.n
+            for request in requests:
+                if request.id in self._listeners:
+                    raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
+            for request in requests:
+                self._listeners[request.id], self._left[request.id] = listener, request.n
         try:
-            session.submit(request)
+            session.submit_all(requests)
         except BaseException as error:
-            self._forget(request.id)
+            for request in requests:
+                self._forget(request.id)
             if not self.is_ready and isinstance(error, ConfigError):  # it was closed meanwhile
-                raise JobFailed(CLOSED) from error
+                raise self.failure or JobFailed(CLOSED) from error
             raise
 
     def cancel(self, request_id: RequestId) -> None:
@@ -112,22 +120,33 @@ class Driver:
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(report)
-        while not self._closing:
-            if not self._session.wait(LOOK_S):
-                continue
-            try:
-                events = self._session.step()
-            except Exception as error:
-                log.exception("a step of the engine failed: its requests are ended, and it goes on with new ones")
-                self._session.close()
-                self._fail(error)
-                self._session = self.engine.open(self._batch_size)
-                continue
-            for event in events:
-                self._tell(event)
-        self._session.close()
-        self._fail(JobFailed("the engine was closed before the answer was complete"))
+        try:
+            while not self._closing:  # no `gather`: that ends when nothing is under way, and this thread waits for more
+                self._step(self._session)
+            self._session.check()  # it may have come to its end by what makes us close it
+            self._session.close()
+        except RunnerError as error:
+            self.failure, self._closing = error, True
+            self._session.close()
+        self._fail(self.failure or JobFailed("the engine was closed before the answer was complete"))
         self.engine.close()
+
+    def _step(self, session: Session) -> None:
+        """Take a step where there is something to do; raise where the engine cannot go on."""
+        if not session.wait(LOOK_S):
+            session.check()
+            return
+        try:
+            events = session.step()
+        except Exception as error:
+            session.check()
+            log.exception("a step of the engine failed: its requests are ended, and it goes on with new ones")
+            session.close()
+            self._fail(error)
+            self._session = self.engine.open(self._batch_size)
+            return
+        for event in events:
+            self._tell(event)
 
     def _tell(self, event: Event) -> None:
         listener = self._listeners.get(event.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,20 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
-from runner.config.model import LocalModelConfig, local_model
+from runner.config.model import local_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, check
+from runner.config.sampling import GREEDY, Sampling
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Message, NoChatTemplate, Request, Sampling, request_sha256
+from runner.engines.base import Completion, Delta, Event, Message, Request, request_sha256
+from runner.engines.chat_template import ChatTemplate, template_values
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.scores import TokenScores
+from runner.models.tokenizing import ids_of, text_of
+from runner.models.vocabulary import check_ids
 
 NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
-MOST_KNOWN = 200_000  # answers to whether a token completes a stop text
-GREEDY = Sampling(0.0, 1.0, 0, 1.0, 0)
+MOST_KNOWN = 50_000  # answers to whether a token completes a stop text
 
 
 @dataclass(eq=False)
@@ -117,7 +117,9 @@ class Admission:
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
-        self.template_kwargs = _template_kwargs(local_model(config.model), tokenizer)
+        model = local_model(config.model)
+        values = template_values(model.chat_template_kwargs, tokenizer, model.name)
+        self.template = ChatTemplate(tokenizer, model_name, values)
         self.vocab_size = vocab_size  # token ids that the model knows are below it
         self._lock = threading.Lock()  # tokenizers do not promise to serve several threads at once
 
@@ -137,10 +139,10 @@ class Admission:
         before = self._ids("a", special=False)
         with self._lock:
             alone, text = (
-                self.tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                text_of(self.tokenizer, some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
                 for some in (before, [*before, *ids])
             )
-        return str(text[len(alone) :])
+        return text[len(alone) :]
 
     def rows(self, request: Request) -> list[Row]:
         """Return a row for each choice, one for each branch, or one for a continuation; a row may be an error."""
@@ -151,7 +153,7 @@ class Admission:
             return [self._continuation(request, seen, ids)]
         sampling = request.sampling.over(self.generation, self.seed)
         limit = min(self._wanted(request), self.room - len(ids))
-        error = None if ids and limit >= 1 else self._why_not(len(ids))
+        error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
         sha256 = request_sha256(seen, request)
         return [Row(request, ids, sha256, limit, choice, sampling, error=error) for choice in range(request.n)]
 
@@ -159,7 +161,7 @@ class Admission:
         """Put each text behind the prompt as it is, without special tokens; choices count from 1."""
         begun = [self._ids(text, special=False) for text in request.branches]
         longest, room = len(main) + max(map(len, begun)), self.branch_room
-        error = None if main else self._why_not(0)
+        error = None if main else self._rejection_reason(0)
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = self._wanted(request)
@@ -184,7 +186,7 @@ class Admission:
         else:
             given = self._ids(continuation, special=False)
         self._known([one for some in request.beside for one in some])
-        error = None if ids else self._why_not(0)
+        error = None if ids else self._rejection_reason(0)
         if ids and not given:
             error = "the continuation has no tokens, so there is nothing to score"
         elif len(ids) + len(given) - 1 > self.room:
@@ -196,63 +198,35 @@ class Admission:
 
     def _known(self, ids: list[int]) -> list[int]:
         """Refuse token ids that the model has no embedding for: they would end the pass, and all that takes part."""
-        strange = next((one for one in ids if not 0 <= one < self.vocab_size), None)
-        if strange is not None:
-            raise ConfigError(f"{strange} is no token of {self.model_name}: its ids go from 0 to {self.vocab_size - 1}")
+        check_ids(ids, self.vocab_size, self.tokenizer, self.model_name)
         return ids
 
     def _wanted(self, request: Request) -> int:
         return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
-    def _why_not(self, tokens: int) -> str:
+    def _rejection_reason(self, tokens: int) -> str:
         if not tokens:
-            return "the prompt has no tokens, so there is nothing to go on from"
+            return "the prompt is empty: it has no tokens"
         return f"the prompt has {tokens} tokens, the model has room for {self.room}"
 
     def _chat(self, messages: list[Message]) -> str:
-        """Put the turns into the model's template."""
-        if not self.tokenizer.chat_template:
-            raise NoChatTemplate(
-                f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: "
-                "use task.prompt=text (gsm8k), task.format=raw (generate) or /v1/completions (serve)"
-            )
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            with self._lock:
-                text: str = self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=True, **self.template_kwargs
-                )
-        # some templates refuse a system message, or two turns of one role in a row; others are wrong in themselves
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            roles = ", ".join(message.role for message in messages)
-            raise ConfigError(f"the chat template of model.name={self.model_name} refuses {roles}: {error}") from error
-        except (MemoryError, RecursionError) as error:  # jinja's sandbox bounds neither
-            what = (
-                "memory than there is" if isinstance(error, MemoryError) else "calls inside each other than Python has"
-            )
-            raise ConfigError(f"the chat template of model.name={self.model_name} asks for more {what}") from error
-        return text
+        """Put the turns into the model's template; the lock is not held, since a template may take long."""
+        return self.template.render([{"role": message.role, "content": message.content} for message in messages])
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        """Return token ids, with or without special tokens around them."""
+        """Return token ids that the model has embeddings for, with or without special tokens around them.
+
+        `room` says what is too long; the tokenizer does not warn.
+        """
         with self._lock:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        return ids
+            ids = ids_of(self.tokenizer, text, special, self.model_name)
+        return self._known(ids)
 
 
 def own_generation(model: Any) -> dict[str, Any]:
     """Return what the model's generation config says otherwise than transformers does."""
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
     return settings
-
-
-def _template_kwargs(model: LocalModelConfig, tokenizer: Any) -> dict[str, Any]:
-    """Return what the user gives the chat template; a name that it does not read would change nothing, silently."""
-    for name in model.chat_template_kwargs:
-        read = re.search(rf"\b{name}\b", str(tokenizer.chat_template or ""))
-        need = f"the chat template of {model.name} does not read it"
-        check(bool(read), f"model.chat_template_kwargs.{name}", model.chat_template_kwargs[name], need)
-    return model.chat_template_kwargs
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -307,7 +281,7 @@ class Stopping:
             if due:
                 # a token holds at least one byte, so this many tokens hold any stop text that the last one completes
                 reach = max(len(stop.encode()) for stop in due) + 4
-                tail = self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True)
+                tail = text_of(self.tokenizer, tokens[-reach:], skip_special_tokens=True)
                 if any(stop in tail for stop in due):
                     return FinishReason.stop
         return FinishReason.length if len(tokens) >= row.limit else None
@@ -316,7 +290,7 @@ class Stopping:
         """Return the text of what has come, without the stop token and from the first stop text on."""
         tokens, request = row.tokens, row.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        text = text_of(self.tokenizer, kept, skip_special_tokens=True)
         return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
 
     def fresh(self, row: Row) -> str:
@@ -343,7 +317,7 @@ class Stopping:
         if known is None:
             if len(self._completes) >= MOST_KNOWN:  # of a server's clients, each may bring stop texts of its own
                 self._completes.clear()
-            text = self.tokenizer.decode([token])
+            text = text_of(self.tokenizer, [token])
             # part of a character decodes to a mark, and a space may vanish at the start of a text
             known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()
             self._completes[key] = known

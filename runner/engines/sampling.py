@@ -1,7 +1,8 @@
 """From logits to the next token: greedy or sampled, each row for itself whatever its neighbours are.
 
 A sampled row depends on its seed, its id and its own logits only: its random numbers come from a generator of its own,
-and the repetition penalty looks at its own tokens, not at the padding. On a CPU with kernels all rows are picked in one
+and penalties look at its own tokens, not at the padding: the repetition penalty at prompt and answer, the frequency and
+the presence penalty at the answer, as vLLM has it. On a CPU with kernels all rows are picked in one
 call of C. Elsewhere it is transformers' warpers, and rows that are sampled in the same way share their operations.
 """
 
@@ -10,34 +11,56 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from runner.engines.base import RequestId, Sampling
+from runner.config.sampling import GREEDY, Sampling, that_differ
+from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN, Row
-
-
-class _Way(NamedTuple):
-    """What rows that share their operations have in common: all of their sampling but the seed."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    penalty: float
 
 
 class _Group(NamedTuple):
     """Rows that are sampled in one way."""
 
-    way: _Way
+    way: Sampling
     rows: torch.Tensor | slice  # their places in the batch
-    lines: torch.Tensor | None  # of what they have seen
+    lines: torch.Tensor  # of what they have
     generators: list[torch.Generator | None]
+
+
+class _History:
+    """What penalties read of each row: which tokens it has, prompt included, and how often its answer has each."""
+
+    def __init__(self, rows: int, vocab_size: int, device: torch.device) -> None:
+        self.seen = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
+        self.counts = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device)
+
+    def begin(self, row: int, prompt: list[int], answer: list[int]) -> None:
+        """Take a row's tokens so far."""
+        self.seen[row, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)] = True
+        tokens = torch.tensor(answer, dtype=torch.long, device=self.seen.device)
+        self.counts[row].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
+
+    def add(self, lines: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Take the next token of each of these rows."""
+        self.seen[lines, tokens] = True
+        self.counts[lines, tokens] += 1
+
+    def of(self, lines: list[int]) -> _History:
+        """Return it of these lines, in this order."""
+        if lines == list(range(len(self.seen))):
+            return self
+        found = _History(0, 0, self.seen.device)
+        found.seen, found.counts = self.seen[lines], self.counts[lines]
+        return found
+
+    def join(self, other: _History) -> None:
+        """Put another one's lines behind these."""
+        self.seen, self.counts = torch.cat([self.seen, other.seen]), torch.cat([self.counts, other.counts])
 
 
 class Sampler:
@@ -47,22 +70,21 @@ class Sampler:
         self,
         vocab_size: int,
         device: torch.device,
-        texts: Sequence[list[int]] = (),
+        prompts: Sequence[list[int]] = (),
         samplings: Sequence[Sampling] = (),
         generators: Sequence[torch.Generator | None] = (),
+        answers: Sequence[list[int]] = (),
     ) -> None:
         self.vocab_size, self.device = vocab_size, device
-        self.ways = [_way(sampling) for sampling in samplings]  # of each row, as the generators
+        self.ways = [_effective(sampling) for sampling in samplings]  # of each row, as the generators
         self.generators = list(generators)
-        self.seen: torch.Tensor | None = (
-            None  # [lines, V]: tokens that stand in a row already, if a penalty asks for it
-        )
-        self.lines: list[int] = []  # of each row; rows come and go without copies
+        self.history: _History | None = None  # if a penalty asks for it
+        self.lines: list[int] = []  # of each row in it; rows come and go without copies
         self._forget()
-        if any(way.penalty != 1 for way in self.ways):
-            self.seen, self.lines = self._marks(), list(range(len(self.ways)))
-            for row, text in enumerate(texts):
-                self.seen[row, torch.tensor(text, device=device)] = True
+        if any(map(_has_penalty, self.ways)):
+            self.history, self.lines = _History(len(self.ways), vocab_size, device), list(range(len(self.ways)))
+            for row, prompt in enumerate(prompts):
+                self.history.begin(row, prompt, answers[row] if answers else [])
 
     def _forget(self) -> None:
         """Forget what holds until the rows change."""
@@ -71,13 +93,14 @@ class Sampler:
 
     def is_greedy(self, row: int) -> bool:
         """Whether a row takes the likeliest token as it is."""
-        return self.ways[row] == _GREEDY
+        return self.ways[row] is GREEDY
 
     def take(self, other: Sampler) -> None:
         """Add the rows of another sampler behind these."""
-        if self.seen is not None or other.seen is not None:
-            self.seen = torch.cat([self._marks(), other._marks()])
-            self.lines = list(range(len(self.seen)))
+        if self.history is not None or other.history is not None:
+            history = self._histories()
+            history.join(other._histories())
+            self.history, self.lines = history, list(range(len(history.seen)))
         self.ways = self.ways + other.ways
         self.generators = self.generators + other.generators
         self._forget()
@@ -87,14 +110,14 @@ class Sampler:
         order = rows.tolist()
         self.ways = [self.ways[row] for row in order]
         self.generators = [self.generators[row] for row in order]
-        self.lines = [self.lines[row] for row in order] if self.seen is not None and order else []
+        self.lines = [self.lines[row] for row in order] if self.history is not None and order else []
         if not self.lines:
-            self.seen = None
+            self.history = None
         self._forget()
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the next token ids [B] for logits [B, V]; NO_TOKEN where these are not numbers."""
-        if all(way == _GREEDY for way in self.ways):
+        if all(way is GREEDY for way in self.ways):
             return native.argmax(logits)
         compiled = native.for_logits(logits)
         if compiled is not None:
@@ -109,50 +132,51 @@ class Sampler:
     def _pick_at_once(self, compiled: native.Kernels, logits: torch.Tensor) -> torch.Tensor:
         """Pick for all rows in one call, however each is sampled."""
         if self._settings is None:
-            numbers = torch.tensor(self.ways, dtype=torch.float64)
-            temperature, top_k, top_p, penalty = (column.contiguous() for column in numbers.T)
-            marks = torch.zeros(len(self.ways), dtype=torch.long)
-            if self.seen is not None:
+            numbers = torch.tensor([way.numbers for way in self.ways], dtype=torch.float64)
+            places = torch.zeros(2, len(self.ways), dtype=torch.long)
+            if self.history is not None:
                 assert logits.shape[1] == self.vocab_size
-                marks = torch.tensor(self.lines) * self.vocab_size + self.seen.data_ptr()
-                marks[penalty == 1] = 0
-            self._settings = native.RowSettings(temperature, top_k.long(), top_p, penalty, marks)
+                for place, held in zip(places, (self.history.seen, self.history.counts), strict=True):
+                    place.copy_(torch.tensor(self.lines) * self.vocab_size * held.element_size() + held.data_ptr())
+                places[:, [not _has_penalty(way) for way in self.ways]] = 0
+            self._settings = native.RowSettings(numbers, *places)
         return native.sample(compiled, logits, self._settings, _uniform(self.generators))
 
     def _pick_alike(self, group: _Group, logits: torch.Tensor) -> torch.Tensor:
         """Return the next tokens of rows that are sampled in one way."""
         way = group.way
-        if way == _GREEDY:
+        if way is GREEDY:
             return native.argmax(logits)
         scores = logits.float()
         is_bad = scores.isnan().any(dim=-1)
-        if group.lines is not None:
-            assert self.seen is not None
-            penalized = torch.where(scores > 0, scores / way.penalty, scores * way.penalty)
-            scores = torch.where(self.seen[group.lines], penalized, scores)
+        has_penalty = _has_penalty(way)
+        if has_penalty:
+            assert self.history is not None
+            scores = _penalized(way, scores, self.history.seen[group.lines], self.history.counts[group.lines])
         tokens = scores.argmax(dim=-1) if way.temperature == 0 else _draw(way, scores, group.generators)
         tokens.masked_fill_(is_bad, NO_TOKEN)
-        if group.lines is not None:
-            assert self.seen is not None
-            self.seen[group.lines, tokens.clamp(min=0)] = True
+        if has_penalty:
+            assert self.history is not None
+            self.history.add(group.lines, tokens.clamp(min=0))
         return tokens
 
-    def _marks(self) -> torch.Tensor:
-        """Return the tokens that are seen [B, V]; none where no row has asked for them."""
-        if self.seen is None:
-            return torch.zeros(len(self.ways), self.vocab_size, dtype=torch.bool, device=self.device)
-        return self.seen if self.lines == list(range(len(self.seen))) else self.seen[self.lines]
+    def _histories(self) -> _History:
+        """Return what each row has, in the order of the rows; nothing where no row has asked for it."""
+        if self.history is None:
+            return _History(len(self.ways), self.vocab_size, self.device)
+        return self.history.of(self.lines)
 
     def _grouped(self) -> list[_Group]:
         """Put rows that are sampled in one way together; one way for all is the usual case."""
-        kinds: dict[_Way, list[int]] = {}
+        kinds: dict[Sampling, list[int]] = {}
         for row, way in enumerate(self.ways):
             kinds.setdefault(way, []).append(row)
+        lines = self.lines or [0] * len(self.ways)
         return [
             _Group(
                 way,
                 slice(None) if len(kinds) == 1 else torch.tensor(rows, device=self.device),
-                None if way.penalty == 1 else torch.tensor([self.lines[row] for row in rows], device=self.device),
+                torch.tensor([lines[row] for row in rows], device=self.device),
                 [self.generators[row] for row in rows],
             )
             for way, rows in kinds.items()
@@ -163,8 +187,9 @@ def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sa
     """Return a sampler of these rows; their random numbers go on where they were."""
     for row in rows:
         row.generator = row.generator or generator_of(row.sampling, row.request.drawn_by, row.choice)
-    texts, samplings = [row.prompt + row.tokens for row in rows], [row.sampling for row in rows]
-    return Sampler(vocab_size, device, texts, samplings, [row.generator for row in rows])
+    prompts, samplings = [row.prompt for row in rows], [row.sampling for row in rows]
+    generators, answers = [row.generator for row in rows], [row.tokens for row in rows]
+    return Sampler(vocab_size, device, prompts, samplings, generators, answers)
 
 
 def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
@@ -176,22 +201,41 @@ def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> 
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-_GREEDY = _Way(0.0, 0, 1.0, 1.0)
-
-
 @lru_cache(maxsize=256)  # rows of one way hold the same object, which is quick to compare
-def _way(sampling: Sampling) -> _Way:
-    temperature, top_p, top_k, penalty, _ = astuple(sampling)
-    return _Way(temperature, top_k, top_p, penalty) if temperature else _GREEDY._replace(penalty=penalty)
+def _effective(sampling: Sampling) -> Sampling:
+    found = sampling.effective  # each greedy row holds GREEDY itself, so that a step asks for identity only
+    return GREEDY if found == GREEDY else found
 
 
-def _warp(way: _Way, scores: torch.Tensor) -> torch.Tensor:
+@lru_cache(maxsize=256)
+def _has_penalty(way: Sampling) -> bool:
+    return bool(that_differ(way, lambda one: one.for_greedy))
+
+
+def _penalized(way: Sampling, scores: torch.Tensor, seen: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return scores [B, V] after the penalties on what each row has."""
+    assert way.repetition_penalty is not None
+    if way.repetition_penalty != 1:
+        rarer = torch.where(scores > 0, scores / way.repetition_penalty, scores * way.repetition_penalty)
+        scores = torch.where(seen, rarer, scores)
+    if way.frequency_penalty or way.presence_penalty:
+        assert way.frequency_penalty is not None
+        assert way.presence_penalty is not None
+        scores = scores - (way.frequency_penalty * counts + way.presence_penalty * (counts > 0))
+    return scores
+
+
+def _warp(way: Sampling, scores: torch.Tensor) -> torch.Tensor:
     """Leave what transformers' warpers leave; these never look at the ids before."""
     if way.temperature != 1:
-        scores = TemperatureLogitsWarper(float(way.temperature))(None, scores)
-    if way.top_k > 0:
+        scores = TemperatureLogitsWarper(float(way.temperature or 1.0))(None, scores)
+    if way.top_k:
         scores = TopKLogitsWarper(way.top_k)(None, scores)
-    return scores if way.top_p == 1 else _nucleus(way.top_p, scores)
+    if way.top_p is not None and way.top_p < 1:
+        scores = _nucleus(way.top_p, scores)
+    if way.min_p:  # a share of the largest probability is a distance from the largest score
+        scores = scores.masked_fill(scores < scores.amax(dim=-1, keepdim=True) + math.log(way.min_p), -math.inf)
+    return scores
 
 
 def _nucleus(top_p: float, scores: torch.Tensor) -> torch.Tensor:
@@ -211,7 +255,7 @@ def _uniform(generators: Sequence[torch.Generator | None]) -> torch.Tensor:
     return numbers
 
 
-def _draw(way: _Way, scores: torch.Tensor, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+def _draw(way: Sampling, scores: torch.Tensor, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
     # inverse of the cumulative distribution at one uniform number a row
     cumulative = _warp(way, scores).double().softmax(dim=-1).cumsum(dim=-1)
     points = _uniform(generators).to(scores.device)[:, None] * cumulative[:, -1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 from runner.core.errors import ConfigError
@@ -39,6 +40,9 @@ class Session(ABC):
     def _drop(self) -> None:
         """Let go of all that is under way."""
 
+    def check(self) -> None:  # noqa: B027
+        """Raise what has ended the engine, where it cannot go on."""
+
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
@@ -51,25 +55,33 @@ class Session(ABC):
 
     def submit(self, request: Request) -> None:
         """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
-        missing = request.needs - self._capabilities
-        if missing:
-            words = ", ".join(sorted(missing))
-            raise ConfigError(f"request {request.id} asks for {words}, which this engine does not offer")
+        self.submit_all([request])
+
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Let requests in that one step takes in together; none of them where one cannot be served."""
+        for request in requests:
+            missing = request.needs - self._capabilities
+            if missing:
+                words = ", ".join(sorted(missing))
+                raise ConfigError(f"request {request.id} asks for {words}, which this engine does not offer")
+        entering: set[RequestId] = set()
         with self._changed:
             self._check_open()
-            if request.id in self._left or request.id in self._admitting:
-                raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
-            self._admitting.add(request.id)
+            for request in requests:
+                if request.id in self._left or request.id in self._admitting or request.id in entering:
+                    raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
+                entering.add(request.id)
+            self._admitting |= entering
         try:
-            admitted = self._admit(request)
+            admitted = [self._admit(request) for request in requests]
             with self._changed:
                 self._check_open()
-                self._left[request.id] = request.n
-                self._arrived.append(admitted)
+                self._left |= {request.id: request.n for request in requests}
+                self._arrived += admitted
                 self._changed.notify_all()
         finally:
             with self._changed:
-                self._admitting.discard(request.id)
+                self._admitting -= entering
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""

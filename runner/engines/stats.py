@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from runner.core.machine import MIB
 
@@ -25,6 +26,7 @@ class EngineStats:
     rows_alive: int = 0  # now, as rows_waiting
     rows_waiting: int = 0
     kv_tokens: int = 0  # now: tokens whose keys and values are held, where the engine knows
+    kept_tokens: int = 0  # now: places that are kept for prompts that come again
     packed_mib: float = 0.0  # now: weights in the order in which kernels read them; a checkpoint's own pages are let go
     under_way: float = 0.0  # now: what the rows that are alive have behind them, as a number of completions
     peak_rows: int = 0  # the most rows at once so far
@@ -68,6 +70,35 @@ class EngineStats:
             "draft_tokens": self.draft_tokens,
             "accepted_tokens": self.accepted_tokens,
         }
+
+    @property
+    def busy_shares(self) -> list[float]:
+        """How much of the time that something was under way each process has computed."""
+        seconds = self.prefill_s + self.decode_s
+        return [min(1.0, one["busy_s"] / seconds) if seconds else 0.0 for one in self.processes]
+
+    @property
+    def of_processes(self) -> dict[str, float]:
+        """What is to be said of several processes together; nothing by an engine that is one."""
+        if not self.processes:
+            return {}
+        peaks, busy = [one["peak_rss_mib"] for one in self.processes], self.busy_shares
+        found = {
+            "bubble_share": 1 - sum(busy) / len(busy),
+            "peak_rss_mib": max(peaks),
+            "sum_peak_rss_mib": sum(peaks),
+        }
+        if all("gpu_mib" in one for one in self.processes):
+            found["gpu_mib"] = max(one["gpu_mib"] for one in self.processes)
+        return found
+
+    def tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """Return the table of a model's parts, with how busy its processes were and what they held."""
+        if not self.processes:
+            return {}
+        busy, peaks = self.busy_shares, [one["peak_rss_mib"] for one in self.processes]
+        rows = [part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]} for part in parts]
+        return {"the parts of the model": rows}
 
     @property
     def prefill_tok_per_s(self) -> float:

@@ -10,22 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.byteio import replace_with
 from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.config.model import local_model
 from runner.core import child, machine
 from runner.core.console import say
 from runner.core.errors import one_line
+from runner.core.files import replace_with
 from runner.core.texts import parse_json
-from runner.estimates.sample import Asked
-from runner.estimates.speed import Points, Source, Speed
+from runner.estimates.sample import CalibrationModel
+from runner.estimates.speed import EstimateBasis, Points, Speed
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"
 SPREAD = 0.25  # of what a calibration says: bench/time_prediction.py
 
 
-def speeds(asked: list[Asked], output_dir: Path, on_line: Callable[[str], None] = say) -> dict[str, Speed]:
+def speeds(asked: list[CalibrationModel], output_dir: Path, on_line: Callable[[str], None] = say) -> dict[str, Speed]:
     """Return the speed of each, by its key; what is not known yet is timed now. What cannot be timed is left out."""
     known = _read(output_dir / FILE)
     missing = list({one.key: one for one in asked if one.key not in known}.values())
@@ -40,7 +40,7 @@ def speeds(asked: list[Asked], output_dir: Path, on_line: Callable[[str], None] 
     return {one.key: _speed(known[one.key], one) for one in asked if one.key in known}
 
 
-def _speed(measured: dict[str, Any], asked: Asked) -> Speed:
+def _speed(measured: dict[str, Any], asked: CalibrationModel) -> Speed:
     def points(name: str) -> Points:
         return [(float(size), float(took)) for size, took in measured[name]]
 
@@ -52,7 +52,7 @@ def _speed(measured: dict[str, Any], asked: Asked) -> Speed:
         import_s=float(measured["import_s"]),
         limits_s=float(measured["limits_s"]),
         pass_tokens=PREFILL_TOKENS[machine.device_class(local_model(asked.config.model).device)],
-        source=Source.calibrated,
+        source=EstimateBasis.calibrated,
         spread=SPREAD,
     )
 
@@ -65,7 +65,7 @@ def _read(file: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _ask(asked: list[Asked], on_line: Callable[[str], None]) -> dict[str, Any]:
+def _ask(asked: list[CalibrationModel], on_line: Callable[[str], None]) -> dict[str, Any]:
     """Time models in a child process, since this one must not import torch; return what came out, by key."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryFile() as log:

@@ -19,7 +19,8 @@ from statistics import median
 from typing import Any
 
 from runner.checkpoints import random_weights
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.footprint import PACKED_SHARE
+from runner.checkpoints.resolve import resolve
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -27,7 +28,7 @@ from runner.core import child
 from runner.engines.base import Engine, complete
 from runner.engines.kinds.local import KIND
 from runner.engines.synthetic import synthetic_requests
-from runner.estimates.sample import Asked
+from runner.estimates.sample import CalibrationModel
 
 ROWS = (1, 2, 8, 32)  # that decode together; some kernels do a single row in a way of its own
 SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
@@ -42,17 +43,13 @@ def main() -> None:
     child.end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
         os.dup2(2, 1)  # what libraries print is no result
-        asked: list[Asked] = pickle.load(sys.stdin.buffer)
+        asked: list[CalibrationModel] = pickle.load(sys.stdin.buffer)
         import torch
-
-        from runner.engines.local import fast_layers
 
         import_s = time.perf_counter() - started
         bandwidth = memory_bandwidth(torch)
-        share = fast_layers.SHARE_OF_MEMORY
         with tempfile.TemporaryDirectory(prefix="runner-calibration-") as scratch:
             for one in asked:
-                fast_layers.SHARE_OF_MEMORY = share if one.is_packed else 0.0
                 try:
                     measured = calibrate(one, Path(scratch), bandwidth)
                     measured["import_s"] += import_s
@@ -72,7 +69,7 @@ def memory_bandwidth(torch: Any) -> float:
     return float(numbers.nbytes / min(times))
 
 
-def calibrate(asked: Asked, scratch: Path, bandwidth: float) -> dict[str, Any]:
+def calibrate(asked: CalibrationModel, scratch: Path, bandwidth: float) -> dict[str, Any]:
     """Time the model, or two depths of it where it is large: what a layer adds is the same for all of them."""
     depths = asked.depths
     import_s = time_imports(asked, scratch)
@@ -98,20 +95,21 @@ def calibrate(asked: Asked, scratch: Path, bandwidth: float) -> dict[str, Any]:
     }
 
 
-def time_imports(asked: Asked, scratch: Path) -> float:
+def time_imports(asked: CalibrationModel, scratch: Path) -> float:
     """Load a little once, so that no import is a part of the loads that are timed; return the seconds."""
     config = shallow(asked.config, made(asked, asked.depths.few, scratch), asked.threads)
     started = time.perf_counter()
-    KIND.import_libraries(config, Resolved(config))
+    resolved = resolve(config)
+    KIND.import_libraries(config, resolved)
     from runner.engines.local.engine import LocalEngine
 
-    engine = LocalEngine(config)
+    engine = LocalEngine(config, resolved)
     engine.load()
     engine.close()
     return time.perf_counter() - started
 
 
-def made(asked: Asked, layers: int, scratch: Path) -> Path:
+def made(asked: CalibrationModel, layers: int, scratch: Path) -> Path:
     """Return the folder of the noise with so many layers."""
     shape = asked.shape | random_weights.special_tokens()
     shape |= {"num_hidden_layers": layers, "vocab_size": asked.depths.kept_vocabulary}
@@ -122,13 +120,14 @@ def made(asked: Asked, layers: int, scratch: Path) -> Path:
     return folder
 
 
-def run_depth(asked: Asked, layers: int, scratch: Path) -> dict[str, float]:
+def run_depth(asked: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
     """Load so many layers and time passes in turn: the median of each, since a job meets what is in the way, too."""
     from runner.engines.local.engine import LocalEngine
 
     folder = made(asked, layers, scratch)
     config = shallow(asked.config, folder, asked.threads)
-    engine = LocalEngine(config)
+    # a smaller model packs its weights if, and only if, the whole one would
+    engine = LocalEngine(config, resolve(config), packed_share=PACKED_SHARE if asked.is_packed else 0.0)
     try:
         engine.load()
         started = time.perf_counter()
@@ -165,7 +164,7 @@ def run(
     vocabulary = int(engine.load().metrics["vocab_size"])
     requests = synthetic_requests(rows, prompt, new, vocabulary, config.seed, draw)
     before = replace(engine.stats)
-    list(complete(engine, requests, batch_size=rows))
+    complete(engine, requests, batch_size=rows)
     spent = engine.stats - before
     yield "prefill", spent.prefill_s
     yield "decode", spent.decode_s / max(new - 1, 1)
@@ -175,8 +174,7 @@ def time_head(engine: Any, rows: int) -> float:
     """Time the product that makes logits, of which the noise has fewer than the model."""
     import torch
 
-    loaded = engine._model()
-    head = loaded.model.get_output_embeddings()
+    head = engine.loaded.model.get_output_embeddings()
     states = torch.randn(rows, head.weight.shape[-1], dtype=head.weight.dtype, device=head.weight.device)
     with torch.inference_mode():
         started = time.perf_counter()

@@ -17,7 +17,7 @@ from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
 from runner.quantization import CHOICES
-from runner.quantization.base import Source
+from runner.quantization.base import CheckpointSource
 
 PROCESS_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 SMALLER = ("int8", "nf4")  # what to try, the costlier last
@@ -114,7 +114,7 @@ def _changes(config: RunnerConfig) -> Iterator[tuple[str, RunnerConfig]]:
         sizes.append(size)
     for rows in sizes:
         yield f"generation.batch_size={rows}", _with_rows(config, rows)
-    for name in SMALLER if config.quantization.source is Source.plain else ():
+    for name in SMALLER if config.quantization.source is CheckpointSource.plain else ():
         try:
             changed = replace(config, quantization=CHOICES[name]())
         except ConfigError:  # it does not go together with what else is asked for

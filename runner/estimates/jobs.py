@@ -13,9 +13,9 @@ from runner.core.console import say
 from runner.core.errors import RunnerError
 from runner.estimates import calibration
 from runner.estimates.fit import Fit, fit, rooms
-from runner.estimates.recorded import Records
-from runner.estimates.sample import Asked, asked_of
-from runner.estimates.speed import Estimate, Source, Speed
+from runner.estimates.recorded import FinishedJobs
+from runner.estimates.sample import CalibrationModel, asked_of
+from runner.estimates.speed import Estimate, EstimateBasis, Speed
 
 SPREAD_OF_ANSWERS = 0.25  # more, where the length of prompts is only typical
 
@@ -53,9 +53,9 @@ def estimate(
     A calibration is for jobs with weights here that fit. Nothing is downloaded. `read` is how many questions or prompts
     a job has, where they have been read.
     """
-    records, read = Records(output_dir), read or {}
+    records, read = FinishedJobs(output_dir), read or {}
     taken: dict[int, Taken] = {}
-    asked: dict[int, Asked] = {}
+    asked: dict[int, CalibrationModel] = {}
     with only_looking(True):
         for number, (config, resolved) in jobs.items():
             it = taken[number] = Taken(time=records.estimate(config, read.get(number)))
@@ -92,7 +92,7 @@ def _fit(config: RunnerConfig, resolved: Resolved) -> Fit | None:
         return None
 
 
-def _asked(config: RunnerConfig, resolved: Resolved, found: Fit) -> Asked | None:
+def _asked(config: RunnerConfig, resolved: Resolved, found: Fit) -> CalibrationModel | None:
     try:
         return asked_of(config, resolved, found.predicted.weight_mib)
     except (RunnerError, KeyError, TypeError, ValueError):
@@ -103,7 +103,7 @@ def said(estimate: Estimate | None) -> tuple[str, str]:
     """Write an estimate: a time with how far it may lie off, and what it rests on."""
     if estimate is None:
         return "", ""
-    at_most = "≤ " if estimate.most and estimate.source is not Source.recorded else ""
+    at_most = "≤ " if estimate.most and estimate.source is not EstimateBasis.recorded else ""
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value
 
 

@@ -12,8 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner.core import machine
 from runner.core.result import Record, Status
-from runner.core.texts import parse_json
-from runner.estimates.speed import Estimate, Source
+from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # what has to be the same
@@ -23,7 +22,7 @@ ALIKE = ("generation.batch_size", "generation.max_new_tokens", "task.name")
 SPREAD = 0.2  # of jobs that are like one that was recorded, unless several differ by more
 
 
-class Records:
+class FinishedJobs:
     """The finished jobs of an output folder that were done on this machine."""
 
     def __init__(self, output_dir: Path) -> None:
@@ -42,7 +41,7 @@ class Records:
         if not found:
             return None
         seconds = median(found)
-        return Estimate(seconds, max(SPREAD, (max(found) - min(found)) / (2 * seconds)), Source.recorded)
+        return Estimate(seconds, max(SPREAD, (max(found) - min(found)) / (2 * seconds)), EstimateBasis.recorded)
 
     def accuracy(self, config: RunnerConfig) -> tuple[float, float, str] | None:
         """Return correct, n and the job of the scored record of the same base that asked most."""
@@ -58,7 +57,7 @@ class Records:
 def _read(file: Path) -> Record | None:
     """Return a finished record of this machine; None for any other, whatever is wrong with it."""
     try:
-        record = Record.from_dict(parse_json(file.read_text(encoding="utf-8")))
+        record = Record.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = machine.name()

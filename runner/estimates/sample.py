@@ -36,7 +36,7 @@ class Depths:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CalibrationModel:
     """One model to time, in a form that crosses processes."""
 
     key: str
@@ -49,7 +49,7 @@ class Asked:
     place_bytes: int  # keys and values of one token
 
 
-def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Asked | None:
+def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> CalibrationModel | None:
     """Return what to time for a job; None where its family is not known here, or the sample would not fit."""
     settings = resolved.settings
     if settings.get("model_type") not in random_weights.FAMILIES or resolved.stored is not None:
@@ -84,7 +84,7 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Ask
         resolved.model.device,
     ]
     what += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
-    return Asked(
+    return CalibrationModel(
         digest(what), name, plain(config), shape, depths, threads, is_packed,
         place_bytes(settings, resolved.dtype_bytes),
     )  # fmt: skip

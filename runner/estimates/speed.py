@@ -11,7 +11,7 @@ from runner.config.task import Amount
 Points = list[tuple[float, float]]  # how many, and the seconds that a pass of so many takes; by size
 
 
-class Source(StrEnum):
+class EstimateBasis(StrEnum):
     """What an estimate rests on, the best first."""
 
     recorded = "recorded"  # jobs like it that this machine has done
@@ -30,7 +30,7 @@ class Speed:
     import_s: float = 0.0  # of the libraries, once a process
     limits_s: float = 0.0  # of measuring once what the machine can do at most
     pass_tokens: int = 1024  # prompt tokens that one pass reads at most
-    source: Source = Source.guessed
+    source: EstimateBasis = EstimateBasis.guessed
     spread: float = 0.5  # how far the truth may lie off, as a share
 
     def seconds(self, amount: Amount, rows: int) -> float:
@@ -55,7 +55,7 @@ class Estimate:
 
     seconds: float
     spread: float
-    source: Source
+    source: EstimateBasis
     most: bool = False  # answers may end earlier than they are allowed to
     notes: list[str] = field(default_factory=list)
 

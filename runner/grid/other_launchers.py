@@ -11,21 +11,20 @@ import re
 import sys
 import time
 from collections import deque
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
-from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.config.hydra import to_config
+from runner.config.hydra import as_yaml, to_config
 from runner.config.root import RunnerConfig
 from runner.core import progress
 from runner.core.console import keep_streams, say
 from runner.core.errors import ConfigError, EvidenceError, JobHeld
 from runner.core.result import Record, Status
-from runner.grid.plan import Outcome, Planned, failure, run_job
+from runner.grid.plan import Outcome, PlannedJob, failure, run_job
 from runner.report import brief
 from runner.store.jobs import Job, claim
 
@@ -35,32 +34,13 @@ GRACE_S = 2.0  # for jobs to end by themselves after Ctrl-C
 PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
-def adapt() -> None:
-    """Store other packages' plugins again under their own names, with our values where their defaults do not fit."""
-    store = ConfigStore.instance().store
-    with suppress(ImportError):
-        from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
-
-        # a search is for the highest accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be given anew
-        search = OmegaConf.structured(OptunaSweeperConf(direction="maximize", params={}))
-        OmegaConf.set_struct(search.params, False)
-        store(group="hydra/sweeper", name="optuna", node=search, provider="runner")
-    with suppress(ImportError):
-        from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
-
-        # no server for the dashboard, and no second try: the runner itself repeats what an innocent job has lost
-        init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
-        ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
-        store(group="hydra/launcher", name="ray", node=ray, provider="runner")
-
-
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
     """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
     keep_streams()
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
     with redirect_stdout(sys.stderr):  # stdout is for the grid's result
-        outcome = run_job(to_config(composed), OmegaConf.to_yaml(composed))
+        outcome = run_job(to_config(composed, hydra.runtime.choices), as_yaml(composed))
     name = " ".join(text for text in hydra.overrides.task if not text.startswith(PARENT_KEY))
     how = brief(outcome.record) if outcome.record else f"{outcome.status.value} {outcome.message}"
     say(f"{name}: {how}")
@@ -84,7 +64,7 @@ class ForeignLaunch:
 
     launcher: Launcher
     name: str  # as in hydra/launcher=NAME
-    plan: list[Planned]
+    plan: list[PlannedJob]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     interrupted: bool = False
     _jobs: dict[int, Job] = field(default_factory=dict)

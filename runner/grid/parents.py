@@ -10,9 +10,9 @@ from typing import Any
 from runner.core.errors import TrackingError
 from runner.core.result import Status
 from runner.core.uris import without_secrets
-from runner.grid.plan import Outcome, Planned, State
+from runner.grid.plan import Outcome, PlannedJob, State
 from runner.store import grid_runs, ledger
-from runner.store.look import Held, look
+from runner.store.look import StoredRuns, look
 from runner.store.mlflow_store import Store, store_of
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 class Parents:
     """Asks the stores what they have of a grid, and begins and ends its runs there."""
 
-    plan: list[Planned]
+    plan: list[PlannedJob]
     overrides: list[str]
     outcomes: dict[int, Outcome]
-    _stores: dict[Store, list[Planned]] = field(default_factory=dict)
+    _stores: dict[Store, list[PlannedJob]] = field(default_factory=dict)
     _runs: list[grid_runs.GridRun] = field(default_factory=list)
 
     @property
@@ -36,7 +36,7 @@ class Parents:
 
     def look(self) -> None:
         """Ask each store once; a done job that has no run below this grid, and no free one, is to be logged."""
-        stores: dict[Store, list[Planned]] = {}
+        stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
             if planned.config is None or planned.state is State.impossible:
                 continue
@@ -59,7 +59,7 @@ class Parents:
             if not self._is_settled(held, jobs):
                 self._stores[store] = jobs
 
-    def _is_settled(self, held: Held, jobs: list[Planned]) -> bool:
+    def _is_settled(self, held: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Whether a store shows this grid as it is, with nothing to do."""
         for run, status in held.grids.get(self.grid, [])[:1]:
             below = all(held.run_of(it.job_id, run) for it in jobs if it.state is State.done)

@@ -48,7 +48,7 @@ class Outcome:
 
 
 @dataclass
-class Planned:
+class PlannedJob:
     """One job of a grid, as it is known beforehand."""
 
     overrides: list[str]
@@ -88,10 +88,10 @@ class Planned:
         return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 
-def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
+def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
     """Identify a job and look it up; an input that cannot work is its state, not an exception."""
     resolved = resolve.resolve(config)
-    planned = Planned(overrides, config, resolved=resolved)
+    planned = PlannedJob(overrides, config, resolved=resolved)
     planned.cost = float(config.task.questions * config.generation.max_new_tokens)
     try:
         task = task_of(config)
@@ -121,7 +121,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> Planned:
     return planned
 
 
-def mark_twins(plan: list[Planned]) -> None:
+def mark_twins(plan: list[PlannedJob]) -> None:
     """Find jobs that stand in the grid twice under different names and ask for nothing more: each is done once."""
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
@@ -130,7 +130,7 @@ def mark_twins(plan: list[Planned]) -> None:
             planned.same_as = earlier if earlier != number else None
 
 
-def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
+def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
     """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own.
 
     Within a group, jobs that wait for no other one go first.
@@ -141,7 +141,7 @@ def group(plan: list[Planned], numbers: list[int]) -> deque[deque[int]]:
     return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
 
 
-def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
+def how_many(plan: list[PlannedJob], numbers: list[int], wanted: str) -> int:
     """Return the number of workers: as asked, or what GPUs, cores and memory allow."""
     together = group(plan, numbers)  # jobs that share a base need the same
     groups = len(together)
@@ -160,13 +160,10 @@ def how_many(plan: list[Planned], numbers: list[int], wanted: str) -> int:
 
 def need_of(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
-    task = task_of(config)
-    if hasattr(task, "predict_mib"):
-        return Need(task.predict_mib(config), machine.cores())
-    return kind_of(config.model).need(config, resolved) if Uses.weights in task.USES else Need(0.0, 1)
+    return kind_of(config.model).need(config, resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
 
 
-def taken_by(plan: list[Planned]) -> dict[int, Taken]:
+def taken_by(plan: list[PlannedJob]) -> dict[int, Taken]:
     """Estimate memory and time of the jobs of a plan that work with weights; plan=quick calibrates nothing."""
     jobs = {
         number: (planned.config, planned.resolved)
@@ -205,11 +202,11 @@ def failure(error: Exception) -> Outcome:
     return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
 
 
-def objective(record: Record) -> float:
-    """Return the number that a search maximises: accuracy, likelihood or speed of decoding; JobFailed if it failed."""
+def objective(record: Record) -> tuple[str, float]:
+    """Return what a search maximises: accuracy, likelihood or speed of decoding; JobFailed if the job failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
-    for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "decode_tok_per_s"):
+    for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "best_output_tok_per_s", "decode_tok_per_s"):
         if name in record.result.metrics:
-            return record.result.metrics[name]
+            return name, record.result.metrics[name]
     raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")

@@ -12,10 +12,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.hydra import hydra_of, variables_as_overrides
+from runner.compat.variable_overrides import variables_as_overrides
+from runner.config.hydra import adapt_plugins, hydra_of
 from runner.core.errors import ConfigError
-from runner.grid.other_launchers import adapt, run_launched
-from runner.grid.plan import Outcome, Planned
+from runner.grid.other_launchers import run_launched
+from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
 from runner.library.jobs import Overrides, as_a_command, words
@@ -39,7 +40,7 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[st
 def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
     """Return the sweeper that Hydra would call, and what it would be called with."""
     Plugins.instance()
-    adapt()
+    adapt_plugins()
     name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
     hydra = hydra_of(folder)
     wanted = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
@@ -69,7 +70,7 @@ def _rows(grid: Grid) -> list[dict[str, Any]]:
     return found
 
 
-def _value(planned: Planned, key: str, text: str) -> Any:
+def _value(planned: PlannedJob, key: str, text: str) -> Any:
     """Return what a job has for a key, as the number that it is; a group's choice stays a name."""
     value: Any = planned.config
     for part in key.split("."):

@@ -8,44 +8,47 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.console import console, plain, say
-from runner.core.progress import Step
+from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
 from runner.estimates.jobs import Taken, clock, said
-from runner.grid.plan import Outcome, Planned, State, taken_by
+from runner.grid.plan import Outcome, PlannedJob, State, taken_by
 from runner.report import GridLine, brief
+from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
-OF_TAKEN = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "known by")
+OF_TAKEN = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
 
 
 # ------------------------------------------------------------------------------------- before and after
 
 
-def job_names(plan: list[Planned]) -> list[dict[str, str]]:
-    """Return for each job the overrides in which the jobs differ: key -> value."""
+def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return for each job the overrides in which the jobs differ, and those that are always named: key -> value."""
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
-    differing = [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    differing = [key for key in keys if key in always or len({row.get(key) for row in rows}) > 1]
     return [{key: row[key] for key in differing if key in row} for row in rows]
 
 
-def labels(plan: list[Planned]) -> list[str]:
+def labels(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[str]:
     """Return a short name for each job."""
     return [
         " ".join(f"{key}={value}" for key, value in names.items()) or " ".join(planned.overrides) or "(no overrides)"
-        for names, planned in zip(job_names(plan), plan, strict=True)
+        for names, planned in zip(job_names(plan, always), plan, strict=True)
     ]
 
 
-def summary(plan: list[Planned]) -> str:
+def summary(plan: list[PlannedJob]) -> str:
     """Count a plan in one line."""
     totals = Counter(planned.state for planned in plan)
     twins = sum(planned.same_as is not None for planned in plan)
@@ -53,7 +56,7 @@ def summary(plan: list[Planned]) -> str:
     return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({twins} stand here twice, done once)" if twins else "")
 
 
-def show_plan(plan: list[Planned]) -> None:
+def show_plan(plan: list[PlannedJob]) -> None:
     """Print what would run and what each job takes, what is done, what cannot work, which jobs share a loaded base."""
     from rich import box
     from rich.table import Table
@@ -110,7 +113,7 @@ def _free() -> str:
     return ", ".join([*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_free_mib()))])
 
 
-def _time_of_all(plan: list[Planned], taken: dict[int, Taken]) -> str:
+def _time_of_all(plan: list[PlannedJob], taken: dict[int, Taken]) -> str:
     """Say how long all that is to do takes, one job after another."""
     to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.go_on) and it.same_as is None]
     times = [time for number in to_do if number in taken and (time := taken[number].time) is not None]
@@ -122,10 +125,20 @@ def _time_of_all(plan: list[Planned], taken: dict[int, Taken]) -> str:
     return f"; one after another {clock(seconds)} ± {spread:.0%}{untold}"
 
 
-def table_lines(plan: list[Planned], outcomes: dict[int, Outcome], interrupted: bool = False) -> list[GridLine]:
-    """Return the lines of the table at the end, in the order of the grid."""
+def show_hints(settings: RunnerConfig) -> None:
+    """Print where MLflow shows the jobs, and how they are compared."""
+    store = mlflow_store.store_of(settings)
+    if store and settings.print.value == "table":
+        hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
+        print(plain("See all: {}    Compare: {}".format(*hints)))
+
+
+def table_lines(
+    plan: list[PlannedJob], outcomes: dict[int, Outcome], interrupted: bool = False, keys: Sequence[str] = ()
+) -> list[GridLine]:
+    """Return the lines of the table at the end, in the order of the grid; `keys` are named though all jobs agree."""
     lines = []
-    for number, (planned, names) in enumerate(zip(plan, job_names(plan), strict=True)):
+    for number, (planned, names) in enumerate(zip(plan, job_names(plan, keys), strict=True)):
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
@@ -133,7 +146,7 @@ def table_lines(plan: list[Planned], outcomes: dict[int, Outcome], interrupted: 
     return lines
 
 
-def _status_text(planned: Planned, outcome: Outcome | None, interrupted: bool) -> str:
+def _status_text(planned: PlannedJob, outcome: Outcome | None, interrupted: bool) -> str:
     """Return the status of a job at the end of its grid, in a word or two."""
     if outcome is not None:
         recorded = outcome.record is not None and outcome.record.from_ledger
@@ -145,7 +158,7 @@ def _status_text(planned: Planned, outcome: Outcome | None, interrupted: bool) -
     return "stopped" if interrupted else "not begun"
 
 
-def show_failures(plan: list[Planned], outcomes: dict[int, Outcome]) -> int:
+def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
     """Print each job that is not finished, with its cause and its log; return how many there are."""
     failures = 0
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
@@ -168,11 +181,11 @@ def show_failures(plan: list[Planned], outcomes: dict[int, Outcome]) -> int:
 class Running:
     """A job that a worker is doing."""
 
-    step: Step | None = None
+    step: ProgressState | None = None
     moved_at: float = 0.0  # when the first piece of work was done; the time before was loading
     moved_from: float = 0.0
 
-    def move(self, step: Step) -> None:
+    def move(self, step: ProgressState) -> None:
         """Note how far the job is."""
         self.step = step
         if step.done and not self.moved_at:
@@ -187,7 +200,7 @@ class Running:
 
 
 @dataclass
-class View:
+class GridView:
     """Follows a grid and draws it; a failure is printed when it happens."""
 
     labels: list[str]  # of all jobs of the plan
@@ -199,7 +212,7 @@ class View:
     _live: Any = None
     _drawn_at: float = 0.0
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> GridView:
         if sys.stderr.isatty():
             from rich.live import Live
 
@@ -215,7 +228,7 @@ class View:
         """A worker has begun a job."""
         self.running[number] = Running()
 
-    def progressed(self, number: int, step: Step) -> None:
+    def progressed(self, number: int, step: ProgressState) -> None:
         """A job has come further."""
         if number in self.running:
             self.running[number].move(step)

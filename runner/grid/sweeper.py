@@ -7,7 +7,7 @@ Hydra's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_loc
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,23 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checkpoints.resolve import sharing
+from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
 from runner.config.root import RunnerConfig
 from runner.core import machine, signals
-from runner.core.console import plain, say
-from runner.core.errors import ConfigError, JobFailed, RunnerError, TrackingError
+from runner.core.console import say
+from runner.core.errors import ConfigError, JobFailed, RunnerError, TrackingError, check_output_folder
 from runner.core.progress import Progress
 from runner.core.result import Status
-from runner.grid.compose import Composer
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import Parents
-from runner.grid.plan import Outcome, Planned, State, how_many, mark_twins, objective, plan_job
-from runner.grid.show import View, labels, show_failures, show_plan, summary, table_lines
+from runner.grid.plan import Outcome, PlannedJob, State, how_many, mark_twins, objective, plan_job
+from runner.grid.search import Trials
+from runner.grid.show import GridView, labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.grid.workers import WorkerPool
 from runner.report import show_grid
-from runner.store import grid_runs, mlflow_store
+from runner.store import grid_runs
 
 
 class WorkerLauncher(Launcher):
@@ -43,16 +44,19 @@ class WorkerLauncher(Launcher):
 
     def __init__(self, fresh: bool = False) -> None:
         self.fresh = fresh
+        self.trials = Trials()  # where another package's sweeper launches them
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
 
-    def run_plan(self, plan: list[Planned], numbers: list[int], outcomes: dict[int, Outcome]) -> bool:
+    def run_plan(
+        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], trials: Trials | None = None
+    ) -> bool:
         """Do these jobs of a plan, and fill in how they ended; return whether the user stopped them."""
         settings = plan[numbers[0]].config
         assert settings is not None
-        with View(labels(plan), len(numbers)) as view:
+        with GridView(labels(plan), len(numbers)) if trials is None else trials.view() as view:
             return WorkerPool(
                 plan=plan,
                 numbers=numbers,
@@ -67,23 +71,25 @@ class WorkerLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for another package's sweeper, such as Optuna's, which gets one number per job."""
-        composer = Composer(self.context.config_loader, self.master)
-        plan = [plan_composed(one, without_hydra(composer.compose(one))[0]) for one in map(list, job_overrides)]
+        composer = Composer(self.context.config_loader, self.master.hydra.job.config_name, self.master)
+        plan = [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, job_overrides)]
         for planned in plan:
             if planned.problem:
                 raise ConfigError(planned.problem)
             if planned.config is not None and planned.config.plan:
                 raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs beforehand")
         Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper leaves its own files there
-        outcomes: dict[int, Outcome] = {}
-        if self.run_plan(plan, list(range(len(plan))), outcomes):
+        trials = self.trials
+        numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
+        trials.plan += plan
+        if self.run_plan(trials.plan, numbers, trials.outcomes, trials):
             raise KeyboardInterrupt
         returns = []
-        for number, planned in enumerate(plan):
-            outcome = outcomes[number]
+        for number, planned in zip(numbers, plan, strict=True):
+            outcome = trials.outcomes[number]
             done = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
             if outcome.status is Status.FINISHED and outcome.record is not None:
-                done.return_value = objective(outcome.record)
+                done.return_value = objective(outcome.record)[1]
             else:
                 done.status, done.return_value = JobStatus.FAILED, JobFailed(outcome.message)
             returns.append(done)
@@ -94,7 +100,7 @@ class WorkerLauncher(Launcher):
 class Grid:
     """A planned grid, and how its jobs ended."""
 
-    plan: list[Planned]
+    plan: list[PlannedJob]
     overrides: list[str]  # as the user gave them
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     is_logged: bool = True  # MLflow has it as ended, where it is tracked
@@ -137,6 +143,8 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Do the grid."""
         grid = self.plan(arguments)
+        settings = grid.settings
+        check_output_folder("output_dir", settings.output_dir, is_written=not settings.plan)  # once, not for each job
         if grid.settings.plan:
             show_plan(grid.plan)
             if all(planned.state is State.impossible for planned in grid.plan):
@@ -159,19 +167,30 @@ class GridSweeper(Sweeper):
         """Compose and identify every job; what cannot work is known before anything runs."""
         loader = self.context.config_loader
         lists = expand(arguments, self.params, self.zip, loader)
-        composer = Composer(loader, self.master)
+        composer = Composer(loader, self.master.hydra.job.config_name, self.master)
         grid = Grid([], arguments)
         values: list[Values] = []
+        left_out: dict[str, list[str]] = {}  # override -> the choices, in the order of the grid, that have no such key
+        seen: set[tuple[str, ...]] = set()
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
-                composed, choices = without_hydra(composer.compose(overrides))
+                composed, left = composer.compose_without_lacking(overrides)
+                composed, choices = without_hydra(composed)
                 bar.advance()
                 values.append(partial(_value_of, composed, choices))
-                if not excluded(self.exclude, values[-1]):
-                    grid.plan.append(plan_composed(overrides, composed))
+                if excluded(self.exclude, values[-1]):
+                    continue
+                for line in left:
+                    group = line.partition(".")[0]
+                    left_out.setdefault(line, []).append(f"{group}={choices.get(group)}")
+                taken = [line for line in overrides if line not in left]
+                if not left or tuple(taken) not in seen:  # a sweep over a key that a job lacks asks for it once
+                    grid.plan.append(plan_composed(taken, composed, choices))
+                seen.add(tuple(taken))
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
+        _say_left_out(left_out, grid.plan, composer)
         mark_twins(grid.plan)
         return grid
 
@@ -206,10 +225,7 @@ def finish(grid: Grid, interrupted: bool) -> None:
     for planned in grid.plan:
         if planned.job is not None and settings.rerun and (aside := planned.job.aside()):
             say(f"what {planned.job_id} had before rerun=... is kept in {aside[-1]}")
-    store = mlflow_store.store_of(settings)
-    if store and settings.print.value == "table":
-        hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
-        print(plain("See all: {}    Compare: {}".format(*hints)))
+    show_hints(settings)
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
     not_logged = f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them, or the same command"
     if unlogged and (interrupted or problems):
@@ -227,26 +243,38 @@ def finish(grid: Grid, interrupted: bool) -> None:
         )
 
 
-def plan_composed(overrides: list[str], composed: DictConfig) -> Planned:
+def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
     """Plan a job of a grid from its composed config."""
     try:
-        config = to_config(composed)
+        config = to_config(composed, choices)
     except RunnerError as error:
-        return Planned(overrides, problem=str(error), exit_code=error.exit_code)
+        return PlannedJob(overrides, problem=str(error), exit_code=error.exit_code)
     if config.task.reads_stdin:
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
         problem = (
             f"task={config.task.name} reads stdin here, which the jobs of a grid do not have: {file}run it without -m"
         )
-        return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
+        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
         problem = (
             f"task={config.task.name} goes on until it is stopped, so it cannot be a job of a grid: start it alone"
         )
-        return Planned(overrides, problem=problem, exit_code=ConfigError.exit_code)
+        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed
     return planned
+
+
+def _say_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:
+    """Say which jobs go without a key that other jobs have; raise what Hydra says of a key that no job has."""
+    had = {line.partition("=")[0] for planned in plan for line in planned.overrides}
+    of_key: dict[str, list[str]] = {}
+    for line, choices in left_out.items():
+        of_key.setdefault(line.partition("=")[0], []).extend(choices)
+    for key, choices in of_key.items():
+        if key not in had:
+            raise next(errors[key] for errors in composer.lacking.values() if key in errors)
+        say(f"note: {key} is passed to the jobs that have it, and left out with {', '.join(dict.fromkeys(choices))}")
 
 
 _ABSENT = object()

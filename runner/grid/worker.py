@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
 from runner.core import child, progress, signals
-from runner.core.console import keep_streams
+from runner.core.console import ForPeople, keep_streams
 from runner.core.errors import INTERRUPTED
-from runner.core.progress import Step
+from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.engines.kinds import BaseCache
 from runner.grid.plan import Outcome, run_job
@@ -29,6 +29,8 @@ def main() -> None:
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
     signals.take(even_ignored=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(ForPeople())
     logging.getLogger("runner").setLevel(logging.INFO)
     bases = BaseCache()
     with Connection(descriptor) as connection:
@@ -42,7 +44,7 @@ def main() -> None:
 def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, config_yaml: str, wait: bool) -> None:
     """Do one job and send how it ended; Ctrl-C ends the job as KILLED, and then the worker."""
 
-    def report(step: Step) -> None:
+    def report(step: ProgressState) -> None:
         try:
             connection.send(step)
         except OSError:  # the parent is gone: the job itself has not failed

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from runner.config.hydra import as_yaml
 from runner.core import child, signals
-from runner.core.progress import Step
+from runner.core.progress import ProgressState
 from runner.core.result import Status
-from runner.grid.plan import Outcome, Planned, group
-from runner.grid.show import View
+from runner.grid.plan import Outcome, PlannedJob, group
+from runner.grid.show import GridView
 
 START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
@@ -57,11 +56,11 @@ class Worker:
 class WorkerPool:
     """Hands the jobs of a grid to worker processes and records how each one ends."""
 
-    plan: list[Planned]
+    plan: list[PlannedJob]
     numbers: list[int]  # the jobs of the plan that are to be done
     workers_wanted: int
     log_folder: Path
-    view: View
+    view: GridView
     job_timeout_s: float | None = None
     fresh: bool = False  # a new process for every job, for memory figures that no earlier job has touched
     gpus: int = 0
@@ -131,7 +130,7 @@ class WorkerPool:
             self._died(worker)
             return
         assert worker.current is not None
-        if isinstance(message, Step):
+        if isinstance(message, ProgressState):
             self.view.progressed(worker.current, message)
             return
         self._job_ended(worker, worker.current, message)
@@ -165,8 +164,9 @@ class WorkerPool:
         worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
         self.view.started(number)
         planned = self.plan[number]
+        assert planned.composed is not None
         try:
-            worker.connection.send((planned.config, OmegaConf.to_yaml(planned.composed), number in self._waiting))
+            worker.connection.send((planned.config, as_yaml(planned.composed), number in self._waiting))
         except OSError:
             self._died(worker)
 

@@ -23,19 +23,22 @@ from lm_eval.models.utils import (
 from tqdm import tqdm
 
 from runner.checkpoints.resolve import resolve
+from runner.config.sampling import PARAMETERS, Sampling
 from runner.core.errors import ConfigError, JobFailed, unknown
 from runner.engines import open_engine
-from runner.engines.base import Capability, Completion, Request, Sampling, complete, require
+from runner.engines.base import Capability, Completion, Event, Request, gather, require
+from runner.engines.chat_template import ChatTemplate
 from runner.engines.kinds import kind_of
-from runner.library.load import PLAIN, configure
+from runner.library.load import configure
 from runner.models.load import load_tokenizer
+from runner.models.tokenizing import ids_of
 
 log = logging.getLogger(__name__)
 
-GROUPS = tuple(group for group in PLAIN if group != "model")
+GROUPS = ("quantization", "lora", "rope", "generation")  # beside the model
 GIVEN_ALWAYS = ("batch_size", "max_batch_size")  # by lm-eval, with 1 as the default; the engine decides by memory
 ANSWER_TOKENS = 256  # where a task does not say how many, as in lm-eval
-DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")  # of what a task may say of generating
+DRAWN = (*PARAMETERS, "seed")  # of what a task may say of generating
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
@@ -61,11 +64,11 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             del own["device"]  # lm-eval gives cuda:0 where nobody has named a device
         config = configure(pretrained, groups, own)
         self.resolved = resolve(config)
-        notes = kind_of(config.model).check(config, self.resolved)
-        self.engine = open_engine(config, resolved=self.resolved)
-        require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs))
+        kind_of(config.model).check(config, self.resolved)  # its notes come with the load's
+        self.engine = open_engine(config, self.resolved)
+        require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs, Capability.tokenizer))
         self.report = self.engine.load()
-        for note in (*notes, *self.report.notes):
+        for note in self.report.notes:
             log.warning("%s", note)
         named, trusted = f"model.name={self.resolved.model.name}", self.resolved.model.trust_remote_code
         self.tokenizer: Any = load_tokenizer(named, self.resolved.path, trusted)
@@ -74,9 +77,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.temperature = config.generation.temperature  # where a task says none
         self.max_length = int(max_length or self.report.metrics["max_positions"])
         self.enable_thinking = enable_thinking
-        self.chat_template_args = dict(chat_template_args or {})
-        if enable_thinking is not None:
-            self.chat_template_args["enable_thinking"] = enable_thinking
+        thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        given = {**(chat_template_args or {}), **thinking}
+        self.template = ChatTemplate(self.tokenizer, str(self.resolved.model.name), given)
 
     # ------------------------------------------------------------------------------------------ what is known of it
 
@@ -107,20 +110,11 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
-        said = {} if special is None else {"add_special_tokens": special}
-        ids: list[int] = self.tokenizer.encode(string, **said)
-        return ids
+        return ids_of(self.tokenizer, string, True if special is None else special, str(self.resolved.model.name))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Put a conversation into the model's template, as a text."""
-        text: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **self.chat_template_args,
-        )
-        return text
+        return self.template.render(chat_history, continues=not add_generation_prompt)
 
     # -------------------------------------------------------------------------------------------- lm-eval's requests
 
@@ -216,12 +210,16 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def _done(self, asked: list[Request], what: str, is_quiet: bool) -> Iterator[Completion]:
         """Yield what became of each request, in their order."""
         done: dict[Any, Completion] = {}
-        with tqdm(total=len(asked), desc=what, disable=is_quiet) as bar:
-            for completion in complete(self.engine, asked):
-                if completion.error is not None:
-                    raise JobFailed(f"request {completion.id}: {completion.error}")
-                done[completion.id] = completion
-                bar.update()
+        with tqdm(total=len(asked), desc=what, disable=is_quiet) as bar, self.engine.open() as session:
+
+            def listen(events: list[Event]) -> None:
+                for completion in (event for event in events if isinstance(event, Completion)):
+                    if completion.error is not None:
+                        raise JobFailed(f"request {completion.id}: {completion.error}")
+                    done[completion.id] = completion
+                    bar.update()
+
+            gather(session, asked, listen)
         return (done[request.id] for request in asked)
 
 

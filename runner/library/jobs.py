@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.types import RunMode
-from omegaconf import OmegaConf
-
-from runner.config.choices import CONF
-from runner.config.hydra import explain, hydra_of, to_config, variables_as_overrides, without_hydra
+from runner.compat.variable_overrides import variables_as_overrides
+from runner.config.compose import compose
+from runner.config.hydra import as_yaml, config_errors, to_config
 from runner.config.plain_text import quote_texts, sweep_of
 from runner.core import environment, signals
-from runner.core.errors import ConfigError, RunnerError
+from runner.core.errors import ConfigError
 from runner.core.result import Record
 from runner.run import run
 
@@ -26,12 +24,11 @@ def evaluate(*overrides: Overrides) -> Record:
     with as_a_command():
         said = words(overrides)
         said = [*variables_as_overrides(said), *said]
-        composed = hydra_of().compose_config("config", said, RunMode.RUN, with_log_configuration=False)
-        composed, _ = without_hydra(composed)
-        config = to_config(composed)
+        composed, choices = compose(said)
+        config = to_config(composed, choices)
         if config.plan:
             raise ConfigError("plan=true: evaluate() does a job; runner.grid(..., 'plan=true') returns what would run")
-        return run(config, OmegaConf.to_yaml(composed))
+        return run(config, as_yaml(composed))
 
 
 def words(overrides: Sequence[Overrides]) -> list[str]:
@@ -52,13 +49,9 @@ def as_a_command() -> Iterator[None]:
     before = logger.level
     logger.setLevel(before or logging.INFO)
     try:
-        environment.read()
-        with signals.taken():
-            yield
-    except Exception as error:
-        message = None if isinstance(error, RunnerError) else explain(error, CONF)
-        if message is None:
-            raise
-        raise ConfigError(message) from error
+        with config_errors():
+            environment.read()
+            with signals.taken():
+                yield
     finally:
         logger.setLevel(before)

@@ -1,18 +1,19 @@
-"""`load`: from its arguments to a config, and from there to a model. Imports neither Hydra nor MLflow."""
+"""`load`: from its arguments to a config, and from there to a model. Imports no MLflow, and Hydra when it is called."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from runner.checkpoints.no_model import is_bare, nothing_to_load
 from runner.checkpoints.resolve import resolve
-from runner.config.choices import choices_for, choose, described
+from runner.config.choices import choices_for
 from runner.config.messages import schema_keys
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig
-from runner.config.variables import translate
 from runner.core import environment
 from runner.core.console import say
 from runner.core.errors import ConfigError, unknown
@@ -23,7 +24,13 @@ from runner.library.model import Model
 
 Place = str | os.PathLike[str]
 Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} with keys of the group
-PLAIN = {"model": "embedded", "quantization": "none", "lora": "none", "rope": "native", "generation": "greedy"}
+
+
+@dataclass
+class NoTask(TaskConfig):
+    """A model is loaded to be asked, and no job is done."""
+
+    name: ClassVar[str] = "load"
 
 
 def load(
@@ -46,14 +53,14 @@ def load(
     groups = {"quantization": quantization, "lora": lora, "rope": rope, "generation": generation}
     config = configure(model, groups, keys, seed)
     resolved = resolve(config)
-    notes = kind_of(config.model).check(config, resolved)
-    driver = Driver(open_engine(config, resolved=resolved))
+    kind_of(config.model).check(config, resolved)  # its notes come with the load's
+    driver = Driver(open_engine(config, resolved))
     try:
         report = driver.loaded()
     except BaseException:  # Ctrl-C, too: the thread ends once the load has
         driver.stop()
         raise
-    for note in (*notes, *report.notes):
+    for note in report.notes:
         say(f"note: {note}")
     return Model(config, driver, report)
 
@@ -63,18 +70,15 @@ def configure(
 ) -> RunnerConfig:
     """Return the config that the arguments of `load` describe, and the variables where these leave something open."""
     _refuse_unknown(keys, groups)
+    from runner.compat.variable_overrides import variables_as_overrides
+    from runner.config.compose import choose  # with Hydra, for which `from runner import load` does not wait
+
     said = {group: _said(group, given) for group, given in groups.items()} | {"model": _said_model(model, keys)}
-    asked = {group: f"{group}={choice}" for group, (choice, _) in said.items() if choice is not None}
-    asked |= {f"{group}.{key}": f"{group}.{key}={it}" for group, (_, own) in said.items() for key, it in own.items()}
-    found = translate(os.environ, asked, lambda choice: [described(choice or said["model"][0] or PLAIN["model"])])
-    for line in found.lines:
-        say(line)
-    for key, _, value in (override.partition("=") for override in found.overrides):
-        group, dot, name = key.partition(".")
-        choice, own = said[group]
-        said[group] = (choice, own | {name: value}) if dot else (value, own)
-    chosen = {group: choose(group, choice or PLAIN[group], own) for group, (choice, own) in said.items()}
-    return RunnerConfig(**chosen, task=TaskConfig("load"), tracking=TrackingConfig(name="none"), seed=seed)
+    choices = {group: choice for group, (choice, _) in said.items() if choice}
+    values = {f"{group}.{key}": value for group, (_, own) in said.items() for key, value in own.items()}
+    asked = variables_as_overrides([f"{key}={value}" for key, value in (choices | values).items()])
+    chosen = choose(said, choices, values, asked)
+    return RunnerConfig(**chosen, task=NoTask(), tracking=NoTrackingConfig(), seed=seed)
 
 
 def _refuse_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
@@ -91,6 +95,8 @@ def _said_model(model: Place | None, given: Mapping[str, Any]) -> tuple[str | No
     for key in keys.keys() & {"dtype", "device"}:
         keys[key] = str(keys[key]).removeprefix("torch.")  # torch's own objects will do
     name = None if model is None else os.fspath(model)
+    if isinstance(model, str) and model not in choices_for("model") and is_bare(model):
+        raise nothing_to_load(model)
     return (name, keys) if name is None or name in choices_for("model") else ("auto", {"name": name, **keys})
 
 

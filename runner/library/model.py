@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import count
 from numbers import Real
 from queue import SimpleQueue
-from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling, SamplingArguments
 from runner.core.errors import ConfigError, JobFailed, check, unknown
 from runner.core.result import FinishReason
 from runner.datasets.prompts import message_of, text_of
-from runner.engines.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId, Sampling
+from runner.engines.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId
 from runner.engines.driver import Driver
 from runner.engines.stats import EngineStats
 
@@ -30,14 +31,9 @@ Texts = list[str] | tuple[str, ...]
 Format = Literal["chat", "raw"]  # as a user's turn in the model's chat template, or as it is
 
 
-class Settings(TypedDict, total=False):
+class Settings(SamplingArguments, total=False):
     """How a call draws its tokens; what is left out, the generation group and `seed` of `load` say."""
 
-    temperature: float
-    top_p: float
-    top_k: int
-    repetition_penalty: float
-    seed: int
     max_new_tokens: int
     stop: str | Sequence[str]
     n: int  # answers to each prompt; they stand in `Answer.choices`
@@ -96,8 +92,10 @@ class Model:
         self._release = weakref.finalize(self, driver.stop)  # when nobody holds the model any more
 
     def __repr__(self) -> str:
-        facts = [it for key in ("architecture", "device", "dtype") if (it := self.report.facts.get(key))]
-        return f"<model {self.config.model.name}: {', '.join(facts)}>"
+        facts = self.report.facts
+        named = f"{self.config.model.name} at {facts['server']}" if "server" in facts else self.config.model.name
+        known = [it for key in ("architecture", "device", "dtype") if (it := facts.get(key))]
+        return f"<model {named}{': ' * bool(known)}{', '.join(known)}>"
 
     def __enter__(self) -> Self:
         return self
@@ -247,8 +245,7 @@ class _Call:
 
     def __enter__(self) -> Self:
         try:
-            for request in self._requests:
-                self._driver.submit(request, self._put)
+            self._driver.submit_all(self._requests, self._put)
         except BaseException:
             self.__exit__()
             raise

@@ -132,13 +132,13 @@ def refuse_code(path: Path, message: str) -> None:
     """Raise DataError where unpickling would have called code; torch's own message suggests to run it nevertheless."""
     import torch
 
-    from runner.models.lora import pth
+    from runner.models.pickled import code_in
 
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # noqa: BLE001  # no zip archive, TorchScript, or damaged: the second check says more
         names = []
-    if names := names or [code for code in [pth.code_in(path, message)] if code]:
+    if names := names or [code for code in [code_in(path, message)] if code]:
         raise DataError(
             f"{path} holds code ({', '.join(names[:5])}) and was refused: nothing in it was run. Weights are tensors "
             "alone: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"

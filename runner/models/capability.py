@@ -14,6 +14,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
+from runner.models.building import one_at_a_time
 from runner.models.lora import home_of
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
     return AutoConfig.from_pretrained(place, **found)
 
 
+@one_at_a_time
 def skeleton(settings: Any, trust_remote_code: bool = False) -> Any:
     """Build a model from its config alone, without memory for weights: what adapters and patches are held against."""
     import torch

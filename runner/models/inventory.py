@@ -94,7 +94,7 @@ def adapter_bytes(model: Any) -> Counter[str]:
     """Bytes of the adapter's own tensors by dtype; none once it is merged."""
     by_dtype: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/models/lora/pth.py does
+        if "lora_" in name or ".lora." in name:  # as PEFT names them, and as runner/compat/pth.py does
             by_dtype[_dtype_of(parameter)] += parameter.nbytes
     return by_dtype
 

@@ -15,19 +15,23 @@ import torch
 from runner.checkpoints import formats
 from runner.checkpoints.gguf_file import read_header
 from runner.checkpoints.memory_check import check_memory
-from runner.checkpoints.resolve import Resolved, for_transformers, resolve
+from runner.checkpoints.resolve import Resolved, for_transformers
 from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core import heap, machine
+from runner.core.console import IN_TABLE
 from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
 from runner.models import bin_file, capability, inventory
+from runner.models.building import one_at_a_time
 from runner.models.lora import home_of
 from runner.models.rope import choices as rope_room
+from runner.models.tokenizing import check_growth, panics
+from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports
 from runner.quantization.base import QuantizationConfig
 
@@ -50,12 +54,14 @@ class Loaded:
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)  # as loaded, whoever quantized them
 
 
-def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
-    """Load what the groups model, quantization and rope describe: the part that several jobs can share."""
+@one_at_a_time
+def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
+    """Load what the groups model, quantization and rope describe: the part that several jobs can share.
+
+    The model's kind has checked them (`ModelKind.check`). Only memory is looked at again, now that devices are known.
+    """
     quiet_imports()
-    resolved = resolved or resolve(config)
     model_config, folder = resolved.model, resolved.path
-    formats.check(config, resolved)
     stored, held = resolved.stored, resolved.held(config.quantization)
     started = time.perf_counter()
     unreset = inventory.start_memory()
@@ -77,6 +83,9 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
         told["max_memory"] = places
     if attention is not Attention.auto:
         told["attn_implementation"] = attention.value
+    tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
+    if rows := resolved.text_settings.get("vocab_size"):
+        notes += check_tokenizer(tokenizer, rows, model_config.name)
     model, unused = _from_pretrained(config, resolved, device, told)
     notes += unused
     held.check_loaded(model)
@@ -84,7 +93,6 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = entry_device(model)
-    tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     base = Loaded(model, tokenizer, device, notes=notes, quantization=held)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
@@ -98,11 +106,11 @@ def load_base(config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
     return base
 
 
-def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) -> Loaded:
+@one_at_a_time
+def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved) -> Loaded:
     """Put the job's adapter and thread count on a base, and report the two together."""
     started = time.perf_counter()
     loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
-    resolved = resolved or resolve(config)
     lora, report = adapter_of(config.lora), None
     if lora is not None:
         assert resolved.adapter is not None
@@ -123,7 +131,7 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved | None = None) 
     _note(loaded, inventory.describe_lora(lora, report))
     _note(loaded, inventory.describe_weights(loaded.bytes_by_dtype))
     loaded.metrics |= inventory.held(loaded.metrics)
-    log.info("what is on:\n%s", text(loaded.metrics, loaded.facts))
+    log.info("what is on:\n%s", text(loaded.metrics, loaded.facts), extra=IN_TABLE)
     return loaded
 
 
@@ -208,13 +216,18 @@ def _from_pretrained(
     except Exception as error:  # what a library raises over a user's files follows no rule
         if is_memory_error(error):
             raise
-        why = f"{type(error).__name__}: {one_line(error, limit=400)}"
-        if folder.is_file():
-            what = read_header(folder).architecture
-            why += f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
+        why = f"{type(error).__name__}: {one_line(error, limit=400)}{_of_gguf(folder)}"
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
     filled, found = loaded
     return filled.eval(), _unfit(filled, found, f"model.name={model.name}: the checkpoint in {folder}")
+
+
+def _of_gguf(path: Path) -> str:
+    """Say what else to try where a library cannot read a .gguf file."""
+    if not path.is_file():
+        return ""
+    what = read_header(path).architecture
+    return f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
 
 
 def _let_go_of_files(resolved: Resolved, held: QuantizationConfig) -> None:
@@ -243,12 +256,14 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     """Return the tokenizer that lies with a model's files; `named` is how the user named them."""
     from transformers import AutoTokenizer
 
+    check_growth(path / "tokenizer.json")
     place, found = for_transformers(path, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
+        with panics(f"no usable tokenizer in {path}"):
+            tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
     except Exception as error:  # what a library raises over a user's files follows no rule
         raise ConfigError(
-            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}"
+            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{_of_gguf(path)}"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
@@ -277,7 +292,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         **rope_facts,
     }
     for note in base.notes:
-        log.warning("note: %s", note)
+        log.warning("note: %s", note, extra=IN_TABLE)
 
 
 def _note(loaded: Loaded, described: inventory.Described) -> None:

@@ -34,7 +34,7 @@ def read_format(settings: dict[str, Any]) -> Format | None:
         if (found := choice.read_stored(stored)) is not None:
             return found
     method = str(stored.get("quant_method") or "")
-    return Format(method, QuantizationConfig(method or "an unnamed quant_method"), 8, matched=False, known=False)
+    return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
 
 
 def quiet_imports() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Source(StrEnum):
+class CheckpointSource(StrEnum):
     """Which checkpoints a choice loads."""
 
     plain = "plain"  # of ordinary numbers; what is quantized happens while loading
@@ -32,11 +32,11 @@ class Source(StrEnum):
 class QuantizationConfig:
     """No quantization: the weights stay in model.dtype, or as the checkpoint has them."""
 
-    name: str = "none"
+    name: ClassVar[str] = "none"
 
     packages: ClassVar[tuple[str, ...]] = ()  # needed besides the core install
     install: ClassVar[str] = ""  # the command that installs them
-    source: ClassVar[Source] = Source.plain
+    source: ClassVar[CheckpointSource] = CheckpointSource.plain
     packed: ClassVar[bool] = False  # whether linear layers are held quantized once they are loaded
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # where the classes of its layers, or of their weights, are defined
@@ -104,8 +104,8 @@ class QuantizationConfig:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The choice's own keys, without its name."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "name"}
+        """The choice's own keys."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @dataclass
@@ -134,9 +134,10 @@ class Format:
     method: str  # quant_method of its config.json
     config: QuantizationConfig  # the choice with the checkpoint's own keys: what the loaded model will be
     bits: int
+    name: str  # the choice's, or what the checkpoint calls a variant that no choice makes
     matched: bool = True  # False: a variant of the method that no choice makes
     known: bool = True  # False: a method that no choice stands for
 
     def __str__(self) -> str:
         keys = ", ".join(f"{key}={value}" for key, value in self.config.keys.items())
-        return f"{self.config.name} by {self.method}" + (f" ({keys})" if keys else "")
+        return f"{self.name} by {self.method}" + (f" ({keys})" if keys else "")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.dtypes import BYTES, Dtype
 from runner.core.errors import ConfigError, check, one_line
-from runner.core.fields import MISSING
 from runner.quantization.base import Format, Quantized
 
 if TYPE_CHECKING:
@@ -38,14 +37,17 @@ class BitsAndBytesConfig(Quantized):
         if stored.get("quant_method") not in (None, "", cls.method):
             return None
         if stored.get("load_in_8bit"):
-            return Format(cls.method, Int8Config(threshold=float(stored.get("llm_int8_threshold", 6.0))), 8)
+            return Format(
+                cls.method, Int8Config(threshold=float(stored.get("llm_int8_threshold", 6.0))), 8, Int8Config.name
+            )
         if not stored.get("load_in_4bit"):
             return None
         dtype = str(stored.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
         check(dtype in Dtype.__members__, "the checkpoint's bnb_4bit_compute_dtype", dtype, "no dtype of torch's")
         name = str(stored.get("bnb_4bit_quant_type") or "fp4")
-        config = FourBitConfig(name, bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
-        return Format(cls.method, config, 4, matched=name in ("nf4", "fp4"))
+        kind = {choice.name: choice for choice in (Nf4Config, Fp4Config)}.get(name, FourBitConfig)
+        config = kind(bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
+        return Format(cls.method, config, 4, name, matched=kind is not FourBitConfig)
 
     @property
     def load_bytes_per_number(self) -> int:
@@ -93,7 +95,7 @@ class BitsAndBytesConfig(Quantized):
 class Int8Config(BitsAndBytesConfig):
     """LLM.int8(): int8 weights, outlier columns kept apart."""
 
-    name: str = "int8"
+    name: ClassVar[str] = "int8"
     threshold: float = 6.0
 
     def __post_init__(self) -> None:
@@ -128,7 +130,6 @@ class Int8Config(BitsAndBytesConfig):
 class FourBitConfig(BitsAndBytesConfig):
     """Shared keys of the two 4-bit formats."""
 
-    name: str = MISSING
     double_quant: bool = True
     compute_dtype: Dtype = Dtype.bfloat16
 
@@ -198,11 +199,11 @@ class FourBitConfig(BitsAndBytesConfig):
 class Nf4Config(FourBitConfig):
     """4-bit NormalFloat."""
 
-    name: str = "nf4"
+    name: ClassVar[str] = "nf4"
 
 
 @dataclass
 class Fp4Config(FourBitConfig):
     """4-bit float."""
 
-    name: str = "fp4"
+    name: ClassVar[str] = "fp4"

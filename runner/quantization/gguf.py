@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.base import Quantized, Source
+from runner.quantization.base import CheckpointSource, Quantized
 
 
 @dataclass
 class GgufConfig(Quantized):
     """A .gguf file: its blocks are unpacked while loading, into model.dtype."""
 
-    name: str = "gguf"
+    name: ClassVar[str] = "gguf"
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "pip install 'runner[gguf]'"
-    source: ClassVar[Source] = Source.gguf
+    source: ClassVar[CheckpointSource] = CheckpointSource.gguf
     packed: ClassVar[bool] = False
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:

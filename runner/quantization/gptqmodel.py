@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.base import Format, Quantized, Source
+from runner.quantization.base import CheckpointSource, Format, Quantized
 
 
 @dataclass
 class GptqModelConfig(Quantized):
     """What GPTQ and AWQ have in common."""
 
-    source: ClassVar[Source] = Source.quantized
+    source: ClassVar[CheckpointSource] = CheckpointSource.quantized
     holders: ClassVar[tuple[str, ...]] = ("gptqmodel.",)
     packed_names: ClassVar[tuple[str, ...]] = (".qweight",)
 
@@ -32,14 +32,14 @@ class GptqModelConfig(Quantized):
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
         """Read the bits."""
         is_own = stored.get("quant_method") == cls.method
-        return Format(cls.method, cls(), int(stored.get("bits") or 4)) if is_own else None
+        return Format(cls.method, cls(), int(stored.get("bits") or 4), cls.name) if is_own else None
 
 
 @dataclass
 class GptqConfig(GptqModelConfig):
     """A checkpoint that GPTQ has quantized already."""
 
-    name: str = "gptq"
+    name: ClassVar[str] = "gptq"
 
     packages: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
     # gptqmodel compiles its kernels where it is installed, so no extra of ours can promise it
@@ -51,7 +51,7 @@ class GptqConfig(GptqModelConfig):
 class AwqConfig(GptqModelConfig):
     """A checkpoint that AWQ has quantized already."""
 
-    name: str = "awq"
+    name: ClassVar[str] = "awq"
 
     packages: ClassVar[tuple[str, ...]] = ("gptqmodel",)
     install: ClassVar[str] = "pip install gptqmodel"

@@ -22,7 +22,7 @@ NO_NEWS = {
 class TorchaoInt8Config(Quantized):
     """Weight-only int8: int8 weights with one scale for each row, products in model.dtype."""
 
-    name: str = "torchao_int8"
+    name: ClassVar[str] = "torchao_int8"
 
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
     install: ClassVar[str] = "pip install 'runner[torchao]'"
@@ -59,7 +59,7 @@ class TorchaoInt8Config(Quantized):
         plain = kind.get("_type") == "Int8WeightOnlyConfig" and data.get("group_size") is None
         row = (data.get("granularity") or {"_type": "PerRow"}).get("_type") == "PerRow"
         name = "torchao_int8" if plain and row else str(kind.get("_type"))
-        return Format(cls.method, cls(name), 4 if "4" in name else 8, matched=plain and row)
+        return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=plain and row)
 
     @staticmethod
     def quiet_import() -> None:

@@ -1,4 +1,4 @@
-"""Score an answer that is a number: find it by one of several rules, and compare it exactly with the gold one.
+"""Find an answer that is a number, by one of several rules, and write it so that it is compared exactly.
 
 `strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these differences: a number is
 compared as a number (18.00 is 18), and ways to write one that its patterns break or miss are read: currencies,
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import deque
-from collections.abc import Iterable
 from fractions import Fraction
 
 from runner.config.task import Extractor
-from runner.core.result import FinishReason, Verdict
+from runner.scorers.finding import last, last_box
 
 # Every repetition that another one could share characters with is bounded: a megabyte of anything takes linear time.
 _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
@@ -70,31 +68,18 @@ _TEX_FRACTION = re.compile(
 )
 
 
-def judge(
-    text: str, finish_reason: FinishReason, gold: str, extractor: Extractor
-) -> tuple[dict[str, str | None], Verdict]:
-    """Return what each extractor found, and the verdict: an answer that never came is not a wrong answer."""
-    found = {each.value: number for each, number in extract_all(text).items()}
-    answer = found[extractor.value]
-    if finish_reason is FinishReason.error:
-        return found, Verdict.cut_off
-    if answer is not None and answer == gold:
-        return found, Verdict.correct
-    if was_cut_off(found, finish_reason, extractor):
-        return found, Verdict.cut_off
-    return found, Verdict.no_answer if answer is None else Verdict.wrong
+def gold_number(answer: str, after: str | None = None) -> str:
+    """Return the number behind the last mark of a worked answer, or the answer that is a number and nothing else.
 
-
-def was_cut_off(found: dict[str, str | None], finish_reason: FinishReason, extractor: Extractor) -> bool:
-    """Whether a text ended before its answer: it may hold numbers, and had not said by then that this one is it."""
-    said = found[Extractor.strict.value if extractor is Extractor.flexible else extractor.value]
-    return finish_reason is not FinishReason.stop and said is None
-
-
-def gold_number(answer: str) -> str:
-    """Return the number after the last #### of a worked answer, or the answer that is a number and nothing else."""
+    The mark is `####`, or the words that are given, which then have to be there.
+    """
+    if after is not None:
+        follows = re.match(_AFTER, _readable(answer.rpartition(after)[2]), re.VERBOSE) if after in answer else None
+        if follows is None:
+            raise ValueError(f"the answer has no number behind {after!r}")
+        return _plain(follows)
     text = _readable(answer)
-    if found := _last(_STRICT.finditer(text)):
+    if found := last(_STRICT.finditer(text)):
         return _plain(found)
     if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
         return _plain(alone)
@@ -111,9 +96,9 @@ def extract_all(text: str) -> dict[Extractor, str | None]:
     text = _readable(text)
     found = {
         Extractor.strict: _STRICT.search(text),
-        Extractor.flexible: _last(_WITHIN.finditer(text)),
-        Extractor.boxed: _last(_WITHIN.finditer(_last_box(text))),
-        Extractor.the_answer_is: _last(_THE_ANSWER_IS.finditer(text)),
+        Extractor.flexible: last(_WITHIN.finditer(text)),
+        Extractor.boxed: last(_WITHIN.finditer(last_box(text))),
+        Extractor.the_answer_is: last(_THE_ANSWER_IS.finditer(text)),
     }
     return {extractor: _plain(match) if match else None for extractor, match in found.items()}
 
@@ -141,24 +126,6 @@ def _readable(text: str) -> str:
 def _vulgar(found: re.Match[str]) -> str:
     fraction = unicodedata.normalize("NFKC", found[2]).replace("\N{FRACTION SLASH}", "/")
     return f"{found[1]} {fraction}" if found[1] else fraction
-
-
-def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
-    kept = deque(matches, maxlen=1)
-    return kept[0] if kept else None
-
-
-def _last_box(text: str) -> str:
-    """Return what stands in the last \\boxed{}; empty where there is none, or where it was cut off."""
-    start = text.rfind("\\boxed{") + len("\\boxed{")
-    if start < len("\\boxed{"):
-        return ""
-    depth = 1
-    for brace in re.compile(r"[{}]").finditer(text, start):
-        depth += 1 if brace[0] == "{" else -1
-        if not depth:
-            return text[start : brace.start()]
-    return ""
 
 
 def _plain(match: re.Match[str]) -> str:

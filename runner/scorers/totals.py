@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.sides import sides
 from runner.core.stats import wilson_interval
 
 
@@ -33,23 +34,13 @@ def token_counts(samples: list[Sample]) -> dict[str, float]:
 
 def who_did_what(samples: list[Sample]) -> dict[str, float]:
     """Add up cost, and answers, calls and tokens by who gave them, where there is anything of the kind to tell."""
-    costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.taken_from is None]
-    counts: Counter[str] = Counter()
-    for sample in samples:
-        for call in sample.calls or []:
-            counts.setdefault(f"{call.who}_answers", 0)
-            counts[f"{call.who}_calls"] += 1
-            counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens
-            counts[f"{call.who}_new_tokens"] += call.tokens
-        if sample.calls and not sample.failed:
-            counts[f"{sample.by}_answers"] += 1
-    return ({"cost_usd": sum(costs)} if costs else {}) | counts
+    return cost(samples) | sides(samples)
 
 
-def answered_by(samples: list[Sample]) -> str:
-    """Say who gave how many of the answers; empty where it can be one only."""
-    given = Counter(sample.by for sample in samples if sample.by is not None and not sample.failed)
-    return ", ".join(f"{who} {number}" for who, number in given.most_common())
+def cost(samples: list[Sample]) -> dict[str, float]:
+    """Add up what the answers have cost, where that is known."""
+    costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.reused_from is None]
+    return {"cost_usd": sum(costs)} if costs else {}
 
 
 def count_completions(samples: list[Sample]) -> dict[str, float]:

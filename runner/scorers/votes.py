@@ -17,7 +17,7 @@ from math import comb
 
 from runner.config.task import Extractor
 from runner.core.result import BranchText, Verdict
-from runner.scorers.numbers import judge, was_cut_off
+from runner.scorers.verdicts import judge, was_cut_off
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from runner.engines.base import Completion, Delta, Event, Request
-from runner.serving.bodies import Asked
-from runner.serving.desk import Call, Desk, Refused
+from runner.serving.gateway import ClientRequest, Gateway, Refusal
+from runner.serving.parsing import ParsedBody
 
+LONGEST = 2000  # characters of what is said of an error
+SHORT = 16_384  # characters of an answer that are written at once
 LEAST = -9999.0  # stands for minus infinity, which JSON has not; OpenAI does the same
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -30,17 +32,17 @@ class Token:
     top: list[tuple[str, float]]
 
 
-class Answer(ABC):
-    """One client's answer: its requests are under way, and their completions become JSON."""
+class ClientAnswer(ABC):
+    """The answer to one client: it submits the requests and writes their completions as JSON."""
 
     kind: str
     prefix: str
     chunk_kind: str
 
-    def __init__(self, desk: Desk, asked: Asked) -> None:
-        self.desk, self.asked = desk, asked
+    def __init__(self, gateway: Gateway, parsed: ParsedBody) -> None:
+        self.gateway, self.parsed = gateway, parsed
         self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
-        self._numbers = {request.id: number for number, request in enumerate(asked.requests)}
+        self._numbers = {request.id: number for number, request in enumerate(parsed.requests)}
         self.done: dict[int, Completion] = {}  # by the index of the choice
         self.prompt_tokens: dict[int, int] = {}  # by the number of the prompt
 
@@ -58,56 +60,73 @@ class Answer(ABC):
 
     # --------------------------------------------------------------------------------------- a whole answer
 
-    async def whole(self, call: Call) -> dict[str, Any]:
-        """Wait for all completions and return the answer."""
-        await self._submit(call)
-        while call.left:
-            self._take(await call.next())
-        tokens = await self._tokens(call)
-        choices = [
-            self.choice(index, self._text(index), self._reason(index), tokens.get(index)) for index in self._indices()
-        ]
-        return self._object(self.kind, choices) | {"usage": self._usage()}
+    async def whole(self, client: ClientRequest) -> bytes:
+        """Wait for all completions and return the answer, as JSON."""
+        await self._complete(client)
+        tokens = await self._tokens(client)
+        is_short = not tokens and not self.parsed.echo and sum(len(one.text) for one in self.done.values()) < SHORT
+        return self._written(tokens) if is_short else await self.gateway.in_thread(self._written, tokens)
 
-    async def _submit(self, call: Call) -> None:
+    async def text(self, client: ClientRequest) -> str:
+        """Wait for the only completion and return its text."""
+        await self._complete(client)
+        return self.done[0].text
+
+    async def _complete(self, client: ClientRequest) -> None:
+        await self._submit(client)
+        while client.left:
+            self._take(await client.next())
+
+    def _written(self, tokens: dict[int, list[Token]]) -> bytes:
+        """Write the answer, choice by choice: another thread has its turn between two of them."""
+        choices = []
+        for index in self._indices():
+            choices.append(_json(self.choice(index, self._text(index), self._reason(index), tokens.get(index))))
+        values = self._object(self.kind, []) | {"usage": self._usage()}
+        head, tail = _json(values).split(b'"choices":[]', 1)
+        return head + b'"choices":[' + b",".join(choices) + b"]" + tail
+
+    async def _submit(self, client: ClientRequest) -> None:
         """Ask for the completions; where only the prompt is to be scored, there are none to wait for."""
-        if not self.asked.scores_only:
-            await call.ask(self.asked.requests)
+        client.enter(self.parsed.rows)
+        if self.parsed.needs_ids:
+            self.parsed.requests = await self.gateway.in_thread(self.gateway.with_ids, self.parsed.requests)
+        if not self.parsed.scores_only:
+            await client.ask(self.parsed.requests)
             return
-        call.enter(len(self.asked.requests))
-        for number, request in enumerate(self.asked.requests):
+        for number, request in enumerate(self.parsed.requests):
             self.prompt_tokens[number] = len(request.prompt)
 
     def _take(self, event: Event) -> int:
         """Note what has come; return the index of the choice that it belongs to."""
         number = self._numbers[event.id]
-        index = number * self.asked.requests[number].n + event.choice
+        index = number * self.parsed.requests[number].n + event.choice
         if isinstance(event, Completion):
             self.done[index] = event
             self.prompt_tokens[number] = event.prompt_tokens
         return index
 
     def _indices(self) -> range:
-        return range(sum(request.n for request in self.asked.requests))
+        return range(sum(request.n for request in self.parsed.requests))
 
     def _request(self, index: int) -> Request:
-        return self.asked.requests[index // self.asked.requests[0].n]
+        return self.parsed.requests[index // self.parsed.requests[0].n]
 
     def _ids(self, index: int) -> list[int]:
-        """Return the ids of the prompt of a choice, which is given as ids where this is asked."""
+        """Return the ids of the prompt of a choice, which was given as ids."""
         return [part for part in self._request(index).prompt if isinstance(part, int)]
 
     def _text(self, index: int) -> str:
-        said = "" if self.asked.scores_only else self.done[index].text
-        return self.echo(index) + said if self.asked.echo else said
+        said = "" if self.parsed.scores_only else self.done[index].text
+        return self.echo(index) + said if self.parsed.echo else said
 
     def echo(self, index: int) -> str:
         """Return the prompt of a choice as text."""
         prompt = self._request(index).prompt
-        return prompt if isinstance(prompt, str) else self.desk.engine.decode(self._ids(index))
+        return prompt if isinstance(prompt, str) else self.gateway.engine.decode(self._ids(index))
 
     def _reason(self, index: int) -> str:
-        return "length" if self.asked.scores_only else self.done[index].finish_reason.value
+        return "length" if self.parsed.scores_only else self.done[index].finish_reason.value
 
     def _usage(self) -> dict[str, int]:
         prompt = sum(self.prompt_tokens.values())
@@ -115,31 +134,36 @@ class Answer(ABC):
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.desk.model, "choices": choices}
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.gateway.model, "choices": choices}
 
     # ------------------------------------------------------------------------------------- log-probabilities
 
-    async def _tokens(self, call: Call) -> dict[int, list[Token]]:
+    async def _tokens(self, client: ClientRequest) -> dict[int, list[Token]]:
         """Score what was said, and the prompt where the answer begins with it; return the tokens of each choice."""
-        top = self.asked.top
+        top = self.parsed.top
         if top is None:
             return {}
+        requests, first = await self.gateway.in_thread(self._to_score, top)
+        done = await client.score(list(requests.values()))
+        for index, request in requests.items():
+            first[index] += await self.gateway.in_thread(self._scored, done[request.id])
+        return first
+
+    def _to_score(self, top: int) -> tuple[dict[int, Request], dict[int, list[Token]]]:
+        """Return what the engine is to score for each choice, and the tokens before it that have no score."""
         requests: dict[int, Request] = {}
         first: dict[int, list[Token]] = {}
         for index in self._indices():
-            given, new = self._ids(index), [] if self.asked.scores_only else self._said(self.done[index])
-            first[index] = [Token(self.desk.piece(given[0]), None, [])] if self.asked.echo else []
-            before, scored = (given[:1], given[1:] + new) if self.asked.echo else (given, new)
+            given, new = self._ids(index), [] if self.parsed.scores_only else self._said(self.done[index])
+            first[index] = [Token(self.gateway.piece(given[0]), None, [])] if self.parsed.echo else []
+            before, scored = (given[:1], given[1:] + new) if self.parsed.echo else (given, new)
             if scored:
-                number = self.desk.next_id()
+                number = self.gateway.next_id()
                 requests[index] = Request(number, tuple(before), continuation=tuple(scored), top=top)
-        done = await call.score(list(requests.values()))
-        for index, request in requests.items():
-            first[index] += self._scored(done[request.id])
-        return first
+        return requests, first
 
     def _scored(self, done: Completion) -> list[Token]:
-        piece = self.desk.piece
+        piece = self.gateway.piece
         tops = done.top or [[] for _ in done.token_ids]
         return [
             Token(piece(token), max(value, LEAST), [(piece(one), max(other, LEAST)) for one, other in top])
@@ -149,48 +173,51 @@ class Answer(ABC):
     def _said(self, done: Completion) -> list[int]:
         """Return the tokens that spell the text: not those of the stop text, nor the one that ended it."""
         ids, text = list(done.token_ids), done.text.lstrip()
-        while ids and self.desk.engine.decode(ids[:-1]).lstrip().startswith(text):
+        while ids and self.gateway.engine.decode(ids[:-1]).lstrip().startswith(text):
             ids.pop()
         return ids
 
     # -------------------------------------------------------------------------------------------- a stream
 
-    async def begin(self, call: Call) -> Event | None:
+    async def begin(self, client: ClientRequest) -> Event | None:
         """Submit and wait for the first event: what is wrong from the start is said with a status of its own."""
-        await self._submit(call)
-        return await call.next() if call.left else None
+        await self._submit(client)
+        return await client.next() if client.left else None
 
-    async def stream(self, call: Call, first: Event | None) -> AsyncIterator[bytes]:
+    async def stream(self, client: ClientRequest, first: Event | None) -> AsyncIterator[bytes]:
         """Yield the chunks; what goes wrong on the way is said in a last one."""
         try:
-            for piece in self.first_pieces():
+            pieces = await self.gateway.in_thread(self.first_pieces) if self.parsed.echo else self.first_pieces()
+            for piece in pieces:
                 yield self._chunk([piece])
             event = first
             while event is not None:
                 index = self._take(event)
-                text = event.text if isinstance(event, Delta) or not self.desk.tells_deltas else ""
+                text = event.text if isinstance(event, Delta) or not self.gateway.streams_deltas else ""
                 if text:
                     yield self._chunk([self.piece(index, text, None, None)])
-                if isinstance(event, Completion) and self.asked.top is None:
+                if isinstance(event, Completion) and self.parsed.top is None:
                     yield self._chunk([self.piece(index, None, self._reason(index), None)])
-                event = await call.next() if call.left else None
-            if self.asked.top is not None:
-                tokens = await self._tokens(call)
+                event = await client.next() if client.left else None
+            if self.parsed.top is not None:
+                tokens = await self._tokens(client)
                 for index in self._indices():
-                    yield self._chunk([self.piece(index, None, self._reason(index), tokens[index])])
-            if self.asked.include_usage:
+                    yield await self.gateway.in_thread(self._last_chunk, index, tokens[index])
+            if self.parsed.include_usage:
                 yield self._chunk([], usage=self._usage())
-        except Refused as error:
-            self.desk.counters.broken += 1
+        except Refusal as error:
+            self.gateway.counters.broken += 1
             yield b"data: " + json.dumps({"error": error_body(error)}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
 
+    def _last_chunk(self, index: int, tokens: list[Token]) -> bytes:
+        return self._chunk([self.piece(index, None, self._reason(index), tokens)])
+
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        values = self._object(self.chunk_kind, choices) | more
-        return b"data: " + json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+        return b"data: " + _json(self._object(self.chunk_kind, choices) | more) + b"\n\n"
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(ClientAnswer):
     """Of /v1/chat/completions."""
 
     kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
@@ -211,7 +238,7 @@ class ChatAnswer(Answer):
         return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None} for index in self._indices()]
 
 
-class TextAnswer(Answer):
+class TextAnswer(ClientAnswer):
     """Of /v1/completions."""
 
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
@@ -226,7 +253,13 @@ class TextAnswer(Answer):
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Begin with the prompts, where these are asked for."""
-        return [self.piece(index, self.echo(index), None, None) for index in self._indices()] if self.asked.echo else []
+        return (
+            [self.piece(index, self.echo(index), None, None) for index in self._indices()] if self.parsed.echo else []
+        )
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _of_chat(tokens: list[Token] | None) -> dict[str, Any] | None:
@@ -269,23 +302,26 @@ def _of_text(tokens: list[Token] | None) -> dict[str, Any] | None:
 class Stream(StreamingResponse):
     """A stream that ends its requests however it ends: a client that leaves frees their rows."""
 
-    def __init__(self, call: Call, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, client: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.call = call
+        self.client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
-        with self.call:
+        with self.client:
             await super().__call__(scope, receive, send)
 
 
-def error_body(error: Refused) -> dict[str, Any]:
+def error_body(error: Refusal) -> dict[str, Any]:
     """Return an error as OpenAI writes it."""
     kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    message = error.message  # a part of it may be what the client has sent
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+    return {"message": message, "type": kind, "param": error.param, "code": error.code}
 
 
-def error_response(error: Refused) -> JSONResponse:
+def error_response(error: Refusal) -> JSONResponse:
     """Return the answer to a request that is refused."""
     headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
     headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}

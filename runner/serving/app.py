@@ -5,235 +5,175 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import hmac
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from runner.serving.answers import Answer, ChatAnswer, Stream, TextAnswer, error_response
-from runner.serving.bodies import (
-    ChatBody,
-    GenerateBody,
-    TextBody,
-    asked_of_chat,
-    asked_of_generate,
-    asked_of_text,
+from runner.config.sampling import PARAMETERS
+from runner.serving import described
+from runner.serving.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
+from runner.serving.bodies import ChatBody, GenerateBody, TextBody
+from runner.serving.described import openapi
+from runner.serving.gateway import ClientRequest, Gateway, Refusal
+from runner.serving.guard import RequestGuard
+from runner.serving.parsing import ParsedBody, parse_body
+from runner.serving.tokens import tokens_of
+
+INPUTS = "\n    ".join(
+    f'<label>{name} <input id="{name}" type="number" min="{one.low:g}"'
+    f'{"" if one.high is None else f" max={one.high:g}"} step="{1 if one.kind is int else "any"}"></label>'
+    for name, one in PARAMETERS.items()
 )
-from runner.serving.desk import Call, ClientGone, Desk, Refused
-
-PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-OPEN = ("/", "/health")  # what anybody may see: they tell nothing of what is asked and answered
-COUNTED = ("/v1/chat/completions", "/v1/completions", "/generate")
-BODY_S = 60.0  # in which a body must have come
+PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8").replace("{{parameters}}", INPUTS)
+SMALL_BODY = 16_384  # bytes that are read within a millisecond
 
 
-def application(desk: Desk, key: str | None, host: str) -> ASGIApp:
+def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     """Return the application of a server that listens at `host`; without a key, only who names this machine may ask."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages would load scripts from elsewhere
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its own pages load scripts from elsewhere
 
     async def refuse(_: Request, error: Exception) -> Response:
         return error_response(_refusal(error))
 
-    for kind in (Refused, RequestValidationError, AnyHTTPException, Exception):
+    for kind in (Refusal, AnyHTTPException, Exception):
         app.add_exception_handler(kind, refuse)
-    page = HTMLResponse(PAGE.replace("{{model}}", _escaped(desk.model)), headers=_page_headers())
+    page = HTMLResponse(PAGE.replace("{{model}}", _escaped(gateway.model)), headers=_page_headers(PAGE))
+    description = openapi(gateway.task)
+    manual = HTMLResponse(described.page(description), headers=_page_headers(described.PAGE))
 
     @app.get("/")
     async def show_page() -> Response:
         return page
 
+    @app.get("/docs")
+    async def docs() -> Response:
+        return manual
+
+    @app.get("/openapi.json")
+    async def machine_docs() -> Response:
+        return JSONResponse(description)
+
     @app.get("/health")
     async def health() -> Response:
-        state = "draining" if desk.is_draining else "ok" if desk.driver.is_ready else "broken"
+        state = "draining" if gateway.is_draining else "ok" if gateway.driver.is_ready else "broken"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        desk.counters.tick()
-        text = desk.counters.prometheus(desk.engine.stats)
+        gateway.counters.tick()
+        text = gateway.counters.prometheus(gateway.engine.stats)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(desk)]})
+        return JSONResponse({"object": "list", "data": [_model(gateway)]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        desk.check_model(name)
-        return JSONResponse(_model(desk))
+        gateway.check_model(name)
+        return JSONResponse(_model(gateway))
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatBody, request: Request) -> Response:
-        return await _answer(ChatAnswer(desk, asked_of_chat(body, desk)), request)
+    async def chat(request: Request) -> Response:
+        return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
 
     @app.post("/v1/completions")
-    async def complete(body: TextBody, request: Request) -> Response:
-        return await _answer(TextAnswer(desk, asked_of_text(body, desk)), request)
+    async def complete(request: Request) -> Response:
+        return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
 
     @app.post("/generate")
-    async def generate(body: GenerateBody, request: Request) -> Response:
-        answer = TextAnswer(desk, asked_of_generate(body, desk))
-        with Call(desk) as call, _watched(request, call):
-            whole = await answer.whole(call)
-        return JSONResponse({"response": whole["choices"][0]["text"]})
+    async def generate(request: Request) -> Response:
+        answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
+        with ClientRequest(gateway) as client, _watched(request, client):
+            text = await answer.text(client)
+        return JSONResponse({"response": text})
 
-    return Gate(app, desk, key, host)
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        data, content_type = await request.body(), request.headers.get("content-type", "")
+        with ClientRequest(gateway) as client:
+            client.enter(1)  # it takes a place as a completion does: no flood of long texts comes before other clients
+            found = await gateway.in_thread(tokens_of, data, content_type, gateway)
+        return Response(found, media_type="application/json")
+
+    return RequestGuard(app, gateway, key, host)
 
 
-async def _answer(answer: Answer, request: Request) -> Response:
+async def _read_body(kind: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway) -> ParsedBody:
+    """Read the body of a request; a large one in another thread."""
+    data, content_type = await request.body(), request.headers.get("content-type", "")
+    if len(data) <= SMALL_BODY:
+        return parse_body(kind, data, content_type, gateway)
+    return await gateway.in_thread(parse_body, kind, data, content_type, gateway)
+
+
+async def _answer(answer: ClientAnswer, request: Request) -> Response:
     """Return the whole answer, or a stream that has begun well."""
-    call = Call(answer.desk)
+    client = ClientRequest(answer.gateway)
     try:
-        with _watched(request, call):
-            if not answer.asked.stream:
-                whole = await answer.whole(call)
-                call.close()
-                return JSONResponse(whole)
-            first = await answer.begin(call)
-        return Stream(call, answer.stream(call, first))  # which closes the call, and watches the client by itself
+        with _watched(request, client):
+            if not answer.parsed.stream:
+                whole = await answer.whole(client)
+                client.close()
+                return Response(whole, media_type="application/json")
+            first = await answer.begin(client)
+        return Stream(client, answer.stream(client, first))  # which closes the call, and watches the client by itself
     except BaseException:
-        call.close()
+        client.close()
         raise
 
 
 @contextmanager
-def _watched(request: Request, call: Call) -> Iterator[None]:
+def _watched(request: Request, client: ClientRequest) -> Iterator[None]:
     """End the wait within this block where the client goes."""
     gone = asyncio.ensure_future(request.receive())  # the body is read: what comes now is the end
-    gone.add_done_callback(lambda done: None if done.cancelled() else call.leave())
+    gone.add_done_callback(lambda done: None if done.cancelled() else client.leave())
     try:
         yield
     finally:
         gone.cancel()
 
 
-def _model(desk: Desk) -> dict[str, Any]:
-    room = {"max_model_len": int(desk.room)} if desk.room < 1e9 else {}
-    return {"id": desk.model, "object": "model", "created": desk.created, "owned_by": "runner"} | room
+def _model(gateway: Gateway) -> dict[str, Any]:
+    room = {"max_model_len": int(gateway.room)} if gateway.room < 1e9 else {}
+    return {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "runner"} | room
 
 
-def _refusal(error: Exception) -> Refused:
+def _refusal(error: Exception) -> Refusal:
     """Turn what a request has ended in into words."""
-    if isinstance(error, Refused):
+    if isinstance(error, Refusal):
         return error
-    if isinstance(error, RequestValidationError):
-        return _malformed(error)
     if not isinstance(error, AnyHTTPException):
-        return Refused(500, "the server has failed: see its log")
-    paths = "/v1/chat/completions, /v1/completions, /v1/models, /generate, /health, /metrics and /"
+        return Refusal(500, "the server has failed: see its log")
+    paths = (
+        "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
+        "/generate, /health, /metrics, /docs, /openapi.json and /"
+    )
     words = {404: f"nothing is here: there are {paths}", 405: f"{error.detail}: the paths are {paths}"}
-    return Refused(error.status_code, words.get(error.status_code, str(error.detail)))
-
-
-def _malformed(error: RequestValidationError) -> Refused:
-    """Say what is wrong with a body, by its first fault."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return Refused(400, f"the body is no JSON: {first['ctx']['error']}")
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    if not place:
-        return Refused(400, "the body: give a JSON object, with Content-Type: application/json")
-    return Refused(400, f"{place}: {first['msg']}", place.partition(".")[0])
+    return Refusal(error.status_code, words.get(error.status_code, str(error.detail)))
 
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
-def _page_headers() -> dict[str, str]:
+def _page_headers(page: str) -> dict[str, str]:
     """Have the browser run the page's own script and style, and nothing else; ask nobody but this server."""
 
     def sources(tag: str) -> str:
-        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(it.encode()).digest()).decode()}'" for it in blocks)
 
+    none = "'none'"
     policy = (
-        f"default-src 'none'; script-src {sources('script')}; style-src {sources('style')}; img-src data:; "
+        f"default-src 'none'; script-src {sources('script') or none}; style-src {sources('style')}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return {"content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
-
-
-class Gate:
-    """Stands before the application: asks for the key, limits the body, and counts what was answered."""
-
-    def __init__(self, app: ASGIApp, desk: Desk, key: str | None, host: str) -> None:
-        self.app, self.desk, self.key = app, desk, key
-        self.names = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host.lower()}]"}
-        self.most_bytes = desk.task.max_body_kib * 1024
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or say why not."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started, path = time.perf_counter(), scope["path"]
-        status, ended = 0, False
-
-        async def count(message: Message) -> None:
-            nonlocal status, ended
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif not message.get("more_body"):
-                ended = True
-            await send(message)
-
-        why_not = self._why_not(scope)
-        try:
-            if why_not is not None:
-                await error_response(why_not)(scope, receive, count)
-            else:
-                await self.app(scope, self._limited(receive), count)
-        finally:
-            if path in COUNTED and ended and status != ClientGone.STATUS:
-                self.desk.counters.answered(path, status, time.perf_counter() - started)
-            elif path in COUNTED:
-                self.desk.counters.left += 1
-
-    def _why_not(self, scope: Scope) -> Refused | None:
-        """Say why a request is refused by its head alone."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        if self.key is None:
-            name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
-            if name not in self.names:  # a page of another site that has given its own name our address
-                return Refused(403, f"without a key this server answers to its own name only, not to {name!r}")
-        elif scope["path"] not in OPEN:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
-                need = "send the header `Authorization: Bearer KEY` with the server's key"
-                return Refused(401, f"the key is missing or wrong: {need}", code="invalid_api_key")
-        length = headers.get(b"content-length", b"0")
-        return self._too_large() if length.isdigit() and int(length[:20]) > self.most_bytes else None
-
-    def _too_large(self) -> Refused:
-        limit = f"{self.most_bytes // 1024} KiB (task.max_body_kib)"
-        return Refused(413, f"the body is too large: this server takes {limit}")
-
-    def _limited(self, receive: Receive) -> Receive:
-        """Return a `receive` that ends a body that is too large or too slow."""
-        size, is_whole = 0, False
-
-        async def limited() -> Message:
-            nonlocal size, is_whole
-            if is_whole:
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), BODY_S)
-            except TimeoutError:
-                raise HTTPException(408, f"the body has not come within {BODY_S:g} s") from None
-            size += len(message.get("body", b""))
-            if size > self.most_bytes:
-                raise HTTPException(413, self._too_large().message)
-            is_whole = not message.get("more_body")
-            return message
-
-        return limited

@@ -25,6 +25,8 @@ class Counters:
     choices: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
+    sides: Counter[str] = field(default_factory=Counter)  # of a student and a teacher
+    cost_usd: float = 0.0
     open: int = 0  # now: completions on their way or waiting
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))  # of answers with status 200
     _classes: Counter[float] = field(default_factory=Counter)
@@ -73,6 +75,8 @@ class Counters:
             "n": self.choices,
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
+            **self.sides,
+            **({"cost_usd": self.cost_usd} if self.cost_usd else {}),
             "peak_rows": stats.peak_rows,
             **{f"answer_{rank}_s": value for rank, value in percentiles(self.seconds).items()},
         }
@@ -102,6 +106,7 @@ class Counters:
             ("runner_queue", "gauge", "rows that wait for their turn", stats.rows_waiting),
             ("runner_rows_alive", "gauge", "rows that are decoded now", stats.rows_alive),
             ("runner_kv_tokens", "gauge", "tokens whose keys and values are held", stats.kv_tokens),
+            ("runner_kept_tokens", "gauge", "tokens kept for prompts that come again", stats.kept_tokens),
             ("runner_tokens_per_second", "gauge", f"new tokens over the last {SPEED_S:g} s", round(self.tok_per_s, 3)),
         )
         for name, kind, about, value in numbers:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
@@ -17,13 +18,23 @@ from runner.engines.base import EngineReport
 from runner.engines.driver import Driver
 from runner.serving.app import application
 from runner.serving.counters import Counters
-from runner.serving.desk import Desk
+from runner.serving.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 30  # seconds between two lines about what was done, where something was
 KEEP_ALIVE_S = 75  # longer than clients keep a connection for the next request
+READ_BYTES = 16 * 1024  # of a connection at once: a body may come in pieces of one byte, each of which takes time
 CLOSING_S = 5  # for connections to close, once their answers have ended
+
+
+class Connection(H11Protocol):
+    """A client's connection, read little by little, so that none keeps the event loop for long."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to read."""
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        super().connection_made(transport)
 
 
 class Server:
@@ -45,6 +56,8 @@ class Server:
         thread.start()
         while thread.is_alive():
             thread.join(0.1)  # a signal is handled here, between two looks
+        if self.driver.failure is not None:
+            raise self.driver.failure
         if self._problem is not None:
             raise JobFailed(f"the server broke: {self._problem}") from self._problem
 
@@ -55,11 +68,11 @@ class Server:
             self._problem = error
 
     async def _main(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
-        desk = Desk(self.config, self.task, self.driver, self.report)
-        self.counters = desk.counters
+        gateway = Gateway(self.config, self.task, self.driver, self.report)
+        self.counters = gateway.counters
         settings = uvicorn.Config(
-            application(desk, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",
-            timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=CLOSING_S, server_header=False, http="h11",
+            application(gateway, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=CLOSING_S, server_header=False, http=Connection,
             proxy_headers=False,
         )  # fmt: skip
         server = uvicorn.Server(settings)
@@ -69,30 +82,30 @@ class Server:
         try:
             if server.started:
                 ready()
-                await self._watch(desk)
+                await self._watch(gateway)
         finally:
             server.should_exit = True
             await serving
 
-    async def _watch(self, desk: Desk) -> None:
+    async def _watch(self, gateway: Gateway) -> None:
         """Wait for the end, then for what is open; say now and then what was done."""
         told, ticks = (0, 0), 0
         while not self._signals:
             await asyncio.sleep(0.1)
             ticks += 1
             if ticks % 10 == 0:
-                desk.counters.tick()
+                gateway.counters.tick()
                 if not self.driver.is_alive:
                     raise JobFailed("the engine has ended, see the log")
             if ticks % (10 * LOG_EVERY) == 0:
-                told = _tell(desk.counters, told)
-        desk.is_draining = True
-        if not desk.is_idle:
+                told = _tell(gateway.counters, told)
+        gateway.is_draining = True
+        if not gateway.is_idle:
             log.info("stopping: open answers may go on for %g s (a second signal ends them)", self.task.drain_s)
-        deadline = desk.loop.time() + self.task.drain_s
-        while not desk.is_idle and desk.loop.time() < deadline and self._signals < 2:
+        deadline = gateway.loop.time() + self.task.drain_s
+        while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
-        desk.end_all()
+        gateway.end_all()
 
 
 def _tell(counters: Counters, before: tuple[int, int]) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.checkpoints import byteio
-from runner.checkpoints.json_fields import Listed
+from runner.checkpoints.json_fields import ListedFile
 from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
 from runner.core.errors import ConfigError, DataError
 from runner.sharding import partition_file
 from runner.sharding.archive import Advance, Read, open_part, read_header
 from runner.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
-from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, Reference
+from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
 
 
 @dataclass
@@ -44,7 +44,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
         done.readable = True
         done.tensors = {one.name: _as_listed(one, path) for one in partition.layers if one.dtype in DTYPE_BITS}
         placed = {layer.name: layer.parameters for layer in partition.layers}
-        done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, Reference)}
+        done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, TensorReference)}
     found = list(_size(path, entry.stored))
     done.problems += found
     if not path.is_file():
@@ -62,6 +62,14 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
                 _read_all(path, done, header, partition, level, advance)
     done.seconds = time.perf_counter() - started
     return done
+
+
+def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
+    """Raise DataError unless the part is there and agrees with the manifest."""
+    problems = check_part(manifest, entry, level, lambda _: None).problems
+    if problems:
+        more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
+        raise DataError(f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}")
 
 
 def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
@@ -90,7 +98,7 @@ def _as_listed(layer: Layer, path: Path) -> Tensor:
     return Tensor(layer.name, dtype, layer.shape, path, offset, nbytes or layer.params * DTYPE_BITS[dtype] // 8)
 
 
-def _size(path: Path, listed: Listed) -> Iterator[str]:
+def _size(path: Path, listed: ListedFile) -> Iterator[str]:
     if not path.is_file():
         yield f"{path.name}: missing"
     elif (size := byteio.file_size(path)) != listed.nbytes:
@@ -117,7 +125,7 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
             continue
         tensor, where = held[name], f"{file}: tensor {name}"
         pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
-        if isinstance(said := layer.parameters, Reference):
+        if isinstance(said := layer.parameters, TensorReference):
             pairs += [("file", said.file, entry.raw.file), ("tensor", said.tensor, name)]
             pairs += [(key, getattr(said, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
         for what, expected, found in dict.fromkeys((what, str(one), str(other)) for what, one, other in pairs):

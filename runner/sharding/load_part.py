@@ -19,7 +19,7 @@ import torch
 from runner.core.errors import ConfigError, DataError, one_line
 from runner.models import load
 from runner.quantization import quiet_imports
-from runner.sharding.check import check_part
+from runner.sharding.check import require_sound
 from runner.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
 from runner.sharding.stage import Stage
 
@@ -52,7 +52,7 @@ def load_part(
     assert span is not None  # require_runnable has refused the others
     own = _part_config(manifest, config, span)
     _require_same_layers(manifest, config, own, span)
-    _require_sound(manifest, entry, verify)
+    require_sound(manifest, entry, "files" if verify else "quick")
     wanted = _dtype(dtype, config)
     state = _read(manifest, entry, span, wanted)
     chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
@@ -76,7 +76,7 @@ def load_part(
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Return the tokenizer of a split model; it lies in model_files/."""
-    return load.load_tokenizer(f"task.parts={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
+    return load.load_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
 # ------------------------------------------------------------------------------------------ what can be loaded
@@ -169,14 +169,6 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
                 traits[f"{path}.{key}".lstrip(".")] = value
     traits |= {name: tuple(tensor.shape) for name, tensor in layer.named_parameters()}
     return traits
-
-
-def _require_sound(manifest: Manifest, entry: PartEntry, verify: bool) -> None:
-    """Raise DataError unless the part is there and agrees with the manifest."""
-    problems = check_part(manifest, entry, "files" if verify else "quick", lambda _: None).problems
-    if problems:
-        more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
-        raise DataError(f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}")
 
 
 def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:

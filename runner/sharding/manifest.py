@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
-from runner.checkpoints.json_fields import Fields, Listed
+from runner.checkpoints import byteio, model_files
+from runner.checkpoints.json_fields import Fields, ListedFile
 from runner.checkpoints.weight_files import Tensor, is_bare_name, load_json
 from runner.core.errors import ConfigError, DataError
 
-FORMAT, FORMAT_VERSION = "runner-split", 2
+FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with
-MANIFEST = "manifest.json"
+MANIFEST = model_files.SPLIT_MANIFEST
 UNFINISHED = "manifest.unfinished.json"  # says whose split this is while there is no manifest yet
 MODEL_FILES = "model_files"
 SOURCE_HEADERS = "source_headers"
@@ -41,8 +41,8 @@ class PartEntry:
     """A part as the manifest lists it."""
 
     part_id: int
-    stored: Listed  # the file in the folder
-    raw: Listed  # the safetensors file: the same one, except in an archive
+    stored: ListedFile  # the file in the folder
+    raw: ListedFile  # the safetensors file: the same one, except in an archive
     frames: tuple[int, ...]  # in an archive: bytes of each compressed piece, one after the other
     partition: str
     partition_sha256: str
@@ -80,9 +80,9 @@ class Manifest:
     source: str
     source_format: str  # safetensors | bin
     checksums: str  # what parts and tensors are hashed with
-    files: tuple[Listed, ...]  # of the source
-    headers: tuple[Listed, ...]  # one for each of them, none for bin
-    companions: tuple[Listed, ...]
+    files: tuple[ListedFile, ...]  # of the source
+    headers: tuple[ListedFile, ...]  # one for each of them, none for bin
+    companions: tuple[ListedFile, ...]
     prefix: str  # what stands before a layer's number
     num_layers: int
     contiguous: bool
@@ -98,7 +98,7 @@ class Manifest:
         return len(self.parts)
 
     @property
-    def around(self) -> dict[str, tuple[Listed, ...]]:
+    def around(self) -> dict[str, tuple[ListedFile, ...]]:
         """The files around the parts, by the folder that they lie in."""
         return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
 
@@ -132,7 +132,7 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
         raise DataError(f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}")
-    manifest = _Reader(path).manifest(values)
+    manifest = _ManifestReader(path).manifest(values)
     _require_consistent(path, manifest, values.get("num_parts"))
     return manifest
 
@@ -201,7 +201,7 @@ def _require_joined(path: Path, manifest: Manifest) -> None:
         raise DataError(f"{path}: parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only")
 
 
-class _Reader(Fields):
+class _ManifestReader(Fields):
     """Takes a manifest out of its JSON."""
 
     def manifest(self, values: dict[str, Any]) -> Manifest:
@@ -241,7 +241,7 @@ class _Reader(Fields):
         if archived:
             nbytes = self.count(f"{key}.raw_bytes", values.get("raw_bytes"))
             digest = self.digest(f"{key}.raw_digest", values.get("raw_digest"))
-            raw = Listed(stored.file.removesuffix(".zst"), nbytes, digest)
+            raw = ListedFile(stored.file.removesuffix(".zst"), nbytes, digest)
             frames = self.ids(f"{key}.frames", values.get("frames"))
         return PartEntry(
             part_id=self.count(f"{key}.part_id", values.get("part_id")),

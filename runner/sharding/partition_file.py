@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, parse_object
+from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, parse_object
 from runner.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ LONGEST_NUMBER = 1000  # bytes of one number as text
 
 
 @dataclass(frozen=True)
-class Reference:
+class TensorReference:
     """Where a tensor lies: `offset` counts bytes from the start of the part's safetensors file."""
 
     file: str
@@ -74,7 +74,7 @@ class Layer:
     layer_type: str
     dtype: str | None  # absent in the old form, which has it under layer_type
     shape: tuple[int, ...]
-    parameters: Reference | Inline
+    parameters: TensorReference | Inline
 
     @property
     def params(self) -> int:
@@ -127,11 +127,11 @@ def _layer(fields: Fields, key: str, entry: object) -> Layer:
     )
 
 
-def _parameters(fields: Fields, key: str, value: Any) -> Reference | Inline:
+def _parameters(fields: Fields, key: str, value: Any) -> TensorReference | Inline:
     if isinstance(value, dict) and set(value) == {PLACE}:
         return Inline(*fields.ids(key, value[PLACE]))
     values = fields.table(key, value)
-    return Reference(
+    return TensorReference(
         file=fields.text(f"{key}.file", values.get("file")),
         tensor=fields.text(f"{key}.tensor", values.get("tensor")),
         dtype=fields.text(f"{key}.dtype", values.get("dtype")),
@@ -285,33 +285,3 @@ def _parse(text: bytes, where: str) -> Numbers:
 
 def _start(text: bytes) -> str:
     return repr(text[:40].decode(errors="replace"))
-
-
-def safetensors_dtype(dtype: str) -> str | None:
-    """Return the safetensors name of a dtype as frameworks name it, None where there is no such dtype."""
-    plain = dtype.removeprefix("torch.").strip()
-    return plain.upper() if plain.upper() in READABLE else DTYPE_NAMES.get(plain.lower())
-
-
-def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
-    """Return numbers as the bytes of a dtype, and how many of them had to be rounded."""
-    import numpy as np
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        if dtype == "BF16":
-            bits = values.astype("<f4").view("<u4").astype("<u8")
-            bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # to nearest, ties to even
-            data = bits.astype("<u2").tobytes()
-        elif dtype in PLAIN:
-            data = values.astype(PLAIN[dtype]).tobytes()
-        else:
-            raise ConfigError(f"{where}: numbers cannot be stored as {dtype}: use task.dtype=float32")
-    stored = decode(dtype, data)
-    if not np.isfinite(stored).all():
-        number = values[~np.isfinite(stored)][0]
-        raise DataError(f"{where}: {number} is beyond the range of {dtype}")
-    exact = "<f8" if stored.dtype.kind in "iu" else "<f4"  # the old form was written with the precision of float32
-    rounded = 0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
-    if rounded and stored.dtype.kind in "iu":
-        raise DataError(f"{where}: {dtype} expected, found numbers with fractions or beyond its range")
-    return data, rounded

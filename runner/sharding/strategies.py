@@ -177,7 +177,7 @@ def part_cuts(manifest: Manifest, processes: int) -> list[int]:
     """Return the first part of each process, and the number of parts; the largest process is as small as can be."""
     if processes > manifest.num_parts:
         raise ConfigError(
-            f"task.processes={processes}: each process runs a part or more, and {manifest.folder} has "
+            f"model.stages={processes}: each process runs a part or more, and {manifest.folder} has "
             f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more"
         )
     return balance([part.raw.nbytes for part in manifest.parts], processes)

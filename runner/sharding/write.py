@@ -19,6 +19,7 @@ from runner.checkpoints import byteio
 from runner.checkpoints.layout import layer_type
 from runner.checkpoints.weight_files import Tensor
 from runner.config.task import Compare
+from runner.core.files import hold_folder
 from runner.core.progress import Progress
 from runner.sharding import unchanged
 from runner.sharding.archive import Advance
@@ -155,7 +156,7 @@ def _write(
     """Write what is missing; the entries of new parts go into the manifest one by one."""
     byteio.make_folder(folder)
     manifest = done.manifest
-    with byteio.hold(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
+    with hold_folder(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
         byteio.write_json(folder / UNFINISHED, manifest, durable)
         (folder / MANIFEST).unlink(missing_ok=True)  # from here on it would be wrong
         for small in missing:

@@ -20,6 +20,7 @@ from runner.core.stats import percentiles
 from runner.engines.base import FEWER_ROWS, Completion, Engine, Request
 from runner.engines.session import Session
 from runner.engines.synthetic import synthetic_requests
+from runner.speed.real_prompts import RealPrompts
 
 PATIENCE = 3  # times as long as requests come, but this many seconds at least, the answers are waited for
 LEAST_PATIENCE_S = 10.0
@@ -29,7 +30,7 @@ SEEDS_A_RATE = 1_000_000  # so that no two rates have the same prompts
 
 
 @dataclass
-class Asked:
+class TimedRequest:
     """A request of the clock, in seconds from the beginning."""
 
     request: Request
@@ -44,7 +45,7 @@ class Load:
     """One rate, and what became of its requests."""
 
     rate: float
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[TimedRequest] = field(default_factory=list)
     seconds: float = 0.0  # until the last answer, or until nobody waited any longer
     note: str = ""  # why there are no numbers, or not of all
 
@@ -54,7 +55,7 @@ class Load:
         return f"rate_{self.rate:g}"
 
     @property
-    def answered(self) -> list[Asked]:
+    def answered(self) -> list[TimedRequest]:
         """Those that have an answer."""
         return [one for one in self.asked if one.ended_s is not None]
 
@@ -98,17 +99,23 @@ def clock(rate: float, count: int, seed: int) -> list[float]:
     return list(accumulate(chances.expovariate(1.0) / rate for _ in range(count)))
 
 
-def loads_of(task: SweepConfig, vocab_size: int, seed: int) -> list[Load]:
-    """Return the requests of each rate, the lowest first; each has one of the cells' lengths, drawn by chance."""
-    shapes = [(prompt, new) for prompt in task.prompt_tokens for new in task.new_tokens]
+def loads_of(task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | None = None) -> list[Load]:
+    """Return the requests of each rate, the lowest first; each has one of the cells' lengths, drawn by chance.
+
+    Real prompts come in their order, and only their numbers of new tokens are drawn.
+    """
+    shapes = [(prompt, new) for prompt in task.prompt_tokens or [0] for new in task.new_tokens]
     loads = []
     for number, rate in enumerate(sorted(task.arrival_rates), start=1):
         load, lengths = Load(rate), random.Random(f"{seed}/lengths")
         count = task.arrival_requests or max(round(rate * task.arrival_s), 2)
         for at, due_s in enumerate(clock(rate, count, seed)):
             prompt, new = lengths.choice(shapes)
-            [request] = synthetic_requests(1, prompt, new, vocab_size, seed, draw=number * SEEDS_A_RATE + at)
-            load.asked.append(Asked(replace(request, id=at), due_s, new))
+            if real is not None:
+                [request] = real.take(1, new)
+            else:
+                [request] = synthetic_requests(1, prompt, new, vocab_size, seed, draw=number * SEEDS_A_RATE + at)
+            load.asked.append(TimedRequest(replace(request, id=at), due_s, new))
         loads.append(load)
     return loads
 
@@ -145,6 +152,7 @@ def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:
     thread.start()
     left = len(load.asked)
     try:
+        # no `gather`, which ends when nothing is under way: another request may be due later
         while left and not problems and time.perf_counter() - started < patience_s:
             if not session.wait(0.05):
                 continue

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
-from statistics import median
+from statistics import mean, median
 
 from runner.config.measures import SweepConfig
 from runner.core import gpu, machine
@@ -17,6 +17,7 @@ from runner.engines.arithmetic import Arithmetic, Shape
 from runner.engines.base import FEWER_ROWS, Completion, Engine, EngineReport, complete
 from runner.engines.stats import EngineStats
 from runner.engines.synthetic import VOCABULARY, synthetic_requests
+from runner.speed.real_prompts import RealPrompts
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
@@ -36,6 +37,7 @@ class Cell:
     new_tokens: int
     shared_prefix: float = 0.0
     key: str = ""  # its name in metrics
+    lengths: list[int] = field(default_factory=list)  # of real prompts, in tokens: `prompt_tokens` is their median
     repeats: list[dict[str, float]] = field(default_factory=list)  # figures of each run after the warm-up
     peak_rss_mib: float = 0.0
     cuda_peak_mib: float | None = None
@@ -75,8 +77,9 @@ class Cell:
 def cells_of(task: SweepConfig) -> list[Cell]:
     """Return every combination of the axes; a name mentions new tokens and shares only where there are several."""
     cells = []
-    for batch, prompt, new, share in product(task.batch_sizes, task.prompt_tokens, task.new_tokens, task.shared_prefix):
-        key = f"batch_{batch}_prompt_{prompt}"
+    prompts = task.prompt_tokens or [0]  # how long real ones are is known when they have been put
+    for batch, prompt, new, share in product(task.batch_sizes, prompts, task.new_tokens, task.shared_prefix):
+        key = f"batch_{batch}_prompt_{prompt}" if prompt else f"batch_{batch}_prompts"
         key += f"_new_{new}" if len(task.new_tokens) > 1 else ""
         key += f"_shared_{100 * share:g}" if len(task.shared_prefix) > 1 else ""
         cells.append(Cell(batch, prompt, new, share, key))
@@ -96,6 +99,7 @@ class Stopwatch:
     seed: int
     arithmetic: Arithmetic | None
     energy: Energy
+    real: RealPrompts | None = None  # in place of random tokens
     in_pieces: bool = False  # tokens came in pieces of text, which may hold several of them
 
     @property
@@ -106,15 +110,18 @@ class Stopwatch:
     def run(self, cell: Cell, number: int) -> dict[str, float] | None:
         """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
         engine = self.engine
-        shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
-        requests = synthetic_requests(*shape, self.vocab_size, self.seed, number, cell.shared_tokens)
+        if self.real is None:
+            shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
+            requests = synthetic_requests(*shape, self.vocab_size, self.seed, number, cell.shared_tokens)
+        else:
+            requests = self.real.take(cell.batch_size, cell.new_tokens)
         if number == 0:
             machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
             gpu.restart_peak()
         before, said, energy = replace(engine.stats), len(engine.stats.notes), self.energy.read()
         started = time.perf_counter()
         try:
-            completions = list(complete(engine, requests, cell.batch_size, on_step=lambda: self._check_whole(said)))
+            completions = complete(engine, requests, cell.batch_size, lambda _: self._check_whole(said))
         except Smaller as smaller:
             cell.note = str(smaller)
             return None
@@ -129,13 +136,20 @@ class Stopwatch:
         if cell.note:
             return None
         self.in_pieces |= seen_in_pieces(completions)
+        prompt_tokens = cell.prompt_tokens
+        if self.real is not None:
+            lengths = self.real.note(completions)
+            cell.lengths += lengths
+            prompt_tokens = round(mean(lengths))
         if number == 0:
             cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.peak_mib()
         spent, new = engine.stats - before, sum(completion.tokens for completion in completions)
         speed = {name: spent.speed[name] for name in SPEEDS if name in spent.speed} or {
             "output_tok_per_s": new / seconds
         }
-        figures = latencies(completions, started) | speed | {"seconds": seconds} | self._work(cell, spent)
+        figures = (
+            latencies(completions, started) | speed | {"seconds": seconds} | self._work(cell, prompt_tokens, spent)
+        )
         return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
 
     def _check_whole(self, said: int) -> None:
@@ -144,12 +158,12 @@ class Stopwatch:
             if note.startswith(FEWER_ROWS):
                 raise Smaller(note)
 
-    def _work(self, cell: Cell, spent: EngineStats) -> dict[str, float]:
+    def _work(self, cell: Cell, prompt_tokens: int, spent: EngineStats) -> dict[str, float]:
         """Return at which rates it computed and read; nothing where the model's arithmetic is not known."""
         if self.arithmetic is None or not (spent.prefill_s and spent.decode_s):
             return {}
         shared = round(spent.shared_tokens / cell.batch_size)  # an engine need not make use of it
-        shape = Shape(cell.batch_size, cell.prompt_tokens, cell.new_tokens, shared)
+        shape = Shape(cell.batch_size, prompt_tokens, cell.new_tokens, shared)
         return {
             "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / spent.prefill_s,
             "decode_gflop_per_s": self.arithmetic.decode_gflop(shape) / spent.decode_s,

@@ -13,7 +13,7 @@ MATRIX, READING = "matrix rate", "bandwidth"
 
 
 @dataclass
-class Limits:
+class MachineRates:
     """The rates of products and of reading, as often as they were measured: the best counts."""
 
     arithmetic: Arithmetic | None

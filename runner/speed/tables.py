@@ -10,7 +10,8 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.speed.arrivals import Load, keeps_up
 from runner.speed.cells import ENERGY, GAPS, SPEEDS, Cell
-from runner.speed.limits import Limits, nearer_to
+from runner.speed.limits import MachineRates, nearer_to
+from runner.speed.real_prompts import span
 
 Series = dict[str, list[tuple[int, float]]]
 OVER_BATCHES = ("decode_tok_per_s", "output_tok_per_s", "itl_p50_s", "seconds")
@@ -25,7 +26,7 @@ def speed_of(cells: Sequence[Cell]) -> str:
     return "decode_tok_per_s" if "decode_tok_per_s" in cells[0].figures else "output_tok_per_s"
 
 
-def metrics_of_cells(cells: Sequence[Cell], limits: Limits) -> dict[str, float]:
+def metrics_of_cells(cells: Sequence[Cell], limits: MachineRates) -> dict[str, float]:
     """Return every figure of every cell that was measured: its median, its lowest and its highest value."""
     metrics: dict[str, float] = {}
     for cell in cells:
@@ -45,6 +46,7 @@ def metrics_of_loads(loads: Sequence[Load]) -> dict[str, float]:
 def _axes(cell: Cell, task: SweepConfig) -> dict[str, Any]:
     """Return a cell's place: new tokens and shares only where there are several."""
     place: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
+    place |= {"prompt_tokens": span(cell.lengths)} if not task.prompt_tokens else {}
     place |= {"new_tokens": cell.new_tokens} if len(task.new_tokens) > 1 else {}
     return place | ({"shared_prefix": cell.shared_prefix} if len(task.shared_prefix) > 1 else {})
 
@@ -79,7 +81,7 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
     return rows
 
 
-def rows_of_limits(cells: Sequence[Cell], task: SweepConfig, limits: Limits) -> list[dict[str, Any]]:
+def rows_of_limits(cells: Sequence[Cell], task: SweepConfig, limits: MachineRates) -> list[dict[str, Any]]:
     """Return the table of gaps between tokens, energy, and which share of the machine's limits each cell reached."""
     rows = []
     for cell in cells:
@@ -117,8 +119,9 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
         rest += f"_shared_{100 * cell.shared_prefix:g}" * (len(task.shared_prefix) > 1)
         for name in (*OVER_BATCHES, *OVER_PROMPTS):
             if name in cell.figures:
-                over, step = f"over_batch_size_prompt_{cell.prompt_tokens}", cell.batch_size
-                if name in OVER_PROMPTS:
+                fixed = f"prompt_{cell.prompt_tokens}" if task.prompt_tokens else "prompts"
+                over, step = f"over_batch_size_{fixed}", cell.batch_size
+                if name in OVER_PROMPTS and task.prompt_tokens:
                     over, step = f"over_prompt_tokens_batch_{cell.batch_size}", cell.prompt_tokens
                 series.setdefault(f"{name}/{over}{rest}", []).append((step, cell.median(name)))
     for load in (one for one in loads if one.seconds):

@@ -13,11 +13,12 @@ from typing import Any, TextIO
 
 from runner.core import machine
 from runner.core.errors import TrackingError
+from runner.core.files import hold, is_held
 from runner.core.result import Status
 from runner.core.uris import without_secrets
-from runner.store import begun
-from runner.store.jobs import LOCK, hold, is_held
-from runner.store.look import GRID, PARENT, Held, look
+from runner.store import pending_runs
+from runner.store.jobs import LOCK
+from runner.store.look import GRID, PARENT, StoredRuns, look
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 log = logging.getLogger(__name__)
@@ -42,17 +43,17 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
         client, experiment_id = open_store(store)
         marks = store.output_dir / GRIDS / uuid.uuid4().hex
         alive = hold(marks.with_suffix(".lock"))
-        mark = begun.add(marks, store)
+        mark = pending_runs.add(marks, store)
         with hold(store.output_dir / f"{GRIDS}.lock"):  # the same grid may be started twice at once
             held = look(store)
             run_id = next((run for run, _ in held.grids.get(grid, [])), None)
             if run_id is not None:
-                client.set_tag(run_id, begun.TAG, mark.tag)
+                client.set_tag(run_id, pending_runs.TAG, mark.tag)
                 client.update_run(run_id, status="RUNNING")
             else:
                 tags = {
                     GRID: grid,
-                    begun.TAG: mark.tag,
+                    pending_runs.TAG: mark.tag,
                     "output_dir": str(store.output_dir.resolve()),
                     "mlflow.runName": f"grid of {len(plan)} jobs",
                     "mlflow.source.name": "runner",
@@ -103,24 +104,24 @@ def end_dead(output_dir: Path) -> None:
     for lock in sorted((output_dir / GRIDS).glob("*.lock")):
         with suppress(OSError), hold(lock, wait=False) as alive:  # refused while its process lives
             marks = lock.with_suffix("")
-            begun.end_dead(marks, output_dir, Status.KILLED)
-            if not begun.left(marks):
+            pending_runs.end_dead(marks, output_dir, Status.KILLED)
+            if not pending_runs.left(marks):
                 _forget(alive)
-    for marks in sorted((output_dir / "jobs").glob(f"*/{begun.FILE}")):  # of jobs that nobody may ask for again
+    for marks in sorted((output_dir / "jobs").glob(f"*/{pending_runs.FILE}")):  # of jobs that nobody may ask for again
         with suppress(OSError), hold(marks.with_name(LOCK), wait=False):
-            begun.end_dead(marks, output_dir, Status.KILLED)
+            pending_runs.end_dead(marks, output_dir, Status.KILLED)
 
 
-def end_left(store: Store, held: Held) -> None:
+def end_left(store: Store, held: StoredRuns) -> None:
     """End what the store shows as RUNNING though nobody is doing it: it was away when its process was missed."""
     locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
-    alive = set().union(*(begun.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock)))
+    alive = set().union(*(pending_runs.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock)))
     dead = []
     for run_id, tags in held.running.items():
         job_id = tags.get("job_id")
-        lives = is_held(store.output_dir / "jobs" / job_id / LOCK) if job_id else tags.get(begun.TAG) in alive
-        dead += [run_id] if begun.is_here(store, tags) and not lives else []
-    begun.end_runs(store, dead, Status.KILLED)
+        lives = is_held(store.output_dir / "jobs" / job_id / LOCK) if job_id else tags.get(pending_runs.TAG) in alive
+        dead += [run_id] if pending_runs.is_here(store, tags) and not lives else []
+    pending_runs.end_runs(store, dead, Status.KILLED)
 
 
 def _forget(alive: TextIO) -> None:

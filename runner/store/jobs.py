@@ -7,28 +7,26 @@ Whoever asks for the same job again gets the recorded result; whoever was interr
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core import machine
 from runner.core.console import say
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
+from runner.core.files import hold, write_atomically
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
-from runner.core.texts import parse_json
 from runner.store.artifacts import first_changed
-from runner.store.lines import GrowingFile, damaged, read_evidence
+from runner.store.lines import GrowingFile, damaged, read_evidence, there
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class Job:
 
     job_id: str
     folder: Path
-    kin: str = ""  # the part of its identity that it shares with jobs that put other questions; empty: it has none
+    sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings
 
     @property
     def samples_path(self) -> Path:
@@ -69,18 +67,18 @@ class Job:
     def last_record(self) -> Record | None:
         """Return what result.json says, however the job ended."""
         path = self.folder / "result.json"
-        if not path.exists():
+        if not there(path):
             return None
         try:
-            return Record.from_dict(parse_json(path.read_text(encoding="utf-8")))
+            return Record.from_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvidenceError(
-                f"{path} is not a readable result ({error}). Move it away, or run with rerun=true to replace it"
+                f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it"
             ) from error
 
     def write_record(self, record: Record) -> None:
         """Replace result.json in one step, so that a crash leaves the old one or the new one."""
-        write_atomically(self.folder / "result.json", json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.folder / "result.json", record.to_json())
 
     def evidence(self) -> list[Path]:
         """Return what runs of this job have left in its folder; hidden files are the ledger's own."""
@@ -120,11 +118,11 @@ def identify(
     task_version: int,
     evidence: dict[str, str],
     measures: bool,
-    apart: frozenset[str] = frozenset(),
+    ignored_for_reuse: frozenset[str] = frozenset(),
 ) -> Job:
     """Name the job by what can change its answer: config, hashes of what it reads, scoring, machine.
 
-    `apart` are the keys and hashes in which jobs may differ whose answers to the same questions are the same.
+    Jobs that differ only in the keys and hashes `ignored_for_reuse` have the same answers to the same questions.
     """
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
@@ -136,9 +134,9 @@ def identify(
         identity |= {"machine": machine.describe(), "versions": machine.versions()}
     job_id = f"{config.task.name}-{_short_hash(identity)}"
     for part in ("config", "evidence"):
-        identity[part] = {key: value for key, value in identity[part].items() if key not in apart}
-    kin = _short_hash(identity) if apart else ""
-    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id, kin)
+        identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
+    sibling_key = _short_hash(identity) if ignored_for_reuse else ""
+    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id, sibling_key)
 
 
 def _short_hash(identity: dict[str, Any]) -> str:
@@ -149,6 +147,7 @@ def _short_hash(identity: dict[str, Any]) -> str:
 @contextmanager
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
     """Hold the job against other processes; while another one has it, say so and wait for it, or raise JobHeld."""
+    _refuse_pipes(job.folder)
     held = f"{job.job_id} is being done by another process"
     try:
         try:
@@ -156,7 +155,7 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             if not wait:
                 raise
-            say(f"{held}: waiting for its end")
+            say(f"{held}: waiting for it to finish")
             lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
         raise JobHeld(held) from error
@@ -166,27 +165,11 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def hold(file: Path, wait: bool = True) -> TextIO:
-    """Hold a file until it is closed or this process dies: a lock, unlike a process id, is never given again."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    held = file.open("a")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        held.close()
-        raise
-    return held
-
-
-def is_held(file: Path) -> bool:
-    """Whether a living process holds a file."""
-    if not file.exists():
-        return False
-    try:
-        hold(file, wait=False).close()
-    except BlockingIOError:
-        return True
-    return False
+def _refuse_pipes(folder: Path) -> None:
+    """Refuse a folder with what would be waited for, or read, without end where a file is expected."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise EvidenceError(f"{path} is no file, and this folder holds a job's files: move it away")
 
 
 class Recorder:
@@ -226,10 +209,10 @@ class Recorder:
         """All that came of the job's questions, errors too."""
         return self.done | self.failed
 
-    def verify(self, index: int, why_not: str | None) -> None:
+    def verify(self, index: int, rejection_reason: str | None) -> None:
         """Refuse a sample that an earlier start has left, by its line, where there is a reason to."""
-        if why_not is not None:
-            raise damaged(self.path, self._lines[index], why_not)
+        if rejection_reason is not None:
+            raise damaged(self.path, self._lines[index], rejection_reason)
 
     def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
         """Return a progress bar to use in a `with`."""
@@ -254,14 +237,3 @@ def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
             raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
         samples[sample.index] = number, sample
     return samples
-
-
-def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(path, error, key) from error

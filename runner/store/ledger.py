@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, measured_keys
 from runner.core import machine, signals
 from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
 from runner.core.uris import without_secrets
-from runner.store import begun, jobs, mlflow_store, tracking
+from runner.store import jobs, mlflow_store, pending_runs, tracking
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +108,19 @@ def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: 
             if record is None or record.status is not Status.FINISHED:
                 dead = new_record(config, job, task_version)
                 job.write_record(replace(dead, status=status, error=message))
-            begun.end_dead(job.folder / begun.FILE, job.folder.parents[1], status)
+            pending_runs.end_dead(job.folder / pending_runs.FILE, job.folder.parents[1], status)
     except RunnerError as error:
         log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
 
 
 def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
     """Return a recorded result, after asking the store for its run; where it is gone, it is logged again."""
-    log.info("%s is already done: this is the recorded result (rerun=true does it again)", job.job_id)
+    log.info("%s is already done: this is the recorded result (rerun=all does it again)", job.job_id)
+    asked = dict(tracking.flatten(config))
+    for key in measured_keys(config):
+        if record.params.get(key, asked[key]) != asked[key]:
+            what = f"{key}={asked[key]} changes no answer, and what is recorded was measured with {record.params[key]}"
+            log.info("%s: rerun=all measures anew", what)
     record.from_ledger = True
     record.output_dir = str(job.folder)  # the output folder may have been moved
     store = mlflow_store.store_of(config)

@@ -45,7 +45,7 @@ def read_evidence(
 
     `parse` raises ValueError, KeyError or TypeError for a line that is not what it should be; its number is named.
     """
-    if not path.exists():
+    if not there(path):
         return
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
@@ -58,9 +58,16 @@ def read_evidence(
             raise damaged(path, number, f"is not a {noun} ({error})") from error
 
 
+def there(path: Path) -> bool:
+    """Whether a file of evidence is there; EvidenceError for what is no file, where reading may have no end."""
+    if path.is_file() or not path.exists():
+        return path.is_file()
+    raise EvidenceError(f"{path} is no file, and evidence of this job would stand there: move it away")
+
+
 def damaged(path: Path, number: int, why: str) -> EvidenceError:
     """Return the error about a line that cannot be gone on from."""
     return EvidenceError(
-        f"{path}, line {number} {why}. Nothing was changed: mend or delete that line, or run with rerun=true to "
+        f"{path}, line {number} {why}. Nothing was changed: mend or delete that line, or run with rerun=all to "
         "generate all samples again"
     )

@@ -29,7 +29,7 @@ NEWEST = " order by runs.start_time desc, runs.rowid desc"
 
 
 @dataclass
-class Held:
+class StoredRuns:
     """The runs of an experiment that were not deleted, the newest first."""
 
     jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)  # FINISHED ones: job -> run -> its parent
@@ -51,9 +51,9 @@ class Held:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
 
-def look(store: Store, job_id: str | None = None) -> Held:
+def look(store: Store, job_id: str | None = None) -> StoredRuns:
     """Return what the store holds, of all jobs or of one."""
-    held = Held()
+    held = StoredRuns()
     with clear_errors(store.uri):
         read = _from_mlflow if sqlite_path(store.uri) is None else _from_sqlite
         for run_id, status, tags in read(store, job_id):

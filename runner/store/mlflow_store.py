@@ -5,7 +5,6 @@ MLflow is imported inside the functions: it costs more than a second.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shlex
@@ -20,9 +19,9 @@ from urllib.parse import urlsplit
 from runner.config.root import RunnerConfig
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
+from runner.core.files import hold
 from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
 from runner.store import moved
-from runner.store.jobs import hold
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
@@ -169,7 +168,7 @@ def _open_first(store: Store) -> tuple[Any, str]:
             refuse_deleted(store, experiment.lifecycle_stage, experiment.experiment_id)
             return client, experiment.experiment_id
         # A server keeps files itself; for a database of one's own MLflow would put them where the command was given.
-        artifacts = (output_dir / "mlartifacts").resolve().as_uri() if uri.startswith(DATABASES) else None
+        artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
         return client, _create_experiment(client, name, artifacts)
 
 
@@ -277,8 +276,7 @@ def _create_sqlite(uri: str) -> None:
         return
     from mlflow import MlflowClient
 
-    with path.open("rb") as place:
-        fcntl.flock(place, fcntl.LOCK_EX)  # runners with other output folders may be about to make it, too
+    with hold(path):  # runners with other output folders may be about to make it, too
         if path.stat().st_size:
             return
         fresh = path.with_name(f".{path.name}.new")

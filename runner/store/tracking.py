@@ -17,11 +17,12 @@ from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
+from runner.core.fields import choice_of
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
-from runner.store import begun
+from runner.store import pending_runs
 from runner.store.jobs import Job
-from runner.store.look import PARENT, Held, look
+from runner.store.look import PARENT, StoredRuns, look
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
@@ -37,7 +38,7 @@ class Tracker:
     client: Any = None
     run_id: str | None = None
     problem: TrackingError | None = None  # why nothing can be logged, though something should be
-    mark: begun.Mark | None = None  # of the run, until it has ended
+    mark: pending_runs.PendingRun | None = None  # of the run, until it has ended
 
     @property
     def uri(self) -> str | None:
@@ -53,17 +54,17 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         if store.parent_run_id is None:
             end_dead(store, job)
         else:  # a grid has asked the store for all of its jobs at once
-            begun.end_dead(job.folder / begun.FILE, store.output_dir, Status.KILLED)
+            pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
         client, experiment_id = open_store(store)
         from mlflow.entities import Param  # after its settings, which opening the store has made
 
-        mark = begun.add(job.folder / begun.FILE, store)
+        mark = pending_runs.add(job.folder / pending_runs.FILE, store)
         tags = {
             "job_id": job.job_id,
             "task": record.task,
             "task_version": str(record.task_version),
             "output_dir": os.path.realpath(job.folder),
-            begun.TAG: mark.tag,
+            pending_runs.TAG: mark.tag,
             "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
         }
@@ -79,11 +80,12 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
     return Tracker(store, client, run_id, mark=mark)
 
 
-def end_dead(store: Store, job: Job) -> Held:
+def end_dead(store: Store, job: Job) -> StoredRuns:
     """End what a dead process has left RUNNING of a job that the caller holds; return what the store has of it."""
-    begun.end_dead(job.folder / begun.FILE, store.output_dir, Status.KILLED)
+    pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
     held = look(store, job.job_id)
-    begun.end_runs(store, (run for run, tags in held.running.items() if begun.is_here(store, tags)), Status.KILLED)
+    dead = (run for run, tags in held.running.items() if pending_runs.is_here(store, tags))
+    pending_runs.end_runs(store, dead, Status.KILLED)
     return held
 
 
@@ -138,7 +140,7 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
                 client.log_artifact(run_id, str(file))
         client.set_terminated(run_id, record.status.value)
     if tracker.mark is not None:
-        begun.drop(job.folder / begun.FILE, tracker.mark)
+        pending_runs.drop(job.folder / pending_runs.FILE, tracker.mark)
 
 
 def run_name(config: RunnerConfig) -> str:
@@ -153,6 +155,8 @@ def run_name(config: RunnerConfig) -> str:
 def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield every resolved key with its value as text."""
     assert is_dataclass(config)
+    if (choice := choice_of(config)) is not None:
+        yield f"{prefix}name", choice
     for item in fields(config):
         value = getattr(config, item.name)
         if is_dataclass(value):

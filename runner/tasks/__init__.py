@@ -1,1 +1,1 @@
-"""The work: a task is a module with its own config; tasks never import each other."""
+"""The work: a file or a folder per task, and what they share (base, completing, named_job)."""

@@ -18,6 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Archive, ArchiveConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
+from runner.core.files import hold_folder
+from runner.core.machine import MIB
 from runner.core.result import Result
 from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_complete
@@ -30,20 +32,19 @@ VERSION = 1
 USES = frozenset({Uses.own_location})
 FROM_LEDGER = True
 
-MIB = machine.MIB
 KEY = "task.output_dir"
 MADE_FROM = "archived_from"  # SHA-256 of the manifest that a run began with
 
 
 @dataclass
-class Parts(Inputs):
+class ArchiveInputs(Inputs):
     """The manifest of the parts."""
 
     task: ArchiveConfig
     manifest: Manifest
 
 
-def prepare(config: RunnerConfig) -> Parts:
+def prepare(config: RunnerConfig) -> ArchiveInputs:
     """Read the manifest and hash it; parts that are in the wanted form already are an error."""
     task = config.task
     assert isinstance(task, ArchiveConfig)
@@ -52,10 +53,10 @@ def prepare(config: RunnerConfig) -> Parts:
         state = "no archive: its parts are as they are loaded" if manifest.archive is None else "an archive already"
         raise ConfigError(f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}")
     codec()  # says at once what is not installed
-    return Parts({"manifest": manifest.sha256}, task, manifest)
+    return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
 
-def run(inputs: Parts, context: Context) -> Result:
+def run(inputs: ArchiveInputs, context: Context) -> Result:
     """Write the parts in their other form, and the files around them as they are."""
     machine.reset_peak()
     started, manifest, recorder = time.perf_counter(), inputs.manifest, context.recorder
@@ -70,7 +71,7 @@ def run(inputs: Parts, context: Context) -> Result:
     byteio.make_folder(folder)
     write_started, raw_bytes = time.perf_counter(), sum(part.raw.nbytes for part in manifest.parts)
     total = sum(part.raw.nbytes for part in todo)
-    with byteio.hold(folder, KEY), recorder.progress(total, "archive", "bytes") as bar:
+    with hold_folder(folder, KEY), recorder.progress(total, "archive", "bytes") as bar:
         meter = Meter(bar)
         byteio.write_json(folder / UNFINISHED, unfinished | _in_order(done))
         _copy_small(manifest, folder)

@@ -7,7 +7,6 @@ from that alone, so nobody outside asks which task it is.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, cast
@@ -36,7 +35,7 @@ class Inputs:
 
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # of these and of the config's keys, those in which jobs may differ that take answers over from one another
-    apart: frozenset[str] = field(default=frozenset(), kw_only=True)
+    ignored_for_reuse: frozenset[str] = field(default=frozenset(), kw_only=True)
     count: int | None = field(default=None, kw_only=True)  # questions or prompts that are put, for an estimate of time
     after: str = field(default="", kw_only=True)  # the id of a job that has to be done before; empty: none
     second: RunnerConfig | None = field(default=None, kw_only=True)  # of a model that is loaded beside the job's own
@@ -50,19 +49,7 @@ class Context:
     config: RunnerConfig
     recorder: Recorder
     resolved: Resolved
-    open_engine: Callable[[], Engine]
-    _engine: Engine | None = field(default=None, repr=False)
-
-    def engine(self) -> Engine:
-        """Return the job's engine, opened at the first call: a job that never asks never imports torch."""
-        if self._engine is None:
-            self._engine = self.open_engine()
-        return self._engine
-
-    def close(self) -> None:
-        """Close the engine, if one was opened."""
-        if self._engine is not None:
-            self._engine.close()
+    engine: Engine  # built at its first use: a job that never asks it never imports torch
 
 
 class Task(Protocol):
@@ -70,8 +57,6 @@ class Task(Protocol):
 
     deliver(inputs, config, job, result): hand over what keys outside the identity ask for now and did not ask for then
     preview(inputs, config, resolved): return lines for a plan, without a weight; empty where there are none
-    predict_mib(config): return the memory that the job needs, which loads from a location of its own
-    joins(config): under torchrun, serve the process that has the job and return the exit code; None in that process
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently

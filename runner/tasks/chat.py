@@ -13,20 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.config.generation import RANGES
 from runner.config.root import RunnerConfig
+from runner.config.sampling import PARAMETERS, Sampling
 from runner.config.task import ChatConfig
 from runner.core import machine, terminal
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, RunnerError, unknown
+from runner.core.files import write_atomically
 from runner.core.result import FinishReason, Result
+from runner.core.sides import answered_by
 from runner.core.texts import read_text
 from runner.datasets.prompts import read_conversation
-from runner.engines.base import Capability, Completion, Engine, Message, NoChatTemplate, Request, Sampling, require
+from runner.engines.base import Capability, Completion, Engine, Event, Message, NoChatTemplate, Request, gather, require
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
-from runner.scorers.totals import count_completions
-from runner.store.jobs import write_atomically
+from runner.scorers.totals import count_completions, who_did_what
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.completing import sample_of
@@ -36,7 +37,7 @@ USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = False
 
 QUIT = ("quit", "exit", "/quit", "/exit")
-SETTINGS = (*RANGES, "max_new_tokens", "seed")
+SETTINGS = (*PARAMETERS, "max_new_tokens", "seed")
 HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
 NO_TEMPLATE = "the model has no chat template: turns are put as `User: …` and `Assistant: …`"
 PLAIN_STOP = ("\nUser:",)
@@ -62,9 +63,9 @@ def prepare(config: RunnerConfig) -> Opening:
 
 def run(inputs: Opening, context: Context) -> Result:
     """Talk until the user has had enough."""
-    company = machine.Company()
+    contention = machine.Contention()
     machine.reset_peak()
-    engine, recorder = context.engine(), context.recorder
+    engine, recorder = context.engine, context.recorder
     require(engine, "task=chat", [Capability.deltas])
     with recorder.progress(None, "loading"):
         report = engine.load()
@@ -75,10 +76,13 @@ def run(inputs: Opening, context: Context) -> Result:
         chat = Chat(session, engine, context, inputs.messages)
         chat.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
-    measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), company.describe())
+    measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
     cancelled = sum(sample.finish_reason is FinishReason.cancelled for sample in samples)
-    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics
-    return Result(metrics, facts=measured.facts, notes=report.notes + engine.stats.notes + chat.notes)
+    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | who_did_what(samples)
+    said_by = answered_by(samples)
+    facts = measured.facts | ({"answered_by": said_by} if said_by else {})
+    notes = report.notes + engine.stats.notes + chat.notes
+    return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
 
 class Chat:
@@ -117,6 +121,7 @@ class Chat:
                     else:
                         self._answer(line, pressed)
                 except RunnerError as error:
+                    self.session.check()
                     if not (self.turns or line.startswith("/")):  # whom no first turn reaches, no other one will
                         raise
                     say(f"error: {error}")
@@ -132,15 +137,19 @@ class Chat:
         asked, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
         self._submit(asked)
         pressed[:] = [False]
-        completion = None
-        while completion is None:
-            for event in self.session.step():
+        completions: list[Completion] = []
+
+        def listen(events: list[Event]) -> None:
+            for event in events:
                 if isinstance(event, Completion):
-                    completion = event
+                    completions.append(event)
                 else:
                     print(plain(event.text), end="", flush=True)
             if pressed[0]:
                 self.session.cancel(self.turns)
+
+        gather(self.session, [], listen)
+        [completion] = completions
         print(flush=True)
         pressed.clear()
         self.recorder.sample(replace(sample_of(completion), question=text))
@@ -189,13 +198,16 @@ class Chat:
             if key not in SETTINGS:
                 raise ConfigError(f"/set {assignment}: {unknown('setting', key, SETTINGS)}")
             try:
-                number: Any = float(value) if key in ("temperature", "top_p", "repetition_penalty") else int(value)
+                number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
             except ValueError as error:
                 raise ConfigError(f"/set {assignment}: {value or 'nothing'} is no number") from error
-            if key == "max_new_tokens":
-                self.max_new_tokens = Request(0, "", max_new_tokens=int(number)).max_new_tokens or 1
-            else:
-                self.sampling = replace(self.sampling, **{key: number})
+            try:
+                if key == "max_new_tokens":
+                    self.max_new_tokens = Request(0, "", max_new_tokens=int(number)).max_new_tokens or 1
+                else:
+                    self.sampling = replace(self.sampling, **{key: number})
+            except ConfigError as error:  # in the words that the user has typed
+                raise ConfigError(f"/set {assignment}: {str(error).partition(': ')[2]}") from error
         held = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
         say("  ".join(f"{name}={held[name]}" for name in SETTINGS if held[name] is not None))
 

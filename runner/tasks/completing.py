@@ -1,24 +1,36 @@
 """What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
 
-No task itself: a helper of `gsm8k`, `generate` and `pipeline`. An answer that ended in an error is none: it stays among
-the samples as evidence, the job has FAILED, and the next start asks again. Where the error is permanent, such as a
-prompt that is longer than the model reads, the next start says what stands and loads nothing; rerun=failed asks again.
+No task itself: a helper of `gsm8k`, `generate` and `likelihood`. An answer that ended in an error is none: it stays
+among the samples as evidence, the job has FAILED, and the next start asks again. Where the error is permanent, such
+as a prompt that is longer than the model reads, the next start says what stands and loads nothing; rerun=failed asks
+again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol
 
 from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.result import Choice, Sample
-from runner.engines.base import Completion, Engine, EngineReport, Request, RequestId, complete, request_sha256, require
-from runner.scorers.totals import answered_by, who_did_what
-from runner.store import kin
+from runner.core.sides import answered_by
+from runner.engines.base import (
+    Completion,
+    Engine,
+    EngineReport,
+    Event,
+    Request,
+    RequestId,
+    gather,
+    request_sha256,
+    require,
+)
+from runner.scorers.totals import who_did_what
+from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context
@@ -43,12 +55,12 @@ class Completed:
         return self.measured.facts if self.measured else self.known
 
     @property
-    def parts(self) -> list[dict[str, Any]]:
-        """Of the model, one line per part, where it has several."""
-        return self.measured.report.parts if self.measured else []
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """What the model's parts took, where it has several."""
+        return self.measured.tables if self.measured else {}
 
 
-class Watch(Protocol):
+class StopRule(Protocol):
     """Looks at samples in the order of the questions, whichever came first, and says when they are enough."""
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
@@ -67,22 +79,22 @@ def complete_missing(
     context: Context,
     to_sample: Callable[..., Sample],
     news: Callable[[Sample], dict[str, str]] = lambda _: {},
-    why_not: Callable[[Sample], str | None] = lambda _: None,
+    rejection_reason: Callable[[Sample], str | None] = lambda _: None,
     adopted: Callable[[Sample], Sample | None] = lambda _: None,
     look: Callable[[Engine, EngineReport], None] = lambda *_: None,
-    watch: Watch | None = None,
+    watch: StopRule | None = None,
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
     `to_sample` is given all completions of a request. `news` is asked about each new sample for what the progress bar
-    shows besides the speed, `why_not` about each that an earlier start has left: the reason why it is none of this
-    job's, `adopted` about each that another job has: as this job would have it, or None. `look` may add to what is
+    shows besides the speed, `rejection_reason` about each that an earlier start has left: why it is none of this job's,
+    `adopted` about each that another job has: as this job would have it, or None. `look` may add to what is
     said of the engine, once it is loaded. When a `watch` has enough, those under way are dropped, and only the samples
     up to there are returned. A job without any answer has failed.
     """
     recorder = context.recorder
-    kin.mark(recorder.job)
-    refuse_foreign(recorder, requests, why_not)
+    sibling_jobs.mark(recorder.job)
+    refuse_foreign(recorder, requests, rejection_reason)
     todo = to_ask(requests, context)
     asked = {int(request.id) for request in todo}
     settled = {index: sample for index, sample in recorder.samples.items() if index not in asked}
@@ -90,19 +102,19 @@ def complete_missing(
     done.measured = earlier = Measured.read(recorder.folder) if settled else None
     taken: dict[int, Sample] = {}
     if todo and context.config.rerun not in (True, "all"):
-        taken, done.notes = kin.offered(recorder.job, asked, adopted)
+        taken, done.notes = sibling_jobs.reusable(recorder.job, asked, adopted)
         todo = [request for request in todo if request.id not in taken]
     enough = watch.begin(settled | taken) if watch is not None else None
     if enough is not None:
         todo, taken = [], {index: sample for index, sample in taken.items() if index < enough}
     again = sum(request.id in recorder.failed for request in todo)
     if todo:
-        company = machine.Company()
+        contention = machine.Contention()
         machine.reset_peak()
-        engine = context.engine()
+        engine = context.engine
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
-            measuring = Measuring(engine, company, recorder.folder, earlier)
+            measuring = Measuring(engine, engine.load(), contention, recorder.folder, earlier)
             look(engine, measuring.report)
             refuse_other_prompts(recorder, requests, engine)
             offered = [request for request in requests if request.id in taken]
@@ -120,18 +132,19 @@ def complete_missing(
                 bar.show(ended + engine.stats.under_way, **last_news, **measuring.live())
 
             show()
-            ahead = watch.ahead if watch is not None else None
-            with closing(completed(engine, todo, on_step=show, ahead=ahead)) as stream:
-                for choices in stream:
-                    sample = to_sample(*choices)
-                    recorder.sample(sample)
-                    measuring.keep_now_and_then()
-                    ended += 1
-                    enough = watch.hear(sample) if watch is not None else None
-                    last_news = news(sample)
-                    show()
-                    if enough is not None:
-                        break
+
+            def record(*choices: Completion) -> bool:
+                nonlocal ended, enough, last_news
+                sample = to_sample(*choices)
+                recorder.sample(sample)
+                measuring.keep_now_and_then()
+                ended += 1
+                enough = watch.hear(sample) if watch is not None else None
+                last_news = news(sample)
+                show()
+                return enough is None
+
+            each_request(engine, todo, record, on_step=show, ahead=watch.ahead if watch is not None else None)
         done.measured = measuring.keep()
     else:
         take(recorder, taken)
@@ -159,7 +172,7 @@ def complete_beside(
     context: Context,
     file: str,
     to_sample: Callable[..., Sample],
-    why_not: Callable[[Sample], str | None],
+    rejection_reason: Callable[[Sample], str | None],
     batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
     """Complete what a job asks besides its questions, into a file of its own; return all of it, and its problems.
@@ -168,38 +181,53 @@ def complete_beside(
     """
     recorder = Recorder(context.recorder.job, file)
     try:
-        refuse_foreign(recorder, requests, why_not)
+        refuse_foreign(recorder, requests, rejection_reason)
         todo = to_ask(requests, context, recorder)
         if todo:
-            engine = context.engine()
+            engine = context.engine
             require(engine, what, frozenset().union(*(request.needs for request in todo)))
             with recorder.progress(len(requests), what) as bar:
                 engine.load()
                 refuse_other_prompts(recorder, requests, engine)
-                for ended, choices in enumerate(completed(engine, todo, batch_size), len(requests) - len(todo) + 1):
+                ended = count(len(requests) - len(todo) + 1)
+
+                def record(*choices: Completion) -> None:
                     recorder.sample(to_sample(*choices))
-                    bar.show(ended)
+                    bar.show(next(ended))
+
+                each_request(engine, todo, record, batch_size)
         samples = [recorder.samples[int(request.id)] for request in requests]
         return samples, [f"{what}: {problem}" for problem in unanswered(samples)]
     finally:
         recorder.close()
 
 
-def completed(
+def each_request(
     engine: Engine,
     requests: list[Request],
+    listener: Callable[..., bool | None],
     batch_size: int | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[], None] = lambda: None,
     ahead: Callable[[int], int] | None = None,
-) -> Generator[list[Completion], None, None]:
-    """Yield the completions of each request as soon as all of them are there, in their order."""
+) -> None:
+    """Hand over the completions of each request, in their order, once all of them are there; False ends the rest."""
     asked = {request.id: request.n for request in requests}
     there: dict[RequestId, list[Completion]] = {}
-    for completion in complete(engine, requests, batch_size, on_step, ahead=ahead):
-        choices = there.setdefault(completion.id, [])
-        choices.append(completion)
-        if len(choices) == asked[completion.id]:
-            yield sorted(there.pop(completion.id), key=lambda one: one.choice)
+
+    def listen(events: list[Event]) -> bool:
+        on_step()
+        for event in events:
+            if isinstance(event, Completion):
+                choices = there.setdefault(event.id, [])
+                choices.append(event)
+                if len(choices) == asked[event.id]:
+                    choices = sorted(there.pop(event.id), key=lambda one: one.choice)
+                    if listener(*choices) is False:
+                        return False
+        return True
+
+    with engine.open(batch_size) as session:
+        gather(session, requests, listen, ahead)
 
 
 def take(recorder: Recorder, samples: dict[int, Sample]) -> None:
@@ -210,8 +238,8 @@ def take(recorder: Recorder, samples: dict[int, Sample]) -> None:
 
 def where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str]:
     """Say of samples where they come from, unless they were all generated just now."""
-    generated = sum(sample.taken_from is None for sample in own)
-    givers = Counter(sample.taken_from for sample in samples if sample.taken_from is not None)
+    generated = sum(sample.reused_from is None for sample in own)
+    givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(generated)
     notes += [f"{again} samples that had ended in an error were asked again"] * bool(again)
     return notes + [
@@ -223,9 +251,9 @@ def where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str
 
 def said_elsewhere(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
     """Return what the job that gave the most samples has said of its engine; nothing that was measured."""
-    givers = Counter(sample.taken_from for sample in samples if sample.taken_from is not None)
+    givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     for giver, _ in givers.most_common():
-        if measured := Measured.read(kin.folder_of(recorder.job, str(giver))):
+        if measured := Measured.read(sibling_jobs.folder_of(recorder.job, str(giver))):
             return measured.report
     return None
 
@@ -263,12 +291,14 @@ def unanswered(samples: list[Sample]) -> list[str]:
     ]
 
 
-def refuse_foreign(recorder: Recorder, requests: list[Request], why_not: Callable[[Sample], str | None]) -> None:
+def refuse_foreign(
+    recorder: Recorder, requests: list[Request], rejection_reason: Callable[[Sample], str | None]
+) -> None:
     """Refuse samples on disk that are none of this job's, or that it would judge in another way."""
     asked = {request.id for request in requests}
     for index, sample in recorder.samples.items():
         foreign = f"is sample {index}, and this job has {len(requests)} prompts" if index not in asked else None
-        recorder.verify(index, foreign or why_not(sample))
+        recorder.verify(index, foreign or rejection_reason(sample))
 
 
 def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: Engine) -> None:

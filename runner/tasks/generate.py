@@ -13,11 +13,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
 from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
+from runner.core.files import write_atomically
 from runner.core.result import COMPLETIONS, Result, Sample
 from runner.datasets.prompts import (
     STDIN,
@@ -29,11 +31,12 @@ from runner.datasets.prompts import (
     load_prompts,
     prompts_sha256,
 )
-from runner.engines.base import Engine, Request
+from runner.engines.base import Request
+from runner.engines.kinds import kind_of
 from runner.scorers.totals import count_completions
-from runner.store.jobs import Job, read_samples, write_atomically
+from runner.store.jobs import Job, read_samples
 from runner.tasks.base import Context, Inputs, Uses
-from runner.tasks.completing import complete_missing, sample_of, to_ask
+from runner.tasks.completing import complete_missing, sample_of
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -87,31 +90,31 @@ def run(inputs: Prompts, context: Context) -> Result:
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     mine = check_output(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
-    looked_at = next(iter(to_ask(requests, context)), None)
-    if task.debug and looked_at is not None:
-        log_prompt(context.engine(), looked_at)
+    if task.debug:
+        log_prompt(context.config, context.resolved, requests[0])
     done = complete_missing("generate", requests, context, sample_of)
-    if task.debug and looked_at is not None:
-        for said in recorder.samples[int(looked_at.id)].said:
-            log.info("completion %s, token ids: %s", looked_at.id, said.token_ids)
-            log.info("completion %s, text: %r (%s)", looked_at.id, said.text, said.finish_reason.value)
+    if task.debug:
+        log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
     metrics = count_completions(done.samples) | done.metrics
-    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems)
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, mine)
     return result
 
 
-def deliver(inputs: Prompts, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: Prompts, config: RunnerConfig, job: Job, result: Result) -> None:
     """Hand over what was recorded earlier: as many completions as are to be shown now, the file that is asked for."""
     task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
+        if task.debug:
+            log_prompt(config, resolve(config), build_request(task, 0, prompts[0]))
+            log_completion(samples[0])
         check_output(task, prompts, samples)
         hand_over(task, prompts, samples, result)
     elif task.output is not None:
         raise EvidenceError(
             f"{job.samples_path} holds {len(samples)} of the {len(prompts)} samples that were recorded, so "
-            f"task.output={task.output} cannot be written: run with rerun=true to generate them again"
+            f"task.output={task.output} cannot be written: run with rerun=all to generate them again"
         )
 
 
@@ -121,13 +124,20 @@ def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
     return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
 
 
-def log_prompt(engine: Engine, request: Request) -> None:
-    """Log a prompt as the model sees it, special tokens and all."""
-    seen, ids = engine.encode(request)
+def log_prompt(config: RunnerConfig, resolved: Resolved, request: Request) -> None:
+    """Log a prompt as the model sees it, special tokens and all; the tokenizer is all that it takes."""
+    ((seen, ids),) = kind_of(config.model).encoded(config, resolved, [request.prompt])
     log.info("prompt %s as the model sees it: %r", request.id, seen)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, text in enumerate(request.branches, start=1):
         log.info("prompt %s, branch %d begins with %r", request.id, number, text)
+
+
+def log_completion(sample: Sample) -> None:
+    """Log how a prompt went on, token by token."""
+    for said in sample.said:
+        log.info("completion %s, token ids: %s", sample.index, said.token_ids)
+        log.info("completion %s, text: %r (%s)", sample.index, said.text, said.finish_reason.value)
 
 
 # ------------------------------------------------------------------------------------------- handing over

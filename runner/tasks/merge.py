@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoints import byteio
+from runner.compat.old_splits import FromNumbers, is_old_split, read_old_split, safetensors_dtype
 from runner.config.root import RunnerConfig
 from runner.config.task import MergeConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.core.files import hold_folder
 from runner.core.machine import MIB
 from runner.core.result import Result
 from runner.sharding import restore
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.sharding.partition_file import safetensors_dtype
-from runner.sharding.restore import FromNumbers, is_legacy, read_legacy
 from runner.sharding.write import Meter, Target
 from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses
@@ -35,33 +35,33 @@ FROM_LEDGER = True
 
 
 @dataclass
-class Parts(Inputs):
+class MergeInputs(Inputs):
     """What the parts are: a manifest, or numbers in the old form."""
 
     task: MergeConfig
     split: Manifest | FromNumbers
 
 
-def prepare(config: RunnerConfig) -> Parts:
+def prepare(config: RunnerConfig) -> MergeInputs:
     """Read the manifest and hash it: it holds the digest of everything else."""
     task = config.task
     assert isinstance(task, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
-    if is_legacy(folder):
-        partitions = read_legacy(folder)
+    if is_old_split(folder):
+        partitions = read_old_split(folder)
         kind = None if task.dtype is Dtype.auto else safetensors_dtype(task.dtype.value)
         hashes = {one.path.name: byteio.file_sha256(one.path) for one in partitions}
-        return Parts(hashes, task, FromNumbers(folder, partitions, kind))
+        return MergeInputs(hashes, task, FromNumbers(folder, partitions, kind))
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
         raise ConfigError(
             f"task.dtype={task.dtype}: only numbers in JSON without a {MANIFEST} have no dtype of their own; these "
             "parts keep theirs: leave task.dtype out"
         )
-    return Parts({"manifest": manifest.sha256}, task, manifest)
+    return MergeInputs({"manifest": manifest.sha256}, task, manifest)
 
 
-def run(inputs: Parts, context: Context) -> Result:
+def run(inputs: MergeInputs, context: Context) -> Result:
     """Check the parts, restore the files, and say how many bytes that were."""
     machine.reset_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
@@ -78,7 +78,7 @@ def run(inputs: Parts, context: Context) -> Result:
     byteio.require_space(folder, to_write)
     byteio.make_folder(folder)
     write_started = time.perf_counter()
-    with byteio.hold(folder, "task.output_dir"), recorder.progress(to_write, "merge", "bytes") as bar:
+    with hold_folder(folder, "task.output_dir"), recorder.progress(to_write, "merge", "bytes") as bar:
         meter = Meter(bar)
         for target in missing:
             bar.describe(f"write {target.name}")

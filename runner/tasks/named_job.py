@@ -1,8 +1,7 @@
 """A key that names another job of the same task, by overrides or by its id: found, and waited for.
 
-No task itself: `task.reference` of likelihoods and `task.until` of word problems share it. Overrides are set on top of
-the job's own config, so `quantization=none` is this very job without its quantization. A job that names itself names
-none.
+`task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides are set on top of the
+job's own config, so `quantization=none` is this very job without its quantization. A job that names itself names none.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.resolve import resolve
-from runner.config.choices import choose
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, unknown
+from runner.core.files import is_held
 from runner.core.result import Record
 from runner.engines.kinds import kind_of
-from runner.store.jobs import LOCK, Job, claim, identify, is_held
+from runner.store.jobs import LOCK, Job, claim, identify
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # what makes another model of it
 
@@ -57,7 +56,7 @@ def is_id(words: str, task: TaskConfig) -> bool:
 def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
     """Return a config with groups that these overrides choose: GROUP=CHOICE, and GROUP.KEY=VALUE for keys of it."""
     chosen: dict[str, str] = {}
-    keys: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
     for word in words.split():
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
@@ -65,22 +64,23 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
             what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE behind it; or the id of a job"
             raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")
         if name:
-            keys.setdefault(group, {})[name] = None if value == "null" else value
+            values[where] = None if value == "null" else value
         else:
             chosen[group] = value
-    for group in keys.keys() - chosen.keys():
-        raise ConfigError(f"{key}={words}: {group}.{next(iter(keys[group]))} needs {group}=CHOICE before it")
+    for where in values:
+        if (group := where.partition(".")[0]) not in chosen:
+            raise ConfigError(f"{key}={words}: {where} needs {group}=CHOICE before it")
+    from runner.config.compose import choose  # with Hydra, which the processes of other jobs do without
+
     try:
-        return replace(
-            config, **{group: choose(group, choice, keys.get(group, {})) for group, choice in chosen.items()}
-        )
+        return replace(config, **choose(chosen, chosen, values))
     except ConfigError as error:
         raise ConfigError(f"{key}={words}: {error}") from error
 
 
 def _evidence(config: RunnerConfig) -> dict[str, str]:
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    return kind_of(config.model).evidence(config, resolve(config), hashes)
+    return kind_of(config.model).fingerprint(config, resolve(config), hashes)
 
 
 def waited_for(job: Job) -> Record | None:

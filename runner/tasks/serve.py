@@ -20,6 +20,7 @@ from runner.core.console import say
 from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.engines.driver import Driver
+from runner.serving.name import served_name
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 1
@@ -104,13 +105,13 @@ def run(inputs: Served, context: Context) -> Result:
     task, config = inputs.task, context.config
     with closing(bound_to(task)) as bound:  # before the model is loaded: nobody else can have it then
         machine.keep_kernels(KERNELS)
-        engine = context.engine()
+        engine = context.engine
         with context.recorder.progress(None, "serve: loading"):
             report = engine.load()
         from runner.serving.server import Server  # imports FastAPI, which no other job needs
 
         machine.reset_peak()
-        company = machine.Company()
+        contention = machine.Contention()
         with Driver(engine, config.generation.batch_size) as driver:
             driver.loaded()
             server, stats = Server(config, task, driver, report), engine.stats
@@ -119,6 +120,8 @@ def run(inputs: Served, context: Context) -> Result:
                 started = time.perf_counter()
                 server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
                 served_s = time.perf_counter() - started
+        if driver.failure is not None:
+            raise driver.failure
     metrics = {
         "served_s": served_s,
         "prefill_tok_per_s": stats.prefill_tok_per_s,
@@ -128,13 +131,14 @@ def run(inputs: Served, context: Context) -> Result:
         "accepted_tokens": stats.accepted_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
-    metrics |= report.metrics | server.counters.totals(stats)
-    facts = report.facts | {"measured": company.describe(), "machine": machine.name()}
-    return Result(metrics, facts=facts, notes=report.notes + stats.notes)
+    metrics |= report.metrics | server.counters.totals(stats) | stats.of_processes
+    facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
+    return Result(metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts))
 
 
 def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:
     """Return the line that says where the server is."""
     host = f"[{inputs.task.host}]" if ":" in inputs.task.host else inputs.task.host
     demanded = f", with the key in {KEY}" if inputs.key else ""
-    return f"serving {config.model.name} at http://{host}:{bound.getsockname()[1]}{demanded} (Ctrl-C ends it)"
+    name = served_name(config, inputs.task)
+    return f"serving {name} at http://{host}:{bound.getsockname()[1]}{demanded} (Ctrl-C ends it)"

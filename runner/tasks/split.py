@@ -28,6 +28,8 @@ from runner.config.root import Print, RunnerConfig
 from runner.config.task import Explain, SplitConfig, Strategy
 from runner.core import machine
 from runner.core.errors import ConfigError
+from runner.core.files import write_atomically
+from runner.core.machine import MIB
 from runner.core.progress import Progress, tell
 from runner.core.result import Result
 from runner.engines.kinds import kind_of
@@ -38,7 +40,7 @@ from runner.sharding.partition_file import refuse_large
 from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
-from runner.store.jobs import Job, write_atomically
+from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 2
@@ -46,32 +48,31 @@ USES = frozenset({Uses.model_files})  # named by their state below: hashing them
 FROM_LEDGER = True
 
 PICTURE = "plan.svg"
-MIB = machine.MIB
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Planned(Inputs):
+class SplitInputs(Inputs):
     """Which tensors go to which part; of random weights, before they are made."""
 
     plan: Plan
 
 
-def prepare(config: RunnerConfig) -> Planned:
+def prepare(config: RunnerConfig) -> SplitInputs:
     """Plan the split, so that what cannot work is refused at once; name the source by the state of its files."""
     plan = _plan(config, may_write=False)
     if (model := local_model(config.model)).random_weights:
-        return Planned({"source": random_weights.sha256(model)}, plan)
+        return SplitInputs({"source": random_weights.sha256(model)}, plan)
     companions = {path.name: file_state(path) for path in plan.checkpoint.companions}
-    return Planned({"source": sha256_of([plan.state["files"], companions])}, plan)
+    return SplitInputs({"source": sha256_of([plan.state["files"], companions])}, plan)
 
 
-def preview(inputs: Planned, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+def preview(inputs: SplitInputs, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
     """Say what would go where."""
     return "\n".join(plan_picture.lines(inputs.plan.parts))
 
 
-def run(inputs: Planned, context: Context) -> Result:
+def run(inputs: SplitInputs, context: Context) -> Result:
     """Show the plan, then write the parts and their manifest."""
     machine.restart_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
@@ -124,7 +125,7 @@ def run(inputs: Planned, context: Context) -> Result:
     return result
 
 
-def deliver(inputs: Planned, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001 - the folder counts
+def deliver(inputs: SplitInputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001 - the folder counts
     """Look at the folder of a split that is done, and write anew what somebody has changed since."""
     task = _task(config)
     if task.explain is not None:

@@ -10,23 +10,28 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
+from runner.config.task import Framing
 from runner.core import child, machine
 from runner.core.energy import Energy
 from runner.core.errors import JobFailed
+from runner.core.files import write_atomically
 from runner.core.result import RepeatLog, Result
 from runner.engines.base import FEWER_ROWS, Capability, require
 from runner.engines.synthetic import check_room
-from runner.speed import arrivals, tables
+from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
-from runner.speed.limits import Limits
+from runner.speed.limits import MachineRates
 from runner.speed.pictures import POINTS
-from runner.store.jobs import Job, Recorder, write_atomically
+from runner.speed.real_prompts import RealPrompts
+from runner.store.jobs import Job, Recorder
 from runner.tasks.base import Context, Inputs, Uses
 
 VERSION = 3
@@ -43,32 +48,52 @@ NO_ARITHMETIC = "what this model computes and reads is not known here, so its ce
 NO_LIMITS = "there was too little memory to measure what this machine can do at most"
 IN_CACHE = "decoding read more than main memory gives: the weights, or a part of them, stay in the processor's caches"
 
+OF_THE_MEAN = "what a batch of real prompts computes and reads is counted as if each had the batch's mean length"
+
 log = logging.getLogger(__name__)
 
 
-def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
-    """Read nothing: the prompts are made up."""
-    return Inputs({})
+@dataclass
+class Prompted(Inputs):
+    """The prompts that the task names; None where they are random tokens."""
+
+    real: RealPrompts | None
 
 
-def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
+def prepare(config: RunnerConfig) -> Prompted:
+    """Read and hash the prompts; random tokens are made up later."""
+    assert isinstance(config.task, SweepConfig)
+    real = real_prompts.read(config.task)
+    return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
+
+
+def run(inputs: Prompted, context: Context) -> Result:
     """Measure every cell `repeats` times, and then each rate of requests."""
-    config, engine, recorder = context.config, context.engine(), context.recorder
+    config, engine, recorder = context.config, context.engine, context.recorder
     task = config.task
     assert isinstance(task, SweepConfig)
-    require(engine, "task=sweep", [Capability.token_ids, Capability.fixed_length])
-    free_mib, company = machine.available_mib(), machine.Company()
+    real = None if inputs.real is None else replace(inputs.real, lengths=[])  # it counts what is put
+    is_chat = real is not None and task.format is Framing.chat
+    put = Capability.chat if is_chat else Capability.token_ids
+    require(engine, "task=sweep", [put, Capability.fixed_length])
+    free_mib, contention = machine.available_mib(), machine.Contention()
     with recorder.progress(None, "sweep: loading"):
         report = engine.load()
-    check_room(report, max(task.prompt_tokens), max(task.new_tokens))
-    limits = Limits(engine.arithmetic())
+    if real is None:
+        check_room(report, max(task.prompt_tokens), max(task.new_tokens))
+    else:
+        real.fit(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
+    limits = MachineRates(engine.arithmetic())
     on_gpus, is_here = "cuda" in report.facts.get("device", ""), Capability.own_memory in engine.capabilities
     energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
-    stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy)
+    stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy, real)
     cells = measure_cells(task, stopwatch, limits, recorder)
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
+    if real is not None:
+        for cell in cells:
+            cell.prompt_tokens = real.typical
     loads = measure_loads(task, stopwatch, recorder)
     knee = arrivals.knee_of(loads)
 
@@ -82,7 +107,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         **tables.metrics_of_cells(measured, limits),
         **tables.metrics_of_loads(loads),
     }
-    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib"))
+    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.of_processes
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
@@ -93,12 +118,16 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         if measured[0].figures
         else {}
     )
+    result.tables |= engine.stats.tables(report.parts)
     if loads:
         result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, knee.rate if knee else None)
     result.series = tables.series_of(measured, loads, task)
-    result.facts |= {"measured": company.describe(), "machine": machine.name()}
-    result.facts["noise"] = noise_said(cells, limits, company.beside())
+    result.facts |= {"measured": contention.describe(), "machine": machine.name()}
+    result.facts["noise"] = noise_said(cells, limits, contention.beside())
     result.notes += _notes(cells, stopwatch, limits)
+    if real is not None:
+        result.facts["prompts"] = real.words
+        result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
     result.notes += [knee.words] if knee is not None else []
     result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
@@ -111,21 +140,22 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     return result
 
 
-def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: Prompted, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures that were not asked for then."""
     assert isinstance(config.task, SweepConfig)
     if config.task.pictures and (job.folder / POINTS).exists() and not list(job.folder.glob("*.png")):
         draw(job.folder)
 
 
-def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: Limits, recorder: Recorder) -> list[Cell]:
+def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder) -> list[Cell]:
     """Run all cells in rounds; the first ones do not count."""
     cells, repeats = cells_of(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.progress(rounds * len(cells), "sweep") as bar:
         for number in range(rounds):
             for cell in cells:
-                bar.describe(f"sweep: batch {cell.batch_size}, prompt {cell.prompt_tokens}")
+                prompt = cell.prompt_tokens or "of its own length"
+                bar.describe(f"sweep: batch {cell.batch_size}, prompt {prompt}")
                 figures = None if cell.note else stopwatch.run(cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
@@ -137,7 +167,7 @@ def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: Limits, recor
 
 def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -> list[Load]:
     """Let requests come at each rate, the lowest one first; rates beyond one that did not fit are not tried."""
-    loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed)
+    loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
     with recorder.progress(sum(len(load.asked) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
             bar.describe(f"sweep: {load.rate:g} requests/s")
@@ -158,7 +188,7 @@ def draw(folder: Path) -> None:
         log.warning("no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last)
 
 
-def noise_said(cells: list[Cell], limits: Limits, beside: str) -> str:
+def noise_said(cells: list[Cell], limits: MachineRates, beside: str) -> str:
     """Say whether the machine was quiet enough to tell figures from noise: by how far quartiles of speeds lie apart."""
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
@@ -180,10 +210,11 @@ def _best(cells: list[Cell]) -> dict[str, float]:
     speed = tables.speed_of(cells)
     best = max(cells, key=lambda cell: cell.median(speed))
     place = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
-    return {f"best_{speed}": best.median(speed), **place}
+    first = min(cell.median("ttft_s") for cell in cells)
+    return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **place}
 
 
-def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: Limits) -> list[str]:
+def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> list[str]:
     """Say what a reader of the numbers has to know."""
     measured = [cell for cell in cells if not cell.note]
     figures = measured[0].figures

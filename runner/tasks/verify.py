@@ -31,22 +31,22 @@ FROM_LEDGER = False  # what was whole yesterday may be damaged today
 
 
 @dataclass
-class Parts(Inputs):
+class VerifyInputs(Inputs):
     """The manifest of the parts."""
 
     task: VerifyConfig
     manifest: Manifest
 
 
-def prepare(config: RunnerConfig) -> Parts:
+def prepare(config: RunnerConfig) -> VerifyInputs:
     """Refuse what is no parts folder; the rest is what this task is there to find out."""
     task = config.task
     assert isinstance(task, VerifyConfig)
     manifest = read_manifest(task.parts)
-    return Parts({"manifest": manifest.sha256}, task, manifest)
+    return VerifyInputs({"manifest": manifest.sha256}, task, manifest)
 
 
-def run(inputs: Parts, context: Context) -> Result:
+def run(inputs: VerifyInputs, context: Context) -> Result:
     """Check everything, and return a table with a line for each part and all problems."""
     machine.reset_peak()
     started, task, manifest, recorder = time.perf_counter(), inputs.task, inputs.manifest, context.recorder

@@ -56,6 +56,7 @@ def test_a_workstation_holds_it_in_all_formats_and_a_large_gpu_with_many_rows(da
     assert {it["time"]["source"] for it in found["recommended"]} == {"guessed"}
 
 
+@pytest.mark.slow
 def test_limits_leave_out_with_a_reason_and_what_is_said_stays(data: Any) -> None:
     code, found = data(SEVEN, "--machine", "gpu_80gb", "--memory-gib", "12", "quantization=nf4", "task.limit=4")
     assert code == 0
@@ -66,6 +67,7 @@ def test_limits_leave_out_with_a_reason_and_what_is_said_stays(data: Any) -> Non
     assert any("0.001 are allowed" in it["why_not"] for it in found["out"])
 
 
+@pytest.mark.slow
 def test_what_is_recommended_runs_and_is_recorded_then(runner: Callable[..., Any]) -> None:
     job = ("model=embedded", "quantization=none", "task.limit=2", "generation.max_new_tokens=8", "tracking=none")
     done = runner(*job, "--quick", "--run", module="runner.advise")
@@ -87,7 +89,7 @@ def test_what_is_recommended_runs_and_is_recorded_then(runner: Callable[..., Any
         ([SEVEN, "--machine", "laptop"], "--machine laptop: no machine or file 'laptop'. Did you mean laptop_8gb?"),
         ([SEVEN, "--machine", "gpu_80gb", "--run"], "a machine that is only described runs nothing"),
         ([SEVEN, "--memory-gib", "0"], "--memory-gib 0: must be more than 0"),
-        (["qwen"], "qwen: this is no override: write KEY=VALUE"),
+        (["qwen"], "qwen: not a valid override: write KEY=VALUE"),
         (["model=qwen3_8"], "model=qwen3_8: no choice for model 'qwen3_8'. Did you mean qwen3_8b?"),
     ],
 )
@@ -104,7 +106,7 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
         ("memory_gb: 30\n", "memory_gb: no key 'memory_gb'. Did you mean memory_gib?"),
         ("memory_gib: 30\n", "bandwidth_gb_s, tflop_s is missing"),
         ("memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n", "memory_gib=much: a number from 0 is needed"),
-        ("a: [", "cannot be read as YAML"),
+        ("a: [", "it is no YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):

@@ -184,7 +184,7 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
         "": "not readable as JSON",
         "[1]": "a JSON object expected",
         "[" * 100_000: "not readable as JSON",
-        '{"version": 1, "version": 1}': "the key 'version' stands twice",
+        '{"version": 1, "version": 1}': "the key 'version' is duplicated",
         saved.read_text()[:-20]: "not readable as JSON",
         f'{{"version": {"9" * 5000}}}': "not readable as JSON",
     }.items():

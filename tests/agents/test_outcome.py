@@ -4,7 +4,7 @@ import random
 
 from runner.agents.graph import Graph
 from runner.agents.outcome import ended_by, sample_of
-from runner.agents.team import Answered, Course, Team
+from runner.agents.team import Answered, Discussion, Team
 from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.core.result import Call, FinishReason, Verdict
 from runner.datasets.gsm8k import Item
@@ -12,12 +12,12 @@ from runner.datasets.gsm8k import Item
 ITEM = Item("How many?", "#### 7", "7")
 
 
-def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False) -> Course:
+def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False) -> Discussion:
     """A debate of two, and the decision where there is one, that say this; seconds that do not add up evenly."""
     graph = Graph.of(Mode.debate, 2, seed=0)
     team = Team.of(2, [AgentRole.inspector], Domain.brief, decision)
-    course, left = Course(team, "test/0", ITEM.question, [graph.draw(random.Random(0), 0)]), list(said)
-    while turns := course.ready():
+    discussion, left = Discussion(team, "test/0", ITEM.question, [graph.draw(random.Random(0), 0)]), list(said)
+    while turns := discussion.ready():
         answers = []
         for turn in turns:
             text, reason = left.pop(0)
@@ -25,8 +25,8 @@ def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: 
             call = Call(turn.who, "sha", 10, text, [1, 2], reason, 0.1 + len(left) / 3, error=error)
             answers.append(Answered(turn, call, cost_usd=0.25))
         for answered in reversed(answers) if backwards else answers:
-            course.take(answered)
-    return course
+            discussion.take(answered)
+    return discussion
 
 
 STOP, LENGTH, ERROR = FinishReason.stop, FinishReason.length, FinishReason.error
@@ -34,7 +34,7 @@ STOP, LENGTH, ERROR = FinishReason.stop, FinishReason.length, FinishReason.error
 
 def test_verdicts() -> None:
     vote, last, final = DecisionMethod.majority_vote, DecisionMethod.direct, DecisionMethod.final_refer
-    for course, verdict in (
+    for discussion, verdict in (
         (ended(vote, ("7", STOP), ("8", STOP)), Verdict.correct),
         (ended(last, ("7", STOP), ("8", STOP)), Verdict.wrong),
         (ended(last, ("7", STOP), ("none", STOP)), Verdict.no_answer),
@@ -44,7 +44,7 @@ def test_verdicts() -> None:
         (ended(vote, ("7", STOP), ("3 and", LENGTH)), Verdict.correct),
         (ended(final, ("1", STOP), ("2", STOP), ("7", STOP)), Verdict.correct),
     ):
-        assert sample_of(0, ITEM, course).verdict is verdict
+        assert sample_of(0, ITEM, discussion).verdict is verdict
     assert ended_by(ended(vote, ("7", STOP), ("3 and", LENGTH))) is STOP
 
 

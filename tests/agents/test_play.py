@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from opening import open_engine
 
 from runner.agents.graph import Graph
 from runner.agents.play import LOTS, Player
 from runner.agents.sandbox import CodeOutcome, CodeStatus
-from runner.agents.team import Answered, Course, Team, Turn
+from runner.agents.team import AgentCall, Answered, Discussion, Team
 from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
@@ -18,7 +19,6 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.embedded.problems import Split, problems
-from runner.engines import open_engine
 from runner.engines.base import Capability, Completion, Event, Request, RequestId
 from runner.engines.session import Session
 
@@ -26,15 +26,15 @@ EMBEDDED = Path(__file__).parents[2] / "runner" / "embedded" / "model"
 Make = Callable[..., RunnerConfig]
 
 
-def courses(
+def discussions(
     count: int, mode: Mode = Mode.chain, roles: Sequence[AgentRole] | None = None, rounds: int = 1
-) -> list[Course]:
+) -> list[Discussion]:
     graph = Graph.of(mode, 4, seed=0)
     team = Team.of(4, roles or [AgentRole.inspector], Domain.brief, DecisionMethod.final_refer)
     asked = [problem.question for problem in problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
-        Course(team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)])
+        Discussion(team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)])
         for at, question in enumerate(asked)
     ]
 
@@ -47,7 +47,7 @@ class Kept:
         self.added: list[Answered] = []
         self.coded: list[Answered] = []
 
-    def find(self, turn: Turn) -> Answered | None:
+    def find(self, turn: AgentCall) -> Answered | None:
         return self.known.get(turn.id)
 
     def add(self, answered: Answered) -> None:
@@ -107,7 +107,7 @@ def test_no_question_waits_for_another() -> None:
 
     session, ended = Picky(others_first), list[str]()
     with Player(Kept(), Seven(), lambda: session) as player:
-        player.play(courses(3), lambda course: ended.append(course.key))
+        player.play(discussions(3), lambda discussion: ended.append(discussion.key))
     assert ended[-1] == "test/0"
     assert len(session.order) == 15
     assert session.order.index("test/0/0/0") == 10, "the others have gone all their way meanwhile"
@@ -121,20 +121,20 @@ def test_programs_run_while_others_decode() -> None:
             assert others_ended.wait(60), "nothing went on while this ran"
             return CodeOutcome("7", CodeStatus.ok)
 
-    def ended(course: Course) -> None:
-        if course.key == "test/1":
+    def ended(discussion: Discussion) -> None:
+        if discussion.key == "test/1":
             others_ended.set()
 
-    one, other = courses(1, Mode.chain, [AgentRole.programming_expert]), courses(2)[1:]
+    one, other = discussions(1, Mode.chain, [AgentRole.programming_expert]), discussions(2)[1:]
     with Player(Kept(), Slow(), lambda: Picky(first)) as player:
         player.play([*one, *other], ended)
-    assert all(course.answer == "7" for course in (*one, *other))
+    assert all(discussion.answer == "7" for discussion in (*one, *other))
 
 
 def test_what_is_ready_goes_in_lots_of_what_is_under_way() -> None:
     session = Picky(first)
     with Player(Kept(), Seven(), lambda: session) as player:
-        player.play(courses(40))
+        player.play(discussions(40))
     lots = [len(lot) for lot in session.lots if lot]
     assert lots[0] == 40
     assert min(lots[: len(lots) // 2]) >= 40 // LOTS - 1, "as long as much is under way, nothing goes alone"
@@ -143,11 +143,11 @@ def test_what_is_ready_goes_in_lots_of_what_is_under_way() -> None:
 
 def test_an_error_ends_its_question_and_no_other() -> None:
     records, session = Kept(), Picky(first, fails="test/0/0/0")
-    played = courses(2, Mode.debate)
+    played = discussions(2, Mode.debate)
     with Player(records, Seven(), lambda: session) as player:
         player.play(played)
         assert (played[0].failed is not None, played[0].answer, played[1].answer) == (True, None, "7")
-        (again,) = courses(1)
+        (again,) = discussions(1)
         again.key = "test/5"
         player.play([again])
     assert again.answer == "7", "the session goes on"
@@ -159,11 +159,11 @@ def test_an_error_ends_its_question_and_no_other() -> None:
 def test_what_is_recorded_is_not_asked() -> None:
     before = Kept()
     with Player(before, Seven(), lambda: Picky(first)) as player:
-        player.play(courses(2, roles=list(AgentRole)))
+        player.play(discussions(2, roles=list(AgentRole)))
     known = [answered for answered in before.added if answered.turn.id != "test/1/decision"]  # without outcomes
     after, session = Kept(*known), Picky(first)
     with Player(after, Seven(), lambda: session) as player:
-        player.play(courses(2, roles=list(AgentRole)))
+        player.play(discussions(2, roles=list(AgentRole)))
     assert session.order == ["test/1/decision"]
     assert [answered.turn.id for answered in after.coded] == ["test/0/0/2", "test/1/0/2"], (
         "programs without outcome run"
@@ -174,7 +174,7 @@ def test_what_is_recorded_is_not_asked() -> None:
 
     whole = Kept(*before.added, *before.coded)
     with Player(whole, Seven(), never) as player:
-        player.play(courses(2, roles=list(AgentRole)))
+        player.play(discussions(2, roles=list(AgentRole)))
     assert (whole.added, whole.coded) == ([], [])
 
 
@@ -184,29 +184,29 @@ def test_what_breaks_the_sandbox_ends_the_job() -> None:
             raise OSError("no process can be started")
 
     with pytest.raises(OSError, match="no process"), Player(Kept(), Broken(), lambda: Picky(first)) as player:
-        player.play(courses(1, roles=[AgentRole.programming_expert]))
+        player.play(discussions(1, roles=[AgentRole.programming_expert]))
 
 
 def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: Make) -> None:
     """The embedded model in float32: calls that decode together, share prefixes and come in any order, and alone."""
     config = make_config(
         model=LocalModelConfig(name=str(EMBEDDED), device="cpu", dtype=Dtype.float32),
-        generation=GenerationConfig(name="greedy", max_new_tokens=32),
+        generation=GenerationConfig(max_new_tokens=32),
     )
     engine = open_engine(config)
     engine.load()
 
-    def made() -> list[Course]:
-        return courses(2, Mode.full_connected, list(AgentRole), rounds=2)
+    def made() -> list[Discussion]:
+        return discussions(2, Mode.full_connected, list(AgentRole), rounds=2)
 
-    def transcripts(lots: list[list[Course]], rows: int | None) -> dict[str, str]:
+    def transcripts(lots: list[list[Discussion]], rows: int | None) -> dict[str, str]:
         with Player(Kept(), Seven(), lambda: engine.open(rows)) as player:
             for lot in lots:
                 player.play(lot)
-        return {key: one.call.text for lot in lots for course in lot for key, one in course.answered.items()}
+        return {key: one.call.text for lot in lots for discussion in lot for key, one in discussion.answered.items()}
 
     together = transcripts([made()], None)
-    alone = transcripts([[course] for course in made()], 1)
+    alone = transcripts([[discussion] for discussion in made()], 1)
     engine.close()
     assert len(together) == 2 * 9
     assert together == alone

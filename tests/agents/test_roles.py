@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.agents import roles
-from runner.agents.roles import Said, decision_messages, head, messages, quoted, unmarked
+from runner.agents.roles import AgentMessage, decision_messages, head, messages, quoted, unmarked
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner.agents.wording import WORDINGS, Role
 from runner.config.agents import Domain
@@ -28,7 +28,7 @@ def user(asked: tuple[Message, ...]) -> str:
     return asked[1].content
 
 
-def said(agent: int, text: str, code: CodeOutcome | None = None) -> Said:
+def said(agent: int, text: str, code: CodeOutcome | None = None) -> AgentMessage:
     return roles.said(agent, roles.ROLES[agent % len(roles.ROLES)], text, code)
 
 
@@ -36,7 +36,7 @@ def test_numbers_are_plain() -> None:
     assert said(0, "The answer is $70,000").answer == "70000"
     assert said(1, "The answer is -3.50").answer == "-3.5"
     assert said(3, "I cannot tell.").answer is None
-    assert said(2, PROGRAM, RAN) == Said(2, Role.programming_expert, PROGRAM, "7", RAN)
+    assert said(2, PROGRAM, RAN) == AgentMessage(2, Role.programming_expert, PROGRAM, "7", RAN)
     assert said(2, "answer = 3 + 4, so 7", BROKE).answer is None  # what it came to counts, not what it says
     assert said(2, "7").answer is None
     cut_off = [roles.said(0, Role.math_solver, text, is_whole=False).answer for text in ("3+4=7 so 7", "#### 7")]

@@ -5,22 +5,22 @@ import random
 from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.tally import Tally
-from runner.agents.team import Answered, Course, Team
+from runner.agents.team import Answered, Discussion, Team
 from runner.config.agents import DecisionMethod, Domain, Mode
 from runner.core.result import Call, FinishReason
 
 
-def played(prompt_tokens: int) -> Course:
+def played(prompt_tokens: int) -> Discussion:
     """A chain of four with all roles; the program fails."""
     graph = Graph.of(Mode.chain, 4, seed=0)
     team = Team.of(4, None, Domain.brief, DecisionMethod.final_refer)
-    course = Course(team, "test/0", "How many?", [graph.draw(random.Random(0), 0)])
-    while turns := course.ready():
+    discussion = Discussion(team, "test/0", "How many?", [graph.draw(random.Random(0), 0)])
+    while turns := discussion.ready():
         for turn in turns:
             call = Call(turn.who, "sha", prompt_tokens, "12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop, 0.1)
             code = CodeOutcome(None, CodeStatus.code_failed, "why") if turn.writes_code else None
-            course.take(Answered(turn, call, code))
-    return course
+            discussion.take(Answered(turn, call, code))
+    return discussion
 
 
 def test_costs_by_role_and_by_edge() -> None:

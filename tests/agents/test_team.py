@@ -6,31 +6,31 @@ import pytest
 
 from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
-from runner.agents.team import Answered, Course, Team, Turn, majority
+from runner.agents.team import AgentCall, Answered, Discussion, Team, majority
 from runner.agents.wording import Role
 from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.core.result import Call, FinishReason
 
 
-def answered(turn: Turn, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None) -> Answered:
+def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None) -> Answered:
     call = Call(turn.who, "sha", 100, text, [1, 2], reason, 0.1, error="boom" if reason == "error" else None)
     outcome = CodeOutcome(code, CodeStatus.ok if code else CodeStatus.code_failed) if turn.writes_code else None
     return Answered(turn, call, outcome)
 
 
-def course(
+def discussion(
     mode: Mode = Mode.full_connected,
     decision: DecisionMethod = DecisionMethod.final_refer,
     rounds: int = 1,
     agents: int = 4,
     roles: list[AgentRole] | None = None,
-) -> Course:
+) -> Discussion:
     graph, rng = Graph.of(mode, agents, seed=0), random.Random(0)
     team = Team.of(graph.agents, roles, Domain.brief, decision)
-    return Course(team, "test/0", "How many?", [graph.draw(rng, number) for number in range(rounds)])
+    return Discussion(team, "test/0", "How many?", [graph.draw(rng, number) for number in range(rounds)])
 
 
-def play(one: Course, texts: dict[str, str]) -> list[list[str]]:
+def play(one: Discussion, texts: dict[str, str]) -> list[list[str]]:
     """Answer all that is ready, again and again; return which calls were ready together."""
     lots = []
     while turns := one.ready():
@@ -54,15 +54,15 @@ def play(one: Course, texts: dict[str, str]) -> list[list[str]]:
 def test_a_call_is_ready_as_soon_as_all_that_it_hears_has_spoken(
     mode: Mode, rounds: int, lots: list[list[str]]
 ) -> None:
-    one = course(mode, rounds=rounds)
+    one = discussion(mode, rounds=rounds)
     assert play(one, {}) == lots
     assert one.has_ended
     assert one.answer == "7"
 
 
 def test_agents_hear_their_neighbours_and_the_decision_hears_the_last_round() -> None:
-    one = course(Mode.chain, rounds=2)
-    seen: dict[str, Turn] = {}
+    one = discussion(Mode.chain, rounds=2)
+    seen: dict[str, AgentCall] = {}
     while turns := one.ready():
         for turn in turns:
             seen[turn.id.removeprefix("test/0/")] = turn
@@ -83,7 +83,7 @@ def test_agents_hear_their_neighbours_and_the_decision_hears_the_last_round() ->
 
 
 def test_shares_of_a_prompt() -> None:
-    one = course(Mode.star, agents=3, roles=[AgentRole.inspector])
+    one = discussion(Mode.star, agents=3, roles=[AgentRole.inspector])
     play(one, {"0/0": "a long story " * 9, "0/1": "short"})
     last = one.answered["test/0/0/2"].turn
     shares = {str(link): share for link, share in last.shares().items()}
@@ -94,7 +94,7 @@ def test_shares_of_a_prompt() -> None:
     assert [str(link) for link in one.answered["test/0/decision"].turn.shares()] == [
         f"{source} → decision" for source in (1, 2, 3)
     ]
-    temporal = Turn("x", 0, 1, Role.inspector, Domain.brief, "?", (), last.spatial)
+    temporal = AgentCall("x", 0, 1, Role.inspector, Domain.brief, "?", (), last.spatial)
     assert [str(link) for link in temporal.shares()] == ["1 → 1 (round before)", "2 → 1 (round before)"]
 
 
@@ -102,7 +102,7 @@ def test_votes() -> None:
     assert majority(["2", "3", None, "3"]) == "3"
     assert majority(["2", "3", None]) == "2", "of equally many the first"
     assert majority([None, None]) is None
-    one = course(Mode.debate, DecisionMethod.majority_vote)
+    one = discussion(Mode.debate, DecisionMethod.majority_vote)
     had_ended = one.has_ended
     for turn, number in zip(one.ready(), (5, 6, 0, 6), strict=True):
         one.take(answered(turn, f"#### {number}"))
@@ -112,14 +112,14 @@ def test_votes() -> None:
 
 
 def test_direct_takes_the_last_agents_number() -> None:
-    one = course(Mode.debate, DecisionMethod.direct)
+    one = discussion(Mode.debate, DecisionMethod.direct)
     for turn, number in zip(one.ready(), (5, 6, 6, 8), strict=True):
         one.take(answered(turn, f"#### {number}", code="6"))
     assert (one.answer, one.speaker.call.text) == ("8", "#### 8")
 
 
 def test_a_failed_call_is_the_questions_end_and_no_answer() -> None:
-    one = course(Mode.debate, DecisionMethod.majority_vote)
+    one = discussion(Mode.debate, DecisionMethod.majority_vote)
     turns = one.ready()
     one.take(answered(turns[0], "#### 3"))
     one.take(answered(turns[1], "", FinishReason.error))
@@ -130,7 +130,9 @@ def test_a_failed_call_is_the_questions_end_and_no_answer() -> None:
 
 
 def test_a_failed_program_has_no_number_and_its_text_is_seen() -> None:
-    one = course(Mode.chain, DecisionMethod.direct, agents=2, roles=[AgentRole.programming_expert, AgentRole.inspector])
+    one = discussion(
+        Mode.chain, DecisionMethod.direct, agents=2, roles=[AgentRole.programming_expert, AgentRole.inspector]
+    )
     (writer,) = one.ready()
     one.take(answered(writer, "answer = 1 / 0 or 12"))
     assert one.answered[writer.id].answer is None
@@ -139,7 +141,7 @@ def test_a_failed_program_has_no_number_and_its_text_is_seen() -> None:
 
 
 def test_a_text_that_was_cut_off_has_its_number_only_behind_the_mark() -> None:
-    turn = course(Mode.debate).ready()[0]
+    turn = discussion(Mode.debate).ready()[0]
     assert answered(turn, "3 * 4 = 12, then", FinishReason.length).answer is None
     assert answered(turn, "#### 12\nand so", FinishReason.length).answer == "12"
     assert answered(turn, "3 * 4 = 12").answer == "12"
@@ -153,12 +155,12 @@ def test_roles_cycle_and_have_the_names_that_the_config_has() -> None:
 
 
 def test_rounds_are_not_changed_by_who_answers_first() -> None:
-    one = course(Mode.debate, rounds=2)
+    one = discussion(Mode.debate, rounds=2)
     turns = one.ready()
     for turn in reversed(turns):
         one.take(answered(turn, f"#### {turn.agent}", code="2"))
     prompts = [turn.messages for turn in one.ready()]
-    other = course(Mode.debate, rounds=2)
+    other = discussion(Mode.debate, rounds=2)
     for turn in other.ready():
         other.take(answered(turn, f"#### {turn.agent}", code="2"))
     assert prompts == [turn.messages for turn in other.ready()]

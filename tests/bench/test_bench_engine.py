@@ -17,7 +17,7 @@ def _bench(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("warm_children")
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_way_through_gives_the_same_tokens(tiny_llama: Path) -> None:
     from engine_ladder import BESIDE, ladder
     from engines import Job, check_prompts, run_fresh

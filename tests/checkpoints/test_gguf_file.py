@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from families import save_pth
+from opening import adapt, load_base
 from resolving import check_format, predict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -25,7 +26,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeLinearConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
-from runner.models.load import Loaded, adapt, load_base
+from runner.models.load import Loaded
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.quantization.gguf import GgufConfig
@@ -237,9 +238,7 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
         )
     )
     strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
-    with pytest.raises(
-        ConfigError, match=r"architecture mystery is not supported yet. .*use from its original checkpoint"
-    ):
+    with pytest.raises(ConfigError, match=r"architecture mystery.*use from its original checkpoint"):
         load(make_config, strange)
 
 

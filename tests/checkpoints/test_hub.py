@@ -126,6 +126,7 @@ def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> No
 # ---------------------------------------------------------------------------------- going on, checking
 
 
+@pytest.mark.slow
 def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url)
@@ -137,6 +138,7 @@ def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: H
     assert len(big_hub.gets("config.json")) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_ignores_ranges(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     big_hub.ignores_ranges = True
@@ -147,6 +149,7 @@ def test_a_server_that_ignores_ranges(tmp_path: Path, big_hub: Hub) -> None:
     assert sum(again.sent) == len(BIG)
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     with Hub({"config.json": CONFIG, "model.safetensors": BIG[::-1]}) as changed:
@@ -156,6 +159,7 @@ def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) 
     assert said.endswith(changed.commit)
 
 
+@pytest.mark.slow
 def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> None:
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -171,6 +175,7 @@ def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> 
     assert (Path(said.removeprefix("at ")) / "model.safetensors").read_bytes() == b"w" * 5000
 
 
+@pytest.mark.slow
 def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     (part,) = parts(tmp_path)
@@ -190,6 +195,7 @@ def test_a_beginning_longer_than_the_file(tmp_path: Path, hub: Hub) -> None:
     assert [seen.range for seen in hub.gets("model.safetensors")] == [None]
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> None:
     big_hub.stall_after = STALL
     processes = [locating(tmp_path, "org/open", HF_ENDPOINT=big_hub.url) for _ in range(2)]
@@ -209,6 +215,7 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
 # ------------------------------------------------------------------------------------------------ errors
 
 
+@pytest.mark.slow
 def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     first = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert locate(tmp_path, "org/open", HF_HUB_OFFLINE="1") == first
@@ -220,6 +227,7 @@ def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     assert "answers with status 503: the files in the cache are used" in err
 
 
+@pytest.mark.slow
 def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
@@ -246,6 +254,7 @@ def test_offline_with_half_a_cache_that_another_tool_left(tmp_path: Path) -> Non
     assert f"lacks {lacks} and 2 more, and the hub cannot be reached" in said
 
 
+@pytest.mark.slow
 def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, big_hub: Hub) -> None:
     with Hub({"config.json": CONFIG, "model.safetensors": b"old"}) as old:
         first = locate(tmp_path, "org/open", HF_ENDPOINT=old.url)
@@ -292,6 +301,7 @@ def fill(file: Path) -> None:
             stream.write(bytes(2**20))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
     mount_tmpfs(tmp_path / "hf", "size=40m")
     try:
@@ -316,6 +326,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
 # ------------------------------------------------------------------------------------------- the token
 
 
+@pytest.mark.slow
 def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub) -> None:
     hub.token = "hf_stored"
     assert "it is private and HF_TOKEN is not set" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -365,6 +376,7 @@ print(type(model).__name__, len(AutoTokenizer.from_pretrained("org/open", local_
     assert other_tool(tmp_path, program)[0].startswith("LlamaForCausalLM ")
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_grid_downloads_nothing(runner: Callable[..., Any], tmp_path: Path, big_hub: Hub) -> None:
     settings = environment(tmp_path, HF_ENDPOINT=big_hub.url)
     done = runner("-m", "model=auto", "model.name=org/open", "seed=1,2", "plan=true", **settings)

@@ -73,9 +73,9 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
     stub = make_config()
-    assert kind_of(stub.model).evidence(stub, resolve.resolve(stub), cache) == {"model": "stub"}
+    assert kind_of(stub.model).fingerprint(stub, resolve.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).evidence(config, resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
+    assert set(kind_of(config.model).fingerprint(config, resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.fixture
@@ -134,6 +134,8 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
         resolve.locate(LocalModelConfig(name=str(tmp_path)))
     with pytest.raises(ConfigError, match="adapter_config.json"):
         resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
+    with pytest.raises(ConfigError, match=r"^lora\.path=nope: no folder .* Give a folder, a hub id, or lora=embedded$"):
+        resolve.locate_adapter(PeftConfig(path="nope"), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
         resolve.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
 
@@ -145,20 +147,20 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
     shutil.copytree(tiny_llama, folder)
     settings = json.loads((folder / "config.json").read_text())
 
-    def evidence(stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
+    def fingerprint(stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
         (folder / "config.json").write_text(json.dumps(settings | {"dtype": stored}))
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
         config = make_config(model=LocalModelConfig(name=str(folder), **keys))
-        return resolve.resolve(config).evidence(tmp_path / "hashes.json")
+        return resolve.resolve(config).fingerprint(tmp_path / "hashes.json")
 
-    on_cpu = evidence("float16", [])
+    on_cpu = fingerprint("float16", [])
     assert on_cpu["dtype"] == "bfloat16"
-    assert evidence("float16", ["H200"])["dtype"] == "float16"
-    assert evidence("float16", ["H200"], device="cpu") == on_cpu
-    assert evidence("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, "a torch that knows of no GPU"
-    assert evidence("bfloat16", []) == evidence("bfloat16", ["H200"]), "the same answers but for rounding"
-    assert "dtype" not in evidence("float16", [], dtype=Dtype.float16), "the key itself says it"
+    assert fingerprint("float16", ["H200"])["dtype"] == "float16"
+    assert fingerprint("float16", ["H200"], device="cpu") == on_cpu
+    assert fingerprint("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, "a torch that knows of no GPU"
+    assert fingerprint("bfloat16", []) == fingerprint("bfloat16", ["H200"]), "the same answers but for rounding"
+    assert "dtype" not in fingerprint("float16", [], dtype=Dtype.float16), "the key itself says it"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ from runner.config.model import LocalModelConfig
 for trust in (False, True):
     found = Resolved.__new__(Resolved)
     found.model, found._lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None
-    print(sorted(found.evidence(Path({str(tmp_path / "h.json")!r})).items())[:1])
+    print(sorted(found.fingerprint(Path({str(tmp_path / "h.json")!r})).items())[:1])
 """
     with Hub({"modeling_x.py": b"class Model: ...", "sub/part.py": b"x", "model.safetensors": b"w" * 100}) as hub:
         done = subprocess.run(

@@ -51,7 +51,7 @@ def test_table_says_what_the_test_shows_and_never_equal(grid: Store, show: Any) 
     _, out, _ = show("grid", "--baseline", BASELINE)
     assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
     assert "int8 vs none on task.split=test (n=200): no difference shown (Δ −1.0 points" in out
-    assert "would have been seen at least 4 times in 5" in out
+    assert "≥ 80 % power to detect " in out
     assert "4 comparisons of this table" in out
     assert "equal" not in out
 
@@ -194,6 +194,18 @@ def test_columns_follow_the_config_and_tell_something() -> None:
     assert telling_keys(keys, configs) == keys
 
 
+def test_a_key_counts_by_the_task_that_has_it() -> None:
+    def differ(task: str, key: str) -> list[str]:
+        return differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
+
+    assert differ("gsm8k", "task.split") == ["task.split"], "which questions; in a sweep their SHA-256 says it"
+    assert differ("sweep", "task.split") == []
+    assert differ("gsm8k", "task.prompt") == ["task.prompt"], (
+        "chat or text; elsewhere it is a prompt, whose SHA-256 counts"
+    )
+    assert differ("generate", "task.prompt") == []
+
+
 # ------------------------------------------------------------------------------------------ pairing
 
 
@@ -260,7 +272,7 @@ def test_a_damaged_line_is_named_and_the_rest_goes_on(
     assert (code, err) == (0, "")
     rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
     assert rows["nf4"]["comparison"] is None
-    assert rows["nf4"]["note"].startswith("no evidence: samples.jsonl of nf4 is damaged: ")
+    assert rows["nf4"]["note"].startswith("no reader: samples.jsonl of nf4 is damaged: ")
     assert "line 46 " in rows["nf4"]["note"]
     assert why in rows["nf4"]["note"]
     assert rows["int8"]["comparison"]["losses"] == 20, "the rest goes on"
@@ -270,7 +282,7 @@ def test_no_evidence_is_said(store: Store, rows: Any) -> None:
     store.job("gone", "base", NONE, marks(50, 100))
     store.job("gone", "nf4", NF4, metrics={"n": 100, "correct": 50})
     note = rows("gone", "--baseline", BASELINE)["nf4"]["note"]
-    assert note == "no evidence: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+    assert note == "no reader: samples.jsonl of nf4 is neither in its folder nor in MLflow"
 
 
 # ----------------------------------------------------------------------------------- user's mistakes

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.compare.data import Row, Run, Table
+from runner.compare.data import Run, Table, TableRow
 from runner.compare.front import mark_front
 
 pytestmark = [
@@ -18,13 +18,13 @@ pytestmark = [
 ]
 
 
-def row(job: str, correct: int, memory: float | None, speed: float | None, panel: tuple[str, ...] = ()) -> Row:
+def row(job: str, correct: int, memory: float | None, speed: float | None, panel: tuple[str, ...] = ()) -> TableRow:
     metrics = {"n": 200.0, "correct": float(correct), "model_mib": memory, "decode_tok_per_s": speed}
     measured = {name: value for name, value in metrics.items() if value is not None}
-    return Row(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
+    return TableRow(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
 
 
-def front_of(*rows: Row, tolerance: float = 0.2) -> dict[str, str | None]:
+def front_of(*rows: TableRow, tolerance: float = 0.2) -> dict[str, str | None]:
     """Return which row dominates each, by job; None for those on the front."""
     table = Table("gsm8k", [], list(rows))
     mark_front(table, tolerance=tolerance)
@@ -32,7 +32,7 @@ def front_of(*rows: Row, tolerance: float = 0.2) -> dict[str, str | None]:
     return {one.run.job_id: one.dominated_by for one in rows}
 
 
-def dominates(one: Row, other: Row) -> bool:
+def dominates(one: TableRow, other: TableRow) -> bool:
     """The definition, with 20 % for speeds, 2 % for memory, and accuracies that nothing is known of but counts."""
     a, b = one.run.metrics, other.run.metrics
     slower, faster = (x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
@@ -59,7 +59,7 @@ def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float
 
 
 def test_noise_dominates_nothing() -> None:
-    """What issue 15 is about: a swing of 1.6 % in memory, and any speed, beside a third of the weights."""
+    """A swing of 1.6 % in memory, and any speed, does not outweigh a third of the weights."""
     assert set(front_of(row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)).values()) == {None}
     assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {"nf4": None, "none": "nf4"}
     assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "slower"
@@ -87,7 +87,7 @@ def test_who_has_fallen_dominates_nobody() -> None:
 
 
 def test_repeats_say_what_noise_is() -> None:
-    def repeated(job: str, *speeds: float) -> Row:
+    def repeated(job: str, *speeds: float) -> TableRow:
         rows = [row(job, 180, 100, speed) for speed in speeds]
         rows[0].run.earlier = [one.run for one in rows[1:]]
         return rows[0]

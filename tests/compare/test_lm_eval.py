@@ -71,7 +71,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     code, out, _ = run(a, b)
     assert code == 0
     assert "worse (Δ -35.0 points" in out.replace("−", "-")
-    assert "a true difference of ≥" in out
+    assert "≥ 80 % power to detect" in out
     # and by config keys, as with our own
     (table,) = tables(run, a, b, "--baseline", "quantization=none,backend=hf", "--where", "task.filter=strict-match")
     assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "nf4"]

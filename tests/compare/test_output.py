@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 BASELINE = "quantization=none"
-NAMES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.json"}
+NAMES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.json", "samples.html"}
 PICTURES = {"pareto.png", "pareto.svg", "accuracy.png", "accuracy.svg"}
 VOID = {"meta", "br", "img", "link"}
 
@@ -79,7 +79,9 @@ def test_save_writes_all_files(saved: Path) -> None:
 def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
     text = (saved / "comparison.html").read_text()
     page = Page(text)
-    assert not [it for it in page.references if not it.startswith("#")]
+    assert {it for it in page.references if not it.startswith("#")} == {
+        "samples.html"
+    }  # a link, nothing that is loaded
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
     assert not re.findall(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", text)
     assert "prefers-color-scheme: dark" in text
@@ -147,27 +149,43 @@ def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path:
     assert "\x1b" not in out
 
 
-def test_the_page_shows_the_graphs_of_teams_and_runs_nothing_in_them(store: Store, show: Any, tmp_path: Path) -> None:
-    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
-    for mode in ("chain", "star"):
-        metrics = {"spatial_edges_after": 3.0, "prompt_tokens_per_question": 400.0, "new_tokens_per_question": 90.0}
+def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
+    store: Store, show: Any, tmp_path: Path
+) -> None:
+    """Nothing in a graph runs; what it costs stands before what every task has."""
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><title>{}</title></svg>'
+    for number, (mode, quantization) in enumerate((m, q) for m in ("chain", "star") for q in (NONE, NF4)):
+        metrics = {
+            "spatial_edges_after": 3.0,
+            "prompt_tokens_per_question": 400.0 + 100 * number,
+            "new_tokens_per_question": 90.0,
+            "weight_mib": 6.0,
+        }
         folder = store.job(
             "teams",
-            mode,
-            {"task.name": "agents", "task.mode": mode},
-            marks(2, 4),
+            f"{mode}-{number}",
+            {"task.name": "agents", "task.mode": mode, **quantization},
+            marks(2 + number, 9),
             metrics=metrics,
             tags={"task": "agents"},
         )
-        if mode == "chain":
-            (folder / "graph.svg").write_text(drawing)
+        (folder / "graph.svg").write_text(drawing.format(mode))
     code, out, err = show("teams", "--save", str(tmp_path))
     assert code == 0, err
-    page = Page((tmp_path / "comparison.html").read_text())
-    assert (page.tags.count("img"), "script" in page.tags) == (1, False)
-    (source,) = [one for one in page.references if one.startswith("data:")]
-    assert base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() == drawing
-    assert out.count("tokens/question") == 2
+    text = (tmp_path / "comparison.html").read_text()
+    page = Page(text)
+    assert (page.tags.count("img"), "script" in page.tags) == (2, False), "two graphs of four jobs"
+    found = [one.removeprefix("data:image/svg+xml;base64,") for one in page.references if one.startswith("data:")]
+    assert {base64.b64decode(one).decode() for one in found} == {drawing.format("chain"), drawing.format("star")}
+    listed = re.findall(r"<summary><img [^>]*><ul>(.*?)</ul></summary>", text)
+    assert [one.count("<li>") for one in listed] == [2, 2], "each with its jobs"
+    assert "accuracy over the tokens that a question has cost" in page.text
+    drawn = (tmp_path / "tokens.svg").read_text()
+    assert "prompt and new tokens a question" in drawn
+    assert all(f"task.mode={mode}" in drawn for mode in ("chain", "star"))
+    heads = re.findall(r"<th class=n>([^<]*)</th>", text)
+    assert heads.index("prompt\ntokens\n/question") < heads.index("weights\nMiB")
+    assert out.count("/question") == 2
 
 
 def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: Any, tmp_path: Path) -> None:
@@ -175,7 +193,7 @@ def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: 
         store.job("plain", f"memory-{batch}", {"task.batch_size": batch}, tags={"task": "memory"})
     code, _, _ = show("plain", "--save", str(tmp_path))
     assert code == 0
-    assert {file.name for file in tmp_path.iterdir()} == NAMES
+    assert {file.name for file in tmp_path.iterdir()} == NAMES - {"samples.html"}
     assert "memory 2 runs" in Page((tmp_path / "comparison.html").read_text()).text
 
 

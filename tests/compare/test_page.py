@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM
 from PIL import Image
 from stores import Store
 
 from runner import compare
-
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -53,6 +49,7 @@ def luminance(picture: Path) -> list[int]:
         return image.convert("L").histogram()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("scheme", "dark"), [(LIGHT, False), (DARK, True)], ids=["light", "dark"])
 def test_it_is_drawn_in_the_readers_colours(page: Path, tmp_path: Path, scheme: str, dark: bool) -> None:
     picture = tmp_path / "page.png"
@@ -64,6 +61,7 @@ def test_it_is_drawn_in_the_readers_colours(page: Path, tmp_path: Path, scheme: 
     assert (white if dark else black) < 0.2 * whole
 
 
+@pytest.mark.thorough
 def test_a_phone_shows_it_without_scrolling_sideways(page: Path, tmp_path: Path) -> None:
     """The page in a frame 390 pixels wide: tables and drawings scroll by themselves, the page does not."""
     frame = tmp_path / "frame.html"

@@ -9,8 +9,6 @@ import pytest
 from scipy import stats as reference
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.compare.data import Ratio, Row, Run
-from runner.compare.pairing import judge_ratios, repeats_needed
 from runner.core.sequential import p_of
 
 pytestmark = [
@@ -176,23 +174,6 @@ def test_too_few_repeats_are_said_with_how_many_it_takes(store: Store, rows: Any
     assert "nf4 vs none: 3 repeats a side cannot show a difference in 1 comparison; task.repeats=4 can" in out
 
 
-@pytest.mark.parametrize("comparisons", [1, 2, 5, 12])
-def test_the_repeats_needed_are_the_fewest_that_can(comparisons: int) -> None:
-    def p(repeats: int) -> float:
-        return float(reference.mannwhitneyu(range(repeats), range(100, 100 + repeats), method="exact").pvalue)
-
-    needed = repeats_needed(comparisons)
-    assert comparisons * p(needed) < 0.05 <= comparisons * p(needed - 1)
-
-
-def test_a_family_is_all_comparisons_of_one_figure() -> None:
-    ratios = [Ratio(f"speed/cell_{number}", 2.0, 1.5, 2.5, 5, 5, 0.008) for number in range(4)]
-    ratios += [Ratio("load_s", 2.0, 1.5, 2.5, 5, 5, 0.04)]
-    judge_ratios([Row(Run("run", "job", "sweep", "1", "", {}, {}), {}, ratios=ratios)])
-    assert [it.p_holm for it in ratios] == pytest.approx([0.032] * 4 + [0.04])
-    assert {str(it.finding) for it in ratios} == {"larger"}
-
-
 def test_cells_that_only_one_sweep_measured_are_left_out(store: Store, rows: Any) -> None:
     both = cells(100, 101, 102, 103) + cells(200, 201, 202, 203, batch=16)
     store.job("cells", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102, 103), **SWEEP)
@@ -205,7 +186,7 @@ def test_no_repeats_no_comparison(store: Store, rows: Any) -> None:
     store.job("bare", "base", {**NONE, **REPEATED}, repeats=cells(100, 101), **SWEEP)
     store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
-    assert note.startswith("no evidence: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
+    assert note.startswith("no reader: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
     split: dict[str, Any] = {"tags": {"task": "split"}}
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
     store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)

@@ -101,7 +101,7 @@ def test_samples_that_never_reached_the_server_are_named(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note = rows_of(remote, tmp_path, "lost", capsys)["nf4"]["note"]
-    assert note == "no evidence: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+    assert note == "no reader: samples.jsonl of nf4 is neither in its folder nor in MLflow"
 
 
 def test_a_server_that_goes_away_is_not_taken_for_runs_without_samples(

@@ -13,7 +13,7 @@ from runner.core.errors import ConfigError
     [
         ({"agents": 0}, r"task.agents=0: must lie in 1..64"),
         ({"agents": 65}, r"task.agents=65: must lie in 1..64"),
-        ({"num_rounds": 0}, "task.num_rounds=0: must be 1 or more"),
+        ({"num_rounds": 0}, "task.num_rounds=0: must lie in 1..100"),
         ({"batch_size": 0}, "task.batch_size=0: must be 1 or more"),
         ({"num_iterations": 0}, "task.num_iterations=0"),
         ({"imp_per_iterations": 0}, "task.imp_per_iterations=0"),

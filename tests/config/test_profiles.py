@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
+from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.choices import CONF
-from runner.config.hydra import register, to_config, variables_as_overrides
+from runner.config.compose import compose
+from runner.config.hydra import to_config
 from runner.config.model import HybridConfig, LocalModelConfig, local_model
 from runner.config.profiles import PROFILES, notes
 from runner.config.root import RunnerConfig, semantic_keys
@@ -17,12 +18,10 @@ from runner.core.errors import ConfigError
 
 SERVER = ("model.base_url=http://127.0.0.1:1/v1", "model.name=x")
 TEACHER = ("model=hybrid", "model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x")
-register()
 
 
 def composed(*overrides: str) -> RunnerConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_config(compose("config", list(overrides)))
+    return to_config(*compose(overrides))
 
 
 def test_each_profile_has_a_file() -> None:
@@ -61,13 +60,21 @@ def test_teacher_only_has_no_model_here() -> None:
         composed("profile=teacher_only", "model=embedded")
 
 
+def test_a_profile_for_weights_is_blamed_itself_where_a_server_answers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^profile=low_memory: it is for weights on this machine .quantization=nf4.,"
+    ):
+        composed("profile=low_memory", "model=api", *SERVER)
+    assert composed("profile=low_memory", "model=api", "quantization=none", *SERVER).quantization.name == "none"
+
+
 def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="profile=low_memory: .* give model.device=cpu beside it"):
         make_config(profile="low_memory", model=LocalModelConfig("./x"))
 
 
 def test_it_is_said_where_a_gpu_is_meant_and_none_is_there() -> None:
-    assert notes("standard", "cpu")[0].startswith("profile=standard means a GPU")
+    assert notes("standard", "cpu")[0].startswith("profile=standard expects a GPU")
     assert notes("standard", "cuda") == notes("low_memory", "cpu") == notes("none", "cpu") == []
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from runner.config.choices import CONF
+from runner.config.compose import compose, composer_of
 from runner.config.generation import GenerationConfig
 from runner.config.groups import GROUPS
-from runner.config.hydra import register, to_config
+from runner.config.hydra import to_config
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import LocalModelConfig, StubConfig
@@ -24,10 +24,9 @@ from runner.config.wording import PromptStyle
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import FourBitConfig, Int8Config, Nf4Config
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 ROOT = Path(__file__).resolve().parents[2]
-register()
 
 # what a choice leaves to the user, so that it can be composed in a test
 NEEDS = {
@@ -37,7 +36,7 @@ NEEDS = {
     "lora=pth": ["lora.path=./x"],
     "task=generate": ["task.prompt=x"],
     "task=split": ["task.output_dir=./x"],
-    "task=pipeline": ["task.parts=./x", "task.prompt=x"],
+    "model=parts": ["model.name=./x"],
     "task=merge": ["task.parts=./x", "task.output_dir=./y"],
     "task=verify": ["task.parts=./x"],
     "model=api": ["model.base_url=http://127.0.0.1:1/v1", "model.name=x"],
@@ -47,9 +46,8 @@ NEEDS = {
 CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
 
 
-def composed(*overrides: str, folder: Path = CONF, name: str = "config") -> RunnerConfig:
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        return to_config(compose(name, list(overrides)))
+def composed(*overrides: str) -> RunnerConfig:
+    return to_config(*compose(overrides))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -62,9 +60,7 @@ def test_every_choice_composes(choice: str) -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_study_composes(file: Path) -> None:
-    search = f"hydra.searchpath=[file://{CONF}]"
-    with initialize_config_dir(str(file.parent), version_base="1.3"):
-        study = compose(file.stem, [search], return_hydra_config=True)
+    study = composer_of(file.stem, str(file.parent)).compose([])
     assert study.hydra.mode.name == "MULTIRUN", "a study runs as a grid without -m"
     assert study.hydra.sweeper.params
     text = file.read_text()
@@ -77,13 +73,13 @@ def test_every_group_of_the_menu_has_a_folder_and_a_schema() -> None:
     groups = [next(iter(line)) for line in menu.defaults if not isinstance(line, str)]
     chosen = [group for group in groups if not group.startswith(("override", "optional"))]
     assert chosen == [*GROUPS, "profile"]  # which chooses several groups and has no keys
-    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "profile", "hydra"}
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "profile", "dataset", "hydra"}
 
 
 def test_menu_defaults_equal_the_schema() -> None:
     """A key that the YAML leaves out and one that it names agree, so that reading either is enough."""
     config = composed()
-    assert config.generation == GenerationConfig(name="greedy")
+    assert config.generation == GenerationConfig()
     assert config.task == Gsm8kConfig()
     assert config.model == LocalModelConfig(name="embedded")
     assert composed("model=stub").model == StubConfig()
@@ -116,25 +112,34 @@ def test_menu_defaults_equal_the_schema() -> None:
         ),
         (lambda: StubConfig(delay_s=-1), "model.delay_s=-1"),
         (lambda: Int8Config(threshold=-1), "quantization.threshold=-1"),
-        (lambda: FourBitConfig(name="nf4", compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
+        (lambda: Nf4Config(compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
         (lambda: PeftConfig(path=""), "lora.path=''"),
         (lambda: PthConfig(path=" "), "lora.path=' ': give the adapter's folder, hub id or .pth file"),
         (lambda: PthConfig(path="x", rank=0), "lora.rank=0: must be 1 or more, or null"),
-        (lambda: GenerationConfig(name="x", max_new_tokens=0), "generation.max_new_tokens=0"),
-        (lambda: GenerationConfig(name="x", temperature=-0.1), "generation.temperature=-0.1"),
+        (lambda: GenerationConfig(max_new_tokens=0), "generation.max_new_tokens=0"),
+        (lambda: GenerationConfig(temperature=-0.1), "generation.temperature=-0.1"),
         (
-            lambda: GenerationConfig(name="x", temperature=1, top_p=0),
+            lambda: GenerationConfig(temperature=1, top_p=0),
             r"generation.top_p=0: must lie in \(0, 1\]",
         ),
-        (lambda: GenerationConfig(name="x", temperature=1, top_k=-1), "generation.top_k=-1"),
-        (lambda: GenerationConfig(name="x", repetition_penalty=0), "generation.repetition_penalty=0"),
-        (lambda: GenerationConfig(name="x", batch_size=0), "generation.batch_size=0"),
-        (lambda: GenerationConfig(name="x", top_k=5), "generation.temperature=0 is greedy.*top_k=5"),
+        (lambda: GenerationConfig(temperature=1, top_k=-1), "generation.top_k=-1"),
+        (lambda: GenerationConfig(repetition_penalty=0), "generation.repetition_penalty=0"),
+        (lambda: GenerationConfig(batch_size=0), "generation.batch_size=0"),
+        (
+            lambda: GenerationConfig(top_k=5),
+            "^generation.temperature=0 is greedy, so generation.top_k=5 would do nothing: give a generation.temperature "
+            "above 0, or generation.top_k=0$",
+        ),
+        (
+            lambda: composed("generation=sampling", "generation.temperature=0"),
+            "so generation.top_p=0.9 and generation.top_k=50 would do nothing: give a generation.temperature above 0, "
+            "or generation.top_p=1 and generation.top_k=0$",
+        ),
         (lambda: Gsm8kConfig(limit=0), "task.limit=0: must be 1 or more, or null for all"),
         (lambda: Gsm8kConfig(offset=-1), "task.offset=-1: must be 0 or more"),
         (lambda: Gsm8kConfig(shuffle_seed=-1), "task.shuffle_seed=-1: must be 0 or more, or null"),
         (lambda: Gsm8kConfig(shots=-1), "task.shots=-1"),
-        (lambda: Gsm8kConfig(samples=0), "task.samples=0: must be 1 or more"),
+        (lambda: Gsm8kConfig(samples=0), "task.samples=0: must lie in 1..10,000"),
         (lambda: Gsm8kConfig(check_invariance=-1), "task.check_invariance=-1"),
         (lambda: Gsm8kConfig(check_contamination=-1), "task.check_contamination=-1"),
         (lambda: composed("task.samples=4"), "task.samples=4 needs answers that differ, and generation.temperature=0"),
@@ -181,7 +186,8 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
-    assert set(counted) == everything - set(reasons)
+    choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}
+    assert set(counted) == (everything | choices) - set(reasons)
     assert all(len(why) > 10 for why in reasons.values())
     inert = {
         "model.name",
@@ -194,11 +200,16 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.data",
         "task.question_key",
         "task.answer_key",
+        "task.subset",
+        "task.choices_key",
+        "task.gold",
+        "task.gold_after",
+        "task.shots_split",
         "task.shuffle_seed",
         "task.offset",
         "task.shots_data",
         "task.show_prompt",
-        "task.until",
+        "task.early_stop_vs",
     }
     inert |= {
         "generation.speculate",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm_process
 
-from runner.core.console import plain
+from runner.core.console import IN_TABLE, LOG_ONLY, ForPeople, plain
 
 STUB = ("model=stub", "tracking=none")
 HOSTILE = "\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
@@ -73,6 +76,7 @@ def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
 JOB = f"{sys.executable} -m runner model=stub tracking=none task.limit=2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -107,7 +111,7 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
                                     "what was done is kept, and the same command prints it again\n")  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["runner", "runner.compare", "runner.store.sync", "runner.models.lora.convert"])
+@pytest.mark.parametrize("module", ["runner", "runner.compare", "runner.store.sync", "runner.compat.convert_lora"])
 def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", module, "--help"]
@@ -117,3 +121,24 @@ def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -
     assert done.returncode == 1
     assert "stdout cannot be written (No space left on device)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes(**marks: object) -> bool:
+        record = logging.makeLogRecord({"msg": "x", **marks})
+        return ForPeople().filter(record)
+
+    assert passes()
+    assert passes(**IN_TABLE), "with print=json there is no table"
+    assert not passes(**LOG_ONLY)
+    monkeypatch.setattr(ForPeople, "table_follows", True)
+    assert passes()
+    assert not passes(**IN_TABLE)
+
+
+def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp_path: Path) -> None:
+    done = runner("task=generate", "task.prompt=Hi", "model.device=cpu", "tracking=none")
+    assert (done.code, done.err) == (0, "")
+    assert "LlamaForCausalLM" in done.out
+    [log] = tmp_path.glob("outputs/jobs/*/log.txt")
+    assert "what is on:\n     loaded  LlamaForCausalLM" in log.read_text(), "the log has it"

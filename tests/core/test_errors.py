@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
-from runner.core.errors import ConfigError, JobFailed, shortage_said
+from runner.core.errors import ConfigError, JobFailed, OutputError, check_output_folder, shortage_said
 
 
 def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> None:
@@ -15,3 +19,51 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
         with pytest.raises(type(error)) as raised, shortage_said():
             raise error
         assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("file", "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=..."),
+        ("file/x/y", "output_dir=file/x/y: {here}/file is a file."),
+        ("link", "output_dir=link: {here}/link is a link to gone, which is not there."),
+        ("link/x", "output_dir=link/x: {here}/link is a link to gone, which is not there."),
+        ("loop", "output_dir=loop: {here}/loop: Too many levels of symbolic links."),
+        ("n" * 300, "n: File name too long."),
+        ("/dev/null/x", "output_dir=/dev/null/x: /dev/null is a file."),
+    ],
+)
+def test_what_can_be_no_output_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    for is_written in (True, False):
+        with pytest.raises(OutputError) as refused:
+            check_output_folder("output_dir", named, is_written)
+        assert said.format(here=tmp_path) in str(refused.value)
+
+
+def test_a_folder_that_may_not_be_written_will_do_for_a_plan() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o555)
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(65534)  # root may write everywhere
+        try:
+            check_output_folder("output_dir", f"{name}/new", is_written=False)
+            with pytest.raises(
+                OutputError, match=f"output_dir={name}/new: nothing may be written in {name} .Permission denied"
+            ):
+                check_output_folder("output_dir", f"{name}/new")
+        finally:
+            os.seteuid(before)
+
+
+def test_a_folder_that_will_be_made_is_no_problem(tmp_path: Path) -> None:
+    check_output_folder("output_dir", str(tmp_path / "a" / "b"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    check_output_folder("output_dir", str(tmp_path / "link" / "c"))
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]

@@ -7,14 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-from runner.core.machine import Company, _cpu_model, _family_ticks
+from runner.core.machine import Contention, _cpu_model, _family_ticks
 
 PROGRAM = """
 import time
-from runner.core.machine import Company
-company = Company()
+from runner.core.machine import Contention
+contention = Contention()
 time.sleep(2)
-print(company.describe())
+print(contention.describe())
 """
 BUSY = "while True: pass"
 
@@ -29,7 +29,7 @@ def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
     assert done.stdout.startswith("beside other work on ")
 
 
-def test_ones_own_children_are_no_company() -> None:
+def test_ones_own_children_are_no_contention() -> None:
     before = _family_ticks()
     child = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
@@ -42,8 +42,8 @@ def test_ones_own_children_are_no_company() -> None:
 
 
 def test_a_second_measurement_in_a_process_is_not_alone() -> None:
-    Company()
-    assert Company().describe() != "alone"
+    Contention()
+    assert Contention().describe() != "alone"
 
 
 def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import LocalModelConfig
+from runner.config.model import LocalModelConfig, PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import (
@@ -20,7 +20,6 @@ from runner.config.task import (
     GenerateConfig,
     Gsm8kConfig,
     MergeConfig,
-    PipelineConfig,
     SplitConfig,
     TaskConfig,
     VerifyConfig,
@@ -45,7 +44,7 @@ from runner.run import run
 
 Make = Callable[..., RunnerConfig]
 EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
-SHORT = GenerationConfig(name="greedy", max_new_tokens=4)
+SHORT = GenerationConfig(max_new_tokens=4)
 
 
 def undescribed(metrics: dict[str, float]) -> set[str]:
@@ -80,14 +79,14 @@ def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
 @pytest.mark.slow
 def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: Path) -> None:
     parts = str(tmp_path / "parts")
-    for task in (
-        SplitConfig(num_parts=2, output_dir=parts),
-        VerifyConfig(parts=parts),
-        MergeConfig(parts=parts, output_dir=str(tmp_path / "merged")),
-        ArchiveConfig(parts=parts, output_dir=str(tmp_path / "packed")),
-        PipelineConfig(parts=parts, prompt="2+3=?"),
+    for task, model in (
+        (SplitConfig(num_parts=2, output_dir=parts), EMBEDDED),
+        (VerifyConfig(parts=parts), EMBEDDED),
+        (MergeConfig(parts=parts, output_dir=str(tmp_path / "merged")), EMBEDDED),
+        (ArchiveConfig(parts=parts, output_dir=str(tmp_path / "packed")), EMBEDDED),
+        (GenerateConfig(prompt="2+3=?"), PartsModelConfig(parts)),
     ):
-        metrics = run(make_config(model=EMBEDDED, task=task, generation=SHORT)).result.metrics
+        metrics = run(make_config(model=model, task=task, generation=SHORT)).result.metrics
         assert undescribed(metrics) == set(), task.name
 
 

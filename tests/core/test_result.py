@@ -51,7 +51,7 @@ def test_repeats_are_read_as_they_were_written(tmp_path: Path) -> None:
     for number in (1, 2):
         log.add(number, {"load_s": 0.5 * number, "ttft_s/batch_1_prompt_4": 0.25})
     lines = log.path.read_text().splitlines()
-    assert lines[2] == '{"measure": "load_s", "repeat": 2, "value": 1.0}'
+    assert lines[2].startswith('{"measure": "load_s", "repeat": 2, "value": 1.0, "checksum": "')
     assert read_repeats(log.path) == {"load_s": [0.5, 1.0], "ttft_s/batch_1_prompt_4": [0.25, 0.25]}
 
 

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import pytest
 
-from runner.core.sequential import ALPHA, SHARES, Decision, Pairs, log_capital, p_of
-from runner.core.stats import wilson_interval
+from runner.core.sequential import SHARES, Decision, Pairs, log_capital, p_of
+from runner.core.stats import ALPHA, wilson_interval
 
 
 def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:

@@ -72,8 +72,8 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
     digest = "143215f82da2eb2e8cb31296fd3ae2880cae65bae8efe5d2f7b57c206ed490d0"
     assert hashlib.sha256("\0".join(map(str, asked)).encode()).hexdigest() == digest
     assert stop_texts(task) == ("Question:", "</s>", "<|im_end|>")
-    assert unlike_lm_eval(task, GenerationConfig(name="greedy")) == []
-    longer = GenerationConfig(name="sampling", max_new_tokens=512, temperature=0.2)
+    assert unlike_lm_eval(task, GenerationConfig()) == []
+    longer = GenerationConfig(max_new_tokens=512, temperature=0.2)
     assert [note.split(":")[0] for note in unlike_lm_eval(task, longer)] == [
         "generation.temperature=0.2",
         "generation.max_new_tokens=512",

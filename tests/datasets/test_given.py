@@ -35,6 +35,12 @@ def test_the_first_row_says_what_all_rows_are(tmp_path: Path, row: dict[str, Any
     assert load(tmp_path / "rows.jsonl", [row, row, row], limit=2, offset=1) == [given] * 2
 
 
+def test_choices_under_keys_of_their_own_are_scored_behind_the_question_alone(tmp_path: Path) -> None:
+    rows = [{"stem": "a?", "options": ["b", "c"], "key": "B"}]
+    own = {"question_key": "stem", "answer_key": "key", "choices_key": "options"}
+    assert load(tmp_path / "own.jsonl", rows, **own) == [Given(Form.asked, "a?", ("b", "c"), 1)]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

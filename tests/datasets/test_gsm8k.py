@@ -121,6 +121,21 @@ def test_missing_split_and_missing_shots(tmp_path: Path) -> None:
         questions(Gsm8kConfig(data=str(empty)))
 
 
+def test_a_subset_is_a_folder_and_examples_come_from_a_split_of_their_own(tmp_path: Path) -> None:
+    for subset in ("easy", "hard"):
+        write_jsonl(tmp_path / subset / "test.jsonl", 2)
+        write_jsonl(tmp_path / subset / "dev.jsonl", 3, answer=f"{subset} #### {{}}")
+    task = Gsm8kConfig(data=str(tmp_path), subset="hard", shots=2, shots_split="dev")
+    assert [shot.question for shot in examples(task)] == ["dev 0?", "dev 1?"]
+    assert examples(task)[1].answer == "hard #### 1,000"
+    with pytest.raises(ConfigError, match=r"task.subset=hrad: no folder of that name 'hrad'. Did you mean hard\?"):
+        questions(Gsm8kConfig(data=str(tmp_path), subset="hrad"))
+    with pytest.raises(ConfigError, match="task.subset=hard: task.data=embedded has none: leave it out"):
+        questions(Gsm8kConfig(subset="hard"))
+    with pytest.raises(ConfigError, match="task.split=dev with task.shots=2: the examples would be questions too"):
+        examples(Gsm8kConfig(data=str(tmp_path), subset="hard", split="dev", shots=2, shots_split="dev"))
+
+
 def test_real_gsm8k_when_it_is_at_hand() -> None:
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
     if not folder.is_dir():

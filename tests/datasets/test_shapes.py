@@ -37,15 +37,16 @@ MAWPS = {"iIndex": 1, "sQuestion": "Ann has 3 pens and gets 2. How many?", "lEqu
     ],
 )
 def test_known_shapes_are_recognised(row: dict[str, Any], question: str) -> None:
-    asked, answer, gold = read_row(row, Keys())
-    assert (asked, gold) == (question, "5")
-    assert answer.endswith("#### 5")  # as a worked example, it shows how to end
+    read = read_row(row, Keys())
+    assert (read.question, read.gold) == (question, "5")
+    assert read.answer.endswith("#### 5")  # as a worked example, it shows how to end
 
 
 def test_keys_of_the_users_own(tmp_path: Path) -> None:
     row = {"story": "Ann has 3.", "ask": "And 2 more?", "n": -5, "question": "another", "answer": "7"}
-    assert read_row(row, Keys("story+ask", "n")) == ("Ann has 3. And 2 more?", "#### -5", "-5")
-    assert read_row(row, Keys(answer="n"))[::2] == ("another", "-5")
+    read, other = read_row(row, Keys("story+ask", "n")), read_row(row, Keys(answer="n"))
+    assert (read.question, read.answer, read.gold) == ("Ann has 3. And 2 more?", "#### -5", "-5")
+    assert (other.question, other.gold) == ("another", "-5")
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps(row))
     own = Gsm8kConfig(data=str(file), question_key="ask", answer_key="n", shots=1, shots_data=str(file))
@@ -93,3 +94,55 @@ def test_files_of_these_shapes(tmp_path: Path) -> None:
     listed.write_text("[1,")
     with pytest.raises(DataError, match=r"SVAMP\.json: not JSON"):
         load_questions(Gsm8kConfig(data=str(listed)))
+
+
+CHOICES = ("red", "green", "blue")
+
+
+@pytest.mark.parametrize(
+    ("row", "keys"),
+    [
+        ({"choices": list(CHOICES), "answer": "C"}, Keys(choices="choices", has_letters=True)),
+        ({"choices": list(CHOICES), "answer": 2}, Keys(choices="choices", has_letters=True)),  # MMLU
+        ({"choices": list(CHOICES), "answer": "blue"}, Keys(choices="choices", has_letters=True)),
+        (  # ARC, some of whose labels are numbers
+            {"choices": {"text": list(CHOICES), "label": ["1", "2", "3"]}, "answerKey": "3"},
+            Keys(answer="answerKey", choices="choices", has_letters=True),
+        ),
+        (  # a column for each
+            {"x": "red", "y": "green", "z": "blue", "why": "Skies are. So it is (C)."},
+            Keys(answer="why", choices="x+y+z", has_letters=True, after="So it is"),
+        ),
+    ],
+)
+def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, Any], keys: Keys) -> None:
+    read = read_row({"question": "Sky?"} | row, keys)
+    assert (read.question, read.gold) == ("Sky?\nA. red\nB. green\nC. blue", "C")
+    assert (read.stem, read.choices) == ("Sky?", CHOICES)
+    assert read.answer.endswith("#### C")
+    assert {*keys.columns([*row, "question"])} == {"question", *row}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"choices": ["a", "b"], "answer": "C"}, 'the answer is "C" and no letter of the 2 choices, its number'),
+        ({"choices": ["a", "b"], "answer": 2}, "the answer is 2 and no letter of the 2 choices"),
+        ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: a list of 2 to 26 choices expected'),
+        ({"choices": "a, b", "answer": "A"}, "`choices` is .*: a list of 2 to 26 choices"),
+        ({"answer": "A"}, "no key 'choices'"),
+    ],
+)
+def test_choices_that_are_none(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_row({"question": "Q?"} | row, Keys(choices="choices", has_letters=True))
+
+
+def test_words_before_a_number() -> None:
+    keys = Keys(after="The answer is:")
+    read = read_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
+    assert (read.gold, read.answer) == ("1205", "2 and 3. The answer is: $1,205\n#### 1205")
+    with pytest.raises(ValueError, match="the answer has no number behind 'The answer is:'"):
+        read_row({"question": "Q?", "answer": "#### 5"}, keys)
+    with pytest.raises(ValueError, match='the answer is "seven" and no letter of a choice'):
+        read_row({"question": "Q?", "answer": "seven"}, Keys(has_letters=True))

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from opening import open_engine
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines import open_engine
 from runner.engines.base import Completion, Delta, Event, Request, complete
 from runner.engines.driver import Driver
 from runner.engines.kinds.stub import StubEngine, StubSession
@@ -43,13 +42,13 @@ class Ear:
 
 
 def test_eight_threads_are_each_told_of_their_own(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    config = make_config(model=tiny_model, generation=GenerationConfig(name="greedy", max_new_tokens=12))
+    config = make_config(model=tiny_model, generation=GenerationConfig(max_new_tokens=12))
     prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
-    engine = open_engine(config, resolved=resolve(config))
+    engine = open_engine(config)
     alone = {one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])}
     engine.close()
     said: dict[int, tuple[str, Completion]] = {}
-    with Driver(open_engine(config, resolved=resolve(config))) as driver:
+    with Driver(open_engine(config)) as driver:
         assert driver.loaded(WAIT_S).facts["architecture"] == "LlamaForCausalLM"
 
         def ask(first: int) -> None:
@@ -112,7 +111,42 @@ def test_cancelling_draining_and_closing(make_config: Make) -> None:
 
 def test_an_engine_that_cannot_load_says_so_to_who_waits(make_config: Make, tiny_model: LocalModelConfig) -> None:
     config = make_config(model=LocalModelConfig(name="/nowhere/at/all", device="cpu"))
-    driver = Driver(open_engine(config, resolved=resolve(config)))
+    driver = Driver(open_engine(config))
     with pytest.raises(ConfigError, match="nowhere"):
         driver.loaded(WAIT_S)
+    driver.close()
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+def test_an_engine_that_cannot_go_on_says_why_to_all_who_ask(make_config: Make, is_busy: bool) -> None:
+    class Dying(StubSession):
+        is_dead = False
+
+        def check(self) -> None:
+            if self.is_dead:
+                raise JobFailed("process 1 was killed")
+
+        def step(self) -> list[Event]:
+            self.is_dead = True
+            raise RuntimeError("its connection is closed")
+
+    class Engine(StubEngine):
+        def open(self, batch_size: int | None = None) -> StubSession:
+            self.session = Dying(self)
+            return self.session
+
+    engine = Engine(make_config(model=StubConfig()), delay_s=0.0)
+    driver = Driver(engine)
+    driver.loaded(WAIT_S)
+    ear = Ear()
+    if is_busy:
+        driver.submit(Request(0, "Hi"), ear)
+        assert str(ear.events.get(timeout=WAIT_S)) == "process 1 was killed"
+    else:
+        engine.session.is_dead = True
+    driver._thread.join(WAIT_S)
+    assert not driver.is_alive
+    assert str(driver.failure) == "process 1 was killed"
+    with pytest.raises(JobFailed, match="process 1 was killed"):
+        driver.submit(Request(1, "Hi"), Ear())
     driver.close()

@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy import stats
 from transformers import (
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from runner.config.sampling import GREEDY, Sampling
 from runner.engines import sampling
-from runner.engines.base import Sampling
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN
 from runner.engines.sampling import Sampler, generator_of
 
 VOCABULARY, STEPS = 200, 6
+
+
+def way_of(
+    temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int, **more: float
+) -> Sampling:
+    values = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
+    return replace(GREEDY, **{**values, **more}, seed=seed)  # type: ignore[arg-type]
+
+
 CPU = torch.device("cpu")
 WAYS = [
-    Sampling(0.0, 1.0, 0, 1.0, 0),
-    Sampling(0.8, 1.0, 0, 1.0, 0),
-    Sampling(0.8, 1.0, 0, 1.0, 5),  # as the one before, with another seed
-    Sampling(0.0, 1.0, 0, 1.5, 0),
-    Sampling(1.4, 0.9, 30, 1.2, 0),
-    Sampling(0.0, 0.5, 3, 1.0, 0),  # greedy, whatever else it says
-    Sampling(0.8, 1.0, 0, 1.0, 0),
+    way_of(0.0, 1.0, 0, 1.0, 0),
+    way_of(0.8, 1.0, 0, 1.0, 0),
+    way_of(0.8, 1.0, 0, 1.0, 5),  # as the one before, with another seed
+    way_of(0.0, 1.0, 0, 1.5, 0),
+    way_of(1.4, 0.9, 30, 1.2, 0),
+    way_of(0.0, 0.5, 3, 1.0, 0),  # greedy, whatever else it says
+    way_of(0.8, 1.0, 0, 1.0, 0),
+    way_of(1.2, 0.95, 0, 1.1, 0, min_p=0.2),
+    way_of(0.0, 1.0, 0, 1.0, 0, frequency_penalty=1.5),
+    way_of(0.9, 1.0, 60, 1.0, 0, presence_penalty=-2.0),
+    way_of(1.0, 1.0, 0, 1.3, 0, frequency_penalty=2.0, presence_penalty=0.7),
 ]
 TEXTS = [[row, row + 1, 2 * row] for row in range(len(WAYS))]
 MANY = {
-    "temperature": Sampling(0.7, 1.0, 0, 1.0, 3),
-    "top_k": Sampling(1.0, 1.0, 50, 1.0, 3),
-    "top_k, most of them": Sampling(1.3, 1.0, 1800, 1.0, 3),
-    "top_p": Sampling(1.0, 0.9, 0, 1.0, 3),
-    "little top_p": Sampling(1.0, 0.05, 0, 1.0, 3),
-    "hot": Sampling(5.0, 0.6, 0, 1.0, 3),
-    "chat": Sampling(0.7, 0.9, 50, 1.1, 3),
-    "agents": Sampling(0.2, 0.95, 0, 1.1, 3),
-    "greedy with a penalty": Sampling(0.0, 1.0, 0, 1.3, 3),
+    "temperature": way_of(0.7, 1.0, 0, 1.0, 3),
+    "top_k": way_of(1.0, 1.0, 50, 1.0, 3),
+    "top_k, most of them": way_of(1.3, 1.0, 1800, 1.0, 3),
+    "top_p": way_of(1.0, 0.9, 0, 1.0, 3),
+    "little top_p": way_of(1.0, 0.05, 0, 1.0, 3),
+    "hot": way_of(5.0, 0.6, 0, 1.0, 3),
+    "chat": way_of(0.7, 0.9, 50, 1.1, 3),
+    "agents": way_of(0.2, 0.95, 0, 1.1, 3),
+    "greedy with a penalty": way_of(0.0, 1.0, 0, 1.3, 3),
+    "min_p": way_of(1.0, 1.0, 0, 1.0, 3, min_p=0.1),
+    "min_p beside others": way_of(2.0, 0.9, 100, 1.0, 3, min_p=0.02),
+    "frequency and presence": way_of(0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4),
 }
 
 
@@ -86,7 +104,8 @@ def warped(way: Sampling, scores: torch.Tensor) -> torch.Tensor:
     assert way.top_p is not None
     scores = TemperatureLogitsWarper(float(way.temperature))(None, scores)
     scores = TopKLogitsWarper(way.top_k)(None, scores) if way.top_k else scores
-    return TopPLogitsWarper(way.top_p)(None, scores) if way.top_p < 1 else scores
+    scores = TopPLogitsWarper(way.top_p)(None, scores) if way.top_p < 1 else scores
+    return MinPLogitsWarper(way.min_p)(torch.LongTensor(), scores) if way.min_p else scores
 
 
 def by_transformers(row: int) -> list[int]:
@@ -97,6 +116,10 @@ def by_transformers(row: int) -> list[int]:
         assert way.repetition_penalty is not None
         if way.repetition_penalty != 1:
             scores = RepetitionPenaltyLogitsProcessor(way.repetition_penalty)(torch.tensor([tokens]), scores)
+        assert way.frequency_penalty is not None
+        assert way.presence_penalty is not None
+        for token, times in Counter(tokens[len(TEXTS[row]) :]).items():  # OpenAI's definition
+            scores[0, token] -= way.frequency_penalty * times + way.presence_penalty
         if not way.temperature:
             tokens.append(int(scores.argmax()))
             continue
@@ -113,15 +136,15 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
     assert expected == [by_transformers(row) for row in range(len(WAYS))]
     assert len({tuple(tokens) for tokens in expected}) == len(WAYS)
     sampler = sampler_of([0, 1, 2])
-    assert sampler.seen is None, "nobody has a penalty yet"
-    sampler.take(sampler_of([3, 4, 5, 6]))
+    assert sampler.history is None, "nobody has a penalty yet"
+    sampler.take(sampler_of(list(range(3, len(WAYS)))))
     rows = list(range(len(WAYS)))
     got: list[list[int]] = [[] for _ in WAYS]
     for step in range(STEPS):
         for row, token in zip(rows, sampler.pick(logits_at(step)[rows]).tolist(), strict=True):
             got[row].append(token)
         if step == 2:
-            kept = torch.tensor([6, 1, 4, 3])
+            kept = torch.tensor([6, 10, 1, 8, 4, 3, 7])
             sampler.keep(kept)
             rows = [rows[at] for at in kept.tolist()]
         if step == 3:
@@ -158,13 +181,38 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
     assert torch.equal(torch.stack(got), torch.stack(expected))
 
 
+@pytest.mark.usefixtures("by")
+def test_min_p_and_penalties_are_by_their_definitions() -> None:
+    """Of 200 random logits each: draws stay within what transformers' min_p leaves, and penalties follow OpenAI's formula."""
+    rows, source = 200, torch.Generator().manual_seed(11)
+    logits = 3 * torch.randn(rows, VOCABULARY, generator=source)
+    way = replace(GREEDY, temperature=1.0, min_p=0.15, seed=1)
+    left = MinPLogitsWarper(0.15)(torch.LongTensor(), logits).isfinite()
+    assert 1 < left.sum(dim=1).float().mean() < VOCABULARY / 4
+    sampler = alike(way, [[]] * rows, VOCABULARY)
+    drawn = torch.stack([sampler.pick(logits) for _ in range(200)])
+    assert left.gather(1, drawn.T).all(), "nothing that is left out is drawn"
+    found = torch.zeros_like(left).scatter_(1, drawn.T, True)
+    assert found.sum() > 0.5 * left.sum(), "and most of what is left is"
+    for frequency, presence in ((0.5, 0.0), (0.0, 1.5), (-0.3, 0.8)):
+        way = replace(GREEDY, frequency_penalty=frequency, presence_penalty=presence)
+        prompts, answers = torch.randint(VOCABULARY, (2, rows, 50), generator=source).tolist()
+        sampler = Sampler(VOCABULARY, CPU, prompts, [way] * rows, [None] * rows, answers)
+        for _ in range(3):
+            counts = torch.stack([torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers])
+            expected = (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
+            assert sampler.pick(logits).tolist() == expected
+            for answer, token in zip(answers, expected, strict=True):
+                answer.append(token)
+
+
 @pytest.mark.parametrize("name", [name for name in MANY if "greedy" not in name])
 def test_draws_are_distributed_as_by_transformers(name: str) -> None:
     """Chi-square over many draws at one text's logits; tokens that are rarely due count together."""
     way = MANY[name]
     rows, draws, vocab_size = 200, 100, 2000
     logits = 2 * torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(2))
-    way = Sampling(way.temperature, way.top_p, way.top_k, 1.0, way.seed)
+    way = replace(way, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0)
     sampler = alike(way, [[]] * rows, vocab_size)
     counted = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
     due = warped(way, logits).double().softmax(dim=-1)[0] * rows * draws
@@ -175,13 +223,13 @@ def test_draws_are_distributed_as_by_transformers(name: str) -> None:
     if (rest := rows * draws - sum(wanted)) > 1e-3:
         found.append(rows * draws - sum(found))
         wanted.append(rest)
-    assert len(wanted) > 20 or name in ("agents", "little top_p")
+    assert len(wanted) > 20 or name in ("agents", "little top_p", "min_p")
     if len(wanted) > 1:
         assert stats.chisquare(found, wanted).pvalue > 1e-3
 
 
 @pytest.mark.usefixtures("by")
-@pytest.mark.parametrize("way", [Sampling(1.0, 0.9, 0, 1.0, 0), Sampling(1.0, 1.0, 2, 1.0, 0), Sampling(0.9, 0.4, 7, 1.2, 0)])  # fmt: skip
+@pytest.mark.parametrize("way", [way_of(1.0, 0.9, 0, 1.0, 0), way_of(1.0, 1.0, 2, 1.0, 0), way_of(0.9, 0.4, 7, 1.2, 0)])  # fmt: skip
 @pytest.mark.parametrize("vocab_size", [1, 5, 63, 64, 65, 130])
 def test_odd_rows(way: Sampling, vocab_size: int) -> None:
     """A row with NaN has no token; one that lets a single token pass gets it; logits may lie far apart in memory."""
@@ -205,7 +253,7 @@ def test_of_equal_tokens_the_first_go() -> None:
 
 
 def test_random_numbers_depend_on_seed_id_and_choice() -> None:
-    warm = Sampling(1.0, 1.0, 0, 1.0, 7)
+    warm = way_of(1.0, 1.0, 0, 1.0, 7)
     names = [(1, 0), (1, 1), ("1", 0), ("1:1", 0), (2, 0)]
     drawn = [float(torch.rand(1, generator=generator_of(warm, *name))) for name in names]  # type: ignore[arg-type]
     assert drawn[0] == drawn[2], "an id is its text"

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from opening import open_engine
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import open_engine
 from runner.engines.base import Capability, Completion, Engine, Event, Request, RequestId
 from runner.engines.session import Session
 

@@ -15,7 +15,7 @@ from runner.config.model import LocalModelConfig
 from runner.estimates.calibration import speeds
 from runner.estimates.jobs import estimate
 from runner.estimates.sample import asked_of
-from runner.estimates.speed import Source
+from runner.estimates.speed import EstimateBasis
 from runner.quantization import CHOICES
 
 
@@ -29,7 +29,7 @@ def test_a_model_is_timed_once_and_only_once(make_config: Callable[..., Any]) ->
     assert estimate(jobs, folder, calibrate=False)[7].time is None, "plan=quick times nothing"
     time = estimate(jobs, folder, calibrate=True, on_line=said.append)[7].time
     assert time is not None
-    assert (time.source, time.most) == (Source.calibrated, False)
+    assert (time.source, time.most) == (EstimateBasis.calibrated, False)
     assert 0 < time.seconds < 300
     assert [line.split(":")[0] for line in said] == ["calibrating"]
     again = estimate(jobs, folder, calibrate=True, on_line=said.append)[7].time

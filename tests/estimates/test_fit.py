@@ -23,7 +23,7 @@ Make = Callable[..., Any]
 def seven_billion(make_config: Make) -> Any:
     """A job whose model is known by its shape alone."""
     model = LocalModelConfig("x", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
-    return make_config(model=model, generation=GenerationConfig("greedy", max_new_tokens=64, batch_size=64))
+    return make_config(model=model, generation=GenerationConfig(max_new_tokens=64, batch_size=64))
 
 
 def test_what_fits_says_nothing_more(seven_billion: Any) -> None:

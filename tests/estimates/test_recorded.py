@@ -14,8 +14,8 @@ from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.result import Record, Result, Status
-from runner.estimates.recorded import Records
-from runner.estimates.speed import Source
+from runner.estimates.recorded import FinishedJobs
+from runner.estimates.speed import EstimateBasis
 from runner.quantization import CHOICES
 from runner.store.tracking import flatten
 
@@ -39,24 +39,28 @@ def write(config: Any, metrics: dict[str, float], name: str = "job", seconds: fl
 def test_answers_are_scaled_by_their_number(config: Any) -> None:
     write(config, ANSWERS)
     more = replace(config, task=Gsm8kConfig(limit=40, split="hard5"))
-    found = Records(Path(config.output_dir)).estimate(more)
+    found = FinishedJobs(Path(config.output_dir)).estimate(more)
     assert found is not None
     assert found.seconds == pytest.approx(3 + 40 * (100 / 100 + 20 / 10))
-    assert found.source is Source.recorded
+    assert found.source is EstimateBasis.recorded
     everything = replace(config, task=Gsm8kConfig(limit=None))
-    assert Records(Path(config.output_dir)).estimate(everything) is None, "nobody knows how many there are"
-    found = Records(Path(config.output_dir)).estimate(everything, read=7)
+    assert FinishedJobs(Path(config.output_dir)).estimate(everything) is None, "nobody knows how many there are"
+    found = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
     assert found is not None
     assert found.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
-    assert Records(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
+    assert FinishedJobs(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
     write(config, {"n": 9, "correct": 0, "questions_left": 91}, "early")
-    assert Records(Path(config.output_dir)).accuracy(more) == (3, 4, "job")  # not by one that stopped at a difference
+    assert FinishedJobs(Path(config.output_dir)).accuracy(more) == (
+        3,
+        4,
+        "job",
+    )  # not by one that stopped at a difference
 
 
 def test_several_records_say_how_far_apart_they_are(config: Any) -> None:
     write(config, ANSWERS)
     write(config, ANSWERS | {"decode_tok_per_s": 2.0}, "slow")
-    found = Records(Path(config.output_dir)).estimate(config)
+    found = FinishedJobs(Path(config.output_dir)).estimate(config)
     assert found is not None
     assert found.spread > 0.3
 
@@ -66,13 +70,13 @@ def test_another_base_another_machine_and_answers_of_other_jobs_say_nothing(conf
     write(replace(config, quantization=CHOICES["nf4"]()), ANSWERS, "nf4")
     write(config, {key: value for key, value in ANSWERS.items() if not key.endswith("_per_s")}, "taken")
     (Path(config.output_dir) / "jobs" / "taken" / "other.json").write_text("{")
-    assert Records(Path(config.output_dir)).estimate(config) is None
+    assert FinishedJobs(Path(config.output_dir)).estimate(config) is None
 
 
 def test_a_measurement_with_other_repeats_is_scaled(config: Any) -> None:
     task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], repeats=3, warmup=1)
     write(replace(config, task=task), SPEEDS, seconds=11.0)
-    records = Records(Path(config.output_dir))
+    records = FinishedJobs(Path(config.output_dir))
     found = records.estimate(replace(config, task=replace(task, repeats=7)))
     assert found is not None
     assert found.seconds == pytest.approx(3 + 2 * 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,8 +28,9 @@ TINY = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: {}\ndevice: 
 # what belongs to the process and not to the answers; base_loads: only our workers keep a loaded base
 OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib", "base_loads",
                   "load_peak_rss_mib", "load_rss_mib", "draft_tokens", "accepted_tokens")  # fmt: skip
+THOROUGH = pytest.mark.thorough
 SLOW = pytest.mark.slow
-LAUNCHERS = ["basic", *(pytest.param(name, marks=SLOW) for name in ("joblib", "submitit_local", "ray"))]
+THOROUGH_ONES = [pytest.param(name, marks=THOROUGH) for name in ("submitit_local", "ray")]
 NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
 # submitit waits 15 s for the result of a job that has died: a shared disk may be slow
 IMPATIENT = "\nimport submitit.core.core\nsubmitit.core.core.Job._results_timeout_s = 1\n"
@@ -177,7 +179,8 @@ def assert_children_of_one_grid(folder: Path, status: str) -> None:
 # ------------------------------------------------------------------------------- the same grid elsewhere
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@SLOW
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=THOROUGH), *THOROUGH_ONES])
 def test_the_same_grid_gives_the_same_results(
     launcher: str, start: Start, with_tiny: str, reference: Done, python_for: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -198,7 +201,8 @@ def test_the_same_grid_gives_the_same_results(
     assert len(mlflow_runs(folder)) == 9, "a start with nothing to do leaves no run"
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@SLOW
+@pytest.mark.parametrize("launcher", ["basic", "joblib", *THOROUGH_ONES])
 def test_a_job_that_fails_fails_alone(
     launcher: str,
     start: Start,
@@ -235,7 +239,7 @@ def test_a_job_that_fails_fails_alone(
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
 
 
-@SLOW
+@THOROUGH
 @pytest.mark.parametrize(
     ("launcher", "wish", "reach"),
     [
@@ -372,11 +376,21 @@ def best(folder: Path) -> tuple[float, float]:
     return found.best_params["generation.temperature"], found.best_value
 
 
+@pytest.mark.slow
 def test_optuna_searches_with_our_workers(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     done = start(tmp_path, *SEARCH, "hydra.sweeper.direction=maximize", "model=stub", "tracking=none")
-    assert (done.code, done.out) == (0, ""), done.err
+    assert done.code == 0, done.err
     assert "Traceback" not in done.err
+    counted = re.findall(r"^\[(\d)/(\d)\] generation.temperature=0\.\d+: ", done.err, re.MULTILINE)
+    assert counted == [(str(number), "4") for number in range(1, 5)], "over all lots, each by what is searched over"
+    assert re.search(r"^ +job +generation.temperature +status +accuracy", done.out, re.MULTILINE)
+    assert len(re.findall(r"^ +gsm8k-\w+ +0\.\d+ +finished", done.out, re.MULTILINE)) == 4
+    said = re.search(
+        r"^best of 4 trials: accuracy \d+\.0%, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$", done.out, re.M
+    )
+    assert said is not None, done.out
+    assert (said[1] in results(tmp_path), float(said[2])) == (True, best(tmp_path)[0])
     temperature, accuracy = best(tmp_path)
     assert 0.1 <= temperature <= 1.0
     found = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
@@ -384,7 +398,7 @@ def test_optuna_searches_with_our_workers(start: Start, tmp_path: Path) -> None:
     assert accuracy == max(found)
 
 
-@SLOW
+@THOROUGH
 def test_optuna_maximises_unless_told_otherwise(start: Start, tmp_path: Path) -> None:
     """The embedded model's accuracy at random temperatures differs, so a search the wrong way round would show."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
@@ -396,6 +410,7 @@ def test_optuna_maximises_unless_told_otherwise(start: Start, tmp_path: Path) ->
     assert best(tmp_path)[1] == max(found)
 
 
+@pytest.mark.slow
 def test_a_failed_trial_ends_the_search_in_one_message(
     start: Start, tmp_path: Path, faults: Callable[..., dict[str, str]]
 ) -> None:

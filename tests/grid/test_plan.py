@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, ClassVar, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import pytest
 from stages import split_into
 
 from runner.checkpoints.resolve import resolve
+from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, PipelineConfig, TaskConfig, VerifyConfig
+from runner.config.task import Gsm8kConfig, TaskConfig, VerifyConfig
+from runner.config.tasks import TASKS
+from runner.config.wording import PromptStyle
 from runner.core import machine
-from runner.core.machine import MIB
+from runner.core.errors import ConfigError
 from runner.core.result import Status
-from runner.grid.plan import Outcome, Planned, group, how_many, need_of
-from runner.grid.show import View
+from runner.grid.plan import Outcome, PlannedJob, State, group, how_many, plan_job
+from runner.grid.show import GridView
 from runner.grid.workers import Worker, WorkerPool
-from runner.sharding.manifest import read_manifest
 from runner.store.jobs import Job
 
 Make = Callable[..., RunnerConfig]
@@ -31,22 +35,15 @@ def parts(tiny_llama: Path, tmp_path: Path) -> Path:
     return split_into(tiny_llama, tmp_path / "parts", 2)
 
 
-def planned(make_config: Make, task: TaskConfig) -> Planned:
-    config = make_config(task=task)
-    return Planned([], config, resolved=resolve(config))
-
-
-def test_a_pipeline_needs_its_parts_and_not_the_model_group(make_config: Make, parts: Path) -> None:
-    config = make_config(task=PipelineConfig(parts=str(parts), prompt="x"))
-    stored = sum(part.raw.nbytes for part in read_manifest(parts).parts) / MIB
-    assert need_of(config, resolve(config)).mib == pytest.approx(stored)
-    assert stored > 0
+def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
+    config = make_config(task=task, **groups)
+    return PlannedJob([], config, resolved=resolve(config))
 
 
 def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 4)
     monkeypatch.setattr(machine, "gpu_models", list)
-    pipeline = planned(make_config, PipelineConfig(parts=str(parts), prompt="x"))  # takes all cores
+    pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(parts)))  # takes all cores
     verify = planned(make_config, VerifyConfig(parts=str(parts)))  # takes one
     assert how_many([verify, verify], [0, 1], "auto") == 2
     for plan in ([pipeline, verify], [verify, pipeline]):
@@ -57,7 +54,7 @@ def test_a_job_waits_for_its_reference_if_that_stands_in_the_grid(make_config: M
     plan = [planned(make_config, Gsm8kConfig()) for _ in range(4)]
     for number, (job_id, after) in enumerate([("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]):
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
-    pool = WorkerPool(plan, [0, 1, 2, 3], 2, tmp_path, View([], 0))
+    pool = WorkerPool(plan, [0, 1, 2, 3], 2, tmp_path, GridView([], 0))
     pool._groups = group(plan, pool.numbers)
     taken = [pool._ready(), pool._ready()]
     assert taken == [deque([2]), deque([1])]
@@ -73,3 +70,81 @@ def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -
         one.base = "the same"
     plan[0].after = plan[2].after = "x"
     assert group(plan, [0, 1, 2]) == deque([deque([1, 0, 2])])
+
+
+ABSURD = 10**12
+NEEDED: dict[str, dict[str, Any]] = {
+    "generate": {"prompt": "x"},
+    "agents": {"domain": "brief", "optimized_spatial": True},
+}
+IN_PARTS = ("split", "merge", "verify", "archive")  # their counts are held to the parts, or are of no work
+COUNTS = [
+    (task, key)
+    for task, schema in TASKS.items()
+    if task not in IN_PARTS
+    for key, hint in get_type_hints(schema).items()
+    if {int, float, list[int], Any} & {hint, *get_args(hint)} and get_origin(hint) is not ClassVar
+]
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    def end(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def planned_state(make_config: Make, task: str, **keys: Any) -> str:
+    """Say how a job is planned: its state, or why it cannot work."""
+    try:
+        with at_most(20):
+            planned = plan_job([], make_config(task=TASKS[task](**NEEDED.get(task, {}) | keys)))
+    except ConfigError as refused:
+        return str(refused)
+    return planned.problem or planned.state
+
+
+@pytest.mark.parametrize(("task", "key"), COUNTS)
+def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: str, key: str) -> None:
+    is_list = get_origin(get_type_hints(TASKS[task])[key]) is list
+    said = planned_state(make_config, task, **{key: [ABSURD] if is_list else ABSURD})
+    assert said in (State.todo, State.impossible) or f"task.{key}=" in said, said
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "said"),
+    [
+        ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000 questions of the embedded data are made"),
+        ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: at most 100,000"),
+        ("likelihood", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000"),
+        ("agents", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000"),
+        ("agents", {"num_iterations": ABSURD}, "task.num_iterations=1000000000000 with task.batch_size=4: at most 100,000"),
+        ("agents", {"num_rounds": ABSURD}, "task.num_rounds=1000000000000: must lie in 1..100"),
+        ("gsm8k", {"shots": ABSURD}, "task.shots=1000000000000: at most 100,000"),
+        ("gsm8k", {"samples": ABSURD}, "task.samples=1000000000000: must lie in 1..10,000"),
+        ("gsm8k", {"prompt": PromptStyle.lm_eval_5shot, "offset": ABSURD}, "task.offset=1000000000000: task.prompt=lm_eval_5shot: 5 examples"),
+        ("sweep", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=[64, 256]: the largest batch has 256,000,000,000,000 prompt tokens"),
+        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_s=30 seconds: 30,000,000,000,000 requests would come"),
+        ("sweep", {"arrival_rates": [1.0], "arrival_requests": ABSURD}, "task.arrival_requests=1000000000000: 1,000,000,000,000 requests"),
+        ("sweep", {"repeats": ABSURD}, "task.repeats=1000000000000: must lie in 1..10,000"),
+        ("sweep", {"warmup": ABSURD}, "task.warmup=1000000000000: must lie in 0..10,000"),
+        ("memory", {"repeats": ABSURD}, "task.repeats=1000000000000: must lie in 1..10,000"),
+        ("memory", {"context_lengths": [ABSURD]}, "task.batch_size=8 with task.context_lengths=[1000000000000]: the largest batch has"),
+        ("memory", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=256: the largest batch has"),
+    ],
+)  # fmt: skip
+def test_a_count_that_would_fill_the_memory_is_refused_by_name(
+    make_config: Make, task: str, keys: dict[str, Any], said: str
+) -> None:
+    assert planned_state(make_config, task, **keys).startswith(said)
+
+
+def test_an_offset_is_no_work(make_config: Make) -> None:
+    assert planned_state(make_config, "gsm8k", offset=ABSURD, limit=3) == State.todo

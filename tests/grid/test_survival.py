@@ -1,4 +1,4 @@
-"""A dozen times a grid or one of its workers is killed at a random moment; in the end nothing can be told from it."""
+"""Again and again a grid or one of its workers is killed at a random moment; in the end nothing can be told from it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from grids import Grid, end_at, mlflow_runs, results, samples, without_time
 Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
 pytestmark = pytest.mark.slow
 
-KILLS = 12
 SEED = 20
 # a stub that takes its time: half of the jobs wait on it, the others compute
-SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\nname: stub\ndelay_s: 0.1\n"
+SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\ndelay_s: 0.1\n"
 REAL = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
 ANSWERS = ("accuracy", "accuracy_low", "accuracy_high", "n", "correct", "wrong", "no_answer", "cut_off",
            "prompt_tokens", "new_tokens")  # fmt: skip
 
 
-def jobs_of(folder: Path, dtype: str = "float32") -> list[str]:
-    """A grid of twelve jobs, six on the stub and six on the embedded model."""
+def jobs_of(folder: Path, models: str = "slow,real", dtype: str = "float32") -> list[str]:
+    """A grid of six jobs for each model: the stub, and the embedded one."""
     (folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
     (folder / "conf" / "model" / "slow.yaml").write_text(SLOW_STUB)
     (folder / "conf" / "model" / "real.yaml").write_text(REAL.format(dtype))
     return [
         f"--config-dir={folder / 'conf'}",
-        "model=slow,real",
+        f"model={models}",
         "seed=0,1,2",
         "generation=greedy,sampling",
         "task.limit=12",
@@ -118,13 +117,16 @@ def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> b
     return False
 
 
-def test_a_dozen_kills_change_nothing(grid: Start, tmp_path: Path) -> None:
-    arguments = jobs_of(tmp_path)
+@pytest.mark.parametrize(
+    ("models", "jobs", "kills"), [("slow", 6, 3), pytest.param("slow,real", 12, 12, marks=pytest.mark.thorough)]
+)
+def test_kills_change_nothing(grid: Start, tmp_path: Path, models: str, jobs: int, kills: int) -> None:
+    arguments = jobs_of(tmp_path, models)
     assert grid(*arguments, folder="undisturbed").wait().code == 0
     truth, metrics = said(tmp_path / "undisturbed"), answers(tmp_path / "undisturbed")
-    assert [sorted(lines) for lines in truth.values()] == [list(range(12))] * 12
+    assert [sorted(lines) for lines in truth.values()] == [list(range(12))] * jobs
 
-    killer = Killer(KILLS, SEED)
+    killer = Killer(kills, SEED)
     folders = 0
     ended: Counter[str] = Counter()
     while killer.left:
@@ -132,16 +134,16 @@ def test_a_dozen_kills_change_nothing(grid: Start, tmp_path: Path) -> None:
         assert survive(grid, killer, name, arguments)
         assert said(tmp_path / name) == truth
         assert answers(tmp_path / name) == metrics
-        ended += check_mlflow(tmp_path / name, jobs=12)
-    print(f"\n{dict(killer.victims)} killed over {folders} grids of 12 jobs; their runs: {dict(ended)}")
-    assert sum(killer.victims.values()) == KILLS
+        ended += check_mlflow(tmp_path / name, jobs)
+    print(f"\n{dict(killer.victims)} killed over {folders} grids of {jobs} jobs; their runs: {dict(ended)}")
+    assert sum(killer.victims.values()) == kills
 
 
+@pytest.mark.thorough
 def test_bfloat16_after_kills(grid: Start, tmp_path: Path) -> None:
     """Where batch composition can flip a token, the difference is counted, and nothing is lost or doubled."""
     arguments = [
-        *jobs_of(tmp_path, "bfloat16"),
-        "model=embedded",
+        *jobs_of(tmp_path, "embedded", "bfloat16"),
         "seed=0,1",
         "generation=greedy",
         "task.limit=60",

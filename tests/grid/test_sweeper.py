@@ -7,13 +7,19 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grids import Grid, mlflow_runs, results, samples
 
+import runner as package
+from runner.core.errors import ConfigError
+from runner.core.result import Record
+
 Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
+Run = Callable[..., Any]  # the fixture `runner`: arguments in, what a command in this process said out
 STUB = ("model=stub", "task.limit=2")
 
 QUESTIONS = "".join(f'{{"question": "{text}", "answer": "#### 1"}}\n' for text in ("one?", "x" * 600))
@@ -64,53 +70,53 @@ def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     assert changed <= {"stdout", "stderr", ".hashes.json"}
 
 
-def test_zip_and_exclude_from_a_study(grid: Start, tmp_path: Path) -> None:
+def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "study.yaml").write_text(STUDY)
     study = ("-cd", str(tmp_path / "study"), "-cn", "study", "tracking=none")
-    started = grid(*study, multirun=False)
-    ended = started.wait()
+    ended = runner(*study)
     assert ended.code == 0, ended.err
     assert "4 jobs: 4 to do" in ended.err
-    assert len(results(started.folder)) == 4
+    assert len(results(tmp_path)) == 4
     assert row(ended.out, " test 0 greedy finished")
     assert row(ended.out, " test 1 sampling finished")
     assert row(ended.out, " test 2 greedy finished")
     assert row(ended.out, "hard5 2 greedy finished")
 
-    again = grid(*study, "print=json", multirun=False).wait()
+    again = runner(*study, "print=json")
     assert again.code == 0
     assert "4 jobs: 4 done" in again.err
-    assert sorted(json.loads(line)["job_id"] for line in again.out.splitlines()) == sorted(results(started.folder))
+    assert sorted(json.loads(line)["job_id"] for line in again.out.splitlines()) == sorted(results(tmp_path))
 
-    collision = grid(*study, "seed=3", multirun=False).wait()
+    collision = runner(*study, "seed=3")
     assert collision.code == 2
     assert collision.err.startswith("error: seed=3 on the command line collides with seed in hydra.sweeper.zip[0]")
     assert collision.err.count("\n") == 1
 
 
-def test_zip_and_exclude_on_the_command_line(grid: Start) -> None:
+def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> None:
+    grid = partial(runner, "-m", "model=stub", "tracking=none")
     together = 'hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2"}]'
     without = "hydra.sweeper.exclude=[{seed:0,task.extractor:strict}]"
-    started = grid("model=stub", "tracking=none", together, without, "task.extractor=glob(*),strict,flexible")
-    assert started.wait().code == 2, "a glob lists the choices of a group, and this is none"
-    ended = grid("model=stub", "tracking=none", together, without, "task.extractor=strict,flexible").wait()
+    globbed = grid(together, without, "task.extractor=glob(*),strict,flexible")
+    assert globbed.code == 2, "a glob lists the choices of a group, and this is none"
+    ended = grid(together, without, "task.extractor=strict,flexible")
     assert ended.code == 0, ended.err
     jobs = [(r["params"]["seed"], r["params"]["task.limit"], r["params"]["task.extractor"])
-            for r in results(started.folder).values()]  # fmt: skip
+            for r in results(tmp_path).values()]  # fmt: skip
     assert sorted(jobs) == [("0", "1", "flexible"), ("1", "2", "flexible"), ("1", "2", "strict")]
-    uneven = grid("model=stub", "tracking=none", 'hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2,3"}]').wait()
+    uneven = grid('hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2,3"}]')
     assert uneven.code == 2
     assert "hydra.sweeper.zip[0]: its keys advance together" in uneven.err
 
 
-def test_rerun_failed_and_rerun_all(grid: Start) -> None:
+def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
     arguments = (*STUB, "tracking=none", "seed=0,1,2,2")
     started = grid(*arguments, faults={1: "raise"})
     assert started.wait().code == 1
     written = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
 
-    failed = grid(*arguments, "rerun=failed").wait()
+    failed = runner("-m", *arguments, "rerun=failed", cwd=started.folder)
     assert failed.code == 0, failed.err
     assert "4 jobs: 1 go on, 3 done" in failed.err
     now = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
@@ -119,7 +125,7 @@ def test_rerun_failed_and_rerun_all(grid: Start) -> None:
     assert [note for note in notes if "were on disk" in note], "an answer is evidence: it is gone on from"
     assert "4 jobs: 4 done" in grid(*arguments, "rerun=failed").wait().err
 
-    everything = grid(*arguments, "rerun=all").wait()
+    everything = runner("-m", *arguments, "rerun=all", cwd=started.folder)
     assert everything.code == 0, everything.err
     assert "[3/3]" in everything.err, "what stands twice is done once"
     last = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
@@ -185,7 +191,9 @@ def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
     assert started.wait().code == 0
     (above,) = [run for run in mlflow_runs(started.folder) if run.is_grid]
     result = by_seed(started.folder)[0]
-    result.write_text(json.dumps(json.loads(result.read_text()) | {"mlflow_uri": None}))
+    record = Record.from_json(result.read_text())
+    record.mlflow_uri = None
+    result.write_text(record.to_json())
     with contextlib.closing(sqlite3.connect(started.folder / "outputs" / "mlflow.db")) as database:
         database.execute("update runs set status = 'RUNNING', end_time = null where run_uuid = ?", (above.run_id,))
         database.commit()
@@ -218,19 +226,74 @@ def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
     ],
 )
 def test_jobs_that_differ_in_where_they_are_wanted_are_each_delivered(
-    grid: Start, new_database: Callable[[Path], None], tmp_path: Path, swept: str, wanted: tuple[str, ...]
+    runner: Run, new_database: Callable[[Path], None], tmp_path: Path, swept: str, wanted: tuple[str, ...]
 ) -> None:
     tracked = "tracking.uri" in swept
     for name in ("a.db", "b.db") if tracked else ():
-        new_database(tmp_path / "work" / name)
+        new_database(tmp_path / name)
     task = ("model=stub", "task=generate", "task.prompt=Hi") if "task.output" in swept else STUB
-    started = grid(*task, swept, *(() if tracked else ("tracking=none",)))
-    ended = started.wait()
+    ended = runner("-m", *task, swept, *(() if tracked else ("tracking=none",)))
     assert ended.code == 0, ended.err
     assert "stand here twice" not in ended.err
     for pattern in wanted:
-        assert len(list(started.folder.glob(pattern))) == 1, pattern
+        assert len(list(tmp_path.glob(pattern))) == 1, pattern
     for name in ("a.db", "b.db") if tracked else ():
-        with contextlib.closing(sqlite3.connect(started.folder / name)) as store:
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as store:
             query = "select count(*) from tags where key = 'job_id'"
             assert store.execute(query).fetchone() == (1,), name
+
+
+def planned(tmp_path: Path, *overrides: Any, model: str = "stub", study: Path | None = None) -> list[dict[str, Any]]:
+    return package.grid(
+        "plan=quick", "tracking=none", f"model={model}", f"output_dir={tmp_path}", *overrides, study=study
+    )
+
+
+def test_a_key_goes_to_the_jobs_whose_choices_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = planned(tmp_path, {"quantization": ["none", "nf4", "int8"]}, "quantization.double_quant=false")
+    assert [row.get("quantization.double_quant") for row in rows] == [None, False, None]
+    assert {row["status"] for row in rows} == {"to do"}
+    said = "quantization.double_quant is passed to the jobs that have it, and left out with quantization=none, "
+    assert f"note: {said}quantization=int8\n" in capsys.readouterr().err
+    plain = planned(tmp_path, {"quantization": ["none", "nf4"]})
+    assert rows[0]["job_id"] == plain[0]["job_id"], "it is the same job as without the key"
+    assert rows[1]["job_id"] != plain[1]["job_id"]
+    capsys.readouterr()
+    rows = planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.double_quant=false")
+    assert len(rows) == 2
+    assert "left out" not in capsys.readouterr().err, "all have it, and the menu's choice is not asked for"
+
+
+def test_a_sweep_over_such_a_key_asks_the_others_once(tmp_path: Path) -> None:
+    rows = planned(tmp_path, {"quantization": ["none", "nf4"], "quantization.double_quant": [True, False]}, "seed=1,2")
+    names = [(row["quantization"], row.get("quantization.double_quant"), row["seed"]) for row in rows]
+    assert names == [
+        ("none", None, 1),
+        ("none", None, 2),
+        *(("nf4", it, seed) for it in (True, False) for seed in (1, 2)),
+    ]
+
+
+def test_a_profile_brings_a_choice_that_has_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profiles = {"profile": ["low_memory", "teacher_only"], "model.base_url": "http://127.0.0.1:1/v1"}
+    rows = package.grid("plan=quick", "tracking=none", f"output_dir={tmp_path}", profiles)
+    assert [(row["profile"], row["status"]) for row in rows] == [
+        ("low_memory", "to do"),
+        ("teacher_only", "impossible"),
+    ]
+    assert "model.name=NAME" in rows[1]["error"], "the address is there, and only the name is asked for"
+    said = "note: model.base_url is passed to the jobs that have it, and left out with model=embedded\n"
+    assert said in capsys.readouterr().err
+
+
+def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"):
+        planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")
+    with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):
+        planned(tmp_path, {"quantization": ["none", "int8"]}, "quantization.double_quant=false")
+    (tmp_path / "own.yaml").write_text(
+        "defaults: [config, _self_]\nhydra: {sweeper: {params: {quantization: 'none,nf4'}, "
+        "exclude: [{quantization: nf4}]}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):
+        planned(tmp_path, "quantization.double_quant=false", study=tmp_path / "own.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -62,6 +63,27 @@ def test_the_entry_point_names_the_model() -> None:
     registry = Registry("model", base_cls=LM)
     registry.register(name, target=EntryPoint(name, value, "lm_eval.models"))
     assert registry.get("runner") is EngineModel
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["ls", "-h"]])
+def test_its_help_is_of_this_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: runner-lm-eval")
+    assert not re.search(r"(?<!runner-)lm-eval (run|ls|--)|--model hf --|default: hf", said)
+    if arguments[:1] != ["ls"]:
+        assert "--model_args" in said
+    if arguments[:1] == ["run"]:
+        assert "(default: runner)" in said
+    else:
+        assert "pretrained=gpt2" not in said
+
+
+def test_the_examples_of_its_help_name_our_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for word in ("where no --model is given", "quantization=nf4", "lora=ADAPTER", "runner-compare --lm-eval"):
+        assert word in said
 
 
 @pytest.mark.slow

@@ -194,15 +194,18 @@ def test_json_of_parts(arena: Arena, sound_parts: Path, name: str, case: str) ->
         assert name in arena.give(f"task={task}", "task.parts=parts", *(["task.output_dir=out"] * (task != "verify")))
 
 
-@pytest.mark.parametrize("task", ["verify", "pipeline"])
+IN_PARTS = ("task=generate", "model=parts", "model.name=parts", "task.prompt=x", "model.device=cpu")
+
+
+@pytest.mark.parametrize("task", ["verify", "generate"])
 def test_weights_of_a_part(arena: Arena, sound_parts: Path, task: str) -> None:
     shutil.copytree(sound_parts, arena.folder / "parts")
-    more = ("task.prompt=x", "model.device=cpu", "generation.max_new_tokens=1") if task == "pipeline" else ()
+    words = ("task=verify", "task.parts=parts") if task == "verify" else (*IN_PARTS, "generation.max_new_tokens=1")
     (part,) = (arena.folder / "parts").glob("*0*.safetensors")
     cases = corpus.SAFETENSORS if task == "verify" else ("empty", "deep", "beyond the end")  # each starts a process
     for case in cases:
         part.write_bytes(corpus.SAFETENSORS[case])
-        assert part.name in arena.give(f"task={task}", "task.parts=parts", *more)
+        assert part.name in arena.give(*words)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "partition_0.json", "config.json"])
@@ -211,7 +214,7 @@ def test_json_of_parts_that_a_pipeline_runs(arena: Arena, sound_parts: Path, nam
     (file,) = (arena.folder / "parts").rglob(name)
     for case in ("null", "deep", "no utf-8", "digits"):
         file.write_bytes(corpus.JSONS[case])
-        assert name in arena.give("task=pipeline", "task.parts=parts", "task.prompt=x", "model.device=cpu")
+        assert name in arena.give(*IN_PARTS)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callab
         ("task.limit=0", "task.limit=0: must be 1 or more"),
         ("task.limit=1,2", "task.limit=1,2: several values"),
         ("plan=true", "plan=true: evaluate() does a job"),
-        ("what", "what: this is no override"),
+        ("what", "what: not a valid override"),
     ],
 )
 def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, said: str) -> None:
@@ -70,6 +70,7 @@ def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> Non
         package.evaluate("task=generate", "task.prompts=long.txt", "tracking=none")
 
 
+@pytest.mark.slow
 def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     planned = package.grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")
     assert [(row["seed"], row["status"], row["error"]) for row in planned] == [(1, "to do", None), (2, "to do", None)]

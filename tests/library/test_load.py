@@ -1,4 +1,4 @@
-"""The arguments of load() mean what the same names mean on the command line, and cost no Hydra."""
+"""The arguments of load() mean what the same names mean on the command line, and cost no MLflow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.types import RunMode
 
 from runner import load
-from runner.config.hydra import hydra_of, to_config, without_hydra
+from runner.config.compose import compose
+from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.library.load import configure
@@ -52,9 +52,8 @@ def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     ],
 )  # fmt: skip
 def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], overrides: list[str]) -> None:
-    composed, _ = without_hydra(hydra_of().compose_config("config", overrides, RunMode.RUN))
-    by_hydra, by_load = to_config(composed), configured(**arguments)
-    assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_hydra, group) for group in GROUPS]
+    by_command, by_load = to_config(*compose(overrides)), configured(**arguments)
+    assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_command, group) for group in GROUPS]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], ove
     [
         ({"quantisation": "nf4"}, "quantisation=nf4: no argument of load 'quantisation'. Did you mean quantization?"),
         ({"devise": "cpu"}, "model.devise: no key 'model.devise'. Did you mean model.device?"),
-        ({"model": "stub", "device": "cpu"}, "model.device: no key 'model.device'. Did you mean model.delay_s? Choices: model.delay_s, model.name"),
+        ({"model": "stub", "device": "cpu"}, "model.device: no key 'model.device'. Choices: model.delay_s"),
         ({"quantization": "nf5"}, "quantization=nf5: no choice for quantization 'nf5'. Did you mean nf4?"),
         ({"quantization": {"name": "nf4", "block": 1}}, "quantization.block: no key 'quantization.block'"),
         ({"dtype": "f32"}, "model.dtype=f32: no choice for model.dtype 'f32'. Did you mean float32?"),
@@ -95,18 +94,18 @@ def test_variables_stand_below_the_arguments(
     assert (config.generation.name, config.generation.max_new_tokens) == ("sampling", 9)
     assert capsys.readouterr().err.splitlines() == [
         "STUDENT_BASE_MODEL=some/model → model=auto model.name=some/model",
-        "STUDENT_LOAD_IN_4BIT=1: not followed, quantization=none is asked for",
+        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is asked for",
         "STUDENT_MAX_NEW_TOKENS=9 → generation.max_new_tokens=9",
     ]
     assert configured("other/model", generation={"max_new_tokens": 3}).model.name == "other/model"
 
 
-def test_load_and_generate_import_neither_hydra_nor_mlflow(tmp_path: Path) -> None:
+def test_importing_is_cheap_and_load_imports_no_mlflow(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom runner import load\n"
         "assert not {'torch', 'hydra', 'mlflow', 'transformers', 'rich'} & sys.modules.keys(), 'importing is cheap'\n"
         "with load(device='cpu') as model:\n    print(model.generate('Hi', max_new_tokens=3))\n"
-        "print([name for name in ('hydra', 'mlflow', 'pandas', 'rich', 'openai') if name in sys.modules])"
+        "print([name for name in ('mlflow', 'pandas', 'rich', 'openai') if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_standin import Api
 
 import runner
 from runner import Answer, Model, load
@@ -55,6 +57,14 @@ def is_idle(model: Model) -> bool:
     return model._driver.under_way == 0
 
 
+def test_the_same_call_gives_the_same_scores_where_rows_of_a_pass_are_quantized_together() -> None:
+    """Under int8 a row's outliers decide how all rows of its pass are multiplied: a call's rows go in together."""
+    said = [f"After buying, 8+5={number}." for number in range(10, 40)]
+    with load(device="cpu", quantization="int8") as int8:
+        first = int8.logprobs(QUESTION, said)
+        assert all(int8.logprobs(QUESTION, said) == first for _ in range(9))
+
+
 def test_an_answer_is_a_text_that_knows_how_it_came_about(model: Model) -> None:
     answer = model.generate(QUESTION)
     assert answer.startswith("After buying, 8+5=13.")
@@ -64,6 +74,23 @@ def test_an_answer_is_a_text_that_knows_how_it_came_about(model: Model) -> None:
     assert repr(model) == "<model embedded: LlamaForCausalLM, cpu, float32 12.13 MiB>"
     copy = pickle.loads(pickle.dumps(answer))
     assert (copy, copy.token_ids, copy.finish_reason) == (answer, answer.token_ids, answer.finish_reason)
+
+
+def test_a_model_elsewhere_is_told_by_its_server() -> None:
+    with Api() as api:
+        address = f"http://127.0.0.1:{api.port}/v1"
+        with load("api", name="tiny", base_url=address) as model:
+            assert repr(model) == f"<model tiny at {address}>"
+
+
+def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(device="cpu") as fresh:  # a tokenizer warns once
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        with pytest.raises(Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"):
+            fresh.generate("word " * 2000)
+    assert caplog.messages == []
 
 
 def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
@@ -89,10 +116,18 @@ def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("\n".join(PROMPTS))
     keys = ["task=generate", "task.prompts=prompts.txt", "task.system=Be brief.", "tracking=none"]
-    record = runner.evaluate(keys, "model.dtype=float32", "model.device=cpu", "generation=sampling", "seed=5")
+    new: dict[str, Any] = {"min_p": 0.3, "frequency_penalty": 0.5, "presence_penalty": -0.5}
+    drawn = [
+        "generation=sampling",
+        "generation.temperature=4",
+        "seed=5",
+        *(f"generation.{name}={value}" for name, value in new.items()),
+    ]
+    record = runner.evaluate(keys, "model.dtype=float32", "model.device=cpu", *drawn)
     by_job = [row["completion"] for row in record.result.rows]
-    how: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1}
-    assert model.generate(PROMPTS, system="Be brief.", seed=5, max_new_tokens=512, **how) == by_job
+    how: dict[str, Any] = {"temperature": 4, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1}
+    how |= {"seed": 5, "max_new_tokens": 512, "system": "Be brief."}
+    assert model.generate(PROMPTS, **how, **new) == by_job != model.generate(PROMPTS, **how)
 
 
 def test_the_next_turn_of_a_conversation_prefills_only_what_is_new(model: Model) -> None:
@@ -200,6 +235,7 @@ def test_a_mistake_is_one_message(model: Model, ask: Callable[[Model], Any], sai
     with pytest.raises(ConfigError) as refused:
         ask(model)
     assert said in str(refused.value)
+    assert "sampling." not in str(refused.value), "a key is named as it was given"
     assert is_idle(model)
 
 

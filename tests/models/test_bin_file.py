@@ -16,8 +16,7 @@ import torch
 from runner.checkpoints import byteio
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
-from runner.models import bin_file
-from runner.models.lora import pth
+from runner.models import bin_file, pickled
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -239,5 +238,5 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that say to be 256\.0"):
         bin_file.read_bin(file)
     with pytest.raises(DataError, match="is compressed"):
-        pth.load_tensors(file, "lora.path=x.pth")
+        pickled.load_tensors(file, "lora.path=x.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import load_base
 from resolving import check_memory
 
 from runner.checkpoints import byteio, random_weights
@@ -34,7 +35,6 @@ from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models import capability
-from runner.models.load import load_base
 from runner.quantization.bitsandbytes import Int8Config
 from runner.run import check
 from runner.tasks.base import task_of
@@ -217,6 +217,7 @@ def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_path: Path) -> None:
     environment = broken_bitsandbytes(tmp_path, "raise OSError('libbitsandbytes.so: wrong ELF class')")
     done = runner("quantization=int8", "tracking=none", "task.limit=1", "model.device=cpu", **environment)
@@ -265,7 +266,7 @@ def test_weights_that_do_not_fit(make_config: Make) -> None:
 
 
 def test_memory_that_gets_short_is_a_note(make_config: Make) -> None:
-    config = make_config(model=SHAPE, generation=GenerationConfig(name="x", batch_size=64, max_new_tokens=512))
+    config = make_config(model=SHAPE, generation=GenerationConfig(batch_size=64, max_new_tokens=512))
     (note,) = check_memory(config, {MAIN: 15_000})
     # 28 layers, 4 key-value heads of 128, keys and values, 2 bytes, 64 rows of 512 + 512 positions
     assert f"{28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20:,.0f} MiB of KV cache" in note
@@ -355,6 +356,7 @@ def test_a_containers_share_of_time_counts_as_cores(tmp_path: Path, monkeypatch:
         assert machine.cores() == cores
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_does_not_fit(runner: Callable[..., Any], tmp_path: Path) -> None:
     if machine.available_mib() > 31_000:
         pytest.skip("this machine has room for the model")
@@ -393,6 +395,7 @@ class HugeHub(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_download_that_is_too_large(runner: Callable[..., Any], tmp_path: Path) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HugeHub)
     thread = threading.Thread(target=server.serve_forever)

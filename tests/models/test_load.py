@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from opening import adapt, load_base
 from safetensors.torch import load_file, save_file
 
 from runner.config.lora import PeftConfig
@@ -19,7 +20,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
-from runner.models.load import Loaded, adapt, entry_device, load_base, pick_device, pick_dtype, release
+from runner.models.load import Loaded, entry_device, pick_device, pick_dtype, release
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 

@@ -1,7 +1,7 @@
 """Every sensible combination of shape, quantization, adapter and rope loads, generates and reports what is there.
 
-Each test takes one shape of a family under one quantization through all ropes and adapters, and the next shape under the
-next quantization, so that any two choices meet. What is expected is worked out from the config's numbers and the adapters'
+Each test takes one shape of a family under one quantization through some ropes and adapters, and the next shape and ropes
+under the next quantization, so that any two choices meet. What is expected is worked out from the config's numbers and the adapters'
 files, not from the loaded model.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, pth_state, save_peft, save_pth, settings, squares
+from opening import load_base, local_engine
 from safetensors.torch import load_file
 
 from runner.config.generation import GenerationConfig
@@ -39,8 +40,7 @@ from runner.core.result import FinishReason
 from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
-from runner.engines.local.engine import LocalEngine
-from runner.models.load import Loaded, load_base
+from runner.models.load import Loaded
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
@@ -209,15 +209,18 @@ def lora_parameters(config: Any, lora: str) -> int:
     return len(squares(config)) * RANK * 2 * hidden if lora == "pth" else 0
 
 
-# ------------------------------------------------------------------------------------------ the complete product
+# ---------------------------------------------------------------------------------------------- any two choices
+
+
+SCALED = [name for name in ROPES if name != "native"]
 
 
 def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
     """Load, complete and close as a job does; return what was there, logits and tokens."""
-    engine = LocalEngine(config, bases)
+    engine = local_engine(config, bases)
     (done,) = base.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.finish_reason is FinishReason.length
-    loaded = engine._model()
+    loaded = engine.loaded
     with torch.inference_mode():
         logits = loaded.model(IDS).logits.float()
     engine.close()
@@ -227,30 +230,38 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "quantization", "tied", "head_dim"),
+    ("family", "quantization", "tied", "head_dim", "scaled"),
     [
-        (family, quantization, *SHAPES[(row + column) % 4])
+        (family, quantization, *SHAPES[(row + column) % 4], [SCALED[(row + column + step) % 5] for step in (0, 4)])
         for (row, family), (column, quantization) in itertools.product(enumerate(FAMILIES), enumerate(QUANTIZATIONS))
     ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else None,
 )
-def test_every_rope_and_adapter(
-    make_config: Make, shape_of: Callable[..., Shape], family: str, quantization: str, tied: bool, head_dim: int
+def test_ropes_and_adapters(
+    make_config: Make,
+    shape_of: Callable[..., Shape],
+    family: str,
+    quantization: str,
+    tied: bool,
+    head_dim: int,
+    scaled: list[str],
 ) -> None:
     if quantization == "torchao_int8" and find_spec("torchao") is None:
         pytest.skip("the optional torchao is not installed")
     shape = shape_of(family, tied, head_dim)
     attention = Attention.eager if (tied, head_dim) in SHAPES[:2] else Attention.sdpa
     model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    generation = GenerationConfig(name="greedy", max_new_tokens=3)
+    generation = GenerationConfig(max_new_tokens=3)
     native: dict[str, torch.Tensor] = {}
-    for rope, choice in ROPES.items():
+    loras = {"native": (*LORAS, "none"), scaled[0]: ("none", "peft"), scaled[1]: ("none", "pth")}
+    for rope in loras:
         bases, plain = BaseCache(), None
-        for lora in (*LORAS, "none"):
+        for lora in loras[rope]:
             config = make_config(
                 model=model,
                 quantization=QUANTIZATIONS[quantization],
                 lora=shape.lora(lora),
-                rope=choice,
+                rope=ROPES[rope],
                 generation=generation,
             )
             loaded, logits, tokens = ask(config, bases)
@@ -272,25 +283,28 @@ def test_every_rope_and_adapter(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rope", ROPES)
-@pytest.mark.parametrize("lora", ["peft", "pth"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "rope", "lora", "tied", "head_dim"),
+    [
+        (family, rope, LORAS[1 + (row + column) % 2], *SHAPES[(row + column // 2) % 4])
+        for (row, family), (column, rope) in itertools.product(enumerate(FAMILIES), enumerate(ROPES))
+    ],
+)
 def test_merged_is_unmerged(
-    make_config: Make, shape_of: Callable[..., Shape], family: str, lora: str, rope: str
+    make_config: Make, shape_of: Callable[..., Shape], family: str, rope: str, lora: str, tied: bool, head_dim: int
 ) -> None:
-    for tied, head_dim in SHAPES[[*ROPES].index(rope) % 2 :: 2]:
-        shape = shape_of(family, tied, head_dim)
-        model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
-        generation = GenerationConfig(name="greedy", max_new_tokens=3)
-        found = [
-            ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
-            for choice in (shape.lora(lora), shape.lora(lora, merge=True))
-        ]
-        torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
-        own = {key: value for key, value in found[1][0].metrics.items() if key.startswith("lora_")}
-        assert own == {key: value for key, value in found[0][0].metrics.items() if key.startswith("lora_")}
-        without = found[0][0].metrics["weight_mib"] - 4 * lora_parameters(shape.config, lora) / 2**20
-        assert found[1][0].metrics["weight_mib"] == pytest.approx(without)
+    shape = shape_of(family, tied, head_dim)
+    model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
+    generation = GenerationConfig(max_new_tokens=3)
+    found = [
+        ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
+        for choice in (shape.lora(lora), shape.lora(lora, merge=True))
+    ]
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
+    own = {key: value for key, value in found[1][0].metrics.items() if key.startswith("lora_")}
+    assert own == {key: value for key, value in found[0][0].metrics.items() if key.startswith("lora_")}
+    without = found[0][0].metrics["weight_mib"] - 4 * lora_parameters(shape.config, lora) / 2**20
+    assert found[1][0].metrics["weight_mib"] == pytest.approx(without)
 
 
 # --------------------------------------------------------------------------------- what cannot work, said beforehand

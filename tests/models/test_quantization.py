@@ -14,6 +14,7 @@ import pytest
 import torch
 from families import save_peft, save_pth
 from families import settings as family_settings
+from opening import adapt, load_base
 from resolving import check_format, predict
 
 from runner.checkpoints import footprint
@@ -24,7 +25,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.models.inventory import weight_bytes
-from runner.models.load import Loaded, adapt, load_base
+from runner.models.load import Loaded
 from runner.quantization import read_format
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
@@ -127,11 +128,13 @@ from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
+from runner.checkpoints.resolve import resolve
 from runner.models.load import load_base
 from runner.quantization.torchao import TorchaoInt8Config
-groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig("greedy"), task=Gsm8kConfig())
+groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig())
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
-load_base(RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups))
+config = RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups)
+load_base(config, resolve(config))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.core.dtypes import BYTES
 from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
-from runner.quantization.base import QuantizationConfig, Quantized, Source
+from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
 
 TESTS = Path(__file__).resolve().parents[1]
 OTHERS = [choice for choice in CHOICES.values() if choice is not QuantizationConfig]
@@ -48,11 +48,11 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
     assert bool(choice.holders) == choice.packed, "loaded layers are recognised by where their classes are defined"
     linear, constants = choice().price(64, 64 * 128, BYTES["float32"])
     assert 0 < linear <= 64 * 128 * BYTES["float32"]
-    quantizes = choice.packed and choice.source is Source.plain
+    quantizes = choice.packed and choice.source is CheckpointSource.plain
     assert (linear < 64 * 128 * BYTES["bfloat16"]) == (constants > 0) == quantizes
     assert (choice().unpacked_bytes(BYTES["float32"]) > 0) == choice.packed
     if all(find_spec(package) for package in choice.packages):
-        assert bool(choice().load_arguments()) == (quantizes or choice.source is Source.gguf)
+        assert bool(choice().load_arguments()) == (quantizes or choice.source is CheckpointSource.gguf)
 
 
 @pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.method])
@@ -86,7 +86,7 @@ def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
         pass
 
     with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"):
-        Forgetful("forgetful")  # type: ignore[abstract]
+        Forgetful()  # type: ignore[abstract]
 
 
 def test_the_smallest_is_the_smallest() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from runner.config.task import Extractor
 from runner.core.result import FinishReason, Verdict
-from runner.scorers.numbers import gold_number, judge
+from runner.scorers.numbers import gold_number
+from runner.scorers.verdicts import judge
 
 AWKWARD = [json.loads(line) for line in (Path(__file__).parent / "awkward_outputs.jsonl").read_text().splitlines()]
 

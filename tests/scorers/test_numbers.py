@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from runner.config.task import Extractor
 from runner.core.result import FinishReason, Verdict
-from runner.scorers.numbers import extract, extract_all, gold_number, judge, plain_number
+from runner.scorers.numbers import extract, extract_all, gold_number, plain_number
+from runner.scorers.verdicts import judge
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 THIN, NARROW = "\N{THIN SPACE}", "\N{NARROW NO-BREAK SPACE}"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,28 @@ def test_a_chat_is_answered_as_the_model_answers_alone(client: OpenAI, model: An
     assert done.usage is not None
     assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (len(ids), len(alone))
     assert (done.object, done.model) == ("chat.completion", "embedded")
+
+
+def test_penalties_are_those_of_openai(client: OpenAI, model: Any, tokenizer: Any) -> None:
+    """By their definition, from the logits of transformers' model; min_p=1 leaves the likeliest token alone."""
+    prompt: list[int] = tokenizer(TEXT)["input_ids"]
+    answer: list[int] = []
+    for _ in range(24):
+        with torch.no_grad():
+            scores = model(torch.tensor([prompt + answer])).logits[0, -1].float()
+        for token, times in Counter(answer).items():
+            scores[token] += 2.0 * times + 2.0
+        if (token := int(scores.argmax())) in (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")):
+            break
+        answer.append(token)
+    drawn: dict[str, Any] = {"frequency_penalty": -2.0, "presence_penalty": -2.0}
+    done = client.completions.create(model="embedded", prompt=TEXT, max_tokens=24, temperature=0, **drawn)
+    expected = tokenizer.decode(answer, skip_special_tokens=True)
+    assert done.choices[0].text == expected != greedy(model, tokenizer, TEXT, 24)
+    one = client.completions.create(
+        model="embedded", prompt=TEXT, max_tokens=24, temperature=5, seed=1, extra_body={"min_p": 1}, **drawn
+    )
+    assert one.choices[0].text == expected
 
 
 def test_a_stream_says_the_same_and_tells_its_usage_last(client: OpenAI) -> None:
@@ -241,9 +264,10 @@ def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -
         ({"stop": ""}, "stop: give up to 16 texts, none of them empty"),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs=true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs=21: must lie in 0..20"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty: this server has no such thing: leave it out, or give 0"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty=2.5: must lie in -2..2 (0 = off)"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: this server has no such thing"),
-        ({"response_format": {"type": "json_object"}}, "response_format: this server has no such thing"),
+        ({"response_format": {"type": "json_object"}}, "response_format: this server does not hold answers to JSON or to a grammar"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}, "leave it out, or give {'type': 'text'}"),
         ({"logit_bias": {"5": 1}}, "logit_bias: this server has no such thing"),
         ({"extra_body": {"temprature": 1}}, "no parameter 'temprature'. Did you mean temperature?"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "the model has room for 1024"),
@@ -338,7 +362,7 @@ def test_the_old_tools_curl_command_works_as_it_is_written(server: Serving) -> N
 
 
 def test_paths_that_are_not_there_are_said(server: Serving) -> None:
-    for path in ("/nothing", "/docs", "/openapi.json", "/v1/embeddings"):
+    for path in ("/nothing", "/redoc", "/v1/embeddings"):
         status, answer = server.ask(path)
         assert status == 404
         assert "/v1/chat/completions" in answer["error"]["message"]

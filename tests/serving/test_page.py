@@ -11,10 +11,7 @@ from chromium import CHROMIUM, Page, browser
 from PIL import Image
 from serving import Serving, serving
 
-pytestmark = [
-    pytest.mark.slow,  # as a group
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"),
-]
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?\nSolve it step by step. End with '#### ' and the number."
 LAST = "[...document.querySelectorAll('.turn')].at(-1)"
@@ -41,6 +38,7 @@ def ask(page: Page, text: str) -> None:
     page.press_enter()
 
 
+@pytest.mark.slow
 def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Serving, tmp_path: Path) -> None:
     page.do("""globalThis.steps = new Set();
         new MutationObserver(() => steps.add(document.querySelector('.assistant')?.textContent.length ?? 0))
@@ -68,6 +66,7 @@ def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Ser
     assert {url.split("/")[2] for url in page.requested() if url.startswith("http")} == {server.url.split("/")[2]}
 
 
+@pytest.mark.thorough
 def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> None:
     # The page itself stops as soon as there is text: an answer may end before a click from here arrives.
     page.do(f"""document.getElementById('max_tokens').value = 900;
@@ -90,6 +89,7 @@ def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> 
     assert page.do("document.querySelectorAll('.turn').length") == 0
 
 
+@pytest.mark.thorough
 def test_texts_are_never_a_part_of_the_page(page: Page) -> None:
     """What a model could say is put where its answers go, through the page's own code; so is what the user says."""
     title = page.do("document.title")
@@ -102,6 +102,7 @@ def test_texts_are_never_a_part_of_the_page(page: Page) -> None:
     assert page.do("document.title") == title
 
 
+@pytest.mark.thorough
 def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
     page.do("document.getElementById('max_tokens').value = 100000")
     ask(page, "Hi")
@@ -110,6 +111,7 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
     assert "error" in page.do(f"{LAST}.className")
 
 
+@pytest.mark.thorough
 def test_the_policy_forbids_what_is_not_the_pages_own(page: Page, server: Serving) -> None:
     page.do(
         "document.body.append(Object.assign(document.createElement('script'), {textContent: \"document.title = 'owned'\"}))"
@@ -122,14 +124,27 @@ def test_the_policy_forbids_what_is_not_the_pages_own(page: Page, server: Servin
     assert "http" not in text.replace("http-equiv", ""), "no address of another place stands in it"
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(server: Serving, tmp_path: Path) -> None:
+@pytest.mark.thorough
+@pytest.mark.parametrize(("width", "height", "least"), [(390, 844, 420), (360, 640, 240)])
+def test_a_phone_shows_the_talk_beside_open_settings(
+    server: Serving, tmp_path: Path, width: int, height: int, least: int
+) -> None:
     with browser(tmp_path) as page:
-        page.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        page.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
         page.go(server.url + "/")
         page.do("document.querySelector('details').open = true")
-        assert page.do("document.documentElement.scrollWidth") <= 390
+        assert page.do("document.documentElement.scrollWidth") <= width, "without scrolling sideways"
+        assert page.do("document.querySelector('#log').clientHeight") > least
+        for name in ("text", "send", "stop", "reset"):
+            box = page.do(f"document.getElementById('{name}').getBoundingClientRect().toJSON()")
+            assert box["left"] >= 0
+            assert box["right"] <= width
+            assert box["bottom"] <= height
+        page.do("document.getElementById('key').scrollIntoView()")
+        assert page.do("document.getElementById('key').getBoundingClientRect().bottom") <= height, "the last one"
 
 
+@pytest.mark.thorough
 def test_the_page_asks_for_the_key_that_the_server_demands(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page") as server,

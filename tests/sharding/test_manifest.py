@@ -102,7 +102,7 @@ def test_a_key_that_stands_twice_is_refused(source: Path, trip: Trip) -> None:
     trip.split(source, 2)
     path = trip.parts / "manifest.json"
     path.write_text(path.read_text().replace('"num_parts"', '"num_parts": 2, "num_parts"', 1))
-    with pytest.raises(DataError, match="the key 'num_parts' stands twice in one JSON object"):
+    with pytest.raises(DataError, match="the key 'num_parts' is duplicated in one JSON object"):
         read_manifest(trip.parts)
 
 

@@ -15,7 +15,7 @@ from runner.core.result import FinishReason
 from runner.engines.base import Capability, Completion, Event, Request
 from runner.engines.kinds.stub import StubEngine
 from runner.engines.session import Session
-from runner.speed.arrivals import Asked, Load, clock, keeps_up, knee_of, loads_of, run_load
+from runner.speed.arrivals import Load, TimedRequest, clock, keeps_up, knee_of, loads_of, run_load
 
 MakeConfig = Callable[..., RunnerConfig]
 
@@ -65,7 +65,7 @@ class OneByOne(StubEngine):
 
 
 def load_of(due_s: list[float], rate: float = 1.0) -> Load:
-    return Load(rate, [Asked(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)])
+    return Load(rate, [TimedRequest(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)])
 
 
 def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> None:

@@ -43,6 +43,7 @@ def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_pa
     assert evidence(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_what_rerun_sets_aside_goes_when_the_job_is_done_anew(runner: Run, tmp_path: Path) -> None:
     assert runner("model=stub", "task.limit=40").code == 0
     before = evidence(tmp_path)
@@ -77,6 +78,7 @@ def begun_again(folder: Path, job: Path) -> subprocess.Popen[bytes]:
 # ------------------------------------------------------------------------------- moved and copied folders
 
 
+@pytest.mark.slow
 def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: Path, database: Path) -> None:
     assert runner("-m", *STUB, "seed=1,2").code == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "a copy")

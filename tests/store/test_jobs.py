@@ -35,7 +35,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make)
         make_config(output_dir="elsewhere"),
         make_config(print=Print.json),
         make_config(rerun=True),
-        make_config(tracking=TrackingConfig(name="sqlite", experiment="x")),
+        make_config(tracking=TrackingConfig(experiment="x")),
         make_config(task=Gsm8kConfig(limit=4, data="a copy of the same data")),
     ):
         assert job_id(other) == plain
@@ -52,7 +52,7 @@ def test_what_can_change_the_answer_changes_the_id(make_config: Make) -> None:
         job_id(config, measures=True),
         job_id(make_config(seed=1)),
         job_id(make_config(task=Gsm8kConfig(limit=5))),
-        job_id(make_config(generation=GenerationConfig(name="greedy", max_new_tokens=25))),
+        job_id(make_config(generation=GenerationConfig(max_new_tokens=25))),
     }
     assert len(ids) == 7
 
@@ -79,7 +79,7 @@ def test_a_corrupt_line_is_named_and_nothing_is_changed(tmp_path: Path, bad: str
     path = tmp_path / "samples.jsonl"
     text = f"{sample(0).to_json()}\n{bad}\n{sample(2).to_json()}\n"
     path.write_text(text)
-    with pytest.raises(EvidenceError, match=r"samples.jsonl, line 2 is not a sample .*rerun=true"):
+    with pytest.raises(EvidenceError, match=r"samples.jsonl, line 2 is not a sample .*rerun=all"):
         Recorder(Job("x", tmp_path))
     assert path.read_text() == text
 
@@ -127,7 +127,7 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.C
     with claim(Job("x", tmp_path)):
         assert time.perf_counter() - started > 0.5
     other.join()
-    assert capsys.readouterr().err == "x is being done by another process: waiting for its end\n"
+    assert capsys.readouterr().err == "x is being done by another process: waiting for it to finish\n"
     with (
         claim(Job("x", tmp_path)),
         pytest.raises(JobHeld, match="x is being done by another process"),

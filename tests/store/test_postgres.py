@@ -51,7 +51,7 @@ def counted(theirs: Path, ours: Path) -> tuple[int, int]:
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
     runner: Run, tmp_path: Path, postgres: str
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
     assert not list(elsewhere.iterdir()), "reading leaves nothing behind"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_processes_that_log_the_same_new_questions_at_once_are_all_taken_in(
     make_config: Callable[..., RunnerConfig], postgres: str
 ) -> None:

@@ -27,6 +27,7 @@ def finished(database: Path) -> list[str]:
         return sorted(row[0] for row in connection.execute(query))
 
 
+@pytest.mark.slow
 def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) -> None:
     plain = runner("-m", "model=stub", "task.limit=2", "seed=1,2", "tracking=none", "print=json")
     ids = sorted(json.loads(line)["job_id"] for line in plain.out.splitlines())

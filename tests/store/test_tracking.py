@@ -106,7 +106,7 @@ def test_the_status_is_true_when_the_task_breaks(
 ) -> None:
     from mlflow import MlflowClient
 
-    from runner.tasks import gsm8k
+    from runner.tasks.gsm8k import task as gsm8k
 
     def broken(*_: object) -> Result:
         raise error
@@ -196,6 +196,7 @@ def test_a_server_that_is_not_there(make_config: Make, monkeypatch: pytest.Monke
         run(config)
 
 
+@pytest.mark.slow
 def test_curves_are_series_with_steps_and_pictures_are_artifacts(logged: Make) -> None:
     from mlflow import MlflowClient
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.server
 import json
 import socket
@@ -22,10 +23,14 @@ Answer = Callable[[dict[str, Any]], str]
 class Trouble:
     """What happens to one request, instead of its answer."""
 
-    kind: str  # status | cut | reset | malformed | stall | html | endless | endless_line | no_usage | error_event | odd
+    # status | cut | reset | malformed | stall | html | endless | endless_line | no_usage | error_event | odd | says |
+    # gzip_bomb | endless_body | comments
+    kind: str
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "boom"
+    pieces: tuple[str, ...] = ()  # of says: the text as it is sent
+    usage: Any = None  # of says: the counts, whatever they are
 
 
 def prompt_of(body: dict[str, Any]) -> str:
@@ -106,6 +111,9 @@ class Api:
         body: dict[str, Any] = json.loads(to.rfile.read(int(to.headers["Content-Length"])))
         if self.refused(to):
             return
+        if "completions" not in to.path:
+            send(to, 404, {"error": {"message": f"no {to.path} here"}})
+            return
         with self._lock:
             self.seen.append(body)
             trouble = self.always or (self.troubles.popleft() if self.troubles else None)
@@ -164,6 +172,28 @@ class Api:
                 begin(to)
                 while True:
                     part(to, b"x" * 2**20)
+            case "comments":
+                begin(to)
+                while not self.go_on.wait(0.02):
+                    part(to, b": still here\n\n")
+            case "says":
+                begin(to)
+                for piece in trouble.pieces:
+                    event(to, self.chunk(body, text=piece))
+                event(to, self.chunk(body, reason="stop"))
+                event(to, self.chunk(body) | {"choices": [], "usage": trouble.usage})
+                part(to, b"")
+            case "gzip_bomb":
+                data = gzip.compress(bytes(2**28), 1)  # a megabyte that is 256 when unpacked
+                to.send_response(trouble.status)
+                for name, value in {"Type": "text/event-stream", "Encoding": "gzip", "Length": len(data)}.items():
+                    to.send_header(f"Content-{name}", str(value))
+                to.end_headers()
+                to.wfile.write(data)
+            case "endless_body":
+                begin(to, trouble.status)
+                while True:
+                    part(to, b"no " * 2**18)
             case "no_usage":
                 self.stream(to, body, usage=False)
             case other:
@@ -210,9 +240,9 @@ def send(
     to.wfile.write(data)
 
 
-def begin(to: http.server.BaseHTTPRequestHandler) -> None:
+def begin(to: http.server.BaseHTTPRequestHandler, status: int = 200) -> None:
     """Begin a stream of events."""
-    to.send_response(200)
+    to.send_response(status)
     to.send_header("Content-Type", "text/event-stream")
     to.send_header("Transfer-Encoding", "chunked")
     to.end_headers()

@@ -12,7 +12,7 @@ import corpus
 
 from runner.__main__ import message_of
 from runner.compare import command
-from runner.models.lora import convert
+from runner.compat import convert_lora
 from runner.store import sync
 
 LIMIT_MIB = 250  # what a command may take for a hostile file, beyond what the program itself takes
@@ -55,7 +55,7 @@ class Arena:
                 if module == "runner":
                     self._run_job(list(arguments))
                 elif module == "convert":
-                    convert.convert(convert.parser().parse_args(arguments))
+                    convert_lora.convert(convert_lora.parser().parse_args(arguments))
                 elif module == "compare":
                     command.compare(command.parser().parse_args(arguments), self.scratch)
                 else:

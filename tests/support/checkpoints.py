@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,11 @@ def assert_same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor])
     for name, tensor in before.items():
         assert (after[name].dtype, after[name].shape) == (tensor.dtype, tensor.shape), name
         assert as_bytes(after[name]) == as_bytes(tensor), name
+
+
+def change_tokenizer(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
+    """Change a folder's tokenizer.json."""
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    how(tokenizer)
+    file.write_text(json.dumps(tokenizer))

@@ -179,6 +179,7 @@ CHAT_TEMPLATES: dict[str, str] = {
     "endless text": "{{ 'a' * 10**17 }}",
     "endless recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "endless range": "{% for i in range(1000000000000) %}x{% endfor %}",
+    "long loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
 }
 
 

@@ -64,6 +64,31 @@ if os.environ.get("FAULTS"):
     stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
 """
 
+# Put where Python imports it, like FAULTS. The clock of such a process jumps by hours, days and years to and fro, twice
+# a second; what sleeps and measures goes by another one, as where a machine's clock is set.
+CLOCK = """
+import datetime, os, random, sys, time
+
+if os.environ.get("FAULTS_CLOCK"):
+    real, chance, state = time.time, random.Random(os.getpid()), [0.0, 0.0]
+
+    def jumping():
+        now = time.monotonic()
+        if now > state[0]:
+            state[:] = now + 0.5, chance.choice((0, 3600, -3600, 86400, -86400, 1e8, -1e8)) * chance.random()
+        return real() + state[1]
+
+    class Jumping(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.fromtimestamp(jumping(), tz)
+
+    time.time = jumping
+    for name, module in [*sys.modules.items()]:  # of those that were imported before
+        if name.startswith("runner.") and vars(module).get("datetime") is datetime.datetime:
+            module.datetime = Jumping
+"""
+
 
 @dataclass
 class Ended:
@@ -81,10 +106,11 @@ class Grid:
     folder: Path
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    name: str = ""  # before the names of the files that it prints to, where several print in one folder
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        self.out, self.err = self.folder / "stdout", self.folder / "stderr"
+        self.out, self.err = self.folder / f"{self.name}stdout", self.folder / f"{self.name}stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = warm_process.popen(
                 [sys.executable, "-m", "runner", *self.arguments],
@@ -184,3 +210,18 @@ def end_at(pid: int, number: signal.Signals) -> None:
     """Send a signal; a process that is gone already is no error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def put_clock(folder: Path) -> dict[str, str]:
+    """Write the clock that jumps into a folder; return the variables of a process that is to have it."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(CLOCK)
+    return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": "1"}
+
+
+def put_choices(conf: Path, **groups: dict[str, str]) -> None:
+    """Write choices of groups, each with what its defaults list goes on with behind the schemas' folder."""
+    for group, choices in groups.items():
+        (conf / group).mkdir(parents=True)
+        for name, text in choices.items():
+            (conf / group / f"{name}.yaml").write_text(f"defaults: [/hydra/schema/{group}/{text}")

@@ -1,4 +1,7 @@
-"""A hub on 127.0.0.1: one repository, its listing, its files with checksums and byte ranges, and ways to misbehave."""
+"""A hub on 127.0.0.1: one repository, its listing, its files with checksums and byte ranges, and ways to misbehave.
+
+The same files are there as a model and as a data set.
+"""
 
 from __future__ import annotations
 
@@ -113,6 +116,10 @@ class Hub:
             if match[1] not in (None, "main", self.commit):
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b""
             return 200, {}, json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode()
+        if re.fullmatch(r"/api/datasets/org/\w+(?:/revision/\w+)?", path):
+            return 200, {}, json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode()
+        if match := re.fullmatch(r"/api/datasets/org/\w+/tree/\w+(?:/(\w+))?", path):
+            return 200, {}, json.dumps(self.tree(match[1])).encode()
         name = path.partition("/resolve/")[2].partition("/")[2]
         if name not in self.files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
@@ -133,6 +140,21 @@ class Hub:
             if name.endswith(LARGE):
                 entries[-1]["lfs"] = {"sha256": checksum(name, data), "size": len(data), "pointerSize": 130}
         return entries
+
+    def tree(self, folder: str | None) -> list[dict[str, object]]:
+        """What lies in a folder, and not below another one in it."""
+        head = f"{folder}/" if folder else ""
+        inside = {name.removeprefix(head): data for name, data in self.files.items() if name.startswith(head)}
+        folders = {name.partition("/")[0] for name in inside if "/" in name}
+        entries: list[dict[str, object]] = [
+            {"type": "directory", "path": f"{head}{name}", "size": 0, "oid": checksum("", name.encode())}
+            for name in sorted(folders)
+        ]
+        return entries + [
+            {"type": "file", "path": f"{head}{name}", "size": len(data), "oid": checksum("", data)}
+            for name, data in inside.items()
+            if "/" not in name
+        ]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ from torch.distributed.rendezvous import rendezvous
 
 import runner
 from runner.engines.pipeline.processes import loopback
-from runner.engines.pipeline.stage_worker import ProcessRank
-from runner.engines.pipeline.transport import Kind, Packet, Transport
+from runner.engines.pipeline.ranks import ProcessRank
+from runner.engines.pipeline.transport import Packet, PacketType, Transport
 
 
 def compare(model: Path, parts: Path, rank: int, processes: int, transport: Transport) -> None:
@@ -25,7 +25,7 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
         output: torch.Tensor = stage(values, mask, positions, cache)
         if processes == 1:
             return output
-        transport.send(Packet(Kind.decode, 0, positions, output))
+        transport.send(Packet(PacketType.decode, 0, positions, output))
         answer = transport.receive().hidden
         assert answer is not None
         return answer
@@ -42,7 +42,7 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
         packet = transport.receive()
         assert packet.hidden is not None
         output = stage(packet.hidden, mask, packet.numbers, cache)
-        transport.send(Packet(Kind.decode, 0, packet.numbers, output))
+        transport.send(Packet(PacketType.decode, 0, packet.numbers, output))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     transport.flush()
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import SplitConfig
 from runner.core.dtypes import Dtype
@@ -86,9 +86,9 @@ def split_into(folder: Path, parts: Path, num_parts: int, **keys: Any) -> Path:
         quantization=QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),
-        generation=GenerationConfig(name="greedy"),
+        generation=GenerationConfig(),
         task=SplitConfig(num_parts=num_parts, output_dir=str(parts), **keys),
-        tracking=TrackingConfig(name="none"),
+        tracking=NoTrackingConfig(),
         output_dir=str(parts.with_name(f"{parts.name}.outputs")),
     )
     run(config)

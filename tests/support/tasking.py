@@ -7,17 +7,11 @@ from typing import Any
 from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
-from runner.engines.base import Engine
 from runner.store.jobs import Recorder
 from runner.tasks.base import Context
 
 
 def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:
-    """Prepare and run; a task that is given no engine must not ask for one."""
-
-    def open_engine() -> Engine:
-        assert engine is not None, "this task asked for an engine"
-        return engine  # type: ignore[no-any-return]
-
-    result: Result = task.run(task.prepare(config), Context(config, recorder, resolve(config), open_engine))
+    """Prepare and run; a task that is given no engine must not use one."""
+    result: Result = task.run(task.prepare(config), Context(config, recorder, resolve(config), engine))
     return result

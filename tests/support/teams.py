@@ -14,9 +14,9 @@ from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
 from runner.engines.stats import EngineStats
-from runner.store.calls import CALLS
 from runner.store.jobs import Job, Recorder
-from runner.tasks import agents
+from runner.tasks.agents import task as agents
+from runner.tasks.agents.calls import CALLS
 
 TALKERS = [AgentRole.inspector]  # a team that writes no code
 

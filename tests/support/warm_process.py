@@ -52,7 +52,7 @@ MODULES = (
     "runner.grid.worker",
     "runner.compare.command",
     "runner.store.sync",
-    "runner.tasks.gsm8k",
+    "runner.tasks.gsm8k.task",
     "runner.engines.kinds.stub",
     "runner.engines.kinds.local",
     "runner.engines.local.engine",
@@ -84,6 +84,7 @@ LATE = (
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
 ROOM = 4000  # bytes for the command line of a fork
+COLD = subprocess.Popen  # whatever a test puts in its place
 
 
 class WarmPopen(subprocess.Popen[Any]):
@@ -159,7 +160,7 @@ def warm() -> type[WarmPopen]:
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
         # said, because C code of libraries puts variables where os.environ does not see them
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": dict(os.environ)}
-        server = subprocess.Popen(command, pass_fds=[theirs.fileno()], **streams)
+        server = COLD(command, pass_fds=[theirs.fileno()], **streams)
         atexit.register(server.wait)
         atexit.register(ours.close)  # first: the last one registered
         theirs.close()

@@ -13,7 +13,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import ArchiveConfig, GenerateConfig, VerifyConfig
 from runner.config.tasks import TASKS
 from runner.run import check
-from runner.tasks.base import Context, Task, Uses, task_of
+from runner.tasks.base import Task, Uses, task_of
 
 Make = Callable[..., RunnerConfig]
 KEYS = {
@@ -21,7 +21,6 @@ KEYS = {
     "merge": {"parts": "p", "output_dir": "m"},
     "verify": {"parts": "p"},
     "archive": {"parts": "p", "output_dir": "a"},
-    "pipeline": {"parts": "p", "prompt": "Hi"},
 }
 
 
@@ -30,7 +29,7 @@ def test_every_task_keeps_the_contract(name: str, make_config: Make) -> None:
     config = make_config(task=TASKS[name](**KEYS.get(name, {})))
     assert config.task.name == name
     task: Task = task_of(config)
-    assert task.__name__ == f"runner.tasks.{name}"  # type: ignore[attr-defined]
+    assert task.__name__.startswith(f"runner.tasks.{name}")  # type: ignore[attr-defined]
     assert isinstance(task.VERSION, int)
     assert isinstance(task.FROM_LEDGER, bool)
     assert task.USES
@@ -46,26 +45,6 @@ def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Mak
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
         config = make_config(model=absent, task=task)
         assert check(config, task_of(config), resolve(config)) == []
-
-
-def test_an_engine_is_opened_once_and_only_when_it_is_asked_for(make_config: Make) -> None:
-    opened: list[str] = []
-
-    class Engine:
-        def close(self) -> None:
-            opened.append("closed")
-
-    def open_engine() -> Engine:
-        opened.append("opened")
-        return Engine()
-
-    unused = Context(make_config(), None, None, open_engine)  # type: ignore[arg-type]
-    unused.close()
-    assert opened == []
-    used = Context(make_config(), None, None, open_engine)  # type: ignore[arg-type]
-    assert used.engine() is used.engine()
-    used.close()
-    assert opened == ["opened", "closed"]
 
 
 def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:

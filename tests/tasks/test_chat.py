@@ -71,14 +71,16 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
 
 def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("mine")
-    said = "/sett x\n/set depth=3\n/set temperature=warm\n/set temperature=11\n/load nothing.json\n/save own.txt\n/save\nHi\n"
+    said = "/sett x\n/set depth=3\n/set temperature=warm\n/set temperature=11\n/set generation.top_k=-1\n/set max_new_tokens=0\n/load nothing.json\n/save own.txt\n/save\nHi\n"
     done = piped(tmp_path, said, "model=stub")
     assert done.returncode == 0
     for words in (
         "/sett: no command '/sett'. Did you mean /set?",
         "no setting 'depth'",
         "warm is no number",
-        "sampling.temperature=11",
+        "/set temperature=11: must lie in 0..10",
+        "/set generation.top_k=-1: must be 0 (off) or more",
+        "/set max_new_tokens=0: must be 1 or more",
         "nothing.json cannot be read",
         "the file is there already",
         "/save needs a file",

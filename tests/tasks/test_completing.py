@@ -31,7 +31,7 @@ MEASURED = ("weight_mib", "load_s", "peak_rss_mib", "prefill_tok_per_s", "decode
 
 @pytest.fixture
 def config(make_config: Make, tiny_model: LocalModelConfig) -> RunnerConfig:
-    one_by_one = GenerationConfig(name="greedy", max_new_tokens=8, batch_size=1)
+    one_by_one = GenerationConfig(max_new_tokens=8, batch_size=1)
     return make_config(model=tiny_model, generation=one_by_one, task=Gsm8kConfig(limit=6))
 
 
@@ -105,7 +105,7 @@ def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
     prompts, output = tmp_path / "p.txt", tmp_path / "said.jsonl"
     prompts.write_text("one\ntwo\nthree\n")
     task = GenerateConfig(prompts=str(prompts), output=str(output))
-    one_by_one = GenerationConfig(name="greedy", max_new_tokens=8, batch_size=1)
+    one_by_one = GenerationConfig(max_new_tokens=8, batch_size=1)
     config = make_config(model=tiny_model, generation=one_by_one, task=task)
     with memory_for(9):
         assert run(config).status is Status.FAILED
@@ -241,14 +241,14 @@ def test_a_job_without_anything_that_can_be_answered_says_so_at_each_start(
 def kept(record: Record) -> list[Sample]:
     """The samples of a job in order, without where they come from and how long they took."""
     found = read_samples(Path(record.output_dir) / "samples.jsonl")
-    return [replace(found[index], taken_from=None, seconds=0.0) for index in sorted(found)]
+    return [replace(found[index], reused_from=None, seconds=0.0) for index in sorted(found)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     config: RunnerConfig, tmp_path: Path, temperature: float
 ) -> None:
-    config.generation = GenerationConfig(name="x", max_new_tokens=8, temperature=temperature)
+    config.generation = GenerationConfig(max_new_tokens=8, temperature=temperature)
     config.task = Gsm8kConfig(limit=4)
     small, bases = run(config), BaseCache()
     config.task = Gsm8kConfig(limit=7)
@@ -268,7 +268,7 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     config.output_dir = str(Path(large.output_dir).parents[1])
     config.task = Gsm8kConfig(limit=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runner.run.open_engine", None)  # whoever opens one fails
+        patch.setattr("runner.engines.LazyEngine.load", None)  # whoever loads one fails
         less = run(config)
     assert kept(less) == kept(small)[:3]
     assert not less.result.metrics.keys() & {"decode_tok_per_s", "load_s", "peak_rss_mib"}, "nothing was measured"
@@ -294,7 +294,7 @@ def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConf
     config.task = Gsm8kConfig(limit=6)
     large = run(config, bases=bases)
     found = read_samples(Path(large.output_dir) / "samples.jsonl")
-    assert [found[index].taken_from for index in range(6)] == [None, None, None, small.job_id, small.job_id, None]
+    assert [found[index].reused_from for index in range(6)] == [None, None, None, small.job_id, small.job_id, None]
     assert not any(one.failed for one in found.values())
     assert file.read_bytes() == before
     file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))

@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from list_session import ListSession
 from tasking import work
 
-from runner.config.choices import CONF
-from runner.config.generation import GenerationConfig
-from runner.config.hydra import register, to_config
+from runner.config.compose import choose
+from runner.config.generation import GenerationConfig, Speculate
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, semantic_keys
@@ -66,7 +64,7 @@ def test_only_what_can_change_an_answer_counts() -> None:
     task = GenerateConfig(prompt="x")
     inert = {item.name for item in fields(task) if "inert" in item.metadata}
     assert inert == {"prompt", "prompts", "branches", "show", "output", "overwrite", "debug"}
-    assert set(dict(semantic_keys(task))) == {"name", "format", "system", "stop"}
+    assert set(dict(semantic_keys(task))) == {"format", "system", "stop"}
 
 
 def test_text_file(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_single_prompt_is_shown_whole_and_first(make_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    generation = GenerationConfig(name="greedy", max_new_tokens=400)
+    generation = GenerationConfig(max_new_tokens=400)
     prompt = "word " * 300
     record = run(make_config(task=GenerateConfig(prompt=prompt), generation=generation))
     assert record.result.rows == []
@@ -207,7 +205,7 @@ def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Mak
     assert output.read_bytes() == (Path(again.output_dir) / "completions.jsonl").read_bytes()
     (Path(again.output_dir) / "samples.jsonl").unlink()
     assert run(make_config(task=GenerateConfig(prompts=prompts))).from_ledger
-    with pytest.raises(EvidenceError, match="holds 0 of the 3 samples.*rerun=true"):
+    with pytest.raises(EvidenceError, match="holds 0 of the 3 samples.*rerun=all"):
         run(make_config(task=GenerateConfig(prompts=prompts, output=str(output))))
 
 
@@ -317,9 +315,7 @@ PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        generation = to_config(compose("config", [f"generation={name}"])).generation
+    generation = choose(["generation"], {"generation": name}, {})["generation"]
     values = (
         generation.temperature,
         generation.top_p,
@@ -350,11 +346,11 @@ def of_tiny_llama(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Pat
 
 def sampling(batch_size: int) -> GenerationConfig:
     keys = {"temperature": 0.9, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
-    return GenerationConfig(name="sampling", max_new_tokens=12, batch_size=batch_size, **keys)  # type: ignore[arg-type]
+    return GenerationConfig(max_new_tokens=12, batch_size=batch_size, **keys)  # type: ignore[arg-type]
 
 
 def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(of_tiny_llama: Callable[..., Record]) -> None:
-    record = of_tiny_llama(GenerationConfig(name="greedy", max_new_tokens=6, batch_size=1))
+    record = of_tiny_llama(GenerationConfig(max_new_tokens=6, batch_size=1))
     samples = (Path(record.output_dir) / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in samples] == [1, 2, 0], "as they were produced"
     lines = completions(record)
@@ -373,7 +369,7 @@ def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(of_tiny_llama: 
 def test_stop_raw_and_debug(
     of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture, tiny_llama: Path
 ) -> None:
-    greedy = GenerationConfig(name="greedy", max_new_tokens=8)
+    greedy = GenerationConfig(max_new_tokens=8)
     with caplog.at_level("INFO", logger="runner"):
         record = of_tiny_llama(greedy, prompts=None, prompt="hi", debug=True)
     assert "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'" in caplog.text
@@ -388,6 +384,31 @@ def test_stop_raw_and_debug(
     assert stopped.result.metrics["stopped"] == 1
 
 
+def test_debug_shows_a_recorded_job_too(of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture) -> None:
+    greedy = GenerationConfig(max_new_tokens=8)
+    record = of_tiny_llama(greedy, prompts=None, prompt="hi")
+    sample = json.loads((Path(record.output_dir) / "samples.jsonl").read_text())
+    with caplog.at_level("INFO", logger="runner"):
+        again = of_tiny_llama(greedy, prompts=None, prompt="hi", debug=True)
+    assert again.from_ledger
+    assert "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>" in caplog.text
+    assert "prompt 0, 21 token ids: [1, 87, " in caplog.text
+    assert f"completion 0, token ids: {sample['token_ids']}" in caplog.text
+
+
+def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
+    asked = {"task": GenerateConfig(prompt="hi")}
+    greedy = GenerationConfig(max_new_tokens=8)
+    run(make_config(generation=greedy, **asked))
+    with caplog.at_level("INFO", logger="runner"):
+        assert run(make_config(generation=greedy, **asked)).from_ledger
+        assert "rerun=all measures anew" not in caplog.text
+        other = replace(greedy, speculate=Speculate.off)
+        assert run(make_config(generation=other, **asked)).from_ledger
+    said = "generation.speculate=off changes no answer, and what is recorded was measured with auto: rerun=all measures anew"
+    assert said in caplog.text
+
+
 def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -397,7 +418,7 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
     shutil.copytree(tiny_llama, plain)
     (plain / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(plain), device="cpu", dtype=Dtype.float32)
-    with pytest.raises(ConfigError, match=r"has no chat template.*task.format=raw \(generate\)"):
+    with pytest.raises(ConfigError, match=r"has no chat template.*task.format=raw \(generate, sweep\)"):
         run(make_config(model=model, task=GenerateConfig(prompt="hi")))
     refusing = "{{ raise_exception('system is not for me') }}"
     (plain / "chat_template.jinja").write_text(refusing)
@@ -412,7 +433,7 @@ def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Ma
     (problem,) = list(problems(Split("hard5"), 1))
     model = LocalModelConfig(name="embedded", device="cpu")
     task = GenerateConfig(prompt=problem.question + instruction)
-    generation = GenerationConfig(name="greedy", max_new_tokens=200)
+    generation = GenerationConfig(max_new_tokens=200)
     adapted = run(make_config(model=model, task=task, generation=generation, lora=PeftConfig(path="embedded")))
     plain = run(make_config(model=model, task=task, generation=generation))
     assert adapted.job_id != plain.job_id

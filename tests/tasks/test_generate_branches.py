@@ -54,7 +54,7 @@ def job(make_config: Make, saved_family: Callable[..., Path]) -> Job:
 
     def generated(generation: GenerationConfig | None = None, seed: int = 0, **keys: Any) -> Record:
         model = LocalModelConfig(name=str(saved_family()), device="cpu")
-        greedy = generation or GenerationConfig(name="greedy", max_new_tokens=8)
+        greedy = generation or GenerationConfig(max_new_tokens=8)
         task = GenerateConfig(**({"format": Framing.raw} | keys))
         return run(make_config(model=model, rope=Rope2dConfig(), task=task, generation=greedy, seed=seed))
 
@@ -162,9 +162,7 @@ def test_completions_keep_the_order_and_every_branch_counts(
 
 
 def test_a_sampled_branch_depends_on_seed_prompt_and_number_alone(job: Job, tmp_path: Path) -> None:
-    sampling = GenerationConfig(
-        name="sampling", max_new_tokens=10, temperature=1.0, top_k=50, repetition_penalty=1.1, batch_size=1
-    )
+    sampling = GenerationConfig(max_new_tokens=10, temperature=1.0, top_k=50, repetition_penalty=1.1, batch_size=1)
     first = {"prompt": "a", "branches": ["x", "x", "x"]}
     alone = completions(job(sampling, prompts=write(tmp_path / "a.jsonl", first)))[0]
     among = job(
@@ -195,7 +193,7 @@ def test_stop_texts_and_limits_count_for_each_branch(job: Job) -> None:
 
 
 def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> None:
-    generation = GenerationConfig(name="greedy", max_new_tokens=50)
+    generation = GenerationConfig(max_new_tokens=50)
     file = write(
         tmp_path / "p.jsonl", {"prompt": "a" * 200, "branches": ["b" * 40, "c"]}, {"prompt": "a" * 200, "branches": ["b" * 56, "c"]}
     )  # fmt: skip
@@ -213,7 +211,7 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
 def test_a_sliding_window_bounds_the_room(make_config: Make, saved_family: Callable[..., Path]) -> None:
     model = LocalModelConfig(name=str(saved_family("mistral", sliding_window=32)), device="cpu")
     task = GenerateConfig(prompt="a" * 20, branches=["b", "cc"], format=Framing.raw)
-    generation = GenerationConfig(name="greedy", max_new_tokens=50)
+    generation = GenerationConfig(max_new_tokens=50)
     record = run(make_config(model=model, rope=Rope2dConfig(), task=task, generation=generation))
     said = samples(record)[0].branches
     assert said is not None

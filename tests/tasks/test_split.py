@@ -26,6 +26,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, Compare, Explain, SplitConfig, Strategy
 from runner.core.errors import ConfigError, DataError, JobFailed
+from runner.core.files import hold_folder
 from runner.core.result import Result
 from runner.quantization.bitsandbytes import Int8Config
 from runner.sharding import write
@@ -375,7 +376,7 @@ def test_a_folder_of_something_else_is_left_alone(models: dict[str, Path], run_s
 
 def test_a_second_process_is_kept_out(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    held = byteio.hold(tmp_path / "parts", "task.output_dir")
+    held = hold_folder(tmp_path / "parts", "task.output_dir")
     with held, pytest.raises(ConfigError, match="another process is writing there"):
         run_split(models["tied"], 2)
     assert not list((tmp_path / "parts").iterdir())

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from opening import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
@@ -20,14 +21,13 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import read_repeats
-from runner.engines import open_engine
 from runner.engines.arithmetic import Rates
 from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.kinds.stub import StubEngine, StubSession
 from runner.engines.synthetic import synthetic_requests
 from runner.run import run
 from runner.speed.cells import Cell
-from runner.speed.limits import Limits
+from runner.speed.limits import MachineRates
 from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep
 
@@ -193,6 +193,7 @@ def test_names_mention_an_axis_with_several_values(make_config: MakeConfig, reco
     assert all(len(request.prompt) == 40 for call in engine.requests for request in call)
 
 
+@pytest.mark.slow
 def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
     task = small(prompt_tokens=[4, 300], new_tokens=8, repeats=3, warmup=0, shared_prefix=[0.5], arrival_rates=[50, 200],
                  arrival_requests=6, pictures=True)  # fmt: skip
@@ -255,7 +256,7 @@ def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, 
     cells = [Cell(1, 1, 2, key=str(at), repeats=repeats(spread)) for at, spread in enumerate(spreads or [0.5])]
     if not spreads:
         cells[0].repeats = cells[0].repeats[:2]
-    limits = Limits(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
+    limits = MachineRates(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
     assert sweep.noise_said(cells, limits, beside).startswith(said)
 
 
@@ -268,9 +269,9 @@ from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
-from runner.engines import open_engine
+from opening import open_engine
 from runner.engines.arithmetic import Rates
 from runner.engines.base import Request, complete
 from runner.quantization.base import QuantizationConfig
@@ -280,10 +281,10 @@ from runner.tasks import sweep
 folder = Path(sys.argv[1])
 task = SweepConfig(batch_sizes=[1, 128, 2], prompt_tokens=[500], new_tokens=4, repeats=2, pictures=False)
 config = RunnerConfig(model=LocalModelConfig(name="embedded", device="cpu"), quantization=QuantizationConfig(),
-    lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(name="greedy"), task=task,
-    tracking=TrackingConfig(name="none"), output_dir=str(folder))
+    lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=task,
+    tracking=NoTrackingConfig(), output_dir=str(folder))
 engine = open_engine(config)
-list(complete(engine, [Request(0, (5, 6, 7), max_new_tokens=4, ignore_eos=True)]))  # threads and buffers are there
+complete(engine, [Request(0, (5, 6, 7), max_new_tokens=4, ignore_eos=True)])  # threads and buffers are there
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 100 * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
 result = work(sweep, config, Recorder(Job("limited", folder)), engine)
@@ -291,6 +292,7 @@ print(json.dumps([result.rows, result.notes, result.metrics["cells_not_measured"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
 def test_a_real_memory_limit_makes_a_note_of_a_cell_and_the_rest_goes_on(tmp_path: Path) -> None:
     support = Path(__file__).parents[1] / "support"

@@ -39,6 +39,8 @@ def test_the_readme_has_commands_to_check() -> None:
         ("`python bench/nothing.py`", "no such script"),
         ("choose `task=gsm9k`", "task=gsm9k: no such choice"),
         ("set `task.limt=5`", "task.limt=5: no such key"),
+        ("It solves 44.4 % of them.", "44.4 % stands in no output of the page"),
+        ("*Example* (a laptop): 44.4 %", "give (MACHINE, DAY MONTH YEAR)"),
     ],
 )
 def test_what_is_wrong_is_found(text: str, problem: str, tmp_path: Path) -> None:
@@ -53,6 +55,7 @@ def test_what_is_wrong_is_found(text: str, problem: str, tmp_path: Path) -> None
     [
         "[title](#a-title-of-two), [elsewhere](https://example.org/nothing)",
         "```\n$ runner task.limt=3\nerror: task.limt: no key 'task.limt'. Did you mean task.limit? …\n```",
+        "*Example* (a laptop, 1 May 2026): 44.4 %",
         "```\n$ runner seed=1\nrunner nothing of this is a command\n```",
         "`runner -m quantization=none,nf4 seed=1,2`, `runner GROUP=CHOICE ...`, `runner model=NAME`",
     ],

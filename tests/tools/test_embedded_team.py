@@ -93,7 +93,7 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
     assert reply(Role.inspector, steps, (), ()) == told(steps)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_short_training_writes_adapter_and_card(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.embedded_model.team", "--steps", "2", "--card-problems", "1"]
     done = warm_process.complete([*command, "--output", str(tmp_path)])

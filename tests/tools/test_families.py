@@ -17,7 +17,7 @@ def test_a_few_families_go_the_ways_of_the_table(family: str, tmp_path: Path) ->
     assert families.look(family, tmp_path).way == ROWS[family]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_all_families_go_the_ways_of_the_table() -> None:
     found = {one.family: one.way for one in families.sweep(families.families()) if one.way}
     assert found == ROWS

@@ -20,7 +20,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from runner.agents import roles
-from runner.agents.roles import Said
+from runner.agents.roles import AgentMessage
 from runner.agents.sandbox import Sandbox
 from runner.config.agents import Domain
 from runner.embedded import MODEL_DIR
@@ -82,18 +82,18 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
     """Score each role alone, with one neighbour's solution, and the decision over what the four said alone."""
     sandbox = Sandbox()
 
-    def say(agent: int, now: Sequence[Sequence[Said]]) -> list[Said]:
+    def say(agent: int, now: Sequence[Sequence[AgentMessage]]) -> list[AgentMessage]:
         role = roles.ROLES[agent]
         calls = [roles.messages(role, Domain.brief, p.question, heard, ()) for p, heard in zip(asked, now, strict=True)]
         texts = _complete(model, tokenizer, calls)
         return [roles.said(agent, role, text, sandbox.run(text) if role.writes_code else None) for text in texts]
 
-    def scored(name: str, said: Sequence[Said]) -> Score:
+    def scored(name: str, said: Sequence[AgentMessage]) -> Score:
         found = Score(sum(one.answer == p.gold for one, p in zip(said, asked, strict=True)), len(asked))
         log(f"card  {name}  {found}")
         return found
 
-    nobody: list[list[Said]] = [[] for _ in asked]
+    nobody: list[list[AgentMessage]] = [[] for _ in asked]
     alone = [say(agent, nobody) for agent in range(AGENTS)]
     scores = {f"alone, {said[0].role.value}": scored(f"alone, {said[0].role.value}", said) for said in alone}
     solver, analyst, _, inspector = range(AGENTS)

@@ -9,7 +9,7 @@ from random import Random
 from typing import NamedTuple
 
 from runner.agents import roles
-from runner.agents.roles import Said
+from runner.agents.roles import AgentMessage
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.sandbox_child import as_text
 from runner.agents.wording import Role
@@ -106,7 +106,7 @@ def _calculated(left: int, sign: str, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[sign]
 
 
-def spoken(agent: int, steps: list[Step]) -> Said:
+def spoken(agent: int, steps: list[Step]) -> AgentMessage:
     """Let an agent say these steps, as its role does."""
     role = roles.ROLES[agent]
     if not role.writes_code:
@@ -121,7 +121,7 @@ def spoken(agent: int, steps: list[Step]) -> Said:
     return roles.said(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
-def verdicts(heard: tuple[Said, ...], gold: str) -> str:
+def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:
     """Say of each neighbour whether its answer is the right one: what the Inspector says before its own."""
     return " ".join(f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard)
 
@@ -144,7 +144,7 @@ def team_example(index: int, seed: int) -> Example:
     return dialogue(asked, reply(role, steps, now, before))
 
 
-def reply(role: Role, steps: list[Step], now: tuple[Said, ...], before: tuple[Said, ...]) -> str:
+def reply(role: Role, steps: list[Step], now: tuple[AgentMessage, ...], before: tuple[AgentMessage, ...]) -> str:
     """Return what an agent should say."""
     if role.writes_code:
         return program(steps)
@@ -172,7 +172,7 @@ class _Speakers:
         self.rng, self.steps, self.mistakes = rng, steps, list[list[Step]]()
         self.right_share = rng.choice(RIGHT_SHARES)
 
-    def say(self, agent: int) -> Said:
+    def say(self, agent: int) -> AgentMessage:
         if self.rng.random() < self.right_share:
             return spoken(agent, self.steps)
         if not self.mistakes or self.rng.random() >= SAME_MISTAKE_SHARE:

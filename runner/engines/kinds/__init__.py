@@ -57,20 +57,22 @@ class ModelKind(ABC):
     HAS_WEIGHTS = False  # there are files to load, to split and to measure
 
     @abstractmethod
-    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
-        """Return what a job's identity rests on, by name: SHA-256 of files, or whatever decides the answers."""
+    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+        """Return what identifies the model, by name: SHA-256 of files, or whatever decides the answers."""
 
     @abstractmethod
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its engine can do."""
 
     @abstractmethod
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
-        """Return the engine; `bases` keeps what was loaded for the next job."""
+    def open_engine(
+        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
+        """Return the engine; `bases` keeps what was loaded for the next job, `folder` takes logs of its processes."""
 
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Return each prompt as the model sees it and its token ids, without its weights."""
-        engine = self.open_engine(config, resolved, None)
+        engine = self.open_engine(config, resolved)
         try:
             return [engine.encode(Request(0, prompt)) for prompt in prompts]
         finally:
@@ -97,6 +99,10 @@ class ModelKind(ABC):
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
         """Predict memory and threads of a job."""
         return Need(0.0, 1)
+
+    def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
+        """Serve the process that has the job and return the exit code; None where the job is this process's own."""
+        return None
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:  # noqa: B027
         """Import what a job will use, so that what is measured afterwards is not the libraries."""

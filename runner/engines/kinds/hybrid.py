@@ -10,8 +10,7 @@ from runner.config.model import HybridConfig, ModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import RunnerError
 from runner.engines.base import Capability, Engine
-from runner.engines.kinds import BaseCache, ModelKind, Need, kind_of
-from runner.engines.kinds.api import capabilities, reported
+from runner.engines.kinds import BaseCache, ModelKind, Need, api, kind_of
 from runner.engines.remote import reviews
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.hybrid import CAPABILITIES, HybridEngine
@@ -33,20 +32,19 @@ def student_of(config: RunnerConfig) -> tuple[ModelKind, RunnerConfig]:
 class Hybrid(ModelKind):
     """Says of the student what its own kind says; where the student cannot be loaded, the teacher is enough."""
 
-    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Return what both rest on, and the words that they talk in."""
         kind, alone = student_of(config)
-        said = reported(hybrid(config).teacher, cache.parent)
+        said = api.fingerprint(hybrid(config).teacher, cache.parent)
         try:
-            found = kind.evidence(alone, resolved, cache)
+            found = kind.fingerprint(alone, resolved, cache)
         except RunnerError:  # the load will say why
             found = {"model": "none"}
-        return {"model": f"remote: {said}", "reviews": str(reviews.VERSION)} | {
-            f"student {name}": digest for name, digest in found.items()
-        }
+        return said | {"reviews": str(reviews.VERSION)} | {f"student {name}": digest for name, digest in found.items()}
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
-        """Refuse nothing: a student that cannot be loaded is done without, and a note says so."""
+        """Refuse what the teacher has no word for; a student that cannot be loaded is done without: a note says so."""
+        api.check(hybrid(config).teacher, config.generation)
         kind, alone = student_of(config)
         try:
             return kind.check(alone, resolved)
@@ -70,10 +68,12 @@ class Hybrid(ModelKind):
         """Return what both can be asked for, one after the other."""
         return CAPABILITIES
 
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
+    def open_engine(
+        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the engine with both; what `check` has refused of the student is not tried."""
-        (kind, alone), teacher = student_of(config), hybrid(config).teacher
-        remote = ApiEngine(config, teacher, capabilities(teacher))
+        (kind, alone), teacher = student_of(config), api.settled(hybrid(config).teacher)
+        remote = ApiEngine(config, teacher, api.capabilities(teacher))
         try:
             kind.check(alone, resolved)
             return HybridEngine(hybrid(config), kind.open_engine(alone, resolved, bases), remote)

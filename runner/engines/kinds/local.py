@@ -30,9 +30,9 @@ class Local(ModelKind):
 
     HAS_WEIGHTS = True
 
-    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Name and SHA-256 of the model's and the adapter's files."""
-        return resolved.evidence(cache)
+        return resolved.fingerprint(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return model, quantization and rope, and an adapter that is merged."""
@@ -85,7 +85,8 @@ class Local(ModelKind):
 
         name, folder = resolved.model.name, resolved.path
         tokenizer = load_tokenizer(f"model.name={name}", folder, resolved.model.trust_remote_code)
-        admission = Admission(config, tokenizer, name, math.inf)
+        rows = resolved.text_settings.get("vocab_size", math.inf)
+        admission = Admission(config, tokenizer, name, math.inf, vocab_size=rows)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -94,11 +95,13 @@ class Local(ModelKind):
         has_branches = isinstance(config.rope, Rope2dConfig) and masked
         return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})
 
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
+    def open_engine(
+        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the local engine."""
         from runner.engines.local.engine import LocalEngine  # imports torch
 
-        return LocalEngine(config, bases, resolved)
+        return LocalEngine(config, resolved, bases)
 
 
 KIND = Local()

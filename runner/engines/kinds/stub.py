@@ -166,7 +166,7 @@ def _plain(prompt: Prompt) -> str:
 class Stub(ModelKind):
     """Its answers are made up."""
 
-    def evidence(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Return that it is the stub."""
         return {"model": "stub"}
 
@@ -174,7 +174,9 @@ class Stub(ModelKind):
         """Claim everything but whole distributions, which cannot be made up."""
         return CAPABILITIES
 
-    def open_engine(self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None) -> Engine:
+    def open_engine(
+        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the stub engine."""
         assert isinstance(config.model, StubConfig)
         return StubEngine(config, config.model.delay_s)

@@ -19,7 +19,7 @@ import torch
 from runner.engines.local.interface import PLAIN, Softmax
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kv_cache import Heads, OwnKv
-from runner.engines.local.parts import Part, by_token, or_zero, over_keys, scores_of, wide_bmm, within_spans
+from runner.engines.local.parts import PartialAttention, by_token, or_zero, over_keys, scores_of, wide_bmm, within_spans
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.slots import Slots
 from runner.engines.local.windows import Window
@@ -49,7 +49,7 @@ class Span:
 
 
 @dataclass
-class View:
+class WindowView:
     """What the tokens of a pass see in the layers of one window."""
 
     uses: list[Use]
@@ -58,17 +58,17 @@ class View:
 
 
 @dataclass
-class Turn:
+class LayerAttention:
     """One layer of a pass: what its attention minds besides queries, keys and values."""
 
     layer: int
     scale: float
     softmax: Softmax
-    view: View
+    view: WindowView
 
 
 @dataclass
-class Pass:
+class PassLayout:
     """What attention must know of the tokens of one forward pass."""
 
     heads: Heads
@@ -81,7 +81,7 @@ class Pass:
     spans: list[Span] = field(default_factory=list)
     is_step: bool = False  # one token a slot, which sees all of its row
     positions: list[int] = field(default_factory=list)  # of the tokens in their texts, where layers have windows
-    _views: dict[Window, View] = field(default_factory=dict)
+    _views: dict[Window, WindowView] = field(default_factory=dict)
 
     @cached_property
     def span_rows(self) -> list[torch.Tensor]:
@@ -102,11 +102,11 @@ class Pass:
         """Whether token t is of slot t: then no row of the store need be copied."""
         return bool((self.slot == torch.arange(len(self.slot), device=self.slot.device)).all())
 
-    def _view(self, layer: int) -> View:
+    def _view(self, layer: int) -> WindowView:
         """Return what the tokens see in a layer."""
         window = self.heads.windows[layer] if self.heads.windows else None
         if window is None or self._furthest < window.size:
-            return View(self.uses)
+            return WindowView(self.uses)
         if window not in self._views:
             self._views[window] = self._through(window)
         return self._views[window]
@@ -115,7 +115,7 @@ class Pass:
     def _furthest(self) -> int:
         return max(self.positions)
 
-    def _through(self, window: Window) -> View:
+    def _through(self, window: Window) -> WindowView:
         """Return what the tokens see through a window; a prefix that is behind all their windows is left out."""
         positions = self.positions, [window.first(position) for position in self.positions]
         here, first = torch.tensor(positions, dtype=torch.int32, device=self.place.device)
@@ -126,7 +126,7 @@ class Pass:
             if least < use.kv.length:
                 uses.append(replace(use, first=within, least=least))
         own = (first - (here - self.place)).clamp_(min=0)  # a row's own places begin behind its prefixes
-        return View(uses, own, own.tolist())
+        return WindowView(uses, own, own.tolist())
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
@@ -135,11 +135,13 @@ class Pass:
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
         width = value.shape[-1]
         query, key, value = _fitted(self.heads, query, key, value)
-        turn = Turn(layer, scale, softmax, self._view(layer))
+        turn = LayerAttention(layer, scale, softmax, self._view(layer))
         result = self._attend(turn, query, key, value)
         return result if width == self.heads.dim else result[..., :width]
 
-    def _attend(self, turn: Turn, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def _attend(
+        self, turn: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
         """As attend, for heads that are as the store's."""
         layer = turn.layer
         query = query if query.stride(2) == 1 else query.contiguous()
@@ -156,7 +158,7 @@ class Pass:
             keys, values = (some[:, use.least :] for some in use.kv.read(layer))
             first = None if use.first is None else (use.first - use.least).repeat_interleave(heads.group)
             part = over_keys(self, turn, by_token(chosen), keys, values, first, None)
-            parts.append(Part(*part, use.row_of, use.count))
+            parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
             parts.append(within_spans(self, turn, grouped, key, value))
         return _join(self, turn, query, new, parts)
@@ -172,7 +174,7 @@ def _fitted(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.T
     ]
 
 
-def _tiled(what: Pass, turn: Turn, query: torch.Tensor) -> list[Part]:
+def _tiled(what: PassLayout, turn: LayerAttention, query: torch.Tensor) -> list[PartialAttention]:
     """Attend to prefixes and within spans by the kernel that goes tile by tile, and holds no scores."""
     parts, view = [], turn.view
     for use in view.uses:
@@ -190,9 +192,10 @@ def _tiled(what: Pass, turn: Turn, query: torch.Tensor) -> list[Part]:
 
 
 def _tiles(
-    what: Pass, turn: Turn, query: torch.Tensor, chosen: torch.Tensor | None, row_of: torch.Tensor, count: int,
+    what: PassLayout, turn: LayerAttention, query: torch.Tensor, chosen: torch.Tensor | None, row_of: torch.Tensor,
+    count: int,
     store: OwnKv, slot: int, sees: int, first: torch.Tensor | None, causal: bool = False,
-) -> Part:  # fmt: skip
+) -> PartialAttention:  # fmt: skip
     """Attend [H, T, D], or the chosen of these tokens, to the places of a slot from `first` on, to as many as it says.
 
     causal: each token sees one more than the one before.
@@ -200,19 +203,23 @@ def _tiles(
     assert what.kernels is not None
     heads, rows = what.heads, count * what.heads.group
     out = torch.empty(heads.kv_heads, rows, heads.dim, dtype=heads.dtype)
-    top, total = torch.empty(heads.kv_heads, rows), torch.empty(heads.kv_heads, rows)
+    top, total = (torch.empty(heads.kv_heads, rows, dtype=torch.float32) for _ in range(2))
     what.kernels(
-        "shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1),
+        "attend_shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1),
         None if chosen is None else chosen.data_ptr(), count,
         store.table[slot].data_ptr(), turn.layer, heads.kv_heads, heads.group, heads.dim, sees, int(causal),
         None if first is None else first.data_ptr(), ctypes.c_float(turn.scale), ctypes.c_float(turn.softmax.cap),
         out.data_ptr(), top.data_ptr(), total.data_ptr(),
     )  # fmt: skip
-    return Part(out, top, total, row_of, count)
+    return PartialAttention(out, top, total, row_of, count)
 
 
 def _join(
-    what: Pass, turn: Turn, query: torch.Tensor, new: tuple[torch.Tensor, torch.Tensor], parts: list[Part]
+    what: PassLayout,
+    turn: LayerAttention,
+    query: torch.Tensor,
+    new: tuple[torch.Tensor, torch.Tensor],
+    parts: list[PartialAttention],
 ) -> torch.Tensor:
     """Attend to the rows' own keys, join that with the parts, and divide by the sums: [T, H, D]."""
     heads, own, layer = what.heads, what.own, turn.layer
@@ -263,10 +270,16 @@ def _join(
         terms.append((weighted.view(*shape, heads.dim), top, scores.sum(dim=-1)))
     if sinks is not None:
         top = sinks.view(1, *shape[1:]).expand(shape)
-        terms.append((torch.zeros((), device=query.device).expand(*shape, heads.dim), top, torch.ones_like(top)))
+        terms.append(
+            (
+                torch.zeros((), dtype=torch.float32, device=query.device).expand(*shape, heads.dim),
+                top,
+                torch.ones_like(top),
+            )
+        )
     best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
-    result = torch.zeros(*shape, heads.dim, device=query.device)
-    total = torch.zeros(shape, device=query.device)
+    result = torch.zeros(*shape, heads.dim, dtype=torch.float32, device=query.device)
+    total = torch.zeros(shape, dtype=torch.float32, device=query.device)
     for out, top, count in terms:
         weight = (top - best).exp()
         result += out.where((weight > 0)[..., None], 0.0) * weight[..., None]

@@ -1,4 +1,4 @@
-"""Decoding by transformers' own generate: for models that it alone knows how to drive.
+"""Static batches that transformers' own generate takes to their ends: for models that it alone knows how to drive.
 
 It takes prompts of one length, so that nothing is filled up, and runs a batch to its end. What is drawn and when a row
 ends is decided here as everywhere: the sampler leaves generate one token to choose, and the stopping ends the rows.
@@ -16,9 +16,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from runner.engines.base import Event, RequestId
-from runner.engines.local.compat_probe import same_turning
+from runner.engines.local.compat_probe import rope_stable_length
 from runner.engines.local.forward import score, scored
-from runner.engines.local.memory import Watch
+from runner.engines.local.memory import MemoryGuard
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import sampler_of
@@ -29,7 +29,9 @@ from runner.models.load import Loaded
 class Generated:
     """Rows of one length that one call of generate takes to their ends."""
 
-    def __init__(self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, memory: Watch) -> None:
+    def __init__(
+        self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, memory: MemoryGuard
+    ) -> None:
         self.loaded, self.stats, self.stopping, self.memory = loaded, stats, stopping, memory
         self.alive, self.width = dict(enumerate(rows)), len(rows)
 
@@ -60,7 +62,7 @@ class Generated:
             self.memory.check(self.width if self.alive else 0)  # its error ends generate
             return torch.tensor([at not in self.alive for at in range(self.width)], device=ids.device)
 
-        if same_turning(self.loaded) < math.inf:  # a short pass: the embedding forgets the longest row so far
+        if rope_stable_length(self.loaded) < math.inf:  # a short pass: the embedding forgets the longest row so far
             with torch.inference_mode():
                 self.loaded.model(input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device))
         prompts, most = [row.pending for row in rows], max(row.limit - len(row.tokens) for row in rows)

@@ -16,15 +16,15 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 
 from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
-from runner.engines.local.forward import Forward, Piece
+from runner.engines.local.forward import Forward, TokenSpan
+from runner.engines.local.fused_forward import FusedForward, NotFusable
 from runner.engines.local.interface import Softmax, register, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.matrices import Held
+from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import own_kv
-from runner.engines.local.whole_pass import Unlike, WholePass
-from runner.engines.local.windows import LOOKING, MASKS, Unknown, Window
+from runner.engines.local.windows import LOOKING, Unknown, Window, looking
 from runner.engines.rows import Row
 from runner.models.load import Loaded
 
@@ -38,7 +38,7 @@ COARSE = 0.15  # in 16 bits and over quantized layers
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
 NOTHING = {DummyLayer}  # holds nothing: its layer attends to the keys and values of another
 COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
-TURNED_BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
+ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
 class Incompatible(Exception):
@@ -52,13 +52,13 @@ def sliding_window(loaded: Loaded) -> float:
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
-def same_turning(loaded: Loaded) -> float:
+def rope_stable_length(loaded: Loaded) -> float:
     """Return how long a row may become before the model turns all of its keys otherwise, which only generate minds."""
     settings = loaded.model.config.get_text_config()
     parameters = getattr(settings, "rope_parameters", None) or {}
     reaches = [math.inf]
     for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
-        if key := TURNED_BY_LENGTH.get(one.get("rope_type", "")):
+        if key := ROPE_CHANGES_AT.get(one.get("rope_type", "")):
             places = (one.get(key), getattr(settings, key, None))
             reaches += [place for place in places if place is not None]
     return min(reaches)
@@ -90,6 +90,8 @@ def probe_heads(loaded: Loaded) -> Heads:
             ours = _scheduled(model, heads, ids.tolist())
     except Incompatible:
         raise
+    except NotImplementedError as error:  # its message is a whole reason
+        raise Incompatible(one_line(error, limit=160)) from error
     except Exception as error:
         if is_memory_error(error):
             raise
@@ -131,21 +133,19 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
         shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
         softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
         with suppress(Unknown):
-            windows[layer] = MASKS.window(softmax.mask)
+            windows[layer] = masks.window(softmax.mask)
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    MASKS.forget()
-    try:
-        with running(model, take_down, LOOKING):
-            model(input_ids=ids, position_ids=positions, use_cache=False)
-    finally:
-        MASKS.forget()
+    with looking() as masks, running(model, take_down, LOOKING):
+        model(input_ids=ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
+    if not layers:
+        raise Incompatible("its attention does not go through transformers' interface")
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
     kv_heads, width = (max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width"))
     if set(shapes) != set(range(layers)) or len(alike) != 1 or any(kv_heads % shape.kv_heads for shape in all_shapes):
-        raise NotImplementedError(f"{len(set(all_shapes))} shapes of attention in {layers} layers")
+        raise Incompatible(f"its {layers} layers attend in {len(set(all_shapes))} shapes that do not go together")
     [(query_heads, dtype, device)] = alike
     if device.type == "cpu":  # whole vectors, for the kernels
         width = -(-width // native.LANES) * native.LANES
@@ -182,12 +182,12 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
     own = own_kv(heads, forward.kernels, [SUFFIX + 1])
     forward.read_prefix(prefix, PREFIX)
-    read = forward.read_prompts(own, [Piece(row, 0, row.pending)])
+    read = forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
 
 
-def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Held]) -> WholePass | None:
+def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights]) -> FusedForward | None:
     """Return what does a pass in a single call; None where the model is no plain one, or the call would differ.
 
     packed: the layers that C has the weights of, and that multiply by these in the model's own pass, too.
@@ -196,23 +196,23 @@ def probe_whole(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, Held]) 
     if forward.kernels is None:
         return None
     windows = (window.size for window in heads.windows if window is not None)  # within them, they hide nothing
-    room = int(min(loaded.metrics["max_positions"], same_turning(loaded), *windows))
+    room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded), *windows))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
         with torch.inference_mode():
-            whole = WholePass(loaded.model, heads, room, forward.kernels, packed)
+            fused = FusedForward(loaded.model, heads, room, forward.kernels, packed)
             expected = _in_passes(forward, ids)
-            forward.whole = whole
+            forward.fused = fused
             off = float(((_in_passes(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
         # a number that rows of int8 are rounded from may fall to the other side
-        if not off <= SAME.get(torch.bfloat16 if whole.is_quantized else heads.dtype, 0.0):
-            raise Unlike(f"its logits would be off by {off:.2g} of their spread")
-    except Unlike as reason:
+        if not off <= SAME.get(torch.bfloat16 if fused.is_quantized else heads.dtype, 0.0):
+            raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
+    except NotFusable as reason:
         log.debug("passes go operation by operation: %s", reason)
         return None
     log.debug("passes go in a single call: logits off by %.2g of their spread", off)
-    return whole
+    return fused
 
 
 def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
@@ -228,7 +228,7 @@ def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
         rows[0] = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
         forward.short_span = len(rows[1].pending)
     own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
-    pieces = [Piece(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
+    pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:
         row.places, row.tokens = len(row.pending), ids[-1:]
@@ -238,7 +238,7 @@ def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
 def same_together(forward: Forward, vocab_size: int) -> bool:
     """Whether tokens of a row that are read in one pass leave bit by bit what each of them leaves alone."""
     trial = Forward(forward.model, forward.heads)  # its passes are none of the job's
-    trial.whole = forward.whole
+    trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()
     row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED)
@@ -246,12 +246,12 @@ def same_together(forward: Forward, vocab_size: int) -> bool:
         row.prefix = Prefix(ids[:PREFIX])
         trial.read_prefix(row.prefix, PREFIX)
     own = own_kv(trial.heads, trial.kernels, [len(ids)])
-    trial.read_prompts(own, [Piece(row, 0, row.pending)])
+    trial.read_prompts(own, [TokenSpan(row, 0, row.pending)])
     first = row.places = len(row.pending)
     alone = []
     for token in ids[SUFFIX:]:
         row.tokens.append(token)
         alone.append(trial.step(own, [row], trial.uses_of([row])))
         row.places += 1
-    together = trial.read_prompts(own, [Piece(row, 0, row.tokens, first, targets=row.tokens)])
+    together = trial.read_prompts(own, [TokenSpan(row, 0, row.tokens, first, targets=row.tokens)])
     return torch.equal(torch.cat(alone), together)

@@ -1,4 +1,7 @@
-"""The local engine: a transformers model on this machine, decoded by the scheduler, or plainly where it must be."""
+"""The local engine: a transformers model on this machine, decoded by the scheduler, or else in static batches.
+
+README.md beside this file lists the routes that a request may take, and in which order they are tried.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from functools import cached_property, partial
 
 import torch
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.footprint import PACKED_SHARE
+from runner.checkpoints.resolve import Resolved
 from runner.config.generation import Speculate
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
@@ -20,33 +24,46 @@ from runner.engines.base import Capability, EngineReport, Event, Request, Reques
 from runner.engines.kinds import BaseCache
 from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
-from runner.engines.local.compat_probe import Incompatible, probe_heads, probe_whole, same_turning, sliding_window
+from runner.engines.local.compat_probe import (
+    Incompatible,
+    probe_fused_forward,
+    probe_heads,
+    rope_stable_length,
+    sliding_window,
+)
 from runner.engines.local.fast_layers import FastLayers
+from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.own_memory import note_cuda, restart_cuda
-from runner.engines.local.plain_batches import PlainBatches, Way
-from runner.engines.local.plain_probe import plain_way
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.rates import arithmetic_of
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.local.speculation import Speculation
-from runner.engines.local.whole_pass import WholePass
+from runner.engines.local.static_batches import BY_GENERATE, Batching, StaticBatches
+from runner.engines.local.static_probe import probe_batching
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 from runner.models.load import Loaded, adapt, load_base, release
+from runner.models.vocabulary import rows_of
 
-PLAIN_BATCH = 16  # where the batch is ours to choose
+STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
 
 
 class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
-    def __init__(self, config: RunnerConfig, bases: BaseCache | None = None, resolved: Resolved | None = None) -> None:
-        self.config, self.capabilities = config, KIND.capabilities(config)
-        self._resolved = resolved or resolve(config)
+    def __init__(
+        self,
+        config: RunnerConfig,
+        resolved: Resolved,
+        bases: BaseCache | None = None,
+        packed_share: float = PACKED_SHARE,
+    ) -> None:
+        self.config, self.capabilities, self._resolved = config, KIND.capabilities(config), resolved
+        self._packed_share = packed_share
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()
@@ -54,16 +71,18 @@ class LocalEngine:
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
         self._heads: Heads | None = None
-        self._incompatible: str | None = None  # why the scheduler cannot serve the model, once that is known
-        self._plain_way: tuple[Way, str] | None = None
+        self._rejection: str | None = None  # why the scheduler cannot serve the model, once that is known
+        self._batching: Batching | None = None
         self._fast_layers: FastLayers | None = None
-        self.whole: WholePass | None = None  # for a plain model on a CPU
+        self.fused: FusedForward | None = None  # for a plain model on a CPU
 
     def load(self) -> EngineReport:
         """Load the model if that has not happened, and report what is there."""
-        loaded = self._model()
+        if self._loaded is None:
+            self._loaded = self._load()
+        loaded = self._loaded
         heads = self.heads(loaded)
-        decoding = self.plain_way(loaded).value if heads is None else "in a stream"
+        decoding = str(self.batching(loaded)) if heads is None else "in a stream"
         if heads is not None and heads.device.type == "cpu" and native.for_heads(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
@@ -78,6 +97,12 @@ class LocalEngine:
             has_chat_template=bool(tokenizer.chat_template),
         )
 
+    @property
+    def loaded(self) -> Loaded:
+        """The model, once it is loaded."""
+        assert self._loaded is not None, "load() or open() comes first"
+        return self._loaded
+
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
         return self.admission.encode(request)
@@ -88,14 +113,14 @@ class LocalEngine:
 
     def open(self, batch_size: int | None = None) -> LocalSession:
         """Open a session for requests; one thread at a time may step the sessions of an engine."""
-        loaded = self._model()
+        self.load()
         if not self.stats.peak_pass_tokens:
-            restart_cuda(loaded)
-        return LocalSession(self, loaded, batch_size)
+            restart_cuda(self.loaded)
+        return LocalSession(self, self.loaded, batch_size)
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(self._model())
+        return arithmetic_of(self.loaded)
 
     def close(self) -> None:
         """Take the adapter off; let go of the base, unless it was kept for the next job."""
@@ -106,7 +131,8 @@ class LocalEngine:
         self.speculation = self._speculation()
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
-        self._loaded = self._heads = self._fast_layers = self._incompatible = self._plain_way = self.whole = None
+        self._loaded = self._heads = self._rejection = self._batching = None
+        self._fast_layers = self.fused = None
         vars(self).pop("admission", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -116,71 +142,68 @@ class LocalEngine:
     @cached_property
     def admission(self) -> Admission:
         """What turns requests into rows: one for all sessions, which share the tokenizer."""
-        loaded = self._model()
+        loaded = self.loaded
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room = loaded.metrics["max_positions"]
         own = own_generation(loaded.model)
-        vocab_size = int(loaded.metrics["vocab_size"])
-        return Admission(self.config, loaded.tokenizer, self.config.model.name, room, window, own, vocab_size)
+        return Admission(
+            self.config, loaded.tokenizer, self.config.model.name, room, window, own, rows_of(loaded.model)
+        )
 
     def heads(self, loaded: Loaded) -> Heads | None:
-        """Return the heads that the scheduler needs; None when decoding must be plain, which a note says."""
-        if self._heads is None and self._incompatible is None:
+        """Return the heads that the scheduler needs; None where it cannot serve the model, which a note says."""
+        if self._heads is None and self._rejection is None:
             wanted = self._resolved.model.attention
             try:
                 if wanted is not Attention.auto:
-                    raise Incompatible(f"model.attention={wanted.value} is asked for")
+                    raise Incompatible(f"model.attention={wanted.value} was requested")
                 self._heads = probe_heads(loaded)
             except Incompatible as reason:
-                self._incompatible = str(reason)
-        if self._incompatible is not None:
-            self.note_plain(self.plain_way(loaded), self._incompatible)
+                self._rejection = str(reason)
+        if self._rejection is not None:
+            self.note_batching(self.batching(loaded), self._rejection)
         return self._heads
 
-    def plain_way(self, loaded: Loaded) -> Way:
-        """Return how rows are decoded that the scheduler cannot serve; ConfigError where nothing can."""
-        if self._plain_way is None:
-            self._plain_way = plain_way(loaded, f"model.name={self.config.model.name}")
-        return self._plain_way[0]
+    def batching(self, loaded: Loaded) -> Batching:
+        """Return how rows are batched that the scheduler cannot serve; ConfigError where no batch gives answers."""
+        if self._batching is None:
+            self._batching = probe_batching(loaded, f"model.name={self.config.model.name}")
+        return self._batching
 
-    def quicken(self, loaded: Loaded, heads: Heads) -> None:
-        """Exchange layers for quicker ones, on a CPU and once."""
+    def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
+        """Let layers go by the kernels, on a CPU and once."""
         if self._fast_layers is None and heads.device.type == "cpu":
-            self._fast_layers = FastLayers(loaded.model, native.for_heads(heads))
+            self._fast_layers = FastLayers(loaded.model, native.for_heads(heads), self._packed_share)
             self.stats.notes += self._fast_layers.notes
             self.stats.packed_mib = self._fast_layers.packed_mib
             quantized = self._fast_layers.quantized
             if quantized.exchanged and not quantized.left:
-                loaded.metrics["unpacked_mib"] = quantized.room_mib
-            self.whole = probe_whole(loaded, heads, self._fast_layers.matrices)
+                loaded.metrics["unpacked_mib"] = quantized.workspace_mib
+            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices)
+
+    def _load(self) -> Loaded:
+        base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
+        try:
+            loaded = adapt(base, self.config, self._resolved)
+        except BaseException:
+            self._bases.clear()  # half an adapter may be on it
+            raise
+        loaded.metrics["base_loads"] = 0 if reused else 1
+        self.stats.load_s += loaded.metrics["load_s"]
+        return loaded
 
     def _speculation(self) -> Speculation:
         return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
 
-    def note_plain(self, way: Way, reason: str) -> None:
-        """Note once that decoding goes another way than in a stream, and why."""
-        found, why_no_quicker = self._plain_way or (None, "")
-        if way is found and why_no_quicker:
-            reason += f"; and {Way.padded}, {why_no_quicker}"
-        note = f"decoding goes {way}, which is slower: {reason}"
+    def note_batching(self, batching: Batching, reason: str) -> None:
+        """Note once that rows go in static batches, and why."""
+        note = f"decoding uses {batching} (slower): {reason}{'; and ' * bool(batching.why)}{batching.why}"
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
-    def _model(self) -> Loaded:
-        if self._loaded is None:
-            base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
-            try:
-                self._loaded = adapt(base, self.config, self._resolved)
-            except BaseException:
-                self._bases.clear()  # half an adapter may be on it
-                raise
-            self._loaded.metrics["base_loads"] = 0 if reused else 1
-            self.stats.load_s += self._loaded.metrics["load_s"]
-        return self._loaded
-
 
 class LocalSession(Session):
-    """Rows go to the scheduler, or to plain batches where they must; requests with branches one by one."""
+    """Rows go to the scheduler, or to static batches where they must; requests with branches one by one."""
 
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
@@ -191,11 +214,11 @@ class LocalSession(Session):
         self.no_branches = branches.why_not(loaded.model) if Capability.branches in engine.capabilities else None
         self.branches: deque[list[Row]] = deque()
         self.scheduler: Scheduler | None = None
-        self.plain: dict[Way, PlainBatches] = {}
+        self.static: dict[Batching, StaticBatches] = {}
 
     @property
-    def _decoders(self) -> list[Scheduler | PlainBatches]:
-        return [*([] if self.scheduler is None else [self.scheduler]), *self.plain.values()]
+    def _decoders(self) -> list[Scheduler | StaticBatches]:
+        return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.no_branches is not None:
@@ -232,36 +255,36 @@ class LocalSession(Session):
     def _route(self, rows: list[Row]) -> None:
         """Send rows to the scheduler where it serves the model, but not those that are too long for it."""
         engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
-        heads, turning = engine.heads(loaded), same_turning(loaded)
+        heads, stable_length = engine.heads(loaded), rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
-        if longest > turning:
-            why = f"its rotary embedding changes after {turning} tokens, and {longest} are asked for"
-            engine.note_plain(Way.generate, why)
-            self._batches(Way.generate).add([row for row in rows if row.need > turning])
-            rows = [row for row in rows if row.need <= turning]
+        if longest > stable_length:
+            why = f"its rotary embedding changes after {stable_length} tokens, and {longest} were requested"
+            engine.note_batching(BY_GENERATE, why)
+            self._batches(BY_GENERATE).add([row for row in rows if row.need > stable_length])
+            rows = [row for row in rows if row.need <= stable_length]
         if heads is None:
             if rows:
-                self._batches(engine.plain_way(loaded)).add(rows)
+                self._batches(engine.batching(loaded)).add(rows)
             return
         if too_long := [row for row in rows if row.need > window]:
             longest = max(row.need for row in too_long)
-            why = f"its attention slides over {window} tokens, and {longest} are asked for"
-            engine.note_plain(engine.plain_way(loaded), why)
-            self._batches(engine.plain_way(loaded)).add(too_long)
+            why = f"its attention slides over {window} tokens, and {longest} were requested"
+            engine.note_batching(engine.batching(loaded), why)
+            self._batches(engine.batching(loaded)).add(too_long)
         if fitting := [row for row in rows if row.need <= window]:
             if self.scheduler is None:
-                self.engine.quicken(self.loaded, heads)
+                self.engine.install_fast_kernels(self.loaded, heads)
                 kept = self.engine.conversations, self.engine.prompts, self.engine.speculation
                 self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *kept)
-                self.scheduler.forward.whole = self.engine.whole
+                self.scheduler.forward.fused = self.engine.fused
             self.scheduler.add(fitting)
 
-    def _batches(self, way: Way) -> PlainBatches:
-        """Return what decodes in one of the plain ways."""
-        if way not in self.plain:
-            stats = self.engine.stats
-            self.plain[way] = PlainBatches(self.loaded, self.size or PLAIN_BATCH, stats, self.stopping, way)
-        return self.plain[way]
+    def _batches(self, batching: Batching) -> StaticBatches:
+        """Return what decodes in batches of this kind."""
+        if batching not in self.static:
+            stats, size = self.engine.stats, self.size or STATIC_ROWS
+            self.static[batching] = StaticBatches(self.loaded, size, stats, self.stopping, batching)
+        return self.static[batching]
 
     def _drop(self) -> None:
         self.branches.clear()

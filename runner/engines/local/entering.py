@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.checkpoints.pass_memory import PREFILL_TOKENS
-from runner.engines.local.forward import Forward, Piece, most_positions, next_piece
+from runner.engines.local.forward import Forward, TokenSpan, most_positions, next_piece
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.memory import Watch
+from runner.engines.local.memory import MemoryGuard
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.room import Room
@@ -40,7 +40,7 @@ class Entering(Room):
         super().__init__(heads, stats, forward, Prefixes(forward, stats, conversations), asked_rows)
         self.vocab_size = int(loaded.metrics["vocab_size"])
         self.most_positions = most_positions(heads.device, self.vocab_size)
-        self.memory = Watch(loaded.model, heads.device)
+        self.memory = MemoryGuard(loaded.model, heads.device)
         self.budget_s = 0.0  # when the memory was looked at that the budget is a share of
 
     def _look(self) -> None:
@@ -88,7 +88,7 @@ class Entering(Room):
                 tokens, positions = tokens + left, positions + wanted
         return long
 
-    def _pieces(self, whole: Sequence[Row], reading: Sequence[Row], most: int) -> list[Piece]:
+    def _pieces(self, whole: Sequence[Row], reading: Sequence[Row], most: int) -> list[TokenSpan]:
         """Cut what this pass reads: rows that are read whole, and of the others the first, as far as there is room."""
         first = len(self.active)
         pieces = [

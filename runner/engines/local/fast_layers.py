@@ -21,28 +21,30 @@ from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
-from runner.engines.local.matrices import Held
+from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.panels import Panels, are_quicker
 from runner.engines.local.quantized_layers import QuantizedLayers
 
 ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
-SHARE_OF_MEMORY = PACKED_SHARE  # a calibration of a smaller model sets what the whole one would do
 MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
 Product = Callable[[torch.Tensor], torch.Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class FastLayers:
-    """Layers of a model whose function is exchanged, until `restore`."""
+    """Layers of a model whose function is exchanged, until `restore`.
 
-    def __init__(self, model: nn.Module, kernels: native.Kernels | None) -> None:
+    packed_share: plain weights are packed, and held a second time, where they take at most so much of free memory.
+    """
+
+    def __init__(self, model: nn.Module, kernels: native.Kernels | None, packed_share: float = PACKED_SHARE) -> None:
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
         self.heap, self.packed_mib = Heap(), 0.0
         self.panels: dict[nn.Module, Panels] = {}
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
-        if size <= SHARE_OF_MEMORY * machine.available_mib() * machine.MIB:
+        if size <= packed_share * machine.available_mib() * machine.MIB:
             ours = {layer for layer in plain if are_quicker(layer.weight, kernels)}
             problems = {
                 dtype: why_no_packing(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}
@@ -70,7 +72,7 @@ class FastLayers:
                     self._norm(module, kernels)
 
     @property
-    def matrices(self) -> dict[nn.Module, Held]:
+    def matrices(self) -> dict[nn.Module, LayerWeights]:
         """The weights that products of our own read, by their layers."""
         return {**self.panels, **self.quantized.matrices}
 

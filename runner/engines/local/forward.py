@@ -11,13 +11,13 @@ import torch
 
 from runner.core.result import FinishReason
 from runner.engines.base import Completion
-from runner.engines.local.attention import Pass, Span, Use
+from runner.engines.local.attention import PassLayout, Span, Use
+from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.interface import running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.prefix_tree import Prefix
 from runner.engines.local.shared_kv import SharedKv
-from runner.engines.local.whole_pass import WholePass
 from runner.engines.rows import NO_NUMBERS, Row
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
@@ -26,7 +26,7 @@ AT_ONCE = 2**22  # of them, in float32 and as a logarithm
 
 
 @dataclass
-class Piece:
+class TokenSpan:
     """Neighbouring tokens of a row; logits are wanted after those that targets follow, or after the last of all."""
 
     row: Row
@@ -64,7 +64,7 @@ class Forward:
         self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
-        self.whole: WholePass | None = None  # does it in a single call where it can
+        self.fused: FusedForward | None = None  # does it in a single call where it can
         self.most_tokens = self.most_logits = 0  # of one pass so far: tokens read, and logits left
 
     def read_prefix(self, prefix: Prefix, most: int) -> int:
@@ -76,14 +76,14 @@ class Forward:
         zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
         uses = self._uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
-        what = Pass(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
+        what = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
         self._forward(what, ids, list(range(first, first + count)), [count - 1])
         prefix.partial, prefix.read = into, before + count
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None
         return count
 
-    def read_prompts(self, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
+    def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
         """Read pieces of rows that enter, each into its slot; return the logits [n, V] that they want, in order."""
         ids: list[int] = []
         positions: list[int] = []
@@ -109,7 +109,7 @@ class Forward:
         uses = self._uses([piece.row.path for piece in pieces], of_row)
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
         logits = self._forward(
-            Pass(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept or [len(ids) - 1]
+            PassLayout(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept or [len(ids) - 1]
         )
         return logits[: len(kept)]
 
@@ -123,7 +123,9 @@ class Forward:
         kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         ids = [row.tokens[-1] for row in rows]
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
-        return self._forward(Pass(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None)
+        return self._forward(
+            PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
+        )
 
     def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[Use]:
         """Return the prefixes on these paths, each once, for tokens of which each stands on one of the paths."""
@@ -141,12 +143,12 @@ class Forward:
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
-    def _forward(self, what: Pass, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
+    def _forward(self, what: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
         """Return the logits [n, V] after the tokens to keep, or after all."""
         self.most_tokens = max(self.most_tokens, len(ids))
         self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
-        if self.whole is not None and self.whole.fits(what, positions):
-            return self.whole(what, ids, positions, keep)
+        if self.fused is not None and self.fused.fits(what, positions):
+            return self.fused(what, ids, positions, keep)
         device, what.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
         with torch.inference_mode(), running(self.model, what.attend):
@@ -204,19 +206,19 @@ def most_positions(device: torch.device, vocab_size: int) -> int:
     return max(MOST_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 
-def next_piece(row: Row, slot: int, tokens: int, logits: int) -> Piece:
+def next_piece(row: Row, slot: int, tokens: int, logits: int) -> TokenSpan:
     """Cut the next piece of what a row has pending: so many tokens at most, and so many whose logits score the next."""
     pending, start = row.pending, row.places
     end = min(start + tokens, len(pending))
     if row.given is None:
-        return Piece(row, slot, pending[start:end], start, is_last=end == len(pending))
+        return TokenSpan(row, slot, pending[start:end], start, is_last=end == len(pending))
     scored_from = len(pending) - len(row.given)  # the token that the continuation's first one follows
     end = min(end, max(start, scored_from) + logits)
     targets = row.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
-    return Piece(row, slot, pending[start:end], start, targets, end == len(pending))
+    return TokenSpan(row, slot, pending[start:end], start, targets, end == len(pending))
 
 
-def read_pieces(forward: Forward, own: OwnKv, pieces: Sequence[Piece]) -> torch.Tensor:
+def read_pieces(forward: Forward, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
     """Read pieces in one pass, and score; return the logits [n, V] of the others whose last piece it was, in order."""
     logits = forward.read_prompts(own, pieces)
     first = 0

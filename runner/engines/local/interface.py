@@ -1,9 +1,13 @@
-"""Attention as transformers calls it: the models' own code stays as it is, and hands each layer's queries over."""
+"""Attention as transformers calls it: the models' own code stays as it is, and hands each layer's queries over.
+
+What a pass attends by is handed down in the context of its thread, so that passes of several models run side by side.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,20 +34,20 @@ class Softmax:
 
 PLAIN = Softmax()
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor]  # as Pass.attend
-_attend: Attend | None = None  # of the forward pass that runs
+_attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that runs in this thread
 
 
 @contextmanager
 def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
     """Have the model's layers attend by this function, for one forward pass."""
-    global _attend
     settings = model.config.get_text_config()
-    before, _attend = settings._attn_implementation, attend
+    before, outer = settings._attn_implementation, _attend.set(attend)
     settings._attn_implementation = name
     try:
         yield
     finally:
-        settings._attn_implementation, _attend = before, None
+        settings._attn_implementation = before
+        _attend.reset(outer)
 
 
 def register() -> None:
@@ -67,7 +71,6 @@ def _attention(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return [1, T, H, D] for query [1, H, T, D], key and value [1, KVH, T, D]."""
-    assert _attend is not None
     odd = [name for name, given in more.items() if given is not None and name not in HARMLESS]
     if odd or query.shape[0] != 1:
         raise NotImplementedError(f"{type(module).__name__} passes {', '.join(odd) or 'a batch'} to its attention")
@@ -75,4 +78,4 @@ def _attention(
     softmax = PLAIN
     if softcap is not None or s_aux is not None or attention_mask is not None:
         softmax = Softmax(softcap or 0.0, None if s_aux is None else s_aux.detach().float().flatten(), attention_mask)
-    return _attend(module.layer_idx, query[0], key[0], value[0], scale, softmax)[None], None
+    return _attend.get()(module.layer_idx, query[0], key[0], value[0], scale, softmax)[None], None

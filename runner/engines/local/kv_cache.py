@@ -64,7 +64,7 @@ class OwnKv(ABC):
     @property
     @abstractmethod
     def table(self) -> torch.Tensor:
-        """What the kernels know of each row: int64 [slot, 3], see `home` in attention.c."""
+        """What the kernels know of each row: int64 [slot, 3], see `kv_arena` in kernels/attention.h."""
 
     @staticmethod
     @abstractmethod

@@ -11,7 +11,7 @@ import torch
 from runner.engines.local.kernels.native import Kernels
 
 
-class Kind(IntEnum):
+class WeightFormat(IntEnum):
     """How weights lie: as in matrices.h."""
 
     plain = 0
@@ -26,13 +26,13 @@ class Matrix(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "bias")),
         *((name, ctypes.c_int64) for name in ("outputs", "kind")),
-        *((name, ctypes.c_void_p) for name in ("scale", "more")),
+        *((name, ctypes.c_void_p) for name in ("scale", "constants")),
         ("block", ctypes.c_int64),
         ("threshold", ctypes.c_float),
     )
 
 
-class Held(Protocol):
+class LayerWeights(Protocol):
     """A layer's weights where they lie."""
 
     @property
@@ -57,12 +57,12 @@ def address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def multiply(kernels: Kernels, rows: torch.Tensor, held: Held, room: int | None = None) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs]; room: where products of quantized weights work."""
+def multiply(kernels: Kernels, rows: torch.Tensor, weights: LayerWeights, workspace: int | None = None) -> torch.Tensor:
+    """Return [..., outputs] for rows [..., inputs]; workspace: where products of quantized weights work."""
     rows = rows.contiguous()
-    result = rows.new_empty(*rows.shape[:-1], held.matrix.outputs)
+    result = rows.new_empty(*rows.shape[:-1], weights.matrix.outputs)
     kernels(
-        "product", rows.dtype, rows.data_ptr(), rows.numel() // held.inputs, held.inputs,
-        ctypes.addressof(held.matrix), room, result.data_ptr(),
+        "product", rows.dtype, rows.data_ptr(), rows.numel() // weights.inputs, weights.inputs,
+        ctypes.addressof(weights.matrix), workspace, result.data_ptr(),
     )  # fmt: skip
     return result

@@ -33,7 +33,7 @@ def let_go(error: BaseException, device: torch.device) -> None:
         machine.trim()
 
 
-class Watch:
+class MemoryGuard:
     """Looks at main memory while rows are on their way: there the kernel ends a process that takes too much.
 
     A GPU raises an error instead, so nothing is watched there.

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from runner.engines.local.attention import Pass, Turn
+    from runner.engines.local.attention import LayerAttention, PassLayout
 
 SCORES = {"cpu": 2**22, "cuda": 2**25}  # held at once: more would leave a CPU's caches; a GPU wants few large products
 
 
 @dataclass
-class Part:
+class PartialAttention:
     """Attention over some of the keys: [KVH, n · G, D] not yet divided by the sums, maxima and sums [KVH, n · G]."""
 
     out: torch.Tensor
@@ -32,7 +32,7 @@ def by_token(grouped: torch.Tensor) -> torch.Tensor:
 
 
 def over_keys(
-    what: Pass, turn: Turn, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    what: PassLayout, turn: LayerAttention, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first: torch.Tensor | None, limit: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attend [KVH, N, D] to keys and values [KVH, L, D]; first, limit [N] int32: from where to where each row sees."""
@@ -41,7 +41,7 @@ def over_keys(
     if rows <= step:
         return _piece(what, turn, query, keys, values, first, limit)
     out = torch.empty_like(query, dtype=query.dtype if what.kernels else torch.float32)
-    top, total = (torch.empty(kv_heads, rows, device=query.device) for _ in range(2))
+    top, total = (torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2))
     for start in range(0, rows, step):
         at = slice(start, start + step)
         ends = (None if some is None else some[at] for some in (first, limit))
@@ -54,14 +54,14 @@ def _most_scores(tensor: torch.Tensor) -> int:
 
 
 def _piece(
-    what: Pass, turn: Turn, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    what: PassLayout, turn: LayerAttention, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first: torch.Tensor | None, limit: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attend rows few enough for all their scores to be held at once."""
     if what.kernels is not None:
         scores = torch.bmm(query, keys.transpose(1, 2))  # [KVH, N, L]
-        top = torch.empty(scores.shape[:2])
-        total = torch.empty(scores.shape[:2])
+        top = torch.empty(scores.shape[:2], dtype=torch.float32)
+        total = torch.empty(scores.shape[:2], dtype=torch.float32)
         ends = [None if some is None else some.repeat(scores.shape[0]) for some in (first, limit)]
         what.kernels(
             "softmax", scores.dtype, scores.data_ptr(), scores.shape[0] * scores.shape[1], scores.shape[2],
@@ -80,7 +80,7 @@ def _piece(
     return wide_bmm(weights.to(values.dtype), values), top, weights.sum(dim=-1)
 
 
-def scores_of(turn: Turn, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def scores_of(turn: LayerAttention, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the scores of queries [B, N, D] and keys [B, L, D] in float32, scaled and capped."""
     scores = wide_bmm(query, keys.transpose(1, 2)).mul_(turn.scale)
     cap = turn.softmax.cap
@@ -99,13 +99,15 @@ def wide_bmm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.bmm(left.float(), right.float())
 
 
-def within_spans(what: Pass, turn: Turn, grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Part:
+def within_spans(
+    what: PassLayout, turn: LayerAttention, grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> PartialAttention:
     """Attend the tokens of each span to those before them; tokens outside of spans have no row in the part."""
     heads, tokens = what.heads, grouped.shape[2]
     rows = tokens * heads.group
     out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=key.dtype if what.kernels else torch.float32)
-    top = torch.full((heads.kv_heads, rows), -math.inf, device=key.device)
-    total = torch.zeros(heads.kv_heads, rows, device=key.device)
+    top = torch.full((heads.kv_heads, rows), -math.inf, dtype=torch.float32, device=key.device)
+    total = torch.zeros(heads.kv_heads, rows, dtype=torch.float32, device=key.device)
     row_of = torch.full((tokens,), -1, dtype=torch.int32, device=key.device)
     for span in what.spans:
         keys, values = key[:, span.first : span.last], value[:, span.first : span.last]
@@ -125,4 +127,4 @@ def within_spans(what: Pass, turn: Turn, grouped: torch.Tensor, key: torch.Tenso
                 what, turn, by_token(grouped[:, :, first:last]), keys[:, least:reach], values[:, least:reach], *ends
             )
         row_of[span.first : span.last] = torch.arange(span.first, span.last, device=key.device)
-    return Part(out, top, total, row_of, tokens)
+    return PartialAttention(out, top, total, row_of, tokens)

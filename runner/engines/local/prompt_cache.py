@@ -8,6 +8,8 @@ it as any other row. The blocks that were used longest ago make room.
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 SHARE_OF_BUDGET = 0.125  # of the tokens that the scheduler may hold
 MOST_MIB = 256  # whatever memory there is: a server's memory should stay as it is
 
-Parent = int | tuple[int, ...]  # the number of the block before, or the tokens of the prefix that the row stands on
+Parent = int | bytes  # the number of the block before, or what tells the prefix that the row stands on from others
 Key = tuple[Parent, tuple[int, ...]]
 
 
@@ -70,7 +72,7 @@ class PromptCache:
             return
         tokens = row.pending
         end, start = len(tokens) - 1, 0
-        parent: Parent = tuple(row.prompt[: row.shared])
+        parent: Parent = _digest(row.prompt[: row.shared])
         found: list[_Block] = []
         while start < end:
             block = self._known.get((parent, tuple(tokens[start : min(start + LANES, end)])))
@@ -100,7 +102,7 @@ class PromptCache:
             self._store = Slots(own.heads, slots, LANES)
         asked = len(row.prompt) - row.shared - 1  # tokens are looked for when the same is asked again
         wanted = max(len(tokens) // LANES, -(-asked // LANES))
-        parent: Parent = tuple(row.prompt[: row.shared])
+        parent: Parent = _digest(row.prompt[: row.shared])
         used: list[_Block] = []
         new: list[tuple[int, int]] = []  # block of the slot, and of the store
         for at in range(min(wanted, self._store.slots)):
@@ -148,3 +150,8 @@ class PromptCache:
         """Note that blocks are used: a block stays longer than those behind it, which are not found without it."""
         for block in reversed(blocks):
             self._blocks.move_to_end(block.number)
+
+
+def _digest(tokens: Sequence[int]) -> bytes:
+    """Return what tells a prefix from others; its tokens, kept anew for each prompt behind it, would be far more."""
+    return hashlib.sha256(array("q", tokens)).digest()

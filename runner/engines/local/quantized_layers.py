@@ -14,39 +14,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_room_bytes
+from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
 from runner.engines.local.kernels import native
-from runner.engines.local.matrices import Kind, Matrix, address, multiply
+from runner.engines.local.matrices import Matrix, WeightFormat, address, multiply
 
-TRIAL_ROWS = (43, 3)  # several strips and a rest; and so few that nothing is unpacked
+TRIAL_ROWS = (43, 3)  # several tiles and a rest; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; of 4-bit weights there are no parts of a panel
 SHIFT = 128  # what quantized rows are moved by, so that they have no sign: as in row_int8.h
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-Maker = Callable[[Any, native.Kernels], tuple["Quantized", Forward]]
+Maker = Callable[[Any, native.Kernels], tuple["QuantizedWeights", Forward]]
 
 
-class Unfit(Exception):
+class UnsupportedLayer(Exception):
     """A layer is none that the kernels are made for."""
 
 
-class Quantized:
+class QuantizedWeights:
     """A layer's weights as C reads them, where the library holds them."""
 
-    def __init__(self, kind: Kind, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
+    def __init__(self, kind: WeightFormat, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
         self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, formats
         self.tensors: tuple[torch.Tensor, ...] = ()
 
     def point_at(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor, more: torch.Tensor | None = None
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: torch.Tensor,
+        constants: torch.Tensor | None = None,
     ) -> None:
         """Take these for the next product, and keep them until others come."""
-        self.tensors = tuple(one for one in (weight, bias, scale, more) if one is not None)
+        self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
         it = self.matrix
-        it.weight, it.bias, it.scale, it.more = (address(one) for one in (weight, bias, scale, more))
+        it.weight, it.bias, it.scale, it.constants = (address(one) for one in (weight, bias, scale, constants))
 
 
 class QuantizedLayers:
@@ -55,8 +59,8 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
-        self.matrices: dict[nn.Module, Quantized] = {}
-        self._kernels, self._room = native.kernels(), torch.empty(0, dtype=torch.uint8)
+        self.matrices: dict[nn.Module, QuantizedWeights] = {}
+        self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
         for layer in model.modules():
@@ -73,8 +77,8 @@ class QuantizedLayers:
                 if key not in problems:
                     problems[key] = self._difference(own, forward, layer.in_features, dtype)
                 if problems[key]:
-                    raise Unfit(problems[key])
-            except Unfit as reason:
+                    raise UnsupportedLayer(problems[key])
+            except UnsupportedLayer as reason:
                 self.left.append(layer)
                 note = f"{type(layer).__name__} is multiplied by its library's own function, which is slower: {reason}"
                 self.notes += [note] if note not in self.notes else []
@@ -88,9 +92,9 @@ class QuantizedLayers:
         return list(self.matrices)
 
     @property
-    def room_mib(self) -> float:
+    def workspace_mib(self) -> float:
         """What the kernels work in beside rows and weights."""
-        return self._room.nbytes / MIB
+        return self._workspace.nbytes / MIB
 
     def _maker(self, layer: nn.Linear) -> Maker | None:
         """Return what makes the quicker function of such layers; None where nothing does."""
@@ -100,17 +104,19 @@ class QuantizedLayers:
         holders = (*type(layer).__mro__, type(layer.weight))
         return next((made[one.__name__] for one in holders if one.__name__ in made), None)
 
-    def _quantized(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> tuple[Quantized, Forward]:
-        """Return a layer's weights with the quicker function; Unfit where there is none."""
+    def _quantized(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> tuple[QuantizedWeights, Forward]:
+        """Return a layer's weights with the quicker function; UnsupportedLayer where there is none."""
         if self._kernels is None or not self._kernels.has_quantized:
-            raise Unfit("its kernels need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)")
+            raise UnsupportedLayer(
+                "its kernels need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)"
+            )
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
-            raise Unfit("it is being trained, not on the CPU, or in another number format")
+            raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")
         with torch.no_grad():
             layer(torch.ones(1, layer.in_features, dtype=dtype))  # at the first pass the library arranges its weights
         return make(layer, self._kernels)
 
-    def _four_bit(self, layer: Any, kernels: native.Kernels) -> tuple[Quantized, Forward]:
+    def _four_bit(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
         """Of nf4 and fp4, in the order into which bitsandbytes brings them for such processors."""
         own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
         state = layer.weight.quant_state
@@ -118,9 +124,9 @@ class QuantizedLayers:
         as_packed = getattr(state, "packing_format_for_cpu", False) and state.absmax.dtype is torch.bfloat16
         fits = not inputs % block and not block % 2 and not outputs % PANEL
         if not as_packed or not fits or table.numel() != 32:
-            raise Unfit("its weights are packed in another way")
+            raise UnsupportedLayer("its weights are packed in another way")
         are_pairs = layer.compute_dtype in (None, torch.bfloat16) and _is_of(layer.bias, torch.bfloat16)
-        it = Quantized(Kind.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
+        it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
         it.matrix.block = block
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
@@ -132,7 +138,7 @@ class QuantizedLayers:
             bias = None if layer.bias is None else layer.bias.to(cast.dtype)
             is_whole = cast.dtype is torch.bfloat16  # to wider numbers, a bias is added as such
             it.point_at(weight.data, bias if is_whole else None, state.absmax, table)
-            result = multiply(kernels, cast.to(torch.bfloat16), it, self._room_at(rows)).to(cast.dtype)
+            result = multiply(kernels, cast.to(torch.bfloat16), it, self._workspace_at(rows)).to(cast.dtype)
             if bias is not None and not is_whole:
                 result += bias
             return result.to(rows.dtype)
@@ -140,17 +146,17 @@ class QuantizedLayers:
         it.point_at(layer.weight.data, layer.bias, state.absmax, table)
         return it, forward
 
-    def _int8(self, layer: Any, kernels: native.Kernels) -> tuple[Quantized, Forward]:
+    def _int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
         """Of LLM.int8(): rows are quantized, too, and columns with outliers are multiplied apart."""
         own, state, inputs, outputs = layer.forward, layer.state, layer.in_features, layer.out_features
         held = state.CB
         if state.has_fp16_weights or held is None or held.dtype is not torch.int8 or not held.is_contiguous():
-            raise Unfit("its weights are not held as int8")
+            raise UnsupportedLayer("its weights are not held as int8")
         # some rows at a time: sums are made of a copy in int32
         sums = torch.cat([some.sum(1, dtype=torch.int32) for some in state.CB.split(256)]) * SHIFT
         scale, weight = state.SCB.float().contiguous(), state.CB
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
-        it = Quantized(Kind.row_int8, inputs, outputs, formats)
+        it = QuantizedWeights(WeightFormat.row_int8, inputs, outputs, formats)
         it.matrix.threshold = state.threshold
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
@@ -158,40 +164,40 @@ class QuantizedLayers:
             if state.CB is not weight or not is_ours or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._room_at(rows))
+            return multiply(kernels, rows, it, self._workspace_at(rows))
 
         it.point_at(weight, layer.bias, scale, sums)
         return it, forward
 
-    def _torchao_int8(self, layer: Any, kernels: native.Kernels) -> tuple[Quantized, Forward]:
+    def _torchao_int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
         """Of torchao's weight-only int8: rows stay bfloat16, and the scale comes last."""
         own, inputs, outputs, held = layer.forward, layer.in_features, layer.out_features, layer.weight
         weight, scale = held.qdata, held.scale.to(torch.bfloat16).flatten().contiguous()
         is_plain = held.act_quant_kwargs is None and held.act_pre_scale is None and held.block_size[-1] == inputs
         if not (is_plain and weight.is_contiguous() and scale.numel() == outputs):
-            raise Unfit("its weights are held in another way")
+            raise UnsupportedLayer("its weights are held in another way")
         if inputs % 4 or outputs % PANEL:
-            raise Unfit(f"its sizes are no multiples of 4 and {PANEL}")
+            raise UnsupportedLayer(f"its sizes are no multiples of 4 and {PANEL}")
         if not _is_of(layer.bias, torch.bfloat16):
-            raise Unfit("its bias has another number format")
-        it = Quantized(Kind.weight_int8, inputs, outputs, (torch.bfloat16,))
+            raise UnsupportedLayer("its bias has another number format")
+        it = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if layer.weight is not held or rows.dtype is not torch.bfloat16 or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale)
-            return multiply(kernels, rows, it, self._room_at(rows))
+            return multiply(kernels, rows, it, self._workspace_at(rows))
 
         it.point_at(weight, layer.bias, scale)
         return it, forward
 
-    def _room_at(self, rows: torch.Tensor) -> int:
+    def _workspace_at(self, rows: torch.Tensor) -> int:
         """Return where the kernels may work; it grows to what the largest layer takes."""
         inputs = rows.shape[-1]
-        needed = quantized_room_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
-        if needed > self._room.numel():
-            self._room = torch.empty(needed, dtype=torch.uint8)
-        return self._room.data_ptr()
+        needed = quantized_workspace_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
+        if needed > self._workspace.numel():
+            self._workspace = torch.empty(needed, dtype=torch.uint8)
+        return self._workspace.data_ptr()
 
     @staticmethod
     def _difference(own: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from runner.checkpoints.pass_memory import most_rows
 from runner.engines.base import MEMORY_IS_SHORT
 from runner.engines.local.forward import Forward
-from runner.engines.local.homes import Homes
+from runner.engines.local.kv_arenas import KvArenas
 from runner.engines.local.kv_cache import Heads, OwnKv, room_tokens
 from runner.engines.local.prefix_tree import Prefixes
 from runner.engines.local.shared_kv import own_kv
@@ -31,7 +31,7 @@ class Room:
         self.active: list[Row] = []  # have the first slots of the store, in this order
         self.reading: list[Row] = []  # behind them: rows whose long prompts are read in pieces
         self.budget_tokens = 0  # whose keys and values may be held
-        self._cost = Slots.cost if forward.kernels is None else Homes.cost
+        self._cost = Slots.cost if forward.kernels is None else KvArenas.cost
         self._empty()
 
     def _empty(self) -> None:

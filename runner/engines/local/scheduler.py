@@ -21,7 +21,7 @@ from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, Completion, Event, RequestId
 from runner.engines.local.attention import Use
 from runner.engines.local.entering import Entering
-from runner.engines.local.forward import Piece, read_pieces, scored
+from runner.engines.local.forward import TokenSpan, read_pieces, scored
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.memory import let_go
 from runner.engines.local.own_memory import note_kv, note_pass
@@ -162,7 +162,7 @@ class Scheduler(Entering):
         read = self._pieces(whole, reading, most)
         goes_along = bool(self.forward.kernels) if reading else self._goes_along(whole[0])
         going = self.active[:] if goes_along else []
-        steps = [Piece(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(going)]
+        steps = [TokenSpan(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(going)]
         logits = read_pieces(self.forward, own, [*steps, *read])
         for piece in read:
             piece.row.places += len(piece.ids)
@@ -283,6 +283,7 @@ class Scheduler(Entering):
         usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
         on_way = [*self.active, *self.reading]
         self.count.now(len(on_way), len(self.waiting))
+        self.stats.kept_tokens = self.prompts.tokens
         self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in on_way)
         self.stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
 
@@ -299,7 +300,7 @@ class Scheduler(Entering):
             row.scores.clear()
 
     def _check_memory(self) -> None:
-        """Raise MemoryError before the next token of the rows is one too many; homes that nobody uses go first."""
+        """Raise MemoryError before the next token of the rows is one too many; arenas that nobody uses go first."""
         try:
             self.memory.check(len(self.active))
         except MemoryError:
@@ -327,7 +328,7 @@ class Scheduler(Entering):
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
         when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
-        self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} at once from there on")
+        self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} concurrent rows from now on")
         return []
 
 

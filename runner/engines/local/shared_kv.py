@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
-from runner.engines.local.homes import Homes
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_arenas import KvArenas
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.slots import Slots
 
 
 def own_kv(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int] = ()) -> OwnKv:
     """Return a store with rows that may fill so many places each."""
-    store: OwnKv = Slots(heads) if kernels is None else Homes(heads, kernels)
+    store: OwnKv = Slots(heads) if kernels is None else KvArenas(heads, kernels)
     if needs:
         store.enter(0, len(needs), needs, needs, len(needs))
     return store

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+from runner.core.console import LOG_ONLY
 from runner.engines.local.compat_probe import same_together
-from runner.engines.local.forward import Forward, Piece
+from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import OwnKv
 from runner.engines.rows import NO_TOKEN, Row
@@ -120,9 +121,8 @@ class _Tally:
         if pays != self.is_on:
             what = f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
             usual = f"{self.rows} of {1000 * self.plain_s.value:.2f} ms"
-            log.info(
-                "guessed tokens %s at %d rows: %s, else %s", "pay" if pays else "do not pay", self.rows, what, usual
-            )
+            pay = "pay" if pays else "do not pay"
+            log.info("guessed tokens %s at %d rows: %s, else %s", pay, self.rows, what, usual, extra=LOG_ONLY)
         self.is_on = pays
         if pays:
             self.next_pause = max(PAUSE, self.next_pause - 1)
@@ -164,11 +164,11 @@ class Speculation:
         return tally if _is_exact(forward, rows) else None
 
     def _draft(self, row: Row, forward: Forward) -> list[int]:
-        assert forward.whole is not None
+        assert forward.fused is not None
         lookup = self._lookups.get(row)
         if lookup is None:
             lookup = self._lookups[row] = Lookup(row.prompt)
-        room = forward.whole.positions - len(row.prompt) - len(row.tokens)
+        room = forward.fused.positions - len(row.prompt) - len(row.tokens)
         most = min(lookup.most, row.limit - len(row.tokens) - 1, room)
         return lookup.draft(row.tokens, most) if most > 0 else []
 
@@ -177,7 +177,8 @@ class Speculation:
         if self._is_same is None:
             self._is_same = same_together(forward, vocab_size)
             if not self._is_same:
-                log.info("no tokens are guessed: several in one pass leave other logits than one by one")
+                why = "several in one pass leave other logits than one by one"
+                log.info("no tokens are guessed: %s", why, extra=LOG_ONLY)
                 self.is_wanted = False
             self._started = time.thread_time()
         return self._is_same
@@ -187,7 +188,7 @@ class Speculation:
     ) -> list[tuple[Row, int]]:
         """Read each row's last token with its guess; return the tokens that come of it, row by row and in order."""
         pieces = [
-            Piece(row, slot, [row.tokens[-1], *draft], row.places, targets=[*draft, NO_TOKEN])
+            TokenSpan(row, slot, [row.tokens[-1], *draft], row.places, targets=[*draft, NO_TOKEN])
             for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True))
         ]
         logits = forward.read_prompts(own, pieces)
@@ -229,10 +230,10 @@ def _is_for(row: Row, at: int, sampler: Sampler) -> bool:
 
 def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:
     """Whether passes over several tokens of these rows go the one way in which a row's sums are always the same."""
-    whole = forward.whole
-    if whole is None or not whole.is_by_row:
+    fused = forward.fused
+    if fused is None or not fused.is_by_row:
         return False
     return all(
-        len(row.prompt) + len(row.tokens) <= whole.positions and (whole.kernels.has_shared or row.prefix is None)
+        len(row.prompt) + len(row.tokens) <= fused.positions and (fused.kernels.has_shared or row.prefix is None)
         for row in rows
     )

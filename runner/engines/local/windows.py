@@ -7,7 +7,9 @@ which transformers builds masks by our function: it is given the rule of each ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +42,6 @@ class Masks:
     def __init__(self) -> None:
         self._built: list[tuple[torch.Tensor, Window | Unknown | None]] = []
 
-    def forget(self) -> None:
-        """Let go of the masks, before and after a look."""
-        self._built.clear()
-
     def build(
         self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
         mask_function: Rule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
@@ -75,14 +73,29 @@ class Masks:
         raise Unknown
 
 
-MASKS = Masks()  # of the model that is being looked at
+_masks: ContextVar[Masks] = ContextVar("masks")  # of the model that this thread looks at
+
+
+@contextmanager
+def looking() -> Iterator[Masks]:
+    """Have masks built by what is returned, for passes of this thread under the name LOOKING."""
+    outer = _masks.set(Masks())
+    try:
+        yield _masks.get()
+    finally:
+        _masks.reset(outer)
+
+
+def build(*sizes: int, **more: Any) -> torch.Tensor:
+    """Build a mask for the model that this thread looks at, as transformers calls it."""
+    return _masks.get().build(*sizes, **more)
 
 
 def register() -> None:
     """Make the masks known to transformers."""
     from transformers import AttentionMaskInterface
 
-    AttentionMaskInterface.register(LOOKING, MASKS.build)
+    AttentionMaskInterface.register(LOOKING, build)
 
 
 def _seen(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -7,40 +7,44 @@ from __future__ import annotations
 
 import itertools
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
-from runner.config.task import PipelineConfig, pipeline_of
-from runner.core.errors import ConfigError, JobFailed
+from runner.core.errors import JobFailed, RunnerError, one_line
 from runner.core.result import FinishReason
 from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.pipeline import CAPABILITIES, processes
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
-from runner.engines.pipeline.stage_worker import StageWorker, manifest_of
-from runner.engines.pipeline.transport import Kind, Packet, PeerGone, Transport
+from runner.engines.pipeline.ranks import first_rank, manifest_of
+from runner.engines.pipeline.stage_worker import StageWorker
+from runner.engines.pipeline.transport import Packet, PacketType, PeerGone, Transport
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 from runner.models.rope.choices import max_positions
+from runner.models.vocabulary import padding_of
 from runner.sharding.load_part import load_tokenizer
 
 
 class PipelineEngine:
-    """Runs the parts in task.parts over processes that it starts, or that torchrun has started."""
+    """Runs the parts over processes that it starts, or that torchrun has started."""
 
     capabilities = CAPABILITIES
 
-    def __init__(self, config: RunnerConfig, folder: Path) -> None:
-        self.config, self.task, self.folder = config, pipeline_of(config.task), folder
+    def __init__(self, config: RunnerConfig, folder: Path | None = None) -> None:
+        self.config, self.folder = config, folder  # that takes the logs of the other processes
         self.stats = EngineStats()
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None  # where none is given
         self._stages: LoadedStages | None = None
 
     def load(self) -> EngineReport:
@@ -60,11 +64,14 @@ class PipelineEngine:
         metrics = {
             "load_s": self.stats.load_s,
             "weight_mib": sum(part["mib"] for part in stages.parts),
-            "stages": len(stages.parts),
+            "num_parts": len(stages.parts),
             "processes": stages.depth,
+            "vocab_size": model.config.get_text_config().vocab_size,
+            "max_positions": max_positions(model.config),
         }
-        notes = stages.worker.notes + self.config.generation.not_followed(stages.own)
-        return EngineReport(metrics, facts, notes, stages.parts)
+        notes, tokenizer = stages.worker.notes + self.config.generation.not_followed(stages.own), stages.tokenizer
+        has_template = bool(tokenizer.chat_template)
+        return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -87,6 +94,9 @@ class PipelineEngine:
         stages, self._stages = self._stages, None
         if stages is not None:
             stages.close()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+            self._own_folder = None
 
     @property
     def stages(self) -> LoadedStages:
@@ -100,13 +110,14 @@ class PipelineEngine:
     def _start(self) -> LoadedStages:
         peers = processes.torchrun_peers
         if peers is None:
-            peers = start_processes(self.config, self.task.processes or manifest_of(self.config).num_parts, self.folder)
-        elif self.task.processes not in (None, peers.rank.processes):
-            started = f"torchrun has started {peers.rank.processes} processes"
-            raise ConfigError(f"task.processes={self.task.processes}: {started}: leave it out")
+            folder = self.folder
+            if folder is None:
+                self._own_folder = tempfile.TemporaryDirectory(prefix="runner-")
+                folder = Path(self._own_folder.name)
+            peers = start_processes(self.config, first_rank(self.config, manifest_of(self.config)).processes, folder)
         try:
             with naming_who_died(peers, None):
-                return LoadedStages(self.config, self.task, self.stats, peers)
+                return LoadedStages(self.config, self.stats, peers)
         except BaseException:
             peers.kill()
             raise
@@ -128,37 +139,50 @@ class PipelineSession(Session):
         rows = list(itertools.chain(*arrived))
         events: list[Event] = [row.completion(FinishReason.error, 0.0) for row in rows if row.error]
         batches.add([row for row in rows if not row.error])
-        events += batches.cancel(cancelled) if cancelled else []
-        with naming_who_died(self.stages.peers, self.stages):
+        with self.stages.at_work():
+            events += batches.cancel(cancelled) if cancelled else []
             return events or batches.step()
 
+    def check(self) -> None:
+        """Raise the error that names the process that has ended, if one has."""
+        self.stages.check()
+
     def _drop(self) -> None:
+        if self.stages.broken is not None:
+            return
         if not self.idle:
             self.stages.micro_batches.drop_all()
-        elif not self.stages.at_rest:
-            self.stages.collect_figures()
+        if not self.stages.at_rest:
+            with self.stages.at_work():
+                self.stages.collect_figures()
 
 
 class LoadedStages:
     """The stages of all processes, as the first process sends to them and hears from them."""
 
-    def __init__(self, config: RunnerConfig, task: PipelineConfig, stats: EngineStats, peers: PeerProcesses) -> None:
-        self.task, self.stats, self.peers, self.depth = task, stats, peers, peers.rank.processes
+    def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
+        self.stats, self.peers, self.depth = stats, peers, peers.rank.processes
+        model_config = parts_model(config.model)
+        self.timeout_s = model_config.timeout_s
         self.at_rest = False  # nothing is under way, and every process waits for a packet, or has ended
+        self.broken: BaseException | None = None  # what has interrupted a step: nothing can go on behind it
         self.lost_at: float | None = None  # when the connection broke
+        self._closing, self._is_back = threading.Event(), threading.Event()
         self._transport: Transport | None = None
         self._listener: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
         self._received: queue.SimpleQueue[Packet | PeerGone] = queue.SimpleQueue()
         peers.rendezvous.post("begin")
         self.worker = StageWorker(config, peers.rank)
         self.parts = self.worker.loaded_parts()  # one line per part
-        model, tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
+        model, self.tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
         self.own = own_generation(model)
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
-        self.admission = Admission(config, tokenizer, task.parts, room, own=self.own, vocab_size=vocab_size)
-        stopping, pad = Stopping(tokenizer, stop_tokens(model, tokenizer)), tokenizer.pad_token_id or 0
+        tokenizer = self.tokenizer
+        self.admission = Admission(config, tokenizer, model_config.name, room, own=self.own, vocab_size=vocab_size)
+        stopping, pad = Stopping(tokenizer, stop_tokens(model, tokenizer)), padding_of(tokenizer, vocab_size)
         self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
-        self.micro_batches.fixed_rows = task.micro_batch
+        self.micro_batches.fixed_rows = model_config.micro_batch
         for parts, notes in peers.gather("loaded"):
             self.parts += parts
             self.worker.notes += [note for note in notes if note not in self.worker.notes]
@@ -167,6 +191,9 @@ class LoadedStages:
             self._transport = connect(self.worker, peers.rendezvous)
             self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
             self._listener.start()
+            self._is_back.set()
+            self._keeper = threading.Thread(target=self._keep_alive, args=(self._transport,), daemon=True)
+            self._keeper.start()
         self.at_rest = True
 
     def describe_processes(self) -> str:
@@ -178,7 +205,7 @@ class LoadedStages:
 
     def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
         """Compute this process's part of a step and send it on."""
-        answer = packet if packet.kind in (Kind.figures, Kind.stop) else self.worker.run(packet, tokens)
+        answer = packet if packet.kind in (PacketType.figures, PacketType.stop) else self.worker.run(packet, tokens)
         if self._transport is None:
             if answer is not None:
                 self._received.put(answer)
@@ -191,7 +218,7 @@ class LoadedStages:
 
     def receive(self) -> Packet:
         """Wait for the next packet from the last process; meanwhile watch the others."""
-        timeout_s = self.task.timeout_s
+        timeout_s = self.timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -201,29 +228,57 @@ class LoadedStages:
                 if time.monotonic() > deadline:
                     raise JobFailed(
                         f"no answer from the {self.depth} processes of the pipeline for {timeout_s:g} s "
-                        "(task.timeout_s): one of them hangs. All were ended; completions so far are kept"
+                        "(model.timeout_s): one of them hangs. All were ended; completions so far are kept"
                     ) from None
                 continue
             if isinstance(received, PeerGone):
                 raise self.peers.find_cause(received) from received
             return received
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Name who died, and let nothing follow what interrupts a step: packets of it may still be on their way."""
+        try:
+            with naming_who_died(self.peers, self):
+                yield
+        except BaseException as error:
+            self.broken = error
+            raise
+
+    def check(self) -> None:
+        """Raise what has ended the pipeline, also while nothing is under way."""
+        if isinstance(self.broken, RunnerError):
+            raise self.broken
+        if self.broken is not None:
+            raise JobFailed(f"the pipeline has ended: {one_line(self.broken)}") from self.broken
+        with self.at_work():
+            self.peers.check()
+            if self.lost_at is not None:
+                raise self.peers.find_cause(self._gone())
+
+    def _gone(self) -> PeerGone:
+        """Return the news that the last process, which the first one hears, has closed its connection."""
+        return PeerGone(self.peers.rank.processes - 1, ConnectionError("closed"))
+
     def collect_figures(self) -> None:
         """Ask each process how long it computed and what memory it took."""
         self.micro_batches.drain()  # of requests that were cancelled
         self.stats.processes = [self.worker.figures()]
         if self._transport is not None:
-            self.send(Packet(Kind.figures))
+            self.send(Packet(PacketType.figures))
             self.receive()
             self.stats.processes += self.peers.gather("figures")
         self.at_rest = True
 
     def close(self) -> None:
         """End the other processes."""
-        was_at_rest, self.at_rest = self.at_rest, True
+        is_sound, self.at_rest = self.at_rest and self.broken is None, True
+        self._closing.set()
+        if self._keeper is not None:
+            self._keeper.join(timeout=1.0)
         try:
-            if was_at_rest and self._transport is not None:
-                self.send(Packet(Kind.stop))
+            if is_sound and self._transport is not None:
+                self.send(Packet(PacketType.stop))
                 self.receive()
                 self._transport.flush()
                 self.peers.wait_for_exit()
@@ -239,12 +294,23 @@ class LoadedStages:
         try:
             while True:
                 packet = transport.receive()
+                if packet.kind is PacketType.alive:
+                    self._is_back.set()
+                    continue
                 self._received.put(packet)
-                if packet.kind is Kind.stop:
+                if packet.kind is PacketType.stop:
                     return
         except PeerGone as error:
             self.lost_at = time.monotonic()
             self._received.put(error)
+
+    def _keep_alive(self, transport: Transport) -> None:
+        """Send a packet round now and then: a process that waits for long would run into the limit of its receive."""
+        while not self._closing.wait(self.timeout_s):
+            if self._is_back.is_set():  # else a process hangs, and more packets would only fill its connection
+                self._is_back.clear()
+                with suppress(PeerGone):  # the listener hears of it, too
+                    transport.send(Packet(PacketType.alive))
 
 
 @contextmanager
@@ -256,6 +322,5 @@ def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterat
         if processes.terminated_at is not None:
             peers.check()
             if stages is not None and stages.lost_at is not None and stages.lost_at <= processes.terminated_at:
-                gone = PeerGone(peers.rank.processes - 1, ConnectionError("closed"))
-                raise peers.find_cause(gone) from None
+                raise peers.find_cause(stages._gone()) from None
         raise

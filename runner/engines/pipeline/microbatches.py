@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from runner.engines.base import Event, RequestId
-from runner.engines.pipeline.transport import SETTINGS, Kind, Packet, write_rows
+from runner.engines.pipeline.transport import SETTINGS, Packet, PacketType, write_rows
 from runner.engines.rows import Row, Stopping
 from runner.engines.stats import EngineStats
 
@@ -46,7 +46,7 @@ class MicroBatches:
     ) -> None:
         self.depth, self.send, self.receive = depth, send, receive
         self.stats, self.stopping, self.pad = stats, stopping, pad
-        self.fixed_rows: int | None = None  # of a micro-batch, where task.micro_batch says so
+        self.fixed_rows: int | None = None  # of a micro-batch, where model.micro_batch says so
         self.rows_at_once: int | None = None  # of all micro-batches together
         self._waiting: deque[Row] = deque()
         self._under_way: dict[int, MicroBatch] = {}
@@ -57,10 +57,11 @@ class MicroBatches:
     def add(self, rows: list[Row]) -> None:
         """Let rows in; they form the next micro-batches, those with long prompts first: so these pad no short ones."""
         self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
-        if self.fixed_rows is not None:
+        if self.rows_at_once is not None:
+            share = max(1, self.rows_at_once // self.depth)
+            self._rows_per_batch = min(share, self.fixed_rows or share)
+        elif self.fixed_rows is not None:
             self._rows_per_batch = self.fixed_rows
-        elif self.rows_at_once is not None:
-            self._rows_per_batch = max(1, self.rows_at_once // self.depth)
         else:  # few enough that there is a micro-batch for every stage
             self._rows_per_batch = max(1, min(MOST_ROWS, math.ceil(len(self._waiting) / self.depth)))
 
@@ -76,6 +77,8 @@ class MicroBatches:
             batch.dropped |= ended
             for row in ended:
                 self.stopping.cancel(row, time.perf_counter() - batch.started, events)
+        if not self._waiting and all(len(batch.dropped) == len(batch.rows) for batch in self._under_way.values()):
+            self.drain()  # nobody steps what nobody waits for, and the stages are to forget it, too
         return events
 
     def drop_all(self) -> None:
@@ -93,12 +96,13 @@ class MicroBatches:
         """Start what can be started and take the next answer; return what came of it."""
         if not self._under_way:
             self._last_answer = time.perf_counter()
-        while self._waiting and len(self._under_way) < self.depth:
+        at_once = min(self.depth, self.rows_at_once or self.depth)
+        while self._waiting and len(self._under_way) < at_once:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
             prompts = write_rows(rows, self.pad)
-            self.send(Packet(Kind.prefill, batch.number, prompts), prompts[:, SETTINGS:])
+            self.send(Packet(PacketType.prefill, batch.number, prompts), prompts[:, SETTINGS:])
         if not self._under_way:
             return []
         answer = self.receive()
@@ -109,9 +113,9 @@ class MicroBatches:
             numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
             batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
             tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
-            self.send(Packet(Kind.decode, batch.number, numbers), tokens)
+            self.send(Packet(PacketType.decode, batch.number, numbers), tokens)
         else:
-            self.send(Packet(Kind.end, batch.number), None)
+            self.send(Packet(PacketType.end, batch.number), None)
             del self._under_way[batch.number]
         self.stats.rows_waiting = len(self._waiting)
         self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())

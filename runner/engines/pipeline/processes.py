@@ -25,19 +25,20 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
-from runner.config.task import pipeline_of
 from runner.core import child, errors, signals
 from runner.core.errors import JobFailed, RunnerError
-from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker, manifest_of
-from runner.engines.pipeline.transport import Kind, PeerGone, Transport
+from runner.engines.pipeline.ranks import ProcessRank, manifest_of
+from runner.engines.pipeline.stage_worker import StageWorker
+from runner.engines.pipeline.transport import PacketType, PeerGone, Transport
 from runner.sharding.strategies import parts_of
 
 STAGE_PROCESS = "runner.engines.pipeline.stage_process"
 POLL_S = 0.1
 CULPRIT_S = 3.0  # how long to look for the process that failed first, when its neighbours have noticed
 LEAVE_S = 10.0  # for a process that has nothing left to do, to be gone
-KEPT = "All other processes were ended; completions so far are kept, the same command goes on from them"
+KEPT = "All other processes were ended. What is complete is kept: run the same command to resume"
 log = logging.getLogger(__name__)
 terminated_at: float | None = None  # when torchrun has told this process to end
 torchrun_peers: PeerProcesses | None = None  # of the first process: those that torchrun has started beside it
@@ -78,7 +79,7 @@ def join_rendezvous(port: int) -> Rendezvous:
 
 def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     """Connect with the two neighbours; waits until every process does so."""
-    rank, gpu_to_gpu = worker.rank, worker.has_own_gpu
+    rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
     with loopback(rank):
@@ -88,7 +89,7 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
             rank=rank.rank,
             world_size=rank.processes,
             # the first process counts the seconds; where it cannot, the others end themselves a while later
-            timeout=timedelta(seconds=60 + 2 * pipeline_of(worker.config.task).timeout_s),
+            timeout=timedelta(seconds=60 + 2 * parts_model(worker.config.model).timeout_s),
         )
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
@@ -135,9 +136,11 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
     if not rendezvous.wait_for("go"):
         return
     transport = connect(worker, rendezvous)
-    while (packet := transport.receive()).kind is not Kind.stop:
-        if packet.kind is Kind.figures:
+    while (packet := transport.receive()).kind is not PacketType.stop:
+        if packet.kind is PacketType.figures:
             rendezvous.post(f"figures/{rank.rank}", worker.figures())
+            transport.send(packet)
+        elif packet.kind is PacketType.alive:
             transport.send(packet)
         elif (answer := worker.run(packet)) is not None:
             transport.send(answer)
@@ -258,15 +261,14 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
 # ------------------------------------------------------------------------------------------------- torchrun
 
 
-def join_torchrun(config: RunnerConfig) -> int | None:
+def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     """In a process that torchrun has started: run its stages and return the exit code; None in the first one."""
     global torchrun_peers
     from torch.distributed.rendezvous import rendezvous as meet
 
-    store, number, processes = next(meet("env://"))
-    local = int(os.environ.get("LOCAL_RANK", number)), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    rank, rendezvous = ProcessRank(number, processes, *local), Rendezvous(store)
-    if number == 0:
+    store, _, _ = next(meet("env://"))
+    rendezvous = Rendezvous(store)
+    if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
         signal.signal(signal.SIGTERM, _on_terminate)
         atexit.register(_end_pipeline, rendezvous)  # also when the job is done already, or cannot begin

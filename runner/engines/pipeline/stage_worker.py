@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from runner.checkpoints.resolve import read_settings
-from runner.config.model import local_model
+from runner.config.model import Backend, parts_model
 from runner.config.root import RunnerConfig
-from runner.config.task import pipeline_of
 from runner.core import machine
+from runner.core.errors import ConfigError
 from runner.core.machine import MIB
-from runner.engines.pipeline.transport import Kind, Packet, sampler_for, token_mask
+from runner.engines.pipeline.ranks import ProcessRank, manifest_of
+from runner.engines.pipeline.transport import Packet, PacketType, sampler_for, token_mask
 from runner.engines.sampling import Sampler
 from runner.models.load import pick_device, pick_dtype
 from runner.sharding.load_part import load_part
-from runner.sharding.manifest import MODEL_FILES, Manifest, read_manifest
+from runner.sharding.manifest import MODEL_FILES
 from runner.sharding.stage import Stage
 from runner.sharding.strategies import part_cuts
-
-
-@dataclass(frozen=True)
-class ProcessRank:
-    """Which process of a pipeline this is, of how many, overall and on this machine."""
-
-    rank: int
-    processes: int
-    local_rank: int
-    local_processes: int
 
 
 @dataclass
@@ -51,12 +41,16 @@ class StageWorker:
         manifest = manifest_of(config)
         cuts = part_cuts(manifest, rank.processes)
         self.config, self.rank = config, rank
-        model = local_model(config.model)
-        self.device, self.has_own_gpu = pick_device(model.device), False
+        model = parts_model(config.model)
+        self.device, has_own_gpu = pick_device(model.device), False
         if self.device.type == "cuda" and ":" not in model.device:  # the machine's GPUs in turn
             gpus = torch.cuda.device_count()
             self.device = torch.device("cuda", rank.local_rank % gpus)
-            self.has_own_gpu = gpus >= rank.local_processes  # then hidden states can go from GPU to GPU
+            has_own_gpu = gpus >= rank.local_processes
+        if model.backend is Backend.nccl and not has_own_gpu:
+            need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
+            raise ConfigError(f"model.backend=nccl: {need}")
+        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo  # else through main memory
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
         self.threads = model.threads or max(
@@ -77,11 +71,11 @@ class StageWorker:
 
         The first process gets token ids [B, T] beside the packet, the others hidden states in it.
         """
-        if packet.kind is Kind.end:
+        if packet.kind is PacketType.end:
             self._states.pop(packet.batch, None)
             return None if self.is_last else packet
         started = time.perf_counter()
-        if packet.kind is Kind.prefill:
+        if packet.kind is PacketType.prefill:
             state = self._states[packet.batch] = self._begin(packet)
         else:
             state = self._states[packet.batch]
@@ -94,7 +88,7 @@ class StageWorker:
             answer = Packet(packet.kind, packet.batch, packet.numbers, values)
         else:
             sampled = state.sampler.pick(values[:, -1])
-            answer = Packet(Kind.tokens, packet.batch, sampled[:, None].cpu())
+            answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the time would be counted as the next process's waiting
         self.busy_s += time.perf_counter() - started
@@ -142,8 +136,3 @@ class StageWorker:
         if self.device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB
         return figures
-
-
-def manifest_of(config: RunnerConfig) -> Manifest:
-    """Read the manifest of task.parts."""
-    return read_manifest(Path(pipeline_of(config.task).parts).expanduser().absolute())

@@ -11,6 +11,7 @@ holds whole numbers only; a float travels as the 64 bits that it has in memory.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,17 +21,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runner.engines.base import Sampling
+from runner.config.sampling import PARAMETERS, Sampling
 from runner.engines.rows import Row
 from runner.engines.sampling import Sampler, generator_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
 SENDS_PER_PACKET = 3
-SETTINGS = 6  # columns before the token ids: three floats, top-k, the seed of the random numbers, the prompt's length
+SETTINGS = len(PARAMETERS) + 2  # columns before the token ids: how tokens are drawn, the seed, the prompt's length
 
 
-class Kind(IntEnum):
+class PacketType(IntEnum):
     """What a packet asks for."""
 
     prefill = 0  # numbers: one line per row, as `write_rows` writes them
@@ -39,13 +40,14 @@ class Kind(IntEnum):
     end = 3  # the micro-batch is over
     figures = 4  # each process reports how busy it was and what memory it took
     stop = 5  # the pipeline is over
+    alive = 6  # there is nothing to do
 
 
 @dataclass
 class Packet:
     """One step of one micro-batch on its way around the ring."""
 
-    kind: Kind
+    kind: PacketType
     batch: int = 0
     numbers: torch.Tensor | None = None  # int64 [rows, columns], on the CPU
     hidden: torch.Tensor | None = None  # [B, T, H], on the stage's device
@@ -66,6 +68,7 @@ class Transport:
         self.before, self.after = (rank - 1) % processes, (rank + 1) % processes
         self.device = device
         self.gpu_to_gpu = gpu_to_gpu  # hidden states do not pass through main memory
+        self._sending = threading.Lock()  # a packet is several tensors
         self._sends: deque[tuple[Any, torch.Tensor]] = deque()
         # at most one packet per process is under way, and a process receives a packet whole before it asks for the next
         self._most_sends = SENDS_PER_PACKET * (2 * processes + 2)
@@ -80,11 +83,12 @@ class Transport:
         if hidden is not None:
             header[4:7] = torch.tensor(hidden.shape)
             header[7] = DTYPES.index(hidden.dtype)
-        self._send_tensor(header)
-        if numbers is not None and numbers.numel():
-            self._send_tensor(numbers.contiguous())
-        if hidden is not None:
-            self._send_tensor(hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu())
+        with self._sending:
+            self._send_tensor(header)
+            if numbers is not None and numbers.numel():
+                self._send_tensor(numbers.contiguous())
+            if hidden is not None:
+                self._send_tensor(hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu())
 
     def receive(self) -> Packet:
         """Wait for the next packet from the process before this one."""
@@ -96,7 +100,7 @@ class Transport:
             device = self.device if self.gpu_to_gpu else torch.device("cpu")
             empty = torch.empty(header[4:7], dtype=DTYPES[header[7]], device=device)
             hidden = self._receive_tensor(empty).to(self.device)
-        return Packet(Kind(header[0]), header[1], numbers, hidden)
+        return Packet(PacketType(header[0]), header[1], numbers, hidden)
 
     def flush(self) -> None:
         """Wait until everything that was sent has arrived."""
@@ -131,11 +135,9 @@ def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
     width = max(len(row.prompt) for row in rows)
     lines = []
     for row in rows:
-        sampling = row.sampling
-        floats = [sampling.temperature, sampling.top_p, sampling.repetition_penalty]
-        generator = generator_of(sampling, row.request.drawn_by, row.choice)
-        settings = torch.tensor(floats, dtype=torch.float64).view(torch.int64).tolist()
-        settings += [sampling.top_k, 0 if generator is None else generator.initial_seed(), len(row.prompt)]
+        generator = generator_of(row.sampling, row.request.drawn_by, row.choice)
+        settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
+        settings += [0 if generator is None else generator.initial_seed(), len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
     return torch.tensor(lines)
 
@@ -149,10 +151,10 @@ def token_mask(numbers: torch.Tensor) -> torch.Tensor:
 def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
     """Return the sampler that these rows ask for."""
     samplings, generators, prompts = [], [], []
-    for line, floats in zip(numbers.tolist(), numbers[:, :3].contiguous().view(torch.float64).tolist(), strict=True):
-        temperature, top_p, penalty = floats
-        top_k, seed, length = line[3:SETTINGS]
-        samplings.append(Sampling(temperature, top_p, top_k, penalty))
-        generators.append(torch.Generator().manual_seed(seed) if temperature else None)
+    drawn = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
+    for line, values in zip(numbers.tolist(), drawn, strict=True):
+        seed, length = line[len(PARAMETERS) : SETTINGS]
+        samplings.append(Sampling.of_numbers(values))
+        generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)

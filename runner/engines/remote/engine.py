@@ -7,15 +7,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
+from runner.config.sampling import PARAMETERS
 from runner.core.errors import ConfigError
 from runner.engines.base import Capability, EngineReport, Message, Request
-from runner.engines.remote.server import Server
+from runner.engines.remote.faults import Miscounted
+from runner.engines.remote.heard import counted
+from runner.engines.remote.server import ServerConnection
 from runner.engines.remote.session import ApiSession
 from runner.engines.stats import EngineStats
 
@@ -30,13 +32,13 @@ class ApiEngine:
         self.stats = EngineStats()
         self.again: Counter[str] = Counter()  # why requests were put again
         self.uncounted = 0  # answers whose tokens the server has not told
-        self._server: Server | None = None
+        self._server: ServerConnection | None = None
 
     @property
-    def server(self) -> Server:
+    def server(self) -> ServerConnection:
         """The connection to the server, which all sessions share."""
         if self._server is None:
-            self._server = Server(self.model, self.again)
+            self._server = ServerConnection(self.model, self.again)
         return self._server
 
     def load(self) -> EngineReport:
@@ -45,15 +47,19 @@ class ApiEngine:
         listed = self.server.listed()
         self.stats.load_s = time.perf_counter() - started
         metrics = {"load_s": self.stats.load_s}
-        with suppress(TypeError, ValueError, KeyError):
-            metrics["max_positions"] = float(listed.own["max_model_len"])
+        notes = []
+        if (room := listed.own.get("max_model_len")) is not None:
+            try:
+                metrics["max_positions"] = float(counted("max_model_len", room))
+            except Miscounted as fault:
+                notes = [f"ignored from what {model.base_url} says of its model: {self.server.plain(fault)}"]
         sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
         facts = {"server": model.base_url, "reported_model": listed.reported, "sent": json.dumps(sent)}
         note = (
             f"a remote model cannot be hashed: should {model.base_url} come to answer otherwise under the name "
             f"{model.name}, this job would still count as done"
         )
-        return EngineReport(metrics, facts, [note])
+        return EngineReport(metrics, facts, [note, *notes])
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as it goes out; which tokens it has, the server alone knows."""
@@ -96,23 +102,23 @@ class ApiEngine:
         limit = self.limit(request)
         sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
         # OpenAI's newer models take no other word in chats; other servers may not know it, or ignore it
-        is_openai = "openai.com" in self.model.base_url or "azure.com" in self.model.base_url
+        is_openai = self.model.is_at("openai.com") or self.model.is_at("azure.com")
         sent["max_completion_tokens" if is_chat and is_openai else "max_tokens"] = limit
         if sampling.temperature:
             sent["seed"] = request.sampling.seed
             if sent["seed"] is None:  # as elsewhere, the seed and the request's id decide
                 digest = hashlib.sha256(f"{self.config.seed}/{request.id}".encode()).digest()
                 sent["seed"] = int.from_bytes(digest[:4]) >> 1
-            if sampling.top_p is not None:
-                sent["top_p"] = sampling.top_p
+        drawn = {
+            name: value
+            for name, one in PARAMETERS.items()
+            if (value := getattr(sampling, name)) is not None and (sampling.temperature or one.for_greedy)
+        }
+        sent |= {name: value for name, value in drawn.items() if PARAMETERS[name].in_openai}
         besides: dict[str, Any] = {}
         if self.model.extensions is Extensions.vllm:
-            asked = {
-                "top_k": sampling.top_k if sampling.temperature else None,
-                "repetition_penalty": sampling.repetition_penalty,
-                "ignore_eos": request.ignore_eos or None,
-            }
-            besides = {name: value for name, value in asked.items() if value is not None}
+            besides = {name: value for name, value in drawn.items() if not PARAMETERS[name].in_openai}
+            besides |= {"ignore_eos": True} if request.ignore_eos else {}
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": besides} if besides else {}
@@ -123,6 +129,8 @@ class ApiEngine:
         """Say what went otherwise than asked for, so far."""
         times = ", ".join(f"{number} × {kind}" for kind, number in self.again.most_common())
         notes = [f"{self.again.total()} requests were put again: the server {times}"] if times else []
+        if self._server is not None and (places := self._server.secret.times):
+            notes.append(f"the server sent its own key back: in {places} places, *** stands for it")
         if self.uncounted:
             notes.append(f"the server did not say how many tokens {self.uncounted} answers have: those count as 0")
         self.stats.notes = notes

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.model import HybridConfig
+from runner.config.sampling import GREEDY
 from runner.core.errors import one_line
 from runner.core.result import Call, FinishReason
 from runner.engines.base import (
@@ -23,7 +24,6 @@ from runner.engines.base import (
     Event,
     Request,
     RequestId,
-    Sampling,
     request_sha256,
 )
 from runner.engines.remote.engine import ApiEngine
@@ -35,7 +35,6 @@ from runner.engines.stats import EngineStats
 log = logging.getLogger(__name__)
 STUDENT, TEACHER = "student", "teacher"
 CAPABILITIES = frozenset({Capability.chat, Capability.deltas, Capability.sampling})
-BY_RULE = Sampling(temperature=0.0, top_k=0, repetition_penalty=1.0)  # how reviews are drawn
 
 
 class HybridEngine:
@@ -69,7 +68,7 @@ class HybridEngine:
         if self.student is None:
             alone = f"the student cannot be loaded, so the teacher answers alone ({self.why_none})"
             log.warning("%s", alone)
-            notes.insert(0, f"{alone}; with a student, rerun=true asks again")
+            notes.insert(0, f"{alone}; with a student, rerun=all asks again")
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
     def lose(self, error: Exception) -> None:
@@ -224,7 +223,7 @@ class HybridSession(Session):
             f"{case.request.id}/review {case.reviews}",
             review_of(case.request.prompt, said.text),
             max_new_tokens=self.model.review_tokens,
-            sampling=BY_RULE,
+            sampling=GREEDY,
         )
         self._submit_to_teacher(case, "review", review)
 

@@ -19,7 +19,7 @@ FEEDBACK_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Review:
     """What a teacher thinks of an answer; score None: it could not be read out of what the teacher said."""
 
     score: float | None
@@ -48,7 +48,7 @@ def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
     return (*turns, Message("assistant", answer), Message("user", revise))
 
 
-def read_verdict(text: str) -> Verdict:
+def read_verdict(text: str) -> Review:
     """Find the JSON object in what a teacher said, whatever stands around it; without one, its words are feedback."""
     decoder, place = json.JSONDecoder(), text.find("{")
     for _ in range(20):
@@ -61,6 +61,6 @@ def read_verdict(text: str) -> Verdict:
         score = value.get("score") if isinstance(value, dict) else None
         if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and 0 <= score <= 1:
             feedback = value.get("feedback")
-            return Verdict(float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else "")
+            return Review(float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else "")
         place = text.find("{", place + 1)
-    return Verdict(None, text.strip()[:FEEDBACK_CHARACTERS])
+    return Review(None, text.strip()[:FEEDBACK_CHARACTERS])

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Self, TypeVar
@@ -22,9 +22,12 @@ from typing import Any, Self, TypeVar
 import httpx2
 import openai
 
-from runner.config.model import KEY_VARIABLES, ApiConfig
-from runner.core.errors import ConfigError, JobFailed, one_line
-from runner.core.uris import HIDDEN
+from runner.config.model import OPENAI_KEY_VARIABLE, ApiConfig, Extensions
+from runner.core.errors import ConfigError, JobFailed, RunnerError
+from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
+from runner.engines.remote.heard import Secret
+from runner.engines.remote.scoring import Scorer
+from runner.engines.remote.wire import PLAIN_BYTES, guard
 
 log = logging.getLogger(__name__)
 for noisy in ("openai", "httpx2", "httpcore2"):  # a line for each request, and headers where all is logged
@@ -32,40 +35,28 @@ for noisy in ("openai", "httpx2", "httpcore2"):  # a line for each request, and 
 
 T = TypeVar("T")
 LONGEST_WAIT_S = 30.0  # between two tries, where the server does not say how long
-BODY_MIB = 32  # of one answer, far above what the longest one needs
 ASK_TWICE = (408, 409, 425, 429)  # and all from 500 on
+EXTENDED = ("vllm", "runner")  # who take more than OpenAI: vLLM, and our own task=serve
 NO_LIST = (404, 405, 501)  # a server without a list of its models
 
 
-class Fault(Exception):
-    """No answer came, and another try may bring one."""
-
-    def __init__(self, why: str, kind: str, wait_s: float | None = None, reached: bool = True) -> None:
-        super().__init__(why)
-        self.kind, self.wait_s, self.reached = kind, wait_s, reached
-        self.tries = 1
-
-
-class Refused(Exception):
-    """The server will not answer this request, however often it is put."""
-
-
 @dataclass
-class Listed:
+class ModelList:
     """What a server says of its models; `own` is the entry of the one that is asked for."""
 
     names: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
+    reported: str = "unknown"  # what it says that the model is, as far as it stays the same between two questions
 
     @property
-    def reported(self) -> str:
-        """What the server says that the model is, as far as it stays the same between two questions."""
-        return ", ".join(f"{key} {self.own[key]}" for key in ("id", "root", "parent") if self.own.get(key)) or "unknown"
+    def extensions(self) -> Extensions:
+        """What the server takes besides OpenAI's own keys, by who it says it is."""
+        return Extensions.vllm if self.own.get("owned_by") in EXTENDED else Extensions.openai
 
 
 def key_of(model: ApiConfig) -> tuple[str, str]:
     """Return the server's key and the variable that holds it; a server on this machine may do without."""
-    names = KEY_VARIABLES if model.key_variable == KEY_VARIABLES[0] else (model.key_variable,)
+    names = model.key_variables
     for name in names:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:
@@ -76,24 +67,36 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
     raise ConfigError(
         f"{model.key}.base_url={model.base_url} is another machine, and there is no key for it: set "
         f"{' or '.join(names)} in the environment or in .env (any word, where the server asks for none)"
+        f"{_openai_key_unsent(model)}"
     )
 
 
-class Server:
+def _openai_key_unsent(model: ApiConfig) -> str:
+    """Say of OpenAI's key, where it is there, that another server does not get it by itself."""
+    if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
+        return ""
+    named = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
+    return f". {OPENAI_KEY_VARIABLE} goes to openai.com only: {named} sends it to this server"
+
+
+class ServerConnection:
     """One connection to a server; what it does runs in a thread of its own, until it is closed."""
 
     def __init__(self, model: ApiConfig, again: Counter[str] | None = None) -> None:
         self.model = model
         self._key, self._variable = key_of(model)
+        self.secret = Secret(self._key)
+        self.plain = self.secret.plain
         self.again = Counter() if again is None else again  # why requests were put again
         self._closed_until = 0.0  # the server has asked all of us to wait
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
         self._thread.start()
         self.client = self.call(self._open())
+        self.scorer = Scorer(self)
 
     async def _open(self) -> openai.AsyncOpenAI:
-        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_limit_body]})
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [guard(self.model, self.plain)]})
         silent_s = self.model.first_token_s
         return openai.AsyncOpenAI(
             api_key=self._key or "none",  # the client wants one
@@ -101,6 +104,7 @@ class Server:
             max_retries=0,  # patience is ours: it counts, waits for all, and knows what was told already
             timeout=httpx2.Timeout(silent_s, connect=self.model.connect_s, pool=None),
             http_client=http,
+            default_headers=PLAIN_BYTES,
         )
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -163,26 +167,47 @@ class Server:
 
     # ---------------------------------------------------------------------------------------- models, errors
 
-    def listed(self) -> Listed:
+    def listed(self) -> ModelList:
         """Return what the server says of its models; raise ConfigError or JobFailed where it does not let us in."""
         try:
             return self.call(self.patiently(self._list, min(3, self.model.retries + 1)))
-        except (Fault, Refused) as error:
+        except (Fault, RequestRejected) as error:
             raise JobFailed(f"{error}. What was answered is kept; the same command goes on") from None
 
-    async def _list(self) -> Listed:
+    def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts, special ones too; ConfigError or JobFailed where the server does not say them."""
+
+        async def ask() -> list[list[int]]:
+            try:
+                return await self.scorer.tokens_of(texts)
+            except openai.APIStatusError as error:
+                raise await self.what_is(error) from None
+            except (RunnerError, RequestRejected):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a server may send
+                raise self.fault(error) from None
+
+        try:
+            return self.call(self.patiently(ask, self.model.retries + 1))
+        except (Fault, RequestRejected) as error:
+            raise JobFailed(f"{error}. What was answered is kept; the same command goes on") from None
+
+    async def _list(self) -> ModelList:
         try:
             async with asyncio.timeout(self.model.first_token_s):
                 page = await self.client.models.list()
-                entries = [entry.to_dict() for entry in page.data]
+                entries = [entry.to_dict(warnings=False) for entry in page.data]
         except openai.APIStatusError as error:
             if error.status_code in NO_LIST:
-                return Listed()
+                return ModelList()
             raise await self.what_is(error) from None
+        except RunnerError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
             raise self.fault(error) from None
         own = next((entry for entry in entries if entry.get("id") == self.model.name), {})
-        return Listed([str(entry.get("id")) for entry in entries], own)
+        said = [f"{key} {self.secret.name(own[key])}" for key in ("id", "root", "parent") if own.get(key)]
+        return ModelList([self.plain(entry.get("id")) for entry in entries], own, ", ".join(said) or "unknown")
 
     async def what_is(self, error: openai.APIStatusError) -> Exception:
         """Return what an answer with an error's status means for us."""
@@ -190,21 +215,24 @@ class Server:
         said = error.body.get("message") if isinstance(error.body, dict) else error.message
         why = f"{model.base_url} answered {status}: {self.plain(said or error.message)}"
         if status in (401, 403):
-            have = f"the key in {self._variable} is not taken" if self._key else f"{self._variable} is not set"
+            unset = f"{self._variable} is not set{_openai_key_unsent(model)}"
+            have = f"the key in {self._variable} is not taken" if self._key else unset
             return ConfigError(f"{why} ({have})")
         if status == 404:
             names = (await self._list()).names
-            there = f"it has {', '.join(map(self.plain, names[:20]))}" if names else "does its address end in /v1?"
+            there = f"it has {', '.join(names[:20])}" if names else "does its address end in /v1?"
             return ConfigError(f"{model.key}.name={model.name}: {why}; {there}")
         if status == 402 or error.code == "insufficient_quota":
             return JobFailed(f"{why}. What was answered is kept; the same command goes on")
         if status in ASK_TWICE or status >= 500:
             return Fault(why, f"answered {status}", _wait_s(error.response.headers))
-        return Refused(why)
+        return RequestRejected(why)
 
     def fault(self, error: Exception) -> Fault:
         """Say what went wrong with a request that got no answer, or a broken one."""
         url = self.model.base_url
+        if isinstance(error, Miscounted):
+            return Miscounted(f"{url} answered with {self.plain(error)}", error.kind)
         if isinstance(error, Fault):
             return error
         if isinstance(error, TimeoutError | openai.APITimeoutError):
@@ -221,11 +249,6 @@ class Server:
             return Fault(f"{url} reported in its answer: {self.plain(error.message)}", "reported an error")
         return Fault(f"{url} sent what is no answer: {self.plain(error)}", "sent what is no answer")
 
-    def plain(self, said: object) -> str:
-        """Return what a server or a library says on one line, without the key."""
-        text = one_line(said)
-        return text.replace(self._key, HIDDEN) if self._key else text
-
 
 def _wait_s(headers: httpx2.Headers) -> float | None:
     """Return how long the server asks to wait: seconds, or until a date."""
@@ -235,28 +258,6 @@ def _wait_s(headers: httpx2.Headers) -> float | None:
     except ValueError:
         try:
             wait_s = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last of a zone far from all zones
             return None
     return max(wait_s, 0.0) if math.isfinite(wait_s) else None
-
-
-class _Limited(httpx2.AsyncByteStream):
-    """A body that is broken off where it gets longer than any answer is."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = BODY_MIB * 2**20
-        async for part in self._stream:
-            left -= len(part)
-            if left < 0:
-                raise Fault(f"the server's answer goes on past {BODY_MIB} MiB", "sent an endless answer")
-            yield part
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _limit_body(response: httpx2.Response) -> None:
-    response.stream = _Limited(response.stream)  # type: ignore[arg-type]

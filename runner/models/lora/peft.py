@@ -32,9 +32,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     """Hold an adapter's settings and the headers of its file against a model without weights."""
     settings, binary = load_json(folder / "adapter_config.json"), folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
-        from runner.models.lora import pth  # which builds on this module
+        from runner.models.pickled import load_tensors
 
-        pth.load_tensors(binary, f"lora.path={lora.path}")  # a hostile one is refused in our words
+        load_tensors(binary, f"lora.path={lora.path}")  # a hostile one is refused in our words
     if bare is None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":

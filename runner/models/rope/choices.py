@@ -56,7 +56,7 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
         scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 keeps it here, and here it would win
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
-    own = vars(rope).keys() - {"name", "factor", "original_max_position_embeddings"}  # as transformers calls them, too
+    own = vars(rope).keys() - {"factor", "original_max_position_embeddings"}  # as transformers calls them, too
     scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
     text.rope_parameters = scaling
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from opening import open_engine
+
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
-from runner.engines import base, open_engine
+from runner.engines import base
 from runner.engines.base import Completion, Delta, Message, Request
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warm_process
 from servers import free_port
 from serving import serving
 
@@ -25,9 +24,9 @@ from runner.store.jobs import read_samples
 ROOT = Path(__file__).resolve().parents[3]
 VLLM = ROOT / ".vllm" / "bin" / "python"
 START_S = 300
-QUESTIONS = 200
 ROOM = 512
-JOB = (f"task.limit={QUESTIONS}", "tracking=none", "print=json", "generation.max_new_tokens=200")
+Run = Callable[..., Any]
+JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
 # the console script of the CPU build asks for metadata that it does not have, so its server is started as a module
 SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
 OPTIONS = """
@@ -37,7 +36,6 @@ print(" ".join(name for action in make_arg_parser(FlexibleArgumentParser())._act
 """
 
 needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -70,43 +68,38 @@ def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
     return {index: (sample.text, sample.verdict) for index, sample in read_samples(path).items()}
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[str, str | None]]:
+def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[str, str | None]]:
     """What our own engine answers."""
-    folder = tmp_path_factory.mktemp("here")
-    code, _, err = warm_process.run(
-        "runner", [*JOB, "model.dtype=float32", "model.device=cpu"], timeout_s=300, cwd=folder
-    )
-    assert code == 0, err
-    return texts(folder)
+    folder.mkdir()
+    done = runner(*JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder)
+    assert done.code == 0, done.err
+    found = texts(folder)
+    assert len(found) == questions
+    return found
 
 
 @needs_vllm
-def test_a_real_vllm_gives_the_same_verdicts(
-    runner: Callable[..., Any], tmp_path: Path, here: dict[int, tuple[str, str | None]], request: pytest.FixtureRequest
-) -> None:
-    address = request.getfixturevalue("vllm")
-    remote = ("model=api", f"model.base_url={address}", "model.name=embedded", "model.extensions=vllm")
-    there = runner(*JOB, *remote)
+@pytest.mark.thorough
+def test_a_real_vllm_gives_the_same_verdicts(runner: Run, tmp_path: Path, vllm: str) -> None:
+    remote = ("model=api", f"model.base_url={vllm}", "model.name=embedded", "model.extensions=vllm")
+    there = runner(*JOB, "task.limit=200", *remote)
     assert there.code == 0, there.err
-    assert len(here) == QUESTIONS
-    assert texts(tmp_path) == here
+    assert texts(tmp_path) == answers_here(runner, tmp_path / "here", 200)
 
 
-def test_our_own_server_gives_the_same_verdicts(
-    runner: Callable[..., Any], tmp_path: Path, here: dict[int, tuple[str, str | None]]
-) -> None:
+@pytest.mark.slow
+def test_our_own_server_gives_the_same_verdicts(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     with serving(tmp_path / "server", "model.dtype=float32") as server:
         address = f"model.base_url=http://127.0.0.1:{server.port}/v1"
-        there = runner(*JOB, "model=api", address, "model.name=embedded")
+        there = runner(*JOB, "task.limit=48", "model=api", address, "model.name=embedded")
     assert there.code == 0, there.err
-    assert len(here) == QUESTIONS
-    assert texts(tmp_path) == here
+    assert texts(tmp_path) == answers_here(runner, tmp_path / "here", 48)
 
 
 @needs_vllm
-def test_every_option_that_is_printed_is_one_of_vllm(runner: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_every_option_that_is_printed_is_one_of_vllm(runner: Run, tmp_path: Path) -> None:
     known = subprocess.run([str(VLLM), "-c", OPTIONS], capture_output=True, text=True, check=True).stdout.split()
     printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
     page = (ROOT / "docs" / "vllm.md").read_text()

@@ -10,13 +10,13 @@ import torch
 from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
 
 from runner.engines.local import parts
-from runner.engines.local.attention import Pass, Span
+from runner.engines.local.attention import PassLayout, Span
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import own_kv
 
 CPU = torch.device("cpu")
-SHAPES = [  # key-value heads, group, dim: those with code of their own in attention.c, and others
+SHAPES = [  # key-value heads, group, dim: those with code of their own in kernels/attention_own.h, and others
     (3, 1, 64), (2, 2, 64), (3, 3, 64), (2, 4, 64), (2, 7, 64), (1, 8, 64), (2, 1, 128), (2, 4, 128), (1, 6, 128),
     (1, 8, 128), (2, 5, 16), (1, 16, 32), (3, 2, 80), (2, 3, 96), (1, 9, 112), (2, 1, 256), (1, 16, 256),
 ]  # fmt: skip
@@ -36,10 +36,9 @@ def reference(tokens: list[Token], heads: Heads, scale: float) -> torch.Tensor:
     """Return [T, H, D]: one softmax over all that a token sees, in float64."""
     rows = []
     for token in tokens:
-        keys = token.keys.double().repeat_interleave(heads.group, dim=0)
-        values = token.values.double().repeat_interleave(heads.group, dim=0)
-        scores = (token.query.double()[:, None] * keys).sum(dim=-1) * scale
-        rows.append((scores.softmax(dim=-1)[..., None] * values).sum(dim=1))
+        query = token.query.double().view(heads.kv_heads, heads.group, heads.dim)
+        scores = query @ token.keys.double().mT * scale
+        rows.append((scores.softmax(dim=-1) @ token.values.double()).flatten(0, 1))
     return torch.stack(rows)
 
 
@@ -85,7 +84,7 @@ def test_decoding_over_own_keys_and_prefixes(
         kv = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for _ in range(4)]
         prefixes.append(shared_kv(heads, kernels, kv[:2], kv[2:]))
     query = random(random_numbers, heads.kv_heads * heads.group, count, heads.dim, dtype=dtype)
-    what = Pass(
+    what = PassLayout(
         heads, kernels, own, ints(slots), ints([length - 1 for length in LENGTHS]), ints(LENGTHS),
         uses=[use_of(prefix, rows, count) for prefix, rows in zip(prefixes, seen_by, strict=True)], is_step=is_step,
     )  # fmt: skip
@@ -138,7 +137,7 @@ def test_reading_prompts_with_and_without_earlier_places(
     seen = [0 if at in in_span else place + 1 for at, place in enumerate(places)]
     count = len(slot_of)
     users = [at for at in range(count) if sees_prefix[slot_of[at]]]
-    what = Pass(
+    what = PassLayout(
         heads, kernels, own, ints(slot_of), ints(places), ints(seen),
         uses=[use_of(prefix, users, count)], spans=spans,
     )  # fmt: skip
@@ -173,7 +172,7 @@ def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
         kv = [random(random_numbers, 2, 1 + group, 32, dtype=dtype) for _ in range(2)]
         prefixes.append(shared_kv(heads, kernels, kv[:1], kv[1:]))
     query, keys, values = (random(random_numbers, rows, groups, 32, dtype=dtype) for rows in (4, 2, 2))
-    what = Pass(
+    what = PassLayout(
         heads, kernels, own, ints(list(range(groups))), ints([0] * groups), ints([1] * groups),
         uses=[use_of(prefix, [at], groups) for at, prefix in enumerate(prefixes)],
     )  # fmt: skip
@@ -200,7 +199,7 @@ def test_scores_that_leave_no_room_for_exp(way: str) -> None:
     own.write(0, keys[:-1], values[:-1], ints([0] * 599), ints(list(range(599))))
     query = torch.zeros(3, 1, 16)
     query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
-    what = Pass(heads, kernels_or_none(way), own, ints([0]), ints([599]), ints([600]))
+    what = PassLayout(heads, kernels_or_none(way), own, ints([0]), ints([599]), ints([600]))
     result = what.attend(0, query, keys[-1:].transpose(0, 1), values[-1:].transpose(0, 1), 1.0)[0]
     assert torch.allclose(result[0], values[300, 0], atol=1e-6)
     assert torch.allclose(result[2], values[:, 0].mean(dim=0), atol=1e-5), "no difference of scores: the mean"
@@ -217,7 +216,9 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
     prefix = shared_kv(heads, kernels, [keys], [values])
     query = torch.zeros(3, 1, 16)
     query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
-    what = Pass(heads, kernels, own_kv(heads, kernels, [1]), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)])
+    what = PassLayout(
+        heads, kernels, own_kv(heads, kernels, [1]), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)]
+    )
     own = torch.zeros(1, 1, 16)
     result = what.attend(0, query, own, own, 1.0)[0]
     assert torch.allclose(result[0], values[0, 550], atol=1e-6)

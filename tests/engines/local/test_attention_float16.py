@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.engines.local.attention import Pass, Span, Use
+from runner.engines.local.attention import PassLayout, Span, Use
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import SharedKv, own_kv
 
@@ -31,10 +31,12 @@ def test_neither_scores_nor_sums_of_values_overflow(is_span: bool) -> None:
     prefix.write(0, keys, values)
     uses = [Use(prefix, None, ints([0, 1, 2]), TOKENS)]
     if is_span:  # one row, whose tokens see those before them
-        what = Pass(HEADS, None, own_kv(HEADS, None, [16]), ints([0] * 3), ints([0, 1, 2]), ints([0] * 3), uses)
+        what = PassLayout(HEADS, None, own_kv(HEADS, None, [16]), ints([0] * 3), ints([0, 1, 2]), ints([0] * 3), uses)
         what.spans = [Span(0, TOKENS)]
     else:  # three rows, whose tokens see themselves
-        what = Pass(HEADS, None, own_kv(HEADS, None, [16] * 3), ints([0, 1, 2]), ints([0] * 3), ints([1] * 3), uses)
+        what = PassLayout(
+            HEADS, None, own_kv(HEADS, None, [16] * 3), ints([0, 1, 2]), ints([0] * 3), ints([1] * 3), uses
+        )
     result = what.attend(0, query, new_keys, new_values, SCALE)
     for token in range(TOKENS):
         own = slice(0 if is_span else token, token + 1)

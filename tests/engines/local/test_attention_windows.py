@@ -9,7 +9,7 @@ import torch
 from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
 
 from runner.engines.local import parts
-from runner.engines.local.attention import Pass, Span
+from runner.engines.local.attention import PassLayout, Span
 from runner.engines.local.interface import PLAIN, Softmax
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import own_kv
@@ -102,7 +102,7 @@ def test_windows_caps_and_sinks(
     ]
     uses[1].start = TRUNK
     query = random(numbers, 6, len(slots), 48, dtype=dtype)
-    what = Pass(heads, kernels, own, ints(slots), ints(places), ints(seen), uses, spans, is_step, positions)
+    what = PassLayout(heads, kernels, own, ints(slots), ints(places), ints(seen), uses, spans, is_step, positions)
     keys, values = (torch.cat([one[kind] for one in new], dim=1) for kind in range(2))
     result = what.attend(0, query, keys, values, 0.3, softmax)
     for at, (slot, position) in enumerate(zip(slots, positions, strict=True)):
@@ -120,7 +120,7 @@ def test_layers_with_fewer_and_narrower_heads_are_filled_up(way: str) -> None:
     query, keys, values = (
         random(numbers, rows, 20, width, dtype=torch.float32) for rows, width in ((4, 24), (1, 24), (1, 16))
     )
-    what = Pass(heads, kernels, own, ints([0] * 20), ints(list(range(20))), ints(list(range(1, 21))))
+    what = PassLayout(heads, kernels, own, ints([0] * 20), ints(list(range(20))), ints(list(range(1, 21))))
     result = what.attend(0, query, keys, values, 0.3)
     assert result.shape == (20, 4, 16)
     narrow, text = Heads(1, 1, 4, 24, torch.float32, CPU), Text(keys, values, 0)

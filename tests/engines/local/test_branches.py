@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, PEFT_WARNS, build
+from opening import open_engine
 from transformers import AutoTokenizer
 
 from runner.config.generation import GenerationConfig
@@ -18,7 +19,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
-from runner.engines import base, open_engine
+from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, why_not
 from runner.engines.rows import Row, Stopping
@@ -41,6 +42,8 @@ def tiny(family: str, attention: str = "sdpa", patched: bool = True, **keys: Any
 
 class Mute:
     """Stands in for a tokenizer where nobody reads the text."""
+
+    name_or_path = "mute"
 
     def decode(self, _: list[int], **__: Any) -> str:
         return ""
@@ -168,7 +171,7 @@ def test_the_engine_answers_as_each_branch_alone(
     config = make_config(
         model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
-        generation=GenerationConfig(name="greedy", max_new_tokens=steps),
+        generation=GenerationConfig(max_new_tokens=steps),
     )
     engine, texts = open_engine(config), ("one, ", "", "two")
     (done,) = base.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
@@ -199,7 +202,7 @@ def test_the_engine_answers_as_each_branch_alone(
 
 
 def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: Callable[..., Path]) -> None:
-    generation = GenerationConfig(name="greedy", max_new_tokens=8)
+    generation = GenerationConfig(max_new_tokens=8)
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
@@ -310,7 +313,7 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
     engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
     (done,) = base.complete(engine, [Request(0, "", branches=("one", "two"))])
     assert done.finish_reason is FinishReason.error
-    assert done.error == "the prompt has no tokens, so there is nothing to go on from"
+    assert done.error == "the prompt is empty: it has no tokens"
 
 
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:

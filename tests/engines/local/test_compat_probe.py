@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import warm_process
+from opening import open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests
 from transformers import (
     AutoModelForCausalLM,
@@ -32,18 +33,18 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.core.dtypes import Dtype
-from runner.engines import open_engine
 from runner.engines.local.kernels import native
 from runner.engines.local.windows import Masks, Unknown
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
+GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 QUICKLY_BUILT = native.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
-PLAIN = "decoding goes batch by batch, which is slower"
+PLAIN = "decoding uses static batching (slower)"
 NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
-OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go batch by batch, if they do
+NO_INTERFACE = "(slower): its attention does not go through transformers' interface"
+OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batches, if they do
     "learned positions": (
         GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3, **NO_BEAMS),
         None,
@@ -55,7 +56,7 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go batch by batch,
         ),
         None,
     ),
-    "alibi": (BloomConfig(hidden_size=64, n_layer=2, n_head=4, initializer_range=0.3, **NO_BEAMS), "0 shapes"),
+    "alibi": (BloomConfig(hidden_size=64, n_layer=2, n_head=4, initializer_range=0.3, **NO_BEAMS), NO_INTERFACE),
     "half of each head turned": (
         GPTNeoXConfig(
             hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, initializer_range=0.3,
@@ -107,7 +108,7 @@ def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
     assert engine.stats.notes == [], "all within the window"
     assert complete(engine, requests()) == by_generate(folder)
     longest = max(map(len, PROMPTS)) + NEW_TOKENS
-    assert engine.stats.notes == [f"{PLAIN}: its attention slides over 64 tokens, and {longest} are asked for"]
+    assert engine.stats.notes == [f"{PLAIN}: its attention slides over 64 tokens, and {longest} were requested"]
     wide = saved_family("mistral", max_position_embeddings=512, sliding_window=None)
     assert by_generate(wide) != by_generate(folder), "the window matters"
     engine.close()
@@ -152,8 +153,8 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
         len(prompts) - 1 - number: tokens for number, tokens in expected.items()
     }
     assert engine.stats.notes == [
-        "decoding goes by transformers' own generate, with prompts of one length, which is slower: its rotary "
-        f"embedding changes after 110 tokens, and {longest + NEW_TOKENS} are asked for"
+        "decoding uses transformers' generate, equal lengths (slower): its rotary embedding changes after 110 tokens, "
+        f"and {longest + NEW_TOKENS} were requested"
     ]
     short = [prompt for prompt in prompts if len(prompt) + NEW_TOKENS <= 110]
     assert short
@@ -172,7 +173,7 @@ def test_an_attention_that_is_named_is_the_one_that_runs(
     engine = open_engine(configure(make_config, folder, attention))
     for batch_size in (64, 3, 1):
         assert complete(engine, requests(), batch_size) == by_generate(folder)
-    assert engine.stats.notes == [f"{PLAIN}: model.attention={attention.value} is asked for"]
+    assert engine.stats.notes == [f"{PLAIN}: model.attention={attention.value} was requested"]
     assert engine.stats.shared_tokens == 0
     engine.close()
 
@@ -190,7 +191,7 @@ def test_the_result_of_a_job_says_that_decoding_was_plain(make_config: Make, sav
     folder = saved_family("llama", max_position_embeddings=4096)
     plain = run(configure(make_config, folder, Attention.sdpa, task=task))
     assert plain.result is not None
-    assert [note for note in plain.result.notes if PLAIN in note] == [f"{PLAIN}: model.attention=sdpa is asked for"]
+    assert [note for note in plain.result.notes if PLAIN in note] == [f"{PLAIN}: model.attention=sdpa was requested"]
     streamed = run(configure(make_config, folder, task=task))
     assert streamed.result is not None
     assert not any(PLAIN in note for note in streamed.result.notes)
@@ -276,21 +277,23 @@ from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
+from runner.checkpoints.resolve import resolve
 from runner.engines.base import Request, complete
 from runner.engines.local.engine import LocalEngine
 
 config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
     quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
-    generation=GenerationConfig(name="greedy", max_new_tokens=int(sys.argv[3])), tracking=TrackingConfig(name="none"))
-engine = LocalEngine(config)
+    generation=GenerationConfig(max_new_tokens=int(sys.argv[3])), tracking=NoTrackingConfig())
+engine = LocalEngine(config, resolve(config))
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
 print(json.dumps({done.id: done.token_ids for done in complete(engine, asked)}))
 """
 
 
+@pytest.mark.slow
 def test_the_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes(saved_family: Saved) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     command = [sys.executable, "-W", "error", "-c", BARE, str(folder), json.dumps(PROMPTS), str(NEW_TOKENS)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import open_engine
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
@@ -16,7 +17,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base, open_engine
+from runner.engines import base
 from runner.engines.base import Completion, Engine, Message, Request
 from runner.engines.kinds import BaseCache
 
@@ -61,9 +62,7 @@ def test_outputs_do_not_depend_on_the_batch(
     make_config: Make, tiny_model: LocalModelConfig, batch_size: int, temperature: float
 ) -> None:
     top_k = 20 if temperature else 0
-    generation = GenerationConfig(
-        name="x", max_new_tokens=24, temperature=temperature, top_k=top_k, repetition_penalty=1.2
-    )
+    generation = GenerationConfig(max_new_tokens=24, temperature=temperature, top_k=top_k, repetition_penalty=1.2)
     engine = open_engine(make_config(model=tiny_model, generation=generation))
     whole = complete(engine, requests(), 5)
     parts = complete(engine, list(reversed(requests())), batch_size)
@@ -71,7 +70,7 @@ def test_outputs_do_not_depend_on_the_batch(
 
 
 def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    generation = GenerationConfig(name="sampling", max_new_tokens=24, temperature=1.0)
+    generation = GenerationConfig(max_new_tokens=24, temperature=1.0)
     texts = [
         {
             i: c.text
@@ -153,7 +152,7 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
 
 def test_jobs_on_one_base_cache_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:
     bases = BaseCache()
-    other = GenerationConfig(name="greedy", max_new_tokens=3)
+    other = GenerationConfig(max_new_tokens=3)
     configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
     configs.append(make_config(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
     loads = []

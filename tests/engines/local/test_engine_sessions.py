@@ -9,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from opening import local_engine
 from streams import AGENTS, PROMPTS, SYSTEM
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines import base
-from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId, Sampling
+from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId
 from runner.engines.local.engine import LocalEngine, LocalSession
 from runner.engines.local.windows import Masks, Unknown
 from runner.engines.session import Session
@@ -36,7 +38,7 @@ def configure(
     make_config: Callable[..., RunnerConfig], folder: Path, attention: Attention = Attention.auto, **keys: object
 ) -> RunnerConfig:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    generation = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
+    generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
     return make_config(**({"model": model, "generation": generation} | keys))
 
 
@@ -45,14 +47,14 @@ def any_engine(
     request: pytest.FixtureRequest, make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
 ) -> Iterator[LocalEngine]:
     folder = saved_family("llama", max_position_embeddings=512)
-    engine = LocalEngine(configure(make_config, folder, request.param))
+    engine = local_engine(configure(make_config, folder, request.param))
     yield engine
     engine.close()
 
 
 @pytest.fixture
 def engine(make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
-    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
     yield engine
     assert engine.stats.notes == [], "the scheduler served, not its fallback"
     engine.close()
@@ -171,12 +173,16 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
     for request in asked:
         own = request.sampling
         generation = GenerationConfig(
-            "own", NEW_TOKENS, own.temperature or 0.0, own.top_p or 1.0, own.top_k or 0, own.repetition_penalty or 1.0
+            max_new_tokens=NEW_TOKENS,
+            temperature=own.temperature or 0.0,
+            top_p=own.top_p or 1.0,
+            top_k=own.top_k or 0,
+            repetition_penalty=own.repetition_penalty or 1.0,
         )
         folder = Path(any_engine.config.model.name)
         attention = attention_of(any_engine)
         config = configure(make_config, folder, attention, generation=generation, seed=own.seed or 0)
-        lone = LocalEngine(config)
+        lone = local_engine(config)
         expected[request.id, 0] = alone(lone, replace(request, sampling=Sampling()))
         lone.close()
     assert any_engine.config.seed == 0
@@ -291,7 +297,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
         session.submit(Request(0, "y"))
     with pytest.raises(ConfigError, match="request 1 asks for branches, which this engine does not offer"):
         session.submit(Request(1, "x", branches=("a", "b")))
-    with pytest.raises(ConfigError, match=r"sampling\.temperature=-1: must lie in 0\.\.10"):
+    with pytest.raises(ConfigError, match=r"temperature=-1: must lie in 0\.\.10"):
         Request(1, "x", sampling=Sampling(temperature=-1))
     with pytest.raises(ConfigError, match="request 1: continuation and n cannot be asked for together"):
         Request(1, "x", continuation="y", n=2)
@@ -309,7 +315,8 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
 
 
 def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(engine: LocalEngine) -> None:
-    engine._model().tokenizer.chat_template = None
+    engine.load()
+    engine.loaded.tokenizer.chat_template = None
     with engine.open() as session:
         session.submit(Request(0, "x", max_new_tokens=2, ignore_eos=True))
         with pytest.raises(ConfigError, match="has no chat template"):
@@ -325,7 +332,7 @@ def test_rows_within_a_window_that_no_mask_tells_of_stay_with_the_scheduler(
 
     monkeypatch.setattr(Masks, "window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
-    engine = LocalEngine(configure(make_config, folder))
+    engine = local_engine(configure(make_config, folder))
     requests = [Request(0, "Short."), Request(1, PROMPTS[0]), Request(2, "Short, too.")]
     expected = {(request.id, 0): alone(engine, request) for request in requests}
     notes = len(engine.stats.notes)

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runner.engines.local.kernels import native
 
 
+@pytest.mark.slow
 def test_a_processor_without_bfloat16_products_answers_and_says_so(tmp_path: Path) -> None:
     grid = ["-m", "quantization=none,nf4", "hydra/launcher=basic"]  # in one process
     arguments = [*grid, "task=generate", "task.prompt=Hi", "print=json", "tracking=none"]
@@ -27,6 +30,7 @@ def test_a_processor_without_bfloat16_products_answers_and_says_so(tmp_path: Pat
         assert record["result"]["metrics"]["errors"] == 0
 
 
+@pytest.mark.slow
 def test_without_a_home_the_kernels_are_built_all_the_same(tmp_path: Path) -> None:
     """A container's user may have no name and no home."""
     program = (

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from families import save_peft
+from opening import adapt, load_base, local_engine
 from streams import AGENTS, QUESTIONS, SYSTEM, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config
 
@@ -18,6 +19,7 @@ from runner.config.lora import PeftConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
+from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
@@ -25,7 +27,6 @@ from runner.engines import base
 from runner.engines.base import Message, Request
 from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
-from runner.models.load import adapt, load_base
 from runner.quantization.bitsandbytes import Nf4Config
 
 Make = Callable[..., RunnerConfig]
@@ -52,7 +53,7 @@ OTHERS: dict[str, Any] = {
 
 def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return make_config(**({"model": model, "generation": GenerationConfig("greedy", 8)} | groups))
+    return make_config(**({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups))
 
 
 def by_one_pass(model: Any, prompt: list[int], continuation: list[int]) -> torch.Tensor:
@@ -65,7 +66,7 @@ def by_one_pass(model: Any, prompt: list[int], continuation: list[int]) -> torch
 
 def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) -> LocalEngine:
     """Compare all that is asked, by ids and by text, with generating neighbours; return the engine."""
-    engine = LocalEngine(config)
+    engine = local_engine(config)
     free = {done.id: done.token_ids for done in base.complete(engine, requests())}
     before = replace(engine.stats)
     done = {one.id: one for one in base.complete(engine, [*ASKED, *requests()])}
@@ -135,7 +136,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     short = Request("short", "Short", continuation="er")
     monkeypatch.setattr(forward, "MOST_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)
-    engine = LocalEngine(configure(make_config, folder, attention))
+    engine = local_engine(configure(make_config, folder, attention))
     done = {one.id: one for one in base.complete(engine, [*asked, short])}
     for request in (*asked, short):
         assert isinstance(request.continuation, str)
@@ -146,7 +147,8 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
 
 @WAYS
 def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved, attention: Attention) -> None:
-    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
+    engine.load()
     prompt = tuple(engine.encode(Request(0, "Ann has 3 apples."))[1])
     (said,) = base.complete(engine, [Request(0, prompt, ignore_eos=True)])
     other = [token + 1 if at == 3 else token for at, token in enumerate(said.token_ids)]
@@ -160,8 +162,9 @@ def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved
 
 def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) -> None:
     """The embedded model's tokenizer joins characters: the tokens of a whole text are not those of its halves."""
-    engine = LocalEngine(make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32)))
-    tokenizer = engine._model().tokenizer
+    engine = local_engine(make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32)))
+    engine.load()
+    tokenizer = engine.loaded.tokenizer
     whole, context = tokenizer("How many apples are left?")["input_ids"], tokenizer("How many app")["input_ids"]
     chat = (Message("user", "How many?"),)
     framed = engine.encode(Request(0, chat))[0]
@@ -179,7 +182,7 @@ def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) ->
 
 
 def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config: Make, saved_family: Saved) -> None:
-    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=64)))
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=64)))
     asked = [
         Request(0, "x", continuation=""),
         Request(1, "", continuation="x"),
@@ -188,7 +191,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config
     ]
     done = {one.id: one for one in base.complete(engine, asked)}
     assert done[0].error == "the continuation has no tokens, so there is nothing to score"
-    assert "the prompt has no tokens" in str(done[1].error)
+    assert "the prompt is empty" in str(done[1].error)
     assert done[2].error == "the prompt and its continuation have 66 tokens, the model has room for 64"
     assert done[3].logprobs is not None
     assert len(done[3].logprobs) == 5, "its last token need not go through the model"
@@ -198,7 +201,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config
 def test_those_that_decode_have_their_turn_between_those_that_are_scored(
     make_config: Make, saved_family: Saved
 ) -> None:
-    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
     with engine.open(batch_size=4) as session:
         session.submit(Request("talk", "Hello", ignore_eos=True))
         session.step()
@@ -216,7 +219,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    engine = LocalEngine(configure(make_config, folder, attention))
+    engine = local_engine(configure(make_config, folder, attention))
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
     asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top=5) for name, ids in prompts.items()]
     for one in base.complete(engine, asked):
@@ -241,7 +244,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
 def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pass(
     make_config: Make, tiny_llama: Path
 ) -> None:
-    engine = LocalEngine(configure(make_config, tiny_llama))
+    engine = local_engine(configure(make_config, tiny_llama))
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
             with pytest.raises(ConfigError, match=rf"{strange} is no token of .*: its ids go from 0 to 258"):
@@ -250,7 +253,8 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
 
 
 def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, tiny_llama: Path) -> None:
-    engine = LocalEngine(configure(make_config, tiny_llama))
+    engine = local_engine(configure(make_config, tiny_llama))
+    engine.load()
     _, ids = engine.encode(Request(1, " 你好, you"))
     assert engine.decode(ids) == " 你好, you"
     assert engine.decode([*ids, 2]) == " 你好, you<|im_end|>"
@@ -259,8 +263,10 @@ def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, 
 
 
 def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Make, tiny_llama: Path) -> None:
-    engine = LocalEngine(configure(make_config, tiny_llama, generation=GenerationConfig("warm", 12, temperature=1.0)))
-    warm = base.Sampling(temperature=1.0, seed=7)
+    engine = local_engine(
+        configure(make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
+    )
+    warm = Sampling(temperature=1.0, seed=7)
     asked = [Request(number, "Once", sampling=warm, n=2, draws="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
     said = {(one.id, one.choice): one.text for one in base.complete(engine, asked + other)}
@@ -274,7 +280,7 @@ def test_tokens_that_are_asked_for_beside_the_continuation_are_scored(
     make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)  # some places at a time
-    engine = LocalEngine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
     asked = Request("top", "A first question", continuation=", and what is said then", top=5)
     (top,) = base.complete(engine, [asked])
     assert top.top is not None

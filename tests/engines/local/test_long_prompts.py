@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import local_engine
 from streams import tokens_of
 
 from runner.checkpoints import pass_memory
@@ -18,7 +19,7 @@ from runner.core.dtypes import Dtype
 from runner.engines import base
 from runner.engines.base import Completion, Event, Request
 from runner.engines.local import prefix_tree, room
-from runner.engines.local.attention import Pass
+from runner.engines.local.attention import PassLayout
 from runner.engines.local.engine import LocalEngine, LocalSession
 from runner.engines.local.forward import Forward
 from runner.engines.local.kernels import native
@@ -54,8 +55,8 @@ def engine(
     model = LocalModelConfig(
         name=str(saved_family("llama", max_position_embeddings=1024)), device="cpu", dtype=Dtype.float32
     )
-    greedy = GenerationConfig(name="greedy", max_new_tokens=NEW)
-    one = LocalEngine(make_config(model=model, generation=greedy))
+    greedy = GenerationConfig(max_new_tokens=NEW)
+    one = local_engine(make_config(model=model, generation=greedy))
     yield one
     one.close()
 
@@ -66,7 +67,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = Forward._forward
 
-    def forward(self: Forward, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
         seen.append(len(ids))
         return real(self, what, ids, positions, keep)
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from opening import load_base, local_engine
 
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import is_memory_error
-from runner.engines.local.engine import LocalEngine
+from runner.engines.kinds import BaseCache
 
 SHORT: dict[str, Callable[[], BaseException]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -33,23 +34,25 @@ def test_other_errors_are_none_of_memory() -> None:
     assert not is_memory_error(from_another(ValueError("x"), KeyError("y")))
 
 
-@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager])  # the stream's trial, and the plain ways'
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager])  # the stream's trial, and the batches'
 @pytest.mark.parametrize("who", SHORT)
 def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
     make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig, who: str, attention: Attention
 ) -> None:
     tiny_model.attention = attention
-    engine = LocalEngine(make_config(model=tiny_model))
+    config, bases = make_config(model=tiny_model), BaseCache()
+    base, _ = bases.get(config, load_base)
+    engine = local_engine(config, bases)
     error = SHORT[who]()
 
     def run_out(*_: object) -> None:
         raise error
 
-    hook = engine._model().model.get_input_embeddings().register_forward_pre_hook(run_out)
+    hook = base.model.get_input_embeddings().register_forward_pre_hook(run_out)
     with pytest.raises(type(error)) as raised:
         engine.load()
     assert raised.value is error
     hook.remove()
-    assert engine.load().facts["decoding"] == ("in a stream" if attention is Attention.auto else "batch by batch")
+    assert engine.load().facts["decoding"] == ("in a stream" if attention is Attention.auto else "static batching")
     assert not [note for note in engine.stats.notes if "memory" in note]
     engine.close()

@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 
 # Real memory, of a process of its own: all it may have is what it has while the first rows are on their way, and a
-# little more. The homes of longer rows, which come then, do not fit beside those that are there.
+# little more. The arenas of longer rows, which come then, do not fit beside those that are there.
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
+from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig, TrackingConfig
+from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
@@ -31,14 +32,14 @@ from runner.engines.base import Completion, Request, complete
 
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
-    generation=GenerationConfig(name="greedy", max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
-    tracking=TrackingConfig(name="none"))
+    generation=GenerationConfig(max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
+    tracking=NoTrackingConfig())
 asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n < 6 else None, ignore_eos=True) for n in range(48)]
 long = [Request(n, tuple((n * i) % 50 + 5 for i in range(600)), ignore_eos=True) for n in range(48, 54)]
 
 def run(extra_mib):
-    engine, tokens = open_engine(config), {}
-    list(complete(engine, asked[:2]))  # threads and buffers of the libraries are there
+    engine, tokens = open_engine(config, resolve(config)), {}
+    complete(engine, asked[:2])  # threads and buffers of the libraries are there
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     with engine.open() as session:
         for one in asked:
@@ -79,7 +80,7 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
     assert done.returncode == 0, done.stderr[-3000:]
     free, limited = json.loads(done.stdout.strip().splitlines()[-1])
     assert free["notes"] == []
-    assert "memory ran out with 43 rows at once: 21 at once from there on" in limited["notes"][0]
+    assert "memory ran out with 43 rows at once: 21 concurrent rows from now on" in limited["notes"][0]
     assert limited["tokens"] == free["tokens"]
     assert len(limited["tokens"]) == 54
 

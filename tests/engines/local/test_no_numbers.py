@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.generation import GenerationConfig
@@ -17,16 +18,21 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import open_engine
 from runner.engines.base import Completion, Engine, Request, complete
 from runner.engines.local.kernels import native
-from runner.engines.local.plain_batches import Way
+from runner.engines.local.static_batches import BY_GENERATE, Batching
 
 NEW = 6
 ASKED = [Request(0, "to be"), Request(1, "zoo"), Request(2, "or not")]
-WAYS = [None, *Way]  # None: in a stream
-GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW)
-SAMPLING = GenerationConfig(name="sampling", max_new_tokens=NEW, temperature=0.8, repetition_penalty=1.2)
+BATCHINGS = [
+    None,
+    Batching(),
+    Batching(equal_length=True),
+    BY_GENERATE,
+    replace(BY_GENERATE, alone=True),
+]  # None: in a stream
+GREEDY = GenerationConfig(max_new_tokens=NEW)
+SAMPLING = GenerationConfig(max_new_tokens=NEW, temperature=0.8, repetition_penalty=1.2)
 
 
 def damage(source: Path, folder: Path, change: Callable[[Any, int], None]) -> Path:
@@ -61,14 +67,18 @@ def headless(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPat
 
 
 def engine_of(
-    make_config: Callable[..., RunnerConfig], folder: Path, way: Way | None, generation: GenerationConfig, **groups: Any
+    make_config: Callable[..., RunnerConfig],
+    folder: Path,
+    batching: Batching | None,
+    generation: GenerationConfig,
+    **groups: Any,
 ) -> Engine:
-    attention = Attention.auto if way is None else Attention.sdpa
+    attention = Attention.auto if batching is None else Attention.sdpa
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     engine = open_engine(make_config(model=model, generation=generation, **groups))
-    if way is not None:
+    if batching is not None:
         engine.load()
-        engine._real._plain_way = (way, "")  # type: ignore[attr-defined]
+        engine._real._batching = batching  # type: ignore[attr-defined]
     return engine
 
 
@@ -81,11 +91,11 @@ def is_nan(done: Completion) -> bool:
 
 
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "stream" if way is None else way.name)
+@pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_only_the_row_ends_in_an_error_and_all_its_choices(
-    make_config: Callable[..., RunnerConfig], damaged: Path, way: Way | None, generation: GenerationConfig
+    make_config: Callable[..., RunnerConfig], damaged: Path, batching: Batching | None, generation: GenerationConfig
 ) -> None:
-    engine = engine_of(make_config, damaged, way, generation)
+    engine = engine_of(make_config, damaged, batching, generation)
     done = answers(engine, [replace(one, n=2, ignore_eos=True) for one in ASKED])
     alone = answers(engine, [replace(ASKED[0], n=2, ignore_eos=True)])
     assert sorted(done) == [(number, choice) for number in range(3) for choice in range(2)]
@@ -100,12 +110,12 @@ def test_only_the_row_ends_in_an_error_and_all_its_choices(
     engine.close()
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "stream" if way is None else way.name)
+@pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_a_model_that_has_no_number_for_one_token_answers_nothing(
-    make_config: Callable[..., RunnerConfig], headless: Path, way: Way | None
+    make_config: Callable[..., RunnerConfig], headless: Path, batching: Batching | None
 ) -> None:
     for generation in (GREEDY, SAMPLING):
-        engine = engine_of(make_config, headless, way, generation)
+        engine = engine_of(make_config, headless, batching, generation)
         asked = [*ASKED, Request("scored", "to be", continuation=" or not")]
         done = answers(engine, asked)
         assert len(done) == len(asked)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from opening import local_engine
 from streams import complete, requests
 
-from runner.checkpoints.pass_memory import quantized_room_bytes
+from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -23,8 +24,8 @@ from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.own_memory import int_settings
-from runner.engines.local.plain_batches import Way
 from runner.engines.local.quantized_layers import TRIAL_ROWS
+from runner.engines.local.static_batches import BY_GENERATE, Batching
 from runner.engines.stats import EngineStats
 from runner.quantization.bitsandbytes import Nf4Config
 
@@ -35,9 +36,7 @@ PROMPT, NEW = tuple(range(10, 30)), 6  # tokens: 20 are read and 5 of the 6 new 
 
 def engine_of(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> LocalEngine:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return LocalEngine(
-        make_config(model=model, generation=GenerationConfig(name="greedy", max_new_tokens=NEW), **groups)
-    )
+    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups))
 
 
 def ask(engine: LocalEngine, rows: int) -> None:
@@ -47,11 +46,14 @@ def ask(engine: LocalEngine, rows: int) -> None:
     assert len(list(completions(engine, asked))) == rows
 
 
-@pytest.mark.parametrize("way", [None, Way.padded, Way.generate])
-def test_the_most_keys_and_values_at_once_are_counted(make_config: Make, saved_family: Saved, way: Way | None) -> None:
-    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if way else Attention.auto)
-    engine._plain_way = (way, "") if way else None
-    it = engine._model().model.config
+@pytest.mark.parametrize("batching", [None, Batching(), BY_GENERATE], ids=str)
+def test_the_most_keys_and_values_at_once_are_counted(
+    make_config: Make, saved_family: Saved, batching: Batching | None
+) -> None:
+    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if batching else Attention.auto)
+    engine.load()
+    engine._batching = batching
+    it = engine.loaded.model.config
     a_token = 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
     ask(engine, 3)
     assert engine.stats.peak_kv_bytes == 3 * (len(PROMPT) + NEW - 1) * a_token
@@ -60,7 +62,7 @@ def test_the_most_keys_and_values_at_once_are_counted(make_config: Make, saved_f
     assert engine.stats.peak_pass_tokens == 3 * len(PROMPT)
     assert engine.stats.peak_pass_logits == 3
     found = engine.stats.own_memory(engine.load().metrics["weight_mib"])
-    settings = int_settings(engine._model().model)
+    settings = int_settings(engine.loaded.model)
     mlp = 3 * len(PROMPT) * (3 * settings["intermediate_size"] + 2 * settings["hidden_size"]) * 4
     assert found["activation_mib"] * MIB >= mlp
     assert found["model_mib"] == pytest.approx(
@@ -85,7 +87,7 @@ def test_branches_count(make_config: Make, saved_family: Saved) -> None:
     engine = engine_of(make_config, saved_family("llama"), rope=Rope2dConfig())
     (done,) = completions(engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)])
     assert done.error is None
-    it = engine._model().model.config
+    it = engine.loaded.model.config
     places = done.prompt_tokens + 2 * (NEW - 1)
     assert engine.stats.peak_kv_bytes == places * 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
     assert engine.stats.peak_pass_logits == done.prompt_tokens, "of all tokens"
@@ -96,7 +98,7 @@ def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) 
     engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512))
     complete(engine, requests())
     alone, stats = engine.stats.prefill_tokens + engine.stats.shared_tokens, engine.stats
-    it = engine._model().model.config
+    it = engine.loaded.model.config
     a_token = 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
     assert stats.shared_tokens > 0
     assert stats.peak_kv_bytes < (alone + stats.decode_tokens) * a_token
@@ -109,11 +111,11 @@ def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved
     for engine in (plain, packed):
         ask(engine, 1)
     assert plain.load().metrics["unpacked_mib"] == 0
-    largest = max(module.weight.numel() for name, module in plain._model().model.named_modules() if "mlp.up" in name)
+    largest = max(module.weight.numel() for name, module in plain.loaded.model.named_modules() if "mlp.up" in name)
     kernels = native.kernels()
     taken = largest * 2  # in bfloat16, the compute dtype
     if kernels is not None and kernels.has_quantized:  # nothing is copied: the kernels have room to work in
-        taken = quantized_room_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
+        taken = quantized_workspace_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
     assert packed.load().metrics["unpacked_mib"] * MIB == taken
     more = packed.stats.peak_activation_bytes - plain.stats.peak_activation_bytes
     assert more == taken

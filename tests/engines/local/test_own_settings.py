@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.generation import GenerationConfig
@@ -18,7 +19,6 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import open_engine
 from runner.engines.base import Completion, Request, complete
 
 Make = Callable[..., RunnerConfig]
@@ -52,10 +52,10 @@ def penalized(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
     make_config: Make, penalized: Path, attention: Attention
 ) -> None:
-    greedy = GenerationConfig(name="greedy", max_new_tokens=NEW)
+    greedy = GenerationConfig(max_new_tokens=NEW)
     done, facts, notes = said(make_config, penalized, greedy, attention)
     assert facts["sampling"] == "greedy, repetition_penalty 1.6 (the model's own)"
-    assert "not followed of the model's generation_config.json: min_length=3" in notes
+    assert "ignored from the model's generation_config.json: min_length=3" in notes
     model: Any = AutoModelForCausalLM.from_pretrained(penalized)
     tokenizer = AutoTokenizer.from_pretrained(penalized)
     for index, prompt in enumerate(PROMPTS):
@@ -65,13 +65,13 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
 
 
 def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Path, tiny_llama: Path) -> None:
-    off = GenerationConfig(name="greedy", max_new_tokens=NEW, repetition_penalty=1.0)
-    plain = GenerationConfig(name="greedy", max_new_tokens=NEW)
+    off = GenerationConfig(max_new_tokens=NEW, repetition_penalty=1.0)
+    plain = GenerationConfig(max_new_tokens=NEW)
     ours, facts, _ = said(make_config, penalized, off)
     theirs, _, _ = said(make_config, tiny_llama, plain)
     assert facts["sampling"] == "greedy"
     assert [ours[n].token_ids for n in range(3)] == [theirs[n].token_ids for n in range(3)]
-    sampling = GenerationConfig(name="s", temperature=0.7, top_k=50, repetition_penalty=1.1)
+    sampling = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1)
     own = {"repetition_penalty": 1.3, "top_p": 0.8, "top_k": 20}
     assert sampling.describe(own) == "temperature 0.7, top_p 0.8 (the model's own), top_k 50, repetition_penalty 1.1"
 
@@ -93,9 +93,9 @@ def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize(
     "generation",
     [
-        GenerationConfig(name="greedy", max_new_tokens=NEW),
-        GenerationConfig(name="greedy", max_new_tokens=NEW, repetition_penalty=1.2),
-        GenerationConfig(name="sampling", max_new_tokens=NEW, temperature=0.8, top_k=5, top_p=0.9),
+        GenerationConfig(max_new_tokens=NEW),
+        GenerationConfig(max_new_tokens=NEW, repetition_penalty=1.2),
+        GenerationConfig(max_new_tokens=NEW, temperature=0.8, top_k=5, top_p=0.9),
     ],
     ids=["greedy", "penalty", "sampling"],
 )
@@ -110,7 +110,7 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
 
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 def test_a_score_that_is_no_number_is_an_error(make_config: Make, damaged: Path, attention: Attention) -> None:
-    greedy = GenerationConfig(name="greedy", max_new_tokens=NEW)
+    greedy = GenerationConfig(max_new_tokens=NEW)
     done, _, _ = said(make_config, damaged, greedy, attention, continuation=" and so on")
     assert [done[n].finish_reason for n in range(3)] == [FinishReason.stop, FinishReason.error, FinishReason.stop]
     assert "not numbers (NaN)" in str(done[1].error)

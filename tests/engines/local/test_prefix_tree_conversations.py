@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from listening import first, told
+from opening import local_engine
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
@@ -15,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
 from runner.engines import base
-from runner.engines.base import Completion, Delta, Message, Request
+from runner.engines.base import Completion, Delta, Event, Message, Request
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.prefix_tree import MOST_CONVERSATIONS, ConversationCache
@@ -29,22 +32,19 @@ PROMPT = "Once upon a time, in a land far away, there lived a king who counted h
 @pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
 def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
     model = LocalModelConfig(name=str(tiny_llama), attention=request.param)
-    one = LocalEngine(make_config(model=model, generation=GenerationConfig(name="greedy", max_new_tokens=40)))
+    one = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=40)))
     yield one
     one.close()
 
 
-def listen(
-    engine: LocalEngine, requests: list[Request], enough: int = 10**9
-) -> tuple[dict[Any, str], list[Completion]]:
+def listen(engine: LocalEngine, requests: list[Request]) -> tuple[dict[Any, str], list[Completion]]:
     heard: dict[Any, str] = {request.id: "" for request in requests}
 
-    def text(delta: Delta) -> bool:
+    def text(delta: Delta) -> None:
         assert delta.text
         heard[int(delta.id)] += delta.text
-        return len(heard[int(delta.id)]) < enough
 
-    return heard, list(base.complete(engine, requests, on_delta=text))
+    return heard, told(engine, requests, text)
 
 
 def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
@@ -64,7 +64,8 @@ def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
 
 
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
-    tokenizer = engine._model().tokenizer
+    engine.load()
+    tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
     assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
     assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
@@ -73,14 +74,20 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
     alone = {done.id: done for done in base.complete(engine, requests)}
-    heard = ""
+    heard, done = "", {}
+    with engine.open() as session:
 
-    def text(delta: Delta) -> bool:
-        nonlocal heard
-        heard += delta.text if delta.id == 0 else ""
-        return delta.id == 1 or len(heard) < 5
+        def listen(events: list[Event]) -> None:
+            nonlocal heard
+            for event in events:
+                if isinstance(event, Completion):
+                    done[event.id] = event
+                elif event.id == 0:
+                    heard += event.text
+                    if len(heard) >= 5:
+                        session.cancel(0)
 
-    done = {completion.id: completion for completion in base.complete(engine, requests, on_delta=text)}
+        base.gather(session, [replace(request, deltas=True) for request in requests], listen)
     assert done[0].finish_reason is FinishReason.cancelled
     assert done[0].text == heard
     assert alone[0].text.startswith(heard)
@@ -91,9 +98,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
     whole = {done.id: done.token_ids for done in base.complete(engine, requests)}
-    under_way = base.complete(engine, requests)
-    next(under_way)
-    under_way.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in fact
+    assert len(first(engine, requests, 1)) < len(requests)
     assert engine.stats.rows_alive == 0
     assert {done.id: done.token_ids for done in base.complete(engine, requests)} == whole
 
@@ -101,7 +106,7 @@ def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine)
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
     seen: list[float] = []
     requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
-    list(base.complete(engine, requests, on_step=lambda: seen.append(engine.stats.under_way)))
+    base.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
     assert len(seen) >= 10
     assert engine.stats.under_way == 0
 
@@ -122,7 +127,7 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
 
 def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: LocalModelConfig) -> None:
     def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
-        engine = LocalEngine(make_config(model=embedded, generation=GenerationConfig(name="greedy", max_new_tokens=12)))
+        engine = local_engine(make_config(model=embedded, generation=GenerationConfig(max_new_tokens=12)))
         try:
             return turns(engine, keep)
         finally:

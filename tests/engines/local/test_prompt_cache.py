@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opening import local_engine
 from streams import PROMPTS, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -14,20 +17,21 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
+from runner.engines import rows
 from runner.engines.base import Request
 from runner.engines.local import prefix_tree, prompt_cache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 
 Make = Callable[..., RunnerConfig]
-GREEDY = GenerationConfig(name="greedy", max_new_tokens=20)
+GREEDY = GenerationConfig(max_new_tokens=20)
 
 
 @pytest.fixture
 def engine(make_config: Make, saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
     folder = saved_family("llama", max_position_embeddings=512)
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-    one = LocalEngine(make_config(model=model, generation=GREEDY))
+    one = local_engine(make_config(model=model, generation=GREEDY))
     yield one
     one.close()
 
@@ -40,6 +44,7 @@ def computed(
     return complete(engine, asked, batch_size), engine.stats.prefill_tokens - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_comes_again_is_not_computed_again(
     engine: LocalEngine, by_torch: bool, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +89,7 @@ def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypa
     asked = requests(recurring=True)
     expected, _ = computed(engine, asked, 1)
     engine.prompts.forget()
-    heads = engine.heads(engine._model())
+    heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 12
     monkeypatch.setattr(prompt_cache, "MOST_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
@@ -94,3 +99,38 @@ def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypa
         assert len(engine.prompts._known) <= 2 * blocks, "what is forgotten is known by no key"
     last = asked[-1:]
     assert computed(engine, last) == ({last[0].id: expected[int(last[0].id)]}, 1)
+
+
+def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
+    monkeypatch.setattr(rows, "MOST_KNOWN", 100)
+    engine.load()
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    blocks = 24
+    monkeypatch.setattr(prompt_cache, "MOST_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
+    common = "Each of these begins with the same long text, which is read once for all of them. " * 3
+    stopping = [0]
+    accept = rows.Stopping.accept
+
+    def counted(self: rows.Stopping, *of_a_token: Any) -> bool:
+        goes_on = accept(self, *of_a_token)
+        stopping.append(len(self._completes))
+        return goes_on
+
+    monkeypatch.setattr(rows.Stopping, "accept", counted)
+    sizes = []
+    for turn in range(4):
+        asked = [
+            Request(n, f"{common}{turn}.{n} {n * 7919}", stop=(chr(0x400 + 12 * turn + n),), recurring=True)
+            for n in range(12)
+        ]
+        complete(engine, asked, 6)
+        assert engine.prompts.tokens <= blocks * native.LANES
+        sizes.append(len(pickle.dumps([*engine.prompts._known])))
+    assert engine.prompts.tokens == blocks * native.LANES == engine.stats.kept_tokens
+    assert engine.stats.shared_tokens > len(common), "some of them stood on the common text"
+    assert max(sizes) < 200 * blocks, "a block's keys: its own tokens, and a word on what is before it"
+    assert 0 < max(stopping) <= 100

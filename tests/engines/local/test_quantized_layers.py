@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import save_peft
+from opening import adapt, load_base, local_engine
 from streams import complete, requests
 from torch import nn
 
@@ -21,7 +22,6 @@ from runner.core.heap import Heap
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.quantized_layers import QuantizedLayers
-from runner.models.load import adapt, load_base
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 
@@ -112,8 +112,8 @@ def test_what_is_no_number_stays_none(kind: str, count: int) -> None:
 
 def engine_of(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> LocalEngine:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    generation = GenerationConfig(name="greedy", max_new_tokens=6)
-    return LocalEngine(make_config(model=model, quantization=quantization, generation=generation, **groups))
+    generation = GenerationConfig(max_new_tokens=6)
+    return local_engine(make_config(model=model, quantization=quantization, generation=generation, **groups))
 
 
 def quantized(model: Any) -> list[Any]:
@@ -128,7 +128,7 @@ def test_weights_stay_and_functions_are_put_back(
     engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
     asked = requests()
     complete(engine, asked)
-    model = engine._model().model
+    model = engine.loaded.model
     layers = quantized(model)
     assert len(layers) == 14
     assert all("forward" in vars(layer) for layer in layers)
@@ -166,6 +166,6 @@ def test_without_kernels_layers_keep_their_own_and_say_so(
     engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
     complete(engine, requests())
     assert [note.split(" is multiplied")[0] for note in engine.stats.notes if "is multiplied" in note] == [
-        type(quantized(engine._model().model)[0]).__name__
+        type(quantized(engine.loaded.model)[0]).__name__
     ]
     engine.close()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from opening import open_engine
 
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
-from runner.engines import open_engine
 from runner.engines.local.rates import product_rates, read_rate
 from runner.quantization.bitsandbytes import Nf4Config
 
@@ -21,6 +21,7 @@ Make = Callable[..., RunnerConfig]
 
 def test_the_embedded_model_in_numbers(make_config: Make) -> None:
     engine = open_engine(make_config(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)))
+    engine.load()
     found = engine.arithmetic()
     assert found is not None
     # 4 layers: q, o [256, 256], k, v [128, 256], three of [704, 256]; norms are counted, too, and weigh nothing
@@ -35,9 +36,10 @@ def test_the_embedded_model_in_numbers(make_config: Make) -> None:
 
 def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many(make_config: Make) -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
-    plain, quantized = (
-        open_engine(make_config(model=model, **groups)).arithmetic() for groups in ({}, {"quantization": Nf4Config()})
-    )
+    engines = [open_engine(make_config(model=model, **groups)) for groups in ({}, {"quantization": Nf4Config()})]
+    for engine in engines:
+        engine.load()
+    plain, quantized = (engine.arithmetic() for engine in engines)
     assert plain is not None
     assert quantized is not None
     assert quantized.layer_parameters == plain.layer_parameters
@@ -47,6 +49,7 @@ def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_
 def test_a_model_of_experts_is_not_put_in_numbers(make_config: Make, saved_family: Callable[..., Path]) -> None:
     folder = saved_family("llama", num_local_experts=4)
     engine = open_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
+    engine.load()
     assert engine.arithmetic() is None
 
 

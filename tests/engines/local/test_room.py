@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from opening import local_engine
 
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
-from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
-from runner.engines.local.homes import Homes
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_arenas import KvArenas
 from runner.engines.local.prefix_tree import ConversationCache, Prefixes
 from runner.engines.local.room import Room
 from runner.engines.local.slots import Slots
@@ -25,10 +25,11 @@ from runner.engines.stats import EngineStats
 @pytest.fixture
 def room(make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]) -> Iterator[Room]:
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
-    engine = LocalEngine(make_config(model=model))
-    heads = engine.heads(engine._model())
+    engine = local_engine(make_config(model=model))
+    engine.load()
+    heads = engine.heads(engine.loaded)
     assert heads is not None
-    forward, stats = Forward(engine._model().model, heads), EngineStats()
+    forward, stats = Forward(engine.loaded.model, heads), EngineStats()
     yield Room(heads, stats, forward, Prefixes(forward, stats, ConversationCache()), asked_rows=6)
     engine.close()
 
@@ -48,8 +49,8 @@ def test_a_long_row_leaves_room_for_short_ones(room: Room) -> None:
     for row in room.active:
         row.places = 20
     room._make_room(short[3:5], [])
-    assert isinstance(room.own, Homes)
-    assert [home.capacity for home in room.own.homes] == [4000, *[112] * 5]
+    assert isinstance(room.own, KvArenas)
+    assert [arena.capacity for arena in room.own.arenas] == [4000, *[112] * 5]
 
 
 def test_plain_torch_has_as_many_slots_as_the_budget_has_room_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The stream's answers are those of transformers' own generate, whatever the company a request is in."""
+"""The stream's answers are those of transformers' own generate, whatever other requests are in the batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from families import save_peft, save_pth
 from families import settings as family_settings
+from listening import first
+from opening import adapt, load_base, open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,15 +23,14 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base, open_engine
-from runner.engines.base import Engine, Request
+from runner.engines import base
+from runner.engines.base import Completion, Engine, Request
 from runner.engines.local import prefix_tree
-from runner.models.load import adapt, load_base
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
+GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 
 
 def local(folder: Path, **keys: Any) -> LocalModelConfig:
@@ -54,13 +55,12 @@ def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypat
     random.Random(1).shuffle(shuffled)
     assert complete(engine, shuffled, 5) == expected
 
-    interrupted = base.complete(engine, shuffled, 4)
-    first = tokens_of(next(interrupted) for _ in range(5))
-    interrupted.close()  # type: ignore[attr-defined]
+    some = tokens_of(first(engine, shuffled, 5, 4))
+    assert len(some) < len(shuffled)
     engine.close()
     engine = open_engine(config)
-    rest = [request for request in requests() if request.id not in first]
-    assert first | complete(engine, rest) == expected, "resumed half way"
+    rest = [request for request in requests() if request.id not in some]
+    assert some | complete(engine, rest) == expected, "resumed half way"
 
     shared = engine.stats.shared_tokens
     with monkeypatch.context() as patch:
@@ -182,7 +182,7 @@ def test_repetition_penalty_is_that_of_generate(
 def test_a_sample_depends_on_its_seed_and_index_only(
     make_config: Make, saved_family: Saved, penalty: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generation = replace(GREEDY, name="sampling", temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=penalty)
+    generation = replace(GREEDY, temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=penalty)
     config = of_family(make_config, saved_family, generation=generation)
     assert isinstance(config.model, LocalModelConfig)
     plain = open_engine(replace(config, model=replace(config.model, attention=Attention.sdpa)))
@@ -238,10 +238,9 @@ def test_prefixes_are_let_go_with_their_last_row(
 
     monkeypatch.setattr(prefix_tree, "share", share)
     complete(engine, requests())
-    going = base.complete(engine, requests(), 3)
-    next(going)
-    assert any(prefix.kv is not None for prefix in made)
-    going.close()  # type: ignore[attr-defined]
+    with engine.open(3) as session:
+        base.gather(session, requests(), lambda events: not any(isinstance(one, Completion) for one in events))
+        assert any(prefix.kv is not None for prefix in made)
     assert made
     assert all(prefix.kv is None and prefix.users == 0 for prefix in made)
     engine.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig
@@ -20,19 +21,19 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base, open_engine
+from runner.engines import base
 from runner.engines.base import FEWER_ROWS, Engine
 from runner.engines.local import memory, room
-from runner.engines.local.attention import Pass
+from runner.engines.local.attention import PassLayout
 from runner.engines.local.forward import Forward
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.sampling import Sampler
 from runner.run import run
 
-Run = Callable[[Forward, Pass, list[int], list[int], Any], torch.Tensor]
+Run = Callable[[Forward, PassLayout, list[int], list[int], Any], torch.Tensor]
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
-GREEDY = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
-SAMPLING = GenerationConfig(name="sampling", max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
+GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
+SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
 
 
 @pytest.fixture(params=[GREEDY, SAMPLING], ids=lambda generation: generation.name)
@@ -58,7 +59,7 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
         begin(self, *arguments)
         streams[id(self.forward)] = self
 
-    def forward(self: Forward, what: Pass, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
         nonlocal count
         if id(self) in streams:  # others are the trial of a model before its first stream
             count += 1
@@ -89,7 +90,7 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: se
     for note, rows in zip(engine.stats.notes, alive, strict=True):
         assert "memory ran out" in note
         if rows > 1:
-            assert f"with {rows} rows at once: {rows // 2} at once" in note
+            assert f"with {rows} rows at once: {rows // 2} concurrent rows" in note
     assert complete(engine, requests()) == expected, "and the next time it begins with all again"
 
 
@@ -108,7 +109,7 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
         assert complete(engine, requests()) == expected
     count = len(PROMPTS)
     assert engine.stats.notes == [
-        f"memory ran out with {before} rows at once: {before // 2} at once from there on"
+        f"memory ran out with {before} rows at once: {before // 2} concurrent rows from now on"
         for before in (count, count // 2)
     ]
 
@@ -123,7 +124,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
     assert engine.stats.notes == [
-        f"memory ran out while a beginning that prompts share was read: {rows} at once from there on"
+        f"memory ran out while a beginning that prompts share was read: {rows} concurrent rows from now on"
         for rows in (32, 16, 8)
     ]
 
@@ -238,6 +239,7 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, mon
     assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
 ) -> None:

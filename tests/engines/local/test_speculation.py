@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from streams import PROMPTS
 
 from runner.config.generation import GenerationConfig, Speculate
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling
+from runner.core.console import ForPeople
 from runner.core.dtypes import Dtype
 from runner.engines import base
-from runner.engines.base import Completion, Delta, Request, Sampling
+from runner.engines.base import Completion, Delta, Request
 from runner.engines.local import speculation
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
@@ -38,11 +39,7 @@ MORE = {
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> Iterator[Callable[..., LocalEngine]]:
-    engines: list[LocalEngine] = []
-
+def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]) -> Callable[..., LocalEngine]:
     def make(
         speculate: Speculate = Speculate.auto,
         folder: Path | None = None,
@@ -50,15 +47,12 @@ def engine_of(
         quantization: QuantizationConfig | None = None,
     ) -> LocalEngine:
         folder = folder or saved_family("llama", max_position_embeddings=512)
-        generation = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS, speculate=speculate)
+        generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=speculate)
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
         groups = {} if quantization is None else {"quantization": quantization}
-        engines.append(LocalEngine(make_config(model=model, generation=generation, **groups)))
-        return engines[-1]
+        return opened(model=model, generation=generation, **groups)
 
-    yield make
-    for engine in engines:
-        engine.close()
+    return make
 
 
 @pytest.fixture
@@ -110,7 +104,7 @@ def test_answers_are_those_of_one_token_at_a_time(
     # a token that ends answers, amid what was guessed
     end = alone[0, 0][0][60]
     for engine in (plain, guessing):
-        engine._model().model.generation_config.eos_token_id = end
+        engine.loaded.model.generation_config.eos_token_id = end
     assert ended(guessing, free, rows) == ended(plain, free, rows) != alone
 
 
@@ -118,13 +112,13 @@ def test_answers_are_those_of_one_token_at_a_time(
 def test_rows_up_to_the_end_of_a_window(
     engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path]
 ) -> None:
-    """A whole pass goes as far as a window hides nothing; behind that no token is guessed."""
+    """A fused pass goes as far as a window hides nothing; behind that no token is guessed."""
     folder = saved_family("mistral", max_position_embeddings=512, sliding_window=64)
     plain, guessing = (engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto))
     asked = [Request(0, "y"), Request(1, "Nothing in common.")]
     assert ended(guessing, asked, 1) == ended(plain, asked, 1)
-    assert guessing.whole is not None
-    assert guessing.whole.positions == 64
+    assert guessing.fused is not None
+    assert guessing.fused.positions == 64
     assert 0 < guessing.stats.draft_tokens < 2 * 64
 
 
@@ -169,7 +163,7 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
 def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
     engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sampled rows, rows of a measurement, many rows, models whose passes are many calls, rows that mind their company."""
+    """Sampled rows, rows of a measurement, many rows, models whose passes are many calls, rows that depend on their batch."""
     prompt = PROMPTS[0]
     guessing = engine_of()
     for request in (*MORE["sampled"], *MORE["penalty"], Request(0, prompt, ignore_eos=True)):
@@ -178,12 +172,12 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
     assert guessing.stats.draft_tokens == 0
     other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="gelu"))
     list(base.complete(other, [Request(0, prompt)]))
-    assert other.whole is None
+    assert other.fused is None
     assert other.stats.draft_tokens == 0
     if kernels is not None and kernels.has_quantized:
         int8 = engine_of(quantization=Int8Config())
         list(base.complete(int8, [Request(0, prompt)]))
-        assert int8.whole is not None
+        assert int8.fused is not None
         assert int8.stats.draft_tokens == 0
     monkeypatch.setattr(speculation, "same_together", lambda *_: False)
     list(base.complete(guessing, [Request(0, prompt)]))
@@ -204,8 +198,9 @@ def test_what_followed_before_is_guessed() -> None:
 
 
 def test_guesses_that_do_not_pay_pause_for_longer_each_time(
-    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="runner")
     now = 0.0
     monkeypatch.setattr(time, "thread_time", lambda: now)
     monkeypatch.setattr(speculation, "_is_exact", lambda *_: True)
@@ -238,3 +233,6 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     assert until(False, 1.2, 1) == TRIALS - 1
     assert until(True, 1.5, 3) == 4 * PAUSE - 2
     assert all(passes(1.5, 3) for _ in range(50)), "and for as long as it pays"
+    said = [record for record in caplog.records if record.message.startswith("guessed tokens")]
+    assert said
+    assert not any(ForPeople().filter(record) for record in said), "for the log alone"

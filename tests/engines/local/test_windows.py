@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import local_engine
 from streams import complete, generated
 from transformers import AutoModelForCausalLM, MistralConfig
 from transformers import masking_utils as typed
@@ -19,7 +20,7 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.windows import MASKS, Window
+from runner.engines.local.windows import Window, build, looking
 from tools import families
 
 masking_utils: Any = typed
@@ -60,8 +61,8 @@ def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | OVERRIDES.get(family, {}))
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
-        greedy = GenerationConfig(name="greedy", max_new_tokens=NEW_TOKENS)
-        return LocalEngine(make_config(model=model, generation=greedy))
+        greedy = GenerationConfig(max_new_tokens=NEW_TOKENS)
+        return local_engine(make_config(model=model, generation=greedy))
 
     return make
 
@@ -72,7 +73,8 @@ def test_rows_longer_than_a_window_answer_as_generate(
 ) -> None:
     """A prefix that leaves the view, prompts as spans and token by token, decoding beyond; many rows and few at once."""
     engine = engine_of(family)
-    loaded = engine._model()
+    engine.load()
+    loaded = engine.loaded
     heads = engine.heads(loaded)
     assert heads is not None, engine.stats.notes
     assert set(heads.windows) == WINDOWED[family]
@@ -115,27 +117,27 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
     settings: Any = MistralConfig(sliding_window=4096)
     settings.attention_chunk_size = 8192
     settings._attn_implementation = "eager"
-    monkeypatch.setitem(masking_utils.AttentionMaskInterface._global_mapping, "eager", MASKS.build)
+    monkeypatch.setitem(masking_utils.AttentionMaskInterface._global_mapping, "eager", build)
     given: dict[str, Any] = {
         "config": settings,
         "inputs_embeds": torch.zeros(1, 2, 8),
         "attention_mask": None,
         "past_key_values": None,
     }
-    for make, window in (
-        (masking_utils.create_causal_mask, None),
-        (masking_utils.create_sliding_window_causal_mask, Window(4096)),
-        (masking_utils.create_chunked_causal_mask, Window(8192, is_chunk=True)),
-    ):
-        mask = make(**given)
-        assert mask.tolist() == [[[[True, False], [True, True]]]]
-        assert MASKS.window(mask) == window
-        assert MASKS.window(mask[:, :, :, :1]) == window, "a piece of it is it"
-    with pytest.raises(NotImplementedError, match="other tokens"):
-        masking_utils.create_bidirectional_mask(**given)
-    with pytest.raises(NotImplementedError, match="numbers of their own"):
-        MASKS.window(torch.ones(1, 1, 2, 2))
-    MASKS.forget()
+    with looking() as masks:
+        for make, window in (
+            (masking_utils.create_causal_mask, None),
+            (masking_utils.create_sliding_window_causal_mask, Window(4096)),
+            (masking_utils.create_chunked_causal_mask, Window(8192, is_chunk=True)),
+        ):
+            mask = make(**given)
+            assert mask.tolist() == [[[[True, False], [True, True]]]]
+            assert masks.window(mask) == window
+            assert masks.window(mask[:, :, :, :1]) == window, "a piece of it is it"
+        with pytest.raises(NotImplementedError, match="other tokens"):
+            masking_utils.create_bidirectional_mask(**given)
+        with pytest.raises(NotImplementedError, match="numbers of their own"):
+            masks.window(torch.ones(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize(("window", "first"), [(Window(4), [0, 0, 0, 0, 1, 2]), (Window(4, True), [0, 0, 0, 0, 4, 4])])

@@ -8,22 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from in_parts import in_parts
+from opening import open_engine
 from stages import split_into
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing, PipelineConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
+from runner.config.sampling import Sampling
+from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines import open_engine
-from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, Sampling, complete
+from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, complete
+from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.session import Session
 
 HOT = Sampling(temperature=1.0, top_k=20, seed=5)
-PENALIZED = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.2)
+PENALIZED = Sampling(
+    temperature=0.7, top_p=0.9, min_p=0.02, repetition_penalty=1.2, frequency_penalty=0.4, presence_penalty=0.3
+)
 MIXED = [
     Request("a", "one", sampling=HOT),
     Request(7, "two two", sampling=PENALIZED, max_new_tokens=5),
@@ -44,11 +46,8 @@ def make(
     opened: list[Engine] = []
 
     def build(**keys: Any) -> Engine:
-        plain: dict[str, Any] = {"parts": str(parts), "processes": 1, "prompt": "x", "format": Framing.raw}
-        task = PipelineConfig(**(plain | keys))
-        model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
-        generation = GenerationConfig(name="greedy", max_new_tokens=12)
-        opened.append(open_engine(make_config(task=task, model=model, generation=generation), folder=tmp_path))
+        model, generation = in_parts(**({"parts": parts} | keys)), GenerationConfig(max_new_tokens=12)
+        opened.append(open_engine(make_config(model=model, generation=generation), folder=tmp_path))
         return opened[-1]
 
     yield build
@@ -139,6 +138,7 @@ def test_what_it_cannot_do_is_known_before_it_loads(make: Callable[..., Engine])
         Capability.branches,
         Capability.logprobs,
         Capability.distributions,
+        Capability.own_memory,
     }
     with make().open() as session:
         for request in (Request(0, "x", branches=("y",)), Request(0, "x", continuation="y")):
@@ -161,10 +161,44 @@ def test_its_report_says_what_the_parts_are_and_its_stats_what_they_took(make: C
     assert process["peak_rss_mib"] > 0
 
 
+def test_what_a_session_leaves_when_it_is_closed_early_is_counted(make: Callable[..., Engine]) -> None:
+    engine = make()
+    with engine.open() as session:
+        session.submit_all(MIXED)
+        session.step()
+    assert engine.stats.processes[0]["busy_s"] > 0
+
+
+def test_no_more_rows_go_at_once_than_are_asked_for(make: Callable[..., Engine]) -> None:
+    engine = make(micro_batch=8)
+    expected, seen = alone(engine, MIXED), list[int]()
+    done = completions([*complete(engine, MIXED, 2, lambda _: seen.append(engine.stats.rows_alive))])
+    assert done == expected
+    assert max(seen) <= 2
+
+
+def test_what_breaks_a_step_ends_the_engine_for_good(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    with engine.open() as session:
+        session.check()
+        session.submit(MIXED[0])
+
+        def fail(*_: object) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr(StageWorker, "run", fail)
+        with pytest.raises(MemoryError):
+            session.step()
+        with pytest.raises(JobFailed, match="the pipeline has ended: no room"):
+            session.check()
+
+
 @pytest.mark.slow
 def test_two_processes_sample_each_row_as_one_does(make: Callable[..., Engine]) -> None:
     expected = alone(make(), MIXED)
-    engine = make(processes=2, micro_batch=2)
+    engine = make(stages=2, micro_batch=2)
     assert completions(list(complete(engine, MIXED))) == expected
     assert len(engine.stats.processes) == 2
     assert completions(list(complete(engine, MIXED))) == expected, "in a second session"
@@ -188,7 +222,7 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
         Request(2, "z"),
         Request(3, "or not", sampling=PENALIZED),
     ]
-    engine = make(parts=str(damaged), processes=processes, micro_batch=3)
+    engine = make(parts=str(damaged), stages=processes, micro_batch=3)
     done = {(one.id, one.choice): one for one in complete(engine, asked)}
     assert sorted(done) == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
     for (number, _), one in done.items():

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from in_parts import in_parts
 from stages import split_into
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import PipelineConfig
-from runner.core.dtypes import Dtype
 from runner.engines.base import Completion, Request
 from runner.engines.pipeline.microbatches import MicroBatches
-from runner.engines.pipeline.stage_worker import ProcessRank, StageWorker
-from runner.engines.pipeline.transport import Kind, Packet
+from runner.engines.pipeline.ranks import ProcessRank
+from runner.engines.pipeline.stage_worker import StageWorker
+from runner.engines.pipeline.transport import Packet, PacketType
 from runner.engines.rows import Row, Stopping
 from runner.engines.stats import EngineStats
 from runner.sharding.load_part import load_tokenizer
@@ -32,7 +31,7 @@ class Stages:
 
     def __init__(self, worker: StageWorker) -> None:
         self.worker, self.answers, self.under_way = worker, deque[Packet](), list[int]()
-        self.asked: list[tuple[Kind, int, int]] = []
+        self.asked: list[tuple[PacketType, int, int]] = []
 
     def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
         answer = self.worker.run(packet, tokens)
@@ -51,9 +50,8 @@ def test_as_many_batches_as_stages_are_under_way(
     saved_family: Any, make_config: Callable[..., RunnerConfig], tmp_path: Path, micro_batch: int | None, batches: int
 ) -> None:
     parts = split_into(saved_family("llama"), tmp_path / "parts", 2)
-    task = PipelineConfig(parts=str(parts), prompt="x", micro_batch=micro_batch)
-    model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)
-    config = make_config(task=task, model=model, generation=GenerationConfig(name="greedy", max_new_tokens=4))
+    model = in_parts(parts, micro_batch=micro_batch)
+    config = make_config(model=model, generation=GenerationConfig(max_new_tokens=4))
     worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
     stages, stats = Stages(worker), EngineStats()
     rows = [Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)]
@@ -67,13 +65,13 @@ def test_as_many_batches_as_stages_are_under_way(
     assert done == [(index, 2 + index % 3) for index in range(7)]
     assert len({batch for _, batch, _ in stages.asked}) == batches
     assert stages.asked[: min(batches, DEPTH)] == [
-        (Kind.prefill, n, stages.asked[n][2]) for n in range(min(batches, DEPTH))
+        (PacketType.prefill, n, stages.asked[n][2]) for n in range(min(batches, DEPTH))
     ]
     assert max(stages.under_way) == min(DEPTH, batches)
     assert stages.under_way == sorted(stages.under_way, reverse=True), (
         "a stage went without work while a batch was waiting"
     )
-    assert sum(size for kind, _, size in stages.asked if kind is Kind.decode) == sum(1 + i % 3 for i in range(7))
+    assert sum(size for kind, _, size in stages.asked if kind is PacketType.decode) == sum(1 + i % 3 for i in range(7))
     assert stats.prefill_tokens == sum(range(1, 8))
     assert stats.decode_tokens == sum(1 + i % 3 for i in range(7))
     assert worker._states == {}, "caches of what has ended"

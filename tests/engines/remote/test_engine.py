@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble, unreachable
+from listening import told
+from opening import open_engine
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines import open_engine
-from runner.engines.base import Completion, Delta, Message, Request, Sampling, complete
+from runner.engines.base import Completion, Delta, Message, Request, complete
 from runner.engines.driver import Driver
 
 Make = Callable[..., RunnerConfig]
@@ -74,10 +76,12 @@ def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Any, api: Api) -> 
 
 
 def test_what_is_asked_for_is_sent(ask: Any, api: Api) -> None:
-    warm = GenerationConfig(name="x", temperature=0.7, top_p=0.9, top_k=50, repetition_penalty=1.1, max_new_tokens=2)
+    drawn = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1}
+    drawn |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
+    warm = GenerationConfig(**drawn, max_new_tokens=2)  # type: ignore[arg-type]
     first, second = ask(Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=Extensions.vllm)
     (sent,) = api.seen
-    asked = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1, "n": 2, "stop": ["\n"]}
+    asked = drawn | {"n": 2, "stop": ["\n"]}
     assert {key: sent[key] for key in asked} == asked
     assert (first.choice, second.choice, first.text, second.text) == (0, 1, "I heard", "I heard")
     assert {first.finish_reason, second.finish_reason} == {FinishReason.length}
@@ -85,7 +89,7 @@ def test_what_is_asked_for_is_sent(ask: Any, api: Api) -> None:
 
 
 def test_seeds_follow_the_job_and_the_request(ask: Any, api: Api) -> None:
-    warm = GenerationConfig(name="x", temperature=0.7, max_new_tokens=2)
+    warm = GenerationConfig(temperature=0.7, max_new_tokens=2)
     ask(Request(0, HI), Request(1, HI), Request(2, HI, sampling=Sampling(seed=42)), generation=warm, concurrency=1)
     ask(Request(0, HI), generation=warm)
     seeds = [body["seed"] for body in api.seen]
@@ -133,7 +137,7 @@ def test_text_is_told_as_it_comes(make_config: Make, api: Api) -> None:
     api.delay_s = 0.05
     engine = open_engine(config_of(make_config, api.url))
     heard: list[tuple[float, str]] = []
-    (done,) = complete(engine, [Request(0, HI)], on_delta=lambda delta: heard.append((time.monotonic(), delta.text)))
+    (done,) = told(engine, [Request(0, HI)], lambda delta: heard.append((time.monotonic(), delta.text)))
     engine.close()
     assert [text for _, text in heard] == ["I", " heard", " Hi"]
     assert heard[-1][0] - heard[0][0] > 0.05
@@ -252,7 +256,7 @@ def test_text_that_was_told_is_not_told_again(make_config: Make, api: Api) -> No
     api.troubles.append(Trouble("cut"))
     engine = open_engine(config_of(make_config, api.url))
     heard: list[str] = []
-    (one,) = complete(engine, [Request(0, HI)], on_delta=lambda delta: heard.append(delta.text))
+    (one,) = told(engine, [Request(0, HI)], lambda delta: heard.append(delta.text))
     engine.close()
     assert heard == ["half of an ans"]
     assert one.finish_reason is FinishReason.error
@@ -277,7 +281,7 @@ def test_tokens_that_nobody_counted_are_said(make_config: Make, api: Api) -> Non
 
 def test_nobody_there_is_one_error(make_config: Make) -> None:
     with unreachable() as url:
-        engine = open_engine(config_of(make_config, url))
+        engine = open_engine(config_of(make_config, url, extensions=Extensions.openai))
         with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). What was answered is kept"):
             engine.load()
         with pytest.raises(JobFailed, match="cannot be reached .*it was asked 4 times"):

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from api_standin import Api, Trouble
+from listening import told
+from opening import open_engine
+from serving import serving
 
+from runner.config.agents import AgentsConfig
 from runner.config.generation import GenerationConfig
-from runner.config.model import HybridConfig, StudentConfig, TeacherConfig
+from runner.config.model import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines import open_engine
 from runner.engines.base import Completion, Message, Request, complete
 from runner.engines.remote.reviews import read_verdict
+from runner.report import headline
 from runner.run import run
 from runner.store.jobs import read_samples
 
@@ -201,7 +209,7 @@ def test_an_answer_is_told_when_it_is_clear_whose_it_is(make_config: Make) -> No
     with Teacher(bad()) as teacher:
         engine = open_engine(make_config(model=hybrid(teacher.url)))
         heard: list[str] = []
-        list(complete(engine, [Request(0, ASKED)], on_delta=lambda delta: heard.append(delta.text)))
+        told(engine, [Request(0, ASKED)], lambda delta: heard.append(delta.text))
         engine.close()
     assert heard == ["four"]
 
@@ -242,7 +250,7 @@ def test_without_a_student_the_teacher_answers_alone(make_config: Make, name: st
 
 
 def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Make) -> None:
-    short = GenerationConfig(name="greedy", max_new_tokens=48)
+    short = GenerationConfig(max_new_tokens=48)
     with Teacher(good()) as teacher:
         both = run(make_config(model=hybrid(teacher.url, StudentConfig(name="embedded")), generation=short))
     alone = run(make_config(model=StudentConfig(name="embedded"), generation=short))
@@ -253,10 +261,56 @@ def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Ma
 
 
 def test_what_the_teacher_cannot_be_told_is_refused(make_config: Make) -> None:
-    warm = GenerationConfig(name="x", temperature=1, top_k=5)
+    warm = GenerationConfig(temperature=1, top_k=5)
+    model = hybrid("http://127.0.0.1:1/v1")
+    model.teacher.extensions = Extensions.openai
     with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm"):
-        make_config(model=hybrid("http://127.0.0.1:1/v1"), generation=warm)
+        make_config(model=model, generation=warm)
     with pytest.raises(JobFailed, match="cannot be reached"):
         run(make_config(model=hybrid("http://127.0.0.1:1/v1")))
     with pytest.raises(ConfigError, match=r"model.threshold=2: must lie in 0..1"):
         hybrid("http://127.0.0.1:1/v1", threshold=2)
+
+
+def test_a_team_of_agents_tells_who_answered_what(make_config: Make, tmp_path: Path) -> None:
+    with Teacher(good(), bad()) as teacher:
+        config = make_config(model=hybrid(teacher.url), task=AgentsConfig(limit=2, agents=2, num_rounds=1))
+        record = run(config)
+        metrics = record.result.metrics
+        assert metrics["student_answers"] + metrics["teacher_answers"] == metrics["calls"] > 4
+        assert metrics["teacher_answers"] > 0 < metrics["student_answers"]
+        assert metrics["teacher_calls"] == len(teacher.seen)
+        assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
+        assert metrics["cost_usd"] > 0
+        assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {"student", "teacher"}
+        assert {"student", "teacher", "cost"} <= headline(metrics).keys()
+        folder = tmp_path / "outputs" / "jobs" / record.job_id
+        (folder / "result.json").unlink()
+        lines = (folder / "calls.jsonl").read_text().splitlines(keepends=True)
+        (folder / "calls.jsonl").write_text("".join(lines[:-2]))
+        (folder / "samples.jsonl").unlink()
+        again = run(config).result.metrics
+    same = {f"{who}_{what}" for who in ("student", "teacher") for what in ("calls", "answers")}
+    assert sum(again[name] for name in same) >= sum(metrics[name] for name in same) - 2
+    assert again["student_answers"] + again["teacher_answers"] == again["calls"] == metrics["calls"]
+
+
+def test_a_conversation_and_a_server_tell_who_answered_what(tmp_path: Path) -> None:
+    with Teacher(good(), bad()) as teacher:
+        model = ["model=hybrid", "model.student.stub=true", "model.teacher.name=tiny", "tracking=none", "print=json"]
+        model += [f"model.teacher.base_url={teacher.url}", "model.teacher.price_in=1", "model.teacher.price_out=1"]
+        command = [sys.executable, "-m", "runner", "task=chat", *model]
+        done = warm_process.complete(command, b"Hi\nand then?\nquit\n", cwd=tmp_path)
+        chat = json.loads(done.stdout.decode().splitlines()[-1])["metrics"]
+        assert (chat["student_answers"], chat["teacher_answers"], chat["n"]) == (1, 1, 2)
+        assert chat["teacher_calls"] == len(teacher.seen)
+        assert chat["cost_usd"] > 0
+        with serving(tmp_path / "served", *model) as server:
+            for _ in range(2):
+                status, _ = server.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+                assert status == 200
+            server.stop()
+            served = json.loads(server.out.splitlines()[-1])["metrics"]
+    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), "its reviews stay bad"
+    assert served["teacher_calls"] == 6
+    assert served["cost_usd"] > 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, settings
+from opening import load_base, open_engine
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -25,9 +26,8 @@ from runner.config.rope import (
     RopeYarnConfig,
 )
 from runner.core.errors import ConfigError
-from runner.engines import open_engine
 from runner.engines.base import Request, complete
-from runner.models.load import Loaded, load_base
+from runner.models.load import Loaded
 from runner.models.rope.choices import max_positions, put_on, scale
 
 Make = Callable[..., RunnerConfig]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, PEFT_WARNS, build, pth_state, save_peft, save_pth, settings
+from opening import adapt, load_base, local_engine, open_engine
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -20,11 +21,10 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
-from runner.engines import base, open_engine
+from runner.engines import base
 from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
-from runner.engines.local.engine import LocalEngine
-from runner.models.load import adapt, load_base, release
+from runner.models.load import release
 from runner.models.rope import rope_2d
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -337,9 +337,9 @@ def test_jobs_leave_nothing_behind(
         (two_d, "bare"), (two_d, "pth"), (two_d, "bare"), (RopeConfig(), "pth"), (RopeConfig(), "bare"),
     ):  # fmt: skip
         config = make_config(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
-        engine = LocalEngine(config, bases)
+        engine = local_engine(config, bases)
         list(base.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
-        seen.append((rope.name, lora, logits(engine._model().model)))
+        seen.append((rope.name, lora, logits(engine.loaded.model)))
         engine.close()
     for kind in ("native", "rope_2d"):
         bare, adapted = [[logit for name, lora, logit in seen if name == kind and (lora == "bare") is same] for same in (True, False)]  # fmt: skip
@@ -372,7 +372,7 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
 def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
     make_config: Make, model_config: LocalModelConfig
 ) -> None:
-    generation = GenerationConfig(name="greedy", max_new_tokens=8)
+    generation = GenerationConfig(max_new_tokens=8)
     bases, answers, loads = BaseCache(), [], []
     for rope in ({}, {"rope": Rope2dConfig()}, {}):
         engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
@@ -394,7 +394,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
     config = make_config(
         model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
-        generation=GenerationConfig(name="greedy", max_new_tokens=10),
+        generation=GenerationConfig(max_new_tokens=10),
     )
     requests = [Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)]
     for size in (1, 3, 4):

@@ -2,17 +2,17 @@
    filled up with zeros; in a panel all outputs of one input lie side by side, in bfloat16 those of two inputs in pairs.
    A quantized one lies as its library holds it, and is unpacked panel by panel (see quantized.h). */
 
-#define VECS 2 /* of a panel */
-#define PANEL (VECS * WIDE)
-#define ROWS 6 /* whose sums stay in the registers */
+#define PANEL_VECS 2
+#define PANEL (PANEL_VECS * VEC_FLOATS)
+#define REGISTER_ROWS 6 /* whose sums stay in the registers: with 4 vectors each these are 24 of AVX512's 32 */
 #ifdef __AVX512F__
-#define AT_ONCE 2 /* panels: their loads are shared by fewer rows, but each row's number by more outputs */
+#define PANELS_AT_ONCE 2 /* their loads are shared by fewer rows, but each row's number by more outputs */
 #else
-#define AT_ONCE 1
+#define PANELS_AT_ONCE 1
 #endif
-#define STAY (384 * 1024) /* bytes of rows that stay in the second-level cache beside a panel */
-#define LEAST (16 * 1024) /* bytes of weights that are worth claiming */
-#define MOST_ROWS (32 * ROWS) /* of a task where weights are quantized: their sums stay in the second-level cache */
+#define CACHED_ROW_BYTES (384 * 1024)           /* of rows that stay in the second-level cache beside a panel */
+#define MIN_CHUNK_BYTES (16 * 1024)             /* of weights that are worth claiming */
+#define MAX_QUANTIZED_ROWS (32 * REGISTER_ROWS) /* of a task: their sums stay in the second-level cache */
 
 const int64_t panel_width = PANEL;
 
@@ -22,94 +22,103 @@ typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
   const void *scale; /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8: float32, WEIGHT_INT8: bfloat16 [outputs] */
-  const void *more;  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8: int32 [outputs] (see row_int8.h) */
-  int64_t block;     /* FOUR_BIT: inputs that share a scale */
-  float threshold;   /* ROW_INT8: from where a number is an outlier; 0: none is */
+  const void *constants; /* FOUR_BIT: its code's 16 values twice, bfloat16; ROW_INT8: int32 [outputs] (see row_int8.h) */
+  int64_t block;         /* FOUR_BIT: inputs that share a scale */
+  float threshold;       /* ROW_INT8: from where a number is an outlier; 0: none is */
 } matrix;
 
-/* What becomes of the sums: they are put down, added to what is there, or go through silu(first) * second */
-enum { PUT, ADD, GATED };
+/* What becomes of the sums: they are stored, added to what is there, or go through silu(first) * second. */
+enum { STORE, ADD, GATED };
 
-/* What products with quantized weights work in; the rows of ROW_INT8 are quantized for all threads */
+/* What products with quantized weights work in; the rows of ROW_INT8 are quantized for all threads. */
 typedef struct {
-  uint8_t *bytes, *marks; /* bytes [rows, padded]; marks of columns with outliers, 0 between products */
-  float *tops;            /* of each row */
-  int32_t *columns;       /* with outliers */
-  int64_t *outliers;      /* how many columns these are */
-  char *own;              /* OWN_ROOM of each thread */
-} workroom;
+  uint8_t *bytes;           /* [rows, padded]: the rows */
+  uint8_t *outlier_marks;   /* of each column, 0 between products */
+  float *row_max;           /* of each row, outliers left out */
+  int32_t *outlier_columns; /* those that are marked */
+  int64_t *outlier_count;   /* how many these are */
+  char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */
+} quantized_workspace;
 
 typedef struct {
   const void *x; /* [rows, inputs] */
   int64_t rows, inputs;
   const matrix *matrices; /* their outputs side by side; of GATED two */
   int64_t count;
-  int how;
+  int output_mode;
   void *out; /* [rows, stride] */
   int64_t stride;
-  const workroom *room;
-  const matrix *by_bytes;                 /* one of ROW_INT8 among them, or 0 */
-  int64_t units, per, lots, block, tasks; /* a task: so many units of panels, by a block of rows */
+  const quantized_workspace *workspace;
+  const matrix *row_int8; /* one of ROW_INT8 among them, or 0 */
+  int64_t pairs, pairs_per_chunk, chunks, row_block;
+  int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
 } product;
 
+/* What is multiplied at once: a panel, or two of one matrix or of the two that gate each other. */
 typedef struct {
-  const char *panel, *second; /* second: of two at once, or 0 */
+  const char *first, *second; /* second: or 0 */
   const matrix *of[2];        /* whose these are */
-  int64_t output[2];          /* the first of each in its matrix */
-  int64_t column, width;
-} unit;
+  int64_t output[2];          /* the first output of each in its matrix */
+  int64_t column, width;      /* where the sums go */
+} panel_pair;
 
-INLINE int64_t parts_of(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-
-/* Tasks of neighbours, several for each thread */
-INLINE int64_t lot_of(int64_t count, int threads) { return parts_of(count, 8 * threads); }
-
-INLINE void *carve(char **room, int64_t bytes) {
-  void *at = (void *)(((uintptr_t)*room + LINE - 1) / LINE * LINE);
-  *room = (char *)at + bytes;
-  return at;
-}
+/* What is multiplied next and asked for meanwhile: so many cache lines of each of two panels */
+typedef struct {
+  const char *first, *second;
+  int64_t lines;
+} next_weights;
 
 /* Bytes of the weights of one output; size: of a plain number */
-INLINE int64_t bytes_of(const matrix *m, int64_t inputs, int64_t size) {
+INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
   return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT ? inputs / 2 : inputs;
 }
 
-static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count, int how,
-                          void *out, int64_t stride, const workroom *room, int64_t size, int threads) {
-  product p = {x, rows, inputs, matrices, count, how, out, stride, room};
+/* Into how many blocks rows are divided: each stays in the cache, there is work for all threads until the end, and none
+   is too small to be worth reading the weights for. */
+static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int threads) {
+  const int64_t most = p->rows / (4 * REGISTER_ROWS), tasks = (is_quantized ? 8 : 16) * threads; /* quantized: each unpacks */
+  int64_t blocks = ceil_div(p->rows * p->inputs * (p->row_int8 ? 1 : size), CACHED_ROW_BYTES);
+  if (threads > 1 && p->chunks * blocks < tasks) blocks = ceil_div(tasks, p->chunks);
+  if (is_quantized && blocks < ceil_div(p->rows, MAX_QUANTIZED_ROWS)) blocks = ceil_div(p->rows, MAX_QUANTIZED_ROWS);
+  return blocks <= most ? blocks : most > 1 ? most : 1;
+}
+
+static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
+                          int output_mode, void *out, int64_t stride, const quantized_workspace *workspace, int64_t size,
+                          int threads) {
+  product p = {x, rows, inputs, matrices, count, output_mode, out, stride, workspace};
+  const int64_t panels = output_mode == GATED ? 2 : PANELS_AT_ONCE;
   int is_quantized = 0;
   for (int64_t m = 0; m < count; m++) {
     is_quantized |= matrices[m].kind != PLAIN;
-    if (matrices[m].kind == ROW_INT8) p.by_bytes = matrices + m;
-    if (m && how == GATED) continue;
-    p.units += parts_of(matrices[m].outputs, how == GATED ? PANEL : AT_ONCE * PANEL);
+    if (matrices[m].kind == ROW_INT8) p.row_int8 = matrices + m;
+    if (m && output_mode == GATED) continue;
+    p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : PANELS_AT_ONCE * PANEL);
   }
-  const int64_t bytes = bytes_of(matrices, inputs, size) * PANEL * (how == GATED ? 2 : AT_ONCE), few = rows / (4 * ROWS);
-  p.per = LEAST / bytes > 1 ? LEAST / bytes : 1;
-  p.lots = parts_of(p.units, p.per);
-  int64_t blocks = parts_of(rows * inputs * (p.by_bytes ? 1 : size), STAY);
-  const int64_t wanted = (is_quantized ? 8 : 16) * threads; /* so that all end together; each unpacks what it multiplies by */
-  if (threads > 1 && p.lots * blocks < wanted) blocks = parts_of(wanted, p.lots);
-  if (is_quantized && blocks < parts_of(rows, MOST_ROWS)) blocks = parts_of(rows, MOST_ROWS);
-  if (blocks > few) blocks = few > 1 ? few : 1;
-  p.block = parts_of(parts_of(rows, blocks), ROWS) * ROWS;
-  p.tasks = p.lots * parts_of(rows, p.block);
+  const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * panels;
+  p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
+  p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
+  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, size, threads)), REGISTER_ROWS) * REGISTER_ROWS;
+  p.tasks = p.chunks * ceil_div(rows, p.row_block);
   return p;
 }
 
-static unit find(const product *p, int64_t at, int64_t size) {
+static panel_pair gated_pair_at(const product *p, int64_t at, int64_t size) {
   const matrix *m = p->matrices;
-  if (p->how == GATED) {
-    const int64_t first = at * PANEL, left = m->outputs - first;
-    return (unit){(const char *)m[0].weight + first * bytes_of(m, p->inputs, size),
-                  (const char *)m[1].weight + first * bytes_of(m + 1, p->inputs, size),
-                  {m, m + 1}, {first, first}, first, left < PANEL ? left : PANEL};
-  }
+  const int64_t first = at * PANEL, left = m->outputs - first;
+  return (panel_pair){(const char *)m[0].weight + first * weight_bytes(m, p->inputs, size),
+                      (const char *)m[1].weight + first * weight_bytes(m + 1, p->inputs, size),
+                      {m, m + 1}, {first, first}, first, left < PANEL ? left : PANEL};
+}
+
+static panel_pair panel_pair_at(const product *p, int64_t at, int64_t size) {
+  if (p->output_mode == GATED) return gated_pair_at(p, at, size);
+  const int64_t wide = PANELS_AT_ONCE * PANEL;
+  const matrix *m = p->matrices;
   int64_t column = 0;
-  for (int64_t units; at >= (units = parts_of(m->outputs, AT_ONCE * PANEL)); m++) at -= units, column += m->outputs;
-  const int64_t first = at * AT_ONCE * PANEL, left = m->outputs - first, bytes = bytes_of(m, p->inputs, size);
+  for (int64_t pairs; at >= (pairs = ceil_div(m->outputs, wide)); m++) at -= pairs, column += m->outputs;
+  const int64_t first = at * wide, left = m->outputs - first, bytes = weight_bytes(m, p->inputs, size);
   const char *panel = (const char *)m->weight + first * bytes;
-  return (unit){panel, AT_ONCE == 2 && left > PANEL ? panel + PANEL * bytes : 0, {m, m}, {first, first + PANEL},
-                column + first, left < AT_ONCE * PANEL ? left : AT_ONCE * PANEL};
+  return (panel_pair){panel, PANELS_AT_ONCE == 2 && left > PANEL ? panel + PANEL * bytes : 0,
+                      {m, m}, {first, first + PANEL}, column + first, left < wide ? left : wide};
 }

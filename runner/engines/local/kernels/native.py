@@ -1,4 +1,4 @@
-"""The compiled half of the engine's attention: `attention.c`, built once by the machine's C compiler.
+"""The compiled kernels of the engine: `kernels.c` and its headers, built once by the machine's C compiler.
 
 Where there is no compiler, or the build or its check fails, `kernels()` is None and plain torch does the same work.
 RUNNER_NATIVE=0 turns it off.
@@ -30,12 +30,11 @@ log = logging.getLogger(__name__)
 LANES = 16  # keys lie in blocks of this many places
 MAX_GROUP = 16
 MAX_DIM = 512
-PARTS = ("attention_body", "crew", "matrices", "strips", "quantized", "row_int8", "products", "sampling", "whole_pass")
-SOURCES = ("attention.c", *(f"{part}.h" for part in PARTS))
+SOURCE = "kernels.c"  # includes the headers beside it
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
-PRODUCTS = ("product", "whole_pass")  # of bfloat16 where the processor has instructions for them
+PRODUCTS = ("product", "fused_forward")  # of bfloat16 where the processor has instructions for them
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -43,11 +42,15 @@ _SIGNATURES: dict[str, list[Any]] = {
     "store": [_PTR] * 3 + [_INT] * 4 + [_PTR, _PTR, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
-    "sample": [_PTR] + [_INT] * 4 + [_PTR] * 7 + [_INT, _PTR, _THREADS],
+    "sample": [_PTR] + [_INT] * 4 + [_PTR, _INT] + [_PTR] * 4 + [_INT, _PTR, _THREADS],
     "attend": [_PTR] * 4 + [_INT] * 5 + [_PTR] * 3 + [_FLOAT, _FLOAT, _PTR, _INT] + [_PTR] * 6 + [_THREADS],
-    "whole_pass": [_PTR] * 3 + [_THREADS],
+    "fused_forward": [_PTR] * 3 + [_THREADS],
     "product": [_PTR, _INT, _INT, _PTR, _PTR, _PTR, _THREADS],
-    "shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR] + [_INT] * 6 + [_PTR, _FLOAT, _FLOAT] + [_PTR] * 3 + [_THREADS],
+    "attend_shared": [_PTR, _INT, _INT, _PTR, _INT, _PTR]
+    + [_INT] * 6
+    + [_PTR, _FLOAT, _FLOAT]
+    + [_PTR] * 3
+    + [_THREADS],
 }
 _FOR_ALL_FORMATS = ("sample",)
 
@@ -57,11 +60,11 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
-        self.has_shared = hasattr(library, "shared_f32")  # only for processors with wide registers
+        self.has_shared = hasattr(library, "attend_shared_f32")  # only for processors with wide registers
         self.has_quantized = hasattr(library, "has_quantized")  # and for those with products of bfloat16 and of bytes
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
-            if name == "shared" and not self.has_shared:
+            if name == "attend_shared" and not self.has_shared:
                 continue
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 if name in PRODUCTS and dtype == torch.bfloat16 and not self.has_shared:
@@ -95,7 +98,7 @@ def kernels() -> Kernels | None:
             return Kernels(ctypes.CDLL(str(_build(compiler))))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        log.warning("attention.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
+        log.warning("kernels.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
         return None
 
 
@@ -117,11 +120,9 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 class RowSettings(NamedTuple):
     """How each row of a batch is sampled, as C reads it."""
 
-    temperature: torch.Tensor  # float64 [B], 0: the largest
-    top_k: torch.Tensor  # int64, 0: off
-    top_p: torch.Tensor  # float64, 1: off
-    penalty: torch.Tensor  # float64
-    seen: torch.Tensor  # int64: where its marks [V] of tokens that it has begin, 0: no penalty
+    numbers: torch.Tensor  # float64 [B, P]: the parameters in the order of the table in config/sampling.py
+    seen: torch.Tensor  # int64 [B]: where its marks [V] of tokens that it has begin, 0: no penalty
+    counts: torch.Tensor  # int64 [B]: where the counts [V] of its answer's tokens begin, 0: no penalty
 
 
 def sample(compiled: Kernels, logits: torch.Tensor, settings: RowSettings, uniform: torch.Tensor) -> torch.Tensor:
@@ -129,10 +130,12 @@ def sample(compiled: Kernels, logits: torch.Tensor, settings: RowSettings, unifo
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     count, width = logits.shape
     share = 2 * (int(2.05 * width) + 128)  # numbers for each thread; an even number
-    room, tokens = torch.empty(torch.get_num_threads() * share), torch.empty(count, dtype=torch.long)
+    workspace = torch.empty(torch.get_num_threads() * share, dtype=torch.float32)
+    tokens = torch.empty(count, dtype=torch.long)
     compiled(
         "sample", None, logits.data_ptr(), logits.stride(0), int(logits.dtype == torch.bfloat16), count, width,
-        *(one.data_ptr() for one in settings), uniform.data_ptr(), room.data_ptr(), share, tokens.data_ptr(),
+        settings.numbers.data_ptr(), settings.numbers.shape[1], settings.seen.data_ptr(), settings.counts.data_ptr(),
+        uniform.data_ptr(), workspace.data_ptr(), share, tokens.data_ptr(),
     )  # fmt: skip
     return tokens
 
@@ -151,12 +154,12 @@ def for_heads(heads: Heads) -> Kernels | None:
 def _build(compiler: str) -> Path:
     """Compile into the cache, unless this source on this processor is there already."""
     here = Path(__file__).parent
-    text = "".join((here / name).read_text() for name in SOURCES)
+    text = "".join(path.read_text() for path in sorted(here.glob("*.[ch]")))
     key = hashlib.sha256(f"{text}{compiler}{FLAGS}{_processor()}".encode()).hexdigest()[:16]
     # without a home (a container's user that nobody has named), "~" stays as it is, and is no place to write to
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(home) / "runner"
-    library = folder / f"attention-{key}.so"
+    library = folder / f"kernels-{key}.so"
     if library.exists():
         return library
     if folder.is_absolute():
@@ -166,7 +169,7 @@ def _build(compiler: str) -> Path:
         # no cache: built anew by each process, which takes half a minute
         library = Path(tempfile.mkdtemp(prefix="runner-")) / library.name
     partial = library.with_name(f"{library.name}.{os.getpid()}")
-    command = [compiler, *FLAGS.split(), str(here / SOURCES[0]), "-o", str(partial), "-lm"]
+    command = [compiler, *FLAGS.split(), str(here / SOURCE), "-o", str(partial), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
     partial.replace(library)  # several processes may build at once: the last one wins, all are the same
     return library

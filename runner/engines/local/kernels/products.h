@@ -1,147 +1,160 @@
-/* Products of rows with a model's matrices (matrices.h), for one number format (see attention_body.h). Sums are made in
-   float32, or exactly of bytes, and rounded where torch's operations round. */
+/* Products of rows with a model's matrices (matrices.h), for one number format (T, PACK, NAME: see kernels.c). Sums are
+   made in float32, or exactly of bytes, and rounded where torch's operations round. */
 
-#ifdef SHARED
-/* What `settle` does, for LANES sums */
-INLINE void NAME(settle_16)(int how, const float *y, const float *second, const T *bias, T *out) {
+/* A float as T would hold it */
+INLINE float NAME(rounded)(float x) { return NAME(to_float)(NAME(from_float)(x)); }
+
+#ifdef HAS_AVX512_BF16
+/* What write_outputs does, for LANES sums */
+INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float *second, const T *bias, T *out) {
   __m512 a = _mm512_loadu_ps(y);
-  if (how == GATED) {
+  if (output_mode == GATED) {
     a = NAME(round_16)(a);
     const __m512 one = _mm512_set1_ps(1), e = exp_16(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(a)));
     const __m512 part = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), one, e);
     a = NAME(round_16)(_mm512_div_ps(_mm512_mul_ps(a, part), _mm512_add_ps(one, e)));
-    NAME(put_16)(out, _mm512_mul_ps(a, NAME(round_16)(_mm512_loadu_ps(second))));
+    NAME(store_16)(out, _mm512_mul_ps(a, NAME(round_16)(_mm512_loadu_ps(second))));
     return;
   }
-  if (bias) a = _mm512_add_ps(a, NAME(up_16)(bias));
-  if (how == ADD) a = _mm512_add_ps(NAME(up_16)(out), NAME(round_16)(a));
-  NAME(put_16)(out, a);
+  if (bias) a = _mm512_add_ps(a, NAME(load_16)(bias));
+  if (output_mode == ADD) a = _mm512_add_ps(NAME(load_16)(out), NAME(round_16)(a));
+  NAME(store_16)(out, a);
 }
 #endif
 
 /* The sums y [rows, width] of rows from one on go where they belong. */
-INLINE void NAME(settle)(const product *p, const unit *u, float *y, int64_t y_stride, const float *second, int64_t rows,
-                         int64_t row) {
+INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
+                                int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
   const T *bias = m->bias && m->kind == PLAIN ? (const T *)m->bias + u->output[0] : 0;
   for (int64_t r = 0; r < rows; r++, y += y_stride) {
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
     const float *b = second + r * y_stride;
     int64_t first = 0;
-#ifdef SHARED
+#ifdef HAS_AVX512_BF16
     for (; first + LANES <= u->width; first += LANES)
-      NAME(settle_16)(p->how, y + first, b + first, bias ? bias + first : 0, out + first);
+      NAME(write_16_outputs)(p->output_mode, y + first, b + first, bias ? bias + first : 0, out + first);
 #endif
-    if (p->how == GATED) {
+    if (p->output_mode == GATED) {
 #pragma omp simd
       for (int64_t o = first; o < u->width; o++) {
-        const float a = UP(DOWN(y[o])), e = exp_fast(-fabsf(a));
-        out[o] = DOWN(UP(DOWN(a * (a < 0 ? e : 1.0f) / (1.0f + e))) * UP(DOWN(b[o])));
+        const float a = NAME(rounded)(y[o]), e = exp_fast(-fabsf(a));
+        out[o] = NAME(from_float)(NAME(rounded)(a * (a < 0 ? e : 1.0f) / (1.0f + e)) * NAME(rounded)(b[o]));
       }
       continue;
     }
     if (bias)
 #pragma omp simd
-      for (int64_t o = first; o < u->width; o++) y[o] += UP(bias[o]);
-    if (p->how == ADD) {
+      for (int64_t o = first; o < u->width; o++) y[o] += NAME(to_float)(bias[o]);
+    if (p->output_mode == ADD) {
 #pragma omp simd
-      for (int64_t o = first; o < u->width; o++) out[o] = DOWN(UP(out[o]) + UP(DOWN(y[o])));
+      for (int64_t o = first; o < u->width; o++)
+        out[o] = NAME(from_float)(NAME(to_float)(out[o]) + NAME(rounded)(y[o]));
     } else {
 #pragma omp simd
-      for (int64_t o = first; o < u->width; o++) out[o] = DOWN(y[o]);
+      for (int64_t o = first; o < u->width; o++) out[o] = NAME(from_float)(y[o]);
     }
   }
 }
 
-#ifdef QUANTIZED
-/* A unit of quantized weights by rows from one on */
-static void NAME(multiply_quantized)(const product *p, const unit *u, int64_t row, int64_t rows, tide next) {
-  char *panels = p->room->own + omp_get_thread_num() * OWN_ROOM;
-  float *y = (float *)(panels + AT_ONCE * PANEL * SEGMENT);
+#ifdef HAS_AVX512_VNNI
+/* A pair of panels of quantized weights by rows from one on */
+static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
+                                     next_weights next) {
+  char *panels = p->workspace->thread_buffers + omp_get_thread_num() * THREAD_BUFFER_BYTES;
+  float *y = (float *)(panels + PANELS_AT_ONCE * PANEL * UNPACKED_INPUTS);
   quantized_sums(p, u, row, rows, panels, y, next);
-  if (u->of[0]->kind == ROW_INT8) NAME(finish_bytes)(p, u, row, rows, y, y + SUMS);
-  else finish_pairs(u, rows, y);
-  NAME(settle)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
+  if (u->of[0]->kind == ROW_INT8) NAME(scale_int8_sums)(p, u, row, rows, y, y + MAX_SUMS);
+  else scale_and_add_bias(u, rows, y);
+  NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
 }
 #endif
 
-/* Does one task of a product. `after` is what this thread does next, of the product `then` (or 0): its weights are asked
-   for meanwhile. */
-static void NAME(multiply)(const product *p, int64_t task, const product *then, int64_t after) {
-  const int64_t from = task / p->lots * p->block, rows = p->rows - from < p->block ? p->rows - from : p->block;
-  const int64_t first = task % p->lots * p->per, last = first + p->per < p->units ? first + p->per : p->units;
-  const int64_t strips = parts_of(rows, ROWS), steps = p->inputs / PER;
+/* A pair of panels of plain weights by rows from one on, REGISTER_ROWS or fewer at a time */
+INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
+  const int64_t tiles = ceil_div(rows, REGISTER_ROWS), steps = p->inputs / PACK, per_tile = ceil_div(next.lines, tiles);
+  float y[REGISTER_ROWS * 2 * PANEL];
+  register_tile tile = {.stride = p->inputs, .steps = steps, .panel = u->first,
+                        .second = PANELS_AT_ONCE == 2 ? u->second : 0, .y = y, .lines = ceil_div(per_tile, steps / 4 + 1)};
+  for (int64_t s = 0, r = 0; s < tiles; s++) {
+    const int some = (int)ceil_div(rows - r, tiles - s); /* about equally many in each */
+    const int64_t begin = s * per_tile * CACHE_LINE, lines = next.lines - s * per_tile;
+    tile.x = (const T *)p->x + (row + r) * p->inputs;
+    tile.ahead = next.first + begin, tile.also = next.second + begin;
+    tile.end = tile.ahead + (lines < per_tile ? lines : per_tile) * CACHE_LINE;
+    NAME(multiply_register_tile)(some, &tile);
+    if (PANELS_AT_ONCE == 1 && u->second) {
+      float z[REGISTER_ROWS * PANEL];
+      const register_tile other = {.x = tile.x, .stride = tile.stride, .steps = steps, .panel = u->second, .y = z};
+      NAME(multiply_register_tile)(some, &other);
+      NAME(write_outputs)(p, u, y, PANEL, z, some, row + r);
+    } else NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, some, row + r);
+    r += some;
+  }
+}
+
+/* Does one task of a product. `after` is what this thread does next, of the product `then` (or 0): its weights are
+   asked for meanwhile. */
+static void NAME(run_product_task)(const product *p, int64_t task, const product *then, int64_t after) {
+  const int64_t row = task / p->chunks * p->row_block, rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
+  const int64_t first = task % p->chunks * p->pairs_per_chunk;
+  const int64_t last = first + p->pairs_per_chunk < p->pairs ? first + p->pairs_per_chunk : p->pairs;
   for (int64_t at = first; at < last; at++) {
-    const unit u = find(p, at, sizeof(T));
+    const panel_pair u = panel_pair_at(p, at, sizeof(T));
     const product *of = at + 1 < last ? p : then;
-    unit next = u;
-    int64_t more = 0; /* lines of each of its panels */
+    panel_pair ahead = u;
+    int64_t lines = 0; /* of each of its panels */
     if (of) {
-      next = find(of, at + 1 < last ? at + 1 : after % then->lots * then->per, sizeof(T));
-      more = bytes_of(next.of[0], of->inputs, sizeof(T)) * PANEL / LINE;
+      const int64_t later = at + 1 < last ? at + 1 : after % then->chunks * then->pairs_per_chunk;
+      ahead = panel_pair_at(of, later, sizeof(T));
+      lines = weight_bytes(ahead.of[0], of->inputs, sizeof(T)) * PANEL / CACHE_LINE;
     }
-    const char *ahead = next.panel, *also = next.second ? next.second : next.panel;
-#ifdef QUANTIZED
+    const next_weights next = {ahead.first, ahead.second ? ahead.second : ahead.first, lines};
+#ifdef HAS_AVX512_VNNI
     if (u.of[0]->kind != PLAIN) {
-      NAME(multiply_quantized)(p, &u, from, rows, (tide){ahead, also, more});
+      NAME(multiply_quantized)(p, &u, row, rows, next);
       continue;
     }
 #endif
-    const int64_t per_strip = parts_of(more, strips);
-    float y[ROWS * 2 * PANEL];
-    strip one = {.stride = p->inputs, .steps = steps, .panel = u.panel, .second = AT_ONCE == 2 ? u.second : 0, .y = y,
-                 .lines = parts_of(per_strip, steps / 4 + 1)};
-    for (int64_t s = 0, r = 0; s < strips; s++) {
-      const int some = (int)parts_of(rows - r, strips - s); /* about equally many in each */
-      const int64_t begin = s * per_strip * LINE, lines = more - s * per_strip;
-      one.x = (const T *)p->x + (from + r) * p->inputs;
-      one.ahead = ahead + begin, one.also = also + begin;
-      one.end = one.ahead + (lines < per_strip ? lines : per_strip) * LINE;
-      NAME(multiply_strip)(some, &one);
-      if (AT_ONCE == 1 && u.second) {
-        float z[ROWS * PANEL];
-        const strip other = {.x = one.x, .stride = one.stride, .steps = steps, .panel = u.second, .y = z};
-        NAME(multiply_strip)(some, &other);
-        NAME(settle)(p, &u, y, PANEL, z, some, from + r);
-      } else NAME(settle)(p, &u, y, u.second ? 2 * PANEL : PANEL, y + PANEL, some, from + r);
-      r += some;
-    }
+    NAME(multiply_plain)(p, &u, row, rows, next);
   }
-#ifdef QUANTIZED
-  if (p->by_bytes && !task) memset(p->room->marks, 0, padded(p->inputs)); /* nobody reads them any more */
+#ifdef HAS_AVX512_VNNI
+  if (p->row_int8 && !task) memset(p->workspace->outlier_marks, 0, padded(p->inputs)); /* nobody reads them any more */
 #endif
 }
 
-/* Does what this thread gets of a product's tasks; the next one is claimed before the last is done. `then`: the product
-   that comes later, or 0. It takes PRODUCT phases, and leaves the last one to be waited for. */
-#define PRODUCT 3
-static void NAME(multiply_all)(const product *p, const product *then, phase **now, int threads) {
-  const int alone = threads == 1;
-#ifdef QUANTIZED
-  if (p->by_bytes) NAME(quantize_rows)(p, *now, threads, alone);
+/* Does what this thread gets of a product's tasks; the next one is claimed before the last is done, so that its weights
+   are on their way meanwhile. `then`: the product that comes later, or 0. It takes PRODUCT_PHASES phases, and leaves
+   the last one to be waited for. */
+#define PRODUCT_PHASES 3
+static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
+  const int is_alone = threads == 1;
+#ifdef HAS_AVX512_VNNI
+  if (p->row_int8) NAME(quantize_rows)(p, *now, threads, is_alone);
 #endif
-  phase *at = *now += PRODUCT - 1;
-  for (int64_t task = claim(at, alone), after; task < p->tasks; task = after) {
-    after = claim(at, alone);
+  phase *at = *now += PRODUCT_PHASES - 1;
+  for (int64_t task = claim(at, is_alone), after; task < p->tasks; task = after) {
+    after = claim(at, is_alone);
     const int is_last = after >= p->tasks;
-    NAME(multiply)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
-    finish(at, p->tasks, alone);
+    NAME(run_product_task)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
+    finish(at, p->tasks, is_alone);
   }
 }
 
-/* out [rows, outputs] = x [rows, inputs] by a matrix; room: for quantized ones, of quantized_room_bytes */
-void NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *room, T *out, int threads) {
-  phase all[PRODUCT] __attribute__((aligned(LINE))) = {0}, *now = all;
-#ifdef QUANTIZED
-  const workroom work = m->kind == PLAIN ? (workroom){0} : workroom_of(&room, rows, inputs, threads);
+/* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_room_bytes */
+void NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *workspace, T *out, int threads) {
+  phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
+#ifdef HAS_AVX512_VNNI
+  const quantized_workspace work =
+      m->kind == PLAIN ? (quantized_workspace){0} : allocate_quantized(&workspace, rows, inputs, threads);
 #else
-  const workroom work = {0};
+  const quantized_workspace work = {0};
 #endif
-  const product p = product_of(x, rows, inputs, m, 1, PUT, out, m->outputs, &work, sizeof(T), threads);
-  if (p.tasks < 2 && !p.by_bytes) threads = 1;
+  const product p = product_of(x, rows, inputs, m, 1, STORE, out, m->outputs, &work, sizeof(T), threads);
+  if (p.tasks < 2 && !p.row_int8) threads = 1;
 #pragma omp parallel num_threads(threads)
   {
-    phase *mine = now;
-    NAME(multiply_all)(&p, 0, &mine, threads);
+    phase *now = phases;
+    NAME(run_product)(&p, 0, &now, threads);
   }
 }

@@ -1,0 +1,152 @@
+"""How often is an early stop wrong, how soon does a job find a difference, and does its interval hold?
+
+`python bench/early_stop_null.py [--pairs 2000] [--seed 0]`. Two jobs answer the same 1,319 questions as in
+compare_null.py: a common part (rho) and a part of its own decide whether each is solved. The bets of
+`task.early_stop_vs` are checked after every question, and the job stops when they have decided. Equal jobs are the
+null: every decision on them is false. Then one job is better by so many points: how many of 100 such jobs decide for
+the better one, and after how many questions, next to the share that McNemar's exact test finds once all questions are
+answered. "Jeffreys" are the same looks at the mixture of all shares by Beta(1/2, 1/2), both ways at once, which makes
+no interval. At last, how often the interval leaves out the true difference at any look. Rates stand with their 95 %
+intervals (Wilson).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from compare_null import Rate, Solved, answers, begin, conclude, disagreement
+
+from runner.core.sequential import log_capital, p_of
+from runner.core.stats import ALPHA, mcnemar_exact
+
+QUESTIONS = 1319  # of GSM8K's test split
+NULLS = [(0.1, 0.8), (0.3, 0.5), (0.5, 0.0), (0.5, 0.8), (0.7, 0.8), (0.9, 0.8), (0.9, 0.95)]  # accuracy, rho
+POINTS = (2, 5, 10, 20)
+APART = [
+    (0.9, 0.95),
+    (0.6, 0.8),
+    (0.5, 0.5),
+]  # of the better job: as quantization changes a model, as another prompt does
+COVERED = [(0.6, 0.8, 0.0), (0.9, 0.95, 0.05), (0.5, 0.5, 0.1)]  # accuracy, rho, difference
+
+Decides = Callable[[int, int], bool]
+
+
+def decides(wins: int, losses: int) -> bool:
+    """Whether task.early_stop_vs stops at these discordant pairs."""
+    return p_of(wins, losses) <= ALPHA
+
+
+@lru_cache(maxsize=1 << 16)
+def jeffreys_decides(wins: int, losses: int) -> bool:
+    """Whether the mixture by Beta(1/2, 1/2) does."""
+    total = wins + losses
+    beta = math.lgamma(wins + 0.5) + math.lgamma(losses + 0.5) - math.lgamma(total + 1) - math.log(math.pi)
+    return beta + total * math.log(2) >= math.log(1 / ALPHA)
+
+
+@dataclass
+class Stopped:
+    """How a number of jobs came out that stopped by themselves."""
+
+    better: int = 0
+    worse: int = 0
+    asked: list[int] = field(default_factory=list)  # by each job, all questions where it has not decided
+
+    def job(self, ours: Solved, theirs: Solved, rule: Decides) -> None:
+        """Look at one job after every question; a tie changes nothing, so the others are enough."""
+        wins = losses = 0
+        for number in np.flatnonzero(ours != theirs).tolist():
+            wins, losses = (wins + 1, losses) if ours[number] else (wins, losses + 1)
+            if rule(wins, losses):
+                self.better += wins > losses
+                self.worse += losses > wins
+                self.asked.append(number + 1)
+                return
+        self.asked.append(len(ours))
+
+
+def simulate(
+    generator: np.random.Generator, accuracies: tuple[float, float], rho: float, pairs: int
+) -> tuple[Stopped, Stopped, int]:
+    """Return what became of pairs of jobs by both rules, and how often McNemar's test on all questions finds the first
+    one better.
+    """
+    bets, jeffreys, found = Stopped(), Stopped(), 0
+    for _ in range(pairs):
+        ours, theirs = answers(generator, QUESTIONS, accuracies, rho)
+        bets.job(ours, theirs, decides)
+        jeffreys.job(ours, theirs, jeffreys_decides)
+        wins, losses = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        found += wins > losses and mcnemar_exact(wins, losses) < ALPHA
+    return bets, jeffreys, found
+
+
+def equal(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return how often equal jobs are told apart."""
+    print(f"\nequal jobs of {QUESTIONS:,} questions, looked at after each: {pairs:,} pairs a line")
+    print("accuracy   rho  disagree      false decisions          by Jeffreys")
+    rates = []
+    for accuracy, rho in NULLS:
+        bets, jeffreys, _ = simulate(generator, (accuracy, accuracy), rho, pairs)
+        null, other = (Rate(it.better + it.worse, pairs) for it in (bets, jeffreys))
+        rate = 100 * disagreement(accuracy, accuracy, rho)
+        print(f"{accuracy:8.2f}  {rho:4.2f}  {rate:6.1f} %  {null}  {other}", flush=True)
+        rates.append(null)
+    return rates
+
+
+def apart(generator: np.random.Generator, pairs: int) -> None:
+    """Print how often, and after how many questions, a true difference is decided."""
+    print(f"\none job is better: {pairs:,} pairs a line; at most {QUESTIONS:,} questions, the middle of all jobs")
+    print("accuracy   rho  points       decided for the better  asked   wrongly    by Jeffreys  asked   McNemar on all")
+    for accuracy, rho in APART:
+        for points in POINTS:
+            accuracies = (accuracy, accuracy - points / 100)
+            bets, jeffreys, found = simulate(generator, accuracies, rho, pairs)
+            middle, other = (statistics.median(it.asked) for it in (bets, jeffreys))
+            print(
+                f"{accuracy:8.2f}  {rho:4.2f}  {points:6d}  {Rate(bets.better, pairs)}  {middle:5.0f}  "
+                f"{100 * bets.worse / pairs:6.2f} %  {100 * jeffreys.better / pairs:11.1f} %  {other:5.0f}  "
+                f"{100 * found / pairs:14.1f} %",
+                flush=True,
+            )
+
+
+def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return how often the truth is left out by an interval at any look."""
+    print(f"\nintervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line")
+    print("accuracy   rho  points  leave out the truth at any look")
+    rates, most = [], math.log(2 / ALPHA)
+    for accuracy, rho, difference in COVERED:
+        missed = 0
+        for _ in range(pairs):
+            ours, theirs = answers(generator, QUESTIONS, (accuracy, accuracy - difference), rho)
+            wins, losses = np.cumsum(ours & ~theirs).tolist(), np.cumsum(theirs & ~ours).tolist()
+            missed += any(
+                log_capital(won, lost, ties, difference) >= most or log_capital(lost, won, ties, -difference) >= most
+                for number, (won, lost) in enumerate(zip(wins, losses, strict=True), start=1)
+                for ties in (number - won - lost,)
+            )
+        rates.append(Rate(missed, pairs))
+        print(f"{accuracy:8.2f}  {rho:4.2f}  {100 * difference:6.0f}  {rates[-1]}", flush=True)
+    return rates
+
+
+def main() -> int:
+    """Simulate and print; 1 when a rate of errors is above its level by more than noise."""
+    pairs, generator, started = begin("early_stop_null", __doc__)
+    nulls = equal(generator, pairs)
+    apart(generator, pairs)
+    nulls += covered(generator, pairs)
+    return conclude(nulls, started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Words for effects: a row for each method in METHODS, and the sentences, cells, legends and records that follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.compare.data import ABSENT, TableRow
+from runner.compare.wording import assignments, versus
+from runner.core.effects import Effect, Finding, Method, repeats_needed
+from runner.core.metrics import points
+from runner.core.ratios import CAUTION, FLIPS
+from runner.core.stats import ALPHA
+
+
+def p_value(p: float) -> str:
+    """Return p to two digits, e.g. 0.77, 0.0042, <0.0001."""
+    return "<0.0001" if p < 0.0001 else "1.0" if p > 0.995 else f"{p:.2g}"
+
+
+def nats(value: float) -> str:
+    """Return a difference in nats: −0.00128, +0.00004."""
+    return f"{value:+.5f}".replace("-", "−")
+
+
+def rounded_up(difference: float) -> str:
+    """Return a smallest difference in points, rounded up so that the promise holds."""
+    return f"{math.ceil(1000 * difference) / 10:.1f}"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What effects are of: how they are written, recorded and explained; {unit}: what likelihoods are divided by."""
+
+    place: str  # where a row's record in JSON has them
+    keys: str  # of an effect's record
+    write: Callable[[float], str]
+    unit: str = ""
+    write_detectable: Callable[[float], str] = str
+    power: str = ""  # how surely the smallest detectable difference is seen
+    legend: tuple[str, str] = ("", "")  # before and after what the methods say
+
+
+ACCURACIES = Quantity(
+    place="comparison",
+    keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
+    "detectable_difference baseline_correct baseline_n remark",
+    write=points,
+    unit="points",
+    write_detectable=rounded_up,
+    power="≥ 80 %",
+    legend=(
+        "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;",
+        "Holm: p adjusted for the {comparisons} of this table. Intervals hold 95 % each.",
+    ),
+)
+LIKELIHOODS = Quantity(
+    place="shift",
+    keys="baseline_job_id difference difference_low difference_high error p samples size unit p_holm finding "
+    "detectable_difference remark",
+    write=nats,
+    unit="nats/{unit}",
+    write_detectable="{:.2g}".format,
+    power="about 80 %",
+    legend=(
+        "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, a row finds the texts less likely "
+        "than the baseline does.",
+        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (ratio of "
+        "sums over samples, Student's t).",
+    ),
+)
+REPEATS = Quantity(
+    place="ratios",
+    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
+    write="{:.3g}".format,
+    legend=(
+        "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %;",
+        "Holm over the comparisons of one figure, {alpha:g} decides.",
+    ),
+)
+DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # of which a row has one
+# The keys of a record that are called otherwise in an effect
+FIELDS = {
+    "difference": "value",
+    "difference_low": "low",
+    "difference_high": "high",
+    "detectable_difference": "detectable",
+    "ratio": "value",
+    "ratio_low": "low",
+    "ratio_high": "high",
+    "samples": "n",
+    "repeats": "n",
+    "baseline_repeats": "baseline_n",
+}
+
+
+@dataclass(frozen=True)
+class MethodWords:
+    """How the effects of one method are spoken of; {…}: the fields of an effect, and what its method has counted."""
+
+    quantity: Quantity
+    sample: str = "{n:,}"  # how much was compared
+    pairs: str = ""  # how the pairs came out
+    interval: str = "95 % interval"
+    legend: str = ""
+
+
+METHODS = {
+    Method.mcnemar: MethodWords(ACCURACIES, pairs="{wins}/{losses}/{ties}"),
+    Method.fisher: MethodWords(
+        ACCURACIES,
+        sample="{n:,} and {baseline_n:,}, Fisher's exact test",
+        pairs="unpaired",
+        legend="rows without wins are unpaired (Newcombe's interval, Fisher's exact test);",
+    ),
+    Method.sequential: MethodWords(
+        ACCURACIES,
+        pairs="{wins}/{losses}/{ties}",
+        interval="always-valid 95 % interval",
+        legend="where a run stopped early, p and interval come from bets and hold all the same;",
+    ),
+    Method.sign_flips: MethodWords(
+        LIKELIHOODS,
+        sample="{n:,}, {size:,} {unit}s",
+        legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
+        f"(up to {FLIPS:,} flips, all there are of few samples; the share that reaches the sum, times {CAUTION:g}, as "
+        "differences may be skewed);",
+    ),
+    Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
+}
+
+
+def written(template: str, it: Effect) -> str:
+    """Fill in a template of METHODS."""
+    return template.format(**vars(it), **it.counts)
+
+
+def quantity(it: Effect) -> Quantity:
+    """Return what an effect is of."""
+    return METHODS[it.method].quantity
+
+
+def records(row: TableRow) -> dict[str, Any]:
+    """Return a row's effects as plain data, each where its quantity stands."""
+    found: dict[str, Any] = {ACCURACIES.place: None, REPEATS.place: []}
+    for it in row.effects:
+        known = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
+        record = {key: known[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        if it.is_ratio:
+            found[REPEATS.place].append(record)
+        else:
+            found[quantity(it).place] = record
+    return found
+
+
+def sentence(row: TableRow, keys: list[str]) -> str:
+    """Return one row's finding in words; empty for a baseline, and where a table of ratios says it."""
+    if row.note is not None:
+        return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
+    it = row.effect
+    if it is None:
+        return _few_repeats(row, keys) if row.ratios else ""
+    words, of = METHODS[it.method], quantity(it)
+    ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
+    unit = written(of.unit, it)
+    text = (
+        f"{versus(row, keys)} (n={written(words.sample, it)}): {it.finding} "
+        f"(Δ {of.write(it.value)} {unit}, {words.interval} {of.write(it.low)}..{of.write(it.high)}, {ps})"
+    )
+    if it.finding is Finding.open:
+        text += f"; {_why_open(it, unit)}"
+    return f"{text}; {it.remark}" if it.remark else text
+
+
+def _why_open(it: Effect, unit: str) -> str:
+    """Say which difference would have been shown."""
+    if it.detects is None:
+        return f"undecided after {it.n:,} questions"
+    if it.detectable is None:
+        return f"{it.n:,} questions are too few to show any difference"
+    of = quantity(it)
+    return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}"
+
+
+def _few_repeats(row: TableRow, keys: list[str]) -> str:
+    """Say where repeats are too few for the test to show anything, however far apart they are."""
+    fewest = min(min(it.n, it.baseline_n) for it in row.ratios)
+    family = max(it.comparisons for it in row.ratios)
+    needed = repeats_needed(family)
+    if fewest >= needed:
+        return ""
+    return (
+        f"{versus(row, keys)}: {fewest} repeat{'s' * (fewest != 1)} a side cannot show a "
+        f"difference in {_comparisons(family)}; task.repeats={needed} can"
+    )
+
+
+def _comparisons(count: int) -> str:
+    return f"{count} comparison{'s' * (count != 1)}"
+
+
+def legend(effects: Sequence[Effect]) -> str:
+    """Return what a reader has to know of a table's effects."""
+    parts = []
+    for of in dict.fromkeys(words.quantity for words in METHODS.values()):
+        mine = [it for it in effects if quantity(it) is of]
+        if mine:
+            used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in mine)]
+            text = " ".join(filter(None, (of.legend[0], *used, of.legend[1])))
+            parts.append(text.format(**mine[0].counts, comparisons=_comparisons(len(mine)), alpha=ALPHA))
+    return " ".join(parts)
+
+
+def value_of(it: Effect) -> str:
+    """Return an effect with its interval."""
+    of = quantity(it)
+    return f"{of.write(it.value)} [{of.write(it.low)}, {of.write(it.high)}]"
+
+
+def difference_of(row: TableRow) -> str:
+    """Return how far a row is from its baseline."""
+    if row.effect is None:
+        return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
+    return value_of(row.effect)
+
+
+def pairs_of(it: Effect) -> str:
+    """Return how many pairs were won, lost and tied."""
+    return written(METHODS[it.method].pairs, it)
+
+
+def detectable(it: Effect) -> str:
+    """Return the smallest difference that would have been shown."""
+    if it.detects is None:
+        return ABSENT
+    return f"≥{ABSENT if it.detectable is None else quantity(it).write_detectable(it.detectable)}"

@@ -1,0 +1,83 @@
+"""Every answer of the compared runs on one HTML page that filters them: no server, and nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from runner.compare.data import ABSENT, NotPaired, Question, Table, TableRow
+from runner.compare.runs import SampleReader
+from runner.compare.wording import name_of
+from runner.core.console import plain
+
+PAGE = Path(__file__).with_name("samples_page.html")
+DATA = "@DATA@"
+TEXT_END = 4000  # characters of a text that the page keeps: the answer stands at the end
+MOST_CHARACTERS = 40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
+
+
+def write_samples_page(tables: Sequence[Table], reader: SampleReader, out: TextIO) -> None:
+    """Write the page: for each table of accuracies every question, and what each run answered."""
+    room = MOST_CHARACTERS
+    found = []
+    for table in tables:
+        content = table_content(table, reader, room)
+        room -= sum(len(text) for answers in content["answers"] for _, _, text in filter(None, answers))
+        found.append(content)
+    data = json.dumps({"tables": found}, ensure_ascii=False, separators=(",", ":"))
+    # Inside of a script element only "<" can end it; in JSON it may be written as an escape wherever it occurs.
+    page = PAGE.read_text(encoding="utf-8")
+    out.write(
+        page.replace(DATA, data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    )
+
+
+def table_content(table: Table, reader: SampleReader, room: int) -> dict[str, Any]:
+    """Return a table's questions and answers as plain data, and which runs are left out, with the reason."""
+    runs: list[dict[str, Any]] = []
+    sides: list[dict[Question, dict[str, str]]] = []
+    left_out: list[str] = []
+    baseline = None
+    for row in sorted((row for row in table.rows if row.run.score), key=lambda row: not row.is_baseline):
+        name = plain(name_of(row, table.keys))
+        try:
+            side = reader.words(row.run, set(reader.of(row.run)), TEXT_END)
+        except NotPaired as reason:
+            left_out.append(f"{name}: {reason}")
+            continue
+        room -= sum(len(it["text"]) for it in side.values())
+        if room < 0 and runs:
+            left_out.append(f"{name}: no room for its answers on one page; --runs or --where choose fewer runs")
+            continue
+        if row.is_baseline and baseline is None:
+            baseline = len(runs)
+        runs.append(_run(row, name))
+        sides.append(side)
+    questions = sorted({question for side in sides for question in side})
+    return {
+        "task": plain(table.task),
+        "runs": runs,
+        "baseline": baseline,
+        "left_out": left_out,
+        "questions": [[it[0], plain(_shown(sides, it)), plain(it[2])] for it in questions],
+        "answers": [[_answer(side.get(it)) for side in sides] for it in questions],
+    }
+
+
+def _run(row: TableRow, name: str) -> dict[str, Any]:
+    correct, n = row.run.score or (0, 0)
+    prompt = plain(row.run.facts.get("prompt", ""))
+    return {"name": name, "accuracy": correct / n if n else None, "n": n, "prompt": prompt}
+
+
+def _shown(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
+    """Return a question as it was put, where the reader has more than its own words."""
+    return next((side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1])
+
+
+def _answer(side: dict[str, str] | None) -> tuple[str, str, str] | None:
+    if side is None:
+        return None
+    return side["verdict"], plain("" if side["answer"] == ABSENT else side["answer"]), plain(side["text"])

@@ -1,0 +1,223 @@
+"""`runner-convert-lora`: turn a `.pth` adapter into a PEFT folder, or a PEFT folder into a `.pth` file, bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runner.checkpoints.resolve import locate_config
+from runner.core.console import plain
+from runner.core.errors import ConfigError, OutputError, check, few, one_line, run_entry
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
+from runner.quantization import quiet_imports
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from runner.compat.pth import Adapter
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_KEY, PTH_KEY = "base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight"  # of a matrix: module path, A or B
+SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
+# What an adapter_config.json may say without being more than y = W x + scaling * B(A(x)) on the layers it names.
+HARMLESS = {
+    *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
+    *("runtime_config", "megatron_core", "qalora_group_size"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+}
+PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own weights, too
+
+
+def entry() -> NoReturn:
+    """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
+    quiet_imports()
+    run_entry("runner-convert-lora", lambda: print(plain(convert(parser().parse_args()))))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    it = argparse.ArgumentParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
+    it.add_argument("source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped")
+    it.add_argument("target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist")
+    it.add_argument("--base", required=True, help="the model it is for: FOLDER, HUB_ID or embedded; its config is read")
+    it.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="write the tensors in this format and say how many numbers it rounds (default: as they are)",
+    )
+    return it
+
+
+def convert(options: argparse.Namespace) -> str:
+    """Convert in the direction that IN decides; returns what was written, in words."""
+    source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
+    target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
+    if target.exists() or target.is_symlink():
+        raise ConfigError(f"OUT={options.target} exists already, and nothing is overwritten: give another name")
+    check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
+    from runner.compat import pth
+
+    base = _skeleton(options.base)
+    to_pth = source.is_dir()
+    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth.read(source, label), {})
+    pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
+    norm = pth.delta(adapter, label, options.base, scalings)
+    tensors, how = _cast(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if to_pth:
+            _write_pth(target, tensors)
+        else:
+            _write_peft(target, adapter, tensors, options.base)
+    except OSError as error:
+        raise OutputError(f"cannot write OUT={options.target} ({error.strerror}): give another place") from error
+    count = sum(tensor.numel() for tensor in tensors.values())
+    sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
+    return f"{target}: {sizes}\n{how}"
+
+
+def _skeleton(base: str) -> Any:
+    from runner.models import capability
+
+    folder = locate_config(base)
+    try:
+        return capability.skeleton(capability.settings_of(folder))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        why = one_line(error)
+        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {why}") from error
+
+
+def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
+    """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
+    from runner.compat.pth import Adapter, Pair, one_rank
+
+    tensors = _peft_tensors(folder, label)
+    scalings = _peft_scalings(folder, base, label)
+    names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
+    expected = {name for pair in names.values() for name in pair}
+    if strange := sorted(set(tensors) - expected):
+        raise ConfigError(f"{label}: {len(strange)} tensors are no A or B of a targeted linear layer: {few(strange)}")
+    if missing := sorted(expected - set(tensors)):
+        raise ConfigError(f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}")
+    if not names:
+        raise ConfigError(f"{label} holds no LoRA tensor")
+    pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
+    return Adapter(pairs, one_rank(pairs, label)), scalings
+
+
+def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from runner.models.pickled import load_tensors
+
+    if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
+        return load_tensors(folder / "adapter_model.bin", label)[0]
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{label}: {folder / WEIGHTS} cannot be read: {error}") from error
+
+
+def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
+    """Let PEFT itself say which layers of the base the adapter is on, and with what scaling."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    try:
+        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{label}: {folder / CONFIG} cannot be read: {error}") from error
+    more = [key for key, value in settings.items() if value and key not in HARMLESS]
+    more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
+    if settings.get("peft_type") != "LORA":
+        raise ConfigError(f"{label}: its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only")
+    if settings.get("init_lora_weights") not in PLAIN_INITS:
+        more.append("init_lora_weights")
+    if more:
+        said = ", ".join(f"{key}={settings[key]}" for key in more)
+        raise ConfigError(f"{label} is more than y = W x + B(A(x)): {said}. It works as it is, with lora=peft")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft speaks to those who train here
+            inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
+    layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
+    return {path: layer.scaling["default"] for path, layer in layers.items()}
+
+
+def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base: str) -> None:
+    from safetensors.torch import save_file
+
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": adapter.rank,
+        "lora_alpha": adapter.rank,  # so that the scaling, alpha / r, is 1
+        "target_modules": sorted(adapter.pairs),  # whole paths: no other layer that ends alike is meant
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    folder.mkdir()
+    try:
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    except BaseException:
+        shutil.rmtree(folder)  # half a folder would look like an adapter
+        raise
+
+
+def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
+    import torch
+
+    with file.open("xb") as stream:
+        try:
+            torch.save(tensors, stream)
+        except BaseException:
+            file.unlink()
+            raise
+
+
+def _cast(
+    adapter: Adapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
+) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors to write under their keys and how exact they are; rounding happens only when asked for."""
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    rounded = numbers = 0
+    for path, pair in adapter.pairs.items():
+        for side, tensor, scaling in (("A", pair.a, 1.0), ("B", pair.b, scalings.get(path, 1.0))):
+            wanted = getattr(torch, dtype) if dtype else tensor.dtype
+            cast = tensor
+            if scaling != 1 or wanted != tensor.dtype:
+                exact = tensor.double() * scaling
+                cast = exact.to(wanted)
+                rounded += int((cast.double() != exact).sum())
+            tensors[key.format(path, side)] = cast.contiguous()
+            numbers += tensor.numel()
+    factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
+    folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""
+    kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    if rounded and dtype is None:
+        raise ConfigError(
+            f"{label}: a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
+            f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft"
+        )
+    exactness = f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
+    if not rounded and not factors and dtype is None:
+        exactness = "bit for bit"
+    return tensors, " · ".join(part for part in (kinds, folded, exactness) if part)
+
+
+if __name__ == "__main__":
+    entry()

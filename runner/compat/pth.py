@@ -1,0 +1,228 @@
+"""lora: pth – the square-only adapter `y = W x + B(A(x))`, put on a base by hooks or folded into its weights.
+
+The file is read as tensors alone, never run. Its keys are `{module path}.lora.A.weight` [r, d] and
+`{module path}.lora.B.weight` [d, r], some behind `module.`. Everything is checked before the base is touched. The hooks
+come off again without a trace; merging changes the base for good.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from runner.config.lora import PthConfig
+from runner.core.errors import ConfigError, few
+from runner.models.lora.peft import AdapterReport, delta_norm
+from runner.models.pickled import load_tensors
+
+KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<side>[AB])\.weight")
+PREFIX = "module."  # DistributedDataParallel puts it before every key
+EXPECTED = "{module path}.lora.A.weight and {module path}.lora.B.weight"
+
+
+class Pair(NamedTuple):
+    """The two matrices of one module: a [r, d], b [d, r]."""
+
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A `.pth` adapter as the file has it: module path → pair, all of one rank."""
+
+    pairs: dict[str, Pair]
+    rank: int
+    notes: tuple[str, ...] = ()
+
+
+def read(file: Path, label: str, rank: int | None = None) -> Adapter:
+    """Read a `.pth` adapter without running anything in it; `label` is how the user named it."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    strangers = []
+    tensors, notes = load_tensors(file, label)
+    for key, tensor in tensors.items():
+        match = KEY.fullmatch(key.removeprefix(PREFIX))
+        if match is None:
+            strangers.append(key)
+        elif match["side"] in sides.setdefault(match["path"], {}):
+            raise ConfigError(f"{label}: {match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}")
+        else:
+            sides[match["path"]][match["side"]] = _checked(tensor, key, label)
+    if not sides:
+        raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(strangers)}")
+    if strangers:
+        raise ConfigError(f"{label}: {len(strangers)} keys are not LoRA keys ({EXPECTED}): {few(strangers)}")
+    for path, found in sides.items():
+        if len(found) == 1:
+            (side,) = found
+            other = "B" if side == "A" else "A"
+            raise ConfigError(f"{label}: {path} has {side} and no {other}: the file is incomplete")
+    pairs = {path: Pair(found["A"], found["B"]) for path, found in sides.items()}
+    return Adapter(pairs, one_rank(pairs, label, rank), notes)
+
+
+def _checked(tensor: Any, key: str, label: str) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ConfigError(f"{label}: {key} is a {type(tensor).__name__}, a tensor is expected")
+    if tensor.layout is not torch.strided or not tensor.is_floating_point() or tensor.dim() != 2:
+        raise ConfigError(
+            f"{label}: {key} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
+            "is expected"
+        )
+    return tensor.detach()
+
+
+def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> int:
+    """Return the one rank that all shapes agree on; it must be the wanted one where one is given."""
+    first_path, first = next(iter(pairs.items()))
+    rank = first.a.shape[0]
+    for path, (a, b) in pairs.items():
+        if a.shape[0] != b.shape[1]:
+            raise ConfigError(f"{label}: {path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed")
+        if a.shape[0] != rank:
+            raise ConfigError(f"{label}: two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}")
+    if rank == 0:
+        raise ConfigError(f"{label} changes nothing: its rank is 0")
+    if wanted not in (None, rank):
+        raise ConfigError(f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out")
+    return rank
+
+
+class SquareLora(nn.Module):
+    """The low-rank path of one layer; as its child, it has the names that the file's keys have."""
+
+    def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        rank, size = pair.a.shape
+        self.A = nn.Linear(size, rank, bias=False, device="meta")
+        self.B = nn.Linear(rank, size, bias=False, device="meta")
+        for linear, weight in zip((self.A, self.B), pair, strict=True):
+            linear.weight = nn.Parameter(weight.to(device, dtype), requires_grad=False)
+        self.hook: Any = None  # takes the path out of the layer's forward pass
+
+    def add(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return output + B(A(x)), in the precision of A and B and then in that of the output."""
+        like = self.A.weight
+        low: Tensor = self.B(self.A(inputs[0].to(like.device, like.dtype)))
+        return (output + low.to(output.device)).to(output.dtype)
+
+
+def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return path → layer for every pair of the adapter, and notes; whatever does not fit is an error."""
+    modules = dict(base.named_modules())
+    missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
+    if missing:
+        raise ConfigError(
+            f"{label}: {len(missing)} of {len(adapter.pairs)} modules are no linear layers of {base_name}: "
+            f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}"
+        )
+    oblong = [path for path in adapter.pairs if modules[path].in_features != modules[path].out_features]
+    if oblong:
+        layer, (a, b) = modules[oblong[0]], adapter.pairs[oblong[0]]
+        raise ConfigError(
+            f"{label}: a .pth adapter goes on square layers only, and {len(oblong)} of its {len(adapter.pairs)} "
+            f"modules are not square in {base_name}: {few(oblong)} (the first is "
+            f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)})"
+        )
+    for path, (a, b) in adapter.pairs.items():
+        inputs, outputs = modules[path].in_features, modules[path].out_features
+        if (a.shape[1], b.shape[0]) != (inputs, outputs):
+            raise ConfigError(
+                f"{label}: size mismatch for {path}: A {list(a.shape)} and B {list(b.shape)} are for a layer of "
+                f"{[b.shape[0], a.shape[1]]}, the one of {base_name} is {[outputs, inputs]}"
+            )
+    bare = [path for path in _squares(modules) if path not in adapter.pairs]
+    notes = (f"{len(bare)} square layers are not in the adapter and stay as they are: {few(bare)}",) if bare else ()
+    return {path: modules[path] for path in adapter.pairs}, notes
+
+
+def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
+    """Say what is wrong with an adapter before the weights of its base are read."""
+    label = f"lora.path={lora.path}"
+    adapter = read(file, label, lora.rank)
+    delta(adapter, label, base_name)
+    if bare is not None:
+        fit(adapter, bare, label, base_name)
+
+
+def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
+    """Put the adapter in `file` on base, by hooks or folded into its weights, and report what was matched."""
+    label = f"lora.path={lora.path}"
+    adapter = read(file, label, lora.rank)
+    layers, notes = fit(adapter, base, label, base_name)
+    norm = delta(adapter, label, base_name)
+    if lora.merge:
+        packed = [path for path, layer in layers.items() if not _is_plain(layer)]
+        if packed:
+            raise ConfigError(
+                f"lora.merge=true: {len(packed)} layers of {base_name} are quantized ({few(packed)}), and merging into "
+                "quantized weights loses precision; use lora.merge=false"
+            )
+    for path, layer in layers.items():
+        (merge if lora.merge else attach)(layer, adapter.pairs[path])
+    parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
+    return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
+
+
+def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:
+    """Return the norm of all B A together; an adapter that changes nothing, or anything to nan, is an error."""
+    by_path = scalings or {}
+    norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
+    if not norm < float("inf"):
+        raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}")
+    if norm == 0:
+        matched = f"{len(adapter.pairs)} modules matched, norm of the delta 0"
+        raise ConfigError(f"{label} changes nothing in {base_name}: {matched}")
+    return norm
+
+
+def attach(layer: nn.Module, pair: Pair) -> None:
+    """Put the low-rank path on a layer, in float32 as PEFT does, or in float64 on a float64 base."""
+    weight = next(itertools.chain(layer.parameters(), layer.buffers()))
+    device = weight.device
+    if device.type == "meta":  # its weights lie in main memory or on disk, and come to this device when needed
+        device = torch.device(layer._hf_hook.execution_device)  # type: ignore[union-attr, arg-type]
+    path = SquareLora(pair, device, torch.promote_types(weight.dtype, torch.float32)).eval()
+    layer.add_module("lora", path)
+    path.hook = layer.register_forward_hook(path.add)
+
+
+def merge(layer: Any, pair: Pair) -> None:
+    """Fold B A into a layer's weight; a weight that another layer shares stays as it is there."""
+    weight = layer.weight
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    a, b = (matrix.to(weight.device, dtype) for matrix in pair)
+    layer.weight = nn.Parameter((weight.detach().to(dtype) + b @ a).to(weight.dtype), requires_grad=False)
+
+
+def remove(model: nn.Module) -> None:
+    """Take every low-rank path off again."""
+    for layer in list(model.modules()):
+        path = layer._modules.get("lora")
+        if isinstance(path, SquareLora):
+            path.hook.remove()
+            del layer.lora
+
+
+def _is_linear(module: Any) -> bool:
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _squares(modules: dict[str, Any]) -> list[str]:
+    return [path for path, one in modules.items() if _is_linear(one) and one.in_features == one.out_features]
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer's weight is a matrix of ordinary numbers that another can be added to."""
+    weight = getattr(layer, "weight", None)
+    known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
+    return known and type(weight) is nn.Parameter and type(weight.data) is Tensor and weight.is_floating_point()

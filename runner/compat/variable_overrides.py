@@ -1,0 +1,71 @@
+"""The environment variables of older tools before the overrides of a command, by what its config leaves open."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from runner.compat.variables import NAMES, Chosen, translate
+from runner.config import profiles
+from runner.config.compose import Composer, composer_of
+from runner.config.plain_text import quote_texts, sweep_of
+from runner.core.console import say
+
+
+def variables_as_overrides(said: list[str], config: str = "config", folder: str | None = None) -> list[str]:
+    """Return what the variables of the environment say that the overrides leave open; each is printed on stderr."""
+    if not any(os.environ.get(name) for name in NAMES):
+        return []
+    asked = {line.partition("=")[0].lstrip("+~"): line for line in said}
+    composer = composer_of(config, folder)
+    if of_study := _swept(composer, "profile"):
+        asked.setdefault("profile", of_study)
+    wanted = _values(asked["profile"]) if "profile" in asked else []
+    for profile in wanted:  # it wins, too
+        asked = dict.fromkeys(profiles.keys_of(str(profile)), asked["profile"]) | asked
+
+    def models(choice: str | None) -> list[Chosen]:
+        own: list[str | None] = ["api"] if {*wanted} == {"teacher_only"} else [None]
+        own = _values(asked["model"]) if asked.get("model", "").startswith("model=") else own
+        if choice is None and own == [None]:
+            swept = _swept(composer, "model")
+            own = _values(swept) if swept else own
+        return [model_of(composer, one) for one in ([choice] if choice else own)]
+
+    found = translate(os.environ, asked, models)
+    for line in found.lines:
+        say(line)
+    return quote_texts(found.overrides)
+
+
+def _swept(composer: Composer, key: str) -> str:
+    """Return how a study sweeps over a key, as an override; empty where it does not."""
+    with suppress(HydraException):  # the job itself says what is wrong with its config
+        swept = composer.compose([]).hydra.sweeper.get("params", {}).get(key)
+        return sweep_of(key, swept) if swept is not None else ""
+    return ""
+
+
+def _values(override: str) -> list[str | None]:
+    """Return the values of an override, of a sweep or of one; nothing of one that cannot be read."""
+    with suppress(HydraException):
+        read = OverridesParser.create().parse_override(override)
+        return [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
+    return [None]
+
+
+def model_of(composer: Composer, choice: str | None) -> Chosen:
+    """Describe a choice of model in a config, None: its own; a choice that there is not has no keys."""
+    try:
+        composed = composer.compose([] if choice is None else [f"model={choice}"])
+    except HydraException:
+        return Chosen(str(choice), frozenset())
+    node = composed.model
+    inner = {f"{key}.{below}" for key in node if isinstance(node._get_node(key), DictConfig) for below in node[key]}
+    own = {*map(str, node)}  # `in` says no of what has no value yet
+    is_named = "name" not in own or (not OmegaConf.is_missing(node, "name") and bool(node.name))
+    return Chosen(str(composed.hydra.runtime.choices.model), frozenset(own | inner), is_named)

@@ -1,0 +1,48 @@
+"""Tab completion beyond Hydra's: the values of a key that takes one of a few, and those after a comma."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from hydra._internal.utils import get_args
+from hydra.errors import HydraException
+from hydra.plugins.completion_plugin import CompletionPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config import data_sets
+from runner.config.help import allowed
+from runner.config.messages import schema_keys
+from runner.config.task import QuestionsConfig
+
+_hydras_query = CompletionPlugin._query
+
+
+def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[str]:
+    """Return what the last word of a line may become."""
+    *before, word = line.split(" ") or [""]
+    key, equals, value = word.partition("=")
+    if not equals or set("[]{}()'\"") & set(value):
+        return [it for it in _hydras_query(self, config_name, line) if not it.startswith(data_sets.GROUP)]
+    said, comma, begun = value.rpartition(",")
+    found = [it.partition("=")[2] for it in _hydras_query(self, config_name, " ".join([*before, f"{key}={begun}"]))]
+    found += _values(self, config_name, before, key)
+    there = said.split(",")
+    return sorted(f"{key}={said}{comma}{it}" for it in {*found} if it.startswith(begun) and it not in there)
+
+
+def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str) -> list[str]:
+    """Return the values that a key takes; none where it takes more than a few."""
+    owner, dot, name = key.lstrip("+").rpartition(".")
+    words = get_args([word for word in before if word]).overrides
+    with suppress(HydraException, OmegaConfBaseException):  # what stands before does not compose: nothing is known
+        composed = plugin.config_loader.load_configuration(config_name, words, RunMode.MULTIRUN)
+        node = OmegaConf.select(composed, owner) if dot else composed
+        schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+        if name == "data" and isinstance(schema, type) and issubclass(schema, QuestionsConfig):
+            return data_sets.names(composed)
+        if name in schema_keys(schema):
+            return allowed(schema, name)
+    return []

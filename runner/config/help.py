@@ -1,0 +1,168 @@
+"""What `--help` says of each key: its value, its choices, and the comment that stands beside it in conf/."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from inspect import get_annotations
+from io import StringIO
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config import data_sets
+from runner.config.choices import CONF, schema_of
+from runner.config.groups import GROUPS
+from runner.config.root import RunnerConfig
+from runner.config.task import QuestionsConfig
+
+WIDTH, COLUMN = 120, 40
+LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.*))?""")
+
+_hydras_help, _hydras_cfg = Hydra.get_help, Hydra.show_cfg
+
+
+@dataclass
+class Comments:
+    """The comments of one YAML file: what stands on top, and beside each key."""
+
+    top: str = ""
+    beside: dict[str, str] = field(default_factory=dict)
+
+
+def get_help(self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool) -> str:
+    """Return the text of --help as Hydra makes it, with the runner's keys described."""
+    if OmegaConf.get_type(cfg) is not RunnerConfig:  # of --hydra-help
+        return _hydras_help(self, help_cfg, cfg, args_parser, resolve)
+    template, _, after = str(help_cfg.template).partition("$CONFIG")
+    before = _hydras_help(self, OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
+    before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # stand beside task.data, their key
+    return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
+
+
+def show_cfg(
+    self: Hydra, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any
+) -> None:
+    """Print what --cfg asks for as Hydra does, below a comment with the choice of each group, which no key holds."""
+    with redirect_stdout(StringIO()) as shown:
+        _hydras_cfg(self, config_name, overrides, cfg_type, *rest, **keys)
+    if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # all of it, and no package of it
+        choices = HydraConfig.get().runtime.choices
+        print("#", *(f"{group}={choices[group]}" for group in (*GROUPS, "profile")))
+    sys.stdout.write(shown.getvalue())
+
+
+def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
+    """Describe every key of a composed job, group by group, and those that stand above the groups."""
+    lines = []
+    for group in GROUPS:
+        choice = choices[group]
+        lines += ["", *textwrap.wrap(f"{group}={choice}: {comments(CONF / group / f'{choice}.yaml').top}", WIDTH)]
+        for key, value, schema in _keys(composed[group]):
+            comment = _comment(group, choice, key, schema)
+            if key == "data" and issubclass(schema, QuestionsConfig):
+                comment = f"{comment}. Data sets: {', '.join(data_sets.names(composed))}"
+            lines += _line(f"{group}.{key}", value, schema, comment)
+    lines += ["", f"profile={choices['profile']}: {comments(CONF / 'profile' / (choices['profile'] + '.yaml')).top}"]
+    lines += ["", "Above the groups:"]
+    menu = comments(CONF / "config.yaml").beside
+    for key, value, schema in _keys(composed):
+        if key not in (*GROUPS, "profile") and "." not in key:
+            lines += _line(key, value, schema, menu.get(key, ""))
+    return "\n".join(lines[1:]) + "\n"
+
+
+def allowed(schema: type[Any], key: str) -> list[str]:
+    """Return the values of a key that takes one of a few: of an enum, or true and false."""
+    hint = get_type_hints(schema)[key]
+    for kind in get_args(hint) or (hint,):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return [*kind.__members__, *(["null"] if NoneType in get_args(hint) else [])]
+    return ["true", "false"] if hint is bool else []
+
+
+@cache
+def comments(file: Path) -> Comments:
+    """Read the comments of a YAML file of conf/; none of a choice that is the user's own, whose file is elsewhere."""
+    found, top, path = Comments(), [], [""]
+    last = ""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        if line.startswith("#"):
+            top += [line[1:].strip()] if not found.beside and "@package" not in line else []
+            last = ""
+        elif line.lstrip().startswith("#"):
+            found.beside[last] = f"{found.beside.get(last, '')} {line.strip(' #')}"
+        elif match := LINE.fullmatch(line):
+            depth = len(match[1]) // 2
+            path[depth:] = [match[2]]
+            last = ".".join(path)
+            found.beside[last] = match[4] or ""
+    found.top = " ".join(top)
+    return found
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
+    """Yield each key of a group, its value and the class that it is a field of."""
+    schema: Any = OmegaConf.get_type(node)
+    for item in fields(schema):
+        inner = node._get_node(item.name)
+        if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
+            yield from _keys(inner, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", _value(node, item.name), schema
+
+
+def _value(node: DictConfig, key: str) -> Any:
+    if OmegaConf.is_missing(node, key):
+        return "???"
+    try:
+        value = node[key]
+    except OmegaConfBaseException:  # looked up somewhere that is not there yet
+        value = node._get_node(key)
+    return OmegaConf.to_container(value, enum_to_str=True) if OmegaConf.is_config(value) else value
+
+
+def _line(key: str, value: Any, schema: type[Any], comment: str) -> list[str]:
+    choices = allowed(schema, key.rpartition(".")[2])
+    if choices[:1] != ["true"] and not all(re.search(rf"\b{choice}\b", comment) for choice in choices):
+        comment = f"{' | '.join(choices)}: {comment}".rstrip(": ")
+    said = f"  {key}={_written(value)}"
+    beside = [f"{'':{COLUMN}}# {line}" for line in textwrap.wrap(comment, WIDTH - COLUMN - 2)]
+    if not beside or len(said) >= COLUMN:
+        return [said, *beside]
+    return [said + beside[0][len(said) :], *beside[1:]]
+
+
+def _written(value: Any) -> str:
+    """Write a value as the command line takes it."""
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, str) and value:
+        return value if re.fullmatch(r"[\w./:?~-]+", value) else f'"{value}"'
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("\n").removesuffix("\n...")
+
+
+def _comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
+    """Return the comment beside a key: in its choice's file, else in that of another choice that has the same key."""
+    if found := comments(CONF / group / f"{choice}.yaml").beside.get(key):
+        return found
+    last = key.rpartition(".")[2]
+    owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
+    files = sorted((CONF / group).glob("*.yaml"), key=lambda file: (schema_of(group, file.stem) is not owner, file))
+    for file in files:
+        if issubclass(schema_of(group, file.stem), owner) and (found := comments(file).beside.get(last)):
+            return found
+    return ""

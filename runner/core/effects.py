@@ -1,0 +1,182 @@
+"""Effects: by how much one run differs from another. Each statistic is one function here, and `judge` decides for all.
+
+Pure Python, as the statistics that it stands on (stats.py, ratios.py, sequential.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from statistics import median
+from typing import Any
+
+from runner.core import ratios, stats
+from runner.core.sequential import Pairs
+from runner.core.stats import ALPHA
+
+
+class Finding(StrEnum):
+    """What a comparison may find; no test can show that two runs are equal."""
+
+    better = "better"
+    worse = "worse"
+    larger = "larger"
+    smaller = "smaller"
+    open = "no difference shown"
+
+
+class Method(StrEnum):
+    """Which test stands behind an effect's p."""
+
+    mcnemar = "mcnemar"  # exact, paired on the same questions
+    fisher = "fisher"  # exact, for what cannot be paired
+    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
+    sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
+    rank_sum = "rank_sum"  # exact, over the repeats of a measurement
+
+
+@dataclass
+class Effect:
+    """By how much a run differs from its baseline, what a test says of it, and which difference it would have shown.
+
+    A difference is this run minus the baseline, a ratio this run over the baseline.
+    """
+
+    method: Method
+    measure: str  # what differs; of a figure with several cells: FIGURE/CELL
+    value: float
+    low: float  # of the 95 % interval
+    high: float
+    p: float
+    n: int  # pairs, samples or repeats of this run
+    baseline_n: int
+    counts: dict[str, Any] = field(default_factory=dict)  # what else the method has counted, by its name in JSON
+    is_ratio: bool = False
+    detects: Callable[[float], float | None] | None = None  # by level: the smallest true difference that is detectable
+    remark: str | None = None  # what else a reader has to know
+    # Filled in by `judge`
+    p_holm: float = 1.0
+    comparisons: int = 1  # over so many of them p_holm is adjusted
+    finding: Finding = Finding.open
+    detectable: float | None = None
+
+    @property
+    def neutral(self) -> float:
+        """The value of two runs that do not differ."""
+        return 1.0 if self.is_ratio else 0.0
+
+
+def judge(effects: Iterable[Effect]) -> None:
+    """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows."""
+    families: dict[str, list[Effect]] = {}
+    for it in effects:
+        families.setdefault(it.measure.partition("/")[0], []).append(it)
+    for family in families.values():
+        for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
+            it.p_holm, it.comparisons = p_holm, len(family)
+            up, down = (Finding.larger, Finding.smaller) if it.is_ratio else (Finding.better, Finding.worse)
+            if p_holm < ALPHA and it.value != it.neutral:
+                it.finding = up if it.value > it.neutral else down
+            # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
+            it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
+
+
+# --------------------------------------------------------------------------------------------------- accuracies
+
+
+def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0) -> Effect:
+    """Compare verdicts on the same n questions: wins are those that only this run solved, losses the reverse."""
+    return Effect(
+        Method.mcnemar,
+        "accuracy",
+        (wins - losses) / n if n else 0.0,
+        *stats.paired_difference_interval(wins, losses, n),
+        stats.mcnemar_exact(wins, losses),
+        n,
+        n,
+        _verdicts(wins, losses, n - wins - losses, baseline_correct),
+        detects=partial(stats.detectable_difference, n, (wins + losses) / n if n else 0.0),
+    )
+
+
+def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
+    """Compare pairs of verdicts of which one side stopped when it liked: a test for one look would not hold."""
+    seen, baseline_correct = Pairs(), 0
+    for ours, theirs in pairs:
+        seen.add(ours, theirs)
+        baseline_correct += theirs
+    return Effect(
+        Method.sequential,
+        "accuracy",
+        seen.difference,
+        seen.low,
+        seen.high,
+        seen.p,
+        seen.count,
+        seen.count,
+        _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct),
+    )
+
+
+def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n: int) -> Effect:
+    """Compare verdicts by their counts alone, as if the questions had nothing in common."""
+    pooled = (correct + baseline_correct) / (n + baseline_n)
+    return Effect(
+        Method.fisher,
+        "accuracy",
+        correct / n - baseline_correct / baseline_n,
+        *stats.unpaired_difference_interval(correct, n, baseline_correct, baseline_n),
+        stats.fisher_exact(correct, n, baseline_correct, baseline_n),
+        n,
+        baseline_n,
+        _verdicts(None, None, None, baseline_correct),
+        detects=partial(stats.unpaired_detectable_difference, n, baseline_n, pooled),
+    )
+
+
+def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:
+    return {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
+
+
+# ------------------------------------------------------------------------------------- likelihoods and repeats
+
+
+def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
+    """Compare log-likelihoods of the same samples: their differences in nats, and how many units each sample has."""
+    error, n = ratios.ratio_error(differences, sizes), len(differences)
+    return Effect(
+        Method.sign_flips,
+        "log_likelihood",
+        ratios.ratio(differences, sizes),
+        *ratios.ratio_interval(differences, sizes),
+        ratios.paired_p(differences),
+        n,
+        n,
+        {"error": error, "size": int(sum(sizes)), "unit": unit},
+        detects=partial(ratios.detectable_shift, error, n),
+    )
+
+
+def ratio_of_medians(measure: str, repeats: Sequence[float], baseline: Sequence[float]) -> Effect:
+    """Compare the repeats of one measurement, all above 0."""
+    return Effect(
+        Method.rank_sum,
+        measure,
+        median(repeats) / median(baseline),
+        *stats.bootstrap_ratio_interval(repeats, baseline),
+        stats.rank_sum_exact(repeats, baseline),
+        len(repeats),
+        len(baseline),
+        is_ratio=True,
+    )
+
+
+def repeats_needed(comparisons: int) -> int:
+    """Return how many repeats per side can show a difference in one of so many comparisons, if no values overlap."""
+    needed = 1
+    while 2 / math.comb(2 * needed, needed) >= ALPHA / comparisons:
+        needed += 1
+    return needed

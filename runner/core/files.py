@@ -1,0 +1,78 @@
+"""Files that several processes share: locks, and files that are replaced, so that no reader sees a part of one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from runner.core.errors import ConfigError, cannot_write
+
+
+def hold(file: Path, wait: bool = True) -> TextIO:
+    """Hold a file until it is closed or this process dies: a lock, unlike a process id, is never given again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and stat.S_ISFIFO(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe")  # to open it would wait for ever
+    held = file.open("a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def is_held(file: Path) -> bool:
+    """Whether a living process holds a file."""
+    if not file.exists():
+        return False
+    try:
+        hold(file, wait=False).close()
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextmanager
+def hold_folder(folder: Path, key: str) -> Iterator[None]:
+    """Keep other processes from writing into a folder at the same time; the lock ends with this process."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{key}={folder}: another process is writing there; wait, or give another") from error
+        yield
+    finally:
+        os.close(place)
+
+
+def replace_with(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or a link under a name of this process's own, with its folders, and move it into place atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, make)
+
+
+def _replace(path: Path, make: Callable[[Path], object]) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.unlink(missing_ok=True)
+    try:
+        make(fresh)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
+    """Write a file so that a reader sees the old text or the new one, never a part."""
+    try:
+        _replace(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise cannot_write(path, error, key) from error

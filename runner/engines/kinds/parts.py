@@ -1,0 +1,111 @@
+"""model=parts: the parts of a split checkpoint, over several processes here or wherever torchrun starts them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.resolve import Resolved, read_settings
+from runner.config.model import Backend, parts_model
+from runner.config.profiles import notes as profile_notes
+from runner.config.root import RunnerConfig
+from runner.config.task import Workload
+from runner.core import machine
+from runner.core.dtypes import BYTES, Dtype, dtype_for
+from runner.core.errors import ConfigError, check
+from runner.core.machine import MIB
+from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.engines.pipeline import CAPABILITIES
+from runner.engines.pipeline.ranks import first_rank, manifest_of, torchrun_rank
+from runner.sharding.check import require_sound
+from runner.sharding.manifest import MODEL_FILES
+
+
+class PartsKind(ModelKind):
+    """Everything is known from the manifest, which holds the digest of every part."""
+
+    HAS_WEIGHTS = True
+
+    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+        """Return the manifest's SHA-256."""
+        found = {"model": manifest_of(config).sha256}
+        if parts_model(config.model).dtype is Dtype.auto:  # what it comes to depends on the machine, as do the answers
+            found["dtype"] = _dtype(config)
+        return found
+
+    def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
+        """Refuse parts that cannot run, are not all here or do not fit, by manifest, sizes and headers."""
+        model, manifest = parts_model(config.model), manifest_of(config)
+        manifest.require_runnable("model.name")
+        for part in first_rank(config, manifest).parts_here(manifest):
+            require_sound(manifest, part, "quick")
+        device = machine.device_class(model.device)
+        need = "it carries tensors from GPU to GPU, and the parts run on the CPU: use auto or gloo"
+        check(model.backend is not Backend.nccl or device == "cuda", "model.backend", model.backend.value, need)
+        needed_mib, free_mib = _weight_mib(config), machine.available_mib()
+        if model.check_memory and device == "cpu" and needed_mib > free_mib:
+            raise ConfigError(
+                f"model.name={model.name}: the parts that run here need {needed_mib:,.0f} MiB, and {free_mib:,.0f} MiB "
+                "of main memory are free: let torchrun run some of them on other machines, or use "
+                "model.check_memory=false to try it anyway"
+            )
+        return profile_notes(config.profile, device)
+
+    def predict(
+        self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
+    ) -> Footprint | None:
+        """Predict the weights of the parts that run here, and nothing of what comes on top."""
+        return Footprint({"linear": round(_weight_mib(config) * MIB)}, 0, 0, 0, 0)
+
+    def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
+        """Predict the weights; the processes share all cores."""
+        return Need(_weight_mib(config), machine.cores())
+
+    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
+        """Return what the pipeline engine can do."""
+        return CAPABILITIES
+
+    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Put prompts into the model's chat template and cut them into tokens: the tokenizer is all that it takes."""
+        from runner.engines.rows import Admission  # imports torch
+        from runner.sharding.load_part import load_tokenizer
+
+        folder = manifest_of(config).folder
+        rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)
+        admission = Admission(config, load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
+        return [admission.encode(Request(0, prompt)) for prompt in prompts]
+
+    def open_engine(
+        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
+        """Return the pipeline engine."""
+        from runner.engines.pipeline.engine import PipelineEngine  # imports torch
+
+        return PipelineEngine(config, folder)
+
+    def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
+        """Run the parts of a process that torchrun has started; the first of them has the job."""
+        if (rank := torchrun_rank()) is None:
+            return None
+        from runner.engines.pipeline.processes import join_torchrun  # imports torch
+
+        return join_torchrun(config, rank)
+
+
+def _dtype(config: RunnerConfig) -> str:
+    """Return the number format that model.dtype comes to here."""
+    model, settings = parts_model(config.model), read_settings(manifest_of(config).folder / MODEL_FILES)
+    return dtype_for(model.dtype, settings, machine.device_class(model.device))
+
+
+def _weight_mib(config: RunnerConfig) -> float:
+    """Return the size of the parts that this machine's processes load."""
+    manifest = manifest_of(config)
+    numbers = sum(part.params for part in first_rank(config, manifest).parts_here(manifest))
+    return numbers * BYTES.get(_dtype(config), 2) / MIB
+
+
+KIND = PartsKind()

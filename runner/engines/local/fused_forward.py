@@ -1,0 +1,274 @@
+"""A plain Llama's forward pass as a single call of C (kernels/fused_forward.h).
+
+Between two operations of torch lie Python, the start and the end of a region of threads, and memory that is written and
+read again; where a model or a pass is small, that takes as long as what is computed. A model is recognised by the parts
+it is made of, and then tried next to its own forward pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.checkpoints.pass_memory import quantized_workspace_bytes
+from runner.core import machine
+from runner.engines.local.attention import PassLayout
+from runner.engines.local.fast_layers import is_plain
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.matrices import LayerWeights, Matrix, WeightFormat
+from runner.engines.local.panels import Panels, fits_panels
+
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+PARTS = {
+    "attention": (PROJECTIONS, PROJECTIONS | {"q_norm", "k_norm"}),
+    "mlp": ({"gate_proj", "up_proj", "down_proj", "act_fn"},),
+    "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
+}
+ACTIVATIONS = ("silu", "swish")
+PRODUCT_PHASES = 3  # as in products.h
+LAYER_PHASES, PHASE_BYTES = 4 * PRODUCT_PHASES + 5, 128  # as in fused_forward.h and thread_team.h
+CACHE_LINE = 64  # where pieces of the workspace begin
+FIRST_POSITIONS = 1024  # of RoPE's table, which grows with the rows
+
+
+class NotFusable(Exception):
+    """A model is made of other parts."""
+
+
+class _Model(ctypes.Structure):
+    """As fused_model in fused_forward.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized")),
+        *((name, ctypes.c_float) for name in ("epsilon", "scale")),
+        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "cos", "sin")),
+        ("head", Matrix),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """As fused_layer in fused_forward.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("norm_in", "norm_mid", "norm_q", "norm_k")),
+        ("qkv", Matrix * 3),
+        ("out", Matrix),
+        ("gated", Matrix * 2),
+        ("down", Matrix),
+    )
+
+
+class _SharedPart(ctypes.Structure):
+    """As shared_part in fused_forward.h."""
+
+    _fields_ = (
+        ("arena", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("sees", "causal")),
+        ("chosen", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("first", "tokens")),
+        ("row_of", ctypes.c_void_p),
+    )
+
+
+class _Tokens(ctypes.Structure):
+    """As fused_tokens in fused_forward.h."""
+
+    _fields_ = (
+        ("arenas", ctypes.c_void_p),
+        ("tokens", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("ids", "positions", "slot", "place", "seen")),
+        *((name, ctypes.c_int64) for name in ("is_step", "kept")),
+        ("keep", ctypes.c_void_p),
+        ("parts", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("part", "workspace", "logits")),
+    )
+
+
+class FusedForward:
+    """The weights of a model in the order in which C reads them."""
+
+    def __init__(
+        self,
+        model: Any,
+        heads: Heads,
+        positions: int,
+        kernels: native.Kernels,
+        packed: Mapping[nn.Module, LayerWeights],
+    ) -> None:
+        """NotFusable where the model is no plain Llama, or none that this is made for.
+
+        positions: how many its rotary embedding can be asked for. packed: the layers that C has the weights of
+        already; of a small model the others are packed here.
+        """
+        self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
+        self._kept: list[Any] = []  # what C has only the address of
+        self.is_quantized = False  # some of its layers
+        self.is_by_row = True  # a row's sums are the same whatever rows go along
+        self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
+        if not kernels.has("fused_forward", heads.dtype):
+            raise NotFusable("this processor has no products of such numbers")
+        if not heads.plain_softmax:
+            raise NotFusable("its softmax has caps or sinks")
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            raise NotFusable("something hooks into its layers")
+        try:
+            body, settings, head = model.model, model.config, model.lm_head
+            if settings.hidden_act not in ACTIVATIONS:
+                raise NotFusable(f"its MLP goes through {settings.hidden_act}")
+            self.rotary, self.hidden, first = body.rotary_emb, settings.hidden_size, body.layers[0]
+            self.inner, self.scale = first.mlp.gate_proj.out_features, first.self_attn.scaling
+            self.epsilon = body.norm.variance_epsilon
+            layers = [self._layer(layer) for layer in body.layers]
+            if head.bias is not None or len(layers) != heads.layers:
+                raise NotFusable("its head or its number of layers differs")
+            self.vocabulary, self.rows = head.out_features, len(body.embed_tokens.weight)
+            of_head = self._matrix(head, self.hidden, self.vocabulary)
+            self._layers = (_Layer * len(layers))(*layers)
+            self._model = _Model(
+                len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.is_quantized,
+                self.epsilon, self.scale,
+                self._hold(body.embed_tokens.weight), self._norm(body.norm, self.hidden), None, None,
+                of_head,
+            )  # fmt: skip
+            self._rope_table: tuple[torch.Tensor, torch.Tensor] | None = None
+            self._extend_rope_table(min(FIRST_POSITIONS, positions))
+        except (AttributeError, TypeError, IndexError) as error:
+            raise NotFusable(f"it has no such parts: {error}") from error
+
+    def fits(self, what: PassLayout, positions: list[int]) -> bool:
+        """Whether a pass is one that it is made for: what tokens share is read tile by tile."""
+        return max(positions) < self.positions and (self.kernels.has_shared or not (what.uses or what.spans))
+
+    def __call__(self, what: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
+        """Return the logits [n, V] after the tokens to keep, or after all."""
+        if not 0 <= min(ids) <= max(ids) < self.rows:  # C would read what lies behind the embedding
+            raise IndexError(f"token ids from {min(ids)} to {max(ids)}: the embedding has {self.rows} rows")
+        self._extend_rope_table(max(positions) + 1)
+        count = len(ids)
+        kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
+        numbers = torch.tensor([ids, positions], dtype=torch.int32)
+        parts = _parts(what)
+        workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
+        logits = torch.empty(kept.numel(), self.vocabulary, dtype=self.heads.dtype)
+        part_list = (_SharedPart * len(parts))(*parts)
+        tokens = _Tokens(
+            what.own.table.data_ptr(), count,
+            numbers[0].data_ptr(), numbers[1].data_ptr(), what.slot.data_ptr(), what.place.data_ptr(),
+            what.seen.data_ptr(), int(what.is_step), kept.numel(), kept.data_ptr(),
+            len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(),
+        )  # fmt: skip
+        self.kernels(
+            "fused_forward", self.heads.dtype,
+            ctypes.addressof(self._model), ctypes.addressof(self._layers), ctypes.addressof(tokens),
+        )  # fmt: skip
+        return logits
+
+    def _workspace_bytes(self, tokens: int, of_parts: list[int]) -> int:
+        """Return the bytes that a pass takes besides what stays: as fused_forward.h allocates them."""
+        heads, size = self.heads, self.heads.dtype.itemsize
+        queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
+        wide = queries * heads.dim
+        pieces = [(heads.layers * LAYER_PHASES + PRODUCT_PHASES + 1) * PHASE_BYTES]
+        pieces += [tokens * width * size for width in (self.hidden, self.hidden, wide + 2 * pairs)]
+        pieces.append(tokens * max(wide, self.inner) * size)
+        for count in of_parts:
+            pieces += [count * wide * size, count * queries * 4, count * queries * 4]
+        if self.is_quantized:
+            widest = max(wide, self.hidden, self.inner)
+            pieces.append(quantized_workspace_bytes(tokens, widest, torch.get_num_threads()))
+        return int(sum(pieces)) + CACHE_LINE * len(pieces)
+
+    def _extend_rope_table(self, positions: int) -> None:
+        """Have cos and sin for so many positions at least."""
+        there = 0 if self._rope_table is None else self._rope_table[0].shape[0]
+        if positions <= there:
+            return
+        count = min(max(positions, 2 * there), self.positions)
+        with torch.inference_mode():
+            cos, sin = self.rotary(torch.zeros(1, dtype=self.heads.dtype), torch.arange(count)[None])
+        if cos.shape != (1, count, self.heads.dim) or cos.dtype != self.heads.dtype:
+            raise NotFusable("it rotates a part of each head, or otherwise")
+        self._rope_table = cos[0].contiguous(), sin[0].contiguous()
+        self._model.cos, self._model.sin = (one.data_ptr() for one in self._rope_table)
+
+    # ------------------------------------------------------------------------------------- reading the model
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp, heads = layer.self_attn, layer.mlp, self.heads
+        for module, kind in ((attention, "attention"), (mlp, "mlp"), (layer, "layer")):
+            if {name for name, _ in module.named_children()} not in PARTS[kind]:
+                raise NotFusable(f"its {kind} has other parts")
+        if attention.scaling != self.scale:
+            raise NotFusable("its layers differ")
+        queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
+        hidden, inner = self.hidden, self.inner
+        has_norms = hasattr(attention, "q_norm")
+        if any(one.bias is not None for one in (mlp.gate_proj, mlp.up_proj)):
+            raise NotFusable("its MLP has biases")
+        qkv = (
+            self._matrix(attention.q_proj, hidden, queries),
+            self._matrix(attention.k_proj, hidden, pairs),
+            self._matrix(attention.v_proj, hidden, pairs),
+        )
+        gated = self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)
+        if len({one.threshold for one in qkv if one.kind == WeightFormat.row_int8}) > 1:
+            raise NotFusable("its queries, keys and values have outliers of different sizes")
+        if len({(one.kind, one.block, one.threshold) for one in gated}) > 1:
+            raise NotFusable("what gates its MLP is quantized in another way")
+        return _Layer(
+            self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
+            self._norm(attention.q_norm, heads.dim) if has_norms else None,
+            self._norm(attention.k_norm, heads.dim) if has_norms else None,
+            (Matrix * 3)(*qkv),
+            self._matrix(attention.o_proj, queries, hidden),
+            (Matrix * 2)(*gated),
+            self._matrix(mlp.down_proj, inner, hidden),
+        )  # fmt: skip
+
+    def _matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
+        weights = self.packed.get(layer)
+        if weights is None:
+            if not is_plain(layer):
+                raise NotFusable("its linear layers are no plain ones")
+            if not self.is_small or not fits_panels(layer.weight, self.kernels):
+                raise NotFusable("its linear layers do not lie in panels")
+            weights = Panels.of(layer.weight, layer.bias, self.kernels)
+        if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
+            raise NotFusable("its linear layers have another number format, or other sizes")
+        self._kept.append(weights.tensors)
+        self.is_quantized |= weights.matrix.kind != WeightFormat.plain
+        self.is_by_row &= (
+            weights.matrix.kind != WeightFormat.row_int8 or not weights.matrix.threshold
+        )  # one's outliers are all rows'
+        return weights.matrix
+
+    def _norm(self, layer: Any, width: int) -> int:
+        if layer.variance_epsilon != self.epsilon or layer.weight.shape != (width,):
+            raise NotFusable("its norms differ")
+        return self._hold(layer.weight)
+
+    def _hold(self, tensor: torch.Tensor) -> int:
+        """Keep a tensor for as long as this lives; return its address."""
+        tensor = tensor.detach()
+        if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu":
+            raise NotFusable("it has weights of another kind")
+        self._kept.append(tensor.contiguous())
+        return int(self._kept[-1].data_ptr())
+
+
+def _parts(what: PassLayout) -> list[_SharedPart]:
+    """Say what many of the tokens share."""
+    parts = []
+    for use in what.uses:
+        chosen = None if use.rows is None else use.rows.data_ptr()
+        arena = use.kv.store.table.data_ptr()
+        parts.append(_SharedPart(arena, use.kv.length, 0, chosen, 0, use.count, use.row_of.data_ptr()))
+    for span, row_of in zip(what.spans, what.span_rows, strict=True):
+        arena, count = what.own.table[span.slot].data_ptr(), span.last - span.first
+        parts.append(_SharedPart(arena, span.before + 1, 1, None, span.first, count, row_of.data_ptr()))
+    return parts

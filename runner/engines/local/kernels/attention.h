@@ -1,0 +1,107 @@
+/* What attention over a KV cache is written in, for every number format: where keys and values lie, what a token sees,
+   and the softmax over blocks of keys. */
+
+#define MAX_GROUP 16 /* query heads on a key-value head; both limits are in native.py, too */
+#define MAX_DIM 512
+#define KEY_BLOCK 512 /* keys at a time: their scores stay in the first-level cache */
+#define MAX_SCORES (KEY_BLOCK + 2 * LANES)
+#define PREFETCH_DISTANCE 8192 /* bytes: the processor's own prefetching stops at the end of a page, too soon for these reads */
+
+/* How many query heads and dimensions have their sums in registers side by side, and whether two blocks of keys do */
+#ifdef __AVX512F__
+#define HEADS_AT_ONCE(dim) ((dim) <= 64 || (dim) % 64 == 0 ? 4 : 2)
+#define DIMS_AT_ONCE(dim) ((dim) % 64 ? (dim) : 64)
+#define MAX_DIMS_AT_ONCE MAX_DIM
+#define TWO_BLOCKS(group) 1
+#else
+#define HEADS_AT_ONCE(dim) 2
+#define DIMS_AT_ONCE(dim) ((dim) % 32 ? 16 : 32)
+#define MAX_DIMS_AT_ONCE 32
+#define TWO_BLOCKS(group) ((group) <= 2)
+#endif
+
+/* Asks for a cache line of a range of memory that ends at `end` and is followed by one that starts at `next`; where
+   registers are narrow, asking takes longer than it saves. */
+INLINE void prefetch(const void *at, const void *end, const void *next) {
+#ifdef __AVX512F__
+  const char *far = (const char *)at + PREFETCH_DISTANCE;
+  __builtin_prefetch(far < (const char *)end ? far : (const char *)next + (far - (const char *)end));
+#endif
+}
+
+/* Where a row's keys and values lie: the first head of the first layer, and how many places each head has. All heads of
+   a layer, and then those of the next, follow one another. */
+typedef struct {
+  int64_t keys, values, capacity;
+} kv_arena;
+
+/* How they lie there, head by head. Keys: in blocks of LANES places, within a block dimension by dimension, so that
+   the scores of LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and
+   two places of a value, lie side by side, since products of pairs are quicker than widening. */
+
+INLINE void store_place_f32(float *K, float *V, const float *k, const float *v, int64_t dim, int64_t place) {
+  float *block = K + place / LANES * LANES * dim + place % LANES;
+  for (int64_t d = 0; d < dim; d++) block[d * LANES] = k[d];
+  memcpy(V + place * dim, v, dim * sizeof(float));
+}
+
+INLINE void store_place_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int64_t dim, int64_t place) {
+  bf16 *block = K + place / LANES * LANES * dim + place % LANES * 2, *pair = V + place / 2 * 2 * dim + place % 2;
+  for (int64_t d = 0; d < dim; d++) block[d / 2 * 2 * LANES + d % 2] = k[d];
+  for (int64_t d = 0; d < dim; d++) pair[2 * d] = v[d];
+}
+
+/* The weights of count values as they are multiplied: in bfloat16 with a 0 behind them, the other half of the last pair
+   */
+INLINE const float *pack_weights_f32(float *s, int count, float *packed) { return s; }
+
+INLINE const bf16 *pack_weights_bf16(float *s, int count, bf16 *packed) {
+  s[count] = 0;
+  for (int j = 0; j <= count; j++) packed[j] = from_float_bf16(s[j]);
+  return packed;
+}
+
+/* What the query heads of one token on one key-value head see: parts that it shares with other tokens, whose outcomes
+   are there already, and its own keys */
+typedef struct {
+  int64_t first, end; /* own keys from `first` up to before `end`, the last of which it always sees */
+  float scale, cap;   /* cap: 0, or what scores stay below */
+  const float *sinks; /* 0, or a score for each head that takes weight and has no value */
+  int64_t parts;
+  const int64_t *part_out, *part_top, *part_sum; /* addresses of outputs not yet divided by their sums, maxima, sums */
+  const int64_t *part_row;                       /* the token's first row in each of these; -1: it sees nothing of it */
+} attention_view;
+
+/* Count scores become capped, where there is a cap, and the first `hidden` of them are not seen. Only some layers need
+   this, so it is kept out of the code for each shape, which takes long to compile as it is. */
+static __attribute__((noinline)) void cap_and_hide_copy(float *scores, int count, int64_t hidden, float scale, float cap) {
+  if (cap)
+#pragma omp simd
+    for (int j = 0; j < count; j++) scores[j] = soft_cap(scores[j] * scale, cap);
+  for (int j = 0; j < count && j < hidden; j++) scores[j] = -INFINITY;
+}
+
+INLINE void cap_and_hide(float *scores, int count, int64_t hidden, float scale, float cap) {
+  float copy[MAX_SCORES]; /* a compiler has to assume that an array whose address is handed on overlaps with keys */
+  memcpy(copy, scores, count * sizeof(float));
+  cap_and_hide_copy(copy, count, hidden, scale, cap);
+  memcpy(scores, copy, count * sizeof(float));
+}
+
+/* One more block of keys for a head: its scores become weights, and its maximum and sum go on with them. What it has
+   summed up so far, acc [D], is scaled down to the new maximum. */
+INLINE void add_scores(const int D, float *s, int count, float scale, float *top, float *sum, float *acc) {
+  float m = -INFINITY, l = 0;
+#pragma omp simd reduction(max : m)
+  for (int j = 0; j < count; j++) m = s[j] > m ? s[j] : m;
+  m = m * scale > *top ? m * scale : *top;
+  float keep = *top == -INFINITY ? 0.0f : exp_fast(*top - m);
+#pragma omp simd reduction(+ : l)
+  for (int j = 0; j < count; j++) {
+    s[j] = exp_fast(fmaf(s[j], scale, -m));
+    l += s[j];
+  }
+  *top = m;
+  *sum = *sum * keep + l;
+  for (int d = 0; d < D; d++) acc[d] *= keep;
+}

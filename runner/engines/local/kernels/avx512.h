@@ -1,0 +1,43 @@
+/* Sixteen numbers at a time by AVX512: exp, and loads and stores that round as torch's steps do. */
+
+INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+  __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), x);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+  p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r), _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+/* exp for weights: where they are rounded to 16 bits, within 4e-6 in fewer steps */
+INLINE __m512 softmax_weight_16_f32(__m512 x) { return exp_16(x); }
+INLINE __m512 softmax_weight_16_bf16(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+  const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.69314718f), x);
+  __m512 p = _mm512_set1_ps(4.187564e-2f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6792143e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.9999372e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.9996229e-1f));
+  return _mm512_scalef_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f)), n);
+}
+
+INLINE void store_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh(x)); }
+INLINE void store_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
+
+INLINE __m512 load_16_bf16(const bf16 *at) {
+  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at)), 16);
+}
+INLINE __m512 load_16_f32(const float *at) { return _mm512_loadu_ps(at); }
+
+/* As DOWN and UP, in one instruction instead of five: torch's steps round that often */
+INLINE __m512 round_16_bf16(__m512 x) {
+  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16);
+}
+INLINE __m512 round_16_f32(__m512 x) { return x; }

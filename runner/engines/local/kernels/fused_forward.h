@@ -1,0 +1,326 @@
+/* A whole forward pass of a plain Llama in a single call, for one number format (T, PACK, NAME: see kernels.c): one
+   region of threads, which go through its phases together. What lies between two operations of torch is rounded as
+   torch does. */
+
+#ifndef FUSED_FORWARD
+#define FUSED_FORWARD
+#define LAYER_PHASES (4 * PRODUCT_PHASES + 5) /* beside them: the embedding, and the product of the head */
+#define OWN_CHUNK 4 /* most heads of tokens that are claimed at a time: their keys differ in number */
+
+typedef struct {
+  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized;
+  float epsilon, scale;
+  const void *embedding, *norm, *cos, *sin; /* cos, sin: RoPE's table [positions, dim] */
+  matrix head;
+} fused_model;
+
+typedef struct {
+  const void *norm_in, *norm_mid, *norm_q, *norm_k; /* of each query's and key's head, or 0 */
+  matrix qkv[3], out, gated[2], down;
+} fused_layer;
+
+/* What many tokens read of one row: a prefix, or within a span, where each sees one place more than the one before */
+typedef struct {
+  const kv_arena *arena;
+  int64_t sees, causal;
+  const int64_t *chosen; /* the tokens, or 0: the first of them and those behind it */
+  int64_t first, tokens;
+  const int32_t *row_of; /* of each token of the pass: its place among these, or -1 */
+} shared_part;
+
+/* A flat list of tokens: each with its id, its position in its text, the slot and place where its keys and values go,
+   and how many places of the slot it sees. In a step each is the only one of its slot. */
+typedef struct {
+  const kv_arena *arenas;
+  int64_t tokens;
+  const int32_t *ids, *positions, *slot, *place, *seen;
+  int64_t is_step, kept;
+  const int32_t *keep; /* the tokens whose logits are wanted */
+  int64_t parts;
+  const shared_part *part;
+  void *workspace, *logits;
+} fused_tokens;
+
+/* A pass on its way */
+typedef struct {
+  const fused_model *model;
+  const fused_layer *layers;
+  const fused_tokens *in;
+  int64_t q_width, kv_width, qkv_width; /* of all heads of a token */
+  void *x, *normed, *qkv, *inner;       /* [tokens, hidden], the same, [tokens, qkv_width], [tokens, widest of the rest] */
+  int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
+  int64_t *first_tile;                     /* of each part, heads and rows counted on; and how many there are */
+  int is_interleaved; /* what tokens share, and then what is their own, tile by tile: memory and products work side by side */
+  quantized_workspace work;
+  int threads, is_alone;
+} fused_pass;
+#endif
+
+/* Rotates the heads [count, dim] of one token to its position (RoPE), after their norms where there are any. */
+INLINE void NAME(rotate)(T *heads, int64_t count, int64_t dim, const T *norm, float epsilon, const T *cos, const T *sin) {
+  const int64_t half = dim / 2;
+  for (int64_t h = 0; h < count; h++, heads += dim) {
+    if (norm) NAME(norm_row)(heads, norm, dim, epsilon, heads);
+    int64_t first = 0;
+#ifdef HAS_AVX512_BF16
+    for (; first + LANES <= half; first += LANES) {
+      T *low = heads + first, *high = low + half;
+      const __m512 a = NAME(load_16)(low), b = NAME(load_16)(high);
+      const __m512 cos_low = NAME(load_16)(cos + first), sin_low = NAME(load_16)(sin + first);
+      const __m512 cos_high = NAME(load_16)(cos + half + first), sin_high = NAME(load_16)(sin + half + first);
+      const __m512 ac = NAME(round_16)(_mm512_mul_ps(a, cos_low)), bs = NAME(round_16)(_mm512_mul_ps(b, sin_low));
+      const __m512 bc = NAME(round_16)(_mm512_mul_ps(b, cos_high)), as = NAME(round_16)(_mm512_mul_ps(a, sin_high));
+      NAME(store_16)(low, _mm512_sub_ps(ac, bs));
+      NAME(store_16)(high, _mm512_add_ps(bc, as));
+    }
+#endif
+#pragma omp simd
+    for (int64_t d = first; d < half; d++) {
+      const float a = NAME(to_float)(heads[d]), b = NAME(to_float)(heads[d + half]);
+      const float cos_low = NAME(to_float)(cos[d]), sin_low = NAME(to_float)(sin[d]);
+      const float cos_high = NAME(to_float)(cos[d + half]), sin_high = NAME(to_float)(sin[d + half]);
+      heads[d] = NAME(from_float)(NAME(rounded)(a * cos_low) - NAME(rounded)(b * sin_low));
+      heads[d + half] = NAME(from_float)(NAME(rounded)(b * cos_high) + NAME(rounded)(a * sin_high));
+    }
+  }
+}
+
+/* ----------------------------------------------------------------------------------------- what is multiplied in a
+   layer */
+
+INLINE product NAME(fused_product)(const fused_pass *s, const void *x, int64_t rows, int64_t inputs, const matrix *m,
+                                   int64_t count, int output_mode, void *out, int64_t stride) {
+  return product_of(x, rows, inputs, m, count, output_mode, out, stride, &s->work, sizeof(T), s->threads);
+}
+
+static product NAME(qkv_product)(const fused_pass *s, int64_t layer) {
+  return NAME(fused_product)(s, s->normed, s->in->tokens, s->model->hidden, s->layers[layer].qkv, 3, STORE, s->qkv,
+                             s->qkv_width);
+}
+
+static product NAME(logits_product)(const fused_pass *s) {
+  return NAME(fused_product)(s, s->normed, s->in->kept, s->model->hidden, &s->model->head, 1, STORE, s->in->logits,
+                             s->model->head.outputs);
+}
+
+/* A product, and the wait until all of it is there */
+INLINE void NAME(product_and_wait)(const fused_pass *s, const product *p, const product *then, phase **now) {
+  NAME(run_product)(p, then, now, s->threads);
+  barrier((*now)++, p->tasks, s->is_alone);
+}
+
+/* --------------------------------------------------------------------------------------------- phases between products
+   */
+
+static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
+  const fused_model *m = s->model;
+  const int64_t tokens = s->in->tokens, chunk = chunk_of(tokens, s->threads), chunks = ceil_div(tokens, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
+    FOR_EACH_ITEM(t, i, chunk, tokens) {
+      T *x = (T *)s->x + t * m->hidden;
+      memcpy(x, (const T *)m->embedding + s->in->ids[t] * m->hidden, m->hidden * sizeof(T));
+      NAME(norm_row)(x, s->layers->norm_in, m->hidden, m->epsilon, (T *)s->normed + t * m->hidden);
+    }
+  barrier(now, chunks, s->is_alone);
+}
+
+/* RoPE of queries and keys. Where other tokens of a slot see a key, it has to be stored before anyone reads. */
+static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
+  const fused_model *m = s->model;
+  const fused_tokens *in = s->in;
+  const fused_layer *layer = s->layers + l;
+  const int64_t dim = m->dim, chunk = chunk_of(in->tokens, s->threads), chunks = ceil_div(in->tokens, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
+    FOR_EACH_ITEM(t, i, chunk, in->tokens) {
+      T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->q_width, *v = k + s->kv_width;
+      const T *cos = (const T *)m->cos + in->positions[t] * dim, *sin = (const T *)m->sin + in->positions[t] * dim;
+      NAME(rotate)(q, m->kv_heads * m->group, dim, layer->norm_q, m->epsilon, cos, sin);
+      NAME(rotate)(k, m->kv_heads, dim, layer->norm_k, m->epsilon, cos, sin);
+      for (int64_t h = 0; h < m->kv_heads && !in->is_step; h++)
+        NAME(store_head)(in->arenas + in->slot[t], l * m->kv_heads + h, k + h * dim, v + h * dim, dim, in->place[t]);
+    }
+  barrier(now, chunks, s->is_alone);
+}
+
+/* The norm of `count` tokens, or of those to keep: [count, hidden] */
+static void NAME(norm_tokens)(const fused_pass *s, const T *norm, int64_t count, const int32_t *keep, phase *now) {
+  const int64_t hidden = s->model->hidden, chunk = chunk_of(count, s->threads), chunks = ceil_div(count, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
+    FOR_EACH_ITEM(t, i, chunk, count)
+      NAME(norm_row)((T *)s->x + (keep ? keep[t] : t) * hidden, norm, hidden, s->model->epsilon, (T *)s->normed + t * hidden);
+  barrier(now, chunks, s->is_alone);
+}
+
+/* -------------------------------------------------------------------------------------------------------------
+   attention */
+
+/* One token's query heads of a key-value head over its parts and its own keys. Those of token `then` and its head come
+   next. */
+static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int64_t h, int64_t then, int64_t then_head) {
+  const fused_model *m = s->model;
+  const fused_tokens *in = s->in;
+  const int64_t dim = m->dim, group = m->group, head = layer * m->kv_heads + h;
+  const kv_arena *arena = in->arenas + in->slot[t];
+  T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->q_width + h * dim;
+  int64_t rows[in->parts + 1];
+  for (int64_t p = 0; p < in->parts; p++) {
+    const int64_t of_part = in->part[p].row_of[t];
+    rows[p] = of_part < 0 ? -1 : (h * in->part[p].tokens + of_part) * group;
+  }
+  if (in->is_step) NAME(store_head)(arena, head, k, k + s->kv_width, dim, in->seen[t] - 1);
+  const attention_view view = {0, in->seen[t], m->scale, 0, 0, in->parts, s->part_out, s->part_top, s->part_sum, rows};
+  NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim),
+                    &view, (T *)s->inner + t * s->q_width + h * group * dim,
+                    NAME(keys_of)(in->arenas + in->slot[then], layer * m->kv_heads + then_head, dim));
+}
+
+static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now) {
+  const int64_t kv_heads = s->model->kv_heads, items = s->in->tokens * kv_heads, some = chunk_of(items, s->threads);
+  const int64_t chunk = some < OWN_CHUNK ? some : OWN_CHUNK, chunks = ceil_div(items, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
+    FOR_EACH_ITEM(j, i, chunk, items) {
+      const int64_t then = j + 1 < items ? j + 1 : j;
+      NAME(attend_own)(s, layer, j / kv_heads, j % kv_heads, then / kv_heads, then % kv_heads);
+    }
+  barrier(now, chunks, s->is_alone);
+}
+
+#ifdef HAS_AVX512_BF16
+#define PREFETCH_BYTES (512 * 1024) /* that stay in the second-level cache until they are read */
+#define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would hold up the products */
+
+/* The own keys and values of some tokens, to be asked for while what they share is multiplied, evenly over that time */
+static prefetch_queue NAME(prefetch_own_keys)(const fused_tokens *in, int64_t head, int64_t first, int64_t after,
+                                              int64_t dim, memory_range *ranges) {
+  int64_t count = 0, bytes = 0, keys = 0;
+  for (int64_t t = first; t < after && bytes < PREFETCH_BYTES; t++) {
+    const kv_arena *arena = in->arenas + in->slot[t];
+    const int64_t size = ceil_div(in->seen[t], LANES) * LANES * dim * sizeof(T);
+    const char *of[2] = {(char *)NAME(keys_of)(arena, head, dim), (char *)NAME(values_of)(arena, head, dim)};
+    for (int i = 0; i < 2; i++) ranges[count++] = (memory_range){of[i], of[i] + size};
+    bytes += 2 * size;
+  }
+  for (int64_t p = 0; p < in->parts; p++) keys += in->part[p].sees;
+  const int64_t steps = 2 * keys * dim / (PACK * LANES * TILE_VECS) * (TILE_ROWS / REGISTER_ROWS) + 1;
+  const int64_t per_step = bytes / CACHE_LINE * 16 / steps + 1;
+  return (prefetch_queue){ranges->at, per_step < MAX_SIXTEENTHS ? per_step : MAX_SIXTEENTHS, 0, count, ranges};
+}
+
+/* Tile i of a part */
+static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int64_t i, prefetch_queue *next) {
+  const fused_model *m = s->model;
+  const shared_part *part = s->in->part + p;
+  NAME(attend_tile)(i, (const T *)s->qkv + part->first * s->qkv_width, m->dim, s->qkv_width, part->chosen, part->tokens,
+                    part->arena, layer, m->kv_heads, m->group, m->dim, part->sees, part->causal, 0, m->scale, 0,
+                    (T *)s->part_out[p], (float *)s->part_top[p], (float *)s->part_sum[p], next);
+}
+
+static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
+  const int64_t tiles = s->first_tile[s->in->parts];
+  FOR_EACH_CHUNK(i, now, tiles, s->is_alone) {
+    int64_t p = 0;
+    while (i >= s->first_tile[p + 1]) p++;
+    NAME(attend_part)(s, layer, p, i - s->first_tile[p], &(prefetch_queue){0});
+  }
+  barrier(now, tiles, s->is_alone);
+}
+
+/* What the tokens of a tile share, in all parts, and then what is their own. All parts have the same tokens, so tile i
+   of each is of the same. */
+static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *now) {
+  const fused_model *m = s->model;
+  const int64_t all = s->first_tile[1], tiles = all / m->kv_heads, tokens = s->in->tokens;
+  FOR_EACH_CHUNK(i, now, all, s->is_alone) {
+    const int64_t first = (tiles - 1 - i % tiles) * TILE_ROWS / m->group, h = i / tiles; /* as in attend_tile */
+    const int64_t after = first + TILE_ROWS / m->group < tokens ? first + TILE_ROWS / m->group : tokens;
+    memory_range ranges[2 * TILE_ROWS];
+    prefetch_queue next = NAME(prefetch_own_keys)(s->in, layer * m->kv_heads + h, first, after, m->dim, ranges);
+    for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
+    for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
+  }
+  barrier(now, all, s->is_alone);
+}
+#endif
+
+/* ----------------------------------------------------------------------------------------------------------------
+   passes */
+
+static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
+  const fused_model *m = s->model;
+  const fused_layer *layer = s->layers + l;
+  const int64_t tokens = s->in->tokens, hidden = m->hidden;
+  const int is_last = l + 1 == m->layers;
+  const product to_qkv = NAME(qkv_product)(s, l);
+  const product to_out = NAME(fused_product)(s, s->inner, tokens, s->q_width, &layer->out, 1, ADD, s->x, hidden);
+  const product to_gated = NAME(fused_product)(s, s->normed, tokens, hidden, layer->gated, 2, GATED, s->inner, m->inner);
+  const product to_down = NAME(fused_product)(s, s->inner, tokens, m->inner, &layer->down, 1, ADD, s->x, hidden);
+  const product later = is_last ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
+
+  NAME(product_and_wait)(s, &to_qkv, &to_out, now);
+  NAME(rotate_and_store)(s, l, (*now)++);
+#ifdef HAS_AVX512_BF16
+  if (s->is_interleaved) NAME(attend_interleaved)(s, l, *now);
+  else NAME(attend_parts)(s, l, *now);
+#endif
+  (*now)++;
+  if (!s->is_interleaved) NAME(attend_own_keys)(s, l, *now);
+  (*now)++;
+  NAME(product_and_wait)(s, &to_out, &to_gated, now);
+  NAME(norm_tokens)(s, layer->norm_mid, tokens, 0, (*now)++);
+  NAME(product_and_wait)(s, &to_gated, &to_down, now);
+  NAME(product_and_wait)(s, &to_down, &later, now);
+  if (is_last) NAME(norm_tokens)(s, m->norm, s->in->kept, s->in->keep, (*now)++);
+  else NAME(norm_tokens)(s, s->layers[l + 1].norm_in, tokens, 0, (*now)++);
+}
+
+#ifdef HAS_AVX512_BF16
+/* Takes what the outcomes of the parts need out of the workspace, and decides how parts and own keys follow each other.
+   */
+static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
+  const fused_model *m = s->model;
+  const fused_tokens *in = s->in;
+  for (int64_t p = 0; p < in->parts; p++) {
+    const int64_t rows = in->part[p].tokens * m->group;
+    s->part_out[p] = (int64_t)allocate(workspace, m->kv_heads * rows * m->dim * sizeof(T));
+    s->part_top[p] = (int64_t)allocate(workspace, m->kv_heads * rows * sizeof(float));
+    s->part_sum[p] = (int64_t)allocate(workspace, m->kv_heads * rows * sizeof(float));
+    s->first_tile[p + 1] = s->first_tile[p] + m->kv_heads * ceil_div(rows, TILE_ROWS);
+  }
+  s->is_interleaved = in->is_step && in->parts && TILE_ROWS % m->group == 0 && s->first_tile[1] >= 8 * s->threads;
+  for (int64_t p = 0; p < in->parts; p++)
+    s->is_interleaved = s->is_interleaved && !in->part[p].chosen && in->part[p].tokens == in->tokens;
+}
+#endif
+
+/* in->logits: [kept, outputs of the head]. in->workspace: of as many bytes as fused_forward.py's `_workspace_bytes` */
+void NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
+  const int64_t tokens = in->tokens, parts = in->parts, phases = m->layers * LAYER_PHASES + PRODUCT_PHASES + 1;
+  int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
+  char *workspace = in->workspace;
+  phase *first = allocate(&workspace, phases * sizeof(phase));
+  fused_pass s = {m, layers, in, .part_out = part_out, .part_top = part_top, .part_sum = part_sum,
+                  .first_tile = first_tile, .threads = threads, .is_alone = threads == 1};
+  s.q_width = m->kv_heads * m->group * m->dim, s.kv_width = m->kv_heads * m->dim;
+  s.qkv_width = s.q_width + 2 * s.kv_width;
+  s.x = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  s.normed = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  s.qkv = allocate(&workspace, tokens * s.qkv_width * sizeof(T));
+  s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
+  first_tile[0] = 0;
+#ifdef HAS_AVX512_BF16
+  NAME(lay_out_parts)(&s, &workspace);
+#endif
+#ifdef HAS_AVX512_VNNI
+  const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden;
+  if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, wide > m->inner ? wide : m->inner, threads);
+#endif
+  memset(first, 0, phases * sizeof(phase));
+#pragma omp parallel num_threads(threads)
+  {
+    phase *now = first;
+    NAME(embed_tokens)(&s, now++);
+    for (int64_t l = 0; l < m->layers; l++) NAME(forward_layer)(&s, l, &now);
+    const product to_logits = NAME(logits_product)(&s);
+    NAME(run_product)(&to_logits, 0, &now, threads);
+  }
+}

@@ -1,0 +1,56 @@
+/* Every kernel of the local engine, in one library: compiled on first use by the C compiler of the machine (native.py).
+   README.md lists the kernels. Files without a number format come first; the others are compiled once for each: numbers
+   are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format. */
+#include "numbers.h"
+#ifdef HAS_AVX512_BF16
+#include "avx512.h"
+#endif
+#include "thread_team.h"
+#include "attention.h"
+#include "matrices.h"
+
+#ifdef HAS_AVX512_VNNI
+#define T uint8_t
+#define PACK 4
+#define NAME(x) x##_u8
+#include "register_tile.h"
+#undef T
+#undef PACK
+#undef NAME
+#endif
+
+#define T bf16
+#define PACK 2
+#define NAME(x) x##_bf16
+#include "rows.h"
+#include "attention_own.h"
+#ifdef HAS_AVX512_BF16 /* elsewhere products of bfloat16 are torch's */
+#include "attention_tiles.h"
+#include "register_tile.h"
+#ifdef HAS_AVX512_VNNI
+#include "four_bit.h"
+#include "quantized.h"
+#include "row_int8.h"
+#endif
+#include "products.h"
+#include "fused_forward.h"
+#endif
+#undef T
+#undef PACK
+#undef NAME
+
+#define T float
+#define PACK 1
+#define NAME(x) x##_f32
+#include "rows.h"
+#include "attention_own.h"
+#ifdef HAS_AVX512_BF16
+#include "attention_tiles.h"
+#endif
+#include "register_tile.h"
+#ifdef HAS_AVX512_VNNI
+#include "row_int8.h"
+#endif
+#include "products.h"
+#include "fused_forward.h"
+#include "sampling.h"

@@ -1,0 +1,120 @@
+/* Number formats, vectors and exp: what every kernel is written in. Vectors are of the compiler's own types, so that it
+   chooses the instructions; all sums are in float32. Functions end in their format (_f32, _bf16, _u8), by which files
+   that are compiled once per format find them through NAME. */
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 16      /* keys in a block of the KV layout, whose scores are computed side by side */
+#define CACHE_LINE 64 /* bytes */
+
+#if defined(__AVX512F__) && defined(__AVX512BF16__)
+#define HAS_AVX512_BF16 1 /* registers are wide and multiply bfloat16: kernels in tiles are worth writing only here */
+#endif
+#if defined(HAS_AVX512_BF16) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define HAS_AVX512_VNNI 1 /* and they multiply bytes */
+const int64_t has_quantized = 1;
+#endif
+
+/* Floats of a register: wider vectors would be slow, since the compiler splits them badly. */
+#ifdef __AVX512F__
+#define VEC_FLOATS 16
+#else
+#define VEC_FLOATS 8
+#endif
+typedef uint16_t bf16;
+typedef float vec __attribute__((vector_size(4 * VEC_FLOATS)));
+typedef uint32_t words __attribute__((vector_size(4 * VEC_FLOATS)));
+
+INLINE float to_float_bf16(bf16 x) {
+  union { uint32_t i; float f; } u = {(uint32_t)x << 16};
+  return u.f;
+}
+
+INLINE bf16 from_float_bf16(float x) { /* to nearest, ties to even */
+  union { float f; uint32_t i; } u = {x};
+  return (bf16)((u.i + 0x7fff + ((u.i >> 16) & 1)) >> 16);
+}
+
+INLINE float to_float_f32(float x) { return x; }
+INLINE float from_float_f32(float x) { return x; }
+
+/* A vector in memory: floats, pairs of bfloat16 or fours of bytes, 32 bits in each lane */
+typedef vec vec_f32;
+typedef words vec_bf16;
+
+INLINE vec load_f32(const float *at) {
+  vec x;
+  memcpy(&x, at, sizeof x);
+  return x;
+}
+
+INLINE words load_bf16(const bf16 *at) {
+  words x;
+  memcpy(&x, at, sizeof x);
+  return x;
+}
+
+/* One lane of it, by which all lanes of another vector are multiplied */
+INLINE float load_one_f32(const float *at) { return *at; }
+
+INLINE uint32_t load_one_bf16(const bf16 *at) {
+  uint32_t x;
+  memcpy(&x, at, sizeof x);
+  return x;
+}
+
+INLINE vec multiply_add_f32(vec sum, float x, vec y) { return sum + x * y; }
+
+/* sum + x.low * y.low + x.high * y.high for pairs of bfloat16, the same pair x for all lanes */
+INLINE vec multiply_add_bf16(vec sum, uint32_t x, words y) {
+#ifdef __AVX512BF16__
+  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)y);
+#else
+  return sum + to_float_bf16(x & 0xffff) * (vec)(y << 16) + to_float_bf16(x >> 16) * (vec)(y & 0xffff0000u);
+#endif
+}
+
+/* exp for x <= 0 is (1 + what this returns) * scale, within 1e-7; a polynomial, because a call would keep the loops
+   from being vectorized. */
+INLINE float exp_minus_one(float x, float *scale) {
+  x = x < -87.0f ? -87.0f : x;
+  float n = rintf(x * 1.44269504f);
+  float r = fmaf(n, -0.693359375f, x);
+  r = fmaf(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f;
+  p = fmaf(p, r, 1.3981999507e-3f);
+  p = fmaf(p, r, 8.3334519073e-3f);
+  p = fmaf(p, r, 4.1665795894e-2f);
+  p = fmaf(p, r, 1.6666665459e-1f);
+  p = fmaf(p, r, 5.0000001201e-1f);
+  union { int32_t i; float f; } power = {(int32_t)((uint32_t)((int32_t)n + 127) << 23)};
+  *scale = power.f;
+  return fmaf(p * r, r, r);
+}
+
+INLINE float exp_fast(float x) {
+  float scale, p = exp_minus_one(x, &scale);
+  return (p + 1.0f) * scale;
+}
+
+/* cap * tanh(x / cap), the soft cap of some models' scores; by exp - 1, so that small scores lose nothing. */
+INLINE float soft_cap(float x, float cap) {
+  float scale, p = exp_minus_one(-2.0f * fabsf(x) / cap, &scale), e = fmaf(scale, p, scale - 1.0f);
+  return copysignf(cap * e / (2.0f + e), x);
+}
+
+INLINE int64_t ceil_div(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+/* Takes bytes out of a workspace, from a cache line on. */
+INLINE void *allocate(char **workspace, int64_t bytes) {
+  void *at = (void *)(((uintptr_t)*workspace + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+  *workspace = (char *)at + bytes;
+  return at;
+}

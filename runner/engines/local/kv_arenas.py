@@ -1,0 +1,113 @@
+"""A KV arena for each row: keys and values of all its layers in pages of its own, for the kernels.
+
+An arena has as many places as its row may come to need, and none of them takes memory before it is written. So a long
+row costs the short ones beside it nothing, and nothing is copied when rows grow, leave or change their slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads, OwnKv, rounded
+
+
+class KvArena:
+    """Keys and values of one row in all layers, in the kernels' own order (kernels/attention.h)."""
+
+    def __init__(self, heads: Heads, places: int) -> None:
+        self.capacity = rounded(places)
+        self.keys, self.values = heads.empty(2, heads.layers, heads.kv_heads, self.capacity).unbind()
+        self.address = [self.keys.data_ptr(), self.values.data_ptr(), self.capacity]
+        self.filled = 0  # the most places that ever held a token, and so take memory
+
+
+class KvArenas(OwnKv):
+    """An arena for each row, as large as it may come to need; those of rows that have left serve others like them."""
+
+    kernels: native.Kernels
+
+    def __init__(self, heads: Heads, kernels: native.Kernels) -> None:
+        self.heads, self.kernels = heads, kernels
+        self.arenas: list[KvArena] = []
+        self._spare: list[KvArena] = []  # their pages are there already, so a row begins sooner in one of these
+        self._number()
+
+    @property
+    def table(self) -> torch.Tensor:
+        """Addresses and capacity of each arena."""
+        return self._table
+
+    @staticmethod
+    def cost(needs: Sequence[int]) -> int:
+        """Return the sum of their needs."""
+        return sum(map(rounded, needs))
+
+    @property
+    def held(self) -> int:
+        """Places that were ever written."""
+        return sum(arena.filled for arena in (*self.arenas, *self._spare))
+
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+        """Give each row that enters an arena."""
+        self.arenas[at:at] = [self._arena(need) for need in needs[at : at + count]]
+        self._number()
+
+    def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
+        """Let go of an arena, and let the last row have its number."""
+        if is_sound:
+            self._spare.append(self.arenas[slot])
+        self.arenas[slot] = self.arenas[active - 1]
+        del self.arenas[active - 1]
+        self._number()
+
+    def lengthen(self, places: int, need: int) -> None:
+        """Nothing: an arena has all that its row may need."""
+
+    def fill(self, slot: int, places: int) -> None:
+        """Note how many places of an arena hold tokens."""
+        self.arenas[slot].filled = max(self.arenas[slot].filled, places)
+
+    def keep_spare(self, most: int) -> bool:
+        """Let go of arenas that no row uses, those that have been so for longest first."""
+        before = len(self._spare)
+        while self._spare and sum(arena.filled for arena in self._spare) > most:
+            self._spare.pop(0)
+        return len(self._spare) < before
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+    ) -> None:
+        """Put keys and values [T, KVH, D] of a layer into their arenas and places."""
+        keys, values, heads = keys.contiguous(), values.contiguous(), self.heads
+        self.kernels(
+            "store", heads.dtype, keys.data_ptr(), values.data_ptr(), self.table.data_ptr(),
+            layer, heads.kv_heads, heads.dim, slot.shape[0], slot.data_ptr(), place.data_ptr(),
+        )  # fmt: skip
+
+    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, D] of a row, as copies in the usual order."""
+        arena = self.arenas[slot]
+        kv_heads, dim, pair = self.heads.kv_heads, self.heads.dim, 2 if self.heads.dtype == torch.bfloat16 else 1
+        keys = arena.keys[layer].view(kv_heads, -1, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
+        values = arena.values[layer].view(kv_heads, arena.capacity // pair, dim, pair).transpose(2, 3)
+        keys, values = keys[:, : -(-places // native.LANES)], values[:, : -(-places // pair)]
+        return keys.reshape(kv_heads, -1, dim)[:, :places], values.reshape(kv_heads, -1, dim)[:, :places]
+
+    def tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, in blocks of places that follow one another."""
+        return [*self.arenas[slot].keys, *self.arenas[slot].values]
+
+    def _arena(self, need: int) -> KvArena:
+        """Return the smallest that is to spare and large enough, unless it is far too large; else a new one."""
+        fitting = [arena for arena in self._spare if rounded(need) <= arena.capacity <= 2 * rounded(need)]
+        if not fitting:
+            return KvArena(self.heads, need)
+        best = min(fitting, key=lambda arena: arena.capacity)
+        self._spare.remove(best)
+        return best
+
+    def _number(self) -> None:
+        self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 3)

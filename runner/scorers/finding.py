@@ -1,0 +1,26 @@
+"""Where an answer stands in a text: the last of several matches, the last box."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+
+
+def last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
+    """Return the last match, None where there is none."""
+    kept = deque(matches, maxlen=1)
+    return kept[0] if kept else None
+
+
+def last_box(text: str) -> str:
+    """Return what stands in the last \\boxed{}; empty where there is none, or where it was cut off."""
+    start = text.rfind("\\boxed{") + len("\\boxed{")
+    if start < len("\\boxed{"):
+        return ""
+    depth = 1
+    for brace in re.compile(r"[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return text[start : brace.start()]
+    return ""

@@ -1,0 +1,66 @@
+"""Answers that another job has already: `task.limit=200` after `task.limit=100` generates the second hundred only.
+
+Sibling jobs differ in nothing that an answer depends on, only in which questions they ask and in what they check
+besides. A marker file in each job's folder lets the others find it. Nothing is written to another job's folder, and
+only whole lines with a correct checksum are read from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import replace
+from pathlib import Path
+
+from runner.core.errors import EvidenceError, cannot_write, one_line
+from runner.core.result import Sample
+from runner.store.jobs import OLD, Job, read_samples
+
+MARK = ".kin-"  # in a job's folder, followed by what it shares with its siblings
+
+
+def mark(job: Job) -> None:
+    """Let sibling jobs find this one."""
+    if job.sibling_key:
+        try:
+            (job.folder / f"{MARK}{job.sibling_key}").touch()
+        except OSError as error:
+            raise cannot_write(job.folder, error) from error
+
+
+def siblings(job: Job) -> list[Job]:
+    """Return the sibling jobs in the same output folder, by their ids."""
+    if not job.sibling_key:
+        return []
+    folders = sorted(path.parent for path in job.folder.parent.glob(f"*/{MARK}{job.sibling_key}"))
+    return [Job(at.name, at, job.sibling_key) for at in folders if at.name != job.job_id and OLD not in at.name]
+
+
+def reusable(
+    job: Job, wanted: Set[int], adopted: Callable[[Sample], Sample | None]
+) -> tuple[dict[int, Sample], list[str]]:
+    """Return the wanted answers that sibling jobs have, by index, and notes about jobs that could not be read.
+
+    `adopted` returns another job's sample as this job would have it, or None where it answers another question. Jobs
+    may be at work meanwhile: a line that is being written is not whole, and counts as not there.
+    """
+    found: dict[int, Sample] = {}
+    notes = []
+    for other in siblings(job):
+        if wanted <= found.keys():
+            break
+        try:
+            samples = read_samples(other.samples_path)
+        except (EvidenceError, OSError) as error:
+            notes.append(f"nothing was taken from job {other.job_id}: {one_line(error)}")
+            continue
+        for index in wanted - found.keys():
+            theirs = samples.get(index)
+            mine = None if theirs is None or theirs.failed else adopted(theirs)
+            if theirs is not None and mine is not None:
+                found[index] = replace(mine, reused_from=theirs.reused_from or other.job_id)
+    return found, notes
+
+
+def folder_of(job: Job, job_id: str) -> Path:
+    """Return the folder of another job in the same output folder."""
+    return job.folder.with_name(job_id)

@@ -1,0 +1,347 @@
+"""task=agents: a team of agents answers each question; who hears whom is a graph, which training can prune first."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from runner.agents import graph_file, picture
+from runner.agents.graph import Graph
+from runner.agents.learning import Learner
+from runner.agents.outcome import sample_of, why
+from runner.agents.play import Player
+from runner.agents.sandbox import Sandbox, SandboxLimits
+from runner.agents.tally import Tally
+from runner.agents.team import Discussion, Team
+from runner.config.agents import AgentsConfig, Domain, Mode
+from runner.config.lora import adapter_of
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.errors import ConfigError, DataError, JobFailed
+from runner.core.files import write_atomically
+from runner.core.progress import Progress
+from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
+from runner.core.sides import answered_by, sides
+from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
+from runner.engines.base import Capability, require
+from runner.engines.session import Session
+from runner.scorers.totals import cost, score
+from runner.store.measured import Measured, Measuring
+from runner.tasks.agents.calls import CALLS, CallFile
+from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.completing import problems
+
+VERSION = 2  # 2: an `answer` of a program that is no number, or too long to be one, counts as none
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+
+GRAPH = "graph.json"
+TRAINING = ("batch_size", "imp_per_iterations", "pruning_rate", "learning_rate", "initial_probability", "nuclear_norm")
+TEAM_ADAPTER = "embedded_team"  # which ships and teaches the embedded model the roles, in their brief words
+PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
+
+
+@dataclass
+class Assignment(Inputs):
+    """The questions that are scored, those that train the graph, and the graph as it is before."""
+
+    task: AgentsConfig
+    items: list[Item]
+    train: list[Item]
+    graph: Graph
+    left_out: int  # training questions that are among the scored ones
+
+
+def prepare(config: RunnerConfig) -> Assignment:
+    """Read and hash questions and graph; no question both trains and is scored."""
+    task = config.task
+    assert isinstance(task, AgentsConfig)
+    items = load_questions(task)
+    train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
+    hashes = {"data": items_sha256(items)}
+    if task.is_trained:
+        hashes["train"] = items_sha256(train)
+    if task.graph is not None:
+        graph = _saved_graph(task, task.graph)
+        hashes["graph"] = graph_file.sha256(graph)
+    else:
+        graph = Graph.of(
+            task.mode,
+            task.agents,
+            seed=config.seed,
+            initial_probability=task.initial_probability,
+            optimized_spatial=task.optimized_spatial,
+            optimized_temporal=task.optimized_temporal,
+        )
+    data = describe(task.data, task.split, hashes["data"])
+    return Assignment(hashes, task, items, train, graph, left_out, data=data, count=len(items))
+
+
+def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
+    """Return as many questions of the train split as training puts, none of them scored, and how many that left out."""
+    if (task.train_split, task.train_offset) == (task.split, task.offset):
+        raise ConfigError(
+            f"task.train_split={task.train_split}: the questions that are scored are of this split, and none may train "
+            "the graph as well. Give another task.train_split, or with task.train_offset=N those behind the first N"
+        )
+    needed = task.train_questions
+    both = f"{task.num_iterations} with task.batch_size={task.batch_size}"
+    check_made(task.data, "task.num_iterations", both, needed)
+    scored = {item.question for item in items}
+    try:
+        whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
+        given = load_questions(whole)
+    except ConfigError as error:  # it names the key of the scored ones
+        said = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
+        raise type(error)(said) from error
+    train = [item for item in given if item.question not in scored]
+    if not train:
+        raise ConfigError(
+            f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: no question is left for "
+            f"training that is not among the {len(items)} scored ones. Score fewer (task.limit), or give data with "
+            "another split"
+        )
+    return train[:needed], len(given) - len(train)
+
+
+def _saved_graph(task: AgentsConfig, path: str) -> Graph:
+    """Read the graph that an earlier job has learned; refuse one of another team."""
+    try:
+        saved = graph_file.load(path)
+    except DataError as error:
+        raise DataError(f"task.graph={path}: {error}") from error
+    graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
+    if graph.agents != agents or graph.mode is not task.mode:
+        raise ConfigError(
+            f"task.graph={path}: it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
+            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}"
+        )
+    roles = _team(task, graph).titles
+    if saved.roles != roles:
+        raise ConfigError(
+            f"task.graph={path}: its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
+            "give the same task.roles"
+        )
+    return graph
+
+
+def _team(task: AgentsConfig, graph: Graph) -> Team:
+    return Team.of(graph.agents, task.roles, task.domain, task.decision_method)
+
+
+def run(inputs: Assignment, context: Context) -> Result:
+    """Train the graph if that is asked for, play all questions, judge and count."""
+    calls = CallFile(context.recorder.folder, insists=context.config.rerun == "failed")
+    with closing(calls), context.recorder.progress(inputs.task.train_questions + len(inputs.items), "agents") as bar:
+        return _Work(inputs, context, calls, bar).done()
+
+
+class _Work:
+    """One job under way."""
+
+    def __init__(self, inputs: Assignment, context: Context, calls: CallFile, bar: Progress) -> None:
+        self.inputs, self.task, self.graph = inputs, inputs.task, inputs.graph
+        self.context, self.calls, self.bar = context, calls, bar
+        self.sandbox = Sandbox(SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s)))
+        self.team = _team(self.task, self.graph)
+        self.measuring: Measuring | None = None
+        self.loading_s = 0.0
+        self.ended, self.news = 0, dict[str, str]()
+        self.verdicts: Counter[Verdict | None] = Counter()
+        self.tally, self.training = Tally(), Tally()
+        self.said: list[Call] = []  # by the agents, of the questions that are scored
+
+    def done(self) -> Result:
+        """Do all of it."""
+        task, folder = self.task, self.context.recorder.folder
+        edges = self.edges("before")
+        # tried before a load: programs that cannot be held are not run
+        writes_code = any(role.writes_code for role in self.team.roles)
+        protections = self.sandbox.protections() if writes_code else None
+        at_once = min(PROGRAMS_AT_ONCE, machine.cores())
+        with Player(self.calls, self.sandbox, self.open_session, self.show, at_once) as player:
+            solved = self.train(player) if task.is_trained else []
+            edges |= self.edges("after")
+            write_atomically(folder / GRAPH, graph_file.to_json(self.graph, self.team.titles, self.learned(solved)))
+            write_atomically(folder / GRAPH_PICTURE, self.drawn())
+            started, loading_s = time.perf_counter(), self.loading_s
+            samples = self.play_all(player)
+            play_s = time.perf_counter() - started - (self.loading_s - loading_s)
+        measured = self.measuring.keep() if self.measuring else Measured.read(folder)
+        result = Result(
+            score(samples) | self.tally.metrics(len(samples)) | edges, self.tally.rows(), self.tally.facts()
+        )
+        result.metrics |= cost(samples) | sides(self.said)
+        result.problems = problems("agents", samples)
+        if not self.calls.reused:  # else it is the time of a part of the questions
+            result.metrics["play_s"] = play_s
+        if task.is_trained:
+            costs = self.training.metrics(len(solved))
+            result.metrics |= {f"train_{key}": costs[key] for key in ("calls", "prompt_tokens", "new_tokens")}
+            result.metrics |= {"train_questions": len(solved), "train_solved": sum(solved)}
+            result.facts["trained_on"] = f"{len(solved)} questions of {task.train_split}"
+        if protections is not None:
+            result.facts["sandbox"] = protections.held
+            if protections.missing:
+                result.notes.append(f"programs that the agents write are not held by everything: {protections.missing}")
+        if measured is not None:
+            result.metrics |= measured.metrics
+            result.facts |= measured.facts
+            result.tables |= measured.tables
+            if said_by := answered_by(self.said):
+                result.facts["answered_by"] = said_by
+            result.notes += measured.report.notes + measured.stats.notes
+        result.notes += self.notes()
+        return result
+
+    def edges(self, when: str) -> dict[str, float]:
+        """Count the edges that a round can take; of one round, no temporal ones."""
+        kinds = self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
+        return {f"{kind}_edges_{when}": edges.count for kind, edges in kinds.items()}
+
+    def notes(self) -> list[str]:
+        """Say what a reader of the numbers has to know."""
+        found, failures = [], self.tally.failures()
+        if failures and (advice := self.advice()):
+            found.append(f"{failures}. {advice}")
+        elif 2 * self.tally.programs[""] < self.tally.programs.total():
+            found.append(failures)
+        if self.calls.reused:
+            found.append(f"{self.calls.reused} calls were on disk from an earlier, interrupted run")
+        if self.calls.asked_again:
+            found.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
+        if self.inputs.left_out:
+            found.append(
+                f"{self.inputs.left_out} questions of task.train_split={self.task.train_split} are among the scored "
+                "ones and did not train"
+            )
+        if self.task.is_trained and len(self.inputs.train) < self.task.train_questions:
+            found.append(
+                f"the training puts {self.task.train_questions} questions and there were {len(self.inputs.train)}: "
+                "they were put again"
+            )
+        return found
+
+    def advice(self) -> str:
+        """Say what the shipped model lacks for a team; empty where nothing, and for any other model."""
+        config, adapter = self.context.config, adapter_of(self.context.config.lora)
+        has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
+        if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
+            return ""
+        keys = ["task.domain=brief"] * (self.task.domain is not Domain.brief) + [f"lora={TEAM_ADAPTER}"] * (
+            not has_roles
+        )
+        return f"The embedded model knows a team's roles with {' '.join(keys)} only"
+
+    def open_session(self) -> Session:
+        """Load the engine: it is asked for once a call is not on disk."""
+        started = time.perf_counter()
+        contention = machine.Contention()
+        machine.reset_peak()
+        engine, folder = self.context.engine, self.context.recorder.folder
+        require(engine, "task=agents", {Capability.chat})
+        what = self.bar.what
+        self.bar.describe("loading")
+        earlier = Measured.read(folder) if self.calls.reused else None
+        self.measuring = Measuring(engine, engine.load(), contention, folder, earlier)
+        self.bar.describe(what)
+        session = engine.open()
+        self.loading_s = time.perf_counter() - started
+        return session
+
+    def show(self) -> None:
+        """Say how far it is."""
+        if self.measuring is not None:
+            self.measuring.keep_now_and_then()
+        self.bar.show(self.ended, **self.news, **(self.measuring.live() if self.measuring else {}))
+
+    def train(self, player: Player) -> list[bool]:
+        """Learn the graph, one lot of questions after the other; return which were solved."""
+        task, learner = (
+            self.task,
+            Learner(
+                self.graph,
+                lr=self.task.learning_rate,
+                pruning_rate=self.task.pruning_rate,
+                imp_per_iterations=self.task.imp_per_iterations,
+                baseline=self.task.baseline,
+                nuclear_norm=self.task.nuclear_norm,
+            ),
+        )
+        self.bar.describe("training")
+        solved: list[bool] = []
+        for iteration in range(task.num_iterations):
+            numbers = range(iteration * task.batch_size, (iteration + 1) * task.batch_size)
+            items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
+            discussions = [
+                self.discussion(f"train/{number}", item) for number, item in zip(numbers, items, strict=True)
+            ]
+            player.play(discussions, self.count)
+            for discussion in discussions:
+                if discussion.failed and not discussion.failed.permanent:
+                    raise JobFailed(
+                        f"a training question ended in an error: {why(discussion)}. What is recorded is kept; the same "
+                        "command goes on from it"
+                    )
+                self.training.add(discussion)
+            results = [discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)]
+            step = learner.step([(discussion.rounds, it) for discussion, it in zip(discussions, results, strict=True)])
+            solved += results
+            edges = " + ".join(str(step.live[kind]) for kind in self.graph.kinds)
+            self.news = {"loss": f"{step.loss:.3f}", "edges": edges}
+        self.bar.describe("agents")
+        self.news = {}
+        return solved
+
+    def play_all(self, player: Player) -> list[Sample]:
+        """Play the questions that are scored, and keep what each came to."""
+        items, recorder = self.inputs.items, self.context.recorder
+        for index in recorder.samples:
+            if index >= len(items):
+                recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
+        samples: dict[int, Sample] = {}
+
+        def ended(discussion: Discussion) -> None:
+            index = int(discussion.key.partition("/")[2])
+            sample = sample_of(index, items[index], discussion)
+            kept = recorder.samples.get(index)
+            if kept is not None and not kept.failed:
+                recorder.verify(index, None if kept == sample else f"is not what its calls in {CALLS} come to")
+            elif kept != sample:
+                recorder.sample(sample)
+            samples[index] = sample
+            self.tally.add(discussion)
+            self.said += [answered.call for answered in discussion.answered.values()]
+            self.verdicts[sample.verdict] += 1
+            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / self.verdicts.total():.1%}"}
+            self.count(discussion)
+
+        player.play([self.discussion(f"test/{index}", item) for index, item in enumerate(items)], ended)
+        return [samples[index] for index in range(len(items))]
+
+    def learned(self, solved: list[bool]) -> graph_file.Learned | None:
+        """Say how the graph was learned, for its file."""
+        if not self.task.is_trained:
+            return None
+        settings = {name: getattr(self.task, name) for name in TRAINING}
+        settings |= {"baseline": self.task.baseline.value, "train_split": self.task.train_split}
+        return graph_file.Learned(self.task.num_iterations, len(solved), self.context.config.seed, settings)
+
+    def drawn(self) -> str:
+        """Draw the graph as it is used."""
+        return picture.svg(self.graph, self.task.subject, self.team.titles, self.task.num_rounds)
+
+    def discussion(self, key: str, item: Item) -> Discussion:
+        """Draw a question's rounds: by the seed and its key, so that neighbours and restarts change nothing."""
+        rng = random.Random(f"{self.context.config.seed}/{key}")
+        rounds = [self.graph.draw(rng, number) for number in range(self.task.num_rounds)]
+        return Discussion(self.team, key, item.question, rounds)
+
+    def count(self, _: Discussion) -> None:
+        """One more question has ended."""
+        self.ended += 1
+        self.show()

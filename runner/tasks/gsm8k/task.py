@@ -1,0 +1,209 @@
+"""task=gsm8k: put word problems to the engine, extract the number, compare it with the gold answer."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from runner.checkpoints.resolve import Resolved, resolve
+from runner.config.root import RunnerConfig
+from runner.config.task import Extractor, Gsm8kConfig
+from runner.core.errors import check
+from runner.core.result import Result, Sample, Verdict
+from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
+from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.twins import twins_of
+from runner.engines.base import Completion, Engine, EngineReport, Request
+from runner.engines.kinds import kind_of
+from runner.scorers.totals import score
+from runner.scorers.verdicts import judge
+from runner.scorers.votes import elect
+from runner.store.jobs import Job
+from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.gsm8k.early_stop import HASH as EARLY_STOP
+from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, preview_baseline
+from runner.tasks.gsm8k.trust import (
+    Found,
+    by_number_of_answers,
+    check_contamination,
+    check_invariance,
+    look_at_prompts,
+    trust_report,
+    warnings,
+)
+
+VERSION = 2
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+
+log = logging.getLogger(__name__)
+
+
+# Jobs that differ in these have the same answers to the same questions, and take them over from one another.
+IGNORED_FOR_REUSE = frozenset(
+    {"data", "twins", EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
+)
+NO_QUESTION = Item("QUESTION", "", "")  # stands in the form that all prompts have
+
+
+@dataclass
+class Problems(Inputs):
+    """The questions of the job, the worked examples that go before each, the twins of some, and the baseline."""
+
+    task: Gsm8kConfig
+    items: list[Item]
+    shots: list[list[Item]]
+    twins: dict[int, Item]  # by the number of the question
+    baseline: Job | None  # that the job is compared with while it asks
+
+
+def prepare(config: RunnerConfig) -> Problems:
+    """Read and hash the questions and the worked examples."""
+    task = config.task
+    assert isinstance(task, Gsm8kConfig)
+    items = load_questions(task)
+    shots, shots_sha256 = load_shots(task, items)
+    hashes = {"data": items_sha256(items), "shots": shots_sha256}
+    first = items[: task.check_contamination]
+    twins = twins_of(task.data, task.split, first)
+    if first:
+        why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
+        check(bool(twins), "task.check_contamination", task.check_contamination, why)
+        hashes["twins"] = items_sha256(list(twins.values()))
+    baseline = find_baseline(config, VERSION, hashes)
+    if baseline is not None:
+        hashes[EARLY_STOP] = baseline.job_id
+    source = describe(task.data, task.split, hashes["data"])
+    after = baseline.job_id if baseline is not None else ""
+    return Problems(
+        hashes, task, items, shots, twins, baseline,
+        data=source, ignored_for_reuse=IGNORED_FOR_REUSE, count=len(items), after=after,
+    )  # fmt: skip
+
+
+def run(inputs: Problems, context: Context) -> Result:
+    """Generate what is not on disk yet, judge each completion, add up, and find out how far that can be trusted."""
+    task, items = inputs.task, dict(enumerate(inputs.items))
+    if task.show_prompt:
+        log.info("%s", shown(inputs, context.config, context.resolved))
+    early_stop = None
+    if inputs.baseline is not None:
+        early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
+    requests = asking(inputs, items)
+    tally = Counter(sample.verdict for sample in context.recorder.done.values())
+
+    def news(sample: Sample) -> dict[str, str]:
+        tally[sample.verdict] += 1
+        accuracy = {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
+        return accuracy | (early_stop.news if early_stop is not None else {})
+
+    def look(engine: Engine, report: EngineReport) -> None:
+        (form,) = asking(inputs, {0: NO_QUESTION})
+        look_at_prompts(task.prompt.value, len(inputs.shots[0]), form, requests[0], engine, report)
+
+    done = complete_missing(
+        "gsm8k",
+        requests,
+        context,
+        partial(to_sample, task, items),
+        news,
+        partial(rejection_reason, task, items),
+        lambda sample: sample if rejection_reason(task, items, sample) is None else None,
+        look,
+        early_stop,
+    )
+    metrics = score(done.samples) | trust_report(done.samples, done.facts)
+    facts = done.facts
+    if early_stop is not None:
+        metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
+    by_number, rows = by_number_of_answers(done.samples, task)
+    metrics |= by_number | done.metrics
+    result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
+    result.notes += [*unlike_lm_eval(task, context.config.generation), *warnings(metrics, facts)]
+    for found in checks(inputs, requests, done.samples, context):
+        result.metrics |= found.metrics
+        result.notes += found.notes
+        result.problems += found.problems
+    return result
+
+
+def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Show the prompts of a job that is done already, where that is asked for."""
+    if inputs.task.show_prompt:
+        log.info("%s", shown(inputs, config, resolve(config)))
+
+
+def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
+    """Say with which job this one is compared while it asks, and show the first prompts, where that is asked for."""
+    words, count = inputs.task.early_stop_vs or "", len(inputs.items)
+    early_stop = "" if inputs.baseline is None else preview_baseline(inputs.baseline, words, count)
+    return "\n".join(filter(None, (early_stop, shown(inputs, config, resolved))))
+
+
+def shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
+    """Return the first prompts as the model sees them, as many as are asked for; the tokenizer is all that it takes."""
+    requests = asking(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
+    seen = [kind_of(config.model).seen(config, resolved, request.prompt) for request in requests]
+    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in enumerate(seen))
+
+
+def checks(inputs: Problems, requests: list[Request], samples: list[Sample], context: Context) -> Iterator[Found]:
+    """Do the checks that are asked for."""
+    task, twins = inputs.task, inputs.twins
+    if task.check_invariance:
+        first, items = requests[: task.check_invariance], dict(enumerate(inputs.items))
+        yield check_invariance(first, samples, context, partial(to_sample, task, items))
+    if task.check_contamination:
+        wanted = min(task.check_contamination, len(inputs.items))
+        judging = partial(to_sample, task, twins), partial(rejection_reason, task, twins)
+        yield check_contamination(asking(inputs, twins), samples, context, *judging, wanted)
+
+
+def asking(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
+    """Return what is asked for each question, by its number."""
+    task = inputs.task
+    prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
+    return [Request(number, prompt, stop_texts(task), n=task.samples) for number, prompt in prompts.items()]
+
+
+def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:
+    """Return what became of a question."""
+    return judged(task, items, sample_of(*choices))
+
+
+def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> str | None:
+    """Say why a sample is none of this job's; None where it is."""
+    item = items.get(sample.index)
+    if item is None or (sample.question, sample.gold) != (item.question, item.gold):
+        return f"holds another question or gold answer than question {sample.index} of this job"
+    if len(sample.said) != task.samples:
+        return f"holds {len(sample.said)} answers, and this job asks for {task.samples}"
+    return None if judged(task, items, sample) == sample else "was judged otherwise than its text is now"
+
+
+def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample:
+    """Return a sample with its question and its verdict; of several answers, with what they have elected."""
+    item = items[sample.index]
+    if sample.choices is None:
+        found, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
+        return replace(sample, question=item.question, gold=item.gold, extracted=found, verdict=verdict)
+    choices = []
+    for choice in sample.choices:
+        found, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
+        choices.append(replace(choice, extracted=found, verdict=verdict))
+    votes = {each: elect(choices, item.gold, each) for each in Extractor}
+    vote = votes[task.extractor]
+    return replace(
+        sample,
+        question=item.question,
+        gold=item.gold,
+        text=choices[vote.winner].text,
+        finish_reason=sample.finish_reason if sample.failed else choices[vote.winner].finish_reason,
+        extracted={each.value: found.answer for each, found in votes.items()},
+        verdict=vote.verdict,
+        choices=choices,
+    )

@@ -1,0 +1,295 @@
+"""task=likelihood: score given texts instead of generating any, and say how far the model is from another one.
+
+Gold answers behind their questions, texts in windows, multiple choice. Each continuation is one line of samples.jsonl;
+the windows of a text and the choices of a question make one sample of the statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from runner.checkpoints.resolve import Resolved
+from runner.config.likelihood import LikelihoodConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError, DataError
+from runner.core.metrics import LOG_LIKELIHOOD
+from runner.core.result import Likelihood, Result, Sample
+from runner.datasets.asking import behind, build_prompt
+from runner.datasets.given import Form, Given, given_sha256, load_given
+from runner.datasets.gsm8k import Item, describe
+from runner.engines.base import Capability, Completion, Engine, EngineReport, Request, require_among
+from runner.engines.kinds import kind_of
+from runner.scorers.divergence import Divergence
+from runner.scorers.likelihoods import figures
+from runner.store.jobs import Job
+from runner.store.top_k import TopK, TopKFile
+from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
+from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
+from runner.tasks.named_job import state
+
+VERSION = 1
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+Diverge = Callable[[Completion], Divergence]  # how far this model is from the reference over one text
+
+
+@dataclass
+class Texts(Inputs):
+    """The texts of the job, and the job that it is compared with."""
+
+    task: LikelihoodConfig
+    given: list[Given]
+    reference: Job | None  # that has run before; None: there is none, or its model is loaded beside this one
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """One continuation: a request of the job, and what is known of it before it is scored."""
+
+    request: Request
+    unit: int
+    bytes: int
+    characters: int
+    question: str | None = None  # None: a window of a text, which its tokens tell from others
+    gold: str | None = None
+    is_other: bool = False
+
+    @property
+    def index(self) -> int:
+        """Its number among the samples."""
+        return int(self.request.id)
+
+
+def prepare(config: RunnerConfig) -> Texts:
+    """Read and hash the texts, and find out which job they are compared with."""
+    task = config.task
+    assert isinstance(task, LikelihoodConfig)
+    given = load_given(task)
+    needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
+    capabilities = kind_of(config.model).capabilities(config)
+    require_among(capabilities, "task=likelihood", needed)
+    if task.keep_top_k or task.reference is not None:
+        what = f"task.keep_top_k={task.keep_top_k}" if task.reference is None else f"task.reference={task.reference}"
+        require_among(capabilities, what, {Capability.tokenizer})
+    hashes = {"data": given_sha256(given)}
+    if task.keep_top_k:
+        hashes[TOP_K_HASH] = str(task.keep_top_k)
+    second = second_of(config) if task.exact else None
+    reference = find(config, VERSION, hashes)
+    if reference is None:
+        second = None  # the job would be compared with itself
+    else:
+        hashes["reference"] = reference.job_id
+    if second is not None:
+        hashes[EXACT_HASH], reference = "true", None  # nothing has to run before
+    source = describe(task.data, task.split, hashes["data"])
+    after = reference.job_id if reference is not None else ""
+    return Texts(hashes, task, given, reference, data=source, count=len(given), after=after, second=second)
+
+
+def run(inputs: Texts, context: Context) -> Result:
+    """Score what is not on disk yet, and add up."""
+    task, words = inputs.task, inputs.task.reference or ""
+    reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
+    pieces = [replace(it, request=replace(it.request, top=task.keep_top_k)) for it in cut(inputs, context)]
+    diverge: Diverge | None = None
+    pair: SideBySide | None = None
+    if reference is not None:
+        pieces = [replace(it, request=reference.beside(it.request, it.question, it.gold)) for it in pieces]
+        diverge = reference.divergence
+    elif inputs.second is not None:
+        counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
+        pair = both = SideBySide(context, words, counts)
+        context, diverge = replace(context, engine=both), both.divergence
+    kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
+    scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)
+
+    def look(_: Engine, report: EngineReport) -> None:
+        for one in [report] if pair is None else pair.reports:
+            scoring.look(one)
+
+    try:
+        done = complete_missing(
+            "likelihood",
+            [piece.request for piece in pieces],
+            context,
+            scoring.sample,
+            scoring.news,
+            scoring.rejection_reason,
+            look=look,
+        )
+    finally:
+        if kept is not None:
+            kept.close()
+        if pair is not None:
+            pair.close()
+    failed = {pieces[sample.index].unit for sample in done.samples if sample.failed}
+    parts = [sample.likelihood for sample in done.samples if sample.likelihood is not None]
+    whole = [part for part in parts if part.unit not in failed]
+    errors = {"errors": float(sum(sample.failed for sample in done.samples))}
+    facts = done.facts | ({} if reference is None else {"reference": f"{reference.words} · {reference.job.job_id}"})
+    spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
+    result = Result((figures(whole) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
+    result.problems = done.problems
+    result.notes += notes(inputs)
+    return result
+
+
+def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+    """Say with which job this one will be compared, and whether that is done, or with which model beside it."""
+    if inputs.second is not None:
+        return f"reference: {inputs.task.reference}, loaded beside this model"
+    if inputs.reference is None:
+        return ""
+    return f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}"
+
+
+def notes(inputs: Texts) -> list[str]:
+    """Say what a reader of the numbers has to know."""
+    texts = [given for given in inputs.given if given.form is Form.text]
+    if not texts:
+        return []
+    window, step = inputs.task.window, inputs.task.step
+    found = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
+             f"is scored once, behind {window - step} tokens of context or all there are"]  # fmt: skip
+    if len(texts) == 1:
+        found.append("one text: its windows count as samples, and hang together more than samples should")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- what is scored
+
+
+def cut(inputs: Texts, context: Context) -> list[Continuation]:
+    """Return every continuation of the job in order: answers, choices, and the windows of texts."""
+    texts = ["", *texts_of(inputs)]  # the empty one: special tokens
+    kind, config = kind_of(context.config.model), context.config
+    encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
+    special = next(encoded)
+    pieces: list[Continuation] = []
+    is_one_text = len(inputs.given) == 1
+    for unit, given in enumerate(inputs.given):
+        if given.form is Form.text:
+            pieces += windows(inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text)
+            continue
+        prompt = build_prompt(inputs.task, Item(given.question, "", ""), []) if given.form is Form.asked else None
+        for number, text in enumerate(given.texts):
+            shown = text if prompt is None else behind(prompt, text)
+            request = Request(len(pieces), given.question if prompt is None else prompt, continuation=shown)
+            size, is_other = len(shown.encode()), number != given.gold
+            pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other))
+    return pieces
+
+
+def texts_of(inputs: Texts) -> list[str]:
+    """Return the texts that are cut into windows."""
+    return [given.texts[0] for given in inputs.given if given.form is Form.text]
+
+
+def windows(
+    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, is_one_text: bool
+) -> list[Continuation]:
+    """Cut a text into windows of tokens: each scores what the one before has not, behind the tokens that they share.
+
+    The text's first token stands behind nothing and is not scored, unless the tokenizer puts a token before it. The
+    text's bytes and characters go to its windows by their tokens.
+    """
+    if len(ids) < 2:
+        raise DataError(f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored")
+    begun = ids[:1] == special[:1]
+    of_text = len(ids) - begun  # tokens that hold the text
+    pieces: list[Continuation] = []
+    scored_to = 1
+    for begin in range(0, len(ids), task.step):
+        end = min(begin + task.window, len(ids))
+        size, characters = (share(whole, end - begun, of_text) - share(whole, scored_to - begun, of_text)
+                 for whole in (len(text.encode()), len(text)))  # fmt: skip
+        prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
+        number = first + len(pieces)
+        request = Request(number, prompt, continuation=continuation)
+        pieces.append(Continuation(request, number if is_one_text else unit, size, characters))
+        scored_to = end
+        if end == len(ids):
+            break
+    return pieces
+
+
+def share(whole: int, part: int, of: int) -> int:
+    """Return what falls to so many of all tokens, so that the parts of a text make the whole."""
+    return round(whole * part / of)
+
+
+# ------------------------------------------------------------------------------------------------------ what comes back
+
+
+class Scoring:
+    """Turns completions into samples, and knows which samples on disk are this job's."""
+
+    def __init__(
+        self, pieces: dict[int, Continuation], task: LikelihoodConfig, diverge: Diverge | None, kept: TopKFile | None
+    ) -> None:
+        self.pieces, self.task, self.diverge, self.kept = pieces, task, diverge, kept
+        self._nats, self._tokens = 0.0, 0
+
+    def look(self, report: EngineReport) -> None:
+        """Refuse windows that are longer than what the model reads, once it is loaded."""
+        room = report.metrics.get("max_positions", math.inf)
+        longest = max((len(it.request.prompt) + len(it.request.continuation or "")
+                       for it in self.pieces.values() if it.question is None), default=0)  # fmt: skip
+        if longest - 1 > room:
+            need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
+            raise ConfigError(f"task.window={self.task.window}: {need}, or less")
+
+    def sample(self, completion: Completion) -> Sample:
+        """Return what became of a continuation; what a reference has to keep of it is on disk before."""
+        piece = self.pieces[int(completion.id)]
+        sample = replace(sample_of(completion), question=piece.question, gold=piece.gold)
+        if sample.failed:
+            return sample
+        found = Likelihood(
+            piece.unit,
+            math.fsum(completion.logprobs or []),
+            len(completion.token_ids),
+            piece.bytes,
+            piece.characters,
+            sum(completion.greedy or []),
+            piece.is_other,
+        )
+        if self.diverge is not None:
+            far = self.diverge(completion)
+            found = replace(found, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
+        if self.kept is not None:
+            self.kept.add(piece.index, TopK.of(completion.top or []))
+        return replace(sample, likelihood=found)
+
+    def news(self, sample: Sample) -> dict[str, str]:
+        """Return the log-likelihood so far, for the progress bar."""
+        if sample.likelihood is not None and not sample.likelihood.is_other:
+            self._nats += sample.likelihood.nats
+            self._tokens += sample.likelihood.tokens
+        return {LOG_LIKELIHOOD: f"{self._nats / self._tokens:.4f}"} if self._tokens else {}
+
+    def rejection_reason(self, sample: Sample) -> str | None:
+        """Say why a sample on disk is none of this job's; None where it is."""
+        piece, found = self.pieces[sample.index], sample.likelihood
+        if (sample.question, sample.gold) != (piece.question, piece.gold):
+            return f"holds another text than text {sample.index} of this job"
+        if sample.failed:
+            return None
+        if found is None:
+            return "has no likelihood"
+        is_window = piece.question is None
+        if is_window and tuple(sample.token_ids) != piece.request.continuation:
+            return f"holds other tokens than text {sample.index} of this job"
+        known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.token_ids))
+        if (found.unit, found.bytes, found.characters, found.is_other, found.tokens) != known:
+            return "was counted otherwise than its text is now"
+        if (found.kl_nats is None) != (self.diverge is None):
+            return "was compared with another reference than this job has"
+        if self.kept is not None and sample.index not in self.kept.there:
+            return f"has no line in {self.kept.path.name}"
+        return None

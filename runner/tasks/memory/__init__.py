@@ -1,0 +1,1 @@
+"""The task memory: the process that measures, the figures and the pictures."""

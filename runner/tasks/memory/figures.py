@@ -1,0 +1,254 @@
+"""What the stages of the memory task come to: attribution, medians over repeats, predictions, the KV slope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import linear_regression, median
+from typing import Any
+
+from runner.checkpoints.footprint import Footprint
+from runner.config.task import Workload
+from runner.core.result import Result
+
+AT_START = ("import", "load", "first pass")
+IN_POINTS = ("prefill", "decode")
+PARTS = ("weights", "kv", "activation", "runtime")  # of what a stage holds over what importing takes
+SPREAD = ("peak_rss_mib", "steady_rss_mib", "load_peak_rss_mib", "load_s", "decode_tok_per_s", "cuda_peak_mib",
+          "peak_over_baseline_mib", "kv_mib", "kv_per_1000_tokens_mib")  # fmt: skip
+
+Figures = dict[str, float]
+
+
+@dataclass
+class MemoryRepeat:
+    """One repeat: the figures of the stages at the start and of each point's, and points that were not measured."""
+
+    start: dict[str, Figures] = field(default_factory=dict)
+    stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
+    kv: dict[int, tuple[float, int]] = field(default_factory=dict)  # MiB, and of how many tokens
+    speeds: dict[int, Figures] = field(default_factory=dict)  # of the points that were measured to their end
+    failed: dict[int, str] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)  # of the engine: metrics, facts, notes
+    peak_since_start: bool = False
+
+    def has(self, point: int) -> bool:
+        """Whether a point is done with."""
+        return point in self.speeds or point in self.failed
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take in what the probe says of a stage, a point or the engine; of two processes, the first start counts."""
+        if "stage" in event:
+            self.peak_since_start |= event["peak_since_start"]
+            if event["point"] is None:
+                self.start.setdefault(event["stage"], event["figures"])
+            else:
+                self.stages[event["point"], event["stage"]] = event["figures"]
+        elif "failed" in event:
+            self.failed[event["point"]] = event["failed"]
+        elif "speed" in event:
+            self.speeds[event["point"]] = event["speed"]
+            if event["kv_mib"] is not None:
+                self.kv[event["point"]] = event["kv_mib"], event["kv_tokens"]
+        else:
+            self.report = self.report or event
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU's allocator says what is held."""
+        return any("cuda_peak_mib" in figures for figures in self.stages.values())
+
+    def over_import_mib(self, figures: Figures) -> float:
+        """The peak of a stage over what importing takes: of a GPU, all that its allocator has given out.
+
+        While a checkpoint is read its pages do not count, which the system can drop at any time.
+        """
+        if self.on_gpu:
+            return figures.get("cuda_peak_mib", 0.0)
+        kind = "anon" if "peak_anon_mib" in figures else "rss"
+        return figures[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
+
+    def parts(self, stage: str, point: int | None = None) -> Figures:
+        """Attribute a stage's peak: weights that are resident, keys and values, what only the pass took, the rest."""
+        figures = self.start[stage] if point is None else self.stages[point, stage]
+        peak_mib = self.over_import_mib(figures)
+        is_anonymous = "peak_anon_mib" in figures
+        if self.on_gpu:
+            steady_mib = figures.get("cuda_steady_mib", 0.0)
+        else:
+            key = "steady_anon_mib" if is_anonymous else "steady_rss_mib"
+            steady_mib = figures[key] - self.start["import"][key]
+        weights_mib = figures["own_weights_mib" if is_anonymous and not self.on_gpu else "weights_mib"]
+        kv_mib = 0.0
+        if point is not None and point in self.kv:
+            total_mib, tokens = self.kv[point]
+            kv_mib = total_mib * min(figures["kv_tokens"] / tokens, 1.0)
+        values = (weights_mib, kv_mib, peak_mib - steady_mib, steady_mib - weights_mib - kv_mib)
+        return dict(zip(PARTS, values, strict=True))
+
+    def largest(self) -> int:
+        """The largest point that was measured to its end."""
+        return max(self.speeds)
+
+    def slope(self) -> float | None:
+        """MiB of keys and values for 1,000 tokens, over the points; None where these are too few."""
+        points = [(tokens / 1000, mib) for mib, tokens in self.kv.values()]
+        if len({tokens for tokens, _ in points}) < 2:
+            return None
+        return linear_regression(*zip(*points, strict=True)).slope
+
+    def metrics(self) -> dict[str, float]:
+        """Flatten into metrics: the engine's report, the figures of the stages, those of the largest point."""
+        start, at = self.start["import"], self.largest()
+        stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
+        every = [*self.start.values(), *self.stages.values()]
+        end = stages["decode"]
+        peak_mib = max(figures["peak_rss_mib"] for figures in every)
+        metrics: dict[str, float] = dict(self.report["metrics"]) | self.speeds[at]
+        metrics |= {
+            "import_s": start["seconds"],
+            "peak_rss_mib": peak_mib,
+            "steady_rss_mib": end["steady_rss_mib"],
+            "pss_mib": end["pss_mib"],
+            "mapped_files_mib": end["pss_file_mib"] - start["pss_file_mib"],
+            "baseline_mib": start["steady_rss_mib"],
+            "baseline_anon_mib": start["steady_anon_mib"],
+            "peak_over_baseline_mib": max(map(self.over_import_mib, every)),
+            "load_peak_anon_mib": self.start["load"]["peak_anon_mib"],
+        }
+        for stage, figures in stages.items():
+            for key in ("peak_rss_mib", "steady_rss_mib", "steady_anon_mib"):
+                metrics[f"{stage}_{key}"] = figures[key]
+        highest = max(IN_POINTS, key=lambda stage: self.over_import_mib(stages[stage]))
+        metrics |= {f"{part}_held_mib": value for part, value in self.parts(highest, at).items() if part != "kv"}
+        if at in self.kv:
+            metrics["kv_mib"] = self.kv[at][0]
+        if (slope := self.slope()) is not None:
+            metrics["kv_per_1000_tokens_mib"] = slope
+        if "cuda_peak_mib" in end:
+            for key in ("cuda_peak_mib", "cuda_reserved_mib"):
+                metrics[key] = max(figures.get(key, 0.0) for figures in every)
+            metrics["cuda_steady_mib"] = end["cuda_steady_mib"]
+        return metrics
+
+
+def summarize(
+    runs: list[MemoryRepeat], points: list[Workload], predicted: list[Footprint | None]
+) -> tuple[Result, dict[str, Any]]:
+    """Put medians, spreads and predictions together; return the result, and what its pictures are drawn from."""
+    measured = [run.metrics() for run in runs]
+    shared = [key for key in measured[0] if all(key in values for values in measured)]
+    metrics = {key: median(values[key] for values in measured) for key in shared}
+    for key in SPREAD:
+        if key in metrics:
+            metrics[f"{key}_min"] = min(values[key] for values in measured)
+            metrics[f"{key}_max"] = max(values[key] for values in measured)
+    metrics["repeats"] = len(runs)
+    metrics["points"] = len(points)
+    failed = {number: why for run in reversed(runs) for number, why in run.failed.items()}
+    metrics["points_not_measured"] = len(failed)
+    report = runs[0].report
+    notes = list(dict.fromkeys(note for run in runs for note in run.report["notes"]))
+    at = max(run.largest() for run in runs)
+    foreseen = predicted[at]
+    if foreseen is None:
+        notes.append("no prediction: the checkpoint has no safetensors files, whose headers it is read from")
+    else:
+        metrics |= _predictions(metrics, foreseen, points[at])
+    rows = _rows(runs, points, predicted, failed)
+    notes += _notes(runs, metrics, failed)
+    drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
+    for number, (batch, prompt, new) in enumerate(points):
+        found = [run.kv[number] for run in runs if number in run.kv]
+        if found:
+            values = [mib for mib, _ in found]
+            drawn["kv"].append({"batch": batch, "tokens": found[0][1], "context": prompt + new, "mib": median(values),
+                                "low": min(values), "high": max(values)})  # fmt: skip
+    if foreseen is not None:
+        drawn["bytes_per_token"] = foreseen.decode_kv_bytes / (points[at][0] * (points[at][1] + points[at][2]))
+    return Result(metrics, rows, dict(report["facts"]), notes), drawn
+
+
+def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
+    """Return the predictions for the largest point, and their relative errors."""
+    rows, prompt_tokens, new_tokens = point
+    values = {
+        "predicted_weight_mib": predicted.weight_mib,
+        "predicted_weights_held_mib": predicted.resident_weight_mib,
+        "predicted_activation_mib": predicted.activation_mib,
+        "predicted_runtime_mib": predicted.runtime_mib,
+        "predicted_load_mib": predicted.load_mib,
+        "predicted_total_mib": predicted.total_mib,
+        "kv_cache_mib": predicted.kv_cache_mib,
+    }
+    if metrics["weight_mib"]:
+        values["weight_prediction_error"] = predicted.weight_mib / metrics["weight_mib"] - 1
+        held_mib = metrics["peak_over_baseline_mib"]
+        values["total_prediction_error"] = predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
+    if metrics.get("kv_mib"):
+        # all but the last two tokens of each row were there when what they held was measured
+        there = predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
+        values["kv_prediction_error"] = there / metrics["kv_mib"] - 1
+    if "kv_per_1000_tokens_mib" in metrics:
+        values["predicted_kv_per_1000_tokens_mib"] = (
+            1000 * predicted.kv_cache_mib / (rows * (prompt_tokens + new_tokens))
+        )
+    return values
+
+
+def _notes(runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]) -> list[str]:
+    notes = []
+    if any(run.peak_since_start for run in runs):
+        notes.append("this system cannot reset the high-water mark: peaks count from the start of the process")
+    if not runs[0].on_gpu:
+        notes.append(
+            "peaks are the kernel's high-water marks of resident memory over that of the import; of the load, where "
+            "pages of the checkpoint come and go, memory that is no file's, looked at every 5 ms"
+        )
+    if failed:
+        notes.append(f"{len(failed)} of {metrics['points']:.0f} points could not be measured, see their notes")
+    return notes
+
+
+def _rows(
+    runs: list[MemoryRepeat], points: list[Workload], predicted: list[Footprint | None], failed: dict[int, str]
+) -> list[dict[str, Any]]:
+    """Return one row for each stage of each point: medians over the repeats, and the prediction beside the peak."""
+    rows = [_row(runs, None, stage, None, predicted[0]) for stage in AT_START]
+    for number, point in enumerate(points):
+        there = [run for run in runs if number in run.speeds]
+        if there:
+            rows += [_row(there, number, stage, point, predicted[number]) for stage in IN_POINTS]
+        else:
+            rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
+    if failed:
+        for row, number in _of_points(rows, points):
+            row["note"] = failed.get(number, "")
+    return rows
+
+
+def _of_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
+    numbers = {(point[0], point[1] + point[2]): number for number, point in enumerate(points)}
+    return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
+
+
+def _row(
+    runs: list[MemoryRepeat], number: int | None, stage: str, point: Workload | None, predicted: Footprint | None
+) -> dict[str, Any]:
+    figures = [run.start[stage] if number is None else run.stages[number, stage] for run in runs]
+    peaks = [run.over_import_mib(one) for run, one in zip(runs, figures, strict=True)]
+    row: dict[str, Any] = {"stage": stage, "batch": point and point[0], "context": point and point[1] + point[2]}
+    row["seconds"] = round(median(one["seconds"] for one in figures), 2)
+    for part in PARTS:
+        row[f"{part}_mib"] = round(median(run.parts(stage, number)[part] for run in runs), 1)
+    row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
+    foreseen = {}
+    if predicted is not None:
+        foreseen = {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
+                    "prefill": predicted.prefill_mib, "decode": predicted.decode_mib}  # fmt: skip
+    row["predicted_mib"] = row["error"] = None
+    if stage in foreseen:
+        row["predicted_mib"] = round(foreseen[stage], 1)
+        if median(peaks) > 0:
+            row["error"] = f"{foreseen[stage] / median(peaks) - 1:+.1%}"
+    row["rss_mib"] = round(median(one["peak_rss_mib"] for one in figures), 1)
+    return row

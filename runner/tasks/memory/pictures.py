@@ -1,0 +1,103 @@
+"""The pictures of the memory task, drawn from a job's folder: `python -m runner.tasks.memory.pictures FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PICTURED = "memory.json"  # in the job's folder: what the pictures are drawn from
+PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime", "#b7bfc8"))
+WORDS = {"kv": "KV cache", "activation": "activations", "runtime": "runtime: libraries, kernels, the rest"}
+COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MOST_POINTS = 10  # that bars are drawn of
+MOST_LINES = 8
+
+
+def draw(drawn: dict[str, Any]) -> list[Picture]:
+    """Return the pictures: the stages' peaks by what they are made of, and keys and values over what they are of."""
+    pictures = [Picture("memory", f"Peak memory by stage: {drawn['title']}", lambda: _stages(drawn))]
+    if len({point["tokens"] for point in drawn["kv"]}) > 1:
+        pictures.append(Picture("context", f"KV cache against context: {drawn['title']}", lambda: _contexts(drawn)))
+    return pictures
+
+
+def _figure(title: str, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, height), layout="constrained")
+    pane = figure.subplots()
+    pane.set_title(title.replace("$", r"\$"), loc="left")
+    pane.grid(color=LINE, linewidth=0.6)
+    pane.set_axisbelow(True)
+    return figure, pane
+
+
+def _stages(drawn: dict[str, Any]) -> Figure:
+    """Draw a bar for each stage: what its peak is made of, and a mark where it was predicted."""
+    rows = [row for row in drawn["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
+    points = list(dict.fromkeys((row["batch"], row["context"]) for row in rows if row["batch"]))
+    shown = set(points[:: -(-len(points) // MOST_POINTS)]) | set(points[-1:])
+    rows = [row for row in rows if not row["batch"] or (row["batch"], row["context"]) in shown]
+    figure, pane = _figure(f"Peak memory by stage: {drawn['title']}", 1.5 + 0.34 * len(rows))
+    for part, colour in PARTS:
+        widths = [max(row[f"{part}_mib"], 0.0) for row in rows]
+        left = [sum(max(row[f"{it}_mib"], 0.0) for it, _ in PARTS[: [p for p, _ in PARTS].index(part)]) for row in rows]
+        pane.barh(range(len(rows)), widths, left=left, height=0.62, color=colour, label=WORDS.get(part, part))
+    marks = [(row["predicted_mib"], place) for place, row in enumerate(rows) if row["predicted_mib"]]
+    if marks:
+        x, y = zip(*marks, strict=True)
+        pane.plot(x, y, linestyle="", marker="|", markersize=17, markeredgewidth=2, color=INK, label="predicted peak")
+    names = [row["stage"] + (f", {row['batch']} × {row['context']}" if row["batch"] else "") for row in rows]
+    pane.set_yticks(range(len(rows)), names)
+    pane.set_ylim(len(rows) - 0.4, -0.6)
+    pane.set_xlim(left=0)
+    pane.grid(visible=False, axis="y")
+    pane.tick_params(axis="y", length=0)
+    pane.set_xlabel("MiB over what importing the libraries takes")
+    pane.legend(title="stage, rows × tokens of each", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
+                fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
+    return figure
+
+
+def _contexts(drawn: dict[str, Any]) -> Figure:
+    """Draw what rows held over the length of a row, a colour for each batch size, with the formula as a line."""
+    figure, pane = _figure(f"KV cache against context: {drawn['title']}", 4.2)
+    batches = sorted({point["batch"] for point in drawn["kv"]})
+    for batch, colour, marker in zip(batches, COLOURS, MARKERS, strict=False):
+        points = [point for point in drawn["kv"] if point["batch"] == batch]
+        x = [point["tokens"] / batch for point in points]
+        pane.vlines(x, [point["low"] for point in points], [point["high"] for point in points], color=colour)
+        pane.plot(x, [point["mib"] for point in points], linestyle="", marker=marker, markersize=6, color=colour,
+                  label=f"batch {batch}, measured")  # fmt: skip
+        if drawn["bytes_per_token"]:
+            ends = [0.0, max(x) * 1.05]
+            pane.plot(ends, [at * batch * drawn["bytes_per_token"] / 2**20 for at in ends], color=colour, linewidth=1)
+    pane.set_xlabel("tokens of each row")
+    pane.set_ylabel("KV cache of all rows, MiB")
+    pane.set_xlim(left=0)
+    pane.set_ylim(bottom=0)
+    more = f"; {MOST_LINES} of {len(batches)} batch sizes" * (len(batches) > MOST_LINES)
+    pane.legend(title=f"lines: the formula{more}", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
+                fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
+    return figure
+
+
+def main() -> None:
+    """Draw what a job's folder has, as PNG files beside it."""
+    folder = Path(sys.argv[1])
+    drawn = json.loads((folder / PICTURED).read_text(encoding="utf-8"))
+    for picture in draw(drawn):
+        (folder / f"{picture.name}.png").write_bytes(picture.png())
+
+
+if __name__ == "__main__":
+    main()

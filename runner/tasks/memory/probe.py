@@ -1,0 +1,253 @@
+"""The fresh process of the memory task: import, load, a first pass, then prefill and decode of each point.
+
+Runs as `python -m runner.tasks.memory.probe`. The job's config and the points to measure come pickled on stdin; events
+go out on stdout, one JSON object a line; whatever else is printed goes to stderr. A point that runs out of memory is
+reported as such, and the next one follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.weight_files import loaded_files
+from runner.config.measures import MemoryConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Workload
+from runner.core import child, machine
+from runner.core.errors import RunnerError, is_memory_error, one_line
+from runner.core.mapped_files import resident_mib
+from runner.engines import open_engine
+from runner.engines.base import FEWER_ROWS, Capability, Completion, Engine, EngineReport, complete, require
+from runner.engines.kinds import kind_of
+from runner.engines.session import Session
+from runner.engines.synthetic import check_room, synthetic_requests
+
+
+class OutOfMemory(Exception):
+    """A point did not fit."""
+
+
+@dataclass
+class Probe:
+    """Measures stages and reports them."""
+
+    channel: TextIO
+    engine: Engine
+    files: list[Path]  # the checkpoint's, which are mapped
+    mapped_weight_mib: float = 0.0  # of the weights as they were loaded
+    weight_mib: float = 0.0
+
+    def emit(self, **event: Any) -> None:
+        """Send one event to the parent."""
+        self.channel.write(json.dumps(event) + "\n")
+        self.channel.flush()
+
+    def stage(self, name: str, work: Callable[[], Any], point: int | None = None) -> Any:
+        """Run one stage and report its peak, its time and what stays when the garbage is gone.
+
+        The kernel and the allocator of a GPU keep high-water marks. None is kept of memory that is no page of a file,
+        and while a checkpoint is read its pages would count, which can be dropped: then, and only then, it is sampled.
+        """
+        self.emit(begin=name, point=point)
+        machine.restart_peak()
+        with AnonymousPeak() if name == "load" else nullcontext() as anonymous:
+            started = time.perf_counter()
+            done = work()
+            seconds = time.perf_counter() - started
+        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
+        resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
+        figures |= {"steady_rss_mib": machine.rss_mib(), "steady_anon_mib": machine.anonymous_mib(), **pss_mib()}
+        figures["peak_rss_mib"] = max(figures["peak_rss_mib"], figures["steady_rss_mib"])
+        if anonymous is not None:
+            figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
+        figures["kv_tokens"] = self.engine.stats.kv_tokens
+        figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
+        figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
+        self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
+        return done
+
+    def held_mib(self) -> float:
+        """Memory that rows are kept in: the allocator's of a GPU, else what is no page of a file."""
+        machine.reset_peak()
+        return _cuda_mib().get("cuda_steady_mib") or machine.anonymous_mib()
+
+
+class AnonymousPeak:
+    """Watches how much memory is no page of a file: the kernel keeps a high-water mark of the sum only."""
+
+    EVERY_S = 0.005
+
+    def __enter__(self) -> AnonymousPeak:
+        self.peak_mib = machine.anonymous_mib()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.EVERY_S):
+            self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
+
+
+def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: TextIO) -> None:
+    """Take a job through the stages; the points come smallest first."""
+    resolved = resolve(config)
+    engine = open_engine(config, resolved)
+    require(engine, "task=memory", [Capability.token_ids])
+    probe = Probe(channel, engine, _files(config, resolved))
+    machine.reset_peak()
+    probe.stage("import", lambda: kind_of(config.model).import_libraries(config, resolved))
+
+    def load() -> EngineReport:
+        report: EngineReport = engine.load()
+        probe.weight_mib = report.metrics["weight_mib"]
+        probe.mapped_weight_mib = report.metrics.get("mapped_weight_mib", 0.0)
+        return report
+
+    report: EngineReport = probe.stage("load", load)
+    vocab_size = int(report.metrics["vocab_size"])
+    for _, (_, prompt_tokens, new_tokens) in points:
+        check_room(report, prompt_tokens, new_tokens)
+    probe.emit(metrics=report.metrics, facts=report.facts, notes=report.notes)
+    first = synthetic_requests(1, 8, 2, vocab_size, config.seed, draw=-1)
+    # weights are packed, kernels made and pages of libraries read
+    probe.stage("first pass", lambda: complete(engine, first, batch_size=1))
+    failed: list[Workload] = []
+    for number, point in points:
+        if smaller := next((it for it in failed if all(map(int.__le__, it, point))), None):
+            probe.emit(point=number, failed=f"not tried: {_words(smaller)} ran out of memory")
+            continue
+        try:
+            _measure_point(probe, number, point, vocab_size, config.seed)
+        except Exception as error:
+            if not isinstance(error, OutOfMemory) and not is_memory_error(error):
+                raise
+            failed.append(point)
+            why = one_line(error, limit=200)
+            probe.emit(point=number, failed=f"out of memory: {why}" if why else "out of memory")
+            machine.reset_peak()
+    probe.emit(done=True)
+
+
+def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
+    """Read the prompts of all rows, decode until each has one more token to come, see what they hold, and end."""
+    rows, _, new_tokens = point
+    engine, said = probe.engine, len(probe.engine.stats.notes)
+    before = replace(engine.stats)
+    with engine.open(rows) as session:
+        ended = _Steps(session, engine, said)
+        for request in synthetic_requests(*point, vocab_size, seed, draw=number):
+            session.submit(request)
+        probe.stage("prefill", ended.read, number)
+        last = before.decode_tokens + rows * (new_tokens - 2)
+        probe.stage("decode", lambda: ended.decode(last), number)
+        kv_tokens, held_mib = engine.stats.kv_tokens, probe.held_mib()
+        is_held = not session.idle
+        ended.decode(sys.maxsize)
+    kv_mib = held_mib - probe.held_mib() if is_held and kv_tokens else None
+    spent = engine.stats - before
+    speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
+    probe.emit(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
+
+
+@dataclass
+class _Steps:
+    """Takes the rows of a session on their way; OutOfMemory where not all of them go on together.
+
+    It steps by itself, since `gather` goes on to the end and each stage here stops after a step of its own.
+    """
+
+    session: Session
+    engine: Engine
+    said: int  # how many notes the engine had before
+
+    def read(self) -> None:
+        """Step until every row has its first token."""
+        self._step()
+        while not self.session.idle and self.engine.stats.rows_waiting:
+            self._step()
+
+    def decode(self, last: int) -> None:
+        """Step until so many tokens were decoded, or all rows have ended."""
+        while not self.session.idle and self.engine.stats.decode_tokens < last:
+            self._step()
+
+    def _step(self) -> None:
+        events = self.session.step()
+        errors = [event.error for event in events if isinstance(event, Completion) and event.error]
+        errors += [note for note in self.engine.stats.notes[self.said :] if note.startswith(FEWER_ROWS)]
+        if errors:
+            raise OutOfMemory(errors[0])
+
+
+def _words(point: Workload) -> str:
+    return f"batch {point[0]}, context {point[1] + point[2]}"
+
+
+def _files(config: RunnerConfig, resolved: Resolved) -> list[Path]:
+    """Return the files that the weights may be mapped from."""
+    if not kind_of(config.model).HAS_WEIGHTS:
+        return []
+    return loaded_files(resolved.path)[1] if resolved.path.is_dir() else [resolved.path]
+
+
+def pss_mib() -> dict[str, float]:
+    """Proportional memory of this process (shared pages divided by their users), whole and from files."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return {"pss_mib": 0.0, "pss_file_mib": 0.0}  # macOS, or a kernel before 4.14
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
+    return {"pss_mib": kib["Pss"] / 1024, "pss_file_mib": kib.get("Pss_File", 0) / 1024}
+
+
+def _cuda_mib() -> dict[str, float]:
+    """Peaks of the CUDA allocator over all devices since the last call; empty where no GPU is in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    devices = range(torch.cuda.device_count())
+    figures = {
+        "cuda_peak_mib": sum(torch.cuda.max_memory_allocated(device) for device in devices) / machine.MIB,
+        "cuda_reserved_mib": sum(torch.cuda.max_memory_reserved(device) for device in devices) / machine.MIB,
+        "cuda_steady_mib": sum(torch.cuda.memory_allocated(device) for device in devices) / machine.MIB,
+    }
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    return figures
+
+
+def main() -> int:
+    """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
+    child.end_with_parent()  # nobody else would read its answer
+    config, points = pickle.load(sys.stdin.buffer)
+    assert isinstance(config.task, MemoryConfig)
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries that print to stdout must not garble the events
+    try:
+        measure(config, points, channel)
+    except RunnerError as error:
+        channel.write(json.dumps({"error": type(error).__name__, "message": str(error)}) + "\n")
+        channel.flush()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
+
+The parent never asks for an engine, so it never imports torch: what the probe measures starts from nothing. A point
+that runs out of memory is recorded as such; where it took its process along, what is left is measured in another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.config.measures import MemoryConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Workload
+from runner.core import child, errors
+from runner.core.errors import JobFailed
+from runner.core.progress import Progress
+from runner.core.result import RepeatLog, Result
+from runner.engines.base import Capability, require_among
+from runner.engines.kinds import kind_of
+from runner.store.jobs import Job
+from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
+from runner.tasks.memory.pictures import PICTURED
+
+VERSION = 2
+USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
+FROM_LEDGER = True
+
+PROBE = "runner.tasks.memory.probe"
+DRAWING = "runner.tasks.memory.pictures"
+log = logging.getLogger(__name__)
+
+
+def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
+    """Read nothing but the model, which the job's identity holds already."""
+    return Inputs({})
+
+
+def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
+    """Predict, then measure in `repeats` fresh processes."""
+    config, recorder = context.config, context.recorder
+    task = config.task
+    assert isinstance(task, MemoryConfig)
+    kind = kind_of(config.model)
+    needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
+    require_among(kind.capabilities(config), "task=memory", needs)
+    predicted = [kind.predict(config, context.resolved, point) for point in task.points]
+    runs: list[MemoryRepeat] = []
+    repeats = RepeatLog(recorder.folder)
+    stages = len(AT_START) + len(IN_POINTS) * len(task.points)
+    with recorder.progress(task.repeats * stages, "memory") as bar:
+        for number in range(1, task.repeats + 1):
+            which = f"repeat {number} of {task.repeats}"
+            runs.append(Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar).measure())
+            if not runs[-1].speeds:
+                raise JobFailed(f"no point could be measured. The first one: {runs[-1].failed[0]}")
+            repeats.add(number, runs[-1].metrics())
+    result, drawn = summarize(runs, task.points, predicted)
+    (recorder.folder / PICTURED).write_text(json.dumps(drawn | {"title": _title(config)}, indent=1))
+    if task.pictures:
+        _draw(recorder.folder)
+    return result
+
+
+def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Draw the pictures that were not asked for then."""
+    assert isinstance(config.task, MemoryConfig)
+    if config.task.pictures and (job.folder / PICTURED).exists() and not list(job.folder.glob("*.png")):
+        _draw(job.folder)
+
+
+def _title(config: RunnerConfig) -> str:
+    name = Path(config.model.name).name or config.model.name
+    return f"{name}, quantization={config.quantization.name}"
+
+
+def _draw(folder: Path) -> None:
+    """Draw the pictures in a process of its own: what a plotting library takes would stay with this one."""
+    process = child.start("-m", DRAWING, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, said = process.communicate()
+    if process.returncode:
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        log.warning(
+            "no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), *last or [""]
+        )
+
+
+@dataclass
+class Repeat:
+    """One measurement of all points, in as many fresh processes as it takes."""
+
+    config: RunnerConfig
+    points: list[Workload]
+    log: Path
+    which: str
+    bar: Progress
+    stage: str = "start"
+    point: int | None = None  # that the child is at
+    measured: MemoryRepeat = field(default_factory=MemoryRepeat)
+
+    def measure(self) -> MemoryRepeat:
+        """Measure; a process that dies in a point leaves the others to another one, but for those as large as it."""
+        left = list(enumerate(self.points))
+        while left:
+            ended = self._run(left)
+            if ended is None:
+                return self.measured
+            at, why = ended
+            self.measured.failed[at] = why
+            large = self.points[at]
+            for number, point in left:
+                if number > at and all(map(int.__le__, large, point)):
+                    self.measured.failed[number] = f"not tried: a smaller point {why}"
+            left = [(number, point) for number, point in left if not self.measured.has(number)]
+        return self.measured
+
+    def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
+        """Measure in a fresh process; return the point that it died in, and how, if it did."""
+        is_done = False
+        self._at("start", None)
+        with self.log.open("a", encoding="utf-8") as stderr:
+            offset = stderr.tell()
+            process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        with process:
+            try:
+                assert process.stdout is not None
+                child.send_input(process, (self.config, left))
+                for line in process.stdout:
+                    is_done = self._take(json.loads(line)) or is_done
+                code = process.wait()
+            finally:
+                process.kill()  # Ctrl-C here must not leave a model loaded there
+                process.wait()
+        if code == 0 and is_done:
+            return None
+        if code < 0 and self.point is not None:
+            return self.point, f"{child.describe_exit(code)}, in stage {self.stage}"
+        lines = child.last_lines(self.log, 8, offset)
+        said = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"It said nothing; log: {self.log}"
+        raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {said}")
+
+    def _at(self, stage: str, point: int | None) -> None:
+        self.stage, self.point = stage, point
+
+    def _take(self, event: dict[str, Any]) -> bool:
+        """Take in what the child says; return whether it is done."""
+        if "begin" in event:
+            self._at(event["begin"], event["point"])
+            self.bar.describe(f"memory: {self.stage}, {self.which}")
+        elif "error" in event:
+            raise getattr(errors, event["error"], JobFailed)(event["message"])
+        elif "done" not in event:
+            self.measured.take(event)
+            self.bar.advance(1 if "stage" in event else 0)
+        return "done" in event

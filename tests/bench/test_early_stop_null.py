@@ -1,0 +1,24 @@
+"""A short run of the simulation of jobs that stop by themselves: equal ones are rarely told apart, others soon."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def test_equal_jobs_are_rarely_told_apart_and_others_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    from compare_null import Rate
+    from early_stop_null import covered, simulate
+
+    generator = np.random.default_rng(1)
+    null, _, _ = simulate(generator, (0.5, 0.5), 0.8, 150)
+    assert Rate(null.better + null.worse, 150).low <= 0.05
+    apart, _, found = simulate(generator, (0.6, 0.4), 0.8, 30)
+    assert (apart.better, found) == (30, 30)
+    assert statistics.median(apart.asked) < 200
+    assert all(rate.low <= 0.05 for rate in covered(generator, 10))

@@ -1,0 +1,81 @@
+"""A name that leads to no model says what may have been meant, and no prompt goes anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from api_standin import Api
+from trips import Trip
+
+from runner.checkpoints import resolve
+from runner.config.lora import PeftConfig
+from runner.config.model import LocalConfig, LocalModelConfig
+from runner.core.errors import ConfigError
+from runner.library.load import configure, load
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "said"),
+    [
+        ("gpt-4o", "", "Is it a model of a server? model=api model.name=gpt-4o model.base_url=http://HOST:PORT/v1 asks it"),
+        ("gpt-4o", "http://x/v1", "Is it a model of the server of BASE_URL? model=api model.name=gpt-4o asks it"),
+        ("embeded", "http://x/v1", "Did you mean model=embedded?"),
+        ("smollm2_135", "", "Did you mean model=smollm2_135m?"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_no_place(name: str, base_url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASE_URL", base_url)
+    with pytest.raises(ConfigError) as refused:
+        resolve.locate(LocalModelConfig(name=name))
+    assert said in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        resolve.locate_adapter(PeftConfig(path=name), LocalModelConfig(name="embedded"))
+    assert str(refused.value).endswith("Give a folder, a hub id, or lora=embedded")
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "said"),
+    [
+        ("embeded", "", 'Did you mean load("embedded")?'),
+        ("gpt-4o", "", 'load("api", name="gpt-4o", base_url="http://HOST:PORT/v1") asks it'),
+        ("gpt-4o", "here", 'load("api", name="gpt-4o") asks it, as model=api model.name=gpt-4o does'),
+    ],
+)
+def test_in_python_too_and_a_server_hears_nothing(
+    name: str, base_url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Api() as api:
+        monkeypatch.setenv("BASE_URL", base_url and f"http://127.0.0.1:{api.port}/v1")
+        with pytest.raises(ConfigError) as refused:
+            load(name)
+        assert said in str(refused.value)
+        assert api.seen == []
+
+
+def test_a_folder_beside_a_choices_name_is_a_folder(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embeded").symlink_to(tiny_llama)
+    assert (
+        configure("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name == "embeded"
+    )
+    assert resolve.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
+
+
+@pytest.mark.parametrize("kind", [LocalConfig, LocalModelConfig])
+def test_the_parts_of_a_split_are_no_model(trip: Trip, tiny_llama: Path, kind: type[LocalModelConfig]) -> None:
+    trip.split(tiny_llama)
+    parts = trip.parts
+    with pytest.raises(ConfigError) as refused:
+        resolve.locate(kind(name=str(parts)))
+    assert f"{parts} holds the parts of a split" in str(refused.value)
+    assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(refused.value)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
+def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(ConfigError, match="holds no config.json, so it is not what model.name needs"):
+        resolve.locate(LocalModelConfig(name=str(tmp_path)))

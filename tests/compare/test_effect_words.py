@@ -1,0 +1,51 @@
+"""Words for effects: each method has its row, and what the row asks for is in its effects."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runner.compare.data import Run, TableRow
+from runner.compare.effect_words import METHODS, detectable, legend, pairs_of, quantity, records, sentence, value_of
+from runner.core.effects import (
+    Effect,
+    Method,
+    judge,
+    paired_accuracies,
+    paired_likelihoods,
+    ratio_of_medians,
+    sequential_accuracies,
+    unpaired_accuracies,
+)
+
+EFFECTS = [
+    paired_accuracies(3, 1, 100, 50),
+    unpaired_accuracies(40, 80, 50, 100),
+    sequential_accuracies([(True, True), (True, False)]),
+    paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
+    ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5]),
+]
+
+
+def row(effect: Effect) -> TableRow:
+    base = TableRow(Run("base", "base", "any", "1", "", {}, {}), {})
+    return TableRow(Run("run", "run", "any", "1", "", {}, {}), {}, baseline=base, effects=[effect])
+
+
+def test_every_method_has_words_and_an_effect_here() -> None:
+    assert set(METHODS) == set(Method) == {it.method for it in EFFECTS}
+
+
+@pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
+def test_what_is_written_and_recorded_of_an_effect(effect: Effect) -> None:
+    judge([effect])
+    found = records(row(effect))
+    record = found["ratios"][0] if effect.is_ratio else found[quantity(effect).place]
+    assert list(record) == quantity(effect).keys.split()
+    assert json.loads(json.dumps(record))["finding"] == "no difference shown"
+    assert " [" in value_of(effect)
+    assert METHODS[effect.method].quantity.legend[0].split("{")[0] in legend([effect])
+    said = sentence(row(effect), [])
+    assert said.startswith("run vs base")
+    assert "{" not in said + pairs_of(effect) + detectable(effect) + legend([effect])

@@ -1,0 +1,54 @@
+"""What the tab key offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.bash_completion import BashCompletion
+
+from runner.config.hydra import hydra_of
+from runner.config.task import Strategy
+
+
+@pytest.fixture(scope="module")
+def plugin() -> BashCompletion:
+    return BashCompletion(hydra_of().config_loader)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("task=split task.strategy=", [f"task.strategy={it}" for it in sorted(Strategy)]),
+        ("task=split task.strategy=balanced_p", ["task.strategy=balanced_params"]),
+        ("task=split task.explain=", ["task.explain=null", "task.explain=vllm"]),
+        ("model.trust_remote_code=", ["model.trust_remote_code=false", "model.trust_remote_code=true"]),
+        ("model=hybrid model.student.dtype=b", ["model.student.dtype=bfloat16"]),
+        ("print=", ["print=json", "print=none", "print=table"]),
+        ("-m quantization=none,n", ["quantization=none,nf4"]),
+        ("-m rope=native,linear,l", ["rope=native,linear,llama3"]),
+        ("-m task.prompt=chat,", ["task.prompt=chat,lm_eval_5shot", "task.prompt=chat,text"]),
+        ("-m quantization=none,nf4 lora=embedded_t", ["lora=embedded_team"]),
+        ("-m lora=embedded,em", ["lora=embedded,embedded_pth", "lora=embedded,embedded_team"]),
+        ("task.data=g", ["task.data=gsm8k"]),
+        ("-m task.data=embedded,embedded_hard,embedded_", ["task.data=embedded,embedded_hard,embedded_hard5"]),
+        ("data", []),
+        ("task.limit=", ["task.limit=200"]),
+        ("task.lim", ["task.limit="]),
+        ("task.strategy=", []),  # another task's
+        ("quantization=no_such_one task.prompt=", []),
+        ("task.nam", []),
+        ("quantization.", []),
+        ("task.prompt=[ch", []),
+    ],
+)
+def test_what_is_offered(plugin: BashCompletion, line: str, offered: list[str]) -> None:
+    assert plugin._query("config", line) == offered
+
+
+def test_every_place_of_a_file_goes_on(plugin: BashCompletion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    assert plugin._query("config", "-m task.data=./a") == ["task.data=./a.jsonl"]
+    assert plugin._query("config", "-m task.data=./a.jsonl,./b") == ["task.data=./a.jsonl,./b.jsonl"]

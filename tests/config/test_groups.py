@@ -1,0 +1,125 @@
+"""A group's choice: chosen with GROUP=CHOICE and in no other way, so that what is recorded is what ran."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose as hydras_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+import runner
+from runner.config.choices import CONF, choices_for
+from runner.config.compose import compose
+from runner.config.groups import GROUPS, kinds
+from runner.config.hydra import explain, to_config, without_hydra
+from runner.core.errors import ConfigError, RunnerError
+from runner.library.load import configure
+
+JOB = ("model=stub", "task.limit=1", "tracking=none", "print=none")
+NAMED = [group for group in GROUPS if group != "model"]  # the key model.name says which model it is
+OPEN: dict[str, Any] = dict.fromkeys(("quantization", "lora", "rope", "generation"))
+WAYS = (
+    "{group}.name={other}", "+{group}.name={other}", "++{group}.name={other}", "~{group}.name",
+    "{group}={{name:{other}}}", "+{group}={{name:{other}}}", "{group}.nmae={other}",
+)  # fmt: skip
+
+
+def job(tmp_path: Path, *overrides: str) -> Any:
+    return runner.evaluate(*JOB, f"output_dir={tmp_path}", *overrides)
+
+
+def refusal(*overrides: str) -> str | None:
+    """Return what is said against a job of these overrides, None where it goes well."""
+    try:
+        to_config(*compose(overrides))
+    except (RunnerError, HydraException, OmegaConfBaseException) as error:
+        return explain(error)
+    return None
+
+
+@pytest.mark.parametrize("group", [*NAMED, "profile"])
+def test_the_name_of_a_choice_is_no_key(group: str) -> None:
+    choices = choices_for(group)
+    ways = [way for way in WAYS if group != "profile" or "{{" not in way]  # it is a text, which holds no keys
+    for number, choice in enumerate(choices):
+        other = choices[number - 1]
+        for way in ways if number == 0 else [ways[number % len(ways)]]:
+            said = refusal(f"{group}={choice}", way.format(group=group, other=other))
+            assert said is not None, (choice, way)
+            assert re.match(f"{group}.n.*is no key: use {group}=({other}|CHOICE)", said), said
+
+
+def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.name=x: the model that is chosen has no name to be given: use mod"):
+        job(tmp_path, "model.name=x")
+    assert job(tmp_path).params["model.name"] == "stub"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "quantization: {name: nf4}",
+            "own.yaml: quantization.name: the name of a choice is no key: use quantization=CHOICE",
+        ),
+        ("rope:\n  name: yarn", "own.yaml: rope.name: the name of a choice is no key: use rope=CHOICE"),
+        ("hydra: {sweeper: {params: {quantization.name: 'none,nf4'}}}", "quantization.name=none: the name of a cho"),
+        ("profile: low_memory", "profile: low_memory is no key: it would choose nothing .profile=none is the choice"),
+    ],
+)
+def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"defaults: [config, _self_]\n{body}\n")
+    with pytest.raises(ConfigError, match=message):
+        runner.grid(*JOB, f"output_dir={tmp_path}", study=tmp_path / "own.yaml")
+    assert not [*tmp_path.glob("jobs/*")]
+
+
+def test_a_schema_put_beside_the_choice_is_refused() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        beside = hydras_compose("config", ["+hydra/schema/quantization@quantization=nf4"], return_hydra_config=True)
+    with pytest.raises(ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"):
+        to_config(*without_hydra(beside))
+
+
+def test_nor_from_python(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use quantization=nf4"):
+        runner.grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
+    with pytest.raises(ConfigError, match="use quantization=nf4"):
+        runner.evaluate({"quantization.name": "nf4", "model": "stub", "output_dir": str(tmp_path)})
+    with pytest.raises(ConfigError, match="model.name=x: the model that is chosen has no name to be given"):
+        configure("stub", OPEN, {"name": "x"})
+    assert configure("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
+        "there it is how to choose with keys"
+    )
+
+
+def test_what_is_recorded_is_the_class_that_was_composed(tmp_path: Path) -> None:
+    record = job(tmp_path, "rope=yarn", "generation=sampling", "generation.temperature=0.4", "profile=low_memory")
+    expected = {
+        "quantization": "nf4",
+        "lora": "none",
+        "rope": "yarn",
+        "generation": "sampling",
+        "task": "gsm8k",
+        "tracking": "none",
+    }
+    assert {group: record.params[f"{group}.name"] for group in NAMED} == expected
+    assert (record.job_id.partition("-")[0], record.task, record.params["profile"]) == ("gsm8k", "gsm8k", "low_memory")
+    kept = yaml.safe_load((Path(record.output_dir) / "config.yaml").read_text())
+    assert {group: kept[group]["name"] for group in NAMED} == expected
+    assert record.name == "gsm8k stub nf4 yarn sampling test"
+
+
+def test_each_choice_of_each_group_is_a_class_with_its_name() -> None:
+    for group in NAMED:
+        for name, schema in GROUPS[group].items():
+            assert schema.name == name
+            assert "name" not in {item.name for item in dataclasses.fields(schema)}
+    assert not {f"{group}.name" for group in NAMED} & kinds().keys()

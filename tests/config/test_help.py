@@ -1,0 +1,87 @@
+"""What --help says of each key: its value, its choices and the comment of conf/, for every choice of every group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from runner.config.choices import choices_for, schema_of
+from runner.config.compose import compose
+from runner.config.groups import GROUPS
+from runner.config.help import allowed, described
+
+
+def keys(*overrides: str) -> dict[str, tuple[str, str]]:
+    """Return the value and the words of each key."""
+    composed, choices = compose(overrides)
+    found: dict[str, tuple[str, str]] = {}
+    last = ""
+    for line in described(composed, choices).splitlines():
+        if match := re.fullmatch(r"  ([a-z_.]+)=(.*?)(?:\s+# (.*))?", line):
+            last = match[1]
+            found[last] = match[2], match[3] or ""
+        elif match := re.fullmatch(r"\s{20,}# (.*)", line):
+            found[last] = found[last][0], f"{found[last][1]} {match[1]}".strip()
+    assert {key.partition(".")[0] for key in found if "." in key} <= GROUPS.keys()
+    flat = OmegaConf.to_container(composed)
+    assert {key for key in found if "." not in key} == {*flat} - {*GROUPS, "profile"}  # type: ignore[misc]
+    return found
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
+    silent, incomplete = [], []
+    for choice in choices_for(group):
+        said, schema = keys(f"{group}={choice}"), schema_of(group, choice)
+        silent += [f"{choice}: {key}" for key, (_, words) in said.items() if len(words) < 3]
+        for name in (item.name for item in fields(schema)):
+            shown, values = said.get(f"{group}.{name}", ("", ""))[1], allowed(schema, name)
+            if values[:1] != ["true"] and not all(re.search(rf"\b{value}\b", shown) for value in values):
+                incomplete.append((choice, name, values, shown))
+    assert (silent, incomplete) == ([], []), "each key has a comment, and each choice of an enum is named"
+
+
+def test_the_data_sets_stand_beside_their_key() -> None:
+    for name in ("gsm8k", "likelihood", "agents"):
+        said = keys(f"task={name}", "task.data=embedded_hard5")
+        assert said["task.data"][1].endswith(f". Data sets: {', '.join(choices_for('dataset'))}")
+        assert said["task.split"][0] == "hard5"
+
+
+def test_values_choices_and_comments_stand_beside_a_key() -> None:
+    said = keys("task=agents", "task.limit=7", "model=hybrid", "task.graph=null", "tracking.uri=sqlite:///x y.db")
+    assert said["task.limit"] == ("7", "then the first N; null: all")
+    assert said["task.mode"][0] == "full_connected"
+    assert re.search(r"direct_answer .* \| random \| chain \| debate \| layered \| star", said["task.mode"][1])
+    assert said["model.student.dtype"] == ("auto", "auto (as the checkpoint says) | float32 | bfloat16 | float16")
+    assert said["model.teacher.retries"][1].startswith("how often a request without an answer is sent again")
+    assert said["tracking.uri"][0] == '"sqlite:///x y.db"'
+    assert said["task.roles"][0] == "null"
+    assert not [key for key in said if key.endswith(".name") and key.count(".") == 1], "the names of choices are none"
+    assert keys("lora=pth")["lora.path"] == ("???", "the .pth file; embedded: the one that ships")
+
+
+def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
+    done = runner("task=split", "--help")
+    assert done.code == 0
+    assert (
+        "  task.compare=state                    # how to find unchanged parts: state (of the files) | con" in done.out
+    )
+    assert "== Groups (group=choice) ==" in done.out
+    assert done.out.rstrip().endswith("runner-advise --help")
+    assert not {"task.name", "quantization.name"} & {*re.findall(r"[a-z.]+(?==)", done.out)}
+    assert max(map(len, done.out.partition("== Keys")[2].splitlines())) <= 120
+    assert "hydra" in runner("--hydra-help").out
+
+
+def test_the_resolved_config_names_the_choices_above_it(runner: Callable[..., Any]) -> None:
+    shown = runner("--cfg", "job", "quantization=nf4", "lora=embedded").out
+    assert shown.startswith("# model=embedded quantization=nf4 lora=embedded rope=native generation=greedy task=gsm8k ")
+    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype"}, "a name is no key"
+    assert runner("--cfg", "job", "-p", "quantization", "quantization=nf4").out.startswith("# @package quantization\n")

@@ -1,0 +1,73 @@
+"""The table of sampling parameters: all who take or draw them have the same ones, in the same order."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runner
+from runner.config.generation import NOT_FOLLOWED, GenerationConfig
+from runner.config.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
+from runner.core.errors import ConfigError
+from runner.library.model import Settings
+from runner.serving.bodies import ChatBody, GenerateBody, TextBody
+from runner.tasks.chat import SETTINGS
+
+ROOT = Path(runner.__file__).parent
+
+
+def sampling_of(*numbers: float) -> Sampling:
+    """Return what has these parameters, in the order of the table; those that are left out do nothing."""
+    return Sampling.of_numbers([*numbers, *list(NEUTRAL.values())[len(numbers) - 1 :]])
+
+
+def test_all_who_read_the_table_have_its_parameters() -> None:
+    names = list(PARAMETERS)
+    assert [one.name for one in fields(SamplingKeys)] == names
+    assert {*names} <= {one.name for one in fields(GenerationConfig)}
+    assert [*SamplingArguments.__annotations__] == [*names, "seed"]
+    assert {*names, "seed"} <= {*Settings.__annotations__}
+    assert {*names} < {*SETTINGS}
+    for body in (ChatBody, TextBody, GenerateBody):
+        assert {*names} < {*body.model_fields}
+    (order,) = re.findall(r"^enum \{ (.*?) \};", (ROOT / "engines/local/kernels/sampling.h").read_text(), re.M)
+    assert order.lower().split(", ") == names, "the order of the numbers that C reads"
+    assert not {*names} & {*NOT_FOLLOWED}
+
+
+def test_numbers_of_a_sampling_are_read_back() -> None:
+    given = sampling_of(0.5, 0.9, 7, 0.1, 1.2, -0.5, 2.0)
+    assert (given.temperature, given.top_k, given.presence_penalty) == (0.5, 7, 2.0)
+    assert Sampling.of_numbers(given.numbers) == given
+    assert type(given.top_k) is int
+
+
+def given(name: str, value: float) -> dict[str, Any]:
+    return {name: value}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_value_outside_its_range_is_refused_by_name(name: str) -> None:
+    one = PARAMETERS[name]
+    assert one.fits(one.neutral)
+    for value in (one.low - 1, *([one.low] if one.excludes_low else [])):
+        with pytest.raises(ConfigError, match=re.escape(f"{name}={value}: {one.need}")):
+            Sampling(**given(name, value))
+    if one.high is not None:
+        Sampling(**given(name, one.kind(one.high)))
+        with pytest.raises(ConfigError, match=re.escape(f"generation.{name}={one.high + 1}: {one.need}")):
+            GenerationConfig(**given(name, one.high + 1))
+
+
+def test_greedy_rows_heed_penalties_alone() -> None:
+    penalized = replace(sampling_of(0.0, 0.5, 3, 0.2, 1.1, 0.5, 0.25), seed=8)
+    assert penalized.effective == sampling_of(0.0, 1.0, 0, 0.0, 1.1, 0.5, 0.25)
+    assert sampling_of(0.0, 0.5, 3, 0.2, 1.0, 0.0, 0.0).effective == GREEDY
+    with pytest.raises(ConfigError, match=r"so generation.top_k=3 and generation.min_p=0.2 would do nothing"):
+        GenerationConfig(top_k=3, min_p=0.2)
+    assert GenerationConfig(frequency_penalty=0.5).followed({"min_p": 0.3}).min_p == 0
+    assert GenerationConfig(temperature=1.0).followed({"min_p": 0.3}).min_p == 0.3

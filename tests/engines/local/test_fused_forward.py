@@ -1,0 +1,279 @@
+"""A pass in a single call: for plain models only, and with the logits of their own pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.engines.base import Request
+from runner.engines.local import fused_forward
+from runner.engines.local.compat_probe import probe_fused_forward, same_together
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.fast_layers import FastLayers
+from runner.engines.local.forward import Forward, TokenSpan
+from runner.engines.local.fused_forward import FusedForward, NotFusable
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.matrices import WeightFormat
+from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.shared_kv import own_kv
+from runner.engines.rows import Row
+from runner.models.load import Loaded
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
+OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
+PLAIN = QuantizationConfig()
+MANY = 101  # rows whose own keys are read between the tiles of what all of them share
+
+
+@pytest.fixture
+def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]) -> Callable[..., LocalEngine]:
+    def make(
+        family: str,
+        dtype: Dtype = Dtype.float32,
+        quantization: QuantizationConfig = PLAIN,
+        **settings: Any,
+    ) -> LocalEngine:
+        folder = saved_family(family, **({"max_position_embeddings": 512} | settings))
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
+        return opened(model=model, quantization=quantization)
+
+    return make
+
+
+def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward | None]:
+    """Return a model whose layers are exchanged, as for its first rows."""
+    engine.load()
+    loaded = engine.loaded
+    heads = engine.heads(loaded)
+    assert heads is not None
+    engine.install_fast_kernels(loaded, heads)
+    return loaded, heads, engine.fused
+
+
+def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
+    """Return the logits of rows of all lengths, some of which decode while others are read; half stand on a prefix."""
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
+    if with_prefix:
+        forward.read_prefix(prefix, 20)
+        forward.read_prefix(prefix, 20)
+        forward.short_span = 20  # longer prompts are attended to by tiles
+    prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
+    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
+    rows = [
+        Row(Request(number, ()), prefix.tokens + ids, "", 9, prefix=prefix)
+        if with_prefix and number % 2
+        else Row(Request(number, ()), ids, "", 9)
+        for number, ids in enumerate(prompts)
+    ]
+    going, entering = rows[:4], rows[4:]
+    read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
+    for row in going:
+        row.places, row.tokens = len(row.pending), [3]
+    pieces = [TokenSpan(row, slot, [3], row.places) for slot, row in enumerate(going)]
+    pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
+    mixed = forward.read_prompts(own, pieces)
+    for row in rows:
+        row.places, row.tokens = row.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
+    return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])  # biases; norms of queries and keys
+def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if dtype == Dtype.bfloat16 and not kernels.has_shared:
+        pytest.skip("this processor has no products of bfloat16")
+    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
+    assert fused is not None
+    for with_prefix in {False, kernels.has_shared}:
+        expected = all_logits(Forward(loaded.model, heads), with_prefix)
+        forward = Forward(loaded.model, heads)
+        forward.fused = fused
+        for threads in (1, 3):
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            found = all_logits(forward, with_prefix)
+            torch.set_num_threads(before)
+            assert (found - expected).abs().max() <= OFF[dtype] * expected.std()
+        if dtype == Dtype.float32:
+            assert (found.argmax(-1) == expected.argmax(-1)).all()
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
+    dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_shared:
+        pytest.skip("this processor attends to shared keys with torch")
+    loaded, heads, fused = with_fast_kernels(engine_of("llama", dtype))
+    forward = Forward(loaded.model, heads)
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (70,)).tolist())
+    forward.read_prefix(prefix, 70)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def last_step(prompts: list[list[int]]) -> torch.Tensor:
+        own = own_kv(heads, forward.kernels, [64] * len(prompts))
+        rows = [Row(Request(at, ()), prefix.tokens + ids, "", 9, prefix=prefix) for at, ids in enumerate(prompts)]
+        forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)])
+        for row in rows:
+            row.places, row.tokens = len(row.pending), [5]
+        forward.fused = fused
+        logits = forward.step(own, rows, forward.uses_of(rows))
+        forward.fused = None
+        return logits
+
+    prompts = [torch.randint(0, 60, (1 + at % 37,)).tolist() for at in range(MANY)]
+    together = last_step(prompts)
+    apart = torch.cat([last_step(prompts[at : at + 3]) for at in range(0, MANY, 3)])
+    torch.set_num_threads(before)
+    assert torch.equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "family", "dtype"),
+    [
+        (Nf4Config(), "qwen2", Dtype.bfloat16),  # biases
+        (Fp4Config(), "llama", Dtype.bfloat16),
+        (Int8Config(), "qwen2", Dtype.bfloat16),
+        (Int8Config(), "llama", Dtype.float32),
+    ],
+    ids=lambda one: getattr(one, "name", None) or str(one),
+)
+def test_quantized_layers_go_in_the_same_call(
+    quantization: QuantizationConfig, family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_quantized:
+        pytest.skip("this processor has no products of bfloat16 and of bytes")
+    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype, quantization))
+    assert fused is not None
+    kinds = {fused._layers[1].qkv[0].kind, fused._layers[1].out.kind, fused._layers[1].gated[1].kind}
+    assert kinds == {WeightFormat.row_int8 if quantization.name == "int8" else WeightFormat.four_bit}
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    forward.fused = fused
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        found = all_logits(forward, with_prefix=True)
+        torch.set_num_threads(before)
+        assert (found - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [(Dtype.float32, PLAIN), (Dtype.bfloat16, PLAIN), (Dtype.bfloat16, Nf4Config()), (Dtype.bfloat16, Int8Config())],
+    ids=lambda one: getattr(one, "name", None) or str(one),
+)
+def test_tokens_of_a_row_leave_together_what_they_leave_alone(
+    dtype: Dtype, quantization: QuantizationConfig, engine_of: Callable[..., LocalEngine]
+) -> None:
+    """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one row are all rows'."""
+    kernels = native.kernels()
+    assert kernels is not None
+    if (dtype == Dtype.bfloat16 and not kernels.has_shared) or (
+        quantization.name != "none" and not kernels.has_quantized
+    ):
+        pytest.skip("this processor has no products of bfloat16, or of bytes")
+    loaded, heads, fused = with_fast_kernels(engine_of("qwen2", dtype, quantization, max_position_embeddings=1024))
+    assert fused is not None
+    assert fused.is_by_row == (quantization.name != "int8")
+    if not fused.is_by_row:
+        return
+    forward = Forward(loaded.model, heads)
+    forward.fused = fused
+    assert same_together(forward, 60)
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (37,)).tolist()) if kernels.has_shared else None
+    if prefix is not None:
+        forward.read_prefix(prefix, 99)
+    others = [Row(Request(number, ()), [number, 7, 9], "", 99) for number in range(2)]
+    for length, count in ((10, 9), (505, 6), (505, 20)):
+        ids = torch.randint(0, 60, (length + count,)).tolist()
+        row = Row(Request(9, ()), [*(prefix.tokens if prefix else []), *ids[:length]], "", 99, prefix=prefix)
+        own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
+        rows = [others[0], row, others[1]]
+        forward.read_prompts(own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)])
+        for one in rows:
+            one.places, one.tokens = len(one.pending), []
+        start, alone = row.places, []
+        for token in ids[length:]:
+            for one in rows:
+                one.tokens.append(token)
+            alone.append(forward.step(own, rows, forward.uses_of(rows))[1])
+            for one in rows:
+                one.places += 1
+        together = forward.read_prompts(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
+        assert torch.equal(torch.stack(alone), together)
+
+
+def test_its_turning_goes_as_far_as_its_rows(
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_forward, "FIRST_POSITIONS", 3)
+    loaded, heads, fused = with_fast_kernels(engine_of("llama", rope_theta=100.0))
+    assert fused is not None
+    assert fused.positions == loaded.metrics["max_positions"]
+    fused._extend_rope_table(100)
+    assert fused._rope_table is not None
+    cos, _ = loaded.model.model.rotary_emb(torch.zeros(1), torch.arange(100)[None])
+    assert cos.shape[-1] == heads.dim
+    assert torch.equal(fused._rope_table[0][:100], cos[0])
+
+
+def test_other_models_go_their_own_way(engine_of: Callable[..., LocalEngine]) -> None:
+    others = {
+        "biases in the middle": engine_of("llama", mlp_bias=True),
+        "another function in the middle": engine_of("llama", hidden_act="gelu"),
+    }
+    for why, engine in others.items():
+        assert with_fast_kernels(engine)[2] is None, why
+
+
+def test_what_hooks_into_a_layer_is_not_passed_by(engine_of: Callable[..., LocalEngine]) -> None:
+    engine = engine_of("llama")
+    loaded, heads, _ = with_fast_kernels(engine)
+    kernels = native.kernels()
+    assert kernels is not None
+    hook = loaded.model.model.layers[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(NotFusable, match="hooks"):
+        FusedForward(loaded.model, heads, 64, kernels, {})
+    assert probe_fused_forward(loaded, heads, {}) is None
+    hook.remove()
+    assert FusedForward(loaded.model, heads, 64, kernels, {}).vocabulary == loaded.metrics["vocab_size"]
+
+
+def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> None:
+    """What multiplies in a single call is what the layers multiply by, and no further copy of it."""
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_shared:
+        pytest.skip("this processor has no products of bfloat16")
+    engine = engine_of("llama")
+    engine.load()
+    loaded = engine.loaded
+    heads = engine.heads(loaded)
+    assert heads is not None
+    layers = FastLayers(loaded.model, kernels)
+    fused = FusedForward(loaded.model, heads, 64, kernels, layers.matrices)
+    there = {one.weight.data_ptr() for one in layers.panels.values()}
+    assert fused._layers[0].down.weight in there
+    assert fused._model.head.weight in there
+    layers.restore()

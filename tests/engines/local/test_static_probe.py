@@ -1,0 +1,92 @@
+"""Models that the stream cannot serve go in batches that give generate's answers, or are refused before the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from opening import open_engine
+from streams import complete, requests
+from transformers import AutoModelForCausalLM
+
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from tools import families
+
+Make = Callable[..., RunnerConfig]
+
+
+@pytest.mark.parametrize(
+    ("family", "way", "why"),
+    [
+        ("qwen3_5_text", "static", "LinearAttentionLayer"),  # of these, the caches' layers cannot select rows
+        ("jamba", "static", "LinearAttentionLayer"),
+        ("lfm2", "static", "LinearAttentionLayer"),
+        ("falcon_h1", "static", "LinearAttentionAndFullAttentionLayer"),
+        ("mamba2", "generate", "it does not fill the cache that it is given"),  # and would swallow it without a word
+        ("rwkv", "generate, alone", "it does not fill the cache that it is given"),
+        ("openai-gpt", "generate", "it does not fill the cache that it is given"),
+        ("minimax", "generate", "MiniMax uses cache of its own"),
+        ("cpmant", "generate", "a cache of its own"),
+        ("doge", "static", "its layers add numbers of their own to the scores"),
+        ("deepseek_v32", "static, equal lengths", "indexed_attention"),
+        ("mixtral", "stream", ""),
+    ],
+)
+def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: str, tmp_path: Path) -> None:
+    """Rows of several lengths and limits at once: half of a batch ends while the others go on, beyond chunk and window."""
+    found = families.look(family, tmp_path)
+    assert found.way == way, found
+    assert why in found.why
+    assert bool(found.why) is bool(why)
+
+
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+@pytest.mark.parametrize("family", ["falcon_h1", "mamba", "doge"])
+def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(
+    family: str, dtype: Dtype, make_config: Make, tmp_path: Path
+) -> None:
+    families.build(family, tmp_path)
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)))
+    assert engine.load().facts["decoding"] != "in a stream"
+    engine.close()
+
+
+def test_a_model_that_generate_cannot_drive_is_refused_by_name(make_config: Make, tmp_path: Path) -> None:
+    families.build("xmod", tmp_path)
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
+    says = "model.name=.*: XmodForCausalLM cannot go on from a text: transformers' own generate fails with ValueError"
+    with pytest.raises(ConfigError, match=says):
+        engine.load()
+    with pytest.raises(ConfigError, match=says):
+        complete(engine, requests(["x"]))
+
+
+@pytest.mark.slow
+def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], tmp_path: Path) -> None:
+    families.build("xmod", tmp_path / "model")
+    done = runner(
+        "model=auto", f"model.name={tmp_path / 'model'}", "task=generate", "task.prompt=x", "model.device=cpu"
+    )
+    assert done.code == 2, done.err
+    assert "XmodForCausalLM cannot go on from a text" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_generate_goes_by_our_settings_and_not_by_the_models(make_config: Make, tmp_path: Path) -> None:
+    """What holds is the generation group's business: a penalty of the model's own is not added behind its back."""
+    families.build("mamba", tmp_path)
+    plain = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
+    expected = complete(plain, requests(["Ann has 3", "x"], ignore_eos=True))
+    plain.close()
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    model.generation_config.suppress_tokens = [token for ids in expected.values() for token in ids]
+    model.save_pretrained(tmp_path)
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
+    assert complete(engine, requests(["Ann has 3", "x"], ignore_eos=True)) == expected
+    engine.close()

@@ -1,0 +1,253 @@
+"""The processes of a pipeline: the answers of one process, and what happens when one of them dies or hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
+
+from runner.core.errors import DataError, JobFailed
+from runner.engines import base
+from runner.engines.base import Request
+from runner.engines.pipeline.engine import PipelineEngine
+from runner.engines.pipeline.transport import Packet, PacketType, Transport
+from runner.store.jobs import read_samples
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return prompt_file(tmp_path_factory.mktemp("prompts"))
+
+
+def command(parts: Path, *more: str) -> list[str]:
+    return ["-m", "runner", "task=generate", "model=parts", f"model.name={parts}", "task.format=raw",
+            "model.device=cpu", "model.dtype=float32", "tracking=none", *more]  # fmt: skip
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_several_processes_say_the_same(
+    make_config: Make, model: Path, parts: Path, prompts: str, processes: int
+) -> None:
+    expected = answers(generate(make_config, whole(model), prompts, SAMPLED))
+    record = generate(make_config, in_parts(parts, stages=processes, micro_batch=2), prompts, SAMPLED)
+    assert answers(record) == expected
+    metrics, rows = record.result.metrics, record.result.tables["the parts of the model"]
+    assert metrics["processes"] == processes
+    assert sorted({row["process"] for row in rows}) == list(range(processes))
+    assert [row["part"] for row in rows] == [0, 1, 2, 3]
+    assert 0 <= metrics["bubble_share"] < 1
+    assert metrics["sum_peak_rss_mib"] > metrics["peak_rss_mib"] > 0
+    assert record.result.facts["processes"] == f"{processes}, started here, over gloo"
+    assert not list(Path(record.output_dir).glob("process_*.log"))
+    assert children() == []
+
+
+def children(parent: int | None = None) -> list[int]:
+    """The stage processes of a parent that are alive."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_text()
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if "stage_process" in line and fields[0] != "Z" and int(fields[1]) == (parent or os.getpid()):
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + 200
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture
+def decoding(parts: Path, prompts: str, tmp_path: Path, warm_children: None) -> Any:
+    """Start a long pipeline as its own process; yield it with the stages' pids once it is decoding."""
+    out = tmp_path / "outputs"
+    arguments = ["generation.max_new_tokens=100", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
+    arguments += ["model.stages=4", "print=json"]
+    process = subprocess.Popen(
+        [sys.executable, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None, "a first completion")
+        assert process.poll() is None, process.communicate()
+        yield process, children(process.pid), out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_process_ends_the_whole(decoding: Any, victim: int) -> None:
+    process, pids, out = decoding
+    assert len(pids) == 3
+    os.kill(pids[victim], signal.SIGKILL)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert output == ""
+    rank = victim + 1  # they were started in this order
+    assert f"error: process {rank} of 4 (part {rank}, layers {rank}-{rank}) was killed by SIGKILL" in errors
+    assert "Traceback" not in errors
+    assert all(gone(pid) for pid in pids)
+    [record] = out.glob("jobs/*/result.json")
+    assert json.loads(record.read_text())["status"] == "FAILED"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all(decoding: Any) -> None:
+    process, pids, out = decoding
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted: what was done is kept" in errors
+    assert all(gone(pid) for pid in pids)
+    [record] = out.glob("jobs/*/result.json")
+    assert json.loads(record.read_text())["status"] == "KILLED"
+
+
+@pytest.mark.slow
+def test_no_stage_outlives_a_first_process_that_is_killed(decoding: Any) -> None:
+    process, pids, _ = decoding
+    process.kill()
+    process.wait()
+    until(lambda: all(gone(pid) for pid in pids), "all stages gone")
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.slow
+def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_path: Path) -> None:
+    engine = PipelineEngine(make_config(model=in_parts(parts, stages=2, timeout_s=3.0)), tmp_path)
+    try:
+        engine.load()
+        [pid] = children()
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
+            list(base.complete(engine, [Request(0, "one")]))
+    finally:
+        engine.close()
+    assert gone(pid)
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.slow
+def test_a_process_that_cannot_load_says_why(make_config: Make, parts: Path, prompts: str, tmp_path: Path) -> None:
+    broken = Path(copytree(parts, tmp_path / "broken"))
+    file = broken / "part_2.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"):
+        generate(make_config, in_parts(broken, stages=4), prompts)
+    assert children() == []
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.slow
+def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path) -> None:
+    expected = answers(generate(make_config, whole(model), prompts))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = command(
+        parts, f"task.prompts={prompts}", "generation.max_new_tokens=12", "print=json", f"output_dir={tmp_path}/o"
+    )
+
+    def start() -> dict[str, Any]:
+        done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        [line] = done.stdout.splitlines()  # the others are silent
+        values: dict[str, Any] = json.loads(line)
+        return values
+
+    values = start()
+    found = read_samples(Path(values["output_dir"]) / "samples.jsonl")
+    assert [(i, s.prompt_sha256, s.token_ids, s.text, s.finish_reason) for i, s in sorted(found.items())] == expected
+    assert values["metrics"]["processes"] == 2
+    assert start()["job_id"] == values["job_id"], "done already: the others leave, too"
+    too_many = [*launch[:-1], "--nproc-per-node=5", *arguments, "rerun=all"]
+    done = subprocess.run(too_many, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1
+    assert "each process runs a part or more, and" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_torchrun_ends_the_whole(parts: Path, prompts: str, tmp_path: Path) -> None:
+    out = tmp_path / "outputs"
+    arguments = ["generation.max_new_tokens=200", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    process = subprocess.Popen(
+        [*launch, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None, "a first completion")
+        ranks = {rank: pid for pid in workers(process.pid) if (rank := variable(pid, "RANK"))}
+        assert sorted(ranks) == ["0", "1", "2"]
+        os.kill(ranks["1"], signal.SIGKILL)
+        output, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1
+    assert output == ""
+    assert re.search(r"error: process 1 of 3 \(parts? 1.*\) ended without a word", errors), errors
+    assert all(gone(pid) for pid in ranks.values())
+    [record] = out.glob("jobs/*/result.json")
+    assert json.loads(record.read_text())["status"] == "FAILED"
+
+
+def workers(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def variable(pid: int, name: str) -> str:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next((line.partition("=")[2] for line in lines if line.startswith(f"{name}=")), "")
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.slow
+def test_a_pipeline_without_work_keeps_its_connections_in_use(
+    make_config: Make, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may wait for its next request for longer than a process waits for its next packet."""
+    sent: list[PacketType] = []
+    send = Transport.send
+
+    def spied(self: Transport, packet: Packet) -> None:
+        sent.append(packet.kind)
+        send(self, packet)
+
+    monkeypatch.setattr(Transport, "send", spied)
+    engine = PipelineEngine(make_config(model=in_parts(parts, stages=2, timeout_s=2.0)))
+    try:
+        engine.load()
+        until(lambda: sent.count(PacketType.alive) >= 2, "a second packet, after the first has come round")
+        [done] = base.complete(engine, [Request(0, "one", max_new_tokens=3)])
+        assert len(done.token_ids) == 3
+    finally:
+        engine.close()
+    assert children() == []

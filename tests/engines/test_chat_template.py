@@ -1,0 +1,163 @@
+"""Chat templates: the text is transformers' own, and whatever a template does, it ends at a limit that is named."""
+
+from __future__ import annotations
+
+import threading
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from runner.config.model import LocalModelConfig
+from runner.core.errors import ConfigError
+from runner.engines import template_child
+from runner.engines.base import Message, Request
+from runner.engines.chat_template import ChatTemplate, RenderLimits
+from runner.engines.rows import Admission
+
+TURNS = [
+    {"role": "system", "content": 'Be <brief> & "kind".\n'},
+    {"role": "user", "content": "  How many €s, 😀? {{ 7 * 7 }} \ud800 "},
+    {"role": "assistant", "content": "7\n\n"},
+    {"role": "user", "content": ""},
+]
+TEMPLATES = {
+    "chatml": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "of several things": """{{- bos_token }}
+{%- set ns = namespace(count=0, seen=[]) %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0].content | trim %}{%- set rest = messages[1:] %}
+{%- else %}{%- set rest = messages %}{%- endif %}
+{% for m in rest %}
+  {%- if loop.last and not m.content %}{% continue %}{% endif %}
+  {%- set ns.count = ns.count + 1 %}{% set ns.seen = ns.seen + [m.role] %}
+  [{{ loop.index }}/{{ loop.length }} {{ loop.previtem.role if loop.previtem is defined else '-' }}]
+  {{ m | tojson }} {{ m.content | upper | replace('HOW', 'why') | indent(4) }} {{ '%05d' % ns.count }}
+  {%- generation %} said: {{ m.content.split('?')[0] ~ '|' }}{% endgeneration %}
+{% endfor %}
+{% macro shown(x, y=3) %}<{{ x }}:{{ y * 2 }}>{% endmacro %}{{ shown(ns.seen | join('+')) }}{{ shown(1, y=2) }}
+{{ dict(a=1, b=[1, 2]) | tojson(indent=2) }} {{ range(5) | list }} {{ messages | map(attribute='role') | unique | list }}
+{{ tools is none }} {{ documents is none }} {{ nothing is defined }} {{ eos_token }} {{ thinking | default('no') }}
+{{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ strftime_now('%Y') }} {{ 10 // 3 }} {{ 2 ** 8 }}
+""",
+}  # fmt: skip
+SMALL = RenderLimits(cpu_s=0.2, memory_mib=256, characters=100_000)
+SLOW = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+HOSTILE = {
+    "loops": (SLOW, "0.2 s of processor time"),
+    "loops in a filter": ("{{ (messages * 20000) | map('tojson') | map('length') | sort | list | length }}" * 50, "0.2 s"),
+    "a number": ("{{ (7 ** (7 ** 9)) % 3 }}", "0.2 s of processor time"),
+    "nested lists": (
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "(0.2 s of processor time|256 MiB)",
+    ),
+    "a folded product": ("{{ 'a' * 10 ** 10 }}", "256 MiB"),
+    "a product": ("{{ messages[0].role * 10 ** 10 }}", "256 MiB"),
+    "a padded text": ("{{ messages[0].role.ljust(10 ** 10) }}", "256 MiB"),
+    "a text that doubles": (
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "256 MiB",
+    ),
+    "a macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "more calls inside each other than Python has"),
+    "a long text": ("{{ 'a' * 100001 }}", "a text of more than 100,000 characters"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def tokenizer(tiny_llama: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return deepcopy(AutoTokenizer.from_pretrained(tiny_llama))
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_the_text_is_the_one_of_transformers(tokenizer: Any, case: str) -> None:
+    tokenizer.chat_template = TEMPLATES[case]
+    values = {"thinking": {"budget": 7, "on": True, "by": ["a", 0.5, None]}}
+    template = ChatTemplate(tokenizer, "it", values)
+    for count in range(1, len(TURNS) + 1):
+        theirs = tokenizer.apply_chat_template(TURNS[:count], tokenize=False, add_generation_prompt=True, **values)
+        assert template.render(TURNS[:count]) == theirs
+
+
+def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    trimming = TEMPLATES["chatml"].replace("m.content", "m.content | trim")
+    for chat_template in (TEMPLATES["chatml"], trimming):
+        tokenizer.chat_template = chat_template
+        for last in ("The answer is", "The answer is \n", "x"):
+            turns = [*TURNS[:2], {"role": "assistant", "content": last}]
+            theirs = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
+            assert ChatTemplate(tokenizer, "it", {}).render(turns, continues=True) == theirs
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(ConfigError, match="the chat template of model.name=it .* leaves out the last message"):
+        ChatTemplate(tokenizer, "it", {}).render(TURNS[:2], continues=True)
+
+
+def test_a_tokenizer_with_a_way_of_its_own_keeps_it(tokenizer: Any) -> None:
+    class Own(type(tokenizer)):  # type: ignore[misc]
+        def apply_chat_template(self, conversation: Any, **keys: Any) -> str:
+            return f"own: {conversation[0]['content']} {sorted(keys)}"
+
+    tokenizer.__class__ = Own
+    theirs = tokenizer.apply_chat_template(TURNS[:2], tokenize=False, add_generation_prompt=True, thinking=1)
+    assert ChatTemplate(tokenizer, "it", {"thinking": 1}).render(TURNS[:2]) == theirs
+
+
+def test_templates_find_what_transformers_gives_them() -> None:
+    theirs, ours = _compile_jinja_template("x").environment, template_child.environment()
+    for what in ("filters", "tests", "globals"):
+        assert sorted(getattr(ours, what)) == sorted(getattr(theirs, what)), what
+    for what in ("trim_blocks", "lstrip_blocks", "keep_trailing_newline", "autoescape", "undefined", "optimized"):
+        assert getattr(ours, what) == getattr(theirs, what), what
+    assert {tag for one in ours.extensions.values() for tag in one.tags} == {
+        tag for one in theirs.extensions.values() for tag in one.tags
+    }
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> None:
+    tokenizer.chat_template, reached = HOSTILE[case]
+    template = ChatTemplate(tokenizer, "it", {}, SMALL)
+    with pytest.raises(ConfigError, match=rf"^the chat template of model\.name=it .*{reached}.*mend it, or use task"):
+        template.render(TURNS[1:2])
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), "the next one is rendered"
+
+
+def test_what_a_template_refuses_is_said(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ raise_exception('no system message, please') }}"
+    with pytest.raises(ConfigError, match=r"model\.name=it .*refuses system, user: no system message, please"):
+        ChatTemplate(tokenizer, "it", {}).render(TURNS[:2])
+    tokenizer.chat_template = "{% set ns = namespace(_x=1) %}"
+    with pytest.raises(ConfigError, match="cannot store underscore-prefixed attributes"):
+        ChatTemplate(tokenizer, "it", {}).render(TURNS[:2])
+    with pytest.raises(ConfigError, match="a conversation needs at least one message"):
+        ChatTemplate(tokenizer, "it", {}).render([])
+
+
+def test_other_requests_do_not_wait_for_a_template(tokenizer: Any, make_config: Any, tiny_llama: Path) -> None:
+    tokenizer.chat_template = SLOW
+    admission = Admission(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
+    admission.template = ChatTemplate(tokenizer, "it", {}, RenderLimits(cpu_s=0.5))
+    ended: list[Exception] = []
+
+    def chat() -> None:
+        try:
+            admission.encode(Request(0, (Message("user", "Hi"),)))
+        except ConfigError as error:
+            ended.append(error)
+
+    slow = threading.Thread(target=chat)
+    slow.start()
+    text = "7 pens"
+    for _ in range(100):
+        assert admission.encode(Request(1, text))[0] == text
+        admission.decode([5, 6])
+    assert slow.is_alive(), "it goes on for half a second"
+    assert not ended
+    slow.join()
+    assert "0.5 s of processor time" in str(ended[0])

@@ -1,0 +1,137 @@
+"""Token ids that a tokenizer makes and the model has no embedding for, wherever they come in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import change_tokenizer
+from opening import local_engine
+from serving import FLOAT32, serving
+
+from runner import Model, load
+from runner.config.model import LocalModelConfig
+from runner.core.errors import ConfigError
+from runner.embedded import MODEL_DIR
+from runner.engines.base import Request, complete
+from runner.engines.kinds.local import KIND
+
+EXTRA, FAR = "<extra>", "<far>"
+IDS = {EXTRA: 896, FAR: 500_000_000}
+REFUSED = rf"896 is no token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
+
+
+@pytest.fixture(scope="module")
+def beyond(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model, with two tokens for which it has no embedding."""
+    folder = tmp_path_factory.mktemp("beyond") / "model"
+    shutil.copytree(MODEL_DIR, folder)
+
+    def add(tokenizer: dict[str, Any]) -> None:
+        tokenizer["model"]["vocab"] |= IDS
+        tokenizer["added_tokens"] += [added(token, number) for token, number in IDS.items()]
+
+    change_tokenizer(folder, add)
+    return folder
+
+
+def added(token: str, number: int) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": number, "content": token, **plain}
+
+
+@pytest.fixture(scope="module", params=["auto", "sdpa"])
+def model(beyond: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
+    """In a stream, and in static batches."""
+    with load(beyond, device="cpu", attention=request.param) as loaded:
+        yield loaded
+
+
+def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model: Model) -> None:
+    [note] = [note for note in model.report.notes if "beyond" in note]
+    assert note == (
+        "the tokenizer has 2 tokens beyond the 896 that the model knows, refused in prompts: "
+        f"{EXTRA} (896), {FAR} (500000000)"
+    )
+    asked: list[Callable[[str], object]] = [
+        model.generate,
+        lambda text: model.generate(text, format="raw"),
+        lambda text: model.generate(["as usual", text]),
+        lambda text: model.chat([{"role": "user", "content": text}]),
+        lambda text: list(model.stream(text)),
+        lambda text: model.logprobs(text, "No"),
+        lambda text: model.logprobs("Yes or no?", text),
+        lambda text: model.logprobs("Yes or no?", text, format="raw"),
+    ]
+    for ask in asked:
+        with pytest.raises(ConfigError, match=REFUSED):
+            ask(f"Tom has {EXTRA} pens")
+        with pytest.raises(ConfigError, match=f"500000000 is no token .*'{FAR}'"):
+            ask(f"Tom has {FAR} pens")
+    assert "8" in model.generate("Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?")
+
+
+def test_prompts_are_refused_by_the_tokenizer_alone_and_before_any_pass(
+    beyond: Path, make_config: Callable[..., Any]
+) -> None:
+    config = make_config(model=LocalModelConfig(name=str(beyond), device="cpu"))
+    engine = local_engine(config)
+    engine.load()
+    with pytest.raises(ConfigError, match=REFUSED):
+        KIND.encoded(config, engine._resolved, [f"Tom {EXTRA}"])
+    with pytest.raises(ConfigError, match=REFUSED):
+        engine.encode(Request(0, EXTRA))
+    list(complete(engine, [Request(0, "Tom has", max_new_tokens=2)]))
+    fused = engine.fused
+    assert fused is not None
+    for ids in ([3, 896], [-1], [500_000_000]):
+        with pytest.raises(IndexError, match="the embedding has 896 rows"):
+            fused(None, ids, [0] * len(ids), None)  # type: ignore[arg-type]
+    engine.close()
+
+
+def test_a_tokenizer_none_of_whose_prompts_can_be_read_is_refused_before_the_weights(
+    beyond: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(beyond, folder)
+    begin = {"SpecialToken": {"id": EXTRA, "type_id": 0}}
+    text: list[dict[str, Any]] = [begin, {"Sequence": {"id": "A", "type_id": 0}}]
+    known = {EXTRA: {"id": EXTRA, "ids": [896], "tokens": [EXTRA]}}
+    template = {"type": "TemplateProcessing", "single": text, "pair": text, "special_tokens": known}
+    change_tokenizer(folder, lambda it: it.update(post_processor=template))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])  # a load would stumble over this
+    with pytest.raises(ConfigError, match=REFUSED):
+        load(folder, device="cpu")
+
+
+def test_padding_that_has_no_embedding_does_not_matter(beyond: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(beyond, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": EXTRA}))
+    prompts = ["Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?", "Short"]
+    with load(folder, device="cpu", attention="sdpa") as odd, load(device="cpu", attention="sdpa") as plain:
+        assert odd.report.facts["decoding"] == plain.report.facts["decoding"] == "static batching"
+        assert odd.generate(prompts) == plain.generate(prompts)
+
+
+@pytest.mark.slow
+def test_a_server_says_400_and_goes_on(beyond: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, *FLOAT32, "model=auto", f"model.name={beyond}", "model.device=cpu") as server:
+        text = f"Tom has {EXTRA} pens"
+        for path, body in (
+            ("/v1/completions", {"prompt": text}),
+            ("/v1/completions", {"prompt": [3, 896]}),
+            ("/v1/completions", {"prompt": text, "echo": True, "logprobs": 1, "max_tokens": 0}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
+        ):
+            status, answer = server.ask(path, body)
+            assert (status, f"'{EXTRA}'" in str(answer), "896 is no token" in str(answer)) == (400, True, True), answer
+        assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 2})[0] == 200
+        assert "Traceback" not in server.err

@@ -1,0 +1,68 @@
+"""Letters of choices: found in gold answers and in completions, and judged as numbers are."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from runner.config.task import Extractor
+from runner.core.result import FinishReason, Verdict
+from runner.scorers.letters import extract_letters, gold_letter
+from runner.scorers.verdicts import judge
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible", "boxed", "the_answer_is"),
+    [
+        ("So it is.\n#### B", "B", "B", None, None),
+        ("#### (C).", "C", "C", None, None),
+        ("#### **D**", "D", "D", None, None),
+        ("The answer is (B) because of A.", None, "A", None, "B"),
+        ("Answer is: **C**", None, "C", None, "C"),
+        ("It is \\boxed{\\text{B}} then.", None, "B", "B", None),
+        ("A pen costs more. I think so. B. would do", None, "B", None, None),
+        ("A pen costs more. I think so.", None, None, None, None),
+        ("#### Because", None, None, None, None),
+        ("the answer is Bob's, CO2 or x_A", None, None, None, None),
+        ("", None, None, None, None),
+    ],
+)
+def test_what_each_rule_finds(
+    text: str, strict: str | None, flexible: str | None, boxed: str | None, the_answer_is: str | None
+) -> None:
+    assert [*extract_letters(text).values()] == [strict, flexible, boxed, the_answer_is]
+
+
+@pytest.mark.parametrize(
+    ("answer", "after", "letter"),
+    [
+        ("B", None, "B"),
+        ("b", None, "B"),
+        ("(C)", None, "C"),
+        ("D.", None, "D"),
+        ("Since 2 is even.\n#### A", None, "A"),
+        ("Long. The answer is (B).", "The answer is", "B"),
+        ("B", "The answer is", None),
+        ("Bob", None, None),
+        ("12", None, None),
+    ],
+)
+def test_gold_answers(answer: str, after: str | None, letter: str | None) -> None:
+    assert gold_letter(answer, after) == letter
+
+
+def test_a_letter_is_judged_as_a_letter_and_a_number_as_a_number() -> None:
+    stop = FinishReason.stop
+    assert judge("#### B", stop, "B", Extractor.strict)[1] is Verdict.correct
+    assert judge("#### C", stop, "B", Extractor.strict)[1] is Verdict.wrong
+    assert judge("#### 2", stop, "B", Extractor.strict)[1] is Verdict.no_answer
+    assert judge("B it may be", FinishReason.length, "A", Extractor.strict)[1] is Verdict.cut_off
+    assert judge("#### B", stop, "2", Extractor.strict)[1] is Verdict.no_answer
+
+
+def test_any_text_takes_linear_time() -> None:
+    for text in ("#### " * 40_000, "the answer is " * 20_000, "A " * 100_000, "####" + " *(" * 60_000):
+        started = time.perf_counter()
+        extract_letters(text)
+        assert time.perf_counter() - started < 5

@@ -1,0 +1,148 @@
+"""Heavy bodies of every kind against a real server: whoever asks /health meanwhile has the answer within half a second."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from serving import FLOAT32, Serving, serving
+
+pytestmark = pytest.mark.slow  # as a group
+
+SOON_S, TRIES = 0.5, 3
+TEXT, CHAT, TOKENS = "/v1/completions", "/v1/chat/completions", "/tokenize"
+USER = {"role": "user", "content": "x"}
+ROWS = "this server takes 256 (task.max_open)"
+ROOM = "the model has room for 1024"
+BODIES: dict[str, tuple[str, Any, int, str]] = {
+    "many prompts": (TEXT, {"prompt": ["a"] * 100_000, "max_tokens": 1}, 400, ROWS),
+    "many prompts, the last one wrong": (TEXT, {"prompt": ["a"] * 100_000 + [5]}, 400, ROWS),
+    "many prompts of ids": (TEXT, {"prompt": [[5]] * 150_000}, 400, ROWS),
+    "many wrong prompts": (TEXT, {"prompt": [{}] * 250}, 400, "prompt.function-after"),
+    "long prompts that fit": (TEXT, {"prompt": ["7 pens " * 200] * 100, "max_tokens": 1}, 200, ""),
+    "one huge prompt": (TEXT, {"prompt": "Ann has 3 apples. " * 55_000}, 400, ROOM),
+    "one huge word": (TEXT, {"prompt": "a" * 1_000_000}, 400, ROOM),
+    "a huge prompt to score": (TEXT, {"prompt": "Ann has 3 " * 100_000, "echo": True, "logprobs": 5}, 400, ROOM),
+    "huge ids": (TEXT, {"prompt": [5] * 300_000}, 400, ROOM),
+    "huge wrong ids": (TEXT, {"prompt": [5] * 1000 + ["x"] * 200_000}, 400, ROOM),
+    "many messages": (CHAT, {"messages": [USER] * 28_000}, 400, "messages: 28000 are too many"),
+    "as many messages as are taken": (CHAT, {"messages": [USER] * 10_000}, 400, ROOM),
+    "one huge message": (CHAT, {"messages": [USER | {"content": "Ann has 3 apples. " * 55_000}]}, 400, ROOM),
+    "many parts": (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 25_000}]}, 400, ROOM),
+    "many wrong parts": (CHAT, {"messages": [{"role": "user", "content": [5] * 300_000}]}, 400, "messages.0.content"),
+    "many stop texts": (TEXT, {"prompt": "7", "stop": ["a"] * 200_000}, 400, "stop: give up to 16 texts"),
+    "a huge stop text": (TEXT, {"prompt": "7", "stop": "a" * 1_000_000}, 400, "stop: a text has more than 1000 characters"),
+    "a huge logit_bias": (TEXT, {"prompt": "7", "logit_bias": {str(n): 1 for n in range(80_000)}}, 400, "logit_bias"),
+    "many alternatives": (CHAT, {"messages": [USER], "logprobs": True, "top_logprobs": 10**9}, 400, "must lie in 0..20"),
+    "many choices": (TEXT, {"prompt": "7", "n": 10**9}, 400, ROWS),
+    "a large answer": (
+        TEXT, {"prompt": "7", "n": 48, "max_tokens": 64, "ignore_eos": True, "logprobs": 20, "temperature": 1}, 200, "",
+    ),
+    "a large stream": (
+        CHAT, {"messages": [USER], "n": 48, "max_tokens": 64, "ignore_eos": True, "logprobs": True, "top_logprobs": 20,
+               "stream": True}, 200, "",
+    ),
+    "tokens of a huge prompt": (TOKENS, {"prompt": "Ann has 3 apples. " * 55_000}, 200, ""),
+    "tokens of many messages": (TOKENS, {"messages": [USER] * 28_000}, 400, "messages: 28000 are too many"),
+    "tokens of a huge message": (TOKENS, {"messages": [USER | {"content": "Ann has 3 " * 90_000}]}, 200, ""),
+    "tokens of many wrong messages": (TOKENS, {"messages": [5] * 10_000}, 400, "messages.0"),
+    "tokens of many prompts": (TOKENS, {"prompt": ["a"] * 100_000}, 400, "prompt"),
+    "deep lists": (TEXT, b'{"prompt": ' + b"[" * 1_000_000, 400, "nested too deeply"),
+    "deep objects": (TEXT, b'{"a":' * 200_000, 400, "nested too deeply"),
+    "a number of many digits": (TEXT, b'{"prompt": "x", "seed": ' + b"9" * 1_000_000 + b"}", 400, "the body is no JSON"),
+    "a huge unknown name": (TEXT, {"prompt": "7", "a" * 1_000_000: 1}, 400, "no parameter 'aaa"),
+    "many unknown names": (TEXT, {"prompt": "7"} | {f"temperatur{n}": 1 for n in range(40_000)}, 400, "no parameter 'temp"),
+    "a huge model name": (TEXT, {"prompt": "7", "model": "a" * 1_000_000}, 404, "no model 'aaa"),
+    "a huge role": (CHAT, {"messages": [{"role": "a" * 1_000_000, "content": "x"}]}, 400, "no role 'aaa"),
+    "metadata": (TEXT, {"prompt": "7", "max_tokens": 1, "metadata": {str(n): "x" for n in range(60_000)}}, 200, ""),
+    "too much": (TEXT, {"prompt": "x" * 20_000_000}, 413, "1024 KiB (task.max_body_kib)"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("heavy"), *FLOAT32, "tracking=none") as server:
+        assert server.ask(CHAT, {"messages": [USER], "max_tokens": 1})[0] == 200
+        yield server
+
+
+T = TypeVar("T")
+
+
+def in_good_health(server: Serving, act: Callable[[], T]) -> T:
+    """Do something while /health is asked all the time, and want each answer soon.
+
+    What stalls the server stalls it each time; what else this machine does may keep an answer once.
+    """
+    for _ in range(TRIES):
+        result, longest_s = watched(server, act)
+        if longest_s < SOON_S:
+            break
+    assert longest_s < SOON_S, f"{longest_s:.2f} s"
+    return result
+
+
+def watched(server: Serving, act: Callable[[], T]) -> tuple[T, float]:
+    """Return what it gave, and the longest time that /health took meanwhile."""
+    took: list[float] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        while not over.is_set():
+            started = time.monotonic()
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            answer.read()
+            took.append(time.monotonic() - started if answer.status == 200 else 60.0)
+            time.sleep(0.005)
+        connection.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        result = act()
+    finally:
+        over.set()
+        asking.join()
+    return result, max(took)
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_a_heavy_body_stalls_nobody(server: Serving, case: str) -> None:
+    path, body, expected, message = BODIES[case]
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    status, answer = in_good_health(server, lambda: server.ask(path, data))
+    assert status == expected, answer
+    if message:
+        assert message in answer["error"]["message"]
+        assert len(answer["error"]["message"]) < 3000, "what was sent does not come back whole"
+
+
+def first_line(server: Serving, pieces: Iterable[bytes], pause_s: float = 0.0) -> bytes:
+    """Send something piece by piece, and return the first line of the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        for piece in pieces:
+            client.sendall(piece)
+            time.sleep(pause_s)
+        return client.recv(65536).splitlines()[0]
+
+
+def test_a_body_in_tiny_pieces_stalls_nobody(server: Serving) -> None:
+    data = json.dumps({"prompt": "7 pens " * 20_000}).encode()
+    head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in data) + b"0\r\n\r\n"
+    assert b" 400 " in in_good_health(server, lambda: first_line(server, [head.encode() + pieces]))
+
+
+def test_a_dripping_body_stalls_nobody(server: Serving) -> None:
+    data = json.dumps({"prompt": "7", "max_tokens": 1}).encode()
+    head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    pieces = [head.encode(), *(bytes([byte]) for byte in data)]
+    assert b" 200 " in in_good_health(server, lambda: first_line(server, pieces, 0.01))

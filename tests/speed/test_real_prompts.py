@@ -1,0 +1,142 @@
+"""A sweep over prompts that somebody really asks: which they are, how long, and that none is put twice too early."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_standin import Api
+from opening import open_engine
+from tasking import work
+
+from runner.config.measures import SweepConfig
+from runner.config.model import ApiConfig, Extensions, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing
+from runner.core.errors import ConfigError
+from runner.engines.base import Message
+from runner.run import run
+from runner.speed import real_prompts
+from runner.store.jobs import Job, Recorder
+from runner.tasks import sweep
+
+Make = Callable[..., RunnerConfig]
+QUICK: dict[str, Any] = {"batch_sizes": [1, 3], "new_tokens": 3, "repeats": 2, "warmup": 0, "pictures": False}
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    (tmp_path / "job").mkdir()
+    return Recorder(Job("sweep-test", tmp_path / "job"))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"{'word ' * number}end\n" for number in range(1, 31)))
+    return path
+
+
+def test_a_real_model_reads_each_prompt_once_and_says_how_long_they_are(
+    make_config: Make, recorder: Recorder, tiny_model: LocalModelConfig, texts: Path
+) -> None:
+    task = SweepConfig(**QUICK, prompts=str(texts), format=Framing.raw, arrival_rates=[200.0], arrival_requests=4)
+    config = make_config(model=tiny_model, task=task)
+    engine = open_engine(config)
+    result = work(sweep, config, recorder, engine)
+    lengths = [len("word " * number + "end") for number in range(1, 13)]  # one byte is one token
+    assert engine.stats.prefill_tokens + engine.stats.shared_tokens == sum(lengths)
+    assert [(row["batch_size"], row["prompt_tokens"]) for row in result.rows] == [(1, "8–28"), (3, "13–43")]
+    assert result.facts["prompts"] == "texts.txt, as raw text · 30 prompts · 8–43 tokens, median 26"
+    assert {"decode_tok_per_s/batch_3_prompts", "ttft_s/batch_1_prompts"} <= result.metrics.keys()
+    assert result.metrics["requests/rate_200"] == 4
+    assert any("as if each had the batch's mean length" in note for note in result.notes)
+    assert not any("came again" in note for note in result.notes)
+
+
+def test_too_few_prompts_come_again_and_too_long_ones_are_left_out(
+    make_config: Make, recorder: Recorder, tiny_model: LocalModelConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "few.txt").write_text(f"one\ntwo\n{'long ' * 200}\n")
+    task = SweepConfig(**QUICK, prompts=str(tmp_path / "few.txt"), format=Framing.raw)
+    config = make_config(model=tiny_model, task=task)
+    result = work(sweep, config, recorder, open_engine(config))
+    assert result.rows[1]["prompt_tokens"] == "3–3"
+    assert "1 prompts were left out: they are too long for the model" in result.notes
+    assert any(note.startswith("8 prompts were put and 2 are there") for note in result.notes)
+    (tmp_path / "few.txt").write_text(f"{'long ' * 200}\n")
+    with pytest.raises(ConfigError, match="none of its 1 prompts with task.new_tokens=3 more fits into the 512"):
+        run(config)
+
+
+def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> None:
+    with Api() as api:
+        url = f"http://127.0.0.1:{api.port}/v1"
+        model = ApiConfig(name="tiny", base_url=url, extensions=Extensions.vllm)
+        task = SweepConfig(**QUICK, prompts="embedded", arrival_rates=[100.0], arrival_requests=2)
+        record = run(make_config(model=model, task=task))
+        put = [body["messages"][-1]["content"] for body in api.seen if "messages" in body]
+    assert len(put) == 10
+    assert len(set(put)) == 10, "none is put twice"
+    assert record.data["name"] == "embedded test"
+    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
+    assert record.result.facts["prompts"].startswith("embedded test, as chats · 1,000 prompts · ")
+    assert record.result.rows[0]["output_tok_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.jsonl", '{"prompt": "one"}\n{"messages": [{"role": "user", "content": "two"}]}\n'),
+        ("q.jsonl", '{"question": "one", "answer": "#### 1"}\n{"question": "two", "answer": "#### 2"}\n'),
+        ("t.txt", "one\ntwo\n"),
+    ],
+)
+def test_prompts_count_by_their_words_and_how_they_are_put(tmp_path: Path, name: str, text: str) -> None:
+    path, other = tmp_path / name, tmp_path / "other.txt"
+    path.write_text(text)
+    other.write_text("one\nthree\n")
+    found = real_prompts.read(SweepConfig(prompts=str(path)))
+    assert found is not None
+    assert found.prompts == [(Message("user", "one"),), (Message("user", "two"),)]
+    differing = real_prompts.read(SweepConfig(prompts=str(other)))
+    assert differing is not None
+    assert differing.sha256 != found.sha256
+
+
+def test_the_job_is_known_by_its_prompts_and_random_tokens_stay_the_same_job(make_config: Make, texts: Path) -> None:
+    def hashes(**keys: Any) -> dict[str, str]:
+        return sweep.prepare(make_config(task=SweepConfig(**QUICK, **keys))).hashes
+
+    assert hashes() == {}
+    chat, raw = hashes(prompts=str(texts)), hashes(prompts=str(texts), format=Framing.raw)
+    assert chat != raw
+    assert hashes(prompts="embedded") != hashes(prompts="embedded", split="hard5")
+    copy = texts.with_name("copy.txt")
+    copy.write_text(texts.read_text())
+    assert hashes(prompts=str(copy)) == chat
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"prompt_tokens": [8]},
+            "task.prompt_tokens=.8.: the prompts of task.prompts=embedded have lengths of their own",
+        ),
+        (
+            {"shared_prefix": [0.5]},
+            "task.shared_prefix=.0.5.: what the prompts of task.prompts=embedded have in common",
+        ),
+        ({"prompts": "-"}, "task.prompts=-: a sweep reads a file or a data set, not stdin"),
+        ({"prompts": "nope.jsonl"}, "task.prompts=nope.jsonl: data path does not exist"),
+        ({"prompts": "nope.txt"}, "task.prompts=nope.txt: prompt file does not exist"),
+        ({"split": "tset"}, "Did you mean test"),
+    ],
+)
+def test_what_cannot_be_put_is_refused(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        real_prompts.read(SweepConfig(**{"prompts": "embedded"} | keys))

@@ -1,0 +1,59 @@
+"""Jobs over the parts of a split next to jobs over the whole model, and the answers that both must have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig, ModelConfig, PartsModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing, GenerateConfig
+from runner.core.dtypes import Dtype
+from runner.core.result import Record, Sample
+from runner.run import run
+from runner.store.jobs import read_samples
+
+Make = Callable[..., RunnerConfig]
+CPU: dict[str, Any] = {"device": "cpu", "dtype": Dtype.float32}
+GREEDY = GenerationConfig(max_new_tokens=12)
+SAMPLED = GenerationConfig(max_new_tokens=12, temperature=1.0, top_k=30, top_p=0.9, repetition_penalty=1.1)
+
+
+def in_parts(parts: Path | str, **keys: Any) -> PartsModelConfig:
+    """The parts in this process, unless the keys say otherwise."""
+    plain: dict[str, Any] = {"name": str(parts), "stages": 1}
+    return PartsModelConfig(**(plain | CPU | keys))
+
+
+def whole(model: Path | str) -> LocalModelConfig:
+    """The model that was split."""
+    return LocalModelConfig(name=str(model), **CPU)
+
+
+def generate(
+    make_config: Make, model: ModelConfig, prompts: str, generation: GenerationConfig = GREEDY, **keys: Any
+) -> Record:
+    """Complete the raw prompts of a file."""
+    task = GenerateConfig(prompts=prompts, format=Framing.raw, **keys)
+    return run(make_config(model=model, task=task, generation=generation))
+
+
+def samples(record: Record) -> list[Sample]:
+    """The samples of a job, in order."""
+    found = read_samples(Path(record.output_dir) / "samples.jsonl")
+    return [found[index] for index in sorted(found)]
+
+
+def answers(record: Record) -> list[tuple[Any, ...]]:
+    """What each sample says, and to which prompt."""
+    return [(one.index, one.prompt_sha256, one.token_ids, one.text, one.finish_reason) for one in samples(record)]
+
+
+def prompt_file(folder: Path) -> str:
+    """Write prompts of many lengths, and return the file."""
+    texts = ["one", "a longer prompt than the others are", "xy", "to be or not", "7 times 8 is", "end", "so", "why not"]
+    file = folder / "prompts.txt"
+    file.write_text("".join(f"{text}\n" for text in texts))
+    return str(file)

@@ -1,0 +1,181 @@
+"""task.early_stop_vs: a clear difference ends a job early, none does not; order, kills, and which jobs can be a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.checkpoints.resolve import resolve
+from runner.config.compose import choose
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason, Record, Sample, Verdict
+from runner.core.sequential import Decision
+from runner.run import run
+from runner.store.jobs import Job, read_samples
+from runner.tasks.gsm8k import task as gsm8k
+from runner.tasks.gsm8k.early_stop import LEAST_AHEAD, EarlyStop
+
+Make = Callable[..., RunnerConfig]
+WHOLE = "generation=greedy generation.max_new_tokens=96"
+
+
+@pytest.fixture
+def job(make_config: Make) -> Callable[..., RunnerConfig]:
+    """Return a function that makes a job of the embedded model, with answers of so many tokens at most."""
+
+    def make(tokens: int = 96, seed: int = 0, **keys: Any) -> RunnerConfig:
+        generation = choose(["generation"], {}, {"generation.max_new_tokens": tokens})["generation"]
+        model = LocalModelConfig(name="embedded", device="cpu")
+        task = Gsm8kConfig(**{"limit": 60, **keys})
+        return make_config(model=model, generation=generation, task=task, seed=seed)
+
+    return make
+
+
+def decided(record: Record) -> dict[str, float]:
+    names = (
+        "accuracy",
+        "n",
+        "questions_asked",
+        "questions_left",
+        "early_stop_wins",
+        "early_stop_losses",
+        "early_stop_p",
+    )
+    ends = (f"early_stop_difference_points{end}" for end in ("", "_low", "_high"))
+    return {name: record.result.metrics[name] for name in (*names, *ends)}
+
+
+def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
+    job: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = run(job())
+    config = job(3, early_stop_vs=WHOLE)  # answers that are cut off after three tokens
+    record = run(config)
+    found = decided(record)
+    asked = int(found["n"])
+    assert record.result.facts["early_stop_verdict"] == f"worse after {asked} of 60 questions"
+    assert record.result.facts["early_stop_vs"] == f"{WHOLE} · {base.job_id}"
+    assert (found["accuracy"], found["early_stop_wins"]) == (0, 0)
+    assert (found["questions_asked"], found["questions_left"]) == (asked, 60 - asked)
+    assert found["early_stop_losses"] == 8  # the first that decide where all point one way
+    assert found["early_stop_difference_points"] == pytest.approx(-100 * 8 / asked)
+    assert found["early_stop_difference_points_high"] <= 0
+    assert any(note.startswith(f"stopped early, when the difference to {WHOLE}") for note in record.result.notes)
+    folder = Path(record.output_dir)
+    samples = read_samples(folder / "samples.jsonl")
+    assert set(range(asked)) <= samples.keys()
+    assert len(samples) <= asked + LEAST_AHEAD
+    # killed after a few answers: goes on, and decides at the same question
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "result.json").unlink()
+    (folder / "samples.jsonl").write_text("".join(lines[:5]) + lines[5][:30])
+    again = run(config)
+    assert decided(again) == found
+    assert (folder / "samples.jsonl").read_text().splitlines(keepends=True)[:5] == lines[:5]
+    # killed before the result was written: nothing is loaded
+    (folder / "result.json").unlink()
+    monkeypatch.setattr("runner.engines.LazyEngine.load", lambda *_: pytest.fail("nothing is to be asked any more"))
+    assert decided(run(config)) == found
+    # a job without task.early_stop_vs, on no more questions, has all it needs
+    assert run(job(3, limit=asked)).result.metrics["n"] == asked
+
+
+def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerConfig]) -> None:
+    base = run(job(limit=40))
+    named_itself = job(limit=40, early_stop_vs=WHOLE)
+    assert gsm8k.prepare(named_itself).hashes == gsm8k.prepare(job(limit=40)).hashes
+    assert run(named_itself).job_id == run(job(limit=40, early_stop_vs=base.job_id)).job_id == base.job_id
+    record = run(job(seed=1, limit=30, early_stop_vs=base.job_id))  # greedy: the same answers
+    assert record.result.facts["early_stop_verdict"] == "undecided after 30 of 30 questions"
+    assert record.result.metrics["early_stop_difference_points"] == 0
+    assert record.result.metrics["questions_left"] == 0
+    assert not any("stopped early" in note for note in record.result.notes)
+    with pytest.raises(
+        ConfigError, match=f"task.early_stop_vs={record.job_id}: {record.job_id} has task.early_stop_vs itself"
+    ):
+        run(job(3, limit=30, early_stop_vs=record.job_id))
+    for keys, message in (
+        ({"limit": 41}, "has not put question 40 of this job: .* a smaller task.limit"),
+        ({"offset": 1}, "has not put question 0 of this job: .* another task.split, task.offset"),
+        ({"prompt": PromptStyle.text}, r"differs in task.prompt \(chat, here text\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(job(3, early_stop_vs=base.job_id, **{"limit": 40, **keys}))
+
+
+def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[..., RunnerConfig]) -> None:
+    config = job(3, early_stop_vs=WHOLE)
+    inputs = gsm8k.prepare(config)
+    told = gsm8k.preview(inputs, config, resolve(config))
+    assert told == f"early stop: {WHOLE} ({inputs.after}), to be done before; at most 60 questions"
+    with pytest.raises(ConfigError, match="is not done in .* the same command with generation=greedy .* without task"):
+        run(config)
+    with pytest.raises(ConfigError, match="no finished job of that id in"):
+        run(job(early_stop_vs="gsm8k-0123456789ab"))
+    with pytest.raises(
+        ConfigError, match="task.early_stop_vs=seed=1: no override 'seed=1'.* Choices: generation, lora, model"
+    ):
+        gsm8k.prepare(job(early_stop_vs="seed=1"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"early_stop_vs": " "}, "task.early_stop_vs=' ': give overrides such as quantization=none"),
+        (
+            {"early_stop_vs": "lora=none", "check_invariance": 3},
+            "task.check_invariance=3: it checks a score, and task.early_stop_vs",
+        ),
+    ],
+)
+def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Gsm8kConfig(**keys)
+
+
+# ---------------------------------------------------------------------------------------------- the order of pairs
+
+
+def sample(index: int, verdict: Verdict, reason: FinishReason = FinishReason.stop) -> Sample:
+    return Sample(index, "sha", 3, "text", [1], reason, 0.1, verdict=verdict)
+
+
+@pytest.fixture
+def until(tmp_path: Path) -> EarlyStop:
+    """What watches a job of 30 questions whose baseline has solved all of them."""
+    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30)
+
+
+def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> None:
+    wrong = [sample(index, Verdict.wrong) for index in range(30)]
+    assert until.begin({7: wrong[7]}) is None
+    for one in reversed(wrong[1:20]):  # the first question takes longest
+        assert until.hear(one) is None
+    assert until.asked == 0
+    assert until.hear(wrong[0]) == until.asked == until.pairs.losses == 8
+    assert until.news["after"].startswith("8 questions: −100.0 points [−100.0, −")
+    assert until.begin(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
+
+
+def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) -> None:
+    wrong = {index: sample(index, Verdict.wrong) for index in range(9)}
+    failed = sample(2, Verdict.cut_off, FinishReason.error)
+    assert until.begin({index: it for index, it in wrong.items() if index != 2}) is None
+    assert until.asked == 2
+    assert until.hear(failed) == 9
+    assert (until.pairs.count, until.pairs.decision) == (8, Decision.worse)
+    assert until.metrics["questions_asked"] == 9
+
+
+def test_never_more_are_under_way_than_were_needed_already(until: EarlyStop) -> None:
+    assert [until.ahead(ended) for ended in (0, 31, 32, 200)] == [32, 32, 32, 200]
+    assert replace(until, least_ahead=64).ahead(10) == 64

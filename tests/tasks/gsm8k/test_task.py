@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from list_session import ListSession
+from tasking import work
+
+from runner.checkpoints.resolve import resolve
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
+from runner.core.errors import EvidenceError, JobFailed
+from runner.core.result import FinishReason, Verdict
+from runner.datasets.gsm8k import load_questions
+from runner.engines.base import Capability, Completion, EngineReport, Event, Request, request_sha256
+from runner.engines.stats import EngineStats
+from runner.store.jobs import Job, Recorder
+from runner.tasks.gsm8k import task as gsm8k
+
+Make = Callable[..., RunnerConfig]
+SAMPLED = GenerationConfig(temperature=0.7)
+
+
+Answer = tuple[str, FinishReason]
+
+
+class Scripted:
+    """An engine that says what it is told to, and counts."""
+
+    capabilities = frozenset(Capability)
+
+    def __init__(self, answers: Mapping[int, Answer | list[Answer]]) -> None:
+        self.answers, self.asked, self.stats = answers, [], EngineStats()  # type: ignore[var-annotated]
+
+    def load(self) -> EngineReport:
+        return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
+
+    def encode(self, request: Request) -> tuple[str, list[int]]:
+        return str(request.prompt), []
+
+    def open(self, batch_size: int | None = None) -> ListSession:
+        return ListSession(self.capabilities, self.answer)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
+        for request in reversed(requests):
+            self.asked.append(request)
+            given = self.answers[int(request.id)]
+            for choice, (text, reason) in enumerate(given if isinstance(given, list) else [given]):
+                yield [
+                    Completion(
+                        request.id,
+                        text,
+                        list(range(3)),
+                        reason,
+                        request_sha256(self.encode(request)[0], request),
+                        10,
+                        0.1,
+                        0.2,
+                        error="boom" if reason == "error" else None,
+                        choice=choice,
+                    )
+                ]
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Callable[[], Recorder]]:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    opened: list[Recorder] = []
+
+    def again() -> Recorder:
+        for earlier in opened:
+            earlier.close()
+        opened.append(Recorder(Job("gsm8k-test", folder)))
+        return opened[-1]
+
+    yield again
+    opened[-1].close()
+
+
+def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Recorder]) -> None:
+    config = make_config(task=Gsm8kConfig(limit=6))
+    golds = [item.gold for item in gsm8k.prepare(config).items]
+    answers = {
+        0: (f"ok\n#### {golds[0]}", FinishReason.stop),
+        1: ("#### 999999", FinishReason.stop),
+        2: (f"it is {golds[2]}", FinishReason.stop),  # strict: no answer
+        3: ("first 3*4=12, then", FinishReason.length),
+        4: (f"#### {golds[4]}\nand on and on", FinishReason.length),  # said before it was cut
+        5: ("", FinishReason.error),
+    }
+    written = recorder()
+    result = work(gsm8k, config, written, Scripted(answers))
+    assert [written.samples[i].verdict for i in range(6)] == [
+        Verdict.correct,
+        Verdict.wrong,
+        Verdict.no_answer,
+        Verdict.cut_off,
+        Verdict.correct,
+        Verdict.cut_off,
+    ]
+    assert written.done[2].extracted == {"strict": None, "flexible": golds[2], "boxed": None, "the_answer_is": None}
+    metrics = result.metrics
+    assert metrics["accuracy"] == pytest.approx(2 / 6)
+    assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (2, 1, 1, 2)
+    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["n"]) == (60, 18, 6)
+    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+    assert metrics["lora_modules"] == 2
+    assert metrics["errors"] == 1
+    assert "1 of 6 prompts ended in an error, number 5 first: boom" in str(result.complaint)
+
+
+def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:
+    with pytest.raises(JobFailed, match="boom"):
+        work(gsm8k, make_config(), recorder(), Scripted(dict.fromkeys(range(4), ("", FinishReason.error))))
+
+
+def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Callable[[], Recorder]) -> None:
+    config = make_config(task=Gsm8kConfig(limit=4))
+    answers = dict.fromkeys(range(4), ("#### 1", FinishReason.stop))
+    whole = work(gsm8k, config, recorder(), Scripted(answers))
+    lines = recorder().job.samples_path.read_text().splitlines(keepends=True)
+    recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:20])  # torn while it was written
+    engine = Scripted(answers)
+    again = work(gsm8k, config, recorder(), engine)
+    assert sorted(request.id for request in engine.asked) == [0, 1]  # 3 and 2 had been answered first
+    assert again.metrics["accuracy"] == whole.metrics["accuracy"]
+    assert again.notes == ["2 of 4 samples were on disk from an earlier, interrupted run"]
+    assert len(recorder().done) == 4
+
+
+def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
+    make_config: Make, recorder: Callable[[], Recorder]
+) -> None:
+    config = make_config(task=Gsm8kConfig(limit=3, samples=4), generation=SAMPLED)
+    golds = [item.gold for item in gsm8k.prepare(config).items]
+    right = [(f"so\n#### {gold}", FinishReason.stop) for gold in golds]
+    wrong, silent, cut = ("#### 1", FinishReason.stop), ("?", FinishReason.stop), ("12", FinishReason.length)
+    answers: dict[int, Answer | list[Answer]] = {
+        0: [wrong, right[0], right[0], silent],
+        1: [wrong, right[1], wrong, right[1]],  # a tie: the first to come
+        2: [cut, cut, cut, cut],
+    }
+    written = recorder()
+    result = work(gsm8k, config, written, Scripted(answers))
+    assert [written.done[i].verdict for i in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.cut_off]
+    first = written.done[0]
+    assert first.choices is not None
+    assert [one.verdict for one in first.choices] == [
+        Verdict.wrong,
+        Verdict.correct,
+        Verdict.correct,
+        Verdict.no_answer,
+    ]
+    assert [one.text for one in first.choices] == [wrong[0], right[0][0], right[0][0], silent[0]]
+    found = {"strict": golds[0], "flexible": golds[0], "boxed": None, "the_answer_is": None}
+    assert first.choices[1].extracted == found == first.extracted
+    assert first.text == right[0][0]
+    metrics = result.metrics
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert (metrics["answers_each"], metrics["tied_votes"]) == (4, 1)
+    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["stopped_by_length"]) == (30, 36, 4)
+    assert metrics["pass_at_k/1"] == metrics["maj_at_k/1"] == pytest.approx((1 / 2 + 1 / 2) / 3)
+    assert metrics["pass_at_k/4"] == pytest.approx(2 / 3)
+    assert metrics["maj_at_k/4"] == pytest.approx((1 + 1 / 2) / 3)
+    assert [row["k"] for row in result.rows] == [1, 2, 4]
+    lines = recorder().job.samples_path.read_text().splitlines(keepends=True)
+    recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:200])
+    engine = Scripted(answers)
+    again = work(gsm8k, config, recorder(), engine)
+    assert [request.id for request in engine.asked] == [0]  # 2 and 1 had been answered first
+    assert {**again.metrics, "peak_rss_mib": 0} == {**metrics, "peak_rss_mib": 0}
+    with pytest.raises(EvidenceError, match="line 1 holds 4 answers, and this job asks for 2"):
+        work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)
+
+
+def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_config: Make) -> None:
+    def shown(**keys: object) -> str:
+        config = make_config(model=LocalModelConfig(name="embedded"), task=Gsm8kConfig(limit=3, **keys))  # type: ignore[arg-type]
+        return gsm8k.preview(gsm8k.prepare(config), config, resolve(config))
+
+    asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
+    assert shown(show_prompt=2, instruction="", system="Be brief.") == "\n".join(
+        f"prompt {number} as the model sees it:\n<|im_start|>system\nBe brief.<|im_end|>\n"
+        f"<|im_start|>user\n{asked[number]}<|im_end|>\n<|im_start|>assistant\n"
+        for number in range(2)
+    )
+    text = shown(show_prompt=1, prompt=PromptStyle.text)
+    assert text == f"prompt 0 as the model sees it:\nQuestion: {asked[0]}\nAnswer:"
+    assert shown() == ""
+    stub = make_config(task=Gsm8kConfig(limit=1, show_prompt=5, instruction="Go."))
+    assert gsm8k.preview(gsm8k.prepare(stub), stub, resolve(stub)).endswith(f"\n{asked[0]}\n\nGo.")
+
+
+def test_a_run_shows_its_prompts_each_time(
+    make_config: Make, recorder: Callable[[], Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(task=Gsm8kConfig(limit=1, show_prompt=1))
+    written, inputs = recorder(), gsm8k.prepare(config)
+    with caplog.at_level("INFO", "runner"):
+        result = work(gsm8k, config, written, Scripted({0: ("#### 1", FinishReason.stop)}))
+        gsm8k.deliver(inputs, config, written.job, result)
+    assert caplog.messages.count(gsm8k.preview(inputs, config, resolve(config))) == 2
+
+
+def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    first, copy, other = tmp_path / "a.jsonl", tmp_path / "b" / "a.jsonl", tmp_path / "c.jsonl"
+    for file, gold in ((first, 1), (copy, 1), (other, 2)):
+        file.write_text(f'{{"question": "Q?", "answer": "#### {gold}"}}\n')
+    hashes = [gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file)))).hashes for file in (first, copy, other)]
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -1,0 +1,199 @@
+"""The trust report and its two checks: what they count, when they warn, and that they go on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from list_session import ListSession
+from tasking import work
+
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.config.wording import PromptStyle
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason, Result, Sample, Verdict
+from runner.datasets.gsm8k import load_questions
+from runner.engines.base import Capability, Completion, EngineReport, Message, Request, request_sha256
+from runner.engines.stats import EngineStats
+from runner.run import run
+from runner.store.jobs import Job, Recorder, read_samples
+from runner.tasks.gsm8k import task as gsm8k
+from runner.tasks.gsm8k.trust import AGAIN, TWINS, look_at_prompts, trust_report, warnings
+
+Make = Callable[..., RunnerConfig]
+BOS = 1
+GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
+
+
+class Knowing:
+    """An engine that knows the questions of the embedded set by heart, and answers otherwise once it is alone."""
+
+    capabilities = frozenset(Capability)
+
+    def __init__(self, changing: Sequence[int] = ()) -> None:
+        self.changing, self.asked, self.stats = changing, [], EngineStats()  # type: ignore[var-annotated]
+
+    def load(self) -> EngineReport:
+        return EngineReport(metrics={"load_s": 0.5})
+
+    def encode(self, request: Request) -> tuple[str, list[int]]:
+        return str(request.prompt), []
+
+    def open(self, batch_size: int | None = None) -> ListSession:
+        return ListSession(self.capabilities, lambda requests: ([self.said(it, batch_size)] for it in requests))
+
+    def said(self, request: Request, batch_size: int | None) -> Completion:
+        self.asked.append((request.id, batch_size))
+        question = request.prompt[-1].content.split("\n\n")[0]  # type: ignore[union-attr]
+        text = f"#### {GOLD.get(question, 'unknown')}"
+        if batch_size == 1 and request.id in self.changing:
+            text = "well, 5" if request.id == self.changing[0] else f"so\n{text}"
+        sha256 = request_sha256(self.encode(request)[0], request)
+        return Completion(request.id, text, [1, 2], FinishReason.stop, sha256, 10, 0.1, 0.2)
+
+    def close(self) -> None: ...
+
+
+def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
+    (tmp_path / "job").mkdir(exist_ok=True)
+    recorder = Recorder(Job("gsm8k-test", tmp_path / "job"))
+    try:
+        return work(gsm8k, config, recorder, engine)
+    finally:
+        recorder.close()
+
+
+def sample(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7") -> Sample:
+    task = Gsm8kConfig()
+    item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
+    return gsm8k.judged(task, {0: item}, Sample(0, "sha", 3, text, [1], reason, 0.1))
+
+
+def test_extractors_and_lengths_are_counted() -> None:
+    samples = [sample("#### 7"), sample("it is 7"), sample("#### 8"), sample("it is", FinishReason.length)]
+    report = trust_report(samples, {})
+    assert report["accuracy/strict"] == 0.25
+    assert report["accuracy/flexible"] == 0.5
+    assert report["extractors_differ"] == 1
+    assert report["stopped_by_length"] == 1
+    assert "double_bos" not in report, "which tokens a prompt has is not known everywhere"
+    assert warnings(report, {}) == []
+
+
+def test_a_model_that_was_cut_off_while_thinking_is_warned_of() -> None:
+    texts = ["<think> hm", "<think> hm </think> so", "hm", "<think> hm"]
+    samples = [sample(text, FinishReason.length) for text in texts[:3]] + [sample(texts[3])]
+    report = trust_report(samples, {})
+    assert report["cut_off_thinking"] == 1
+    assert trust_report(samples, {"thinking": "begun by the chat template"})["cut_off_thinking"] == 2
+    [warning] = warnings(report, {})
+    assert warning.startswith("1 answers were cut off while the model was still thinking")
+
+
+class Encoding:
+    """What the engine's encode gives: a text and token ids."""
+
+    def __init__(self, seen: str, ids: list[int]) -> None:
+        self.seen, self.ids = seen, ids
+
+    def encode(self, _: Request) -> tuple[str, list[int]]:
+        return self.seen, self.ids
+
+
+@pytest.mark.parametrize(
+    ("style", "ids", "has_template", "bos", "warned"),
+    [
+        (PromptStyle.chat, [BOS, 5], True, "begins with BOS", []),
+        (PromptStyle.chat, [BOS, BOS, 5], True, "begins with two BOS", ["every prompt begins with two BOS tokens"]),
+        (PromptStyle.text, [5, 6], True, "without BOS", ["the model has a chat template, and was asked in plain text"]),
+        (PromptStyle.text, [5, 6], False, "without BOS", []),
+        (PromptStyle.text, [], None, None, []),
+    ],
+)
+def test_what_the_model_sees_is_described(
+    style: PromptStyle, ids: list[int], has_template: bool | None, bos: str | None, warned: list[str]
+) -> None:
+    asked = Request(0, "x" if style is PromptStyle.text else (Message("user", "x"),))
+    report = EngineReport(bos_token=None if has_template is None else BOS, has_chat_template=has_template)
+    engine: Any = Encoding("<s>Question: QUESTION", ids)
+    look_at_prompts(style.value, 1, asked, asked, engine, report)
+    assert report.facts.get("bos") == bos
+    assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
+    metrics = trust_report([sample("#### 7")], report.facts)
+    assert metrics.get("double_bos") == (None if bos is None else float(len(warned) == 1 and "BOS" in warned[0]))
+    assert [note[: len(start)] for note, start in zip(warnings(metrics, report.facts), warned, strict=True)] == warned
+
+
+def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
+    def form(**keys: Any) -> str:
+        result = run(make_config(model=tiny_model, task=Gsm8kConfig(**keys))).result
+        assert result.metrics["double_bos"] == 0
+        return result.facts["prompt"]
+
+    assert form(limit=2) == form(limit=1, split="hard") != form(limit=1, instruction="Go.")
+
+
+# ----------------------------------------------------------------------------------------------------- checks
+
+
+def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(task=Gsm8kConfig(limit=6, check_invariance=4))
+    engine = Knowing(changing=[2, 3])
+    result = started(tmp_path, config, engine)
+    assert engine.asked[6:] == [(3, 1), (2, 1), (1, 1), (0, 1)], "alone, the last one first"
+    counted = [result.metrics[key] for key in ("asked_again", "texts_changed", "answers_changed")]
+    assert counted == [4, 2, 1]
+    assert result.metrics["texts_changed_share"] == 0.5
+    assert result.metrics["new_tokens"] == 12, "what is asked again is no part of the score"
+    [note] = result.notes
+    assert note.startswith("1 of 4 answers came out otherwise when their questions were put alone")
+    file = tmp_path / "job" / AGAIN
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1][:30])  # killed in the middle of a line
+    engine.asked.clear()
+    again = started(tmp_path, config, engine)
+    assert engine.asked == [(2, 1), (1, 1), (0, 1)]
+    assert {**again.metrics, "peak_rss_mib": 0} == {**result.metrics, "peak_rss_mib": 0}
+
+
+def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(task=Gsm8kConfig(limit=10, check_contamination=8))
+    result = started(tmp_path, config, Knowing())
+    names = ("twins", "originals_correct", "twins_correct", "only_original_correct", "only_twin_correct")
+    assert [result.metrics[name] for name in names] == [8, 8, 0, 8, 0]
+    assert result.metrics["twins_p"] == pytest.approx(2 / 2**8)
+    [note] = result.notes
+    assert note.startswith(
+        "a hint of contamination: 8 questions were solved and their twins with other numbers were not"
+    )
+    twins = read_samples(tmp_path / "job" / TWINS)
+    mine = read_samples(tmp_path / "job" / "samples.jsonl")
+    assert all(twins[index].gold != mine[index].gold for index in range(8))
+    assert {twin.verdict for twin in twins.values()} == {Verdict.no_answer}
+    assert result.metrics["n"] == 10
+    assert result.metrics["accuracy"] == 1
+
+
+def test_no_twins_at_all_are_told_before_a_load(make_config: Make, tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"question": "He has 48 dogs.", "answer": "#### 48"}\n' * 3)
+    with pytest.raises(
+        ConfigError, match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer"
+    ):
+        gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file), check_contamination=2)))
+
+
+def test_a_check_takes_the_answers_of_the_job_without_it(make_config: Make) -> None:
+    plain = run(make_config(task=Gsm8kConfig(limit=4)))
+    checked = run(make_config(task=Gsm8kConfig(limit=4, check_invariance=2, check_contamination=3)))
+    assert checked.job_id != plain.job_id
+    assert f"4 of 4 samples were taken from job {plain.job_id}" in checked.result.notes[0]
+    assert (checked.result.metrics["asked_again"], checked.result.metrics["twins"]) == (2, 3)
+    assert checked.result.metrics["texts_changed"] == 0

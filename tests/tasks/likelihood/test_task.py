@@ -1,0 +1,272 @@
+"""Likelihoods of given texts on real tiny models: against plain forward passes, windows, references, and resuming."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from likely import PAIRS, WORDS, jsonl, named, samples, scores
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from runner.checkpoints.resolve import resolve
+from runner.config.likelihood import LikelihoodConfig
+from runner.config.model import HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
+from runner.config.root import RunnerConfig
+from runner.config.wording import PromptStyle
+from runner.core.errors import ConfigError, EvidenceError
+from runner.core.metrics import LOG_LIKELIHOOD
+from runner.core.result import Status
+from runner.run import run
+from runner.store.top_k import TOP_K, read_top_k
+from runner.tasks.likelihood import task as likelihood
+
+Make = Callable[..., RunnerConfig]
+
+
+def test_pairs_score_as_one_plain_forward_pass(
+    make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
+) -> None:
+    record = run(make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "p.jsonl", PAIRS))))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    total = 0.0
+    for row, sample in zip(PAIRS, samples(record), strict=True):
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = tokenizer(row["prompt"] + row["continuation"])["input_ids"]
+        after = scores(tiny_llama, ids)[len(prompt) - 1 :]
+        expected = after.gather(1, torch.tensor(ids[len(prompt) :])[:, None])
+        it = sample.likelihood
+        assert (sample.question, sample.gold) == (row["prompt"], row["continuation"])
+        assert (it.tokens, it.bytes, it.characters) == (len(ids) - len(prompt), *[len(row["continuation"])] * 2)
+        assert it.nats == pytest.approx(float(expected.sum()), abs=1e-5 * it.tokens)
+        assert it.rank_1 == int((after.argmax(dim=-1) == torch.tensor(ids[len(prompt) :])).sum())
+        total += it.nats
+    metrics = record.result.metrics
+    tokens = sum(len(row["continuation"]) for row in PAIRS)  # a byte is a token of this tokenizer
+    assert metrics[LOG_LIKELIHOOD] == pytest.approx(total / tokens)
+    assert metrics["bits_per_byte"] == pytest.approx(-total / tokens / math.log(2))
+    assert metrics["perplexity"] == pytest.approx(math.exp(-total / tokens))
+    assert metrics["perplexity_low"] == pytest.approx(math.exp(-metrics[f"{LOG_LIKELIHOOD}_high"]))
+    assert metrics["perplexity_low"] < metrics["perplexity"] < metrics["perplexity_high"]
+
+
+def reference_perplexity(folder: Path, text: str, window: int, stride: int) -> float:
+    """Perplexity by sliding windows as transformers' guide defines it, weighted by the tokens that count."""
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    total, count, before = 0.0, 0, 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + window, ids.shape[1])
+        inputs = ids[:, begin:end]
+        targets = inputs.clone()
+        targets[:, : -(end - before)] = -100
+        with torch.no_grad():
+            mean = model(inputs, labels=targets).loss
+        valid = int((targets[:, 1:] != -100).sum())
+        total, count, before = total + float(mean) * valid, count + valid, end
+        if end == ids.shape[1]:
+            break
+    return math.exp(total / count)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(64, 32), (50, 49), (40, 7), (1000, None)])
+def test_a_texts_perplexity_is_that_of_sliding_windows(
+    make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path, window: int, stride: int | None
+) -> None:
+    text = WORDS * 3
+    (tmp_path / "text.txt").write_text(text)
+    task = LikelihoodConfig(data=str(tmp_path / "text.txt"), window=window, stride=stride)
+    record = run(make_config(model=tiny_model, task=task))
+    expected = reference_perplexity(tiny_llama, text, window, stride or window // 2)
+    metrics = record.result.metrics
+    assert metrics["perplexity"] == pytest.approx(expected, rel=1e-5)
+    assert (metrics["scored_tokens"], metrics["scored_bytes"]) == (len(text) - 1, len(text) - 1)
+    assert any("one text" in note for note in record.result.notes)
+
+
+def test_the_windows_of_one_of_several_texts_are_one_sample(
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
+) -> None:
+    rows = [{"text": WORDS * 2}, {"text": WORDS}]
+    task = LikelihoodConfig(data=jsonl(tmp_path / "t.jsonl", rows), window=60, stride=30)
+    record = run(make_config(model=tiny_model, task=task))
+    assert record.result.metrics["n"] == 2
+    assert [sample.likelihood.unit for sample in samples(record)].count(0) > 2
+    assert record.result.metrics["scored_tokens"] == 3 * len(WORDS) - 2
+
+
+def test_windows_longer_than_the_model_reads_are_refused(
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(WORDS * 10)
+    config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(tmp_path / "text.txt"), window=700))
+    with pytest.raises(ConfigError, match="task.window=700: the model has room for 512 tokens: give task.window=512"):
+        run(config)
+
+
+# ------------------------------------------------------------------------------------------------- a reference
+
+
+def test_the_divergence_from_kept_tokens_is_within_its_bound_of_the_exact_one(two: Callable[..., RunnerConfig]) -> None:
+    reference = run(two(1, keep_top_k=64))
+    record = run(two(0, reference=named(two(1))))
+    kl, agreed = 0.0, 0
+    kept = read_top_k(Path(reference.output_dir) / TOP_K)
+    for row, sample, theirs in zip(PAIRS, samples(record), samples(reference), strict=True):
+        assert sample.token_ids == theirs.token_ids
+        tokenizer = AutoTokenizer.from_pretrained(two(0).model.name)
+        ids = tokenizer(row["prompt"] + row["continuation"])["input_ids"]
+        begin = len(ids) - len(sample.token_ids) - 1
+        q, p = (scores(Path(two(which).model.name), ids)[begin:].double() for which in (0, 1))
+        exact = float((p.exp() * (p - q)).sum())
+        it = sample.likelihood
+        assert it.kl_nats - 1e-4 <= exact <= it.kl_nats + it.truncation_nats + 1e-4
+        same = int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())
+        assert it.top_1_agreed == same
+        assert kept[sample.index].width == 64
+        torch.testing.assert_close(
+            torch.tensor(kept[sample.index].logprobs.tolist()), p.topk(64).values.float().flatten(), atol=1e-4, rtol=0
+        )
+        kl, agreed = kl + exact, agreed + same
+    metrics = record.result.metrics
+    low, high = metrics["kl_nats_per_token"], metrics["kl_nats_per_token"] + metrics["kl_truncation_nats_per_token"]
+    assert 0 < low <= kl / metrics["scored_tokens"] <= high
+    assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
+
+
+def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..., RunnerConfig]) -> None:
+    config = two(1, keep_top_k=64)
+    named_itself = two(1, keep_top_k=64, reference=named(config))
+    assert likelihood.prepare(named_itself).hashes == likelihood.prepare(config).hashes
+    other = likelihood.prepare(two(0, keep_top_k=64, reference=named(config)))
+    assert other.after == other.hashes["reference"]
+    config = two(0, keep_top_k=64, reference=named(config))
+    told = [likelihood.preview(other, config, resolve(config))]
+    assert run(named_itself).job_id == other.after
+    told.append(likelihood.preview(other, config, resolve(config)))
+    assert [words.rpartition(", ")[2] for words in told] == ["to be done before", "done"]
+
+
+def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
+    with pytest.raises(ConfigError, match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64"):
+        run(two(0, reference=named(two(1))))
+    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: none has been run with it yet"):
+        run(two(0, reference="likelihood-0123456789ab"))
+    without = run(two(1))
+    with pytest.raises(ConfigError, match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl"):
+        run(two(0, reference=without.job_id))
+    kept = run(two(1, keep_top_k=4))
+    with pytest.raises(ConfigError, match=f"jobs that can be one are {kept.job_id}"):
+        run(two(0, reference="likelihood-0123456789ab"))
+    assert run(two(0, reference=kept.job_id)).result.metrics["kl_truncation_nats_per_token"] > 0
+
+
+def test_a_reference_on_other_texts_is_refused(two: Callable[..., RunnerConfig]) -> None:
+    kept = run(two(1, keep_top_k=4, limit=2))
+    with pytest.raises(ConfigError, match=f"{kept.job_id} has not scored text 2 of this job"):
+        run(two(0, reference=kept.job_id))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("quantization=nf5", "task.reference=quantization=nf5: .*Did you mean nf4"),
+        ("quantisation=none", "no override 'quantisation=none'.* Choices: lora, model, quantization, rope"),
+        ("model.dtype=float32", "model.dtype needs model=CHOICE before it"),
+        ("quantization=nf4 quantization.double=1", "quantization.double: .*double_quant"),
+    ],
+)
+def test_overrides_of_a_reference_are_checked(two: Callable[..., RunnerConfig], words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        likelihood.prepare(two(0, reference=words))
+
+
+# -------------------------------------------------------------------------------------------------- going on
+
+
+def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., RunnerConfig]) -> None:
+    run(two(1, keep_top_k=8))
+    config = two(0, keep_top_k=8, reference=named(two(1)))
+    whole = run(config)
+    folder = Path(whole.output_dir)
+    before = {name: (folder / name).read_text() for name in ("samples.jsonl", TOP_K)}
+    (folder / "result.json").unlink()
+    lines = before["samples.jsonl"].splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text(lines[0] + lines[1][:40])  # killed while it wrote the second one
+    again = run(config)
+    assert again.status is Status.FINISHED
+    assert any("1 of 3 samples were on disk" in note for note in again.result.notes)
+    measured = (LOG_LIKELIHOOD, "perplexity_high", "kl_nats_per_token", "top_1_agreement", "n")
+    assert [again.result.metrics[name] for name in measured] == pytest.approx(
+        [whole.result.metrics[name] for name in measured]
+    )
+    assert set(read_top_k(folder / TOP_K)) == {0, 1, 2}
+
+
+def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerConfig]) -> None:
+    config = two(0, keep_top_k=8)
+    folder = Path(run(config).output_dir)
+    (folder / "result.json").unlink()
+    kept = (folder / TOP_K).read_text().splitlines(keepends=True)
+    (folder / TOP_K).write_text("".join(kept[:2]))
+    with pytest.raises(EvidenceError, match=r"samples.jsonl, line \d has no line in top_k.jsonl"):
+        run(config)
+    other = run(two(1))
+    (folder / "samples.jsonl").write_text((Path(other.output_dir) / "samples.jsonl").read_text().replace("dog", "cat"))
+    with pytest.raises(EvidenceError, match="its checksum does not fit"):
+        run(config)
+
+
+# ---------------------------------------------------------------------------------------------- keys and data
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"prompt": PromptStyle.lm_eval_5shot}, "task.prompt=lm_eval_5shot: .* choose one of chat, text"),
+        ({"window": 1}, "task.window=1: must be 2 or more"),
+        ({"window": 8, "stride": 8}, "task.stride=8: must be below task.window=8"),
+        ({"stride": 0}, "task.stride=0: must be 1 or more"),
+        ({"keep_top_k": -1}, "task.keep_top_k=-1: must be 0 or more"),
+        ({"reference": " "}, "task.reference=' ': give overrides such as quantization=none"),
+        ({"prompt": PromptStyle.text, "system": "x"}, "task.system needs task.prompt=chat"),
+    ],
+)
+def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LikelihoodConfig(**keys)
+
+
+def test_a_model_that_gives_no_probabilities_is_refused_before_anything_is_asked(make_config: Make) -> None:
+    teacher = TeacherConfig(name="x", base_url="http://127.0.0.1:1/v1")
+    model = HybridConfig(StudentConfig(name="x", stub=True), teacher)
+    with pytest.raises(ConfigError, match="task=likelihood needs log-probabilities of a continuation"):
+        likelihood.prepare(make_config(model=model, task=LikelihoodConfig()))
+
+
+def test_choices_are_told_apart_by_their_likelihood(
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "The sky is", "choices": [" blue", " a green and very long one", " é"], "gold": 0}] * 2
+    record = run(make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "c.jsonl", rows))))
+    found = [sample.likelihood for sample in samples(record)]
+    assert [it.is_other for it in found] == [False, True, True] * 2
+    assert [(it.characters, it.bytes) for it in found[:3]] == [(5, 5), (26, 26), (2, 3)]
+    metrics = record.result.metrics
+    assert metrics["n"] == 2
+    assert metrics[LOG_LIKELIHOOD] == pytest.approx(found[0].nats / 5)  # of the right choice
+    best = max(found[:3], key=lambda it: it.nats)
+    assert metrics["acc"] == float(best is found[0])
+    longest = max(found[:3], key=lambda it: it.nats / it.characters)
+    assert metrics["acc_norm"] == float(longest is found[0])
+
+
+def test_gold_answers_follow_their_questions_as_gsm8k_puts_them(make_config: Make) -> None:
+    record = run(make_config(task=LikelihoodConfig(limit=2, prompt=PromptStyle.text)))  # the stub
+    first = samples(record)[0]
+    assert (first.question, first.gold.splitlines()[-1][:5]) == (first.question, "#### ")
+    assert first.likelihood.bytes == len(first.gold) + 1  # apart from the prompt by a space
+    assert record.result.metrics[LOG_LIKELIHOOD] == -1

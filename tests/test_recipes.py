@@ -1,0 +1,211 @@
+"""The recipes of CONTRIBUTING.md: their examples, applied to a copy of the project, pass its checks and work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "CONTRIBUTING.md"
+COPIED = ("runner", "conf", "hydra_plugins", "tools", "tests", "ARCHITECTURE.md", "pyproject.toml")
+SOURCES = ("runner/", "tools/")
+MOST_SOURCES = 4
+BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLACE = re.compile(r"(?:New file `([^`]+)`|`([^`]+)`, (?:(after|before|instead of) `([^\n]+)`|at the end)):\n\n$")
+
+pytestmark = pytest.mark.slow
+Run = Callable[..., str]
+Job = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One code block of a recipe, and where it goes."""
+
+    file: str
+    how: str  # after, before or instead of a line; empty: at the end
+    line: str  # that line, or how it begins
+    text: str
+
+    def apply(self, tree: Path) -> None:
+        """Change the file, or make it."""
+        path = tree / self.file
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        begin = self._place([line.strip() for line in lines]) if self.how else len(lines)
+        lines[begin : begin + (self.how == "instead of")] = [self.text]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+
+    def _place(self, lines: list[str]) -> int:
+        whole = [number for number, line in enumerate(lines) if line == self.line]
+        at = whole or [number for number, line in enumerate(lines) if line.startswith(self.line)]
+        assert len(at) == 1, f"{self.file} has {len(at)} lines that begin with {self.line!r}"
+        return at[0] + (self.how == "after")
+
+
+def recipes() -> dict[str, list[Edit]]:
+    """Return the edits of each recipe, by what it adds."""
+    found: dict[str, list[Edit]] = {}
+    for section in PAGE.read_text().split("\n## Adding ")[1:]:
+        title, text = section.split("\n## ")[0].split("\n", 1)
+        found[title] = []
+        for block in BLOCK.finditer(text):
+            place = PLACE.search(text[: block.start()])
+            assert place is not None, f"{title}: nothing says where this goes:\n{block[1]}"
+            new, old, how, line = place.groups()
+            assert (ROOT / (new or old)).exists() == (new is None), f"{title}: {new or old}"
+            found[title].append(Edit(new or old, how or "", line or "", block[1]))
+    return found
+
+
+RECIPES = recipes()
+
+
+def test_each_recipe_has_an_example_in_few_sources() -> None:
+    assert len(RECIPES) == 10
+    for title, edits in RECIPES.items():
+        sources = {edit.file for edit in edits if edit.file.startswith(SOURCES)}
+        assert edits, title
+        assert len(sources) <= MOST_SOURCES, f"{title}: {sources}"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the project with all examples in it."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder)
+    for edits in RECIPES.values():
+        for edit in edits:
+            edit.apply(folder)
+    native = folder / "runner/engines/local/kernels/native.py"  # quickly built, and the same answers
+    native.write_text(native.read_text().replace("-O3", "-O0"))
+    called([sys.executable, "-m", "ruff", "format", *SOURCES], folder)  # as a newcomer does: empty lines
+    return folder
+
+
+def called(command: list[str], cwd: Path, **variables: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture
+def run(tree: Path, tmp_path: Path) -> Run:
+    """Return a function that runs `python ARGUMENTS` in an empty folder, with the copy as the project."""
+
+    def start(*arguments: str, **variables: str) -> str:
+        path = {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(tree / "cache")}
+        return called([sys.executable, "-P", *arguments], tmp_path, **path, **variables)
+
+    return start
+
+
+@pytest.fixture
+def job(run: Run, tmp_path: Path) -> Job:
+    """Return a function that runs a job with the copy, and returns the result that it records."""
+
+    def start(*arguments: str, **variables: str) -> dict[str, Any]:
+        run("-m", "runner", *arguments, "tracking=none", **variables)
+        (record,) = (tmp_path / "outputs" / "jobs").glob("*/result.json")
+        result: dict[str, Any] = json.loads(record.read_text())["result"]
+        return result
+
+    return start
+
+
+def test_types_and_style(tree: Path) -> None:
+    called([sys.executable, "-m", "ruff", "check", *SOURCES], tree)
+    if (ROOT / ".mypy_cache").is_dir():  # without it the libraries are read, too, which takes minutes
+        shutil.copytree(ROOT / ".mypy_cache", tree / ".mypy_cache")
+    called([sys.executable, "-m", "mypy", "runner", "tools/families.py"], tree)
+
+
+def test_the_house(tree: Path) -> None:
+    tests = ("tests/test_house.py", "tests/config/test_sampling.py")
+    quick = "not import_nothing_heavy and not engine_needs"  # these two start processes
+    called([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", quick, *tests], tree)
+
+
+def test_a_model(run: Run) -> None:
+    assert "name: HuggingFaceTB/SmolLM2-360M-Instruct" in run("-m", "runner", "model=smollm2_360m", "--cfg", "job")
+    shown = run("-m", "runner", "model=smollm2_360m", "model.name=embedded", "task.limit=2", "plan=quick")  # is here
+    assert "1 jobs: 1 to do" in shown
+
+
+def test_a_data_set(run: Run) -> None:
+    shown = run("-m", "runner", "model=stub", "task.data=colours", "task.show_prompt=1", "plan=true")
+    assert "A. green" in shown
+
+
+def test_a_quantization(job: Job) -> None:
+    if find_spec("torchao") is None:
+        pytest.skip("pip install 'runner[torchao]'")
+    memory = ("task=memory", "task.repeats=1", "task.batch_size=1", "task.prompt_tokens=8", "task.new_tokens=4")
+    metrics = job("quantization=torchao_groups", *memory)["metrics"]
+    assert metrics["quantized_modules"] == 28
+    assert metrics["predicted_weight_mib"] == pytest.approx(metrics["weight_mib"], rel=0.01)
+
+
+DRAWING = """
+import json, runner
+with runner.load("embedded") as model:
+    hot = {"temperature": 8, "top_k": 0, "top_p": 1}
+    ways = {"temperature": 0}, hot, hot | {"logit_gap": 0.0001}
+    print(json.dumps([model.generate("2+3=?", max_new_tokens=12, **way) for way in ways]))
+"""
+
+
+def test_a_sampling_parameter(job: Job, run: Run) -> None:
+    likeliest, hot, by_c = json.loads(run("-c", DRAWING).splitlines()[-1])
+    assert hot != likeliest
+    assert by_c == likeliest
+    drawn = ("generation.temperature=8", "generation.logit_gap=0.0001", "generation.max_new_tokens=12")
+    by_torch = job("task=generate", "task.prompt=2+3=?", *drawn, RUNNER_NATIVE="0")
+    assert by_torch["text"] == likeliest
+
+
+def test_a_task_with_a_metric(run: Run) -> None:
+    shown = run("-m", "runner", "model=stub", "task=words", "task.prompt=one two three", "tracking=none")
+    assert re.search(r"^ *words +4 in the answer *$", shown, re.MULTILINE), shown  # [STUB_GENERATION] and three
+
+
+def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: Path) -> None:
+    new_database(tmp_path / "outputs" / "mlflow.db")
+    two = ("model=stub", "task=words", f"task.prompt={'a ' * 50}", "generation.max_new_tokens=6,40")
+    run("-m", "runner", "-m", *two, "hydra/launcher=basic")
+    shown = run("-m", "runner.compare", "--baseline", "generation.max_new_tokens=6", COLUMNS="200")
+    assert re.search(r"max_new_tokens=40 +words +×5\.86 \[2\.68, 12\.8\] +41/7 .* larger", shown), shown
+    assert "Ratios are of counts" in shown
+
+
+def test_an_engine(job: Job) -> None:
+    result = job("model=backwards", "model.shout=true", "task=generate", "task.prompt=edoc", "task.format=raw")
+    assert result["text"] == "CODE"
+
+
+FAMILY = "from tools import families; print(families.sweep(['gpt_neo'])[0].row)"
+
+
+def test_a_family(run: Run) -> None:
+    assert "| gpt_neo | GPTNeoForCausalLM | static |" in run("-c", FAMILY)
+
+
+def test_a_folder(run: Run) -> None:
+    assert run("-c", "from runner.counting import words; print(words('one two'))") == "2\n"

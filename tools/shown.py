@@ -1,0 +1,130 @@
+"""What a page shows of a run: commands after `$ `, each with its output; the tables in an output; excerpts of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import takewhile
+
+TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
+RULE = re.compile(r" *─{20,}")
+LIKE = 0.5  # a line of an excerpt and the line of today that takes its place have so much in common, at the least
+
+
+@dataclass
+class Shown:
+    """A command of a page and the output that the page shows for it."""
+
+    command: str  # as it is typed, over several lines where it is long
+    output: list[str]
+
+    @property
+    def excerpt(self) -> bool:
+        """Whether the page leaves out a part of the output."""
+        return any(line == "…" or line.endswith(", …") for line in self.output)
+
+
+def shown_in(block: str) -> Iterator[Shown]:
+    """Yield the commands of a code block that come after `$ `, each with its output; `^C` is a command, too."""
+    at: Shown | None = None
+    for line in block.splitlines()[1:-1]:
+        if line.startswith("$ ") or line == "^C":
+            if at:
+                yield at
+            at = Shown(line.removeprefix("$ "), [])
+        elif at and at.command.endswith("\\") and not at.output:
+            at.command += f"\n{line}"
+        elif at:
+            at.output.append(line)
+    if at:
+        yield at
+
+
+def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
+    """Return the lines of today's output in the places of those that an excerpt shows; None where it has no such lines.
+
+    Between `…` stand parts: the first is the output's beginning and the last its end, unless `…` stands there, too. A
+    line at an end may read quite otherwise today; several lines there that do are no longer the part that is shown.
+    """
+    if "…" not in old:
+        return [_cut(was, line) for was, line in zip(old, now, strict=True)] if len(old) == len(now) else None
+    parts: list[list[str]] = [[]]
+    for line in old:
+        if line == "…":
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    found, at = list[str](), 0
+    for number, part in enumerate(parts):
+        places = range(at, len(now) - len(part) + 1)
+        is_fixed = number in (0, len(parts) - 1)  # at the beginning or the end, whatever stands there
+        if is_fixed:
+            places = places[:1] if number == 0 else places[-1:]
+        likest = max(places, key=lambda place: (_likeness(part, now[place:]), -place), default=None)
+        may_differ = is_fixed and sum(map(bool, part)) < 2
+        if likest is None or (not may_differ and _likeness(part, now[likest:]) < LIKE):
+            return None
+        found += ["…"] * (number > 0)
+        found += [_cut(was, line) for was, line in zip(part, now[likest:], strict=False)]
+        at = likest + len(part)
+    return found
+
+
+def _likeness(part: list[str], now: list[str]) -> float:
+    """Return how much a part of an excerpt and the lines of today have in common, by the line that has least."""
+    pairs = [(_words(was), _words(line)) for was, line in zip(part, now, strict=False)]
+    return min((SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs if any(pair)), default=1.0)
+
+
+def _words(line: str) -> str:
+    return re.sub(r" +", " ", re.sub(r"\d[\d,.]*", "0", line))
+
+
+def _cut(was: str, line: str) -> str:
+    """Return a line of today, cut after as many commas as the page shows of it."""
+    if not was.endswith(", …"):
+        return line
+    return ", ".join([*line.split(", ")[: was.count(", ")], "…"])
+
+
+@dataclass
+class Table:
+    """What does not depend on the machine in a table that is shown: its kind, and the names of its rows or columns."""
+
+    kind: str
+    names: list[str]
+    excerpt: bool = False
+
+
+def tables(lines: list[str]) -> Iterator[Table]:
+    """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others by their columns."""
+    job = caption = ""
+    for place, line in enumerate(lines):
+        if title := TITLE.fullmatch(line):
+            job, caption = title[2] + " by the stub" * (title[1] == "stub"), ""
+            report = _until_empty(lines[place + 2 :])
+            rows = [row for row in report if row.startswith("  ")]
+            yield Table(job, [re.split(" {2,}", row.strip())[0] for row in rows], "…" in report)
+        elif line.startswith('{"job_id"'):
+            yield Table("json", [*json.loads(line), *json.loads(line)["metrics"]])
+        elif RULE.fullmatch(line):
+            head = _until_empty(lines[:place][::-1])[::-1]
+            names = [name for part in head for name in re.split(" {2,}", part.strip())]
+            if "status" in names and names[0] == "job":  # the keys in which jobs differ stand between
+                yield Table("grid", names[names.index("status") :])
+            elif "state" in names:
+                yield Table("plan", names[names.index("state") :])
+            elif "accuracy" in names:
+                kind = "comparison" if "Holm" in names else "runs"
+                yield Table(kind, [name for name in names[names.index("n") :] if name != "Pareto"])
+            elif job:
+                yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
+        elif job and line not in ("", "…") and not line.startswith(" "):
+            caption = line  # of a further table
+
+
+def _until_empty(lines: list[str]) -> list[str]:
+    return list(takewhile(str.strip, lines))
