@@ -26,6 +26,7 @@ from runner.core.errors import ConfigError, EvidenceError, JobHeld
 from runner.core.result import Record, Status
 from runner.grid.plan import Outcome, PlannedJob, failure, run_job
 from runner.report import brief
+from runner.store import pending_runs
 from runner.store.jobs import Job, claim
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ class ForeignLaunch:
             record = _record(self._jobs[number])
             if number in self.outcomes or record is None or record == self._before[number][0]:
                 continue
+            if pending_runs.left(self._jobs[number].folder / pending_runs.FILE):
+                continue  # its process died, or dies now, between disk and MLflow: another one tells MLflow
             if record.status is not Status.KILLED:
                 code = 0 if record.status is Status.FINISHED else 1
                 kept = record if code == 0 else None

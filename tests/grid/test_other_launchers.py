@@ -32,6 +32,21 @@ THOROUGH = pytest.mark.thorough
 SLOW = pytest.mark.slow
 THOROUGH_ONES = [pytest.param(name, marks=THOROUGH) for name in ("submitit_local", "ray")]
 NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
+# the job with seed 2 loses its process, once, when its result is on disk and MLflow does not have it yet
+DIES_BEFORE_MLFLOW = """
+from pathlib import Path
+from runner.store import tracking
+
+finish_in_mlflow, once = tracking.finish, Path(os.environ["DIED_ONCE"])
+
+def die_once(tracker, job, record):
+    if record.params["seed"] == "2" and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    finish_in_mlflow(tracker, job, record)
+
+tracking.finish = die_once
+"""
 # submitit waits 15 s for the result of a job that has died: a shared disk may be slow
 IMPATIENT = "\nimport submitit.core.core\nsubmitit.core.core.Job._results_timeout_s = 1\n"
 
@@ -236,6 +251,24 @@ def test_a_job_that_fails_fails_alone(
     assert again.code == 0, again.err
     assert "4 jobs: 2 go on, 2 done" in again.err
     assert [line["metrics"]["n"] for line in again.lines] == [3] * 4
+    assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
+
+
+@SLOW
+def test_a_process_that_dies_between_disk_and_mlflow(
+    start: Start, python_for: Callable[[str], str], faults: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    python, folder = python_for("joblib"), tmp_path / "work"
+    grid = ("hydra/launcher=joblib", "model=stub", "seed=1,2", "task.limit=3", "print=json")
+    environment = faults("", DIES_BEFORE_MLFLOW) | {"FAULTS": "none=raise", "DIED_ONCE": str(tmp_path / "died")}
+    done = start(folder, *grid, python=python, **environment)
+    assert (tmp_path / "died").exists(), done.err
+    assert done.code == 0, done.err
+    assert "hydra/launcher=joblib broke: " in done.err
+    assert [line["status"] for line in done.lines] == ["FINISHED"] * 2
+    runs = [run for run in mlflow_runs(folder) if not run.is_grid]
+    assert "RUNNING" not in {run.status for run in runs}, "the run that lost its process is ended"
+    assert len({run.job_id for run in runs if run.status == "FINISHED"}) == 2, "and MLflow has both results"
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
 
 
