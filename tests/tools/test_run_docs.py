@@ -76,7 +76,7 @@ MODULES = {"runner": "runner", "runner-compare": "runner.compare", "runner-advis
 def today(folder: Path, lines: str, runner: Callable[..., Any]) -> dict[str, list[str]]:
     """Make small runs in a folder; return the names in every kind of table."""
     found: dict[str, list[str]] = {}
-    for line in lines.strip().splitlines():
+    for line in filter(None, lines.splitlines()):
         program, *arguments = shlex.split(line)
         done = runner(*arguments, module=MODULES[program])
         assert done.code == 0, f"{line}\n{done.err}"
