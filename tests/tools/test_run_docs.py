@@ -16,8 +16,9 @@ from tools import families, page_machine, run_docs, shown
 from tools.check_docs import FENCE, ROOT, pages
 
 # Their rows are others; the first two need a server.
-SPECIAL = ("model=api", "model=hybrid", "model=parts", "task.samples=", "task.check_", "task.context_lengths=", "plan=quick", "task=split",
-           "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep", "split_parts")  # fmt: skip
+SPECIAL = ("model=api", "model=hybrid", "model=parts", "task.samples=", "task.check_", "task.context_lengths=", "plan=quick",
+           "task=split", "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep",
+           "split_parts")  # fmt: skip
 
 
 def kind(command: str, table: shown.Table) -> str:
