@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# Nothing depends on the speed of a machine. With CI=true hypothesis has such settings of its own.
+if "CI" not in os.environ:
+    settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy machine")
 
 LEFT_OUT = {"modules": 0}  # how many were there at the last time
 CHATML = (

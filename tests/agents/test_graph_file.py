@@ -204,7 +204,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_whatever_stands_in_a_place_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

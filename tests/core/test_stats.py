@@ -135,7 +135,7 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(ps: list[float])
     assert ranked == sorted(ranked)
 
 
-@settings(max_examples=25, deadline=None)  # theirs takes a tenth of a second
+@settings(max_examples=25)  # theirs takes a tenth of a second
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @pytest.mark.slow
 def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
@@ -369,7 +369,7 @@ def test_rank_sum_is_scipys_exact_mann_whitney(values: list[int], data: st.DataO
     assert rank_sum_exact(values[:cut], values[cut:]) == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(repeats, repeats)
 def test_rank_sum_with_ties_is_its_definition(a: list[int], b: list[int]) -> None:
     ranks = stats.rankdata([*a, *b])
@@ -388,7 +388,7 @@ def test_rank_sum_says_what_few_repeats_can_show() -> None:
     assert rank_sum_exact([5, 5], [5, 5]) == 1.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_the_bootstrap_is_all_its_resamples(a: list[int], b: list[int]) -> None:
     """Against the definition: every resample there is, drawn with equal chances."""

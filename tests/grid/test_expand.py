@@ -59,7 +59,7 @@ def refused(
 # ------------------------------------------------------------------------------------------ as Hydra does
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(lines, max_size=4), st.lists(lines, max_size=3))
 def test_params_and_command_line_multiply_as_in_the_basic_sweeper(params: list[str], arguments: list[str]) -> None:
     pairs = dict(line.split("=", 1) for line in params if "=" in line)
@@ -68,14 +68,14 @@ def test_params_and_command_line_multiply_as_in_the_basic_sweeper(params: list[s
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(lines, max_size=4))
 def test_a_job_is_itself_again_when_expanded(arguments: list[str]) -> None:
     for job in expand(arguments, None, None, None)[:20]:
         assert expand(job, None, None, None) == [job]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet="ab1 ,='\"\\[]{}$:()~+", max_size=12))
 def test_any_quoted_text_arrives_unchanged(text: str) -> None:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'") if text.endswith("\\") or "'" in text else text
@@ -287,7 +287,7 @@ def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str]
     assert excluded([], JOB.get) is False
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from("abcd"), min_size=1, unique=True), st.lists(st.integers(0, 9), min_size=1, unique=True))
 def test_what_is_excluded_are_the_combinations_of_the_sweep_strings(words: list[str], numbers: list[int]) -> None:
     rule = {"w": f"choice({','.join(words)})", "n": f"choice({','.join(map(str, numbers))})"}

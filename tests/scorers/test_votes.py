@@ -7,7 +7,7 @@ from itertools import combinations, permutations
 from statistics import mean
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.task import Extractor
@@ -33,7 +33,7 @@ def wins(answers: tuple[str, ...]) -> bool:
     return bool(votes) and max(votes, key=lambda one: votes[one]) == GOLD
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(answers_given)
 def test_pass_and_majority_are_the_means_over_all_subsets_in_all_orders(answers: list[str]) -> None:
     vote = vote_of(*answers)

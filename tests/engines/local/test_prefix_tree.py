@@ -27,7 +27,7 @@ def tokens_of(prefix: Prefix | None) -> list[int]:
     return [token for one in (prefix.path if prefix else []) for token in one.tokens]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees())
 def test_what_is_shared_stands_at_the_start_of_every_prompt_that_shares_it(prompts: Prompts) -> None:
     found = share(prompts)
@@ -50,7 +50,7 @@ def test_what_is_shared_stands_at_the_start_of_every_prompt_that_shares_it(promp
             assert len(one.tokens) * (users[id(one)] - 1) >= LEAST_SAVED
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trees(), st.randoms(use_true_random=False))
 def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: object) -> None:
     order = list(range(len(prompts)))
@@ -60,7 +60,7 @@ def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: obje
     assert [tokens_of(prefix) for prefix in shuffled] == [tokens_of(plain[at]) for at in order]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trees())
 def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
     found = share(prompts)
@@ -70,7 +70,7 @@ def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
             assert nodes.setdefault(tuple(tokens_of(one)), one) is one
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), min_size=LEAST_SAVED, max_size=300), st.integers(2, 12))
 def test_a_long_beginning_of_all_is_found_whole(beginning: list[int], count: int) -> None:
     found = share([[*beginning, 10 + number, 7] for number in range(count)])
