@@ -93,13 +93,13 @@ class Request:
     n: int = 1  # completions of the prompt, each with random numbers of its own
     deltas: bool = False  # text is wanted as it comes, not only at the end
     continuation: str | tuple[int, ...] | None = None
-    top: int = 0  # of each token of the continuation: how many of the most probable ones are wanted beside it
-    # for each token of the continuation: other tokens whose logarithms are wanted in its place, equally many for each
-    beside: Sequence[Sequence[int]] = ()
-    # hears the whole distribution before each token of the continuation: the place of the first one, and logarithms
-    # [n, V] as a tensor, some places at a time in their order, in the thread that steps. A row that is set back begins
-    # again with place 0
-    hear: Callable[[int, Any], None] | None = None
+    top_logprobs: int = 0  # for each token of the continuation: how many of the most probable tokens to return
+    # for each token of the continuation: further token ids to score in its place, the same number for each
+    score_token_ids: Sequence[Sequence[int]] = ()
+    # gets the whole distribution before each token of the continuation: (first position, log-probabilities [n, V] as a
+    # tensor), several positions at a time and in order, in the thread that steps. A row that is set back begins again
+    # with position 0
+    on_logprobs: Callable[[int, Any], None] | None = None
     draws: RequestId | None = None  # stands for the id in the random numbers: equal ones draw the same; None: the id
 
     @property
@@ -117,8 +117,8 @@ class Request:
             Capability.branches: bool(self.branches),
             Capability.deltas: self.deltas,
             Capability.logprobs: self.continuation is not None,
-            Capability.distributions: self.hear is not None,
-            Capability.tokenizer: bool(self.top or self.beside),  # other tokens are told by their ids
+            Capability.distributions: self.on_logprobs is not None,
+            Capability.tokenizer: bool(self.top_logprobs or self.score_token_ids),  # other tokens are told by their ids
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
@@ -129,9 +129,10 @@ class Request:
         check(self.n >= 1, "request.n", self.n, "must be 1 or more")
         check_least(1, "request.max_new_tokens", self.max_new_tokens, ", or none for the generation group's")
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
-        check(self.top == 0 or (self.top > 0 and self.continuation is not None), "request.top", self.top, need)
-        check(not self.beside or self.continuation is not None, "request.beside", len(self.beside), need)
-        check(self.hear is None or self.continuation is not None, "request.hear", "a listener", need)
+        scores, top, others = self.continuation is not None, self.top_logprobs, self.score_token_ids
+        check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
+        check(not others or scores, "request.score_token_ids", len(others), need)
+        check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need)
         asked = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
         several = [name for name, is_asked in asked.items() if is_asked]
         if len(several) > 1:

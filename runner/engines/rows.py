@@ -185,15 +185,16 @@ class Admission:
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
             given = self._ids(continuation, special=False)
-        self._known([one for some in request.beside for one in some])
+        self._known([one for some in request.score_token_ids for one in some])
         error = None if ids else self._rejection_reason(0)
         if ids and not given:
             error = "the continuation has no tokens, so there is nothing to score"
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
-        elif request.beside and len(request.beside) != len(given):
-            error = f"tokens beside {len(request.beside)} are asked for, and the continuation has {len(given)}"
+        elif request.score_token_ids and len(request.score_token_ids) != len(given):
+            count = len(request.score_token_ids)
+            error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _known(self, ids: list[int]) -> list[int]:

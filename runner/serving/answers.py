@@ -159,7 +159,7 @@ class ClientAnswer(ABC):
             before, scored = (given[:1], given[1:] + new) if self.parsed.echo else (given, new)
             if scored:
                 number = self.gateway.next_id()
-                requests[index] = Request(number, tuple(before), continuation=tuple(scored), top=top)
+                requests[index] = Request(number, tuple(before), continuation=tuple(scored), top_logprobs=top)
         return requests, first
 
     def _scored(self, done: Completion) -> list[Token]:

@@ -141,10 +141,10 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             completion.token_ids = list(range(len(given.split() if isinstance(given, str) else given)))
             completion.logprobs = [-1.0] * len(completion.token_ids)
             completion.greedy = [False] * len(completion.token_ids)
-            best = [(number, -1.0 - number) for number in range(request.top)]
-            completion.top = [best for _ in completion.token_ids] if request.top else None
-            completion.beside = [[-1.0 - one for one in ids] for ids in request.beside] or None
-            completion.least = [-1e3 for _ in request.beside] or None
+            best = [(number, -1.0 - number) for number in range(request.top_logprobs)]
+            completion.top = [best for _ in completion.token_ids] if request.top_logprobs else None
+            completion.beside = [[-1.0 - one for one in ids] for ids in request.score_token_ids] or None
+            completion.least = [-1e3 for _ in request.score_token_ids] or None
         if request.deltas and completion.text:
             events.append(Delta(request.id, choice, completion.text))
         events.append(completion)

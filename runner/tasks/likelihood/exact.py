@@ -206,12 +206,14 @@ class SideBySideSession(Session):
         self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
         events: list[Event] = [*_asked(self.own, ended, is_cancelled=True).values()]
         lot = self._lot()
-        theirs = _asked(self.reference, [replace(it.request, top=0, hear=it.waiting.hear) for it in lot])
+        theirs = _asked(
+            self.reference, [replace(it.request, top_logprobs=0, on_logprobs=it.waiting.hear) for it in lot]
+        )
         failed = {name for name, completion in theirs.items() if completion.error is not None}
         events += [replace(theirs[name], error=f"the reference: {theirs[name].error}") for name in failed]
         lot = [course for course in lot if course.request.id not in failed]
         words = self.engine.words
-        ours = _asked(self.own, [replace(it.request, hear=partial(it.hear, words)) for it in lot])
+        ours = _asked(self.own, [replace(it.request, on_logprobs=partial(it.hear, words)) for it in lot])
         unfinished = []
         for course in lot:
             mine, other = ours[course.request.id], theirs[course.request.id]

@@ -95,7 +95,7 @@ def run(inputs: Texts, context: Context) -> Result:
     """Score what is not on disk yet, and add up."""
     task, words = inputs.task, inputs.task.reference or ""
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
-    pieces = [replace(it, request=replace(it.request, top=task.keep_top_k)) for it in cut(inputs, context)]
+    pieces = [replace(it, request=replace(it.request, top_logprobs=task.keep_top_k)) for it in cut(inputs, context)]
     diverge: Diverge | None = None
     pair: SideBySide | None = None
     if reference is not None:

@@ -34,7 +34,7 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
     engine = open_engine(make_config(model=StubConfig()))
     with engine.open() as session:
         session.submit(Request("three", "Hi", n=3, deltas=True))
-        session.submit(Request("scored", "Hi", continuation="a b c", top=2))
+        session.submit(Request("scored", "Hi", continuation="a b c", top_logprobs=2))
         session.submit(Request("gone", "Hi"))
         session.cancel("gone")
         events = session.step()

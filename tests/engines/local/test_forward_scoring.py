@@ -221,7 +221,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     engine = local_engine(configure(make_config, folder, attention))
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
-    asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top=5) for name, ids in prompts.items()]
+    asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()]
     for one in base.complete(engine, asked):
         whole = torch.tensor([[*prompts[str(one.id)][:1], *one.token_ids]])
         with torch.inference_mode():
@@ -276,23 +276,23 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
 
 
 @WAYS
-def test_tokens_that_are_asked_for_beside_the_continuation_are_scored(
+def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)  # some places at a time
     engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
-    asked = Request("top", "A first question", continuation=", and what is said then", top=5)
+    asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
     (top,) = base.complete(engine, [asked])
     assert top.top is not None
     ids = [[token for token, _ in place] for place in top.top]
-    (beside,) = base.complete(engine, [replace(asked, beside=ids, top=259)])
+    (beside,) = base.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
     assert beside.beside is not None
     for values, place in zip(beside.beside, top.top, strict=True):
         assert values == pytest.approx([value for _, value in place], abs=1e-5)
     assert beside.top is not None
     assert beside.least == pytest.approx([place[-1][1] for place in beside.top])
-    (short,) = base.complete(engine, [replace(asked, beside=ids[1:])])
-    assert short.error == f"tokens beside {len(ids) - 1} are asked for, and the continuation has {len(ids)}"
+    (short,) = base.complete(engine, [replace(asked, score_token_ids=ids[1:])])
+    assert short.error == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
     with pytest.raises(ConfigError, match="259 is no token of"):
-        list(base.complete(engine, [replace(asked, beside=[[259]] * len(ids))]))
+        list(base.complete(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
     engine.close()
