@@ -154,11 +154,11 @@ class Completion(Counted):
 
     Where branches were asked for, they stand in `branches`, in their order, and the completion itself says nothing.
     Where a continuation was to be scored, `token_ids` are its tokens, with one number for each in `logprobs`
-    (natural logarithms) and `greedy` (whether it is the most probable one). `top` has a list for each token: the most
-    probable ones in its place, the first one first, each with its logarithm. `beside` has one for each, too: the
-    logarithms of the tokens that the request names, and `least` that of the least probable token in its place. Where
-    the tokens of the text are only counted and not known, as on another machine, `token_ids` is empty and
-    `new_tokens` says how many they were.
+    (natural logarithms) and `greedy` (whether it is the most probable one). `top_logprobs`
+    has a list for each token: the most probable tokens in its place, in descending order, each with its logarithm.
+    `score_token_logprobs` has the logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least
+    probable token in each place. If the tokens of the text are only counted and not known, as from a server,
+    `token_ids` is empty and `new_tokens` is their number.
     """
 
     id: RequestId
@@ -179,9 +179,9 @@ class Completion(Counted):
     by: str | None = None  # who gave the answer, where that can be one of several
     cost_usd: float | None = None
     calls: list[Call] | None = None  # behind an answer that took more than one
-    top: list[list[tuple[int, float]]] | None = None
-    beside: list[list[float]] | None = None
-    least: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
+    score_token_logprobs: list[list[float]] | None = None
+    min_logprobs: list[float] | None = None
     # time.perf_counter() when each token came out, or each piece of text where tokens are not seen; None: not known
     token_times: list[float] | None = None
 

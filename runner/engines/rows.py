@@ -93,9 +93,9 @@ class Row:
             choice=self.choice,
             logprobs=self.scores.logprobs or None,
             greedy=self.scores.greedy or None,
-            top=self.scores.top or None,
-            beside=self.scores.beside or None,
-            least=self.scores.least or None,
+            top_logprobs=self.scores.top_logprobs or None,
+            score_token_logprobs=self.scores.score_token_logprobs or None,
+            min_logprobs=self.scores.min_logprobs or None,
             token_times=self.token_times or None,
         )
 

@@ -164,7 +164,7 @@ class ClientAnswer(ABC):
 
     def _scored(self, done: Completion) -> list[Token]:
         piece = self.gateway.piece
-        tops = done.top or [[] for _ in done.token_ids]
+        tops = done.top_logprobs or [[] for _ in done.token_ids]
         return [
             Token(piece(token), max(value, LEAST), [(piece(one), max(other, LEAST)) for one, other in top])
             for token, value, top in zip(done.token_ids, done.logprobs or [], tops, strict=True)

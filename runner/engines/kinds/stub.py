@@ -142,9 +142,9 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             completion.logprobs = [-1.0] * len(completion.token_ids)
             completion.greedy = [False] * len(completion.token_ids)
             best = [(number, -1.0 - number) for number in range(request.top_logprobs)]
-            completion.top = [best for _ in completion.token_ids] if request.top_logprobs else None
-            completion.beside = [[-1.0 - one for one in ids] for ids in request.score_token_ids] or None
-            completion.least = [-1e3 for _ in request.score_token_ids] or None
+            completion.top_logprobs = [best for _ in completion.token_ids] if request.top_logprobs else None
+            completion.score_token_logprobs = [[-1.0 - one for one in ids] for ids in request.score_token_ids] or None
+            completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
         if request.deltas and completion.text:
             events.append(Delta(request.id, choice, completion.text))
         events.append(completion)

@@ -180,16 +180,16 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
             row.request.on_logprobs(len(row.scores.logprobs), scores)
         if row.request.score_token_ids:
             some = row.request.score_token_ids[len(row.scores.logprobs) :][: len(wanted)]
-            row.scores.beside += scores.gather(
+            row.scores.score_token_logprobs += scores.gather(
                 1, torch.tensor([list(ids) for ids in some], device=scores.device)
             ).tolist()
-            row.scores.least += scores.amin(dim=-1).tolist()
+            row.scores.min_logprobs += scores.amin(dim=-1).tolist()
         row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
         row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
         if row.request.top_logprobs:
             best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            row.scores.top += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
+            row.scores.top_logprobs += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
 
 
 def scored(row: Row, seconds: float) -> Completion:

@@ -86,5 +86,6 @@ class ReferenceJob:
                 f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, behind another prompt "
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
-        same = [ours[0][0] == kept.ids[at * kept.width] for at, ours in enumerate(completion.top or [])]
-        return diverge(kept.width, kept.logprobs, completion.beside or [], completion.least or [], same)
+        same = [best[0][0] == kept.ids[at * kept.width] for at, best in enumerate(completion.top_logprobs or [])]
+        ours, least = completion.score_token_logprobs or [], completion.min_logprobs or []
+        return diverge(kept.width, kept.logprobs, ours, least, same)

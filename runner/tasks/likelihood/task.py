@@ -263,7 +263,7 @@ class Scoring:
             far = self.diverge(completion)
             found = replace(found, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
         if self.kept is not None:
-            self.kept.add(piece.index, TopK.of(completion.top or []))
+            self.kept.add(piece.index, TopK.of(completion.top_logprobs or []))
         return replace(sample, likelihood=found)
 
     def news(self, sample: Sample) -> dict[str, str]:

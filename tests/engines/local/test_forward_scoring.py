@@ -227,17 +227,17 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
         with torch.inference_mode():
             scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
         best = scores.topk(5, dim=-1)
-        assert one.top is not None
-        assert [[token for token, _ in some] for some in one.top] == best.indices.tolist()
-        values = torch.tensor([[value for _, value in some] for some in one.top])
+        assert one.top_logprobs is not None
+        assert [[token for token, _ in some] for some in one.top_logprobs] == best.indices.tolist()
+        values = torch.tensor([[value for _, value in some] for some in one.top_logprobs])
         torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
         for token, said, is_best, some in zip(
-            one.token_ids, one.logprobs or [], one.greedy or [], one.top, strict=True
+            one.token_ids, one.logprobs or [], one.greedy or [], one.top_logprobs, strict=True
         ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
     (plain,) = base.complete(engine, [Request("without", (5,), continuation=(6, 7))])
-    assert plain.top is None
+    assert plain.top_logprobs is None
     engine.close()
 
 
@@ -282,15 +282,15 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)  # some places at a time
     engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
     asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
-    (top,) = base.complete(engine, [asked])
-    assert top.top is not None
-    ids = [[token for token, _ in place] for place in top.top]
-    (beside,) = base.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
-    assert beside.beside is not None
-    for values, place in zip(beside.beside, top.top, strict=True):
+    (most_probable,) = base.complete(engine, [asked])
+    assert most_probable.top_logprobs is not None
+    ids = [[token for token, _ in place] for place in most_probable.top_logprobs]
+    (every_token,) = base.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
+    assert every_token.score_token_logprobs is not None
+    for values, place in zip(every_token.score_token_logprobs, most_probable.top_logprobs, strict=True):
         assert values == pytest.approx([value for _, value in place], abs=1e-5)
-    assert beside.top is not None
-    assert beside.least == pytest.approx([place[-1][1] for place in beside.top])
+    assert every_token.top_logprobs is not None
+    assert every_token.min_logprobs == pytest.approx([place[-1][1] for place in every_token.top_logprobs])
     (short,) = base.complete(engine, [replace(asked, score_token_ids=ids[1:])])
     assert short.error == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
     with pytest.raises(ConfigError, match="259 is no token of"):
