@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,9 +71,9 @@ class Serving:
         lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
-    def until(self, is_so: Callable[[dict[str, float]], bool], within_s: float = 30) -> dict[str, float]:
-        """Wait until /metrics says so."""
-        end = time.monotonic() + within_s
+    def until(self, is_so: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+        """Wait until a condition on /metrics holds, and return the metrics of that moment."""
+        end = time.monotonic() + WAIT_S
         while not is_so(now := self.metrics()):
             assert time.monotonic() < end, now
             time.sleep(0.02)
@@ -87,10 +88,31 @@ class Serving:
         connection.answer.read(1)  # type: ignore[attr-defined]
         return connection
 
+    def send(self, path: str, body: dict[str, Any]) -> socket.socket:
+        """Send a request, and return the connection without waiting for the answer."""
+        data = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
+        client.sendall(head.encode() + data)
+        return client
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(WAIT_S)
+
+
+def first_line(client: socket.socket) -> bytes:
+    """Return the first line of an answer, however many packets it comes in."""
+    line = b""
+    while not line.endswith(b"\r\n"):
+        byte = client.recv(1)
+        assert byte, f"the connection was closed after {line!r}"
+        line += byte
+    return line
 
 
 @contextlib.contextmanager

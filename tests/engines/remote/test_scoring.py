@@ -90,5 +90,5 @@ def test_what_takes_a_tokenizer_here_is_refused(make_config: Make, served: str) 
 
 
 def test_a_wrong_name_is_named(make_config: Make, served: str) -> None:
-    with pytest.raises(ConfigError, match=r"no model 'other' here"):
+    with pytest.raises(ConfigError, match=r"this server has no model 'other'"):
         run(make_config(model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)))
