@@ -217,7 +217,7 @@ class Model:
         stop = how.get("stop", ())
         stops = tuple(_text(one) for one in ([stop] if isinstance(stop, str) else stop))
         sampling = Sampling(**{key: value for key, value in how.items() if key not in ("max_new_tokens", "n", "stop")})
-        return Request(next(self._numbers), prompt, stops, sampling=sampling, draws=draws, **own, **more)
+        return Request(next(self._numbers), prompt, stops, sampling=sampling, random_id=draws, **own, **more)
 
     def _ask(self, requests: list[Request]) -> list[list[Completion]]:
         """Wait for the completions of each request."""

@@ -204,7 +204,7 @@ def _request(
     limit: int | None,
     n: int,
     stream: bool,
-    draws: int | None,
+    random_id: int | None,
 ) -> Request:
     """Return the engine's request; with a seed, random numbers depend on the prompt's position, not on the id."""
     most = gateway.task.max_new_tokens
@@ -232,7 +232,7 @@ def _request(
         sampling=sampling,
         n=n,
         deltas=stream and gateway.streams_deltas,
-        draws=None if body.seed is None else draws or 0,
+        random_id=None if body.seed is None else random_id or 0,
     )
 
 

@@ -43,7 +43,7 @@ class Measured:
         own, speed = self.stats.own_memory(self.report.metrics.get("weight_mib")), self.stats.speed
         if self.report.parts:  # prompts go through whole, and tokens one by one
             speed = {name: value for name, value in speed.items() if name not in SAVED}
-        return self.report.metrics | speed | own | {"peak_rss_mib": self.peak_rss_mib} | self.stats.of_processes
+        return self.report.metrics | speed | own | {"peak_rss_mib": self.peak_rss_mib} | self.stats.process_metrics
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:

@@ -131,7 +131,7 @@ def run(inputs: Served, context: Context) -> Result:
         "accepted_tokens": stats.accepted_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
-    metrics |= report.metrics | server.counters.totals(stats) | stats.of_processes
+    metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
     return Result(metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts))
 

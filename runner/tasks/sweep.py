@@ -107,7 +107,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         **tables.metrics_of_cells(measured, limits),
         **tables.metrics_of_loads(loads),
     }
-    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.of_processes
+    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s

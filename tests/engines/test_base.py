@@ -1,4 +1,4 @@
-"""The contract: what a request asks for, and engines that are asked before anything is loaded."""
+"""The contract: what a request needs, and what an engine offers before anything is loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runner.engines.stats import EngineStats
 Make = Callable[..., RunnerConfig]
 
 
-def test_what_a_request_leaves_open_the_generation_group_says() -> None:
+def test_the_generation_group_supplies_the_defaults_of_a_request() -> None:
     generation = GenerationConfig(temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1)
     assert Sampling().over(generation, 3) == Sampling(
         temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1, seed=3
@@ -52,8 +52,8 @@ def test_what_a_request_needs(request_: Request, needs: set[Capability]) -> None
     assert request_.needs == needs
 
 
-def test_an_engine_is_asked_before_anything_is_loaded(make_config: Make, tiny_llama: Path) -> None:
-    """Two coordinates make branches, and an attention that takes no mask unmakes them."""
+def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tiny_llama: Path) -> None:
+    """Branches need rope_2d, and an attention that accepts a mask."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     without = open_engine(make_config(model=model))
     base.require(without, "task=chat", [Capability.chat, Capability.logprobs])
@@ -88,33 +88,33 @@ print(len(open_engine(config, resolve(config)).capabilities), [name for name in 
 
 
 def test_an_engine_is_built_once_and_only_when_it_is_used() -> None:
-    done: list[str] = []
+    calls: list[str] = []
 
     class Built:
         stats = EngineStats(prefill_tokens=1)
 
         def load(self) -> str:
-            done.append("loaded")
+            calls.append("loaded")
             return "report"
 
         def close(self) -> None:
-            done.append("closed")
+            calls.append("closed")
 
     def build() -> Any:
-        done.append("built")
+        calls.append("built")
         return Built()
 
     LazyEngine(build, frozenset()).close()
     engine: Any = LazyEngine(build, frozenset({Capability.chat}))
-    assert (engine.stats.prefill_tokens, engine.capabilities, done) == (0, {Capability.chat}, [])
+    assert (engine.stats.prefill_tokens, engine.capabilities, calls) == (0, {Capability.chat}, [])
     assert engine.load() == engine.load() == "report"
     assert engine.stats.prefill_tokens == 1
     engine.close()
     engine.close()
-    assert done == ["built", "loaded", "loaded", "closed"]
+    assert calls == ["built", "loaded", "loaded", "closed"]
 
 
-def test_a_listener_that_has_enough_ends_the_session(make_config: Make) -> None:
+def test_a_listener_may_end_the_session(make_config: Make) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     steps: list[int] = []
 
@@ -148,9 +148,9 @@ def test_nothing_to_gather_takes_no_step(make_config: Make) -> None:
     assert base.complete(open_engine(make_config(model=StubConfig())), [], None, lambda _: pytest.fail("a step")) == []
 
 
-def test_no_more_requests_are_under_way_than_wanted(make_config: Make) -> None:
+def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
     requests = [Request(number, "x") for number in range(10)]
     left: list[int] = []
     with open_engine(make_config(model=StubConfig())).open() as session:
         base.gather(session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3)
-    assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]  # the stub answers one at a step
+    assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]  # the stub answers one in each step

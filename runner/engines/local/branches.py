@@ -139,7 +139,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
                 reasons[row.choice] = FinishReason.error
                 continue
             row.tokens.append(token)
-            reason = stopping.reason(row)
+            reason = stopping.finish_reason(row)
             if reason is None:
                 going.append(place)
             else:
@@ -157,7 +157,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     stats.prefill_tokens += answer.prompt_tokens
     stats.decode_s += answer.seconds - answer.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
-    answer.branches = [BranchText(stopping.said(row), row.tokens, reasons[row.choice]) for row in rows]
+    answer.branches = [BranchText(stopping.answer_text(row), row.tokens, reasons[row.choice]) for row in rows]
     worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
     answer.finish_reason = next(reason for reason in worst if reason in reasons.values())
     return answer

@@ -135,7 +135,7 @@ def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
     width = max(len(row.prompt) for row in rows)
     lines = []
     for row in rows:
-        generator = generator_of(row.sampling, row.request.drawn_by, row.choice)
+        generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
         settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
         settings += [0 if generator is None else generator.initial_seed(), len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])

@@ -267,7 +267,7 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
         configure(make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
     )
     warm = Sampling(temperature=1.0, seed=7)
-    asked = [Request(number, "Once", sampling=warm, n=2, draws="same") for number in (1, 2)]
+    asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
     said = {(one.id, one.choice): one.text for one in base.complete(engine, asked + other)}
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])

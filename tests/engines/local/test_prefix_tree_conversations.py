@@ -67,8 +67,8 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     engine.load()
     tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
-    assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
+    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
+    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:

@@ -105,7 +105,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
-    monkeypatch.setattr(rows, "MOST_KNOWN", 100)
+    monkeypatch.setattr(rows, "MAX_CACHED", 100)
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None
