@@ -74,7 +74,7 @@ def test_a_wrong_key_is_one_error_and_no_second_try(runner: Run, tmp_path: Path)
     with Api(solve, key=KEY) as api:
         done = runner(*QUICK, f"model.base_url={api.url}", API_KEY="sk-wrong-key-987654321")
     assert done.code == 2
-    assert "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY is not taken)" in done.err
+    assert "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY was rejected)" in done.err
     assert done.err.count("\n") == 1
     assert api.seen == []
     assert not (tmp_path / "outputs" / "jobs").exists()
@@ -93,7 +93,7 @@ def test_a_server_that_is_not_there_is_one_error(runner: Run) -> None:
         done = runner(*QUICK, f"model.base_url={url}")
     assert done.code == 1
     assert done.err.splitlines()[-1].startswith(f"error: {url} cannot be reached (")
-    assert "the same command goes on" in done.err
+    assert "run the same command to resume" in done.err
     assert "Traceback" not in done.err
 
 
@@ -140,7 +140,7 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
     assert json.loads(result["facts"]["sent"])["max_tokens"] == 256
     notes = "\n".join(result["notes"])
     assert "a remote model cannot be hashed" in notes
-    assert "29 requests were put again: the server 13 × answered 429" in notes
+    assert "29 requests were sent again: the server 13 × answered 429" in notes
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         assert "an answer had 1 tokens, where 6 were asked for" in short.err
         large = runner(*vllm, "task.batch_sizes=[9]")
         assert large.code == 2
-        assert "model.concurrency=8: 9 requests are wanted at once" in large.err
+        assert "model.concurrency=8: 9 requests at once were requested" in large.err
         refused = runner(*QUICK, f"model.base_url={api.url}", "task=memory")
         assert refused.code == 2
         assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err

@@ -208,7 +208,7 @@ class Api:
         for number in range(body.get("n", 1)):
             for piece in pieces:
                 event(to, self.chunk(body, number, piece))
-                time.sleep(self.delay_s)
+                self.pause()
             event(to, self.chunk(body, number, reason=reason))
         if usage:
             counts = {
@@ -220,6 +220,10 @@ class Api:
         part(to, b"")
         with self._lock:
             self.answered.append(prompt_of(body))
+
+    def pause(self) -> None:
+        """Wait between two pieces of an answer."""
+        time.sleep(self.delay_s)
 
     def chunk(self, body: dict[str, Any], number: int = 0, text: str = "", reason: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": reason}

@@ -147,7 +147,7 @@ def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
 def shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
     """Return the first prompts as the model sees them, as many as are asked for; the tokenizer is all that it takes."""
     requests = asking(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
-    seen = [kind_of(config.model).seen(config, resolved, request.prompt) for request in requests]
+    seen = [kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests]
     return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in enumerate(seen))
 
 

@@ -114,6 +114,6 @@ def test_what_was_done_is_answered_while_the_server_is_gone(make_config: Make, m
         api.models[0]["owned_by"] = "vllm"
         config = make_config(model=ApiConfig(name="tiny", base_url=api.url, retries=0), generation=WARM)
         first = run(config)
-    monkeypatch.setattr(kind, "_asked", {})
+    monkeypatch.setattr(kind, "_reports", {})
     again = run(config)
     assert (again.job_id, again.from_ledger) == (first.job_id, True)
