@@ -264,7 +264,7 @@ def test_refused_before_anything_is_loaded(
 
     refused(make_config(model=in_parts(tmp_path)), "model.name=.*: no manifest.json there; give what task=split wrote")
     refused(make_config(model=in_parts(parts, stages=5)), "model.stages=5: .* has 4: use at most 4")
-    refused(make_config(model=in_parts(parts, backend=Backend.nccl)), "model.backend=nccl: it carries tensors from GPU")
+    refused(make_config(model=in_parts(parts, backend=Backend.nccl)), "model.backend=nccl: it sends tensors from GPU")
     incomplete = Path(copytree(parts, tmp_path / "incomplete"))
     (incomplete / "part_3.safetensors").unlink()
     refused(make_config(model=in_parts(incomplete, stages=4)), r"part 3 of .* is damaged: part_3.*", DataError)
