@@ -22,9 +22,9 @@ import numpy as np
 
 from runner.agents.graph import Edges, Graph, Kind, Mask, Matrix
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import load_json
 from runner.config.agents import Mode
 from runner.core.errors import DataError, reading, unknown
+from runner.core.texts import load_json
 
 VERSION = 1
 MAX_BYTES = 4 * 2**20  # 64 agents need 0.2 of it

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from runner.checkpoints.resolve import locate_config
 from runner.core.console import plain
 from runner.core.errors import ConfigError, OutputError, check, few, one_line, run_entry
+from runner.core.texts import load_json
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
@@ -129,10 +130,7 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     """Let PEFT itself say which layers of the base the adapter is on, and with what scaling."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    try:
-        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{label}: {folder / CONFIG} cannot be read: {error}") from error
+    settings = load_json(folder / CONFIG)
     more = [key for key, value in settings.items() if value and key not in HARMLESS]
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":

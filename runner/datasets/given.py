@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.config.likelihood import LikelihoodConfig
 from runner.core.errors import ConfigError, DataError, few
-from runner.core.texts import parse_json, read_lines, read_text
+from runner.core.texts import read_json_lines, read_text
 from runner.datasets.gsm8k import Item, QuestionSelection, load_questions
 from runner.datasets.prompts import text_of
 from runner.scorers.letters import LETTERS
@@ -82,17 +82,8 @@ def given_sha256(given: list[Given]) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield each row with where it stands."""
-    try:
-        with path.open("rb") as stream:
-            for number, line in read_lines(stream, str(path)):
-                where = f"{path}, line {number}"
-                try:
-                    yield where, parse_json(line)
-                except ValueError as error:
-                    raise DataError(f"{where}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    """Yield each row with its place in the file."""
+    return ((f"{path}, line {number}", row) for number, row in read_json_lines(path))
 
 
 def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:

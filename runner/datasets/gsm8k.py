@@ -20,7 +20,7 @@ from typing import Any
 
 from runner.config.task import Gsm8kConfig, QuestionsConfig
 from runner.core.errors import ConfigError, DataError, check, unknown
-from runner.core.texts import parse_json, read_lines, read_text
+from runner.core.texts import parse_json, read_json, read_lines
 from runner.datasets import tables
 from runner.datasets.shapes import Keys, read_row
 from runner.embedded.problems import DISTINCT, Split, problem
@@ -236,10 +236,7 @@ def _listed(file: Path) -> Iterator[Row]:
         raise DataError(
             f"{file}: a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)"
         )
-    try:
-        rows = parse_json(read_text(file, "task.data"))
-    except ValueError as error:
-        raise DataError(f"{file}: {error}") from error
+    rows = read_json(file, "task.data")
     yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from runner.checkpoints import byteio, model_files
 from runner.checkpoints.json_fields import Fields, ListedFile
-from runner.checkpoints.weight_files import Tensor, is_bare_name, load_json
+from runner.checkpoints.weight_files import Tensor, is_bare_name
 from runner.core.errors import ConfigError, DataError
+from runner.core.texts import load_json
 
 FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with

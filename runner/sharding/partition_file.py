@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, parse_object
+from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.core.errors import ConfigError, DataError
+from runner.core.texts import parse_object
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,9 +17,10 @@ from typing import Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.layout import Layout
-from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
+from runner.checkpoints.weight_files import Checkpoint, WeightFile
 from runner.config.task import Compare
 from runner.core.errors import ConfigError, DataError, reading
+from runner.core.texts import load_json
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_name
 from runner.sharding.strategies import PlannedPart

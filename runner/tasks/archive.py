@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import load_json
 from runner.config.root import RunnerConfig
 from runner.config.task import Archive, ArchiveConfig
 from runner.core import machine
@@ -21,6 +20,7 @@ from runner.core.errors import ConfigError
 from runner.core.files import hold_folder
 from runner.core.machine import MIB
 from runner.core.result import Result
+from runner.core.texts import load_json
 from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import ARCHIVES, MANIFEST, UNFINISHED, Manifest, PartEntry, part_file, read_manifest
