@@ -8,8 +8,6 @@ note; the others go on. Behind the cells, requests may come by a clock (`task.ar
 from __future__ import annotations
 
 import json
-import logging
-import subprocess
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
-from runner.core import child, machine
+from runner.core import machine
+from runner.core.drawing import draw_in_process, draw_missing
 from runner.core.energy import Energy
 from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
@@ -29,7 +28,7 @@ from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
 from runner.speed.limits import MachineRates
-from runner.speed.pictures import POINTS
+from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
 from runner.store.jobs import Job, Recorder
 from runner.tasks.base import Context, Inputs, Uses
@@ -49,8 +48,6 @@ NO_LIMITS = "there was too little memory to measure what this machine can do at 
 IN_CACHE = "decoding read more than main memory gives: the weights, or a part of them, stay in the processor's caches"
 
 OF_THE_MEAN = "what a batch of real prompts computes and reads is counted as if each had the batch's mean length"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -136,15 +133,15 @@ def run(inputs: Prompted, context: Context) -> Result:
     points = tables.points_of(title, cells, loads, knee.rate if knee else None)
     write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
     if task.pictures:
-        draw(recorder.folder)
+        draw_in_process(MODULE, recorder.folder)
     return result
 
 
 def deliver(inputs: Prompted, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures that were not asked for then."""
     assert isinstance(config.task, SweepConfig)
-    if config.task.pictures and (job.folder / POINTS).exists() and not list(job.folder.glob("*.png")):
-        draw(job.folder)
+    if config.task.pictures:
+        draw_missing(MODULE, job.folder, POINTS)
 
 
 def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder) -> list[Cell]:
@@ -177,15 +174,6 @@ def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -
                     later.note = f"not tried: {load.rate:g} requests/s did not fit"
                 break
     return loads
-
-
-def draw(folder: Path) -> None:
-    """Draw the pictures in a process of its own: what a plotting library takes would stay with this one."""
-    process = child.start("-m", "runner.speed.pictures", str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, said = process.communicate()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        log.warning("no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last)
 
 
 def noise_said(cells: list[Cell], limits: MachineRates, beside: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture
+from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture, save_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PICTURED = "memory.json"  # in the job's folder: what the pictures are drawn from
+MODULE = "runner.tasks.memory.pictures"
+POINTS = "memory.json"  # in the job's folder: what the pictures are drawn from
 PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime", "#b7bfc8"))
 WORDS = {"kv": "KV cache", "activation": "activations", "runtime": "runtime: libraries, kernels, the rest"}
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
@@ -91,13 +91,5 @@ def _contexts(drawn: dict[str, Any]) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Draw what a job's folder has, as PNG files beside it."""
-    folder = Path(sys.argv[1])
-    drawn = json.loads((folder / PICTURED).read_text(encoding="utf-8"))
-    for picture in draw(drawn):
-        (folder / f"{picture.name}.png").write_bytes(picture.png())
-
-
 if __name__ == "__main__":
-    main()
+    save_pictures(Path(sys.argv[1]) / POINTS, draw)

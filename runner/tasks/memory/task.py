@@ -7,7 +7,6 @@ that runs out of memory is recorded as such; where it took its process along, wh
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,9 @@ from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
 from runner.core import child, errors
+from runner.core.drawing import draw_in_process, draw_missing
 from runner.core.errors import JobFailed
+from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
 from runner.engines.base import Capability, require_among
@@ -25,15 +26,13 @@ from runner.engines.kinds import kind_of
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
-from runner.tasks.memory.pictures import PICTURED
+from runner.tasks.memory.pictures import MODULE, POINTS
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
 FROM_LEDGER = True
 
 PROBE = "runner.tasks.memory.probe"
-DRAWING = "runner.tasks.memory.pictures"
-log = logging.getLogger(__name__)
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
@@ -61,33 +60,22 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
                 raise JobFailed(f"no point could be measured. The first one: {runs[-1].failed[0]}")
             repeats.add(number, runs[-1].metrics())
     result, drawn = summarize(runs, task.points, predicted)
-    (recorder.folder / PICTURED).write_text(json.dumps(drawn | {"title": _title(config)}, indent=1))
+    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
     if task.pictures:
-        _draw(recorder.folder)
+        draw_in_process(MODULE, recorder.folder)
     return result
 
 
 def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures that were not asked for then."""
     assert isinstance(config.task, MemoryConfig)
-    if config.task.pictures and (job.folder / PICTURED).exists() and not list(job.folder.glob("*.png")):
-        _draw(job.folder)
+    if config.task.pictures:
+        draw_missing(MODULE, job.folder, POINTS)
 
 
 def _title(config: RunnerConfig) -> str:
     name = Path(config.model.name).name or config.model.name
     return f"{name}, quantization={config.quantization.name}"
-
-
-def _draw(folder: Path) -> None:
-    """Draw the pictures in a process of its own: what a plotting library takes would stay with this one."""
-    process = child.start("-m", DRAWING, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, said = process.communicate()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
-        log.warning(
-            "no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), *last or [""]
-        )
 
 
 @dataclass
