@@ -26,7 +26,7 @@ from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import ARCHIVES, MANIFEST, UNFINISHED, Manifest, PartEntry, part_file, read_manifest
 from runner.sharding.write import Meter, copied
 from runner.store.artifacts import promise
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 1
 USES = frozenset({Uses.own_location})
@@ -46,8 +46,7 @@ class ArchiveInputs(Inputs):
 
 def prepare(config: RunnerConfig) -> ArchiveInputs:
     """Read the manifest and hash it; parts that are in the wanted form already are an error."""
-    task = config.task
-    assert isinstance(task, ArchiveConfig)
+    task = own_config(config, ArchiveConfig)
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is Archive.none):
         state = "no archive: its parts are as they are loaded" if manifest.archive is None else "an archive already"

@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
 from runner.engines.base import Engine
 from runner.store.jobs import Recorder
+
+Own = TypeVar("Own")
 
 
 class Uses(StrEnum):
@@ -70,6 +72,12 @@ class Task(Protocol):
     def run(self, inputs: Any, context: Context) -> Result:
         """Do the work on what `prepare` returned."""
         ...
+
+
+def own_config(config: RunnerConfig, kind: type[Own]) -> Own:
+    """Return the group `task` of a job's config as the class that the task has for it."""
+    assert isinstance(config.task, kind)
+    return config.task
 
 
 def task_of(config: RunnerConfig) -> Task:

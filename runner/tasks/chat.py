@@ -29,7 +29,7 @@ from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 from runner.scorers.totals import count_completions, who_did_what
 from runner.store.measured import Measured
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import sample_of
 
 VERSION = 1
@@ -53,8 +53,7 @@ class Opening(Inputs):
 
 def prepare(config: RunnerConfig) -> Opening:
     """Read the conversation to go on from; every chat is a job of its own."""
-    task = config.task
-    assert isinstance(task, ChatConfig)
+    task = own_config(config, ChatConfig)
     messages = [] if task.load is None else _load(Path(task.load), f"task.load={task.load}")
     if task.system is not None:
         messages = [Message("system", task.system), *(it for it in messages if it.role != "system")]

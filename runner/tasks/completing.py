@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.result import Choice, Sample
 from runner.core.sides import answered_by
@@ -109,12 +108,10 @@ def complete_missing(
         todo, taken = [], {index: sample for index, sample in taken.items() if index < enough}
     again = sum(request.id in recorder.failed for request in todo)
     if todo:
-        contention = machine.Contention()
-        machine.reset_peak()
         engine = context.engine
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
-            measuring = Measuring(engine, engine.load(), contention, recorder.folder, earlier)
+            measuring = Measuring(engine, recorder.folder, earlier)
             look(engine, measuring.report)
             refuse_other_prompts(recorder, requests, engine)
             offered = [request for request in requests if request.id in taken]

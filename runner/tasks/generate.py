@@ -35,7 +35,7 @@ from runner.engines.base import Request
 from runner.engines.kinds import kind_of
 from runner.scorers.totals import count_completions
 from runner.store.jobs import Job, read_samples
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 
 VERSION = 1
@@ -56,8 +56,7 @@ class Prompts(Inputs):
 
 def prepare(config: RunnerConfig) -> Prompts:
     """Read and hash the prompts."""
-    task = config.task
-    assert isinstance(task, GenerateConfig)
+    task = own_config(config, GenerateConfig)
     path = output_path(task)
     if path is not None:
         usable = path.is_file() or not path.exists()

@@ -27,7 +27,7 @@ from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter, Target
 from runner.store.artifacts import promise
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 2
 USES = frozenset({Uses.own_location})
@@ -44,8 +44,7 @@ class MergeInputs(Inputs):
 
 def prepare(config: RunnerConfig) -> MergeInputs:
     """Read the manifest and hash it: it holds the digest of everything else."""
-    task = config.task
-    assert isinstance(task, MergeConfig)
+    task = own_config(config, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
     if is_old_split(folder):
         partitions = read_old_split(folder)

@@ -21,7 +21,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.engines.driver import Driver
 from runner.serving.name import served_name
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -42,8 +42,7 @@ class Served(Inputs):
 
 def prepare(config: RunnerConfig) -> Served:
     """Read the key, and refuse an address that is taken, or open to others without one."""
-    task = config.task
-    assert isinstance(task, ServeConfig)
+    task = own_config(config, ServeConfig)
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(

@@ -41,7 +41,7 @@ from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
 from runner.store.jobs import Job
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 2
 USES = frozenset({Uses.model_files})  # named by their state below: hashing them would take longer than the split
@@ -140,8 +140,7 @@ def deliver(inputs: SplitInputs, config: RunnerConfig, job: Job, result: Result)
 
 
 def _task(config: RunnerConfig) -> SplitConfig:
-    assert isinstance(config.task, SplitConfig)
-    return config.task
+    return own_config(config, SplitConfig)
 
 
 def _made(config: RunnerConfig, plan: Plan) -> Plan:

@@ -31,7 +31,7 @@ from runner.speed.limits import MachineRates
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
 from runner.store.jobs import Job, Recorder
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
@@ -59,16 +59,14 @@ class Prompted(Inputs):
 
 def prepare(config: RunnerConfig) -> Prompted:
     """Read and hash the prompts; random tokens are made up later."""
-    assert isinstance(config.task, SweepConfig)
-    real = real_prompts.read(config.task)
+    real = real_prompts.read(own_config(config, SweepConfig))
     return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
 
 
 def run(inputs: Prompted, context: Context) -> Result:
     """Measure every cell `repeats` times, and then each rate of requests."""
     config, engine, recorder = context.config, context.engine, context.recorder
-    task = config.task
-    assert isinstance(task, SweepConfig)
+    task = own_config(config, SweepConfig)
     real = None if inputs.real is None else replace(inputs.real, lengths=[])  # it counts what is put
     is_chat = real is not None and task.format is Framing.chat
     put = Capability.chat if is_chat else Capability.token_ids
@@ -139,8 +137,7 @@ def run(inputs: Prompted, context: Context) -> Result:
 
 def deliver(inputs: Prompted, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures that were not asked for then."""
-    assert isinstance(config.task, SweepConfig)
-    if config.task.pictures:
+    if own_config(config, SweepConfig).pictures:
         draw_missing(MODULE, job.folder, POINTS)
 
 

@@ -23,7 +23,7 @@ from runner.sharding.check import CheckedPart, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_problems
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # the source, where there is one, is compared and not trusted
@@ -40,8 +40,7 @@ class VerifyInputs(Inputs):
 
 def prepare(config: RunnerConfig) -> VerifyInputs:
     """Refuse what is no parts folder; the rest is what this task is there to find out."""
-    task = config.task
-    assert isinstance(task, VerifyConfig)
+    task = own_config(config, VerifyConfig)
     manifest = read_manifest(task.parts)
     return VerifyInputs({"manifest": manifest.sha256}, task, manifest)
 

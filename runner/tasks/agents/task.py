@@ -32,7 +32,7 @@ from runner.engines.session import Session
 from runner.scorers.totals import cost, score
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents.calls import CALLS, CallFile
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import problems
 
 VERSION = 2  # 2: an `answer` of a program that is no number, or too long to be one, counts as none
@@ -58,8 +58,7 @@ class Assignment(Inputs):
 
 def prepare(config: RunnerConfig) -> Assignment:
     """Read and hash questions and graph; no question both trains and is scored."""
-    task = config.task
-    assert isinstance(task, AgentsConfig)
+    task = own_config(config, AgentsConfig)
     items = load_questions(task)
     train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
     hashes = {"data": items_sha256(items)}
@@ -240,14 +239,12 @@ class _Work:
     def open_session(self) -> Session:
         """Load the engine: it is asked for once a call is not on disk."""
         started = time.perf_counter()
-        contention = machine.Contention()
-        machine.reset_peak()
         engine, folder = self.context.engine, self.context.recorder.folder
         require(engine, "task=agents", {Capability.chat})
         what = self.bar.what
         self.bar.describe("loading")
         earlier = Measured.read(folder) if self.calls.reused else None
-        self.measuring = Measuring(engine, engine.load(), contention, folder, earlier)
+        self.measuring = Measuring(engine, folder, earlier)
         self.bar.describe(what)
         session = engine.open()
         self.loading_s = time.perf_counter() - started

@@ -19,6 +19,7 @@ from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
 from runner.store.tracking import flatten
 from runner.tasks import named_job
+from runner.tasks.base import own_config
 
 KEY = "task.early_stop_vs"
 HASH = "until"  # its name among the hashes
@@ -31,8 +32,7 @@ LEAST_AHEAD = 32  # questions that are under way at least, so that an engine has
 
 def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
     """Return the baseline, be it done or not; None where there is none, or the job is its own."""
-    task = config.task
-    assert isinstance(task, Gsm8kConfig)
+    task = own_config(config, Gsm8kConfig)
     words = task.early_stop_vs
     return None if words is None else named_job.find(config, KEY, words, version, hashes, groups=GROUPS)
 
@@ -57,8 +57,7 @@ class EarlyStop:
     @classmethod
     def read(cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]) -> EarlyStop:
         """Read the baseline once it is done; ConfigError where it is not, or did not put the same questions."""
-        task = config.task
-        assert isinstance(task, Gsm8kConfig)
+        task = own_config(config, Gsm8kConfig)
         words = task.early_stop_vs or ""
         record = named_job.waited_for(job)
         if record is None:

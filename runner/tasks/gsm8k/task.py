@@ -22,7 +22,7 @@ from runner.scorers.totals import score
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.gsm8k.early_stop import HASH as EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, preview_baseline
@@ -63,8 +63,7 @@ class Problems(Inputs):
 
 def prepare(config: RunnerConfig) -> Problems:
     """Read and hash the questions and the worked examples."""
-    task = config.task
-    assert isinstance(task, Gsm8kConfig)
+    task = own_config(config, Gsm8kConfig)
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256}

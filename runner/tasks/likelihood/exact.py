@@ -36,7 +36,7 @@ from runner.engines.kinds import kind_of
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 from runner.scorers.divergence import Divergence, diverge_whole
-from runner.tasks.base import Context
+from runner.tasks.base import Context, own_config
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import MODEL_GROUPS, is_id, overridden
 
@@ -48,8 +48,7 @@ NOTHING = Divergence(0.0, 0.0, 0)
 
 def second_of(config: RunnerConfig) -> RunnerConfig:
     """Return the config of the reference that is loaded beside a job's model; ConfigError where it cannot be."""
-    task = config.task
-    assert isinstance(task, LikelihoodConfig)
+    task = own_config(config, LikelihoodConfig)
     words = task.reference or ""
     if is_id(words, task):
         raise ConfigError(

@@ -16,6 +16,7 @@ from runner.scorers.divergence import Divergence, diverge
 from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import named_job
+from runner.tasks.base import own_config
 
 KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes
@@ -27,8 +28,7 @@ def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | No
     `hashes` are the job's own; a reference keeps as many tokens as the job itself, or 64;
     of one that is loaded beside it, nothing has to be kept.
     """
-    task = config.task
-    assert isinstance(task, LikelihoodConfig)
+    task = own_config(config, LikelihoodConfig)
     if task.reference is None:
         return None
     kept = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}

@@ -25,7 +25,7 @@ from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import figures
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
@@ -66,8 +66,7 @@ class Continuation:
 
 def prepare(config: RunnerConfig) -> Texts:
     """Read and hash the texts, and find out which job they are compared with."""
-    task = config.task
-    assert isinstance(task, LikelihoodConfig)
+    task = own_config(config, LikelihoodConfig)
     given = load_given(task)
     needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
     capabilities = kind_of(config.model).capabilities(config)

@@ -24,7 +24,7 @@ from runner.core.result import RepeatLog, Result
 from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
 from runner.tasks.memory.pictures import MODULE, POINTS
 
@@ -43,8 +43,7 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
 def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     """Predict, then measure in `repeats` fresh processes."""
     config, recorder = context.config, context.recorder
-    task = config.task
-    assert isinstance(task, MemoryConfig)
+    task = own_config(config, MemoryConfig)
     kind = kind_of(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
     require_among(kind.capabilities(config), "task=memory", needs)
@@ -68,8 +67,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
 
 def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures that were not asked for then."""
-    assert isinstance(config.task, MemoryConfig)
-    if config.task.pictures:
+    if own_config(config, MemoryConfig).pictures:
         draw_missing(MODULE, job.folder, POINTS)
 
 
