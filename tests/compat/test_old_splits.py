@@ -64,7 +64,7 @@ def test_old_partitions_become_a_model_that_loads(model: Path, trip: Trip, inden
         logits = [AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (model, trip.merged)]
     assert torch.equal(*logits)
     assert (result.metrics["num_parts"], result.metrics["tensors"]) == (2, len(before))
-    assert trip.merge(old).notes == ["all files were there already: nothing was written"]
+    assert trip.merge(old).notes == ["all files existed already: nothing was written"]
 
 
 def test_dtypes_that_the_old_form_named(trip: Trip) -> None:

@@ -232,7 +232,7 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
     assert output.read_text() == ours
     with pytest.raises(ConfigError, match="this is the file with the prompts"):
         job(2, output=prompts, overwrite=True)
-    with pytest.raises(ConfigError, match="is no file that could be written"):
+    with pytest.raises(ConfigError, match="is not a file that can be written"):
         job(2, output=str(tmp_path))
 
 

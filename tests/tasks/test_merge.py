@@ -168,7 +168,7 @@ def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(sources: dict[str,
     trip.merge()
     assert contents(trip.merged) == whole
     assert shards[0].stat().st_mtime_ns == kept
-    assert trip.merge().notes == ["all files were there already: nothing was written"]
+    assert trip.merge().notes == ["all files existed already: nothing was written"]
 
 
 @pytest.mark.parametrize("name", ["one", "bin"])

@@ -95,10 +95,13 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
         port = other.getsockname()[1]
         done = runner("task=serve", f"task.port={port}", *STUB)
         assert done.code == 2
-        assert f"error: task.port={port}: Address already in use at 127.0.0.1: stop what listens there" in done.err
+        assert (
+            f"error: task.port={port}: Address already in use at 127.0.0.1: stop the program that listens there"
+            in done.err
+        )
     with pytest.raises(ConfigError, match="task.host=8.8.8.8"):
         serve.bound_to(ServeConfig(host="8.8.8.8"))
-    with pytest.raises(ConfigError, match="task.host=no.such.host.invalid: this is no address of this machine"):
+    with pytest.raises(ConfigError, match="task.host=no.such.host.invalid: not an address of this machine"):
         serve.bound_to(ServeConfig(host="no.such.host.invalid"))
 
 

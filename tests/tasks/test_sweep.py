@@ -257,7 +257,7 @@ def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, 
     if not spreads:
         cells[0].repeats = cells[0].repeats[:2]
     limits = MachineRates(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
-    assert sweep.noise_said(cells, limits, beside).startswith(said)
+    assert sweep.describe_noise(cells, limits, beside).startswith(said)
 
 
 # As above, in a process whose address space ends soon behind what it has when the model is loaded.
@@ -307,4 +307,4 @@ def test_a_real_memory_limit_makes_a_note_of_a_cell_and_the_rest_goes_on(tmp_pat
     assert last["decode_tok_per_s"] > 0
     assert large["note"].startswith("memory ran out")
     assert large["decode_tok_per_s"] is None
-    assert "there was too little memory to measure what this machine can do at most" in notes
+    assert "there was too little memory to measure this machine's limits" in notes

@@ -59,7 +59,7 @@ class EarlyStop:
         """Read the baseline once it is done; ConfigError where it is not, or did not put the same questions."""
         task = own_config(config, Gsm8kConfig)
         words = task.early_stop_vs or ""
-        record = named_job.waited_for(job)
+        record = named_job.wait_for(job)
         if record is None:
             by_id = words == job.job_id
             what = "no finished job of that id" if by_id else f"that job ({job.job_id}) is not done"

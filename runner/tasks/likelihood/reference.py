@@ -48,7 +48,7 @@ class ReferenceJob:
     def read(cls, job: Job, words: str) -> ReferenceJob:
         """Read a job that is done, after waiting for who is doing it; ConfigError says what to run."""
         named = f"{KEY}={words}"
-        if named_job.waited_for(job) is None:
+        if named_job.wait_for(job) is None:
             if words == job.job_id:
                 there = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"jobs that can be one are {few(there, 6)}" if there else "none has been run with it yet"

@@ -116,7 +116,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
     config = job(3, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, config, resolve(config))
-    assert told == f"early stop: {WHOLE} ({inputs.after}), to be done before; at most 60 questions"
+    assert told == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions"
     with pytest.raises(ConfigError, match="is not done in .* the same command with generation=greedy .* without task"):
         run(config)
     with pytest.raises(ConfigError, match="no finished job of that id in"):

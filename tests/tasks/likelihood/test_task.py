@@ -147,7 +147,7 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..
     told = [likelihood.preview(other, config, resolve(config))]
     assert run(named_itself).job_id == other.after
     told.append(likelihood.preview(other, config, resolve(config)))
-    assert [words.rpartition(", ")[2] for words in told] == ["to be done before", "done"]
+    assert [words.rpartition(", ")[2] for words in told] == ["must run first", "done"]
 
 
 def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
