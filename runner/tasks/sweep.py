@@ -40,7 +40,7 @@ FROM_LEDGER = True
 
 MOST_NOISY = 0.25  # of the cells: if more are too noisy, so is the job
 
-NOT_SEEN = "prefill and decode cannot be told apart from outside the server: output tok/s counts whole answers, including the network"
+NOT_SEEN = "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
 IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
 NO_TIMES = "this engine does not report when each token came, so there are no gaps between tokens"
 NO_ARITHMETIC = (

@@ -104,8 +104,8 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
     ):
         run(job(3, limit=30, early_stop_vs=record.job_id))
     for keys, message in (
-        ({"limit": 41}, "has not put question 40 of this job: .* a smaller task.limit"),
-        ({"offset": 1}, "has not put question 0 of this job: .* another task.split, task.offset"),
+        ({"limit": 41}, "has not asked question 40 of this job: .* a smaller task.limit"),
+        ({"offset": 1}, "has not asked question 0 of this job: .* another task.split, task.offset"),
         ({"prompt": PromptStyle.text}, r"differs in task.prompt \(chat, here text\)"),
     ):
         with pytest.raises(ConfigError, match=message):
