@@ -94,7 +94,7 @@ class Waiting:
             self.count = at + end - begin
 
     def within(self, first: int, count: int, most: int) -> tuple[int, int]:
-        """Return the range of `count` distributions from position `first` on that is among the `most` positions here."""
+        """Return which of `count` distributions from position `first` on are among the first `most` ones here."""
         return max(self.begin - first, 0), min(self.begin + most - first, count)
 
 

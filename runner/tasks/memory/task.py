@@ -1,7 +1,7 @@
 """Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
 
-The parent never asks for an engine, so it never imports torch: what the probe measures starts from nothing. A point
-that runs out of memory is recorded as such; where it took its process along, what is left is measured in another.
+This process never uses an engine, so it never imports torch. The probe is a fresh process, so it measures from the
+start. A point that runs out of memory is recorded; if it took the process with it, another one measures the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PROBE = "runner.tasks.memory.probe"
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
-    """Read nothing but the model, which the job's identity holds already."""
+    """Read nothing: the model is part of the job's identity already."""
     return Inputs({})
 
 
@@ -56,7 +56,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
             which = f"repeat {number} of {task.repeats}"
             runs.append(Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar).measure())
             if not runs[-1].speeds:
-                raise JobFailed(f"no point could be measured. The first one: {runs[-1].failed[0]}")
+                raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}")
             repeats.add(number, runs[-1].metrics())
     result, drawn = summarize(runs, task.points, predicted)
     write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
@@ -66,7 +66,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
 
 
 def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Draw the pictures that were not asked for then."""
+    """Draw the pictures if the recorded job has none."""
     if own_config(config, MemoryConfig).pictures:
         draw_missing(MODULE, job.folder, POINTS)
 
@@ -78,7 +78,7 @@ def _title(config: RunnerConfig) -> str:
 
 @dataclass
 class Repeat:
-    """One measurement of all points, in as many fresh processes as it takes."""
+    """One measurement of all points, in as many fresh processes as are needed."""
 
     config: RunnerConfig
     points: list[Workload]
@@ -86,17 +86,17 @@ class Repeat:
     which: str
     bar: Progress
     stage: str = "start"
-    point: int | None = None  # that the child is at
+    point: int | None = None  # that the child measures now
     measured: MemoryRepeat = field(default_factory=MemoryRepeat)
 
     def measure(self) -> MemoryRepeat:
-        """Measure; a process that dies in a point leaves the others to another one, but for those as large as it."""
+        """Measure; if a process dies at a point, another one measures the rest, except for points at least as large."""
         left = list(enumerate(self.points))
         while left:
-            ended = self._run(left)
-            if ended is None:
+            death = self._run(left)
+            if death is None:
                 return self.measured
-            at, why = ended
+            at, why = death
             self.measured.failed[at] = why
             large = self.points[at]
             for number, point in left:
@@ -106,7 +106,7 @@ class Repeat:
         return self.measured
 
     def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
-        """Measure in a fresh process; return the point that it died in, and how, if it did."""
+        """Measure in a fresh process; if it dies, return at which point, and how."""
         is_done = False
         self._at("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
@@ -127,14 +127,16 @@ class Repeat:
         if code < 0 and self.point is not None:
             return self.point, f"{child.describe_exit(code)}, in stage {self.stage}"
         lines = child.last_lines(self.log, 8, offset)
-        said = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"It said nothing; log: {self.log}"
-        raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {said}")
+        log = (
+            f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"It printed nothing; log: {self.log}"
+        )
+        raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}")
 
     def _at(self, stage: str, point: int | None) -> None:
         self.stage, self.point = stage, point
 
     def _take(self, event: dict[str, Any]) -> bool:
-        """Take in what the child says; return whether it is done."""
+        """Handle an event of the child; return whether it is done."""
         if "begin" in event:
             self._at(event["begin"], event["point"])
             self.bar.describe(f"memory: {self.stage}, {self.which}")
