@@ -36,7 +36,7 @@ class MemoryRepeat:
         return point in self.speeds or point in self.failed
 
     def take(self, event: dict[str, Any]) -> None:
-        """Add an event of the probe: a stage, a point or the engine's report; of two processes, the first start counts."""
+        """Add a stage, a point or the engine's report, as the probe sends it; of two starts, the first one counts."""
         if "stage" in event:
             self.peak_since_start |= event["peak_since_start"]
             if event["point"] is None:
@@ -158,10 +158,10 @@ def summarize(
     notes += _notes(runs, metrics, failed)
     drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
     for number, (batch, prompt, new) in enumerate(points):
-        measured_kv = [run.kv[number] for run in runs if number in run.kv]
-        if measured_kv:
-            values = [mib for mib, _ in measured_kv]
-            drawn["kv"].append({"batch": batch, "tokens": measured_kv[0][1], "context": prompt + new, "mib": median(values),
+        kv = [run.kv[number] for run in runs if number in run.kv]
+        if kv:
+            values = [mib for mib, _ in kv]
+            drawn["kv"].append({"batch": batch, "tokens": kv[0][1], "context": prompt + new, "mib": median(values),
                                 "low": min(values), "high": max(values)})  # fmt: skip
     if prediction is not None:
         drawn["bytes_per_token"] = prediction.decode_kv_bytes / (points[at][0] * (points[at][1] + points[at][2]))

@@ -69,7 +69,7 @@ def _stages(drawn: dict[str, Any]) -> Figure:
 
 
 def _contexts(drawn: dict[str, Any]) -> Figure:
-    """Draw the KV cache of all rows against the length of a row, a colour for each batch size; the formula is a line."""
+    """Draw the KV cache of all rows against the length of a row, a colour for each batch size, with the formula."""
     figure, pane = _figure(f"KV cache against context: {drawn['title']}", 4.2)
     batches = sorted({point["batch"] for point in drawn["kv"]})
     for batch, colour, marker in zip(batches, COLOURS, MARKERS, strict=False):

@@ -127,9 +127,7 @@ class Repeat:
         if code < 0 and self.point is not None:
             return self.point, f"{child.describe_exit(code)}, in stage {self.stage}"
         lines = child.last_lines(self.log, 8, offset)
-        log = (
-            f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"It printed nothing; log: {self.log}"
-        )
+        log = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"Its log, {self.log}, is empty"
         raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}")
 
     def _at(self, stage: str, point: int | None) -> None:
