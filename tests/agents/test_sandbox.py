@@ -254,7 +254,7 @@ def test_what_holds_is_said_in_words() -> None:
     assert "all files, also whether they exist: refused by the kernel" in in_words(everything, SandboxLimits()).held
     some = in_words(everything - {"paths"}, SandboxLimits())
     assert "refused by the kernel (landlock)" in some.held
-    assert some.missing == "whether a file exists can be seen"
+    assert some.missing == "code can see whether a file exists"
     bare = in_words(frozenset({"cpu", "fsize", "nproc", "powerless"}), SandboxLimits(memory_mib=256))
     for part in ("no limit of 256 MiB of memory", "network", "files elsewhere", "no limit of processes"):
         assert part in bare.missing

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import warm_process
 
-from runner.agents.roles import ROLES, decision_messages, messages, said
+from runner.agents.roles import ROLES, agent_message, decision_messages, messages
 from runner.agents.wording import WORDINGS, Role
 from runner.config.agents import Domain
 from runner.embedded.problems import Split, practice_problem, problem
@@ -85,7 +85,7 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
     one = PROBLEMS[2]
     steps = steps_of(one)
     now = (spoken(0, steps), spoken(2, steps))
-    before = (said(1, ROLES[1], "The answer is 1"),)
+    before = (agent_message(1, ROLES[1], "The answer is 1"),)
     assert messages(Role.inspector, Domain.brief, one.question, now, before)
     assert decision_messages(Domain.brief, one.question, now)
     lines = reply(Role.inspector, steps, now, before).splitlines()

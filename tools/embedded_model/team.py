@@ -86,7 +86,9 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
         role = roles.ROLES[agent]
         calls = [roles.messages(role, Domain.brief, p.question, heard, ()) for p, heard in zip(asked, now, strict=True)]
         texts = _complete(model, tokenizer, calls)
-        return [roles.said(agent, role, text, sandbox.run(text) if role.writes_code else None) for text in texts]
+        return [
+            roles.agent_message(agent, role, text, sandbox.run(text) if role.writes_code else None) for text in texts
+        ]
 
     def scored(name: str, said: Sequence[AgentMessage]) -> Score:
         found = Score(sum(one.answer == p.gold for one, p in zip(said, asked, strict=True)), len(asked))
@@ -108,7 +110,7 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
     votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]
     scores["majority of the four"] = scored("majority of the four", votes)
     calls = [roles.decision_messages(Domain.brief, p.question, team) for p, team in zip(asked, teams, strict=True)]
-    decided = [roles.said(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
+    decided = [roles.agent_message(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
     scores["decision over the four"] = scored("decision over the four", decided)
     return scores
 

@@ -110,15 +110,15 @@ def spoken(agent: int, steps: list[Step]) -> AgentMessage:
     """Let an agent say these steps, as its role does."""
     role = roles.ROLES[agent]
     if not role.writes_code:
-        return roles.said(agent, role, told(steps))
+        return roles.agent_message(agent, role, told(steps))
     text = program(steps)
     variables: dict[str, float] = {}
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return roles.said(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
+        return roles.agent_message(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
     value, _ = as_text(variables["answer"])  # a program makes no slip when it adds up
-    return roles.said(agent, role, text, CodeOutcome(value, CodeStatus.ok))
+    return roles.agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:
