@@ -59,7 +59,7 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     assert kept[2].prompt_tokens < kept[1].prompt_tokens < kept[3].prompt_tokens, "/reset forgets, /load remembers"
     stats = [
         list(map(int, found))
-        for found in re.findall(r"(\d+) prompt tokens, (\d+) of them kept .*? (\d+) computed", done.stderr)
+        for found in re.findall(r"(\d+) prompt tokens, (\d+) of them from the cache .*? (\d+) computed", done.stderr)
     ]
     (first, second) = stats
     assert first[1] == 0

@@ -149,7 +149,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
 @pytest.mark.parametrize(
     ("model", "words", "message"),
     [
-        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give the over"),
+        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give over"),
         (None, REMOTE, "task.reference=model=api .* with task.exact=true needs whole distributions"),
         (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
     ],
