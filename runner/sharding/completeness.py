@@ -1,4 +1,4 @@
-"""Checks that the parts together are the model: each tensor once, tied ones alike, totals right, as in the source."""
+"""Checks that the parts make the whole model: each tensor once, equal copies, right totals, as in the source."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def _other_form(place: CheckedPart, tensor: Tensor, by: str) -> list[str]:
     return [f"{place.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"]
 
 
-def _strangers(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
+def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
     """Name the tensors that the source does not have."""
     return [
-        f"{places[0].entry.stored.file}: tensor {name} is none of the source's"
+        f"{places[0].entry.stored.file}: tensor {name} is not in the source"
         for name, places in found.items()
         if name not in known
     ]
@@ -104,7 +104,7 @@ def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) ->
                 problems += _other_form(found[tensor.name][0], tensor, f"by {file.path.name}")
             else:
                 problems.append(f"{file.path.name}: tensor {tensor.name} is in none of the parts")
-    return problems + (_strangers(found, known) if known else [])
+    return problems + (_foreign_tensors(found, known) if known else [])
 
 
 def _totals(manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]) -> list[str]:
@@ -132,12 +132,12 @@ def source_problems(
         else:
             problems.append(f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts")
             advance(tensor.nbytes)
-    problems += _strangers(found, {tensor.name for tensor in checkpoint.tensors})
+    problems += _foreign_tensors(found, {tensor.name for tensor in checkpoint.tensors})
     companions = {path.name: path for path in checkpoint.companions}
     for listed in manifest.companions:
         path = companions.get(listed.file)
         if path is None:
-            problems.append(f"{listed.file}: the source has no such file any more")
+            problems.append(f"{listed.file}: the source no longer has this file")
         elif (digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))) != listed.digest:
             problems.append(f"{listed.file}: {listed.digest} expected of the source's, {digest} found")
     return problems
