@@ -42,7 +42,7 @@ EXAMPLE = re.compile(
     r"(?:^|\n\n)\*Example\* \(([^)]*)\)(?:[^\n]|\n(?!\n))*\n\n$(?![\n])"
 )  # right before a block or table
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-STANDS_FOR_MANY = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # not one command
+PATTERN = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # not one command
 CHOICE = re.compile(r"(\w+(?:\.\w+)?)=(\w*)")
 
 
@@ -77,9 +77,7 @@ def commands(page: Path) -> dict[str, str]:
     shown_errors = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
     codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     shown_errors |= {code: "" for code in codes if " " in code}  # one word alone is the program's name
-    return {
-        line: error for line, error in shown_errors.items() if COMMAND.match(line) and not STANDS_FOR_MANY.search(line)
-    }
+    return {line: error for line, error in shown_errors.items() if COMMAND.match(line) and not PATTERN.search(line)}
 
 
 def block_commands(block: str) -> Iterator[tuple[str, str]]:

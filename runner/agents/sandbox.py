@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -50,6 +50,7 @@ _CODE_BEGINS = re.compile(
 )
 _PROBE = "import decimal, math\nanswer = int(math.sqrt(decimal.Decimal(1764)))"
 _PROBE_ANSWER = "42"
+_PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may take long to start a process
 
 
 class CodeStatus(StrEnum):
@@ -105,7 +106,7 @@ class Sandbox:
         if len(text) > LONGEST_CODE:
             return _failed(f"the code has more than {LONGEST_CODE} characters")
         self._try()
-        return self._run(programs_in(text))[0]
+        return self._run(programs_in(text), self.limits)[0]
 
     def protections(self) -> Protections:
         """Return the protections of this machine; runs a small program to find out."""
@@ -115,16 +116,17 @@ class Sandbox:
         """Run a program that must succeed, once; without the filter if a system library needs more calls."""
         with self._lock:
             if self._held is None:
-                outcome, held = self._run((_PROBE,))
+                limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
+                outcome, held = self._run((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER and self._filters:
                     self._filters = ()
-                    outcome, held = self._run((_PROBE,))
+                    outcome, held = self._run((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(f"the sandbox for written Python does not work on this machine: {outcome.why}")
                 self._held = held
             return self._held
 
-    def _run(self, texts: Sequence[str]) -> tuple[CodeOutcome, frozenset[str]]:
+    def _run(self, texts: Sequence[str], limits: SandboxLimits) -> tuple[CodeOutcome, frozenset[str]]:
         folder = tempfile.mkdtemp(prefix="runner-code-")
         try:
             # no preexec_fn: this process has threads, and torch
@@ -138,8 +140,8 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send(process, texts)
-                    data, why = self._listen(process, folder)
+                    self._send(process, texts, limits)
+                    data, why = self._listen(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
@@ -148,8 +150,7 @@ class Sandbox:
         finally:
             _remove(folder)
 
-    def _send(self, process: subprocess.Popen[bytes], texts: Sequence[str]) -> None:
-        limits = self.limits
+    def _send(self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits) -> None:
         job = {
             "parent": os.getpid(),
             "cpu_s": limits.cpu_s,
@@ -164,11 +165,11 @@ class Sandbox:
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
 
-    def _listen(self, process: subprocess.Popen[bytes], folder: str) -> tuple[bytes, str]:
+    def _listen(self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits) -> tuple[bytes, str]:
         """Return the output of the process until it ends, or why it was stopped."""
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
-        deadline = time.monotonic() + self.limits.seconds
+        deadline = time.monotonic() + limits.seconds
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         while (left_s := deadline - time.monotonic()) > 0:
@@ -187,10 +188,10 @@ class Sandbox:
                 if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
                     return data, ""
                 poll.unregister(descriptor)  # the process is ending, or the code has closed the pipe
-            if _is_full(folder, 4 * self.limits.file_kib * KIB):
+            if _is_full(folder, 4 * limits.file_kib * KIB):
                 return b"", "it wrote more files than it may"
         closed = "" if is_open else "it closed the pipe for its answer, and "
-        return b"", f"{closed}{'' if closed else 'it '}was stopped after {self.limits.seconds:g} s"
+        return b"", f"{closed}{'' if closed else 'it '}was stopped after {limits.seconds:g} s"
 
     def _outcome(self, data: bytes, why: str, exit_code: int, cpu_s: float) -> tuple[CodeOutcome, frozenset[str]]:
         fields = data.decode(errors="replace").split("\0")
