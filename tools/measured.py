@@ -55,19 +55,19 @@ def same(command: str, old: list[str], now: list[str]) -> bool:
 
 def without(lines: list[str]) -> list[str]:
     """Return an output with `~` in place of each measured figure, and without widths that depend on these."""
-    found, rest = list[str](), list(lines)
+    kept_lines, rest = list[str](), list(lines)
     while rest:
         line = rest.pop(0)
         if RULE.fullmatch(line):
-            head = list(takewhile(_is_tabular, found[::-1]))[::-1]
+            head = list(takewhile(_is_tabular, kept_lines[::-1]))[::-1]
             rows = list(takewhile(_is_tabular, rest))
-            found[len(found) - len(head) :] = _table(head, rows)
+            kept_lines[len(kept_lines) - len(head) :] = _table(head, rows)
             rest = rest[len(rows) :]
         elif line.startswith("{"):
-            found.append(json.dumps(_json(json.loads(line))))
+            kept_lines.append(json.dumps(_json(json.loads(line))))
         elif not PASSING.search(line):
-            found.append(line)
-    return [_line(line) for line in found]
+            kept_lines.append(line)
+    return [_line(line) for line in kept_lines]
 
 
 def _is_tabular(line: str) -> bool:

@@ -35,10 +35,10 @@ def is_old_split(folder: Path) -> bool:
 
 def read_old_split(folder: Path) -> list[Partition]:
     """Read all partitions of a folder; a gap in their numbers or a tensor listed twice is an error."""
-    found = {path.name for path in folder.glob("partition_*.json")}
-    expected = [partition_name(number) for number in range(len(found))]
-    if found != set(expected):
-        raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(found))}")
+    names = {path.name for path in folder.glob("partition_*.json")}
+    expected = [partition_name(number) for number in range(len(names))]
+    if names != set(expected):
+        raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(names))}")
     partitions = [partition_file.read_partition(folder / name) for name in expected]
     homes: dict[str, Partition] = {}
     for number, partition in enumerate(partitions):

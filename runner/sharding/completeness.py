@@ -46,22 +46,22 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
     unread = [one.entry.stored.file for one in checked if not one.readable]
     if unread:
         return [f"whether every tensor is there was not checked, because of {', '.join(unread)}"]
-    found, problems = parts_by_tensor(checked), list[str]()
-    for name, places in found.items():
+    parts_of, problems = parts_by_tensor(checked), list[str]()
+    for name, places in parts_of.items():
         ids = [one.entry.part_id for one in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
             problems.append(f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}")
         problems += _differences(name, places)
-    absent = [name for name in manifest.tied if name not in found]
+    absent = [name for name in manifest.tied if name not in parts_of]
     problems += [f"{MANIFEST}: tied tensor {name} is in none of the parts" for name in absent]
-    return problems + _against_headers(manifest, found) + _totals(manifest, checked, found)
+    return problems + _against_headers(manifest, parts_of) + _totals(manifest, checked, parts_of)
 
 
 def _differences(name: str, places: list[CheckedPart]) -> list[str]:
     """Compare the copies of a tensor that is stored in several parts."""
-    held = [(place.tensors[name], place.digests.get(name)) for place in places]
-    copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in held]
+    tensors = [(place.tensors[name], place.digests.get(name)) for place in places]
+    copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in tensors]
     first, problems = places[0].entry.stored.file, list[str]()
     for other, copy in zip(places[1:], copies[1:], strict=True):
         for what, here, there in zip(("dtype", "shape", "content"), copies[0], copy, strict=True):
@@ -125,14 +125,14 @@ def source_problems(
     manifest: Manifest, checked: list[CheckedPart], checkpoint: Checkpoint, level: str, advance: Advance
 ) -> list[str]:
     """Compare the parts with the checkpoint that they were made from, tensor by tensor."""
-    found, problems = parts_by_tensor(checked), list[str]()
+    parts_of, problems = parts_by_tensor(checked), list[str]()
     for tensor in checkpoint.tensors:
-        if tensor.name in found:
-            problems += _against_source(tensor, found[tensor.name], level, advance)
+        if tensor.name in parts_of:
+            problems += _against_source(tensor, parts_of[tensor.name], level, advance)
         else:
             problems.append(f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts")
             advance(tensor.nbytes)
-    problems += _foreign_tensors(found, {tensor.name for tensor in checkpoint.tensors})
+    problems += _foreign_tensors(parts_of, {tensor.name for tensor in checkpoint.tensors})
     companions = {path.name: path for path in checkpoint.companions}
     for listed in manifest.companions:
         path = companions.get(listed.file)

@@ -130,10 +130,10 @@ def _layers_path(model: Any, manifest: Manifest) -> str:
     lists = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
     blocks = set(model._no_split_modules or ())
     of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
-    found = [*(path for path in lists if path in by_name), *of_blocks]
-    if not found:
+    candidates = [*(path for path in lists if path in by_name), *of_blocks]
+    if not candidates:
         raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
-    return str(found[0])
+    return str(candidates[0])
 
 
 def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
@@ -177,10 +177,10 @@ def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
         wanted = getattr(config, "dtype", None) or torch.float32
     if isinstance(wanted, torch.dtype):
         return wanted
-    found = getattr(torch, wanted, None)
-    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+    named = getattr(torch, wanted, None)
+    if not (isinstance(named, torch.dtype) and named.is_floating_point):
         raise ConfigError(f"dtype={wanted}: use auto, float32, bfloat16 or float16")
-    return found
+    return named
 
 
 # ------------------------------------------------------------------------------------------------ the weights
@@ -194,10 +194,10 @@ def _read(manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: to
     pattern = re.compile(rf"{re.escape(manifest.prefix)}\.(\d+)\.(.+)")
     state = {}
     for name, tensor in load_file(manifest.folder / entry.stored.file).items():
-        found = pattern.fullmatch(name)
-        if found and int(found[1]) > last:
+        match = pattern.fullmatch(name)
+        if match and int(match[1]) > last:
             continue  # numbers after the layers: heads that predict further tokens, not used here
-        own = f"{manifest.prefix}.{int(found[1]) - first}.{found[2]}" if found else name
+        own = f"{manifest.prefix}.{int(match[1]) - first}.{match[2]}" if match else name
         state[own] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return state
 

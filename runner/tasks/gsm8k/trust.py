@@ -83,28 +83,28 @@ def cut_off_thinking(samples: Sequence[Sample], facts: Mapping[str, str]) -> int
 
 def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str]:
     """Return warnings about the prompts and answers behind the score."""
-    found = []
+    warned = []
     if metrics.get("double_bos"):
-        found.append(
+        warned.append(
             "every prompt begins with two BOS tokens, which the model has hardly seen: the prompt has one, and the "
             "tokenizer adds another"
         )
     if facts.get("chat_template") == "there, and not used":
-        found.append(
+        warned.append(
             "the model has a chat template, and was asked in plain text: if it was tuned for chats, use "
             "task.prompt=chat"
         )
     if thinking := int(metrics["cut_off_thinking"]):
-        found.append(
+        warned.append(
             f"{thinking} answers were cut off while the model was still thinking: give it a larger "
             "generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template reads it"
         )
     if metrics.get("questions_left"):
-        found.append(
+        warned.append(
             f"stopped early, when the difference to {facts['early_stop_vs']} was decided: the accuracy and the "
             "plain difference are biased away from the baseline; quote the always-valid interval of the difference"
         )
-    return found
+    return warned
 
 
 def by_number_of_answers(

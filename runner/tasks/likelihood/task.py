@@ -153,11 +153,11 @@ def notes(inputs: Texts) -> list[str]:
     if not texts:
         return []
     window, step = inputs.task.window, inputs.task.step
-    found = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
+    lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
              f"is scored once, after {window - step} tokens of context or all there are"]  # fmt: skip
     if len(texts) == 1:
-        found.append("one text: its windows count as samples, although they are not independent")
-    return found
+        lines.append("one text: its windows count as samples, although they are not independent")
+    return lines
 
 
 # ----------------------------------------------------------------------------------------------------- continuations
