@@ -59,7 +59,7 @@ STUB = ("model=stub", "task.limit=5")
         (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),
         (["task=likelihood", "task.reference=quantization=noen"], "task.reference=quantization=noen: quantization=noen: no choice for quantization 'noen'. Did you mean none?"),
-        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "A reference is run with task.keep_top_k=64: none has been run with it yet"),
+        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "A reference is run with task.keep_top_k=64: there is none yet"),
         (["task=generate", "task.prompt=a", "task.stop=。"], "task.stop=。: a list is needed: task.stop=[。]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -213,7 +213,9 @@ def test_another_model_amid_a_job_is_said(runner: Run) -> None:
         api.reports = "tiny-2026-12"
         done = runner(*ask)
     assert done.code == 0, done.err
-    assert "the server came to answer with another model: tiny-2026-11 3, tiny-2026-12 1" in " ".join(done.out.split())
+    assert "the server changed to another model during the job: tiny-2026-11 3, tiny-2026-12 1" in " ".join(
+        done.out.split()
+    )
 
 
 @pytest.mark.slow

@@ -209,7 +209,8 @@ def test_any_script_will_do(runner: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(8)))
-    slow = [*STUB, "task.prompts=p.txt", "model.delay_s=0.25", "task.output=out.jsonl"]
+    job = [*STUB, "task.prompts=p.txt", "task.output=out.jsonl"]
+    slow = [*job, "model.delay_s=1"]  # so that it is not done before it is interrupted
     process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
     while _lines(tmp_path) < 2:
@@ -220,7 +221,7 @@ def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals)
     kept = _lines(tmp_path)
     assert 2 <= kept < 8
     assert not (tmp_path / "out.jsonl").exists()
-    again = runner(*slow)
+    again = runner(*job)
     assert again.code == 0, again.err
     assert f"{kept} of 8 samples were on disk" in again.out
     assert _lines(tmp_path) == 8

@@ -5,14 +5,13 @@ A name without a folder is never sent to a server by itself: a mistyped folder w
 
 from __future__ import annotations
 
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from runner.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
 from runner.core.environment import variable
 from runner.core.errors import ConfigError
-from runner.core.texts import parse_json
+from runner.core.texts import read_cache
 
 
 def no_place(key: str, name: str, what: str = "model") -> ConfigError:
@@ -76,7 +75,4 @@ def _server(address: str) -> tuple[str, str]:
 
 
 def _is_split(folder: Path) -> bool:
-    with suppress(OSError, ValueError):  # a manifest of something else
-        manifest = parse_json((folder / SPLIT_MANIFEST).read_text(encoding="utf-8"))
-        return isinstance(manifest, dict) and manifest.get("format") == SPLIT_FORMAT
-    return False
+    return read_cache(folder / SPLIT_MANIFEST).get("format") == SPLIT_FORMAT

@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
 from runner.checkpoints.byteio import file_sha256
-from runner.checkpoints.weight_files import Tensor, short
+from runner.checkpoints.weight_files import Tensor
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
@@ -28,7 +28,7 @@ from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, DataError, check
 from runner.core.files import replace_with
 from runner.core.machine import MIB
-from runner.core.texts import parse_json
+from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
@@ -195,7 +195,7 @@ def locate(model: LocalModelConfig) -> Path:
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the config.json of a model's folder, or what the header of a .gguf file says in its words."""
     if path.is_dir():
-        settings = weight_files.load_json(path / "config.json")
+        settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
         return settings
     return gguf_file.read_settings(gguf_file.read_header(path))
@@ -270,11 +270,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
 
     The ctime tells an edit in place that keeps the size and sets the mtime back.
     """
-    try:
-        known = parse_json(cache.read_text()) if cache.is_file() else {}
-    except (OSError, ValueError):
-        known = {}  # no cache yet, or a torn one: it is rebuilt
-    known = known if isinstance(known, dict) else {}
+    known = read_cache(cache)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for name, file in files.items():

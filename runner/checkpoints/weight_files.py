@@ -6,7 +6,6 @@ tensor, the expected and the actual value. A caller that wants to read a .bin pa
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import DataError, reading
+from runner.core.texts import load_json, parse_object, short
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -223,38 +223,6 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
             f"its data_offsets {begin}..{end} hold {end - begin}"
         )
     return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise DataError where a key occurs twice."""
-    with reading(path):
-        return parse_object(path.read_bytes(), str(path))
-
-
-def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; raise DataError, which names `where`, where a key occurs twice."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise DataError(f"{where}: the key {key!r} is duplicated in one JSON object")
-            values[key] = value
-        return values
-
-    try:
-        value = json.loads(text.decode(), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON object expected, found {short(value)}")
-    return value
-
-
-def short(value: object) -> str:
-    """Show a value from a file in an error, the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def is_bare_name(name: object) -> bool:

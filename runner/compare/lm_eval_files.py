@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core.errors import ConfigError, DataError, reading
-from runner.core.texts import parse_json, read_lines, read_text
+from runner.core.errors import ConfigError, DataError
+from runner.core.texts import read_json, read_json_lines
 
 TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")  # as the name of a results file ends
 NEEDED = {"results": dict, "configs": dict, "config": dict}
@@ -104,10 +104,7 @@ def find(place: str) -> list[Results]:
 
 
 def _read_results(path: Path) -> Results:
-    try:
-        content = parse_json(read_text(path, "--lm-eval"))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+    content = read_json(path, "--lm-eval")
     for key, kind in NEEDED.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             raise DataError(f"{path}: no results of lm-eval: an object with {', '.join(NEEDED)} was expected")
@@ -145,16 +142,11 @@ def read_documents(results: Results, task: str) -> dict[str, Documents]:
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield number and content of each line of samples; DataError with file and line where one is none."""
-    with reading(path), path.open("rb") as stream:
-        for number, text in read_lines(stream, str(path)):
-            try:
-                values = parse_json(text)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
-            for key, kind in OF_LINE.items():
-                if not isinstance(values, dict) or not isinstance(values.get(key), kind):
-                    raise DataError(f"{path}, line {number}: no sample of lm-eval: {key} is missing in it")
-            yield number, values
+    for number, values in read_json_lines(path):
+        for key, kind in OF_LINE.items():
+            if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+                raise DataError(f"{path}, line {number}: no sample of lm-eval: {key} is missing in it")
+        yield number, values
 
 
 def words_of(values: dict[str, Any]) -> tuple[str, str, str]:

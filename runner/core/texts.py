@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.core.errors import DataError
+from runner.core.errors import DataError, reading
 
 MAX_DEPTH = 100  # of lists and objects inside each other; the parser's own limit depends on who calls it
 MAX_LINE_BYTES = 64 * 2**20  # a longer line is not one line of a data set
@@ -90,6 +90,65 @@ def parse_json(text: str) -> Any:
             half = error.object[error.start]
             raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
     return value
+
+
+def read_json(path: Path, key: str) -> Any:
+    """Return what a small JSON file holds; DataError with the reason, and the key that names it, where it is none."""
+    try:
+        return parse_json(read_text(path, key))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of every line that is not blank; DataError where one is no JSON."""
+    with reading(path), path.open("rb") as stream:
+        for number, line in read_lines(stream, str(path)):
+            try:
+                yield number, parse_json(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds, or an empty one if it is missing or damaged: a cache is made anew."""
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raise DataError where a key occurs twice."""
+    with reading(path):
+        return parse_object(path.read_bytes(), str(path))
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object; raise DataError, which names `where`, where a key occurs twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise DataError(f"{where}: the key {key!r} is duplicated in one JSON object")
+            values[key] = value
+        return values
+
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON object expected, found {short(value)}")
+    return value
+
+
+def short(value: object) -> str:
+    """Show a value from a file in an error, the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def signed(values: dict[str, Any]) -> str:

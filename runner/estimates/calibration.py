@@ -16,7 +16,7 @@ from runner.core import child, machine
 from runner.core.console import say
 from runner.core.errors import one_line
 from runner.core.files import replace_with
-from runner.core.texts import parse_json
+from runner.core.texts import read_cache
 from runner.estimates.sample import CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed
 
@@ -27,7 +27,7 @@ SPREAD = 0.25  # of what a calibration says: bench/time_prediction.py
 
 def speeds(asked: list[CalibrationModel], output_dir: Path, on_line: Callable[[str], None] = say) -> dict[str, Speed]:
     """Return the speed of each, by its key; what is not known yet is timed now. What cannot be timed is left out."""
-    known = _read(output_dir / FILE)
+    known = read_cache(output_dir / FILE)
     missing = list({one.key: one for one in asked if one.key not in known}.values())
     if missing:
         named = ", ".join(f"{one.config.model.name} {one.config.quantization.name}" for one in missing)
@@ -55,14 +55,6 @@ def _speed(measured: dict[str, Any], asked: CalibrationModel) -> Speed:
         source=EstimateBasis.calibrated,
         spread=SPREAD,
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        known = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _ask(asked: list[CalibrationModel], on_line: Callable[[str], None]) -> dict[str, Any]:

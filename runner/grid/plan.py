@@ -65,7 +65,7 @@ class PlannedJob:
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # its numbers suffer when something runs beside it
     reads: int | None = None  # questions or prompts, where these have been read
-    after: str = ""  # the id of a job that has to be done before, if it stands in this grid
+    after: str = ""  # the id of a job that must run first, if it is in this grid
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # an earlier job of the grid that is this very job
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture
+from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture, save_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MODULE = "runner.speed.pictures"
 POINTS = "points.json"  # in the job's folder: what the pictures are drawn from
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -214,13 +214,5 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Draw what a job's folder has points of, as PNG files beside them."""
-    folder = Path(sys.argv[1])
-    points = json.loads((folder / POINTS).read_text(encoding="utf-8"))
-    for picture in draw(points):
-        (folder / f"{picture.name}.png").write_bytes(picture.png())
-
-
 if __name__ == "__main__":
-    main()
+    save_pictures(Path(sys.argv[1]) / POINTS, draw)

@@ -88,21 +88,11 @@ class Measured:
 class Measuring:
     """A loaded engine at work for a job: what is measured of it is kept in the job's folder, once a second."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        report: EngineReport,
-        contention: machine.Contention,
-        folder: Path,
-        earlier: Measured | None,
-    ) -> None:
-        self.engine, self.report, self.contention, self.folder, self.earlier = (
-            engine,
-            report,
-            contention,
-            folder,
-            earlier,
-        )
+    def __init__(self, engine: Engine, folder: Path, earlier: Measured | None) -> None:
+        """Load the engine: what that takes is measured, too."""
+        self.contention = machine.Contention()
+        machine.reset_peak()
+        self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
         self._kept_at = 0.0
 
     def keep(self) -> Measured:

@@ -234,8 +234,8 @@ MIXED = without(squares(), "layers.1") | {key: t for key, t in squares(2).items(
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("rank", squares(), {"rank": 8}, r"lora.rank=8, but lora.path=\S+ has rank 4: use lora.rank=4, or leave it out"),
     ("size", squares(size=96), {}, rf"size mismatch for {LAYER}: A \[4, 96\] and B \[96, 4\] are for a layer of \[96, 96\], the one of \S+ is \[64, 64\]"),
-    ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are no linear layers of \S+: encoder.{LAYER}, .* and 1 more. Its square layers are {LAYER}"),
-    ("one-key", squares() | {"x.lora.A.weight": torch.ones(4, 4), "x.lora.B.weight": torch.ones(4, 4)}, {}, "1 of 5 modules are no linear layers of .*: x. "),
+    ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are not linear layers of \S+: encoder.{LAYER}, .* and 1 more. Its square layers are {LAYER}"),
+    ("one-key", squares() | {"x.lora.A.weight": torch.ones(4, 4), "x.lora.B.weight": torch.ones(4, 4)}, {}, "1 of 5 modules are not linear layers of .*: x. "),
     ("strangers", squares() | {"model.norm.weight": torch.ones(64)}, {}, r"1 keys are not LoRA keys \(.*\): model.norm.weight"),
     ("no-lora", {f"w{n}": torch.ones(2) for n in range(5)}, {}, "holds no LoRA key: .* expected, found w0, w1, w2 and 2 more"),
     ("no-keys", {}, {}, "holds no LoRA key"),

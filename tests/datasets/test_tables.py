@@ -127,7 +127,7 @@ def test_a_filled_cache_does_without_a_network(tmp_path: Path, fill: Callable[[P
         env=bare | settings,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -94,7 +94,7 @@ def test_variables_stand_below_the_arguments(
     assert (config.generation.name, config.generation.max_new_tokens) == ("sampling", 9)
     assert capsys.readouterr().err.splitlines() == [
         "STUDENT_BASE_MODEL=some/model → model=auto model.name=some/model",
-        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is asked for",
+        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is set",
         "STUDENT_MAX_NEW_TOKENS=9 → generation.max_new_tokens=9",
     ]
     assert configured("other/model", generation={"max_new_tokens": 3}).model.name == "other/model"

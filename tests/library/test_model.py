@@ -226,7 +226,7 @@ def test_ctrl_c_in_a_cell_cancels_what_it_waits_for(rambling: Model) -> None:
         (lambda it: it.generate("x", format="raw", system="y"), "system=y: a raw prompt has no system message"),
         (lambda it: it.chat("x"), "messages='x': give a list of turns"),
         (lambda it: it.chat([]), "messages=[]: give a list of turns"),
-        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "messages: role 'robot' is none of system, user, assistant"),
+        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "messages: role 'robot' is not one of system, user, assistant"),
         (lambda it: it.chat([{"role": "user"}]), "messages: a message holds role and content and nothing else"),
         (lambda it: list(it.stream("x", n=2)), "n=2: a stream has one answer"),
     ],

@@ -167,7 +167,7 @@ def test_a_peft_adapter_that_fits_is_not_what_stops_the_load(make_config: Make, 
     ("path", "size", "message"),
     [
         ("model.layers.0.self_attn.q_proj", 32, "size mismatch for .*q_proj"),
-        ("model.layers.9.self_attn.q_proj", 64, "1 of 1 modules are no linear layers of"),
+        ("model.layers.9.self_attn.q_proj", 64, "1 of 1 modules are not linear layers of"),
     ],
 )
 def test_a_pth_adapter_that_does_not_fit(

@@ -348,7 +348,7 @@ def test_merging_into_quantized_weights(make_config: Make, damaged: Path, lora: 
         ),
         ("pth-size", r"size mismatch for model.layers.0.self_attn.q_proj: A \[4, 256\] and B \[256, 4\]"),
         ("pth-rank", "lora.rank=8, but lora.path=.* has rank 4"),
-        ("pth-elsewhere", "2 of 2 modules are no linear layers"),
+        ("pth-elsewhere", "2 of 2 modules are not linear layers"),
         ("pth-zero", "changes nothing"),
         ("pth-missing", "lora.path=.*nowhere.pth"),
     ],

@@ -53,7 +53,7 @@ def test_a_real_model_reads_each_prompt_once_and_says_how_long_they_are(
     assert result.facts["prompts"] == "texts.txt, as raw text · 30 prompts · 8–43 tokens, median 26"
     assert {"decode_tok_per_s/batch_3_prompts", "ttft_s/batch_1_prompts"} <= result.metrics.keys()
     assert result.metrics["requests/rate_200"] == 4
-    assert any("as if each had the batch's mean length" in note for note in result.notes)
+    assert any("as if each prompt had the batch's mean length" in note for note in result.notes)
     assert not any("came again" in note for note in result.notes)
 
 

@@ -130,7 +130,7 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
         "line 2 is not a sample",
     ),
     "changed text": (lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]], "line 2 .*checksum"),
-    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], "line 1 was judged otherwise"),
+    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], "line 1 was judged differently"),
     "other gold": (lambda it: [resealed(it[0], gold="1234567"), *it[1:]], "line 1 holds another question or gold"),
     "other question": (lambda it: [it[0], resealed(it[1], question="?"), *it[2:]], "line 2 holds another question"),
     "other prompt": (lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]], "line 2 answers another"),

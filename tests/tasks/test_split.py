@@ -451,7 +451,7 @@ def test_more_parts_than_layers_are_refused(models: dict[str, Path], run_split: 
 def test_choices_that_would_do_nothing_are_refused(
     models: dict[str, Path], run_split: Split, make_config: Callable[..., RunnerConfig]
 ) -> None:
-    with pytest.raises(ConfigError, match="quantization=int8: task=split copies the checkpoint as it lies on disk"):
+    with pytest.raises(ConfigError, match="quantization=int8: task=split copies the checkpoint unchanged"):
         run_split(models["tied"], 2, quantization=Int8Config())
     with pytest.raises(ConfigError, match="lora=peft: task=split copies"):
         run_split(models["tied"], 2, lora=PeftConfig(path="x"))

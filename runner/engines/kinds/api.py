@@ -18,7 +18,7 @@ from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.files import replace_with
-from runner.core.texts import parse_json
+from runner.core.texts import read_cache
 from runner.engines.base import Capability, Engine, Prompt, Request
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
 from runner.engines.remote.engine import ApiEngine
@@ -57,11 +57,7 @@ def served_model(model: ApiConfig, folder: Path) -> ServedModel:
     key, file = _name(model), folder / SERVERS_FILE
     if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
         return _reports[key][1]
-    try:
-        known = parse_json(file.read_text())
-        known = known if isinstance(known, dict) else {}
-    except (OSError, ValueError):
-        known = {}
+    known = read_cache(file)
     extensions_key = f"{key} takes"
     try:
         served = _ask(model)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.resolve import read_tensors
-from runner.checkpoints.weight_files import load_json
 from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError, one_line
+from runner.core.texts import load_json
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 

@@ -129,7 +129,7 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
     assert [row["batch_size"] for row in result.rows] == [1, 3]
     assert all(row["decode_tok_per_s"] > 0 for row in result.rows)
     assert len(result.tables[PARTS]) == 2
-    assert any(note.startswith("what this model computes and reads is not known here") for note in result.notes)
+    assert any(note.startswith("how much this model computes and reads is unknown") for note in result.notes)
 
 
 def test_a_team_of_agents(make_config: Make, embedded: Path) -> None:

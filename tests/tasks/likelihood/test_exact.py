@@ -119,7 +119,7 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
         course.hear("x", first, rows)
     expected = float((p.double().exp() * (p.double() - q.double()))[2:5].sum())
     assert course.waiting.count == 3
-    assert course.lately.kl_nats == pytest.approx(expected)
+    assert course.latest.kl_nats == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------------------------------- what cannot work
@@ -149,7 +149,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
 @pytest.mark.parametrize(
     ("model", "words", "message"),
     [
-        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give the over"),
+        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give over"),
         (None, REMOTE, "task.reference=model=api .* with task.exact=true needs whole distributions"),
         (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
     ],
@@ -182,7 +182,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
     asked = jsonl(tmp_path / "asked.jsonl", [{"question": "How many?", "answer": "Two."}])
     config = two(0, data=asked, exact=True, reference=f"model=auto model.name={other}")
     monkeypatch.setattr("runner.models.load.load_base", None)  # whoever loads fails
-    with pytest.raises(ConfigError, match="the reference reads text 0 as other tokens, or behind another prompt"):
+    with pytest.raises(ConfigError, match="the reference reads text 0 as other tokens, or after another prompt"):
         run(config)
 
 

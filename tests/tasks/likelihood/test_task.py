@@ -147,19 +147,19 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..
     told = [likelihood.preview(other, config, resolve(config))]
     assert run(named_itself).job_id == other.after
     told.append(likelihood.preview(other, config, resolve(config)))
-    assert [words.rpartition(", ")[2] for words in told] == ["to be done before", "done"]
+    assert [words.rpartition(", ")[2] for words in told] == ["must run first", "done"]
 
 
 def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
     with pytest.raises(ConfigError, match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64"):
         run(two(0, reference=named(two(1))))
-    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: none has been run with it yet"):
+    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: there is none yet"):
         run(two(0, reference="likelihood-0123456789ab"))
     without = run(two(1))
     with pytest.raises(ConfigError, match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl"):
         run(two(0, reference=without.job_id))
     kept = run(two(1, keep_top_k=4))
-    with pytest.raises(ConfigError, match=f"jobs that can be one are {kept.job_id}"):
+    with pytest.raises(ConfigError, match=f"such jobs are {kept.job_id}"):
         run(two(0, reference="likelihood-0123456789ab"))
     assert run(two(0, reference=kept.job_id)).result.metrics["kl_truncation_nats_per_token"] > 0
 
