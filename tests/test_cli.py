@@ -54,7 +54,7 @@ STUB = ("model=stub", "task.limit=5")
         (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
         (["task=split", "num_parts=2"], "num_parts: no group or key 'num_parts'. Did you mean task.num_parts? Choices: "),
-        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is no key: use quantization=nf4. Choices for quantization: awq, "),
+        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is not a key: use quantization=nf4. Choices for quantization: awq, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
         (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),

@@ -231,7 +231,7 @@ def locate_config(name: str) -> Path:
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     """Return the adapter's local folder (peft) or file (pth)."""
-    is_file = lora.in_a_file
+    is_file = lora.is_single_file
     shipped = {"embedded": LORA_PTH_PATH} if is_file else {"embedded": LORA_PEFT_DIR, "embedded_team": LORA_TEAM_DIR}
     if lora.path in shipped:
         if model.name != "embedded":

@@ -26,7 +26,7 @@ def variables_as_overrides(said: list[str], config: str = "config", folder: str 
         asked.setdefault("profile", of_study)
     wanted = _values(asked["profile"]) if "profile" in asked else []
     for profile in wanted:  # it wins, too
-        asked = dict.fromkeys(profiles.keys_of(str(profile)), asked["profile"]) | asked
+        asked = dict.fromkeys(profiles.keys_set_by(str(profile)), asked["profile"]) | asked
 
     def models(choice: str | None) -> list[Chosen]:
         own: list[str | None] = ["api"] if {*wanted} == {"teacher_only"} else [None]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from runner.config.sampling import GREEDY, Sampling, that_differ
+from runner.config.sampling import GREEDY, Sampling, active_parameters
 from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN, Row

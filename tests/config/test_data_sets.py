@@ -116,11 +116,11 @@ def test_a_file_or_folder_wins_over_a_name(mine: Path, monkeypatch: pytest.Monke
     ("text", "message"),
     [
         ("data: x\nsplt: test\n", r"quiz\.yaml: no key of a data set 'splt'\. Did you mean split\?"),
-        ("split: test\n", r"quiz\.yaml: the file of a data set says where it is: data: FILE, FOLDER or an id"),
-        ("[1]", r"quiz\.yaml: the file of a data set says where it is"),
+        ("split: test\n", r"quiz\.yaml: the file of a data set needs its location: data: FILE, FOLDER or an id"),
+        ("[1]", r"quiz\.yaml: the file of a data set needs its location"),
         ("data: x\nprompt: chatt\n", r"quiz\.yaml: task\.prompt=chatt: no choice .* Did you mean chat\?"),
         ("data: x\nshots: many\n", r"quiz\.yaml: task\.shots=many: a whole number is needed"),
-        ("data: [", r"quiz\.yaml, line .*: it is no YAML"),
+        ("data: [", r"quiz\.yaml, line .*: it is not valid YAML"),
     ],
 )
 def test_bad_files_are_named(mine: Path, text: str, message: str) -> None:

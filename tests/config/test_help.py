@@ -83,5 +83,5 @@ def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
 def test_the_resolved_config_names_the_choices_above_it(runner: Callable[..., Any]) -> None:
     shown = runner("--cfg", "job", "quantization=nf4", "lora=embedded").out
     assert shown.startswith("# model=embedded quantization=nf4 lora=embedded rope=native generation=greedy task=gsm8k ")
-    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype"}, "a name is no key"
+    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype"}, "a name is not a key"
     assert runner("--cfg", "job", "-p", "quantization", "quantization=nf4").out.startswith("# @package quantization\n")

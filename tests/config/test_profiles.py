@@ -69,7 +69,7 @@ def test_a_profile_for_weights_is_blamed_itself_where_a_server_answers() -> None
 
 
 def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="profile=low_memory: .* give model.device=cpu beside it"):
+    with pytest.raises(ConfigError, match="profile=low_memory: .* add model.device=cpu"):
         make_config(profile="low_memory", model=LocalModelConfig("./x"))
 
 

@@ -161,7 +161,7 @@ def test_menu_defaults_equal_the_schema() -> None:
         ),
         (lambda: SweepConfig(batch_sizes=[]), "task.batch_sizes="),
         (lambda: SweepConfig(prompt_tokens=[0]), "task.prompt_tokens="),
-        (lambda: SweepConfig(batch_sizes=[2, 2]), "each number may stand only once"),
+        (lambda: SweepConfig(batch_sizes=[2, 2]), "no number may be repeated"),
         (lambda: SweepConfig(new_tokens=1), "task.new_tokens=1"),
         (lambda: SweepConfig(new_tokens="many"), "task.new_tokens=.*give whole numbers"),
         (lambda: SweepConfig(shared_prefix=[0, 1.5]), "task.shared_prefix=.*from 0 to 1"),
