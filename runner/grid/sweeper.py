@@ -200,10 +200,10 @@ class GridSweeper(Sweeper):
         if not isinstance(self.launcher, WorkerLauncher):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
-        with signals.held():  # whoever stops the grid waits until its runs have ended, too
+        with signals.deferred():  # whoever stops the grid waits until its runs have ended, too
             parents.start()
             try:
-                with signals.heard():
+                with signals.interruptible():
                     if numbers and isinstance(self.launcher, WorkerLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:

@@ -203,7 +203,7 @@ def _from_pretrained(
         kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # a damaged one is named, with what is wrong in it
-        with heap.kept_small():
+        with heap.large_blocks_mapped():
             loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
         for file in loaded_files(folder)[1]:
@@ -237,7 +237,7 @@ def _let_go_of_files(resolved: Resolved, held: QuantizationConfig) -> None:
     """
     if held.packed or stored_dtype(resolved.settings) != resolved.dtype:
         folder = resolved.path
-        MappedFiles().let_go_of(loaded_files(folder)[1] if folder.is_dir() else [folder])
+        MappedFiles().release_files(loaded_files(folder)[1] if folder.is_dir() else [folder])
 
 
 def _unfit(model: Any, found: dict[str, Any], checkpoint: str) -> list[str]:

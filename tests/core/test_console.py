@@ -108,7 +108,7 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
     assert "BrokenPipe" not in done.stderr
     if code:
         assert done.stderr.endswith("error: stdout cannot be written (No space left on device): "
-                                    "what was done is kept, and the same command prints it again\n")  # fmt: skip
+                                    "the results are kept, and the same command prints them again\n")  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["runner", "runner.compare", "runner.store.sync", "runner.compat.convert_lora"])

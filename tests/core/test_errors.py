@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import ConfigError, JobFailed, OutputError, check_output_folder, shortage_said
+from runner.core.errors import ConfigError, JobFailed, OutputError, check_output_folder, memory_errors_as_job_failed
 
 
 def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> None:
     words = r"memory ran out: DefaultCPUAllocator: can't allocate memory\. Free some"
-    with pytest.raises(JobFailed, match=words), shortage_said():
+    with pytest.raises(JobFailed, match=words), memory_errors_as_job_failed():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     for error in (RuntimeError("shapes cannot be multiplied"), ConfigError("out of memory is in these words")):
-        with pytest.raises(type(error)) as raised, shortage_said():
+        with pytest.raises(type(error)) as raised, memory_errors_as_job_failed():
             raise error
         assert raised.value is error
 

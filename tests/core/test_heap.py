@@ -51,10 +51,10 @@ def left_behind_mib():
     machine.trim()
     return held_mib
 
-with heap.kept_small():
+with heap.large_blocks_mapped():
     print(left_behind_mib())
 print(left_behind_mib())
-with heap.kept_small():
+with heap.large_blocks_mapped():
     print(left_behind_mib())
 """
 

@@ -36,9 +36,9 @@ def resident_kib(address: int) -> int:
 def test_a_file_is_given_back_and_comes_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
     file, pages, address = mapped
     assert resident_kib(address) == SIZE // 1024
-    MappedFiles().let_go_of([file.with_name("another.bin")])
+    MappedFiles().release_files([file.with_name("another.bin")])
     assert resident_kib(address) == SIZE // 1024
-    MappedFiles().let_go_of([file])
+    MappedFiles().release_files([file])
     assert resident_kib(address) == 0
     assert sum(pages[:: mmap.PAGESIZE]) == 64
 
@@ -46,14 +46,14 @@ def test_a_file_is_given_back_and_comes_back(mapped: tuple[Path, mmap.mmap, int]
 def test_a_piece_of_a_file_is_given_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
     """Only whole pages: the one that begins before the piece may hold what another weight needs."""
     _, _, address = mapped
-    MappedFiles().let_go(address + 1, SIZE // 2)
+    MappedFiles().release(address + 1, SIZE // 2)
     assert resident_kib(address) == (SIZE - SIZE // 2) // 1024 + mmap.PAGESIZE // 1024
 
 
 def test_what_was_written_stays(mapped: tuple[Path, mmap.mmap, int]) -> None:
     file, pages, _ = mapped
     pages[5 * mmap.PAGESIZE] = 7
-    MappedFiles().let_go_of([file])
+    MappedFiles().release_files([file])
     assert pages[5 * mmap.PAGESIZE] == 7
 
 
@@ -62,7 +62,7 @@ def test_memory_that_is_no_file_stays() -> None:
     pages[0] = 7
     import ctypes
 
-    MappedFiles().let_go(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
+    MappedFiles().release(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
     assert pages[0] == 7
 
 
@@ -73,5 +73,5 @@ def test_where_pages_cannot_be_seen_they_are_written_out(
     file, pages, _ = mapped
     monkeypatch.setattr(mapped_files, "_is_changed", lambda *_: None)
     pages[0] = 7
-    MappedFiles().let_go_of([file])
+    MappedFiles().release_files([file])
     assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)

@@ -12,7 +12,7 @@ PROGRAM = """
 import os, signal, sys
 from runner.core import signals
 
-signals.take()
+signals.install_handlers()
 def send(number=signal.SIGINT): os.kill(os.getpid(), number)
 said = []
 {}
@@ -50,9 +50,9 @@ except KeyboardInterrupt: said.append('interrupted')
 
 CLOSING = """
 try:
-    with signals.held():
+    with signals.deferred():
         try:
-            with signals.heard():
+            with signals.interruptible():
                 {first}
                 said.append('work')
         except KeyboardInterrupt: said.append('stopped')
@@ -74,11 +74,11 @@ def test_what_is_begun_is_closed_before_a_signal_acts(tmp_path: Path, first: str
 
 def test_one_that_comes_before_the_work_stops_it(tmp_path: Path) -> None:
     body = """
-with signals.held():
+with signals.deferred():
     send()
     try:
-        with signals.heard(): said.append('work')
+        with signals.interruptible(): said.append('work')
     except KeyboardInterrupt: said.append('stopped')
-with signals.told(lambda: said.append('told')): send()
+with signals.redirected_to(lambda: said.append('told')): send()
 """
     assert said(tmp_path, body) == "stopped told"
