@@ -41,7 +41,7 @@ STUB = ("model=stub", "task.limit=5")
         (["model=auto", "model.name=./nope"], "model.name=./nope: model path does not exist: "),
         (["model=auto", "model.name=nope"], "model.name=nope: no folder "),
         (["model=auto", "model.name=some/model"], "it is not in the cache and the hub cannot be reached"),
-        (["model=auto", "model.name=."], "holds no config.json"),
+        (["model=auto", "model.name=."], "contains no config.json"),
         (["quantization=none,nf4"], "To sweep over it, add --multirun"),
         (["task.split=tset", *STUB], "Did you mean test? Choices: hard, hard5, test, train, valid"),
         (["lora=peft", "lora.path=./nope"], "lora.path=./nope: adapter path does not exist: "),

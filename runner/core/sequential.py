@@ -10,8 +10,8 @@ does is excluded. A second gambler does the same from above: so 95 % of the inte
 every look. Several shares are played in parallel, since the best one depends on the difference.
 
 The smaller m is, the more is won against it: so the values that are not excluded form an interval, and an excluded
-value stays excluded. Against m = 0 a tie changes nothing. A difference is decided as soon as the interval excludes 0, so
-the decision and the interval always agree. All this assumes that questions come in random order. Pure Python, like
+value stays excluded. Against m = 0 a tie changes nothing. A difference is decided as soon as the interval excludes 0,
+so the decision and the interval always agree. All this assumes that questions come in random order. Pure Python, like
 stats.py.
 """
 

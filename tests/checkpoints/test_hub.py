@@ -164,7 +164,7 @@ def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> 
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert said.startswith("error: model.name=org/open: model.safetensors arrived damaged: its checksum is ")
-    assert said.endswith("the same command fetches it anew")
+    assert said.endswith("run the same command to fetch it again")
     assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [checksum("config.json", CONFIG)]
     hub.sends = {"config.json": b"x" * len(CONFIG)}
     (repo(tmp_path) / "snapshots" / hub.commit / "config.json").unlink()
@@ -284,14 +284,14 @@ def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     assert said.endswith("it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)")
     assert "it is not in the cache and the hub cannot be reached" in locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
     hub.commit = "no commit"
-    assert f"what answers at {hub.url[7:]} is no hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
 
 
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
     hub.redirects_to = "http://127.0.0.1:9"
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert "model.name=org/open: the download broke off: " in said
-    assert said.endswith("The same command goes on from where it was")
+    assert said.endswith("Run the same command to resume")
     assert not list(repo(tmp_path).glob("snapshots/*/model.safetensors"))
 
 
@@ -341,7 +341,7 @@ def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub
     for bad in ("hf_two words", "hf_ümlaut"):
         process = locating(tmp_path, "org/other", HF_ENDPOINT=hub.url, HF_TOKEN=bad)
         out, err = process.communicate(timeout=120)
-        assert "HF_TOKEN (or the hub's stored login) holds characters that no token has" in out
+        assert "HF_TOKEN (or the hub's stored login) contains characters that no token has" in out
         assert bad not in out + err
 
 

@@ -130,7 +130,7 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, a model is a folder"):
         resolve.locate(LocalModelConfig(name=str(tmp_path / "file")))
-    with pytest.raises(ConfigError, match="holds no config.json"):
+    with pytest.raises(ConfigError, match="contains no config.json"):
         resolve.locate(LocalModelConfig(name=str(tmp_path)))
     with pytest.raises(ConfigError, match="adapter_config.json"):
         resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))

@@ -64,14 +64,14 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
         ({"w": entry(0, 16)}, 12, r"truncated: tensor w should end at byte \d+, the file at \d+"),
         ({"w": entry(0, 16)}, 20, r"4 bytes too many: \d+ expected by its header, \d+ found"),
         ({"v": entry(0, 16), "w": entry(8, 24)}, 24, r"tensor w overlaps .* byte \d+ expected, \d+ found"),
-        ({"v": entry(0, 16), "w": entry(20, 36)}, 36, r"tensor w leaves a hole"),
+        ({"v": entry(0, 16), "w": entry(20, 36)}, 36, r"tensor w leaves a gap"),
         (
             {"w": entry(0, 8)},
             8,
-            r"tensor w: F32 of shape \[4\] needs 16 bytes, its data_offsets 0\.\.8 hold 8",
+            r"tensor w: F32 of shape \[4\] needs 16 bytes, its data_offsets 0\.\.8 give 8",
         ),
         ({"w": entry(0, 1, (3,), "F4")}, 1, r"tensor w: F4 of shape \[3\] needs 1\.5 bytes"),
-        ({"w": entry(16, 0)}, 16, r"tensor w: F32 .* its data_offsets 16\.\.0 hold -16"),
+        ({"w": entry(16, 0)}, 16, r"tensor w: F32 .* its data_offsets 16\.\.0 give -16"),
         ({"w": entry(-16, 0)}, 16, r"tensor w: .*data_offsets expected, found"),
         ({"w": entry(0, 16, (True, 4))}, 16, r"tensor w: dtype, shape and two data_offsets expected"),
         ({"w": entry(0, 16, (4,), "F33")}, 16, r"tensor w: dtype 'F33' is none of F4"),
@@ -115,7 +115,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     [
         (
             {"a": "s1.safetensors", "b": "s2.safetensors", "z": "s2.safetensors"},
-            r"tensor z .* but no file holds it",
+            r"tensor z .* but no file contains it",
         ),
         (
             {"a": "s2.safetensors", "b": "s2.safetensors", "c": "s1.safetensors"},
@@ -133,7 +133,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"a": "s1.safetensors", "b": "s2.safetensors"},
-            r"says nothing of tensor c, which lies in s2\.safetensors",
+            r"does not list tensor c, which is in s2\.safetensors",
         ),
         ({}, r"weight_map must map tensor names to file names"),
     ],
@@ -147,18 +147,18 @@ def test_an_index_that_lies_is_refused(tmp_path: Path, weight_map: dict[str, Any
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     weight_map = {"a": "s1.safetensors", "b": "s2.safetensors"}
     folder = sharded(tmp_path / "model", weight_map, s1=["a"], s2=["a", "b"])
-    with pytest.raises(DataError, match=r"tensor a lies in two files: s1\.safetensors and s2\.safetensors"):
+    with pytest.raises(DataError, match=r"tensor a is in two files: s1\.safetensors and s2\.safetensors"):
         ckpt.read_checkpoint(folder)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        DataError, match=r"holds none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
+        DataError, match=r"contains none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
     ):
         ckpt.read_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"holds none of .*\(weight files found: pytorch_model\.bin\)"):
+    with pytest.raises(DataError, match=r"contains none of .*\(weight files found: pytorch_model\.bin\)"):
         ckpt.read_checkpoint(tmp_path)
 
 

@@ -141,4 +141,4 @@ def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp
     assert (done.code, done.err) == (0, "")
     assert "LlamaForCausalLM" in done.out
     [log] = tmp_path.glob("outputs/jobs/*/log.txt")
-    assert "what is on:\n     loaded  LlamaForCausalLM" in log.read_text(), "the log has it"
+    assert "loaded model:\n     loaded  LlamaForCausalLM" in log.read_text(), "the log has it"

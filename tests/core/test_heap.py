@@ -16,15 +16,15 @@ def test_memory_is_given_back_once_a_process_has_grown(monkeypatch: pytest.Monke
     monkeypatch.setattr(machine, "anonymous_mib", lambda: next(held))
     monkeypatch.setattr(machine, "trim", lambda: trimmed.append(1.0))
     watched = heap.Heap()
-    watched.look()  # 120
+    watched.trim_if_grown()  # 120
     assert not trimmed
-    watched.look()  # 133, and 105 once it is given back
+    watched.trim_if_grown()  # 133, and 105 once it is given back
     assert len(trimmed) == 1
-    watched.look()  # 136: no more than 32 above
-    watched.look()  # 90
-    watched.look()  # 121: no more than 32 above that
+    watched.trim_if_grown()  # 136: no more than 32 above
+    watched.trim_if_grown()  # 90
+    watched.trim_if_grown()  # 121: no more than 32 above that
     assert len(trimmed) == 1
-    watched.look()  # 123
+    watched.trim_if_grown()  # 123
     assert len(trimmed) == 2
 
 

@@ -98,7 +98,7 @@ def test_code_is_refused_by_name_and_has_not_run(tmp_path: Path, form: str) -> N
     if form == "old torch":  # it is not even looked into
         assert "written by torch before 1.6" in message
     else:
-        assert "holds code (posix.mkdir) and was refused: nothing in it was run" in message
+        assert "contains code (posix.mkdir) and was rejected: nothing in it was run" in message
     assert "weights_only=False" not in message
     assert "weights_only" not in message or "weights_only=True" in message
     assert not mark.exists()
@@ -117,7 +117,7 @@ def cut_in_the_middle(file: Path) -> None:
 def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
     torch.save(tensors(), tmp_path / "x.bin")
     damage(tmp_path / "x.bin")
-    with pytest.raises(DataError, match=r"x\.bin: truncated or damaged: not readable as the zip archive"):
+    with pytest.raises(DataError, match=r"x\.bin: truncated or damaged: it begins as a zip archive, but"):
         bin_file.read_bin(tmp_path / "x.bin")
 
 
@@ -160,10 +160,10 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
         ([torch.ones(2)], "a dictionary from name to tensor is expected, found a list"),
         ({"step": 3}, "step is a int, a tensor is expected"),
         ({"net": {"w": torch.ones(2)}}, "net is a dict, a tensor is expected: the weights may be in it"),
-        ({"model": {"w": torch.ones(2)}, "module": {"w": torch.ones(2)}}, "holds tensors under module and under model"),
+        ({"model": {"w": torch.ones(2)}, "module": {"w": torch.ones(2)}}, "has tensors under module and under model"),
         ({3: torch.ones(2)}, "3 is a Tensor, a tensor is expected|3 is a"),
-        ({"w": torch.ones(2, dtype=torch.complex128)}, "tensor w: torch.complex128 .* has no place in safetensors"),
-        ({"w": torch.eye(3).to_sparse()}, "has no place in safetensors|torch cannot read it"),
+        ({"w": torch.ones(2, dtype=torch.complex128)}, "tensor w: safetensors has no type for torch.complex128"),
+        ({"w": torch.eye(3).to_sparse()}, "safetensors has no type for|torch cannot read it"),
     ],
 )
 def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, message: str) -> None:
@@ -175,7 +175,7 @@ def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, messag
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no .bin file that torch has written: empty, cut short or another format"),
+        (b"", "not a .bin file written by torch: empty, truncated or another format"),
         (b"nonsense", "no .bin file that torch has written"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a Git LFS pointer and not the weights"),
         (b"PK\x03\x04 and then nothing", "truncated or damaged"),
@@ -205,7 +205,7 @@ def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str])
     (tensor,) = file.tensors
     assert (tensor.name, copied(tensor)) == ("w", as_bytes(torch.arange(4.0)))
     (note,) = file.notes
-    assert f"the tensors stand under {'.'.join(way)} and are taken from there; left out: epoch, optimizer" in note
+    assert f"the tensors are under {'.'.join(way)} and are taken from there; left out: epoch, optimizer" in note
 
 
 def bomb(file: Path, entry: str, size: int = 256 * 2**20) -> Path:
@@ -235,7 +235,7 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     file = bomb(tmp_path / "x.bin", entry)
     assert file.stat().st_size < 2 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that say to be 256\.0"):
+    with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that claim to be 256\.0"):
         bin_file.read_bin(file)
     with pytest.raises(DataError, match="is compressed"):
         pickled.load_tensors(file, "lora.path=x.pth")

@@ -229,7 +229,7 @@ def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(make_config: Make, tiny
     places = {"0": "3GB", "97": "3GB", "cpu": "8GB"}
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory=places)
     (note,) = [note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note]
-    assert "GPU 97, which this machine does not have: that limit is left out" in note
+    assert "GPU 97, which this machine does not have: that limit is ignored" in note
 
 
 def test_device_map_auto(make_config: Make, tiny_model: LocalModelConfig) -> None:

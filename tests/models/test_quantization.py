@@ -214,7 +214,7 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
         ("int8", TorchaoInt8Config(), "quantization=torchao_int8: .* quantized already, int8 by bitsandbytes"),
         ("torchao_int8", Nf4Config(), "quantization=nf4: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
         ("int8", GptqConfig(), "quantization=gptq: .* quantized already, int8 by bitsandbytes"),
-        ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is none"),
+        ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is not one"),
     ],
 )  # fmt: skip
 def test_it_is_not_quantized_again(

@@ -22,7 +22,7 @@ from runner.engines.kinds.local import KIND
 
 EXTRA, FAR = "<extra>", "<far>"
 IDS = {EXTRA: 896, FAR: 500_000_000}
-REFUSED = rf"896 is no token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
+REFUSED = rf"896 is not a token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def model(beyond: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
 def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model: Model) -> None:
     [note] = [note for note in model.report.notes if "beyond" in note]
     assert note == (
-        "the tokenizer has 2 tokens beyond the 896 that the model knows, refused in prompts: "
+        "the tokenizer has 2 tokens beyond the 896 that the model knows, rejected in prompts: "
         f"{EXTRA} (896), {FAR} (500000000)"
     )
     asked: list[Callable[[str], object]] = [

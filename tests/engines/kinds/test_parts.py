@@ -293,7 +293,7 @@ def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> Non
     for task, message in (
         (LikelihoodConfig(limit=1), "task=likelihood needs log-probabilities of a continuation"),
         (MemoryConfig(), "task=memory needs memory on this machine"),
-        (SplitConfig(num_parts=2), r"holds the parts of a split, and no whole model\. model=parts model.name="),
+        (SplitConfig(num_parts=2), r"contains the parts of a split, and no whole model\. model=parts model.name="),
     ):
         with pytest.raises(ConfigError, match=message):
             run(make_config(model=in_parts(parts), task=task))
