@@ -47,7 +47,7 @@ STUB = ("model=stub", "task.limit=5")
         (["lora=peft", "lora.path=./nope"], "lora.path=./nope: adapter path does not exist: "),
         (["-m", "quantization=none,int9"], "quantization=int9: no choice for quantization 'int9'."),
         (["task=chat", "task.limit=5"], "task.limit: no key 'task.limit'. Choices: task.load, task.system. task.limit is a key of other tasks: agents, gsm8k, likelihood"),
-        (["task=pipeline", "task.parts=parts"], "task=pipeline: parts are a model for every task: task=generate model=parts model.name=FOLDER, where model.stages"),
+        (["task=pipeline", "task.parts=parts"], "task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
         (["foo"], "foo: not a valid override: write KEY=VALUE or GROUP=CHOICE"),

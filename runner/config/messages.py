@@ -14,14 +14,10 @@ from runner.config.groups import GROUPS, key_types
 from runner.config.root import RunnerConfig
 from runner.core.errors import nearest, unknown
 
-# choices that are gone, and what says the same now
-MOVED = {
-    "task=pipeline": "parts are a model for every task: task=generate model=parts model.name=FOLDER, where "
-    "model.stages, model.micro_batch and model.timeout_s stand for task.processes, task.micro_batch and task.timeout_s",
-}
-
-# keys that have another name now
+# old names of choices and keys, and what to use instead
 RENAMED = {
+    "task=pipeline": "task=generate model=parts model.name=FOLDER, with model.stages, model.micro_batch and "
+    "model.timeout_s in place of task.processes, task.micro_batch and task.timeout_s",
     "task.until": "task.early_stop_vs",
     "task.batch": "task.batch_sizes",
     "task.context": "task.context_lengths",
@@ -30,8 +26,8 @@ RENAMED = {
 
 def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """Name a group's choice and the nearest valid one, or what has replaced it."""
-    if (now := MOVED.get(f"{group}={choice}")) is not None:
-        return f"{group}={choice}: {now}"
+    if (now := RENAMED.get(f"{group}={choice}")) is not None:
+        return f"{group}={choice} is now {now}"
     return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}"
 
 
@@ -63,7 +59,7 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     if key.lstrip("+~") == "dataset":
         return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
-        return f"{key}: this key is {now} now"
+        return f"{key} is now {now}"
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if head in {*GROUPS, "profile"} and last not in names and get_close_matches(last, {*names, "name"}, 1) == ["name"]:
         return _no_name(key, head, value)

@@ -303,4 +303,4 @@ def test_the_former_task_name_leads_to_the_new_one(runner: Callable[..., Any]) -
     for words in (("task=pipeline", "task.parts=parts", "task.prompt=x"), ("-m", "task=pipeline,generate")):
         done = runner(*words)
         assert done.code == 2
-        assert re.search(r"error: task=pipeline: .*task=generate model=parts model.name=FOLDER", done.err), done.err
+        assert re.search(r"error: task=pipeline is now task=generate model=parts model.name=FOLDER", done.err), done.err
