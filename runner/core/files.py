@@ -55,13 +55,10 @@ def hold_folder(folder: Path, key: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def replace_with(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file or a link under a name of this process's own, with its folders, and move it into place atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, make)
-
-
-def _replace(path: Path, make: Callable[[Path], object]) -> None:
+def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool = True) -> None:
+    """Make a file or a link under a name of this process's own, and move it into place atomically."""
+    if with_folders:
+        path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fresh.unlink(missing_ok=True)
     try:
@@ -73,8 +70,8 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part."""
+    """Write a file into an existing folder so that a reader sees the old text or the new one, never a part."""
     try:
-        _replace(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        replace_with(path, lambda fresh: fresh.write_text(text, encoding="utf-8"), with_folders=False)
     except OSError as error:
         raise cannot_write(path, error, key) from error
