@@ -18,7 +18,7 @@ from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
 
-SHIPPED = ["embedded", "embedded_hard", "embedded_hard5", "gsm8k"]
+SHIPPED = sorted(file.stem for file in (CONF / "dataset").glob("*.yaml"))
 QUIZ = """
 data: org/quiz
 subset: hard
@@ -134,7 +134,5 @@ def test_a_name_that_there_is_not(mine: Path) -> None:
         ConfigError, match="task.data=quizz: no data set 'quizz'. Did you mean quiz\\? Choices: embedded"
     ):
         task("task.data=quizz", folder=mine)
-    with pytest.raises(
-        ConfigError, match="Choices: embedded, embedded_hard, embedded_hard5, gsm8k; and there is no file"
-    ):
+    with pytest.raises(ConfigError, match=f"Choices: {', '.join(SHIPPED)}; and there is no file"):
         task("task.data=quiz")
