@@ -191,9 +191,10 @@ def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> N
     folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
     file = folder / "model.safetensors"
     before, stat = resolve.files_sha256(folder, cache), file.stat()
-    with file.open("r+b") as stream:
-        stream.write(b"v")
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    while file.stat().st_ctime_ns == stat.st_ctime_ns:  # the file system's clock moves in steps of milliseconds
+        with file.open("r+b") as stream:
+            stream.write(b"v")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert resolve.files_sha256(folder, cache) != before
 
 

@@ -145,7 +145,7 @@ def test_every_kind_of_override(line: str, loader: ConfigLoader, started: dict[s
         assert kind == "error"
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(data=st.data())
 @pytest.mark.slow
 def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[str, Any]) -> None:

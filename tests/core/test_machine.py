@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from runner.core.machine import Contention, _cpu_model, _family_ticks
@@ -17,6 +17,12 @@ time.sleep(2)
 print(contention.describe())
 """
 BUSY = "while True: pass"
+HALF_A_SECOND = """
+import sys, time
+while time.process_time() < 0.5: pass
+print("done", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
@@ -30,15 +36,14 @@ def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
 
 
 def test_ones_own_children_are_no_contention() -> None:
-    before = _family_ticks()
-    child = subprocess.Popen([sys.executable, "-c", BUSY])
-    try:
-        time.sleep(1.5)
-        assert _family_ticks() - before > 20
-    finally:
-        child.kill()
-        child.wait()
-    assert _family_ticks() - before > 20, "and they stay when they have ended"
+    before, expected = _family_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"done\n"
+        assert _family_ticks() - before > expected
+    assert _family_ticks() - before > expected, "the time of a child still counts when it has ended"
 
 
 def test_a_second_measurement_in_a_process_is_not_alone() -> None:
