@@ -1,4 +1,4 @@
-"""Files written in pieces: whole and hashed, or not there at all, and every failure is named."""
+"""Files written in pieces: complete and hashed, or not there at all, and every failure is named."""
 
 from __future__ import annotations
 

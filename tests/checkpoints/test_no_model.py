@@ -1,4 +1,4 @@
-"""A name that leads to no model says what may have been meant, and no prompt goes anywhere."""
+"""The error for a name that is no model says what may be meant, and no prompt is sent anywhere."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
 
 @pytest.fixture
 def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the models that were looked for, one by one."""
+    """The name of each model that was located, one by one."""
     names: list[str] = []
     real = resolve.locate
 
@@ -199,7 +199,7 @@ def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> N
 
 
 def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None:
-    """In processes of their own: huggingface_hub reads where its cache is when it is imported."""
+    """In its own process, because huggingface_hub reads the location of its cache when it is imported."""
     folder = make_folder(tmp_path / "model")
     reference = {"auto_map": {"AutoModelForCausalLM": "org/open--modeling_x.Model"}}
     (folder / "config.json").write_text(json.dumps(reference))
@@ -227,4 +227,4 @@ for trust in (False, True):
         assert trusting == f"[('code of org/open', '{hub.commit}')]"
         snapshot = tmp_path / "hf" / "hub" / "models--org--open" / "snapshots" / hub.commit
         assert sorted(path.name for path in snapshot.rglob("*.py")) == ["modeling_x.py", "part.py"]
-        assert not hub.gets("model.safetensors"), "its weights are none of ours"
+        assert not hub.gets("model.safetensors"), "its weights are not needed"

@@ -1,4 +1,4 @@
-"""Safetensors headers: what is right is read right, what is wrong is refused by name."""
+"""Safetensors headers: valid ones are read correctly, invalid ones are rejected by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = {
 
 
 def raw_file(path: Path, header: str | dict[str, Any], data_bytes: int) -> Path:
-    """Write a safetensors file whose header says what the test wants."""
+    """Write a safetensors file with the given header."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data_bytes))
     return path
@@ -36,7 +36,7 @@ def entry(begin: int, end: int, shape: Any = (4,), dtype: Any = "F32") -> dict[s
 
 
 def sharded(folder: Path, weight_map: dict[str, str], **shards: list[str]) -> Path:
-    """Write a checkpoint of two shards, s1 and s2, and an index that says what the test wants."""
+    """Write a checkpoint of two shards, s1 and s2, with the given index."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     for shard, names in shards.items():
@@ -54,8 +54,8 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
         name: (tuple(tensor.shape), tensor.numel(), tensor.nbytes) for name, tensor in TENSORS.items()
     }
     first = next(t for t in file.tensors if t.name == "a.weight")
-    there = b"".join(bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes))
-    assert there == TENSORS["a.weight"].numpy().tobytes()
+    content = b"".join(bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes))
+    assert content == TENSORS["a.weight"].numpy().tobytes()
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_safetensors_come_before_bin_and_a_bin_is_read_by_who_can(tmp_path: Path
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     by_hand = ckpt.WeightFile(tmp_path / "pytorch_model.bin", 1, b"", {}, [])
-    found = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
-    assert (found.format, found.files) == ("bin", [by_hand])
+    checkpoint = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
+    assert (checkpoint.format, checkpoint.files) == ("bin", [by_hand])
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
-    found = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
-    assert (found.format, found.left_out) == ("safetensors", ["pytorch_model.bin"])
+    checkpoint = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
+    assert (checkpoint.format, checkpoint.left_out) == ("safetensors", ["pytorch_model.bin"])
 
 
 def test_companions_are_all_that_is_not_weights(tmp_path: Path) -> None:
@@ -179,6 +179,6 @@ def test_companions_are_all_that_is_not_weights(tmp_path: Path) -> None:
     for name in (*names, "consolidated.safetensors", ".hidden"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "runs").mkdir()
-    found = ckpt.read_checkpoint(tmp_path)
-    assert [path.name for path in found.companions] == ["LICENSE", "config.json", "tokenizer.json"]
-    assert found.left_out == ["consolidated.safetensors", *names[3:], "runs/"]
+    checkpoint = ckpt.read_checkpoint(tmp_path)
+    assert [path.name for path in checkpoint.companions] == ["LICENSE", "config.json", "tokenizer.json"]
+    assert checkpoint.left_out == ["consolidated.safetensors", *names[3:], "runs/"]

@@ -1,4 +1,4 @@
-"""A group's choice: chosen with GROUP=CHOICE and in no other way, so that what is recorded is what ran."""
+"""A group's choice is made with GROUP=CHOICE and in no other way, so that the recorded choice is the one that ran."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def job(tmp_path: Path, *overrides: str) -> Any:
 
 
 def refusal(*overrides: str) -> str | None:
-    """Return what is said against a job of these overrides, None where it goes well."""
+    """Return the error for a job of these overrides, None if there is none."""
     try:
         to_config(*compose(overrides))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
@@ -51,9 +51,9 @@ def test_the_name_of_a_choice_is_no_key(group: str) -> None:
     for number, choice in enumerate(choices):
         other = choices[number - 1]
         for way in ways if number == 0 else [ways[number % len(ways)]]:
-            said = refusal(f"{group}={choice}", way.format(group=group, other=other))
-            assert said is not None, (choice, way)
-            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", said), said
+            message = refusal(f"{group}={choice}", way.format(group=group, other=other))
+            assert message is not None, (choice, way)
+            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), message
 
 
 def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What --help says of each key: its value, its choices and the comment of conf/, for every choice of every group."""
+"""--help describes each key with its value, its choices and the comment in conf/, for every choice of every group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.config.help import allowed, described
 
 
 def keys(*overrides: str) -> dict[str, tuple[str, str]]:
-    """Return the value and the words of each key."""
+    """Return the value and the description of each key."""
     composed, choices = compose(overrides)
     found: dict[str, tuple[str, str]] = {}
     last = ""

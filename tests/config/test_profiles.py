@@ -1,4 +1,4 @@
-"""Profiles: what each means as groups and keys, who wins over it, and that its name makes no other job."""
+"""Profiles: the groups and keys of each, what has precedence over it, and that its name makes no other job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_profile_has_a_file() -> None:
         (["profile=low_memory"], ("nf4", "cpu", "auto")),
         (["profile=standard"], ("nf4", "auto", "auto")),
         (["profile=high_performance", "model=qwen25_7b_instruct"], ("none", "auto", "bfloat16")),
-        (["profile=low_memory", *TEACHER], ("nf4", "cpu", "auto")),  # of the student
+        (["profile=low_memory", *TEACHER], ("nf4", "cpu", "auto")),  # the student's keys
         (["profile=low_memory", "quantization=int8", "model.device=cuda"], ("int8", "cuda", "auto")),
         (["quantization=int8", "profile=high_performance", "model.dtype=float16"], ("int8", "auto", "float16")),
         (["profile=standard", "model=stub"], ("nf4", "auto", "auto")),

@@ -1,4 +1,4 @@
-"""The table of sampling parameters: all who take or draw them have the same ones, in the same order."""
+"""The table of sampling parameters: all code that accepts or uses them has the same ones, in the same order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(runner.__file__).parent
 
 
 def sampling_of(*numbers: float) -> Sampling:
-    """Return what has these parameters, in the order of the table; those that are left out do nothing."""
+    """Return a sampling with these parameters, in the order of the table; the missing ones are neutral."""
     return Sampling.of_numbers([*numbers, *list(NEUTRAL.values())[len(numbers) - 1 :]])
 
 

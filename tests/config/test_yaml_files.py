@@ -1,4 +1,4 @@
-"""YAML files that are bombs, too deep, tagged or torn: each is one message that names the file and the place."""
+"""YAML files that are bombs, too deep, tagged or truncated: each error is one message with file and position."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, case: str) -> None:
-    text, said = HOSTILE[case]
+    text, message = HOSTILE[case]
     (tmp_path / "x.yaml").write_text(text)
     with (tmp_path / "x.yaml").open() as file, pytest.raises(ConfigError) as refused:
         load_checked(file, OmegaConf.load)
     assert f"{tmp_path / 'x.yaml'}" in str(refused.value)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(str(refused.value)) < 500 + len(str(tmp_path))
 
 
@@ -81,11 +81,11 @@ def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
 def test_a_study_that_cannot_be_loaded_ends_in_one_message(
     runner: Callable[..., Any], tmp_path: Path, case: str
 ) -> None:
-    text, said = HOSTILE[case]
+    text, message = HOSTILE[case]
     (tmp_path / "bad.yaml").write_text(text)
     done = runner("-cd", ".", "-cn", "bad", "model=stub", "tracking=none")
     assert done.code == 2, done.err
     assert "bad.yaml, line" in done.err
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "mark").exists()

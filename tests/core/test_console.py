@@ -1,4 +1,4 @@
-"""What is printed: data as data, and a reader that leaves does not end the work."""
+"""Printing: data is shown as data, and a reader that leaves does not end the work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN = r"\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
 
 
 def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the program with a wide terminal as its stdin, stdout and stderr; return its exit code and what it showed."""
+    """Run the program with a wide terminal as stdin, stdout and stderr; return its exit code and output."""
     ours, theirs = pty.openpty()
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *arguments],
@@ -38,7 +38,7 @@ def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
     while True:
         try:
             shown += os.read(ours, 65536)
-        except OSError:  # the last one has closed it
+        except OSError:  # the last process has closed it
             break
     os.close(ours)
     return process.wait(timeout=60), shown.decode()

@@ -1,4 +1,4 @@
-"""What a measurement shares its process and its machine with."""
+"""Other load on the machine during a measurement, and the machine's name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from runner.core.machine import Contention, _cpu_model, _family_ticks
 
 PROGRAM = """
-import time
-from runner.core.machine import Contention
-contention = Contention()
-time.sleep(2)
+import sys
+from runner.core import machine
+machine.OTHERS_CORES = 0.0
+contention = machine.Contention()
+print("started", flush=True)
+sys.stdin.readline()
 print(contention.describe())
 """
-BUSY = "while True: pass"
 HALF_A_SECOND = """
 import sys, time
 while time.process_time() < 0.5: pass
@@ -26,13 +27,14 @@ sys.stdin.read()
 
 
 def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
-    busy = subprocess.Popen([sys.executable, "-c", BUSY])
-    try:
-        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    finally:
-        busy.kill()
-        busy.wait()
-    assert done.stdout.startswith("beside other work on ")
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as measuring:
+        assert measuring.stdout is not None
+        assert measuring.stdout.readline() == "started\n"
+        subprocess.run([sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.DEVNULL, check=True)
+        out, _ = measuring.communicate("\n")
+    assert out.startswith("beside other work on ")
 
 
 def test_ones_own_children_are_no_contention() -> None:

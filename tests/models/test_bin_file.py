@@ -1,4 +1,4 @@
-"""Legacy .bin files: every tensor found where it lies, and what would run refused without having run."""
+"""Legacy .bin files: every tensor is found where it is, and a file with code is rejected without running it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from runner.models import bin_file, pickled
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    """All that a storage can look like: many dtypes, views, transposed, expanded, shared, empty, without dimensions."""
+    """All forms of storages: many dtypes, views, transposed, expanded, shared, empty, without dimensions."""
     torch.manual_seed(0)
     base = torch.randn(6, 10)
     kinds = [*(getattr(torch, name) for name in bin_file.DTYPES)]
-    found = {f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds}
-    return found | {
+    by_dtype = {f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds}
+    return by_dtype | {
         "base": base,
         "same": base,
         "row": base[2],
@@ -65,18 +65,18 @@ def test_every_tensor_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest
 
 
 def test_torch_says_where_a_storage_lies() -> None:
-    """The one private attribute that this rests on."""
+    """It needs one private attribute of torch."""
     buffer = io.BytesIO()
     torch.save({"a": torch.arange(5), "b": torch.arange(7.0)}, buffer)
     buffer.seek(0)
     for name, tensor in torch.load(buffer, map_location="meta", weights_only=True).items():
         begin = tensor.untyped_storage()._checkpoint_offset
-        there = buffer.getvalue()[begin : begin + tensor.nbytes]
-        assert there == {"a": torch.arange(5), "b": torch.arange(7.0)}[name].numpy().tobytes()
+        content = buffer.getvalue()[begin : begin + tensor.nbytes]
+        assert content == {"a": torch.arange(5), "b": torch.arange(7.0)}[name].numpy().tobytes()
 
 
 class Evil:
-    """Unpickled as it wants to be, it makes a file."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -95,7 +95,7 @@ def test_code_is_refused_by_name_and_has_not_run(tmp_path: Path, form: str) -> N
     with pytest.raises(DataError) as refused:
         bin_file.read_bin(file)
     message = str(refused.value)
-    if form == "old torch":  # it is not even looked into
+    if form == "old torch":  # its content is not even read
         assert "written by torch before 1.6" in message
     else:
         assert "contains code (posix.mkdir) and was rejected: nothing in it was run" in message
@@ -122,7 +122,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
 
 
 def rewritten(file: Path, change: Any) -> Path:
-    """Write the same archive anew, entry by entry; change gets (name, content) and returns content, compression."""
+    """Write the same archive again, entry by entry; change gets (name, content) and returns content, compression."""
     with zipfile.ZipFile(file) as old:
         entries = [(entry.filename, old.read(entry)) for entry in old.infolist()]
     with zipfile.ZipFile(file, "w") as new:
@@ -159,7 +159,7 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
     [
         ([torch.ones(2)], "a dictionary from name to tensor is expected, found a list"),
         ({"step": 3}, "step is a int, a tensor is expected"),
-        ({"net": {"w": torch.ones(2)}}, "net is a dict, a tensor is expected: the weights may be in it"),
+        ({"net": {"w": torch.ones(2)}}, "net is a dict, a tensor is expected: if the weights are in it"),
         ({"model": {"w": torch.ones(2)}, "module": {"w": torch.ones(2)}}, "has tensors under module and under model"),
         ({3: torch.ones(2)}, "3 is a Tensor, a tensor is expected|3 is a"),
         ({"w": torch.ones(2, dtype=torch.complex128)}, "tensor w: safetensors has no type for torch.complex128"),
@@ -176,7 +176,7 @@ def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, messag
     ("content", "message"),
     [
         (b"", "not a .bin file written by torch: empty, truncated or another format"),
-        (b"nonsense", "no .bin file that torch has written"),
+        (b"nonsense", "not a .bin file written by torch"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a Git LFS pointer and not the weights"),
         (b"PK\x03\x04 and then nothing", "truncated or damaged"),
     ],
@@ -209,7 +209,7 @@ def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str])
 
 
 def bomb(file: Path, entry: str, size: int = 256 * 2**20) -> Path:
-    """Deflate an entry of many zeros into an archive that is otherwise as torch writes it."""
+    """Compress an entry of many zeros into an archive that is otherwise as torch writes it."""
     torch.save({"w": torch.arange(4.0)}, file)
     with zipfile.ZipFile(file) as old:
         entries = [(one.filename, old.read(one)) for one in old.infolist()]

@@ -1,4 +1,4 @@
-"""What cannot work is said before a weight is read: the weights here are garbage or absent, so reading would show."""
+"""Errors come before a weight is read: the weights here are garbage or absent, so reading them would be noticed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SHAPE = LocalModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_we
 
 
 def spoil(folder: Path, to: Path, size: int = 300_000) -> Path:
-    """Copy a model's folder, with garbage in the place of its weights."""
+    """Copy a model's folder, with garbage in place of its weights."""
     shutil.copytree(folder, to)
     for file in to.glob("*.safetensors"):
         file.write_bytes(b"\xff" * size)
@@ -60,7 +60,7 @@ def spoilt(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bloom(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Bloom without weights: transformers has no sdpa and no flash attention for it, and it has no rotary pairs."""
+    """A Bloom without weights; transformers has no sdpa or flash attention for it, and it has no rotary pairs."""
     from transformers import BloomConfig
 
     folder = tmp_path_factory.mktemp("bloom")
@@ -211,7 +211,7 @@ def test_one_message_and_exit_code_2(runner: Callable[..., Any], bloom: Path, ar
 
 
 def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
-    """Put a bitsandbytes in the way that is installed and does not run; returns the environment that finds it."""
+    """Make a bitsandbytes package that does not run; return the environment in which Python imports it."""
     (folder / "bitsandbytes").mkdir()
     (folder / "bitsandbytes" / "__init__.py").write_text("")
     (folder / "bitsandbytes" / "cextension.py").write_text(cextension)

@@ -166,7 +166,7 @@ def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: LocalMo
         assert not torch.equal(logits(loaded), before)
         assert release(loaded, adapted)
         assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
-    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
+    assert not release(adapt(base, merged), merged), "merging cannot be undone"
 
 
 def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
