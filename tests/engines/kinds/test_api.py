@@ -99,7 +99,7 @@ def test_any_other_server_gets_only_openais_parameters(make_config: Make, api: A
         run(make_config(model=ApiConfig(name="tiny", base_url=api.url), generation=WARM))
     teacher = TeacherConfig(name="tiny", base_url=api.url)
     hybrid = HybridConfig(student=StudentConfig(name="x", stub=True), teacher=teacher)
-    with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm where the server takes it"):
+    with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm if the server accepts it"):
         run(make_config(model=hybrid, generation=WARM))
     assert api.seen == []
     explicit = ApiConfig(name="tiny", base_url=api.url, extensions=Extensions.vllm)
