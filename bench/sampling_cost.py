@@ -66,7 +66,7 @@ def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
 
 def sampling_of(preset: str) -> Sampling:
     """Return how a preset draws; what it leaves open is plain."""
-    chosen = choose(["generation"], {"generation": preset}, {})["generation"].followed({})
+    chosen = choose(["generation"], {"generation": preset}, {})["generation"].with_model_defaults({})
     return OPEN.over(chosen, seed=0)
 
 

@@ -32,7 +32,7 @@ exit_codes: list[int] = []  # of the single job; a grid says its own
 def entry() -> NoReturn:
     """Run, and turn every error that a user can cause into one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
-    signals.take()
+    signals.install_handlers()
     register()
     exit_codes[:] = [0]
     interrupted = "interrupted: what was done is kept, run the same command to resume"

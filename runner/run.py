@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core import signals
-from runner.core.errors import check_output_folder, shortage_said
+from runner.core.errors import check_output_folder, memory_errors_as_job_failed
 from runner.core.files import write_atomically
 from runner.core.result import Record, Status
 from runner.engines import open_engine
@@ -69,12 +69,12 @@ def execute(
     """Run the task, and record how it ended whatever happens."""
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
     recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
-    with signals.held():  # whoever stops the job waits until it is written down how it ended
+    with signals.deferred():  # whoever stops the job waits until it is written down how it ended
         tracker = ledger.start_tracking(config, job, record)
         context = Context(config, recorder, resolved, open_engine(config, resolved, bases, job.folder))
         started = time.perf_counter()
         try:
-            with signals.heard(), ledger.log_file(job.folder / "log.txt"), shortage_said():
+            with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():
                 write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
                 record.result = task.run(inputs, context)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED

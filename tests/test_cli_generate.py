@@ -18,7 +18,7 @@ import pytest
 import warm_process
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.groups import kinds
+from runner.config.groups import key_types
 from runner.config.plain_text import quote_texts
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
@@ -158,7 +158,7 @@ def test_texts_names_and_places_are_quoted_for_hydra(argument: str, quoted: str)
 
 
 def test_the_schema_says_which_keys_hold_text() -> None:
-    words = {key for key, kind in kinds().items() if kind.words}
+    words = {key for key, kind in key_types().items() if kind.is_free_text}
     assert words == {
         "task.prompt",
         "task.system",
@@ -169,8 +169,8 @@ def test_the_schema_says_which_keys_hold_text() -> None:
         "task.gold_after",
     }
     for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
-        assert kinds()[key].text
-    assert not kinds()["seed"].text
+        assert key_types()[key].is_string
+    assert not key_types()["seed"].is_string
 
 
 def test_a_comma_in_a_grid_does_not_cut_a_prompt(runner: Run) -> None:

@@ -164,12 +164,12 @@ def _check_runner(arguments: list[str]) -> None:
     for overrides in _one_by_one(hydra, options.overrides, grid=options.multirun or options.config_name is not None):
         left: list[str] = []
         if options.multirun:
-            composed, left = composer.compose_without_lacking(overrides)
+            composed, left = composer.compose_without_missing_keys(overrides)
         else:
             composed = composer.compose(overrides)
         known |= {line.partition("=")[0] for line in overrides if line not in left}
         to_config(*without_hydra(composed))
-    for of_choices in composer.lacking.values():
+    for of_choices in composer.missing_keys.values():
         for error in (error for key, error in of_choices.items() if key not in known):  # no job of the grid has it
             raise error
 

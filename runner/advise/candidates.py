@@ -11,7 +11,7 @@ from typing import Any
 from runner.advise.machines import Machine
 from runner.checkpoints.pass_memory import most_rows, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
-from runner.checkpoints.resolve import Resolved, only_looking, resolve
+from runner.checkpoints.resolve import Resolved, no_downloads, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
@@ -129,7 +129,7 @@ def judge(
     """Give each the most rows that it has room for, and its time; say why it is out where it breaks a limit."""
     records = FinishedJobs(output_dir)
     known: dict[int, tuple[RunnerConfig, Resolved]] = {}
-    with only_looking(True):
+    with no_downloads(True):
         for number, it in enumerate(candidates):
             there = it.config if machine is None else _on(it.config, machine.device)
             found = without_download(there, resolve(there))

@@ -26,7 +26,7 @@ def variables_as_overrides(overrides: list[str], config: str = "config", folder:
         asked.setdefault("profile", swept_profiles)
     chosen = _values(asked["profile"]) if "profile" in asked else []
     for profile in chosen:  # a profile's keys win, too
-        asked = dict.fromkeys(profiles.keys_of(str(profile)), asked["profile"]) | asked
+        asked = dict.fromkeys(profiles.keys_set_by(str(profile)), asked["profile"]) | asked
 
     def models(choice: str | None) -> list[Chosen]:
         own: list[str | None] = ["api"] if {*chosen} == {"teacher_only"} else [None]

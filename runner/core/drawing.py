@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Each colour of the drawing is a variable of the page, so that one drawing serves light and dark.
+# On a page each colour of a drawing becomes a CSS variable, so that one drawing fits light and dark.
 INK, MUTED, LINE, FRONT, GOOD, BAD = "#1f2328", "#656d76", "#d8dee4", "#0969da", "#1a7f37", "#cf222e"
 PAPER = "#fefefe"
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FRONT: "accent", GOOD: "good", BAD: "bad", PAPER: "paper"}
@@ -45,7 +45,7 @@ STYLE: Any = {
 
 @dataclass
 class Picture:
-    """One drawing, made anew for each format."""
+    """One drawing, drawn separately for each format."""
 
     name: str
     title: str

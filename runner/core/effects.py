@@ -1,6 +1,6 @@
-"""Effects: by how much one run differs from another. Each statistic is one function here, and `judge` decides for all.
+"""Effects: by how much one run differs from another. Each statistic is one function here; `judge` decides on all.
 
-Pure Python, as the statistics that it stands on (stats.py, ratios.py, sequential.py).
+Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runner.core.stats import ALPHA
 
 
 class Finding(StrEnum):
-    """What a comparison may find; no test can show that two runs are equal."""
+    """The possible findings of a comparison; no test can show that two runs are equal."""
 
     better = "better"
     worse = "worse"
@@ -29,10 +29,10 @@ class Finding(StrEnum):
 
 
 class Method(StrEnum):
-    """Which test stands behind an effect's p."""
+    """The test that an effect's p comes from."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
-    fisher = "fisher"  # exact, for what cannot be paired
+    fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
     rank_sum = "rank_sum"  # exact, over the repeats of a measurement
@@ -40,7 +40,7 @@ class Method(StrEnum):
 
 @dataclass
 class Effect:
-    """By how much a run differs from its baseline, what a test says of it, and which difference it would have shown.
+    """By how much a run differs from its baseline, the result of a test, and the smallest difference it can detect.
 
     A difference is this run minus the baseline, a ratio this run over the baseline.
     """
@@ -53,13 +53,13 @@ class Effect:
     p: float
     n: int  # pairs, samples or repeats of this run
     baseline_n: int
-    counts: dict[str, Any] = field(default_factory=dict)  # what else the method has counted, by its name in JSON
+    counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
-    detects: Callable[[float], float | None] | None = None  # by level: the smallest true difference that is detectable
+    detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
-    comparisons: int = 1  # over so many of them p_holm is adjusted
+    comparisons: int = 1  # the number of comparisons that p_holm is adjusted for
     finding: Finding = Finding.open
     detectable: float | None = None
 
@@ -103,7 +103,7 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
 
 
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
-    """Compare pairs of verdicts of which one side stopped when it liked: a test for one look would not hold."""
+    """Compare pairs of verdicts where one side stopped early: a test for one look would not be valid."""
     seen, baseline_correct = Pairs(), 0
     for ours, theirs in pairs:
         seen.add(ours, theirs)

@@ -113,7 +113,7 @@ class Admission:
         own: Mapping[str, Any] | None = None,
         vocab_size: float = math.inf,
     ) -> None:
-        self.generation, self.seed = config.generation.followed(own or {}), config.seed
+        self.generation, self.seed = config.generation.with_model_defaults(own or {}), config.seed
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from runner.config.sampling import GREEDY, Sampling, that_differ
+from runner.config.sampling import GREEDY, Sampling, active_parameters
 from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN, Row
@@ -213,7 +213,7 @@ def _effective(sampling: Sampling) -> Sampling:
 
 @lru_cache(maxsize=256)
 def _has_penalty(sampling: Sampling) -> bool:
-    return bool(that_differ(sampling, lambda one: one.for_greedy))
+    return bool(active_parameters(sampling, lambda one: one.for_greedy))
 
 
 def _penalized(sampling: Sampling, scores: torch.Tensor, seen: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

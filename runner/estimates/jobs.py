@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved, ToDownload, only_looking
+from runner.checkpoints.resolve import Resolved, ToDownload, no_downloads
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.console import say
@@ -56,7 +56,7 @@ def estimate(
     records, read = FinishedJobs(output_dir), read or {}
     taken: dict[int, Taken] = {}
     asked: dict[int, CalibrationModel] = {}
-    with only_looking(True):
+    with no_downloads(True):
         for number, (config, resolved) in jobs.items():
             it = taken[number] = Taken(time=records.estimate(config, read.get(number)))
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
@@ -79,7 +79,7 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     amounts = config.task.amounts(config.generation, read)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
-    seconds += config.task.limits_measured * speed.limits_s
+    seconds += config.task.limit_measurements * speed.limits_s
     each_s = speed.load_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)
     return Estimate(seconds + config.task.loads * each_s, spread, speed.source, most=not is_exact)

@@ -97,7 +97,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
-        with resolve.only_looking(bool(config.plan)):
+        with resolve.no_downloads(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
             planned.reads, planned.after = inputs.count, inputs.after
             planned.resolved = resolved = resolved.beside(inputs.second)

@@ -174,7 +174,7 @@ class GridSweeper(Sweeper):
         seen: set[tuple[str, ...]] = set()
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
-                composed, left = composer.compose_without_lacking(overrides)
+                composed, left = composer.compose_without_missing_keys(overrides)
                 composed, choices = without_hydra(composed)
                 bar.advance()
                 values.append(partial(_value_of, composed, choices))
@@ -200,10 +200,10 @@ class GridSweeper(Sweeper):
         if not isinstance(self.launcher, WorkerLauncher):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
-        with signals.held():  # whoever stops the grid waits until its runs have ended, too
+        with signals.deferred():  # whoever stops the grid waits until its runs have ended, too
             parents.start()
             try:
-                with signals.heard():
+                with signals.interruptible():
                     if numbers and isinstance(self.launcher, WorkerLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
@@ -273,7 +273,7 @@ def _say_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], compos
         of_key.setdefault(line.partition("=")[0], []).extend(choices)
     for key, choices in of_key.items():
         if key not in had:
-            raise next(errors[key] for errors in composer.lacking.values() if key in errors)
+            raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
         say(f"note: {key} is passed to the jobs that have it, and left out with {', '.join(dict.fromkeys(choices))}")
 
 

@@ -27,7 +27,7 @@ def main() -> None:
     child.end_with_parent(parent)
     keep_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
-    signals.take(even_ignored=True)
+    signals.install_handlers(even_ignored=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(ForPeople())

@@ -269,7 +269,7 @@ class WorkerPool:
                 for worker in self._workers:
                     worker.process.send_signal(signal.SIGTERM)
 
-        with signals.told(stop):
+        with signals.redirected_to(stop):
             yield
 
 

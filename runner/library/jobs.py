@@ -51,7 +51,7 @@ def as_a_command() -> Iterator[None]:
     try:
         with config_errors():
             environment.read()
-            with signals.taken():
+            with signals.handlers_installed():
                 yield
     finally:
         logger.setLevel(before)

@@ -141,7 +141,7 @@ def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> boo
     if run_id is None and (run_id := held.free_run_of(job.job_id)) is not None:
         tracking.adopt(store, run_id)
     if run_id is None:
-        with signals.held():
+        with signals.deferred():
             close(tracking.start(store, job, record), job, record)
         return True
     record.mlflow_run_id, record.mlflow_uri = run_id, store.shown

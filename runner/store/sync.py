@@ -18,7 +18,7 @@ from runner.store.jobs import OLD, Job, claim
 
 def entry() -> NoReturn:
     """Console script: exit 0 when everything is logged, 1 or 2 with a message when not."""
-    signals.take()
+    signals.install_handlers()
     run_entry("runner-sync", lambda: print(plain(sync(parser().parse_args()))))
 
 

@@ -115,7 +115,7 @@ def run(inputs: Served, context: Context) -> Result:
             driver.loaded()
             server, stats = Server(config, task, driver, report), engine.stats
             listen(task, bound)
-            with signals.told(server.stop):
+            with signals.redirected_to(server.stop):
                 started = time.perf_counter()
                 server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
                 served_s = time.perf_counter() - started

@@ -106,7 +106,7 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
         ("memory_gb: 30\n", "memory_gb: no key 'memory_gb'. Did you mean memory_gib?"),
         ("memory_gib: 30\n", "bandwidth_gb_s, tflop_s is missing"),
         ("memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n", "memory_gib=much: a number from 0 is needed"),
-        ("a: [", "it is no YAML"),
+        ("a: [", "it is not valid YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):

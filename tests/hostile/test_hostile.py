@@ -124,12 +124,10 @@ def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> Non
     weights = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     torch.save({"model_state_dict": weights, "epoch": 3}, model / "pytorch_model.bin")
-    assert "the tensors stand under model_state_dict: transformers would find none of them" in arena.give(
-        *MODEL, *GSM8K
-    )
+    assert "the tensors are under model_state_dict: transformers would find none of them" in arena.give(*MODEL, *GSM8K)
     arena.give(*MODEL, "task=split", "task.num_parts=2", "task.output_dir=parts", fails=False)
     (result,) = arena.folder.glob("outputs/jobs/split-*/result.json")
-    assert "the tensors stand under model_state_dict and are taken from there; left out: epoch" in result.read_text()
+    assert "the tensors are under model_state_dict and are taken from there; left out: epoch" in result.read_text()
     arena.give("task=merge", "task.parts=parts", "task.output_dir=merged", fails=False)
     merged = load_file(arena.folder / "merged" / "model.safetensors")
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())

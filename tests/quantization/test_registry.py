@@ -19,7 +19,7 @@ from runner.quantization.base import CheckpointSource, QuantizationConfig, Quant
 
 TESTS = Path(__file__).resolve().parents[1]
 OTHERS = [choice for choice in CHOICES.values() if choice is not QuantizationConfig]
-STORED: dict[str, dict[str, Any]] = {  # what the config.json of a checkpoint of each choice says
+STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of each choice
     "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},

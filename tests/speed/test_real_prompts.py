@@ -125,11 +125,11 @@ def test_the_job_is_known_by_its_prompts_and_random_tokens_stay_the_same_job(mak
     [
         (
             {"prompt_tokens": [8]},
-            "task.prompt_tokens=.8.: the prompts of task.prompts=embedded have lengths of their own",
+            "task.prompt_tokens=.8.: the prompts of task.prompts=embedded have their own lengths",
         ),
         (
             {"shared_prefix": [0.5]},
-            "task.shared_prefix=.0.5.: what the prompts of task.prompts=embedded have in common",
+            "task.shared_prefix=.0.5.: the prompts of task.prompts=embedded have their own beginnings",
         ),
         ({"prompts": "-"}, "task.prompts=-: a sweep reads a file or a data set, not stdin"),
         ({"prompts": "nope.jsonl"}, "task.prompts=nope.jsonl: data path does not exist"),

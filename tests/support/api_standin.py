@@ -141,7 +141,7 @@ class Api:
             case "stall":
                 begin(to)
                 event(to, self.chunk(body, text="half"))
-                self.go_on.wait(60)
+                self.go_on.wait()
                 to.close_connection = True
             case "reset":
                 begin(to)

@@ -97,11 +97,11 @@ class Hub:
         stop = len(data) if self.stall_after is None or not path.endswith(LARGE) else self.stall_after
         try:
             for piece in (data[:stop], data[stop:]):
+                seen.sent.append(len(piece))  # before the client can have it, and a test can look
                 http.wfile.write(piece)
                 http.wfile.flush()
-                seen.sent.append(len(piece))
                 if stop < len(data):
-                    self.go_on.wait(60)
+                    self.go_on.wait()
         except OSError:
             http.close_connection = True  # whoever asked is gone
 
@@ -160,7 +160,8 @@ class Hub:
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of a process with a cache of its own; huggingface_hub reads it when it is imported."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    return bare | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"} | more
+    patient = dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), "600")  # the machine may be busy
+    return bare | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"} | patient | more
 
 
 def locating(folder: Path, name: str, revision: str | None = None, **more: str) -> subprocess.Popen[str]:

@@ -104,7 +104,7 @@ def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:
 
 def check(model: ApiConfig, generation: GenerationConfig) -> None:
     """Refuse parameters that the server does not accept."""
-    if (problem := with_extensions(model).cannot_say("generation", generation)) is not None:
+    if (problem := with_extensions(model).unsupported_setting("generation", generation)) is not None:
         raise ConfigError(problem)
 
 

@@ -87,7 +87,7 @@ class LocalEngine:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
-        notes, tokenizer = loaded.notes + generation.not_followed(own), loaded.tokenizer
+        notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
             dict(loaded.metrics),

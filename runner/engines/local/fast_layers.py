@@ -87,7 +87,7 @@ class FastLayers:
         layer.forward = product  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
-        mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
+        mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
 
     def _watch_heap(self, layer: nn.Linear) -> None:
         """Give back what quantized products of many tokens leave behind, before the next one."""
@@ -95,7 +95,7 @@ class FastLayers:
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if rows.shape[-2] >= MANY_TOKENS:
-                heap.look()
+                heap.trim_if_grown()
             return own(rows)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]

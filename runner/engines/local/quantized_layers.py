@@ -71,7 +71,7 @@ class QuantizedLayers:
                 self.left += [layer] if type(layer) is not nn.Linear else []
                 continue
             try:
-                heap.look()
+                heap.trim_if_grown()
                 it, forward = self._quantized(layer, make, dtype)
                 key = (type(layer), layer.in_features, layer.out_features, layer.bias is None)
                 if key not in problems:

@@ -69,7 +69,10 @@ class PipelineEngine:
             "vocab_size": model.config.get_text_config().vocab_size,
             "max_positions": max_positions(model.config),
         }
-        notes, tokenizer = stages.worker.notes + self.config.generation.not_followed(stages.own), stages.tokenizer
+        notes, tokenizer = (
+            stages.worker.notes + self.config.generation.ignored_settings_notes(stages.own),
+            stages.tokenizer,
+        )
         has_template = bool(tokenizer.chat_template)
         return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 

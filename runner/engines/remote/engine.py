@@ -96,7 +96,7 @@ class ApiEngine:
     def parameters(self, request: Request) -> dict[str, Any]:
         """Return the parameters to send for a request; ConfigError if the API has none for it."""
         sampling = request.sampling.over(self.config.generation, self.config.seed)
-        if (problem := self.model.cannot_say("request", sampling)) is not None:
+        if (problem := self.model.unsupported_setting("request", sampling)) is not None:
             raise ConfigError(problem)
         is_chat = Capability.chat in request.needs
         limit = self.limit(request)

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
-from runner.core.result import Call, FinishReason, applying, sealed, unsealed
+from runner.core.result import Call, FinishReason, sealed, unsealed, without_unset_keys
 from runner.store.lines import GrowingFile, damaged, read_evidence
 
 CALLS = "calls.jsonl"
@@ -60,14 +60,14 @@ class CallFile:
         turn = answered.turn
         key = {"id": turn.id, "asked_sha256": turn.asked_sha256}
         rest = {"permanent": answered.permanent, "cost_usd": answered.cost_usd}
-        self._file.append(sealed(applying(key | asdict(answered.call) | rest)))
+        self._file.append(sealed(without_unset_keys(key | asdict(answered.call) | rest)))
 
     def add_code(self, answered: Answered) -> None:
         """Append the outcome of a call's program."""
         turn = answered.turn
         assert answered.code is not None
         line = {"id": turn.id, "asked_sha256": turn.asked_sha256, "code": asdict(answered.code)}
-        self._file.append(sealed(applying(line)))
+        self._file.append(sealed(without_unset_keys(line)))
 
     def close(self) -> None:
         """Close the file."""

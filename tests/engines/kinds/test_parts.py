@@ -293,7 +293,7 @@ def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> Non
     for task, message in (
         (LikelihoodConfig(limit=1), "task=likelihood needs log-probabilities of a continuation"),
         (MemoryConfig(), "task=memory needs memory on this machine"),
-        (SplitConfig(num_parts=2), r"holds the parts of a split, and no whole model\. model=parts model.name="),
+        (SplitConfig(num_parts=2), r"contains the parts of a split, and no whole model\. model=parts model.name="),
     ):
         with pytest.raises(ConfigError, match=message):
             run(make_config(model=in_parts(parts), task=task))
@@ -303,4 +303,4 @@ def test_the_former_task_name_leads_to_the_new_one(runner: Callable[..., Any]) -
     for words in (("task=pipeline", "task.parts=parts", "task.prompt=x"), ("-m", "task=pipeline,generate")):
         done = runner(*words)
         assert done.code == 2
-        assert re.search(r"error: task=pipeline: .*task=generate model=parts model.name=FOLDER", done.err), done.err
+        assert re.search(r"error: task=pipeline is now task=generate model=parts model.name=FOLDER", done.err), done.err

@@ -247,7 +247,7 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     engine = local_engine(configure(make_config, tiny_llama))
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
-            with pytest.raises(ConfigError, match=rf"{strange} is no token of .*: its ids go from 0 to 258"):
+            with pytest.raises(ConfigError, match=rf"{strange} is not a token of .*: its ids go from 0 to 258"):
                 list(base.complete(engine, [asked]))
     engine.close()
 

@@ -1,4 +1,4 @@
-"""2D RoPE against a reference written from its definition, in every way that a model is run."""
+"""2D RoPE against a reference written from its definition, in every way in which a model is run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reference(
     return [math.cos(a) * scaling for a in angles + angles], [math.sin(a) * scaling for a in angles + angles]
 
 
-LARGE_ANGLES = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}  # there are few positions
+LARGE_ANGLES = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}  # since the tests have few positions
 
 
 def tiny(family: str, head_dim: int = 64, attention: str = "sdpa", **keys: Any) -> Any:
@@ -57,8 +57,8 @@ def tiny(family: str, head_dim: int = 64, attention: str = "sdpa", **keys: Any) 
 
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = model(ids).logits
-    return found
+        output: torch.Tensor = model(ids).logits
+    return output
 
 
 # ------------------------------------------------------------------------------------------ cos and sin
@@ -429,7 +429,7 @@ def test_coordinates_need_the_patch() -> None:
 
 
 def test_another_layout_of_the_pairs_is_refused() -> None:
-    """Cohere turns neighbours: numbering its pairs as if they lay in two halves would be another model."""
+    """Cohere rotates neighbours: numbering its pairs as if they were in two halves would be another model."""
     from transformers import CohereConfig, CohereForCausalLM
 
     config = CohereConfig(
