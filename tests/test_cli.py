@@ -266,7 +266,7 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupt_then_go_on(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
+def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
     process = warm_process.popen(

@@ -207,7 +207,7 @@ def test_any_script_will_do(runner: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
-def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
+def test_interrupt_then_resume(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(8)))
     slow = [*STUB, "task.prompts=p.txt", "model.delay_s=0.25", "task.output=out.jsonl"]
     process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)

@@ -63,7 +63,7 @@ class Parents:
         """Whether a store shows this grid as it is, with nothing to do."""
         for run, status in held.grids.get(self.grid, [])[:1]:
             below = all(held.run_of(it.job_id, run) for it in jobs if it.state is State.done)
-            to_do = any(it.state in (State.todo, State.go_on) for it in jobs)
+            to_do = any(it.state in (State.todo, State.resume) for it in jobs)
             return below and not to_do and status == self._status(interrupted=False)
         return False
 

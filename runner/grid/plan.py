@@ -31,7 +31,7 @@ class State(StrEnum):
     """Where a job stands before the grid starts."""
 
     todo = "to do"
-    go_on = "go on"  # samples of an interrupted run are there
+    resume = "to resume"  # an interrupted run has left samples
     done = "done"
     impossible = "impossible"
 
@@ -117,7 +117,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.unlogged = config.task.delivers_to is not None
         else:
             started = planned.job.samples_path.exists() and not anew
-            planned.state = State.go_on if started else State.todo
+            planned.state = State.resume if started else State.todo
     return planned
 
 
@@ -175,7 +175,7 @@ def taken_by(plan: list[PlannedJob]) -> dict[int, Taken]:
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
-    timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.go_on)}
+    timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.resume)}
     others = {number: it for number, it in jobs.items() if number not in timed}
     read = {number: planned.reads for number, planned in enumerate(plan) if planned.reads is not None}
     known = estimate(others, output_dir, calibrate=False, read=read)

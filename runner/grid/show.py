@@ -53,7 +53,7 @@ def summary(plan: list[PlannedJob]) -> str:
     totals = Counter(planned.state for planned in plan)
     twins = sum(planned.same_as is not None for planned in plan)
     parts = [f"{totals[state]} {state}" for state in State if totals[state]]
-    return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({twins} stand here twice, done once)" if twins else "")
+    return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({twins} listed twice, run once)" if twins else "")
 
 
 def show_plan(plan: list[PlannedJob]) -> None:
@@ -115,7 +115,7 @@ def _free() -> str:
 
 def _time_of_all(plan: list[PlannedJob], taken: dict[int, Taken]) -> str:
     """Say how long all that is to do takes, one job after another."""
-    to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.go_on) and it.same_as is None]
+    to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.resume) and it.same_as is None]
     times = [time for number in to_do if number in taken and (time := taken[number].time) is not None]
     if not times:
         return ""

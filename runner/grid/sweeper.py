@@ -118,7 +118,7 @@ class Grid:
         return [
             number
             for number, planned in enumerate(self.plan)
-            if planned.same_as is None and (planned.state in (State.todo, State.go_on) or planned.unlogged)
+            if planned.same_as is None and (planned.state in (State.todo, State.resume) or planned.unlogged)
         ]
 
 

@@ -246,10 +246,10 @@ def test_a_job_that_fails_fails_alone(
     assert len(left) == 4
     assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
     assert sorted(result["status"] for result in results(folder).values()) == ["FAILED"] * 2 + ["FINISHED"] * 2
-    # without the faults, and with our own launcher, only these two are done, and go on from the sample that they had
+    # without the faults, and with our own launcher, only these two are done, and resume from the sample that they had
     again = start(folder, *grid[1:], "print=json")
     assert again.code == 0, again.err
-    assert "4 jobs: 2 go on, 2 done" in again.err
+    assert "4 jobs: 2 to resume, 2 done" in again.err
     assert [line["metrics"]["n"] for line in again.lines] == [3] * 4
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
 

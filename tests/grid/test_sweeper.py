@@ -56,12 +56,12 @@ def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     ended = grid(*arguments, database=False, PYTHONPROFILEIMPORTTIME="1").wait()
     assert ended.code == 0, ended.err
     assert row(ended.out, "0 test done")
-    assert row(ended.out, "1 test go on")
+    assert row(ended.out, "1 test to resume")
     assert "to do (the same job as one above)" in ended.out
     assert ended.out.count(" tset         impossible ") == 4
     reason = "impossible: seed=1 task.split=tset\n    task.split=tset: no split of the embedded data 'tset'."
     assert reason in ended.out
-    assert "8 jobs: 2 to do, 1 go on, 1 done, 4 impossible (1 stand here twice, done once)" in ended.out
+    assert "8 jobs: 2 to do, 1 to resume, 1 done, 4 impossible (1 listed twice, run once)" in ended.out
     imported = {line.rpartition("|")[2].strip() for line in ended.err.splitlines() if line.startswith("import time:")}
     assert "omegaconf" in imported
     assert not imported & {"torch", "mlflow", "transformers", "numpy"}, "a plan loads nothing heavy"
@@ -118,7 +118,7 @@ def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
 
     failed = runner("-m", *arguments, "rerun=failed", cwd=started.folder)
     assert failed.code == 0, failed.err
-    assert "4 jobs: 1 go on, 3 done" in failed.err
+    assert "4 jobs: 1 to resume, 3 done" in failed.err
     now = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
     assert [seed for seed in now if now[seed] != written[seed]] == [1]
     notes = json.loads(by_seed(started.folder)[1].read_text())["result"]["notes"]
@@ -234,7 +234,7 @@ def test_jobs_that_differ_in_where_they_are_wanted_are_each_delivered(
     task = ("model=stub", "task=generate", "task.prompt=Hi") if "task.output" in swept else STUB
     ended = runner("-m", *task, swept, *(() if tracked else ("tracking=none",)))
     assert ended.code == 0, ended.err
-    assert "stand here twice" not in ended.err
+    assert "listed twice" not in ended.err
     for pattern in wanted:
         assert len(list(tmp_path.glob(pattern))) == 1, pattern
     for name in ("a.db", "b.db") if tracked else ():

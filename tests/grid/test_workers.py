@@ -72,7 +72,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start) -> None:
 
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
-    assert "10 jobs: 7 go on, 3 done" in again.err
+    assert "10 jobs: 7 to resume, 3 done" in again.err
     assert whole(started.folder, jobs=10, each=3)
 
 
@@ -138,7 +138,7 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     assert [run.status for run in mlflow_runs(started.folder)] == ["KILLED"] * 3, "two jobs and the grid"
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
-    assert "3 jobs: 1 to do, 2 go on" in again.err
+    assert "3 jobs: 1 to do, 2 to resume" in again.err
     assert whole(started.folder, jobs=3, each=3)
     assert all(samples(started.folder)[job][:1] == lines for job, lines in kept.items())
     assert len(finished(started.folder)) == 3
