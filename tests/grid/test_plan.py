@@ -104,7 +104,7 @@ def at_most(seconds: int) -> Iterator[None]:
 def planned_state(make_config: Make, task: str, **keys: Any) -> str:
     """Say how a job is planned: its state, or why it cannot work."""
     try:
-        with at_most(20):
+        with at_most(120):
             planned = plan_job([], make_config(task=TASKS[task](**NEEDED.get(task, {}) | keys)))
     except ConfigError as refused:
         return str(refused)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import command, end_at, mlflow_runs, results, samples, wait_for
+from grids import command, end_at, kill, mlflow_runs, results, samples, wait_for
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
@@ -44,11 +43,11 @@ def whole(folder: Path, jobs: int, each: int) -> bool:
 @pytest.mark.slow
 def test_every_way_to_fail_costs_one_job(grid: Start) -> None:
     faults = {0: "hang", 1: "raise", 2: "sys.exit", 3: "kill", 4: "exit", 5: "segfault", 6: "interrupt"}
-    arguments = (*STUB, "tracking=none", "job_timeout_s=8", "seed=range(0,10)")
+    arguments = (*STUB, "tracking=none", "job_timeout_s=30", "seed=range(0,10)")
     ended = (started := grid(*arguments, faults=faults)).wait()
     assert ended.code == 1, ended.err
     expected = {
-        0: "FAILED seed=0: still running after job_timeout_s=8\n    | last words before hang\n",
+        0: "FAILED seed=0: still running after job_timeout_s=30\n    | last words before hang\n",
         1: "FAILED seed=1: RuntimeError: out of luck\n",
         2: "FAILED seed=2: the job called sys.exit(7)\n",
         3: "FAILED seed=3: the worker was killed by SIGKILL, likely for lack of memory\n    | last words before kill\n",
@@ -85,18 +84,18 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     first = started.workers()
     assert len(first) == 2
     end_at(first[1], signal.SIGKILL)
-    wait_for(lambda: [r.status for r in mlflow_runs(started.folder)].count("FAILED") == 1, seconds=5)
-    assert "likely for lack of memory" in started.err.read_text(), "said while the other job goes on"
+    # said while the other job still hangs
+    wait_for(lambda: "likely for lack of memory" in started.err.read_text())
+    assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, "MLflow is told before the user"
     assert "not finished" not in started.err.read_text()
 
     # a new worker has taken its place, and lost the job with seed 2 in its turn
     wait_for(lambda: len(finished(started.folder)) == 2)
     assert Counter(run.status for run in mlflow_runs(started.folder)) == {"RUNNING": 2, "FAILED": 2, "FINISHED": 2}
-    wait_for(lambda: started.workers() == first[:1], seconds=20)
+    wait_for(lambda: started.workers() == first[:1])
 
-    started.process.kill()
-    started.process.wait()
-    wait_for(lambda: not command(first[0]), seconds=2)
+    kill(started.process)
+    assert not command(first[0])
     assert Counter(run.status for run in mlflow_runs(started.folder))["RUNNING"] == 2, "nobody was left to say"
 
     again = grid(*arguments).wait()
@@ -124,9 +123,10 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     wait_for(lambda: said(started.folder, "last words") == 2)
     assert len(started.workers()) == 2, "workers=2 is respected, though there are three jobs"
     started.process.send_signal(sent)
-    ended = started.wait(20)
+    ended = started.wait()
     assert ended.code == 130
     assert "interrupted: what was done is kept" in ended.err
+    assert ended.err.count("KILLED: seed=0: interrupted") == 1, "the job has ended by itself"
     assert "Traceback" not in ended.err
     assert ended.out.count(" killed ") == 2
     assert ended.out.count(" stopped ") == 1
@@ -146,17 +146,15 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
 
 @pytest.mark.slow
 def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start) -> None:
-    started = grid(*STUB, "seed=0,1", "tracking=none", faults={0: "deaf", 1: "hang"})
+    faults = {0: "deaf", 1: "hang"}
+    started = grid(*STUB, "seed=0,1", "tracking=none", faults=faults, FAULTS_GRACE_S="3600")
     wait_for(lambda: said(started.folder, "last words") == 2)
     workers = started.workers()
-    time.sleep(0.3)  # until the job has turned a deaf ear
     started.process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert started.process.poll() is None, "one wish leaves it time"
-    began = time.monotonic()
+    wait_for(lambda: "KILLED seed=1: interrupted" in started.err.read_text())
+    assert started.process.poll() is None, "one wish leaves the other job an hour"
     started.process.send_signal(signal.SIGINT)
-    ended = started.wait(20)
-    assert time.monotonic() - began < 3
+    ended = started.wait()
     assert ended.code == 130
     assert [result["status"] for result in results(started.folder).values()] == ["KILLED", "KILLED"]
     assert not any(command(pid) for pid in workers)

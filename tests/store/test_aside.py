@@ -8,18 +8,19 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import warm_process
+from grids import wait_for
 from stored import jobs
 
 Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2", "print=json")
-SLOW = ("model=stub", "task.limit=40", "model.delay_s=0.25")
+WHOLE = ("model=stub", "task.limit=400")
+SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
 @pytest.fixture
@@ -45,19 +46,19 @@ def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_pa
 
 @pytest.mark.slow
 def test_what_rerun_sets_aside_goes_when_the_job_is_done_anew(runner: Run, tmp_path: Path) -> None:
-    assert runner("model=stub", "task.limit=40").code == 0
+    assert runner(*WHOLE).code == 0
     before = evidence(tmp_path)
     (job,) = (tmp_path / "outputs" / "jobs").iterdir()
     (job / "samples.jsonl").rename(job / "kept")
     process = begun_again(tmp_path, job)
     process.terminate()
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=200) == 130
     (old,) = (tmp_path / "outputs" / "jobs").glob("*.old-*")
     assert (old / "kept").read_bytes() == before["samples.jsonl"]
     assert (old / "result.json").read_bytes() == before["result.json"]
     assert str(old) in (tmp_path / "stderr").read_text()
     assert "1 results logged" not in runner(module="runner.store.sync").out, "what is set aside is no job"
-    assert runner("model=stub", "task.limit=40", "rerun=all").code == 0
+    assert runner(*WHOLE, "rerun=all").code == 0
     assert [path.name for path in (tmp_path / "outputs" / "jobs").iterdir()] == [job.name]
     assert json.loads((job / "result.json").read_text())["status"] == "FINISHED"
 
@@ -68,10 +69,7 @@ def begun_again(folder: Path, job: Path) -> subprocess.Popen[bytes]:
         process = warm_process.popen(
             [sys.executable, "-m", "runner", *SLOW, "rerun=all"], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
         )
-    end = time.monotonic() + 60
-    while not (job / "samples.jsonl").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for((job / "samples.jsonl").exists)
     return process
 
 

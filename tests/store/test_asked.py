@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import warm_process
+from grids import kill, wait_for
 from impatient import impatient
 from servers import free_port, mlflow_server
 from stored import grids, jobs, rows
@@ -24,7 +25,8 @@ Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2", "print=json")
 # mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
-SLOW = ("model=stub", "task.limit=40", "model.delay_s=0.25")
+WHOLE = ("model=stub", "task.limit=400")
+SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
 def client(database: Path) -> Any:
@@ -164,16 +166,17 @@ def begun(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes
     command = [sys.executable, "-m", "runner", *SLOW, *arguments]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = warm_process.popen(command, cwd=folder, **quiet, **popen)
-    end = time.monotonic() + 90
-    while sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) < 2:
-        assert time.monotonic() < end
+
+    def has_two_samples() -> bool:
         assert process.poll() is None
-        time.sleep(0.05)
+        return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) >= 2
+
+    wait_for(has_two_samples)
     return process
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
-    return process.wait(timeout=60)
+    return process.wait(timeout=200)
 
 
 @pytest.fixture
@@ -220,12 +223,11 @@ def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_begun(
     runner: Run, tmp_path: Path, made: Path, new_database: Callable[[Path], None]
 ) -> None:
     process = begun(tmp_path)
-    process.kill()
-    process.wait()
+    kill(process)
     (tmp_path / "link").symlink_to(tmp_path / "outputs")
     other = tmp_path / "other.db"
     new_database(other)
-    arguments = ["model=stub", "task.limit=40", "print=json"]
+    arguments = [*WHOLE, "print=json"]
     done = runner(*arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x")
     assert done.code == 0, done.err
     assert [row.status for row in jobs(made)] == ["KILLED"]
@@ -235,8 +237,7 @@ def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_begun(
 @pytest.mark.slow
 def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(runner: Run, tmp_path: Path, made: Path) -> None:
     process = begun(tmp_path, "-m", "seed=1,2", "tracking.experiment=a", "workers=1")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     done = runner("-m", *STUB, "seed=5,6", "tracking.experiment=b")
     assert done.code == 0, done.err
     assert [(row.experiment, row.status) for row in grids(made)] == [("a", "KILLED"), ("b", "FINISHED")]
@@ -251,11 +252,10 @@ def test_a_store_that_is_gone_and_back_shows_nothing_as_running(
 ) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
     process = begun(tmp_path, *arguments)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     away = made.rename(tmp_path / "away.db")
     new_database(made)
-    again = ("model=stub", "task.limit=40", "print=json", *arguments)
+    again = (*WHOLE, "print=json", *arguments)
     assert runner(*again, process=True).code == 0  # MLflow keeps a file open
     away.replace(made)
     assert Counter(row.status for row in rows(made)) == {"RUNNING": 1 + grid}
@@ -269,14 +269,10 @@ def test_a_store_that_is_gone_and_back_shows_nothing_as_running(
 def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Run, tmp_path: Path, made: Path) -> None:
     shared = f"tracking.uri=sqlite:///{made}"
     process = begun(tmp_path, shared, "output_dir=elsewhere")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=60"]
+    kill(process)
+    command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=600"]
     living = warm_process.popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 90
-    while len(jobs(made)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for(lambda: len(jobs(made)) == 2)
     done = runner("-m", *STUB, shared, "seed=1,2")
     assert done.code == 0, done.err
     there = {row.tags["output_dir"].split("/")[-3] for row in jobs(made) if row.status == "RUNNING"}
@@ -287,7 +283,7 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Ru
 
 @pytest.mark.slow
 def test_a_grid_that_could_not_be_logged_does_not_end_as_if_it_were(tmp_path: Path, made: Path) -> None:
-    grid = ("-m", "seed=1,2", "workers=1", "task.limit=6")  # a second is left when it is locked
+    grid = ("-m", "seed=1,2", "workers=1", "task.limit=20")  # nine seconds are left when it is locked
     process = begun(tmp_path, *grid, env=os.environ | impatient(tmp_path))
     with contextlib.closing(sqlite3.connect(made)) as lock:
         lock.execute("begin exclusive")
@@ -307,9 +303,8 @@ def test_a_store_that_is_away_keeps_the_mark(runner: Run, tmp_path: Path, new_da
     uri = f"http://127.0.0.1:{port}"
     with mlflow_server(tmp_path / "server", port):
         process = begun(tmp_path, f"tracking.uri={uri}")
-        process.kill()
-        process.wait()
-    done = runner("model=stub", "task.limit=40", "print=json", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        kill(process)
+    done = runner(*WHOLE, "print=json", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert done.code == 0, done.err
     assert "may still be RUNNING there" in done.err
     assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"RUNNING": 1}

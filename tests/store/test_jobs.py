@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import EvidenceError, JobHeld, OutputError
 from runner.core.result import FinishReason, Record, Result, Sample, Status
+from runner.store import jobs
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
 
@@ -95,8 +96,9 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     os.utime(part)
     assert job.recorded() == record, "only its times have changed"
     stat = part.stat()
-    part.write_text("y")
-    os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    while part.stat().st_ctime_ns == stat.st_ctime_ns:  # until the file system's clock has moved on
+        part.write_text("y")
+        os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert job.recorded() is None, "another content of the same size and mtime"
     part.write_text("")
     assert job.recorded() is None, "what it promised is empty"
@@ -111,23 +113,30 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     assert job.recorded() is None
 
 
-def _hold(folder: str, ready: object, seconds: float) -> None:
-    with claim(Job("x", Path(folder))):
-        ready.set()  # type: ignore[attr-defined]
-        time.sleep(seconds)
+def _hold(folder: Path, ready: Event, release: Event) -> None:
+    with claim(Job("x", folder)):
+        ready.set()
+        assert release.wait(200)
+        (folder / "left").touch()
 
 
-def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    other = context.Process(target=_hold, args=(str(tmp_path), ready, 1.0))
+    ready, release = context.Event(), context.Event()
+    messages: list[str] = []
+
+    def say(text: str) -> None:
+        messages.append(text)
+        release.set()
+
+    monkeypatch.setattr(jobs, "say", say)
+    other = context.Process(target=_hold, args=(tmp_path, ready, release))
     other.start()
-    assert ready.wait(60)
-    started = time.perf_counter()
+    assert ready.wait(200)
     with claim(Job("x", tmp_path)):
-        assert time.perf_counter() - started > 0.5
+        assert (tmp_path / "left").exists()
     other.join()
-    assert capsys.readouterr().err == "x is being done by another process: waiting for it to finish\n"
+    assert messages == ["x is being done by another process: waiting for it to finish"]
     with (
         claim(Job("x", tmp_path)),
         pytest.raises(JobHeld, match="x is being done by another process"),

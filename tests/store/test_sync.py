@@ -8,13 +8,13 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import warm_process
+from grids import wait_for
 from servers import free_port, mlflow_server
 
 Run = Callable[..., Any]
@@ -66,7 +66,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(
     port, store = free_port(), tmp_path / "server"
     new_database(store / "server.db")
     uri = f"http://127.0.0.1:{port}"
-    grid = ["-m", "model=stub", "model.delay_s=0.3", "task.limit=4", "seed=1,2,3", "workers=1", f"tracking.uri={uri}"]
+    grid = ["-m", "model=stub", "model.delay_s=0.5", "task.limit=8", "seed=1,2,3", "workers=1", f"tracking.uri={uri}"]
     with mlflow_server(store, port):
         process = warm_process.popen(
             [sys.executable, "-m", "runner", *grid, "print=json"],
@@ -77,10 +77,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(
             env={**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         )
         jobs = tmp_path / "outputs" / "jobs"
-        end = time.monotonic() + 120
-        while not list(jobs.glob("*/result.json")):  # one job is through, the next one is going on
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_for(lambda: list(jobs.glob("*/result.json")))  # one job is done, and eight seconds are left
     out, err = process.communicate(timeout=180)
     assert process.returncode == 2, "the results are there, and MLflow does not have them"
     results = [json.loads(line) for line in out.splitlines()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import warm_process
+from stored import read_together
 
 # Python imports a module of this name in every process that finds it, so the product needs no hook for tests.
 # FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with seed 2 hang, after one sample.
@@ -38,6 +39,8 @@ if os.environ.get("FAULTS"):
     def break_down(self, request):
         engine, events = self.engine, answer(self, request)
         if engine.done == 1 and engine.fault:
+            if engine.fault == "deaf":  # before the words, for which a test waits
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             print(f"last words before {engine.fault}", file=sys.stderr, flush=True)
             match engine.fault:
                 case "raise":
@@ -53,15 +56,17 @@ if os.environ.get("FAULTS"):
                 case "segfault":
                     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
                     os.kill(os.getpid(), signal.SIGSEGV)
-                case "hang":
-                    time.sleep(3600)
-                case "deaf":
-                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                case "hang" | "deaf":
                     time.sleep(3600)
         engine.done += 1
         return events
 
     stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
+
+if os.environ.get("FAULTS_GRACE_S"):  # how long a grid waits after Ctrl-C for its jobs to end
+    from runner.grid import workers
+
+    workers.GRACE_S = float(os.environ["FAULTS_GRACE_S"])
 """
 
 # Put where Python imports it, like FAULTS. The clock of such a process jumps by hours, days and years to and fro, twice
@@ -128,11 +133,7 @@ class Grid:
 
     def workers(self) -> list[int]:
         """The ids of its living worker processes."""
-        try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-            return [int(pid) for pid in children if b"runner.grid.worker" in command(int(pid))]
-        except OSError:
-            return []  # it has just ended
+        return [pid for pid in children(self.process.pid) if b"runner.grid.worker" in command(pid)]
 
     def end(self) -> None:
         """Leave nothing behind, whatever the test did."""
@@ -149,7 +150,23 @@ def command(pid: int) -> bytes:
         return b""
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+def children(pid: int) -> list[int]:
+    """The ids of a process's child processes; none when it has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and wait until it and its children, which the kernel kills after it, have ended."""
+    below = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(command(pid) for pid in below))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 200) -> None:
     """Wait until something has happened."""
     end = time.monotonic() + seconds
     while not condition():
@@ -179,13 +196,15 @@ def mlflow_runs(folder: Path) -> list[Run]:
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with contextlib.closing(read_together(path)) as database:
         try:
             tags: dict[str, dict[str, str]] = {}
             for run_id, key, value in database.execute("select run_uuid, key, value from tags"):
                 tags.setdefault(run_id, {})[key] = value
             rows = database.execute("select run_uuid, status from runs order by start_time").fetchall()
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
             return []  # the tables are being made
     return [Run(run_id, status, tags.get(run_id, {})) for run_id, status in rows]
 
