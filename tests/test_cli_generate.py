@@ -40,7 +40,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
         (["task.prompt=a", "task.format=raw", "task.system=b"], "task.system needs task.format=chat"),
         (["task.prompt=a", "task.output=bad.jsonl"], "bad.jsonl exists and holds something else than this job's completions"),
         (["task.prompt=a", "task.output=/proc/nope/x.jsonl"], "cannot write /proc/nope/x.jsonl"),
-        (["task.prompts=-", "seed=1,2", "-m"], "reads stdin here, which the jobs of a grid do not have: give a file (task.prompts=FILE), or run it without -m"),
+        (["task.prompts=-", "seed=1,2", "-m"], "would read stdin, which the jobs of a grid do not have: give a file (task.prompts=FILE), or run it without -m"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

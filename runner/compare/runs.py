@@ -38,8 +38,8 @@ from runner.core.uris import sqlite_path, without_secrets
 from runner.scorers.likelihoods import units
 from runner.store import moved
 from runner.store.jobs import read_samples
-from runner.store.look import PAGE, PARENT
 from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, one_message, open_client, probe
+from runner.store.stored_runs import PAGE, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client

@@ -190,10 +190,10 @@ def test_a_command_line_key_in_a_zip_is_refused(argument: str) -> None:
 
 def test_a_key_stands_in_one_place_only() -> None:
     assert refused([], {"seed": "1"}, [{"seed": "1,2"}]) == (
-        "seed stands in hydra.sweeper.params and in hydra.sweeper.zip[0]: keep it in one place"
+        "seed is given in hydra.sweeper.params and in hydra.sweeper.zip[0]: keep it in one place"
     )
     assert "in hydra.sweeper.zip[0] and in hydra.sweeper.zip[1]" in refused([], None, [{"a": "1"}, {"a": "1"}])
-    assert "a stands twice in hydra.sweeper.zip[0]" in refused([], None, [{"a": "1", "+a": "1"}])
+    assert "a is given twice in hydra.sweeper.zip[0]" in refused([], None, [{"a": "1", "+a": "1"}])
 
 
 # ------------------------------------------------------------------------------------------ what is refused

@@ -460,4 +460,4 @@ def test_a_search_has_no_plan(runner: Callable[..., Any]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     done = runner("-m", *SEARCH, "model=stub", "plan=true")
     assert (done.code, done.out) == (2, "")
-    assert done.err.splitlines()[-1] == "error: plan=true: only hydra/sweeper=grid knows its jobs beforehand"
+    assert done.err.splitlines()[-1] == "error: plan=true: only hydra/sweeper=grid knows its jobs before it starts"

@@ -22,7 +22,7 @@ from runner.config.wording import PromptStyle
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Status
-from runner.grid.plan import Outcome, PlannedJob, State, group, how_many, plan_job
+from runner.grid.plan import Outcome, PlannedJob, State, group, plan_job, worker_count
 from runner.grid.show import GridView
 from runner.grid.workers import Worker, WorkerPool
 from runner.store.jobs import Job
@@ -45,9 +45,9 @@ def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, m
     monkeypatch.setattr(machine, "gpu_models", list)
     pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(parts)))  # takes all cores
     verify = planned(make_config, VerifyConfig(parts=str(parts)))  # takes one
-    assert how_many([verify, verify], [0, 1], "auto") == 2
+    assert worker_count([verify, verify], [0, 1], "auto") == 2
     for plan in ([pipeline, verify], [verify, pipeline]):
-        assert how_many(plan, [0, 1], "auto") == 1
+        assert worker_count(plan, [0, 1], "auto") == 1
 
 
 def test_a_job_waits_for_its_reference_if_that_stands_in_the_grid(make_config: Make, tmp_path: Path) -> None:
@@ -56,12 +56,16 @@ def test_a_job_waits_for_its_reference_if_that_stands_in_the_grid(make_config: M
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = WorkerPool(plan, [0, 1, 2, 3], 2, tmp_path, GridView([], 0))
     pool._groups = group(plan, pool.numbers)
-    taken = [pool._ready(), pool._ready()]
+    taken = [pool._take_ready_group(), pool._take_ready_group()]
     assert taken == [deque([2]), deque([1])]
     pool._workers = [cast(Worker, SimpleNamespace(current=2))]
-    assert pool._ready() is None, "both others wait for the one that is being done"
+    assert pool._take_ready_group() is None, "both others wait for the one that is being done"
     pool.outcomes[2] = Outcome(Status.FINISHED)
-    assert [pool._ready(), pool._ready(), pool._ready()] == [deque([0]), deque([3]), None]
+    assert [pool._take_ready_group(), pool._take_ready_group(), pool._take_ready_group()] == [
+        deque([0]),
+        deque([3]),
+        None,
+    ]
 
 
 def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -> None:

@@ -55,7 +55,7 @@ def test_a_damaged_file_is_named_and_gives_nothing(tmp_path: Path) -> None:
     found, notes = sibling_jobs.reusable(job(tmp_path, "mine"), {0, 1}, lambda one: one)
     assert found == {1: replace(sample(1, "whole"), reused_from="b")}
     [note] = notes
-    assert note.startswith("nothing was taken from job a: ")
+    assert note.startswith("no answers were reused from job a: ")
     assert "line 1 is not a sample (its checksum does not fit" in note
     assert damaged.samples_path.read_text() == text
 
