@@ -19,7 +19,7 @@ from runner.grid.other_launchers import run_launched
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
-from runner.library.jobs import Overrides, as_a_command, words
+from runner.library.jobs import Overrides, as_a_command, command_words
 
 
 def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[st
     `pandas.DataFrame(rows)` accepts them. A job that fails is a row with its error. `study` is a study's YAML file.
     """
     with as_a_command():
-        sweeper, arguments = sweeper_of(words(overrides), study)
+        sweeper, arguments = sweeper_of(command_words(overrides), study)
         grid = sweeper.plan(arguments)
         if grid.settings.plan:
             return [row | {"status": it.state.value} for row, it in zip(_as_rows(grid), grid.plan, strict=True)]

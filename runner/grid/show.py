@@ -155,7 +155,7 @@ def _status_text(planned: PlannedJob, outcome: Outcome | None, interrupted: bool
         return "done before"
     if planned.state is State.impossible:
         return planned.state.value
-    return "stopped" if interrupted else "not begun"
+    return "stopped" if interrupted else "not started"
 
 
 def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:

@@ -225,7 +225,7 @@ def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> 
         match=r"quantization=glob\(q\*\): matches no choice .* fp4, gguf, gptq, int8, nf4, none, torchao_int8",
     ):
         expand(["quantization=glob(q*)"], None, None, loader)
-    with pytest.raises(ConfigError, match=r"glob lists the choices of a group, and task\.limit is none"):
+    with pytest.raises(ConfigError, match=r"glob lists the choices of a group, and task\.limit is not a group"):
         expand(["task.limit=glob(*)"], None, None, loader)
 
 

@@ -82,7 +82,7 @@ def test_its_help_is_of_this_command(arguments: list[str], capsys: pytest.Captur
 def test_the_examples_of_its_help_name_our_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    for word in ("where no --model is given", "quantization=nf4", "lora=ADAPTER", "runner-compare --lm-eval"):
+    for word in ("which is the default of --model", "quantization=nf4", "lora=ADAPTER", "runner-compare --lm-eval"):
         assert word in said
 
 

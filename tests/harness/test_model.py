@@ -79,7 +79,7 @@ def test_what_is_known_of_the_model_is_the_same(ours: EngineModel, theirs: Any) 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"num_beams": 4}, "num_beams=4: the engine does not search by beams"),
+        ({"num_beams": 4}, "num_beams=4: the engine has no beam search"),
         ({"typical_p": 0.9}, "typical_p=0.9: no setting of generating .*temperature"),
         ({"do_sample": True}, "do_sample=True: needs a temperature above 0"),
         ({"max_gen_toks": LENGTH}, f"max_gen_toks={LENGTH}: the model has {LENGTH} places"),

@@ -54,7 +54,7 @@ def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callab
         ("model=stbu", "model=stbu: no choice for model 'stbu'. Did you mean stub?"),
         ("task.limit=0", "task.limit=0: must be 1 or more"),
         ("task.limit=1,2", "task.limit=1,2: several values"),
-        ("plan=true", "plan=true: evaluate() does a job"),
+        ("plan=true", "plan=true: evaluate() runs a job"),
         ("what", "what: not a valid override"),
     ],
 )
