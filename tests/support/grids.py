@@ -1,4 +1,4 @@
-"""Grids as processes: started, watched, killed; faults brought into workers from outside; MLflow read from its file."""
+"""Grids as processes: started, watched, killed; faults in workers; MLflow's runs, read from its database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import warm_process
 from stored import read_together
 
-# Python imports a module of this name in every process that finds it, so the product needs no hook for tests.
+# Python imports sitecustomize.py at the start of every process that finds it, so the product needs no hook for tests.
 # FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with seed 2 hang, after one sample.
 FAULTS = """
 import os
@@ -69,8 +69,8 @@ if os.environ.get("FAULTS_GRACE_S"):  # how long a grid waits after Ctrl-C for i
     workers.GRACE_S = float(os.environ["FAULTS_GRACE_S"])
 """
 
-# Put where Python imports it, like FAULTS. The clock of such a process jumps by hours, days and years to and fro, twice
-# a second; what sleeps and measures goes by another one, as where a machine's clock is set.
+# Used like FAULTS. The clock of such a process jumps forth and back by hours, days and years, twice a second; sleeping
+# and measuring use another clock, as when a machine's clock is set.
 CLOCK = """
 import datetime, os, random, sys, time
 
@@ -97,7 +97,7 @@ if os.environ.get("FAULTS_CLOCK"):
 
 @dataclass
 class Ended:
-    """How a grid went."""
+    """How a grid ended."""
 
     code: int
     out: str
@@ -106,12 +106,12 @@ class Ended:
 
 @dataclass
 class Grid:
-    """A grid as a process of its own, in an empty folder."""
+    """A grid in a process of its own and an empty folder."""
 
     folder: Path
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-    name: str = ""  # before the names of the files that it prints to, where several print in one folder
+    name: str = ""  # the beginning of its output files' names, if several grids share a folder
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ class Grid:
             )
 
     def wait(self, seconds: float = 200) -> Ended:
-        """Wait for the end."""
+        """Wait until it has ended."""
         code = self.process.wait(timeout=seconds)
         return Ended(code, self.out.read_text(), self.err.read_text())
 
@@ -136,7 +136,7 @@ class Grid:
         return [pid for pid in children(self.process.pid) if b"runner.grid.worker" in command(pid)]
 
     def end(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """Kill the process if it is still running."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -192,7 +192,7 @@ class Run:
 
 
 def mlflow_runs(folder: Path) -> list[Run]:
-    """Read all runs straight from the database: the truth, and quicker than through MLflow."""
+    """Read all runs from the database itself, which is quicker than through MLflow."""
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
@@ -210,36 +210,36 @@ def mlflow_runs(folder: Path) -> list[Run]:
 
 
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every job's samples as they stand in its file."""
+    """Return every job's samples in the order of its file."""
     files = folder.glob("outputs/jobs/*/samples.jsonl")
     return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
 
 
 def without_time(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample but for the time that it took, and the checksum that the time is in."""
+    """Return a sample without its time, and without the checksum, which covers the time."""
     return {key: value for key, value in sample.items() if key not in ("seconds", "checksum")}
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every job's result.json."""
+    """Return every job's result.json."""
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}
 
 
 def end_at(pid: int, number: signal.Signals) -> None:
-    """Send a signal; a process that is gone already is no error."""
+    """Send a signal; ignore a process that has ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def put_clock(folder: Path) -> dict[str, str]:
-    """Write the clock that jumps into a folder; return the variables of a process that is to have it."""
+    """Write the jumping clock into a folder; return the variables of a process that is to have it."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CLOCK)
     return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": "1"}
 
 
 def put_choices(conf: Path, **groups: dict[str, str]) -> None:
-    """Write choices of groups, each with what its defaults list goes on with behind the schemas' folder."""
+    """Write choices of groups, each as the rest of its defaults list, after the schema's folder."""
     for group, choices in groups.items():
         (conf / group).mkdir(parents=True)
         for name, text in choices.items():
