@@ -1,4 +1,4 @@
-"""Results that MLflow does not have yet: after tracking=none, and after a server that went away in the middle."""
+"""Results that MLflow does not have yet: after tracking=none, and after a server that became unreachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[..., Any]
 
 
 def finished(database: Path) -> list[str]:
-    """The job ids of the FINISHED runs, read straight from the database."""
+    """Return the job ids of the FINISHED runs, read from the database itself."""
     query = "select t.value from tags t join runs r using (run_uuid) where t.key = 'job_id' and r.status = 'FINISHED'"
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return sorted(row[0] for row in connection.execute(query))
@@ -60,7 +60,7 @@ def test_sync_without_a_folder_or_a_server(runner: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_in_the_middle_costs_nothing(
+def test_a_server_that_becomes_unreachable_loses_no_result(
     runner: Run, tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:
     port, store = free_port(), tmp_path / "server"
@@ -79,7 +79,7 @@ def test_a_server_that_goes_away_in_the_middle_costs_nothing(
         jobs = tmp_path / "outputs" / "jobs"
         wait_for(lambda: list(jobs.glob("*/result.json")))  # one job is done, and eight seconds are left
     out, err = process.communicate(timeout=180)
-    assert process.returncode == 2, "the results are there, and MLflow does not have them"
+    assert process.returncode == 2, "the results are on disk, and MLflow does not have them"
     results = [json.loads(line) for line in out.splitlines()]
     assert [line["status"] for line in results] == ["FINISHED"] * 3
     assert "runner-sync" in err

@@ -1,4 +1,4 @@
-"""Runs as MLflow's sqlite database has them: the truth, and quicker than through MLflow."""
+"""Runs as MLflow's sqlite database has them, which is quicker than through MLflow."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def rows(database: Path) -> list[Row]:
     query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
                using (experiment_id) order by runs.start_time, runs.rowid"""
     with contextlib.closing(read_together(database)) as connection:
-        found = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
+        by_id = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
         for run_id, key, value in connection.execute("select run_uuid, key, value from tags"):
-            found[run_id].tags[key] = value
-    return list(found.values())
+            by_id[run_id].tags[key] = value
+    return list(by_id.values())
 
 
 def jobs(database: Path, **tags: str) -> list[Row]:
