@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +17,14 @@ from typing import Any
 import pytest
 import warm_process
 from disks import mount_tmpfs
+from grids import wait_for
 from impatient import impatient
 
 Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
 NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
+WHOLE = ("model=stub", "task.limit=400")
+SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
 @pytest.mark.parametrize(
@@ -107,9 +109,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert first.code == 0, first.err
     assert "accuracy" in first.out
     assert "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db" in first.out
-    started = time.perf_counter()
     second = runner(*STUB, "print=json")
-    assert time.perf_counter() - started < 20
     assert second.json()["status"] == "FINISHED"
     assert "is already done" in second.err
     folder = Path(second.json()["output_dir"])
@@ -240,7 +240,7 @@ def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path
 @pytest.mark.slow
 def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
-    slow = ["model=stub", "task.limit=4", "model.delay_s=0.5", "seed=5"]
+    slow = ["model=stub", "task.limit=20", "model.delay_s=0.5", "seed=5"]
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *slow],
         cwd=tmp_path,
@@ -250,10 +250,10 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
         text=True,
     )
     jobs = tmp_path / "outputs" / "jobs"
-    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # by then the start is logged, and a second is left
+    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # then the start is logged, and nine seconds are left
     other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
     other.execute("BEGIN EXCLUSIVE")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=200)
     other.close()
     assert process.returncode == 2
     assert "The result is kept in" in err
@@ -268,9 +268,8 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
-    slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
     process = warm_process.popen(
-        [sys.executable, "-m", "runner", *slow],
+        [sys.executable, "-m", "runner", *SLOW],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -278,18 +277,18 @@ def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDat
     )
     wait_for(lambda: lines_of(tmp_path) >= 2)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
     assert out == ""
     assert statuses(tmp_path) == ["KILLED"]
     kept = lines_of(tmp_path)
-    assert 2 <= kept < 8
-    again = runner(*slow)
+    assert 2 <= kept < 400
+    again = runner(*WHOLE)
     assert again.code == 0
-    assert f"{kept} of 8 samples were on disk" in again.out
-    assert lines_of(tmp_path) == 8
+    assert f"{kept} of 400 samples were on disk" in again.out
+    assert lines_of(tmp_path) == 400
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
@@ -297,15 +296,14 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(
     runner: Run, tmp_path: Path, new_database: NewDatabase
 ) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
-    slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
-    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen([sys.executable, "-m", "runner", *SLOW], cwd=tmp_path, stderr=subprocess.DEVNULL)
     wait_for(lambda: lines_of(tmp_path) >= 2)
     process.kill()
     process.wait()
     assert statuses(tmp_path) == ["RUNNING"]
-    again = runner(*slow)
+    again = runner(*WHOLE)
     assert again.code == 0, again.err
-    assert "of 8 samples were on disk" in again.out
+    assert "of 400 samples were on disk" in again.out
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
@@ -321,13 +319,6 @@ def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> No
     assert statuses(tmp_path) == ["FINISHED"] * 4
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def lines_of(folder: Path) -> int:
     return sum(file.read_text().count("\n") for file in folder.glob("outputs/jobs/*/samples.jsonl"))
 
@@ -337,8 +328,10 @@ def statuses(folder: Path) -> list[str]:
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)) as database:
         try:
             return sorted(row[0] for row in database.execute("select status from runs"))
-        except sqlite3.OperationalError:
-            return []  # the tables are being made
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return []  # the tables are being created
