@@ -1,4 +1,4 @@
-"""The program as a user meets it: real processes, exit codes, one clear message, nothing lost."""
+"""The command line as a user sees it: exit codes, one clear message, no result lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from disks import mount_tmpfs
 from grids import wait_for
 from impatient import impatient
 
-Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
+Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
 WHOLE = ("model=stub", "task.limit=400")
@@ -81,7 +81,7 @@ def test_the_version_is_the_runners(runner: Run) -> None:
     assert done.out.startswith(f"runner {version('runner')} (Hydra ")
 
 
-def test_overrides_stand_anywhere(runner: Run) -> None:
+def test_overrides_may_be_anywhere(runner: Run) -> None:
     for order in (["plan=true", "-m", "seed=1,2"], ["-m", "plan=true", "seed=1,2"], ["plan=true", "seed=1,2", "-m"]):
         done = runner(*STUB, "tracking=none", *order)
         assert done.code == 0, done.err
@@ -96,7 +96,7 @@ def test_a_sweep_needs_no_plus(runner: Run) -> None:
         assert "2 jobs: 2 to do" in done.out
 
 
-def test_hydras_folder_is_not_made(runner: Run, tmp_path: Path) -> None:
+def test_hydras_folder_is_not_created(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=elsewhere/deep")
     assert done.code == 0, done.err
     assert "note: hydra.run.dir=elsewhere/deep: nothing is written there" in done.err
@@ -129,7 +129,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_json_is_one_line_a_job_and_a_grid_goes_on_past_the_impossible(runner: Run, tmp_path: Path) -> None:
+def test_json_is_one_line_per_job_and_a_grid_runs_despite_impossible_jobs(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", "model=stub", "task.limit=2,3", "task.split=tset,test", "print=json")
     assert done.code == 2
     lines = [json.loads(line) for line in done.out.strip().splitlines()]
@@ -138,10 +138,12 @@ def test_json_is_one_line_a_job_and_a_grid_goes_on_past_the_impossible(runner: R
     assert done.err.count("impossible: ") == 2
     assert "Did you mean test?" in done.err
     assert "error: 2 of 4 jobs are not finished" in done.err
-    assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED", "FINISHED"], "two jobs, and the grid that lacks two"
+    assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED", "FINISHED"], (
+        "two jobs, and the grid, in which two are missing"
+    )
 
 
-def test_corrupt_samples_are_refused_and_kept(runner: Run) -> None:
+def test_corrupt_samples_are_rejected_and_kept(runner: Run) -> None:
     folder = Path(runner(*STUB, "print=json", "tracking=none").json()["output_dir"])
     (folder / "result.json").unlink()
     samples = folder / "samples.jsonl"
@@ -207,25 +209,25 @@ def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None
     assert again.code == 0, again.err
     assert samples.read_text().count("\n") == 2000
     indices = [json.loads(line)["index"] for line in samples.read_text().splitlines()]
-    assert sorted(indices) == list(range(2000)), "none twice, none lost"
+    assert sorted(indices) == list(range(2000)), "none duplicated, none lost"
 
 
 @pytest.mark.slow
-def test_locked_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
+def test_a_locked_database_is_an_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
-    other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
-    other.execute("BEGIN EXCLUSIVE")
+    lock = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    lock.execute("BEGIN EXCLUSIVE")
     try:
         done = runner(*STUB, "seed=1", **impatient(tmp_path))
     finally:
-        other.close()
+        lock.close()
     assert done.code == 2
     assert "the database is locked by another program" in done.err
     assert "Traceback" not in done.err
     assert runner(*STUB, "seed=1").code == 0
 
 
-def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
+def test_an_unwritable_database_is_an_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, "tracking.uri=sqlite:////proc/nope.db")
     assert done.code == 2
     assert "MLflow at sqlite:////proc/nope.db cannot be reached or written" in done.err
@@ -238,7 +240,7 @@ def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
+def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
     slow = ["model=stub", "task.limit=20", "model.delay_s=0.5", "seed=5"]
     process = warm_process.popen(
@@ -251,10 +253,10 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
     )
     jobs = tmp_path / "outputs" / "jobs"
     wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # then the start is logged, and nine seconds are left
-    other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
-    other.execute("BEGIN EXCLUSIVE")
+    lock = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    lock.execute("BEGIN EXCLUSIVE")
     _, err = process.communicate(timeout=200)
-    other.close()
+    lock.close()
     assert process.returncode == 2
     assert "The result is kept in" in err
     assert "Traceback" not in err
@@ -309,13 +311,13 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(
 
 @pytest.mark.slow
 def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> None:
-    calls = [
+    processes = [
         warm_process.popen(
             [sys.executable, "-m", "runner", *STUB, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.DEVNULL
         )
         for seed in range(4)
     ]
-    assert [call.wait(timeout=240) for call in calls] == [0, 0, 0, 0]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0, 0, 0]
     assert statuses(tmp_path) == ["FINISHED"] * 4
 
 
@@ -324,7 +326,7 @@ def lines_of(folder: Path) -> int:
 
 
 def statuses(folder: Path) -> list[str]:
-    """Read the run statuses straight from the database: the truth, and quicker than through MLflow."""
+    """Read the statuses of runs from the database itself, which is quicker than through MLflow."""
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
