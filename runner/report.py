@@ -14,7 +14,7 @@ from runner.core.console import console, plain, rich_table
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, grid_columns, number
 from runner.core.result import COMPLETIONS, Record, Status
-from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
+from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
@@ -133,7 +133,7 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("kept in", str(near(Path(record.output_dir))))]:
+    for key, text in [*shown, ("kept in", str(relative_path(Path(record.output_dir))))]:
         table.add_row(key, text)
     if result.text is not None:
         text = plain(result.text) if sys.stdout.isatty() else result.text

@@ -72,7 +72,7 @@ def store_of(config: RunnerConfig) -> Store | None:
     return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id)
 
 
-def chosen(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
+def store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
     """Return a command's store: from its options, else from MLflow's variables, else sqlite in output_dir."""
     uri = uri or variable(URI_VARIABLE) or default_uri(output_dir)
     return Store(_absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
@@ -89,7 +89,7 @@ def see_all(uri: str) -> str:
     if shown.startswith(("http://", "https://")):
         return shown
     file = sqlite_path(shown)
-    place = shown if file is None else sqlite_uri(near(file))
+    place = shown if file is None else sqlite_uri(relative_path(file))
     return shlex.join(["mlflow", "ui", "--backend-store-uri", place])
 
 
@@ -105,7 +105,7 @@ def compare_command(store: Store) -> str:
     return shlex.join(words)
 
 
-def near(path: Path) -> Path:
+def relative_path(path: Path) -> Path:
     """Return a path relative to the working directory if it is below that."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
@@ -117,7 +117,7 @@ def _absolute(uri: str) -> str:
     return uri if file is None or file.is_absolute() else sqlite_uri(Path.cwd() / file)
 
 
-def calm_mlflow() -> None:
+def set_mlflow_variables() -> None:
     """Set MLflow's variables before it is imported: no telemetry, nothing on stdout, short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -147,7 +147,7 @@ def find_store(store: Store) -> tuple[Any, str] | None:
     file = sqlite_path(store.uri)
     if file is not None and not (file.exists() and file.stat().st_size):
         return None
-    calm_mlflow()
+    set_mlflow_variables()
     probe(store.uri)
     client = open_client(store.uri, "tracking.uri")
     experiment = client.get_experiment_by_name(store.experiment)
@@ -158,7 +158,7 @@ def find_store(store: Store) -> tuple[Any, str] | None:
 def _open_first(store: Store) -> tuple[Any, str]:
     """Open the store; only one process at a time, so that only one creates the database."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
-    calm_mlflow()
+    set_mlflow_variables()
     try:
         lock = hold(output_dir / ".mlflow.lock")
     except OSError as error:

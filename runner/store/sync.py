@@ -39,7 +39,7 @@ def sync(options: argparse.Namespace) -> str:
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir():
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
-    store = mlflow_store.chosen(output_dir, options.tracking_uri, options.experiment)
+    store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
     stored = read_runs(store)
     grids = {run for runs in stored.grids.values() for run, _ in runs}
     missing = []

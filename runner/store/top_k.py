@@ -46,24 +46,26 @@ class TopK:
         """How many tokens the sample has."""
         return len(self.ids) // self.width
 
-    def beside(self) -> list[array[int]]:
+    def ids_by_position(self) -> list[array[int]]:
         """Return the token ids of each position."""
         return [self.ids[at : at + self.width] for at in range(0, len(self.ids), self.width)]
 
 
 class TopKFile:
-    """The file that a job appends to; `there` are the samples that have a line already, with its width."""
+    """The file that a job appends to; `widths` has the samples with a line already, and its width."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TOP_K
-        self.there = {int(line["index"]): line["width"] for _, line in read_evidence(self.path, unsealed, "line", True)}
+        self.widths = {
+            int(line["index"]): line["width"] for _, line in read_evidence(self.path, unsealed, "line", True)
+        }
         self._file = GrowingFile(self.path)
 
     def add(self, index: int, top: TopK) -> None:
         """Append a sample's line."""
         packed = {"ids": _packed(top.ids), "logprobs": _packed(top.logprobs)}
         self._file.append(sealed({"index": index, "width": top.width, "places": top.places, **packed}))
-        self.there[index] = top.width
+        self.widths[index] = top.width
 
     def close(self) -> None:
         """Close the file."""

@@ -75,7 +75,7 @@ class ReferenceJob:
         if len(sample.token_ids) != kept.places:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
                                 f"{len(sample.token_ids)} tokens")  # fmt: skip
-        return replace(request, beside=kept.beside(), top=max(request.top, 1))
+        return replace(request, beside=kept.ids_by_position(), top=max(request.top, 1))
 
     def divergence(self, completion: Completion) -> Divergence:
         """Return how far this model is from the reference over one text; ConfigError where its tokens are others."""
