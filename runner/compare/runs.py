@@ -38,8 +38,16 @@ from runner.core.uris import sqlite_path, without_secrets
 from runner.scorers.likelihoods import units
 from runner.store import moved
 from runner.store.jobs import read_samples
-from runner.store.look import PAGE, PARENT
-from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, one_message, open_client, probe
+from runner.store.mlflow_store import (
+    Store,
+    clear_errors,
+    one_message,
+    open_client,
+    probe,
+    set_mlflow_variables,
+    store_from_options,
+)
+from runner.store.stored_runs import PAGE, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
@@ -57,7 +65,7 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
     """Return the store to read, by the rule of all commands; MLflow would create an sqlite file that is not there."""
     if uri:
         refuse_password("--tracking-uri", uri)
-    store = chosen(output_dir, uri, experiment)
+    store = store_from_options(output_dir, uri, experiment)
     file = sqlite_path(store.uri)
     if file is not None and not file.exists():
         if uri or not store.is_own:
@@ -74,7 +82,7 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
 
 def open_store(uri: str) -> Client:
     """Return a client for the store."""
-    calm_mlflow()
+    set_mlflow_variables()
     if sqlite_path(uri) is None:  # a database that may only be read is good enough here
         with clear_errors(uri):
             probe(uri)

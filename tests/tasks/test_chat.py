@@ -99,7 +99,7 @@ def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[...,
     assert "stdin, line 2: not UTF-8 text" in done.stderr
     refused = runner("task=chat", "model=stub", "seed=1,2", "-m")
     assert refused.code == 2
-    assert "task=chat reads stdin here, which the jobs of a grid do not have: run it without -m" in refused.err
+    assert "task=chat would read stdin, which the jobs of a grid do not have: run it without -m" in refused.err
 
 
 def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[..., Path]) -> None:

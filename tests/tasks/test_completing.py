@@ -300,6 +300,6 @@ def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConf
     file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))
     config.task = Gsm8kConfig(limit=7)
     notes = run(config, bases=bases).result.notes
-    assert any(note.startswith(f"nothing was taken from job {small.job_id}: ") for note in notes)
+    assert any(note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes)
     assert any(note.startswith(f"4 of 7 samples were taken from job {large.job_id}") for note in notes)
     assert any(note.startswith(f"2 of 7 samples were taken from job {small.job_id}") for note in notes)

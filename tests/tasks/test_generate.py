@@ -376,10 +376,10 @@ def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytes
     run(make_config(generation=greedy, **asked))
     with caplog.at_level("INFO", logger="runner"):
         assert run(make_config(generation=greedy, **asked)).from_ledger
-        assert "rerun=all measures anew" not in caplog.text
+        assert "rerun=all measures again" not in caplog.text
         other = replace(greedy, speculate=Speculate.off)
         assert run(make_config(generation=other, **asked)).from_ledger
-    said = "generation.speculate=off changes no answer, and what is recorded was measured with auto: rerun=all measures anew"
+    said = "generation.speculate=off changes no answer, and the recorded job was measured with auto: rerun=all measures again"
     assert said in caplog.text
 
 

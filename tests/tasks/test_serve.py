@@ -117,7 +117,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
 def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
     done = runner("-m", "task=serve", "task.port=0", "model=stub", "generation.max_new_tokens=1,2", "tracking=none")
     assert done.code == 2
-    assert "task=serve goes on until it is stopped, so it cannot be a job of a grid" in done.err
+    assert "task=serve runs until it is stopped, so it cannot be a job of a grid" in done.err
 
 
 # ------------------------------------------------------------------------------------------- ends, restarts

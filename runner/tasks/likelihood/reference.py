@@ -75,7 +75,7 @@ class ReferenceJob:
         if len(sample.token_ids) != kept.places:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
                                 f"{len(sample.token_ids)} tokens")  # fmt: skip
-        return replace(request, score_token_ids=kept.beside(), top_logprobs=max(request.top_logprobs, 1))
+        return replace(request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1))
 
     def divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference over one text; ConfigError if the tokens differ."""

@@ -289,6 +289,6 @@ class Scoring:
             return "was counted differently than its text is today"
         if (scored.kl_nats is None) != (self.diverge is None):
             return "was compared with another reference than this job has"
-        if self.kept is not None and sample.index not in self.kept.there:
+        if self.kept is not None and sample.index not in self.kept.widths:
             return f"has no line in {self.kept.path.name}"
         return None

@@ -36,7 +36,7 @@ from runner.embedded import MODEL_DIR
 from runner.engines.base import Completion, complete
 from runner.engines.kinds import kind_of
 from runner.engines.synthetic import synthetic_requests
-from runner.grid.plan import State, need_of, plan_job
+from runner.grid.plan import State, plan_job, predicted_need
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import check, identify, run
 from runner.tasks.agents.calls import CALLS
@@ -220,7 +220,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_parts(make_config:
 def test_a_job_needs_its_parts_and_all_cores(make_config: Make, parts: Path) -> None:
     config = make_config(model=in_parts(parts, dtype=Dtype.float32))
     stored = sum(file.stat().st_size for file in parts.glob("*.safetensors")) / MIB
-    need = need_of(config, resolve(config))
+    need = predicted_need(config, resolve(config))
     assert need.mib == pytest.approx(stored, rel=0.1)
     assert need.threads == machine.cores()
     assert plan_job([], config).state is State.todo
