@@ -4,7 +4,7 @@
 hard they are: each run solves a question when a common part (weight rho) and a part of its own, both normal, stay below
 a bar that the accuracy sets. Equal bars are the null: every verdict on it but "no difference shown" is false.
 Then the bars lie as far apart as the smallest difference that n questions and this much disagreement should show. The
-verdicts are runner-compare's own, from answers to finding. Rates stand with their 95 % intervals (Wilson).
+verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The same setting five times under five names: answers of equal accuracy to the s
 compare_null.py), speeds with log-normal noise, memory that differs a little. On each line most of the draws must show
 nothing: no row dominated, no difference from the baseline named. Then settings that do differ, and how often the front
 says so. With --real, five seeds of the embedded model, which change nothing in kind, are run there one by one and
-compared. Rates stand with their 95 % intervals (Wilson).
+compared. Rates come with their 95 % intervals (Wilson).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
 normal, skewed (a few texts move a lot, one way: exponential), lopsided (very few move very far: lognormal), heavy
 (Student's t of 3), or larger in longer texts. Then all parts are moved by the difference that so many texts should
-show, up and down by turns. The verdicts are runner-compare's own, from samples to finding. Rates stand with their 95 %
+show, up and down by turns. The verdicts are runner-compare's own, from samples to finding. Rates come with their 95 %
 intervals (Wilson).
 """
 
