@@ -29,7 +29,7 @@ from runner.engines.base import (
     request_sha256,
     require,
 )
-from runner.scorers.totals import who_did_what
+from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
@@ -157,7 +157,7 @@ def complete_missing(
     elif elsewhere := said_elsewhere(recorder, done.samples):
         done.known = elsewhere.facts
         done.notes += elsewhere.notes
-    done.metrics |= who_did_what(done.samples)
+    done.metrics |= cost_and_sides(done.samples)
     if done.measured is not None and (said_by := answered_by(done.samples)):
         done.measured.report.facts["answered_by"] = said_by
         if "," in said_by and not any(sample.calls for sample in done.samples):
