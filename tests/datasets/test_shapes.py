@@ -60,7 +60,7 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
         ({"question": "Q?"}, Keys(), "no key 'answer': it has question"),
         ({"question": "Q?", "answer": "5"}, Keys("body+question"), "no key 'body': it has answer, question"),
         ({"question": "Q?", "answer": "five"}, Keys(), "the answer is not a number, and has no '#### NUMBER'"),
-        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is no number"),
+        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is not a number"),
         ({"question": "Q?", "answer": True}, Keys(), "`answer` is true and neither a text nor a number"),
         ({"question": "Q?", "answer": [5, 6]}, Keys(), r"`answer` is \[5, 6\] and neither"),
         ({"question": "Q?", "answer": float("nan")}, Keys(), "`answer` is NaN and neither"),

@@ -1,4 +1,4 @@
-"""Grids as processes: started, watched, killed; faults brought into workers from outside; MLflow read from its file."""
+"""Grids as processes: starts, watches and kills them, injects faults into workers, and reads MLflow's database."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ if os.environ.get("FAULTS"):
     stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
 """
 
-# Put where Python imports it, like FAULTS. The clock of such a process jumps by hours, days and years to and fro, twice
-# a second; what sleeps and measures goes by another one, as where a machine's clock is set.
+# Imported by Python, like FAULTS. The process's wall clock jumps back and forth by hours, days and years, twice a second.
+# Sleeps and measurements use the monotonic clock, as they do when a machine's clock is set.
 CLOCK = """
 import datetime, os, random, sys, time
 
@@ -92,7 +92,7 @@ if os.environ.get("FAULTS_CLOCK"):
 
 @dataclass
 class Ended:
-    """How a grid went."""
+    """The exit code and output of a grid."""
 
     code: int
     out: str
@@ -106,7 +106,7 @@ class Grid:
     folder: Path
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-    name: str = ""  # before the names of the files that it prints to, where several print in one folder
+    name: str = ""  # prefix of its output files, if several grids print in one folder
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -122,12 +122,12 @@ class Grid:
             )
 
     def wait(self, seconds: float = 200) -> Ended:
-        """Wait for the end."""
+        """Wait until it ends."""
         code = self.process.wait(timeout=seconds)
         return Ended(code, self.out.read_text(), self.err.read_text())
 
     def workers(self) -> list[int]:
-        """The ids of its living worker processes."""
+        """Return the ids of its living worker processes."""
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
             return [int(pid) for pid in children if b"runner.grid.worker" in command(int(pid))]
@@ -135,14 +135,14 @@ class Grid:
             return []  # it has just ended
 
     def end(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """Kill the grid if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
 
 def command(pid: int) -> bytes:
-    """The command line of a process; nothing when it is gone or a zombie."""
+    """Return the command line of a process; empty if it is gone or a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -150,7 +150,7 @@ def command(pid: int) -> bytes:
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
-    """Wait until something has happened."""
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -159,7 +159,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
 
 @dataclass
 class Run:
-    """A run as MLflow's database has it."""
+    """A run in MLflow's database."""
 
     run_id: str
     status: str
@@ -175,7 +175,7 @@ class Run:
 
 
 def mlflow_runs(folder: Path) -> list[Run]:
-    """Read all runs straight from the database: the truth, and quicker than through MLflow."""
+    """Read all runs directly from the database, which is quicker than through MLflow."""
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
@@ -191,36 +191,37 @@ def mlflow_runs(folder: Path) -> list[Run]:
 
 
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every job's samples as they stand in its file."""
+    """Return every job's samples in the order of its file; a line that is still being written does not count."""
     files = folder.glob("outputs/jobs/*/samples.jsonl")
-    return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    whole_lines = {file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files}
+    return {job_id: [json.loads(line) for line in lines] for job_id, lines in whole_lines.items()}
 
 
 def without_time(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample but for the time that it took, and the checksum that the time is in."""
+    """Return a sample without its time, and without the checksum, which includes the time."""
     return {key: value for key, value in sample.items() if key not in ("seconds", "checksum")}
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every job's result.json."""
+    """Return every job's result.json."""
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}
 
 
 def end_at(pid: int, number: signal.Signals) -> None:
-    """Send a signal; a process that is gone already is no error."""
+    """Send a signal; it is no error if the process is already gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def put_clock(folder: Path) -> dict[str, str]:
-    """Write the clock that jumps into a folder; return the variables of a process that is to have it."""
+    """Write the jumping clock into a folder; return the variables of a process that uses it."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CLOCK)
     return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": "1"}
 
 
 def put_choices(conf: Path, **groups: dict[str, str]) -> None:
-    """Write choices of groups, each with what its defaults list goes on with behind the schemas' folder."""
+    """Write choices of config groups; each text continues the path of the schema in the choice's defaults list."""
     for group, choices in groups.items():
         (conf / group).mkdir(parents=True)
         for name, text in choices.items():

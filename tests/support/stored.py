@@ -1,4 +1,4 @@
-"""Runs as MLflow's sqlite database has them: the truth, and quicker than through MLflow."""
+"""Reads runs directly from MLflow's sqlite database, which is quicker than through MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass
 class Row:
-    """A run as the database has it."""
+    """A run in the database."""
 
     run_id: str
     status: str
@@ -20,21 +20,21 @@ class Row:
 
 
 def rows(database: Path) -> list[Row]:
-    """All runs, the oldest first."""
+    """Return all runs, the oldest first."""
     query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
                using (experiment_id) order by runs.start_time, runs.rowid"""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        found = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
+        row_by_run = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
         for run_id, key, value in connection.execute("select run_uuid, key, value from tags"):
-            found[run_id].tags[key] = value
-    return list(found.values())
+            row_by_run[run_id].tags[key] = value
+    return list(row_by_run.values())
 
 
 def jobs(database: Path, **tags: str) -> list[Row]:
-    """The runs of jobs."""
+    """Return the runs of jobs."""
     return [row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()]
 
 
 def grids(database: Path) -> list[Row]:
-    """The runs of grids."""
+    """Return the runs of grids."""
     return [row for row in rows(database) if "grid" in row.tags]
