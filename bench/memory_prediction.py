@@ -1,4 +1,4 @@
-"""How good is the memory prediction? Predicted next to measured, on random weights: `python bench/memory_prediction.py`.
+"""How good is the memory prediction? Predicted and measured, on random weights: `python bench/memory_prediction.py`.
 
 Checkpoints of three shapes are made of noise first. Then `task=memory` takes each through fresh processes, plain, int8
 and nf4: what was predicted from the headers stands beside what the kernel says of the process. The smallest shape is
