@@ -144,12 +144,8 @@ class WarmPopen(subprocess.Popen[Any]):
 def _hides_modules(python_path: str) -> bool:
     """Whether new folders hold more than sitecustomize.py: modules that the nursery may have imported from elsewhere."""
     known = {os.path.abspath(folder) for folder in sys.path}
-    new_folders = [
-        Path(folder) for folder in python_path.split(os.pathsep) if folder and os.path.abspath(folder) not in known
-    ]
-    return bool(
-        {path.name for folder in new_folders for path in folder.glob("*")} - {"sitecustomize.py", "__pycache__"}
-    )
+    new = [Path(name) for name in python_path.split(os.pathsep) if name and os.path.abspath(name) not in known]
+    return bool({path.name for folder in new for path in folder.glob("*")} - {"sitecustomize.py", "__pycache__"})
 
 
 def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
