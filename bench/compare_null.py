@@ -1,10 +1,10 @@
-"""How often does the printed verdict cry wolf, and how often does it see what it says it would have seen?
+"""How often is the printed verdict a false alarm, and does it have the stated power?
 
 `python bench/compare_null.py [--pairs 2000] [--seed 0]`. Two runs answer the same n questions. Questions differ in how
 hard they are: each run solves a question when a common part (weight rho) and a part of its own, both normal, stay below
 a bar that the accuracy sets. Equal bars are the null: every verdict on it but "no difference shown" is false.
 Then the bars lie as far apart as the smallest difference that n questions and this much disagreement should show. The
-verdicts are runner-compare's own, from answers to finding. Rates stand with their 95 % intervals (Wilson).
+verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def worse(row: TableRow) -> bool:
 
 
 def disagreement(one: float, other: float, rho: float) -> float:
-    """Chance that exactly one of two runs with these accuracies solves a question: an integral over how hard it is."""
+    """Return the probability that exactly one of two runs solves a question: an integral over its difficulty."""
     total = 0.0
     for step in range(401):
         hard = (step - 200) / 25
@@ -139,7 +139,7 @@ def disagreement(one: float, other: float, rho: float) -> float:
 
 
 def promised(tables: Iterator[list[TableRow]]) -> tuple[Rate, float]:
-    """Return how often tables claim something, and the median of the differences that they say they would have seen."""
+    """Return how often tables claim a difference, and the median of their minimum detectable differences."""
     claims, seen = [], []
     for rows in tables:
         claims.append(found(rows))
@@ -198,7 +198,7 @@ def unpaired(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 
 def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return the rates for repeats of a measurement, with noise as of a quiet machine."""
+    """Print and return the rates for repeats of a measurement, with the noise of a quiet machine."""
     nulls = []
     print(f"\nrepeats of a measurement, noise {100 * NOISE:.0f} %: {pairs:,} pairs a line and side")
     print("repeats  false verdicts (ranks)  interval without 1   true 5 % seen   true 10 % seen")
@@ -221,7 +221,7 @@ def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 
 def conclude(nulls: Sequence[Rate], started: float) -> int:
-    """Print how many lines are above their level by more than noise; return the exit code, 1 where some are."""
+    """Print how many lines exceed their level by more than noise; return the exit code, 1 if some do."""
     high = [rate for rate in nulls if rate.low > ALPHA]
     print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
@@ -229,7 +229,7 @@ def conclude(nulls: Sequence[Rate], started: float) -> int:
 
 
 def begin(script: str, about: str | None) -> tuple[int, np.random.Generator, float]:
-    """Read what a simulation takes, print its command, and return the pairs, the generator and when it began."""
+    """Parse the options of a simulation, print its command, and return the pairs, the generator and the start time."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

@@ -19,7 +19,7 @@ from runner.engines.local.forward import Forward
 
 
 def switch_off(parts: Sequence[str]) -> None:
-    """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
+    """Switch parts of our engine off in this process; `kernels` is an environment variable."""
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
         "share": [(prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts))],
         "packed": [
@@ -36,7 +36,7 @@ def switch_off(parts: Sequence[str]) -> None:
 
 
 def count_passes(run: Run) -> None:
-    """Have the stream's passes counted; a hook in the model would keep them from going in a single call."""
+    """Count the stream's passes; a hook in the model would prevent fused passes."""
     forward = Forward._forward
 
     def counted(self: Forward, what: Any, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""What a command said, in a form that two checkouts can be compared by: see same_answers.py.
+"""The output of a command, in a form in which two checkouts can be compared: see same_answers.py.
 
-Job ids, run ids, times, speeds and measured memory differ from run to run: they are masked, and all else is kept.
+Job ids, run ids, times, speeds and measured memory differ from run to run: they are masked, and the rest is kept.
 """
 
 from __future__ import annotations
@@ -56,33 +56,33 @@ NUMBER = re.compile(r"\d[\d,.]*")
 
 
 class Masks:
-    """The names of one run that another run would have otherwise: its folders and its job ids."""
+    """The names that differ between two runs: folders and job ids."""
 
     def __init__(self, folders: dict[str, Path]) -> None:
         self.folders = [(str(folder), name) for name, folder in folders.items()]
         self.jobs: dict[str, str] = {}
 
     def number(self, texts: list[str]) -> None:
-        """Name jobs by the order in which these texts speak of them."""
+        """Number jobs in the order in which these texts mention them."""
         for text in texts:
             for job_id in JOB_ID.findall(text):
                 self.jobs.setdefault(job_id, f"<{job_id.partition('-')[0]} {len(self.jobs) + 1}>")
 
     def names(self, text: str) -> str:
-        """Put names in place of folders and job ids."""
+        """Replace folders and job ids by names."""
         for folder, name in self.folders:
             text = text.replace(folder, name)
         return JOB_ID.sub(lambda found: self.jobs.get(found[0], "<job>"), text)
 
 
 def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any]]:
-    """Return what a command printed, line by line, without what was measured."""
+    """Return a command's output, line by line, without measurements."""
     text, lines = masks.names(text), []
     for pattern, word in TEXT_MASKS:
-        text = pattern.sub(lambda found, word=word: word or NUMBER.sub("#", found[1]), text)  # type: ignore[misc]
+        text = pattern.sub(lambda line_cells, word=word: word or NUMBER.sub("#", line_cells[1]), text)  # type: ignore[misc]
     if (values := as_json(text)) is not None:
         return [plain(values, measures)]
-    if measures:  # by words: where a line is folded hangs on the digits in it
+    if measures:  # by words: the digits decide where a line is folded
         return [re.sub("─+", "─", NUMBER.sub("#", word)) for word in text.split()]
     if re.match(r"\w+(,[^,\n]+){9}", text):
         return list(by_column(text))
@@ -91,21 +91,21 @@ def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any
         if (values := as_json(line)) is not None:
             lines.append(plain(values, measures))
             continue
-        found = cells(line)
+        line_cells = cells(line)
         if re.match(r"\s*(─{3}|\|[ :-]*-{3})", below):
-            header = found
-        elif 2 < len(found) <= len(header):  # cells may be empty, but not those at the end, which were measured
-            names = ["", *header][-len(found) :]
-            found = [masked(cell, name) for name, cell in zip(names, found, strict=True)]
-        elif len(found) == 2 and column(found[0]):
-            found[1] = NUMBER.sub("#", found[1])
-        said = "  ".join(re.sub("─+", "─", cell) for cell in found)
-        lines.append(said)
+            header = line_cells
+        elif 2 < len(line_cells) <= len(header):  # cells may be empty, but not those at the end, which were measured
+            names = ["", *header][-len(line_cells) :]
+            line_cells = [masked(cell, name) for name, cell in zip(names, line_cells, strict=True)]
+        elif len(line_cells) == 2 and column(line_cells[0]):
+            line_cells[1] = NUMBER.sub("#", line_cells[1])
+        cells_of_line = "  ".join(re.sub("─+", "─", cell) for cell in line_cells)
+        lines.append(cells_of_line)
     return lines
 
 
 def as_json(text: str) -> dict[str, Any] | None:
-    """Return the object that a text is, or None."""
+    """Parse a text that is a JSON object, else return None."""
     try:
         return dict(json.loads(text)) if text.startswith("{") else None
     except ValueError:
@@ -113,7 +113,7 @@ def as_json(text: str) -> dict[str, Any] | None:
 
 
 def by_column(text: str) -> Iterator[dict[str, Any]]:
-    """Return the rows of a CSV table without what was measured."""
+    """Return the rows of a CSV table without measurements."""
     for row in csv.DictReader(text.splitlines()):
         yield {name: MEASURED if column(name) or name in LEFT_OUT else value for name, value in row.items()}
 
@@ -124,23 +124,23 @@ def cells(line: str) -> list[str]:
 
 
 def masked(cell: str, name: str) -> str:
-    """Return a cell without its numbers where its column was measured; who lies on the front hangs on speed, too."""
+    """Return a cell, without numbers if its column was measured; the Pareto front depends on speed, too."""
     return "#" if name == "Pareto" else NUMBER.sub("#", cell) if column(name) else cell
 
 
 def column(name: str) -> bool:
-    """Whether what stands under this header was measured."""
+    """Whether the column with this header has measurements."""
     return bool(NOISE.search(name) or re.search(r"tok/s|RSS|seconds|Pareto|^MiB$|(^|\s)s$", name))
 
 
 def progress(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any]]:
-    """Return what a command said on stderr; jobs of a grid end in any order."""
+    """Return a command's stderr in sorted order, because jobs of a grid end in any order."""
     lines = printed(re.sub(r"\[\d+/(\d+)\]", r"[·/\1]", text), masks, measures)
     return sorted(lines, key=str)
 
 
 def plain(value: Any, measures: bool, key: str = "") -> Any:
-    """Return JSON without what was measured; of a task that measures, without its numbers."""
+    """Return JSON without measurements; for a task that measures, without any numbers."""
     match value:
         case dict():
             values = {name: plain(one, measures, name) for name, one in value.items() if name not in LEFT_OUT}
@@ -157,19 +157,19 @@ def plain(value: Any, measures: bool, key: str = "") -> Any:
 
 
 def files(folder: Path, masks: Masks) -> dict[str, Any]:
-    """Return what a command left in its folder: every file's content, by name."""
-    found = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()}
-    kept = {path: name for path, name in found.items() if not SKIPPED.search(name)}
+    """Return the content of every file in a command's folder, by name."""
+    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()}
+    compared = {path: name for path, name in names.items() if not SKIPPED.search(name)}
     unnamed = [
-        path for path, name in kept.items() if path.name == "result.json" and not masks.jobs.keys() & {*path.parts}
+        path for path, name in compared.items() if path.name == "result.json" and not masks.jobs.keys() & {*path.parts}
     ]
     by_params = sorted(unnamed, key=lambda path: masks.names(json.dumps(json.loads(path.read_text())["params"])))
     masks.number([path.parent.name for path in by_params])
-    return {masks.names(name): content(path, masks) for path, name in kept.items()}
+    return {masks.names(name): content(path, masks) for path, name in compared.items()}
 
 
 def content(path: Path, masks: Masks) -> Any:
-    """Return what stands in a file: JSON and tables as values, text as lines, all else as a digest."""
+    """Return a file's content: JSON and tables as values, text as lines, anything else as a digest."""
     try:
         return parsed(path, masks)
     except (ValueError, AttributeError):  # broken, or no objects
@@ -177,7 +177,7 @@ def content(path: Path, masks: Masks) -> Any:
 
 
 def parsed(path: Path, masks: Masks) -> Any:
-    """Return the values in a file of a known form; raises ValueError where it is not of that form."""
+    """Return the values in a file of a known form; ValueError if it does not have that form."""
     measures = path.parent.name.partition("-")[0] in MEASURING
     match path.suffix:
         case ".json" if path.stem in WITH_MEASURES:
@@ -195,7 +195,7 @@ def parsed(path: Path, masks: Masks) -> Any:
 
 
 def runs(database: Path, masks: Masks) -> Iterator[dict[str, Any]]:
-    """Return what MLflow knows of each run."""
+    """Return MLflow's data of each run."""
     with sqlite3.connect(database) as store:
         for run, name, status in store.execute("select run_uuid, name, status from runs").fetchall():
             about = {
@@ -209,7 +209,7 @@ def runs(database: Path, masks: Masks) -> Iterator[dict[str, Any]]:
 
 
 def differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Walk through both, and say where they differ and how."""
+    """Compare both recursively, and yield where they differ and how."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             if key not in new or key not in old:

@@ -1,8 +1,8 @@
 """Do two checkouts give the same answers? `python bench/same_answers.py BEFORE AFTER`.
 
-Both run the same commands, each in an empty folder of its own, and what they print and write is compared: prompts,
-tokens, texts and verdicts of every sample, metrics, facts, notes, exit codes, tables, messages, files. Left out are job
-ids, MLflow's ids, times, speeds and measured memory; of sweeps and memory benchmarks only the keys and rows count.
+Both run the same commands, each in an empty folder of its own, and their output and files are compared: prompts,
+tokens, texts and verdicts of every sample, metrics, facts, notes, exit codes, tables, messages. Job ids, MLflow's ids,
+times, speeds and measured memory are ignored; of sweeps and memory benchmarks only the keys and rows count.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from typing import Any
 
 from said import Masks, differences, files, printed, progress
 
-# Name, then commands, one a line; a line that goes further in goes on. `run` is `runner tracking=none`, {model} a copy
-# of the embedded model, {tree} the checkout. The files of INPUTS lie in the folder in which a case begins.
+# Name, then commands, one per line; a line with a deeper indent continues the last one. `run` is
+# `runner tracking=none`, {model} a copy of the embedded model, {tree} the checkout. The files of INPUTS are in the
+# folder of each case.
 CASES = """
 cli/help
     runner --help
@@ -222,7 +223,7 @@ errors/a damaged part
 
 @dataclass(frozen=True)
 class Allowed:
-    """A difference that is meant: regular expressions of the case and of the place, and why."""
+    """An intended difference: regular expressions of the case and of the place, and the reason."""
 
     case: str
     where: str
@@ -285,10 +286,10 @@ class Side:
     name: str  # before, after_: as long as the other, so that tables fold alike
     tree: Path
     python: Path
-    own: bool  # whether it is the checkout's own Python, which finds the checkout by itself
+    own: bool  # whether it is the checkout's own Python, which imports the checkout without PYTHONPATH
 
     def program(self, word: str) -> list[str]:
-        """Return how the checkout's command of this name is started, whether or not it is installed."""
+        """Return the start of the checkout's command of this name, whether or not it is installed."""
         if word == "python":
             return [str(self.python)]
         scripts = tomllib.loads((self.tree / "pyproject.toml").read_text())["project"]["scripts"]
@@ -298,7 +299,7 @@ class Side:
 
 @dataclass
 class Outcome:
-    """How a case ended."""
+    """The result of a case."""
 
     case: str
     seconds: float
@@ -321,41 +322,41 @@ def parse(text: str) -> dict[str, list[str]]:
     return cases
 
 
-def say(side: Side, commands: list[str], folder: Path, model: Path, limit_s: float) -> dict[str, Any]:
-    """Run the commands of a case in one checkout, and return all that they said."""
+def run_case(side: Side, commands: list[str], folder: Path, model: Path, limit_s: float) -> dict[str, Any]:
+    """Run the commands of a case in one checkout, and return their output and files."""
     folder.mkdir(parents=True)
     for name, text in INPUTS.items():
         (folder / name).write_text(text)
-    ends, outs, errs = [], [], []
+    exit_codes, outs, errs = [], [], []
     for command in commands:
         done = execute(side, command, folder, model, limit_s)
-        ends.append(done.returncode)
+        exit_codes.append(done.returncode)
         outs.append(done.stdout)
         errs.append(done.stderr)
     masks = Masks({"<here>": folder, "<tree>": side.tree, "<model>": model, "<python>": side.python})
     masks.number(outs + errs)
-    left = files(folder, masks)
-    said: dict[str, Any] = {}
+    files_left = files(folder, masks)
+    results: dict[str, Any] = {}
     for at, command in enumerate(commands):
         measures = bool(re.search("task=(sweep|memory)|inference_sweep|memory_quantization", command))
-        said[f"command {at + 1}, `{command}`,"] = {
-            "exit code": ends[at],
+        results[f"command {at + 1}, `{command}`,"] = {
+            "exit code": exit_codes[at],
             "stdout": printed(outs[at], masks, measures),
             "stderr": progress(errs[at], masks, measures),
         }
-    return said | {"file": left}
+    return results | {"file": files_left}
 
 
 def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end, or to the end of its time."""
+    """Run one command until it ends or its time is up."""
     words = [TEXTS_IN.sub(lambda found: TEXTS[found[0]], word) for word in shlex.split(command)]
     words = [word.replace("{model}", str(model)).replace("{tree}", str(side.tree)) for word in words]
-    given = {}
+    variables = {}
     while re.match("[A-Z_]+=", words[0]):
-        key, _, given[key] = words.pop(0).partition("=")
+        key, _, variables[key] = words.pop(0).partition("=")
     program, arguments = ("runner", [*words[1:], "tracking=none"]) if words[0] == "run" else (words[0], words[1:])
-    given |= {} if side.own else {"PYTHONPATH": str(side.tree)}
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | given
+    variables |= {} if side.own else {"PYTHONPATH": str(side.tree)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | variables
     for name in ("MLFLOW_TRACKING_URI", "COLUMNS"):
         environment.pop(name, None)
     try:
@@ -372,25 +373,27 @@ def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float)
         return subprocess.CompletedProcess(command, 124, "", f"not done after {limit_s:.0f} s")
 
 
-TRACE = "Traceback (most recent call last):"  # two crashes may be the same, and are no answers
+TRACE = "Traceback (most recent call last):"  # two equal crashes are not equal answers
 TEXTS_IN = re.compile("|".join(map(re.escape, TEXTS)))
 
 
 def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, limit_s: float) -> Outcome:
-    """Run a case in both checkouts and compare what they said."""
+    """Run a case in both checkouts and compare the results."""
     started, folder = time.perf_counter(), re.sub(r"\W+", "_", name)
     outcome = Outcome(name, 0.0, [])
     try:
-        old, new = (say(side, commands, scratch / side.name / folder, scratch / "model", limit_s) for side in sides)
+        old, new = (
+            run_case(side, commands, scratch / side.name / folder, scratch / "model", limit_s) for side in sides
+        )
         found = list(differences(old, new, ""))
-        found += [(where, "a crash") for where, told in (old | new).items() if TRACE in told.get("stderr", ())]
-        outcome.exit_codes = [told["exit code"] for told in old.values() if "exit code" in told]
+        found += [(where, "a crash") for where, result in (old | new).items() if TRACE in result.get("stderr", ())]
+        outcome.exit_codes = [result["exit code"] for result in old.values() if "exit code" in result]
     except Exception:  # noqa: BLE001  # one case that cannot be compared must not cost the others
         found = [("not compared", traceback.format_exc())]
     for where, how in found:
-        meant = [one for one in ALLOWED if re.search(one.case, name) and re.search(one.where, where)]
-        if meant:
-            outcome.allowed[meant[0].reason] = outcome.allowed.get(meant[0].reason, 0) + 1
+        allowed_by = [one for one in ALLOWED if re.search(one.case, name) and re.search(one.where, where)]
+        if allowed_by:
+            outcome.allowed[allowed_by[0].reason] = outcome.allowed.get(allowed_by[0].reason, 0) + 1
         else:
             outcome.found.append((where, how))
     outcome.seconds = time.perf_counter() - started
@@ -401,7 +404,7 @@ def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, li
 
 
 def main() -> None:
-    """Compare, print the table, and exit with 1 when anything differs."""
+    """Compare, print the table, and exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, metavar="BEFORE", help="a checkout")
     parser.add_argument("after", type=Path, metavar="AFTER", help="another one")
@@ -443,7 +446,7 @@ def main() -> None:
 
 
 def show(outcomes: list[Outcome], seconds: float) -> None:
-    """Print the table: a line a case, and the first difference of each that has one."""
+    """Print the table: a line per case, with its first difference if it has one."""
     width = max(len(outcome.case) for outcome in outcomes)
     print(f"{'case':{width}}  {'differences':>11}  {'allowed':>7}  {'seconds':>7}  exit codes")
     for outcome in outcomes:

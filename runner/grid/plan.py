@@ -20,7 +20,7 @@ from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
-from runner.estimates.jobs import Taken, estimate
+from runner.estimates.jobs import JobEstimate, estimate
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
@@ -163,7 +163,7 @@ def predicted_need(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
     return kind_of(config.model).need(config, resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
 
 
-def estimate_plan(plan: list[PlannedJob]) -> dict[int, Taken]:
+def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     """Estimate memory and time of a plan's jobs that use weights, by number; plan=quick skips the calibration."""
     jobs = {
         number: (planned.config, planned.resolved)

@@ -20,7 +20,7 @@ from runner.core.console import console, plain, say
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
-from runner.estimates.jobs import Taken, clock, said
+from runner.estimates.jobs import JobEstimate, clock, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.report import GridLine, brief
 from runner.store import mlflow_store
@@ -93,7 +93,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
     print(f"{summary(plan)}; {len(bases)} bases to load at most once each{_total_time(plan, estimates)}")
 
 
-def _estimate_cells(taken: Taken | None) -> list[str]:
+def _estimate_cells(taken: JobEstimate | None) -> list[str]:
     """Return the cells with the memory and time that a job will take."""
     fit = taken.fit if taken else None
     if fit is None:
@@ -102,7 +102,7 @@ def _estimate_cells(taken: Taken | None) -> list[str]:
         it = fit.predicted
         memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
         memory.append("yes" if fit.fits else "no")
-    return [*memory, *said(taken.time if taken else None)]
+    return [*memory, *estimate_words(taken.time if taken else None)]
 
 
 def _free_memory() -> str:
@@ -113,7 +113,7 @@ def _free_memory() -> str:
     return ", ".join([*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_free_mib()))])
 
 
-def _total_time(plan: list[PlannedJob], estimates: dict[int, Taken]) -> str:
+def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:
     """Say how long the jobs to do will take, one after another."""
     to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.resume) and it.same_as is None]
     times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]

@@ -27,7 +27,7 @@ from runner.datasets.prompts import read_conversation
 from runner.engines.base import Capability, Completion, Engine, Event, Message, NoChatTemplate, Request, gather, require
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
-from runner.scorers.totals import count_completions, who_did_what
+from runner.scorers.totals import cost_and_sides, count_completions
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import sample_of
@@ -77,7 +77,7 @@ def run(inputs: Opening, context: Context) -> Result:
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
     measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
     cancelled = sum(sample.finish_reason is FinishReason.cancelled for sample in samples)
-    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | who_did_what(samples)
+    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
     notes = report.notes + engine.stats.notes + chat.notes

@@ -27,7 +27,7 @@ from runner.engines.base import (
     request_sha256,
     require,
 )
-from runner.scorers.totals import who_did_what
+from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
@@ -153,7 +153,7 @@ def complete_missing(
     elif report := engine_of_reused(recorder, done.samples):
         done.known = report.facts
         done.notes += report.notes
-    done.metrics |= who_did_what(done.samples)
+    done.metrics |= cost_and_sides(done.samples)
     if done.measured is not None and (models := answered_by(done.samples)):
         done.measured.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in done.samples):

@@ -170,7 +170,7 @@ def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates,
 def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -> list[Load]:
     """Send requests at each rate, the lowest one first; rates above one that did not fit are not tried."""
     loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
-    with recorder.progress(sum(len(load.asked) for load in loads), "sweep") as bar:
+    with recorder.progress(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
             bar.describe(f"sweep: {load.rate:g} requests/s")
             arrivals.run_load(stopwatch.engine, load, lambda: bar.advance(1))

@@ -1,4 +1,4 @@
-"""Words for effects: each method has its row, and what the row asks for is in its effects."""
+"""Words for effects: each method has its entry, and its effects have the fields that the entry uses."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_every_method_has_words_and_an_effect_here() -> None:
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
 def test_what_is_written_and_recorded_of_an_effect(effect: Effect) -> None:
     judge([effect])
-    found = records(row(effect))
-    record = found["ratios"][0] if effect.is_ratio else found[quantity(effect).place]
+    record_by_key = records(row(effect))
+    record = record_by_key["ratios"][0] if effect.is_ratio else record_by_key[quantity(effect).record_key]
     assert list(record) == quantity(effect).keys.split()
     assert json.loads(json.dumps(record))["finding"] == "no difference shown"
     assert " [" in value_of(effect)
     assert METHODS[effect.method].quantity.legend[0].split("{")[0] in legend([effect])
-    said = sentence(row(effect), [])
-    assert said.startswith("run vs base")
-    assert "{" not in said + pairs_of(effect) + detectable(effect) + legend([effect])
+    text = sentence(row(effect), [])
+    assert text.startswith("run vs base")
+    assert "{" not in text + pairs_of(effect) + detectable(effect) + legend([effect])

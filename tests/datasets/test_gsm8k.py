@@ -91,7 +91,7 @@ def test_bad_data_keys(keys: dict[str, object], message: str) -> None:
     [
         ('{"question": "Q?"', "line 2: not JSON"),
         ('{"question": "Q?"}', "line 2: no key 'answer'"),
-        ('{"question": "Q?", "answer": "twelve"}', "line 2: the answer is no number, and has no '#### NUMBER'"),
+        ('{"question": "Q?", "answer": "twelve"}', "line 2: the answer is not a number, and has no '#### NUMBER'"),
         ('{"question": null, "answer": "#### 1"}', "line 2: `question` is null, not a text"),
         ('{"question": "Q?", "answer": []}', r"line 2: `answer` is \[\] and neither a text nor a number"),
         ("[1]", "line 2: not an object with keys .a row needs a question, and an answer that is a number"),

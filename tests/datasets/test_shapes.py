@@ -59,8 +59,8 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
         ({"text": "Q?", "answer": "5"}, Keys(), "no key 'question': it has answer, text"),
         ({"question": "Q?"}, Keys(), "no key 'answer': it has question"),
         ({"question": "Q?", "answer": "5"}, Keys("body+question"), "no key 'body': it has answer, question"),
-        ({"question": "Q?", "answer": "five"}, Keys(), "the answer is no number, and has no '#### NUMBER'"),
-        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is no number"),
+        ({"question": "Q?", "answer": "five"}, Keys(), "the answer is not a number, and has no '#### NUMBER'"),
+        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is not a number"),
         ({"question": "Q?", "answer": True}, Keys(), "`answer` is true and neither a text nor a number"),
         ({"question": "Q?", "answer": [5, 6]}, Keys(), r"`answer` is \[5, 6\] and neither"),
         ({"question": "Q?", "answer": float("nan")}, Keys(), "`answer` is NaN and neither"),
@@ -142,7 +142,7 @@ def test_words_before_a_number() -> None:
     keys = Keys(after="The answer is:")
     read = read_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
     assert (read.gold, read.answer) == ("1205", "2 and 3. The answer is: $1,205\n#### 1205")
-    with pytest.raises(ValueError, match="the answer has no number behind 'The answer is:'"):
+    with pytest.raises(ValueError, match="the answer has no number after 'The answer is:'"):
         read_row({"question": "Q?", "answer": "#### 5"}, keys)
     with pytest.raises(ValueError, match='the answer is "seven", not a letter of a choice'):
         read_row({"question": "Q?", "answer": "seven"}, Keys(has_letters=True))

@@ -86,7 +86,7 @@ def test_bad_tables_are_refused_in_one_message(tmp_path: Path) -> None:
         asked(torn)
     with pytest.raises(DataError, match=r"other\.parquet: no key 'question': it has text"):
         asked(put(tmp_path / "other.parquet", [{"text": "hi"}]))
-    with pytest.raises(DataError, match=r"row 1: the answer is no number"):
+    with pytest.raises(DataError, match=r"row 1: the answer is not a number"):
         asked(put(tmp_path / "plain.parquet", [{"question": "?", "answer": "seven"}]))
     named = tmp_path / "named.jsonl"
     shutil.copyfile(tmp_path / "plain.parquet", named)

@@ -143,7 +143,7 @@ class Grid:
 
 
 def command(pid: int) -> bytes:
-    """The command line of a process; nothing when it is gone or a zombie."""
+    """Return the command line of a process; empty if it is gone or a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -176,7 +176,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 200) -> None:
 
 @dataclass
 class Run:
-    """A run as MLflow's database has it."""
+    """A run in MLflow's database."""
 
     run_id: str
     status: str
@@ -212,7 +212,8 @@ def mlflow_runs(folder: Path) -> list[Run]:
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return every job's samples in the order of its file."""
     files = folder.glob("outputs/jobs/*/samples.jsonl")
-    return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    whole_lines = {file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files}
+    return {job_id: [json.loads(line) for line in lines] for job_id, lines in whole_lines.items()}
 
 
 def without_time(sample: dict[str, Any]) -> dict[str, Any]:

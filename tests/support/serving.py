@@ -1,4 +1,4 @@
-"""A real `runner task=serve` on this machine's loopback, as its users start it."""
+"""Starts a real `runner task=serve` on this machine's loopback, like its users."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Serving:
         return (self.folder / "err.txt").read_text()
 
     def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
-        """Send JSON, or bytes as they are; return the status and the answer, read as JSON where it is some."""
+        """Send JSON, or bytes unchanged; return the status and the answer, parsed if it is JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | {
             key.replace("_", "-"): value for key, value in headers.items()
@@ -80,7 +80,7 @@ class Serving:
         return now
 
     def open_stream(self, path: str, body: dict[str, Any]) -> http.client.HTTPConnection:
-        """Begin a stream and return its connection, whose first bytes have come."""
+        """Start a stream and return its connection after the first byte has arrived."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         headers = {"Content-Type": "application/json"}
         connection.request("POST", path, json.dumps(body | {"stream": True}), headers)
@@ -100,7 +100,7 @@ class Serving:
         return client
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit code."""
+        """Send a signal to end it, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(WAIT_S)
 
@@ -117,20 +117,20 @@ def first_line(client: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Serving]:
-    """Start a server in a folder and wait until it is ready; it is killed in the end, if it is still there."""
+    """Start a server in a folder and wait until it is ready; if it still runs at the end, it is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     port = () if any(word.startswith("task.port") for word in overrides) else ("task.port=0",)
     command = [sys.executable, "-m", "runner", "task=serve", *port, *overrides]
-    own = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
+    variables = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
-        process = warm_process.popen(command, cwd=folder, stdout=out, stderr=err, env=own, start_new_session=True)
+        process = warm_process.popen(command, cwd=folder, stdout=out, stderr=err, env=variables, start_new_session=True)
     try:
         end = time.monotonic() + WAIT_S
-        while not (found := re.search(r"^serving .* at (http://\S+?),? ", said(folder), re.MULTILINE)):
-            assert process.poll() is None, said(folder)
-            assert time.monotonic() < end, said(folder)
+        while not (match := re.search(r"^serving .* at (http://\S+?),? ", stderr_of(folder), re.MULTILINE)):
+            assert process.poll() is None, stderr_of(folder)
+            assert time.monotonic() < end, stderr_of(folder)
             time.sleep(0.05)
-        url = found[1].replace("0.0.0.0", "127.0.0.1")
+        url = match[1].replace("0.0.0.0", "127.0.0.1")
         yield Serving(process, folder, url, environment.get("RUNNER_API_KEY"))
     finally:
         if process.poll() is None:
@@ -138,5 +138,5 @@ def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Servi
         process.wait()
 
 
-def said(folder: Path) -> str:
+def stderr_of(folder: Path) -> str:
     return (folder / "err.txt").read_text()

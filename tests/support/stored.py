@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass
 class Row:
-    """A run as the database has it."""
+    """A run in the database."""
 
     run_id: str
     status: str
@@ -30,7 +30,7 @@ def read_together(database: Path) -> sqlite3.Connection:
 
 
 def rows(database: Path) -> list[Row]:
-    """All runs, the oldest first."""
+    """Return all runs, the oldest first."""
     query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
                using (experiment_id) order by runs.start_time, runs.rowid"""
     with contextlib.closing(read_together(database)) as connection:
@@ -41,10 +41,10 @@ def rows(database: Path) -> list[Row]:
 
 
 def jobs(database: Path, **tags: str) -> list[Row]:
-    """The runs of jobs."""
+    """Return the runs of jobs."""
     return [row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()]
 
 
 def grids(database: Path) -> list[Row]:
-    """The runs of grids."""
+    """Return the runs of grids."""
     return [row for row in rows(database) if "grid" in row.tags]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from listening import first, told
+from listening import complete_first, complete_with_deltas
 from opening import local_engine
 
 from runner.config.generation import GenerationConfig
@@ -44,7 +44,7 @@ def listen(engine: LocalEngine, requests: list[Request]) -> tuple[dict[Any, str]
         assert delta.text
         heard[int(delta.id)] += delta.text
 
-    return heard, told(engine, requests, text)
+    return heard, complete_with_deltas(engine, requests, text)
 
 
 def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
@@ -98,7 +98,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
     whole = {done.id: done.token_ids for done in base.complete(engine, requests)}
-    assert len(first(engine, requests, 1)) < len(requests)
+    assert len(complete_first(engine, requests, 1)) < len(requests)
     assert engine.stats.rows_alive == 0
     assert {done.id: done.token_ids for done in base.complete(engine, requests)} == whole
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from families import save_peft, save_pth
 from families import settings as family_settings
-from listening import first
+from listening import complete_first
 from opening import adapt, load_base, open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,7 +55,7 @@ def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypat
     random.Random(1).shuffle(shuffled)
     assert complete(engine, shuffled, 5) == expected
 
-    some = tokens_of(first(engine, shuffled, 5, 4))
+    some = tokens_of(complete_first(engine, shuffled, 5, 4))
     assert len(some) < len(shuffled)
     engine.close()
     engine = open_engine(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
@@ -56,7 +56,9 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
 
     def answers(engine: Engine) -> dict[Any, Completion]:
         heard: dict[Any, list[str]] = {}
-        done = told(engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text))
+        done = complete_with_deltas(
+            engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text)
+        )
         assert all("".join(heard.get((one.id, one.choice), [])) == one.text for one in done)
         return {(one.id, one.choice): one for one in done}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble, unreachable
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 
 from runner.config.generation import GenerationConfig
@@ -151,7 +151,7 @@ def test_text_is_returned_as_it_arrives(make_config: Make, api: Api, monkeypatch
 
     monkeypatch.setattr(api, "pause", lambda: waits.append(returned.acquire(timeout=WAIT_S)))
     engine = open_engine(config_of(make_config, api.url))
-    (done,) = told(engine, [Request(0, HI)], on_text)
+    (done,) = complete_with_deltas(engine, [Request(0, HI)], on_text)
     engine.close()
     assert texts == ["I", " heard", " Hi"]
     assert "".join(texts) == done.text
@@ -265,7 +265,7 @@ def test_text_that_was_returned_is_not_returned_again(make_config: Make, api: Ap
     api.troubles.append(Trouble("cut"))
     engine = open_engine(config_of(make_config, api.url))
     texts: list[str] = []
-    (one,) = told(engine, [Request(0, HI)], lambda delta: texts.append(delta.text))
+    (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: texts.append(delta.text))
     engine.close()
     assert texts == ["half of an ans"]
     assert one.finish_reason is FinishReason.error

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import warm_process
 from api_standin import Api, Trouble
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 from serving import serving
 
@@ -209,7 +209,7 @@ def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make
     with Teacher(bad()) as teacher:
         engine = open_engine(make_config(model=hybrid(teacher.url)))
         deltas: list[str] = []
-        told(engine, [Request(0, ASKED)], lambda delta: deltas.append(delta.text))
+        complete_with_deltas(engine, [Request(0, ASKED)], lambda delta: deltas.append(delta.text))
         engine.close()
     assert deltas == ["four"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 
 from runner.config.agents import AgentsConfig
@@ -48,7 +48,7 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
     engine = open_engine(make(model=ApiConfig(**keys(api, **more))))
     deltas: list[str] = []
     try:
-        (one,) = told(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
+        (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
         return one, deltas, engine.stats.notes
     finally:
         engine.close()
