@@ -21,7 +21,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
 from runner.engines import base
 from runner.engines.base import Request
-from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, why_not
+from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
 from runner.engines.rows import Row, Stopping
 from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
@@ -301,9 +301,9 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     with pytest.raises(ConfigError, match="beyond this model's sliding window of 8 tokens"):
         decode(tiny("mistral", sliding_window=8), MAIN, BRANCHES, 8)
     model = tiny("llama")
-    assert why_not(model) is None
+    assert rejection_reason(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "model.attention=flash_attention_2 takes no mask of its own" in str(why_not(model))
+    assert "model.attention=flash_attention_2 takes no mask of its own" in str(rejection_reason(model))
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(

@@ -13,7 +13,7 @@ from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local import fused_forward
-from runner.engines.local.compat_probe import probe_fused_forward, same_together
+from runner.engines.local.compat_probe import gives_same_logits_together, probe_fused_forward
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, TokenSpan
@@ -199,7 +199,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         return
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert same_together(forward, 60)
+    assert gives_same_logits_together(forward, 60)
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist()) if kernels.has_shared else None
     if prefix is not None:

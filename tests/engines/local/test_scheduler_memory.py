@@ -124,8 +124,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
     assert engine.stats.notes == [
-        f"memory ran out while a beginning that prompts share was read: {rows} concurrent rows from now on"
-        for rows in (32, 16, 8)
+        f"memory ran out while a shared prefix was read: {rows} concurrent rows from now on" for rows in (32, 16, 8)
     ]
 
 

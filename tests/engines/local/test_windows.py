@@ -20,7 +20,7 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.windows import Window, build, looking
+from runner.engines.local.windows import Window, build, probing_masks
 from tools import families
 
 masking_utils: Any = typed
@@ -124,7 +124,7 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
         "attention_mask": None,
         "past_key_values": None,
     }
-    with looking() as masks:
+    with probing_masks() as masks:
         for make, window in (
             (masking_utils.create_causal_mask, None),
             (masking_utils.create_sliding_window_causal_mask, Window(4096)),
