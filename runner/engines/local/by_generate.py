@@ -18,7 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from runner.engines.base import Event, RequestId
 from runner.engines.local.compat_probe import rope_stable_length
-from runner.engines.local.forward import score, scored
+from runner.engines.local.forward import score
 from runner.engines.local.memory import MemoryGuard
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
@@ -100,19 +100,14 @@ def generate(
         )
 
 
-def score_without_cache(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
+def score_without_cache(loaded: Loaded, rows: list[Row], stats: EngineStats) -> None:
     """Score each continuation in one pass over its prompt and itself, without a cache."""
-    started = time.perf_counter()
     for row in rows:
         with torch.inference_mode():
             logits = loaded.model(input_ids=torch.tensor([row.pending], device=loaded.device)).logits[0]
         given = row.given or []
         note_pass(stats, loaded, len(row.pending), len(logits))
         score(row, logits[-len(given) :], given)
-    seconds = time.perf_counter() - started
-    stats.prefill_s += seconds
-    stats.prefill_tokens += sum(len(row.pending) for row in rows)
-    return [scored(row, seconds) for row in rows]
 
 
 @contextmanager

@@ -91,8 +91,7 @@ class StaticBatches:
                 rows = self._take()
                 if rows[0].given is not None:
                     self._count()
-                    by = score_without_cache if self.batching.by_generate else _score
-                    return by(self.loaded, rows, self.stats)
+                    return self._score(rows)
                 if self.batching.by_generate:
                     self.batch = Generated(self.loaded, rows, self.stats, self.stopping, self.memory)
                 else:
@@ -126,6 +125,16 @@ class StaticBatches:
         taken = set(rows)
         self.waiting = [row for row in self.waiting if row not in taken]
         return rows
+
+    def _score(self, rows: list[Row]) -> list[Event]:
+        """Score the rows' continuations."""
+        started = time.perf_counter()
+        score_rows = score_without_cache if self.batching.by_generate else _score_in_pieces
+        score_rows(self.loaded, rows, self.stats)
+        seconds = time.perf_counter() - started
+        self.stats.prefill_s += seconds
+        self.stats.prefill_tokens += sum(len(row.pending) for row in rows)
+        return [scored(row, seconds) for row in rows]
 
     def _fitting_rows(self, rows: list[Row]) -> list[Row]:
         """Return the first of these rows that memory has room for together, at least one."""
@@ -239,9 +248,8 @@ class Batch:
                 del self.alive[at]
 
 
-def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
+def _score_in_pieces(loaded: Loaded, rows: list[Row], stats: EngineStats) -> None:
     """Read prompts with their continuations, in pieces with few enough logits, and score these."""
-    started = time.perf_counter()
     ids, mask, positions = _left_pad([row.pending for row in rows], loaded)  # [B, W]
     width, longest = ids.shape[1], max(len(row.given or ()) for row in rows)
     most = max(most_positions(loaded.device, int(loaded.metrics["vocab_size"])) // len(rows), 1)
@@ -257,10 +265,6 @@ def _score(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
                 score(row, some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
         first = last
     note_cache(stats, cache)
-    seconds = time.perf_counter() - started
-    stats.prefill_s += seconds
-    stats.prefill_tokens += sum(len(row.pending) for row in rows)
-    return [scored(row, seconds) for row in rows]
 
 
 def _forward(
