@@ -25,8 +25,8 @@ Make = Callable[..., RunnerConfig]
 WAIT_S = 60
 
 
-class Ear:
-    """Hears of one request."""
+class Listener:
+    """Collects the events of one request."""
 
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
@@ -49,15 +49,15 @@ def test_eight_threads_are_each_told_of_their_own(make_config: Make, tiny_model:
     engine = open_engine(config)
     alone = {one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])}
     engine.close()
-    said: dict[int, tuple[str, Completion]] = {}
+    answers: dict[int, tuple[str, Completion]] = {}
     with Driver(open_engine(config)) as driver:
         assert driver.loaded(WAIT_S).facts["architecture"] == "LlamaForCausalLM"
 
         def ask(first: int) -> None:
             for number in range(first, len(prompts), 8):
-                ear = Ear()
-                driver.submit(Request(number, prompts[number], deltas=True), ear)
-                said[number] = ear.end()
+                listener = Listener()
+                driver.submit(Request(number, prompts[number], deltas=True), listener)
+                answers[number] = listener.end()
 
         threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
         for thread in threads:
@@ -65,7 +65,7 @@ def test_eight_threads_are_each_told_of_their_own(make_config: Make, tiny_model:
         for thread in threads:
             thread.join(WAIT_S)
         assert driver.under_way == 0
-    assert {n: (text, one.text, one.token_ids) for n, (text, one) in said.items()} == {
+    assert {n: (text, one.text, one.token_ids) for n, (text, one) in answers.items()} == {
         n: (one.text, one.text, one.token_ids) for n, one in alone.items()
     }
 
@@ -86,7 +86,7 @@ class Brittle(StubEngine):
 def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: Make) -> None:
     with Driver(Brittle(make_config(model=StubConfig()), delay_s=0.0)) as driver:
         driver.loaded(WAIT_S)
-        broken, next_one = Ear(), Ear()
+        broken, next_one = Listener(), Listener()
         driver.submit(Request(1, "break"), broken)
         assert "broke" in str(broken.events.get(timeout=WAIT_S))
         assert driver.drain(WAIT_S)
@@ -113,18 +113,18 @@ class Unanswering(StubEngine):
 def test_cancelling_draining_and_closing(make_config: Make) -> None:
     driver = Driver(Unanswering(make_config(model=StubConfig()), delay_s=0.0))
     driver.loaded(WAIT_S)
-    ears = [Ear() for _ in range(20)]
-    for number, ear in enumerate(ears):
-        driver.submit(Request(number, "Hi"), ear)
+    listeners = [Listener() for _ in range(20)]
+    for number, listener in enumerate(listeners):
+        driver.submit(Request(number, "Hi"), listener)
     with pytest.raises(ConfigError, match="request 19 is under way already"):
-        driver.submit(Request(19, "Hi"), Ear())
+        driver.submit(Request(19, "Hi"), Listener())
     driver.cancel(18)
-    assert ears[18].end()[1].finish_reason is FinishReason.cancelled
+    assert listeners[18].end()[1].finish_reason is FinishReason.cancelled
     assert not driver.drain(0.0)
     driver.close()
-    assert isinstance(ears[19].events.get(timeout=WAIT_S), JobFailed)
+    assert isinstance(listeners[19].events.get(timeout=WAIT_S), JobFailed)
     with pytest.raises(JobFailed, match="takes no requests"):
-        driver.submit(Request(20, "Hi"), Ear())
+        driver.submit(Request(20, "Hi"), Listener())
 
 
 def test_an_engine_that_cannot_load_says_so_to_who_waits(make_config: Make, tiny_model: LocalModelConfig) -> None:
@@ -156,15 +156,15 @@ def test_an_engine_that_cannot_go_on_says_why_to_all_who_ask(make_config: Make, 
     engine = Engine(make_config(model=StubConfig()), delay_s=0.0)
     driver = Driver(engine)
     driver.loaded(WAIT_S)
-    ear = Ear()
+    listener = Listener()
     if is_busy:
-        driver.submit(Request(0, "Hi"), ear)
-        assert str(ear.events.get(timeout=WAIT_S)) == "process 1 was killed"
+        driver.submit(Request(0, "Hi"), listener)
+        assert str(listener.events.get(timeout=WAIT_S)) == "process 1 was killed"
     else:
         engine.session.is_dead = True
     driver._thread.join(WAIT_S)
     assert not driver.is_alive
     assert str(driver.failure) == "process 1 was killed"
     with pytest.raises(JobFailed, match="process 1 was killed"):
-        driver.submit(Request(1, "Hi"), Ear())
+        driver.submit(Request(1, "Hi"), Listener())
     driver.close()

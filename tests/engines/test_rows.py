@@ -1,4 +1,4 @@
-"""Where a completion ends, found token by token, against the definition: the text so far, looked at anew each time."""
+"""Where a completion ends, token by token, compared with the definition, which looks at the whole text so far."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     for count in range(1, len(tokens) + 1):
         so_far = tokens[:count]
-        said = tokenizer.decode(so_far, skip_special_tokens=True)
-        found = [said.index(one) for one in stop if one in said and not ignore_eos]
+        text_so_far = tokenizer.decode(so_far, skip_special_tokens=True)
+        places = [text_so_far.index(one) for one in stop if one in text_so_far and not ignore_eos]
         ended = so_far[-1] == EOS and not ignore_eos
-        due = FinishReason.stop if found or ended else FinishReason.length if count >= limit else None
+        due = FinishReason.stop if places or ended else FinishReason.length if count >= limit else None
         row = Row(request, [], "", limit, tokens=so_far)
         assert stopping.reason(row) is due
         if due is not None:
-            every = [said.index(one) for one in stop if one in said]
-            assert stopping.said(row) == said[: min(every, default=None)]
+            every = [text_so_far.index(one) for one in stop if one in text_so_far]
+            assert stopping.said(row) == text_so_far[: min(every, default=None)]
             return
 
 
@@ -79,13 +79,13 @@ def test_what_is_told_while_it_comes_is_never_taken_back(
 ) -> None:
     stopping, request = Stopping(tokenizer, frozenset([EOS])), Request(0, "x", stop)
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
-    told = ""
+    sent = ""
     for count in range(1, len(tokens) + 1):
-        row = Row(request, [], "", 100, tokens=tokens[:count], sent=told)
-        told += stopping.fresh(row)
-        said = stopping.said(row)
-        assert said.startswith(told)
+        row = Row(request, [], "", 100, tokens=tokens[:count], sent=sent)
+        sent += stopping.fresh(row)
+        text_so_far = stopping.said(row)
+        assert text_so_far.startswith(sent)
         if stopping.reason(row) is FinishReason.stop:
             return
-        held = max([0, *map(len, stop)]) + len(said) - len(said.rstrip("\ufffd"))
-        assert len(said) - len(told) <= held, "no more is held back than a stop text that may be on its way"
+        held_back = max([0, *map(len, stop)]) + len(text_so_far) - len(text_so_far.rstrip("\ufffd"))
+        assert len(text_so_far) - len(sent) <= held_back, "no more is held back than a stop text that may be on its way"

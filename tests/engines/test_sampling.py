@@ -131,7 +131,7 @@ def by_transformers(row: int) -> list[int]:
 
 @pytest.mark.usefixtures("by")
 def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
-    """Rows join in two lots, and some leave half way; the others do not notice."""
+    """Rows join in two groups, and some leave half-way; the others are not affected."""
     expected = [alone(row) for row in range(len(WAYS))]
     assert expected == [by_transformers(row) for row in range(len(WAYS))]
     assert len({tuple(tokens) for tokens in expected}) == len(WAYS)
@@ -139,17 +139,17 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
     assert sampler.history is None, "nobody has a penalty yet"
     sampler.take(sampler_of(list(range(3, len(WAYS)))))
     rows = list(range(len(WAYS)))
-    got: list[list[int]] = [[] for _ in WAYS]
+    picked: list[list[int]] = [[] for _ in WAYS]
     for step in range(STEPS):
         for row, token in zip(rows, sampler.pick(logits_at(step)[rows]).tolist(), strict=True):
-            got[row].append(token)
+            picked[row].append(token)
         if step == 2:
             kept = torch.tensor([6, 10, 1, 8, 4, 3, 7])
             sampler.keep(kept)
             rows = [rows[at] for at in kept.tolist()]
         if step == 3:
             sampler.take(sampler_of([]))
-    for row, tokens in enumerate(got):
+    for row, tokens in enumerate(picked):
         assert tokens == (expected[row] if row in rows else expected[row][:3])
 
 
@@ -174,11 +174,11 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
     texts = torch.randint(vocab_size, (rows, 300), generator=source).tolist()
     steps = [(sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)]
     sampler = alike(MANY[name], texts, vocab_size)
-    got = [sampler.pick(step) for step in steps]
+    picked = [sampler.pick(step) for step in steps]
     without_kernels(monkeypatch)
     sampler = alike(MANY[name], texts, vocab_size)
     expected = [sampler.pick(step) for step in steps]
-    assert torch.equal(torch.stack(got), torch.stack(expected))
+    assert torch.equal(torch.stack(picked), torch.stack(expected))
 
 
 @pytest.mark.usefixtures("by")
@@ -192,8 +192,8 @@ def test_min_p_and_penalties_are_by_their_definitions() -> None:
     sampler = alike(way, [[]] * rows, VOCABULARY)
     drawn = torch.stack([sampler.pick(logits) for _ in range(200)])
     assert left.gather(1, drawn.T).all(), "nothing that is left out is drawn"
-    found = torch.zeros_like(left).scatter_(1, drawn.T, True)
-    assert found.sum() > 0.5 * left.sum(), "and most of what is left is"
+    drawn_counts = torch.zeros_like(left).scatter_(1, drawn.T, True)
+    assert drawn_counts.sum() > 0.5 * left.sum(), "and most of what is left is"
     for frequency, presence in ((0.5, 0.0), (0.0, 1.5), (-0.3, 0.8)):
         way = replace(GREEDY, frequency_penalty=frequency, presence_penalty=presence)
         prompts, answers = torch.randint(VOCABULARY, (2, rows, 50), generator=source).tolist()
@@ -218,14 +218,14 @@ def test_draws_are_distributed_as_by_transformers(name: str) -> None:
     due = warped(way, logits).double().softmax(dim=-1)[0] * rows * draws
     often = [token for token in range(vocab_size) if due[token] >= 5]
     assert all(due[token] > 0 for token in counted), "nothing is drawn that transformers leaves out"
-    found = [counted[token] for token in often]
+    drawn_counts = [counted[token] for token in often]
     wanted = [float(due[token]) for token in often]
     if (rest := rows * draws - sum(wanted)) > 1e-3:
-        found.append(rows * draws - sum(found))
+        drawn_counts.append(rows * draws - sum(drawn_counts))
         wanted.append(rest)
     assert len(wanted) > 20 or name in ("agents", "little top_p", "min_p")
     if len(wanted) > 1:
-        assert stats.chisquare(found, wanted).pvalue > 1e-3
+        assert stats.chisquare(drawn_counts, wanted).pvalue > 1e-3
 
 
 @pytest.mark.usefixtures("by")
@@ -244,7 +244,7 @@ def test_odd_rows(way: Sampling, vocab_size: int) -> None:
 
 
 def test_of_equal_tokens_the_first_go() -> None:
-    """So it is the same whatever sorts; what stays is as likely as what transformers leaves."""
+    """So the result does not depend on the sort; the tokens that stay are as likely as those of transformers."""
     scores = torch.randn(50, 2000, generator=torch.Generator().manual_seed(4)).bfloat16().float()
     ours, theirs = sampling._nucleus(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
     assert torch.equal(ours.sort().values, theirs.sort().values)

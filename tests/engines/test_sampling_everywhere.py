@@ -44,12 +44,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.fixture(scope="module")
 def answers(model: Model) -> dict[str, str]:
     """What Python gets, by the parameter; the greedy one and a drawn one are the controls."""
-    found = {name: str(model.generate(QUESTION, max_new_tokens=TOKENS, **way)) for name, way in WAYS.items()}
+    answers_by_parameter = {
+        name: str(model.generate(QUESTION, max_new_tokens=TOKENS, **way)) for name, way in WAYS.items()
+    }
     plain = str(model.generate(QUESTION, max_new_tokens=TOKENS, temperature=0))
     drawn = str(model.generate(QUESTION, max_new_tokens=TOKENS, temperature=5))
-    assert found["min_p"] == plain != drawn
-    assert len({plain, found["frequency_penalty"], found["presence_penalty"]}) == 3, found
-    return found
+    assert answers_by_parameter["min_p"] == plain != drawn
+    assert len({plain, answers_by_parameter["frequency_penalty"], answers_by_parameter["presence_penalty"]}) == 3, (
+        answers_by_parameter
+    )
+    return answers_by_parameter
 
 
 def generated(runner: Callable[..., Any], way: dict[str, Any], *arguments: str) -> str:

@@ -83,11 +83,11 @@ def test_the_example_of_the_definition() -> None:
         "h": "abcdfegh",
     }
     mask = may_attend(torch.tensor(times), 8)
-    found = {
+    seen_by_mask = {
         chr(tokens[i]): "".join(chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen)
         for i in range(8)
     }
-    assert found == sees
+    assert seen_by_mask == sees
 
 
 def test_mask_of_the_last_tokens() -> None:
@@ -178,14 +178,14 @@ def test_the_engine_answers_as_each_branch_alone(
     model = build(family, attn_implementation=attention.value)
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    main, *begun = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
+    main, *prompts = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
     placed: list[Token] = [(token, 0, time, 0) for time, token in enumerate(main)]
-    for number, branch in enumerate(begun, start=1):
+    for number, branch in enumerate(prompts, start=1):
         placed += [(token, number, len(main) + at, 0) for at, token in enumerate(branch)]
-    alone: list[list[int]] = [[] for _ in begun]
+    alone: list[list[int]] = [[] for _ in prompts]
     for step in range(steps):
         column = []
-        for number, branch in enumerate(begun, start=1):
+        for number, branch in enumerate(prompts, start=1):
             own = [token for token in placed if token[1] == number] or [placed[len(main) - 1]]
             last = max(own, key=lambda token: token[2])
             ordered = [token for token in placed if token != last] + [last]
@@ -196,7 +196,7 @@ def test_the_engine_answers_as_each_branch_alone(
     assert done.branches is not None
     assert [one.token_ids for one in done.branches] == alone
     assert (done.id, done.text, done.token_ids, done.finish_reason) == (7, "", [], FinishReason.length)
-    assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, begun))
+    assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, prompts))
     assert engine.stats.decode_tokens == 3 * (steps - 1)
     assert engine.stats.decode_s > 0
 

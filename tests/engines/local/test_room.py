@@ -1,4 +1,4 @@
-"""Rows enter as long as the budget has room for the sum of their needs, and wait for one pass with several others."""
+"""Rows enter while the budget has room for the sum of their needs, several of them in one pass."""
 
 from __future__ import annotations
 

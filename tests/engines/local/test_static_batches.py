@@ -1,4 +1,4 @@
-"""All batchings answer alike, also where sampling, stops, scores, or memory that runs out come in between."""
+"""All batchings give the same answers, also with sampling, stop texts, scoring, or memory that runs out."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
     asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
 
     def answers(engine: Engine) -> dict[Any, Completion]:
-        heard: dict[Any, list[str]] = {}
-        done = told(engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text))
-        assert all("".join(heard.get((one.id, one.choice), [])) == one.text for one in done)
+        texts: dict[Any, list[str]] = {}
+        done = told(engine, asked, lambda delta: texts.setdefault((delta.id, delta.choice), []).append(delta.text))
+        assert all("".join(texts.get((one.id, one.choice), [])) == one.text for one in done)
         return {(one.id, one.choice): one for one in done}
 
     ours, theirs = answers(other), answers(padded)
@@ -69,7 +69,7 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
 
 @pytest.fixture
 def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
-    """Return a function that has memory run out in some of the next forward passes of static batches."""
+    """Return a function that makes memory run out in some of the next forward passes of static batches."""
     real = static_batches._forward
 
     def arrange(numbers: set[int]) -> None:
@@ -130,19 +130,19 @@ def test_an_error_of_another_kind_goes_on_its_way(
 def test_rows_are_set_back_before_the_kernel_ends_the_process(
     make_engine: Callable[..., Engine], batching: Batching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Main memory that runs short is seen beforehand: no error comes, but a kill."""
+    """A shortage of main memory must be noticed in time: the system raises no error, but kills the process."""
     alike = requests([PROMPTS[0]] * 4)  # of one length, so that generate takes them together, too
     expected = complete(make_engine(batching), alike)
-    said: list[float] = []
+    free_mib: list[float] = []
 
     def free() -> float:
-        said.append(10.0 if 8 < len(said) < 12 else 10_000.0)
-        return said[-1]
+        free_mib.append(10.0 if 8 < len(free_mib) < 12 else 10_000.0)
+        return free_mib[-1]
 
     monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(machine, "available_mib", free)
     engine = make_engine(batching)
-    said.clear()
+    free_mib.clear()
     assert complete(engine, alike) == expected
     assert any(note.startswith("memory ran out with") for note in engine.stats.notes)
 

@@ -1,4 +1,4 @@
-"""Windows, chunks, caps and sinks: layers see what their model's masks say, and answers are those of generate."""
+"""Windows, chunks, caps and sinks: layers see what their model's masks show, and answers are those of generate."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
 
 
 def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
-    """Without windows, caps or the heat of far positions, generate itself says something else."""
+    """Without windows, caps or the temperature of far positions, generate itself gives other answers."""
     changes: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": None},
         "gemma2": {"attn_logit_softcapping": None},
