@@ -23,8 +23,8 @@ def switch_off(parts: Sequence[str]) -> None:
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
         "share": [(prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts))],
         "packed": [
-            (fast_layers, "why_no_packing", lambda _: "switched off"),
-            (fast_layers, "are_quicker", lambda *_: False),
+            (fast_layers, "packing_problem", lambda _: "switched off"),
+            (fast_layers, "is_faster_in_panels", lambda *_: False),
         ],
         "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
     }
@@ -39,8 +39,10 @@ def count_passes(run: Run) -> None:
     """Count the stream's passes; a hook in the model would prevent fused passes."""
     forward = Forward._forward
 
-    def counted(self: Forward, what: Any, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
-        logits = forward(self, what, ids, positions, keep)
+    def counted(
+        self: Forward, layout: Any, ids: list[int], positions: list[int], keep: list[int] | None
+    ) -> torch.Tensor:
+        logits = forward(self, layout, ids, positions, keep)
         run.note_pass(len(ids), logits.shape[0])
         return logits
 

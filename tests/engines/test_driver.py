@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -92,8 +94,24 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: 
         assert next_one.end()[1].text.startswith("[STUB_GENERATION]")
 
 
+class Unanswering(StubEngine):
+    """Answers no request, so that all are under way until they are cancelled or dropped."""
+
+    def open(self, batch_size: int | None = None) -> StubSession:
+        class Holding(StubSession):
+            def _advance(self, arrived: list[Request], cancelled: set[Any]) -> list[Event]:
+                requests = [*self.waiting, *arrived]
+                self.waiting = deque(request for request in requests if request.id in cancelled)
+                events = super()._advance([], cancelled)
+                self.waiting = deque(request for request in requests if request.id not in cancelled)
+                time.sleep(0.001)  # else its thread would take a processor
+                return events
+
+        return Holding(self)
+
+
 def test_cancelling_draining_and_closing(make_config: Make) -> None:
-    driver = Driver(StubEngine(make_config(model=StubConfig()), delay_s=0.2))
+    driver = Driver(Unanswering(make_config(model=StubConfig()), delay_s=0.0))
     driver.loaded(WAIT_S)
     recorders = [Recorder() for _ in range(20)]
     for number, recorder in enumerate(recorders):

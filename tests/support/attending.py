@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engines.local.attention import Use
+from runner.engines.local.attention import PrefixUse
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import SharedKv
@@ -47,8 +47,8 @@ def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list
     return kv
 
 
-def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> Use:
+def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> PrefixUse:
     row_of = [-1] * tokens
     for number, at in enumerate(rows):
         row_of[at] = number
-    return Use(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))
+    return PrefixUse(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))

@@ -71,13 +71,13 @@ class LocalEngine:
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
         self._heads: Heads | None = None
-        self._rejection: str | None = None  # why the scheduler cannot serve the model, once that is known
+        self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
         self._batching: Batching | None = None
         self._fast_layers: FastLayers | None = None
         self.fused: FusedForward | None = None  # for a plain model on a CPU
 
     def load(self) -> EngineReport:
-        """Load the model if that has not happened, and report what is there."""
+        """Load the model unless it is loaded, and describe it."""
         if self._loaded is None:
             self._loaded = self._load()
         loaded = self._loaded
@@ -99,7 +99,7 @@ class LocalEngine:
 
     @property
     def loaded(self) -> Loaded:
-        """The model, once it is loaded."""
+        """The loaded model."""
         assert self._loaded is not None, "load() or open() comes first"
         return self._loaded
 
@@ -108,7 +108,7 @@ class LocalEngine:
         return self.admission.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as it stands amid others, special tokens too."""
+        """Return the text of token ids as part of a longer text, with special tokens."""
         return self.admission.decode(ids)
 
     def open(self, batch_size: int | None = None) -> LocalSession:
@@ -123,7 +123,7 @@ class LocalEngine:
         return arithmetic_of(self.loaded)
 
     def close(self) -> None:
-        """Take the adapter off; let go of the base, unless it was kept for the next job."""
+        """Remove the adapter; free the base model, unless the next job reuses it."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
             self.stats.packed_mib = 0.0
@@ -141,7 +141,7 @@ class LocalEngine:
 
     @cached_property
     def admission(self) -> Admission:
-        """What turns requests into rows: one for all sessions, which share the tokenizer."""
+        """Turns requests into rows; all sessions share it and its tokenizer."""
         loaded = self.loaded
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room = loaded.metrics["max_positions"]
@@ -151,7 +151,7 @@ class LocalEngine:
         )
 
     def heads(self, loaded: Loaded) -> Heads | None:
-        """Return the heads that the scheduler needs; None where it cannot serve the model, which a note says."""
+        """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
         if self._heads is None and self._rejection is None:
             wanted = self._resolved.model.attention
             try:
@@ -165,13 +165,13 @@ class LocalEngine:
         return self._heads
 
     def batching(self, loaded: Loaded) -> Batching:
-        """Return how rows are batched that the scheduler cannot serve; ConfigError where no batch gives answers."""
+        """Return the batching of rows that the scheduler cannot serve; ConfigError if no batching works."""
         if self._batching is None:
             self._batching = probe_batching(loaded, f"model.name={self.config.model.name}")
         return self._batching
 
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
-        """Let layers go by the kernels, on a CPU and once."""
+        """Replace layers' functions by faster ones, once and only on a CPU."""
         if self._fast_layers is None and heads.device.type == "cpu":
             self._fast_layers = FastLayers(loaded.model, native.for_heads(heads), self._packed_share)
             self.stats.notes += self._fast_layers.notes
@@ -186,7 +186,7 @@ class LocalEngine:
         try:
             loaded = adapt(base, self.config, self._resolved)
         except BaseException:
-            self._bases.clear()  # half an adapter may be on it
+            self._bases.clear()  # it may have half an adapter
             raise
         loaded.metrics["base_loads"] = 0 if reused else 1
         self.stats.load_s += loaded.metrics["load_s"]
@@ -196,22 +196,24 @@ class LocalEngine:
         return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
 
     def note_batching(self, batching: Batching, reason: str) -> None:
-        """Note once that rows go in static batches, and why."""
+        """Note once that rows are decoded in static batches, and why."""
         note = f"decoding uses {batching} (slower): {reason}{'; and ' * bool(batching.why)}{batching.why}"
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
 
 class LocalSession(Session):
-    """Rows go to the scheduler, or to static batches where they must; requests with branches one by one."""
+    """Sends rows to the scheduler, or to static batches where needed; requests with branches run one by one."""
 
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.loaded, self.admission = engine, loaded, engine.admission
         self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer))
         self.size = batch_size or engine.config.generation.batch_size
-        # asked here and not for each request: while a pass runs, the model's attention goes by another name
-        self.no_branches = branches.why_not(loaded.model) if Capability.branches in engine.capabilities else None
+        # checked here and not for each request: during a pass, the model's attention has another name
+        self.branches_rejection = (
+            branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
+        )
         self.branches: deque[list[Row]] = deque()
         self.scheduler: Scheduler | None = None
         self.static: dict[Batching, StaticBatches] = {}
@@ -221,8 +223,8 @@ class LocalSession(Session):
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
 
     def _admit(self, request: Request) -> list[Row]:
-        if request.branches and self.no_branches is not None:
-            raise self.no_branches
+        if request.branches and self.branches_rejection is not None:
+            raise self.branches_rejection
         return self.admission.rows(request)
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
@@ -253,7 +255,7 @@ class LocalSession(Session):
         return events
 
     def _route(self, rows: list[Row]) -> None:
-        """Send rows to the scheduler where it serves the model, but not those that are too long for it."""
+        """Send rows to the scheduler where it serves the model, and rows that are too long for it to static batches."""
         engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
         heads, stable_length = engine.heads(loaded), rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
@@ -274,13 +276,13 @@ class LocalSession(Session):
         if fitting := [row for row in rows if row.need <= window]:
             if self.scheduler is None:
                 self.engine.install_fast_kernels(self.loaded, heads)
-                kept = self.engine.conversations, self.engine.prompts, self.engine.speculation
-                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *kept)
+                shared = self.engine.conversations, self.engine.prompts, self.engine.speculation
+                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *shared)
                 self.scheduler.forward.fused = self.engine.fused
             self.scheduler.add(fitting)
 
     def _batches(self, batching: Batching) -> StaticBatches:
-        """Return what decodes in batches of this kind."""
+        """Return the static batches of this kind."""
         if batching not in self.static:
             stats, size = self.engine.stats, self.size or STATIC_ROWS
             self.static[batching] = StaticBatches(self.loaded, size, stats, self.stopping, batching)

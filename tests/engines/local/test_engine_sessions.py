@@ -71,9 +71,9 @@ def drain(session: Session) -> list[Event]:
 def completions(events: Sequence[Event]) -> dict[tuple[RequestId, int], Completion]:
     """Return the completions by id and choice; none may come twice."""
     ended = [event for event in events if isinstance(event, Completion)]
-    found = {(one.id, one.choice): one for one in ended}
-    assert len(found) == len(ended), "answered twice"
-    return found
+    by_choice = {(one.id, one.choice): one for one in ended}
+    assert len(by_choice) == len(ended), "answered twice"
+    return by_choice
 
 
 def alone(engine: LocalEngine, request: Request) -> list[int]:

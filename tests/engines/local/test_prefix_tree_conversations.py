@@ -1,4 +1,4 @@
-"""Hearing text as it comes, having enough of it, and going on from what was said before."""
+"""Text while it is generated, requests that are cancelled, and conversations that are continued."""
 
 from __future__ import annotations
 
@@ -113,15 +113,15 @@ def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
 
 def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     """Three turns of a chat; the tokens of each answer, and how many prompt tokens each turn computed."""
-    said: list[Message] = []
+    conversation: list[Message] = []
     answers, computed = [], []
     for turn in range(3):
-        said.append(Message("user", f"{PROMPT}This is turn {turn}."))
+        conversation.append(Message("user", f"{PROMPT}This is turn {turn}."))
         before = engine.stats.prefill_tokens
-        (done,) = base.complete(engine, [Request(turn, tuple(said), keep=keep, ignore_eos=True)])
+        (done,) = base.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
         computed.append(engine.stats.prefill_tokens - before)
         answers.append(done.token_ids)
-        said.append(Message("assistant", done.text))
+        conversation.append(Message("assistant", done.text))
     return answers, computed
 
 
@@ -134,8 +134,8 @@ def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: Lo
             engine.close()
 
     anew, all_tokens = chat(False)
-    kept, new_tokens = chat(True)
-    assert kept == anew
+    continued, new_tokens = chat(True)
+    assert continued == anew
     assert new_tokens[0] == all_tokens[0]
     assert new_tokens[2] < 1.5 * all_tokens[0] < all_tokens[2]
 
@@ -144,31 +144,31 @@ def nothing_computed() -> SharedKv:
     return SharedKv.empty(Heads(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
 
 
-def tokens_of(kept: ConversationCache) -> int:
-    return sum(len(one.tokens) for one in kept._conversations)
+def tokens_of(cache: ConversationCache) -> int:
+    return sum(len(one.tokens) for one in cache._conversations)
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
-    kept = ConversationCache()
+    cache = ConversationCache()
     for number in range(MOST_CONVERSATIONS + 3):
-        kept.add([number] * 100, nothing_computed(), budget_tokens=4000)
-    assert tokens_of(kept) == 100 * MOST_CONVERSATIONS
-    assert kept.find([0] * 100) is None  # it made room
-    kept.add([99] * 700, nothing_computed(), budget_tokens=4000)
-    assert tokens_of(kept) == 1000
-    kept.add([98] * 1001, nothing_computed(), budget_tokens=4000)
-    assert kept.find([98] * 1001) is None
-    found = kept.find([*[99] * 60, 1, 2])
-    assert found is not None
-    assert found.tokens == [99] * 60
-    assert kept.find([99] * 20) is None  # too little to be worth it
+        cache.add([number] * 100, nothing_computed(), budget_tokens=4000)
+    assert tokens_of(cache) == 100 * MOST_CONVERSATIONS
+    assert cache.find([0] * 100) is None  # it made room
+    cache.add([99] * 700, nothing_computed(), budget_tokens=4000)
+    assert tokens_of(cache) == 1000
+    cache.add([98] * 1001, nothing_computed(), budget_tokens=4000)
+    assert cache.find([98] * 1001) is None
+    prefix = cache.find([*[99] * 60, 1, 2])
+    assert prefix is not None
+    assert prefix.tokens == [99] * 60
+    assert cache.find([99] * 20) is None  # too little to be worth it
 
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
-    kept = ConversationCache()
-    kept.add([1] * 50, nothing_computed(), 10_000)
-    kept.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
-    assert tokens_of(kept) == 52
+    cache = ConversationCache()
+    cache.add([1] * 50, nothing_computed(), 10_000)
+    cache.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
+    assert tokens_of(cache) == 52
 
 
 @pytest.fixture
