@@ -30,9 +30,9 @@ def read_format(settings: dict[str, Any]) -> Format | None:
     stored = settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config")
     if not stored:
         return None
-    for choice in CHOICES.values():
-        if (stored_format := choice.read_stored(stored)) is not None:
-            return stored_format
+    formats = [found for choice in CHOICES.values() if (found := choice.read_stored(stored)) is not None]
+    if formats:  # of several choices of one library, the one that makes just this
+        return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
     return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
 
