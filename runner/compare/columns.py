@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
-from runner.compare.effect_words import METHODS, detectable, difference_of, fill, legend, p_value, pairs_of, value_of
+from runner.compare.effect_words import (
+    METHODS,
+    detectable,
+    difference_of,
+    fill,
+    legend,
+    p_value,
+    pairs_of,
+    quantity,
+    value_of,
+)
 from runner.compare.wording import assignments, front_rule, number
 from runner.core.effects import Effect
 from runner.core.metrics import ENDS, HEADLINES, LOG_LIKELIHOODS, METRICS, OF_SCORED, SHOWN_IF_ANY
@@ -102,11 +112,12 @@ def ratio_columns(table: Table) -> list[Column]:
     """Return the columns of the table of ratios: one line for each run and measure."""
     lines = [(row, it) for row in table.rows for it in row.ratios]
     names = [assignments(row, table.keys) or row.run.job_id for row, _ in lines]
+    counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
     return [
         Column("compared with the baseline", names, False),
         Column("measure", [it.measure for _, it in lines], False),
         Column("ratio", [f"×{value_of(it)}" for _, it in lines]),
-        Column("repeats", [fill(METHODS[it.method].sample, it) for _, it in lines]),
+        Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
         Column("p", [p_value(it.p) for _, it in lines]),
         Column("Holm", [p_value(it.p_holm) for _, it in lines]),
         Column("finding", [str(it.finding) for _, it in lines], False),

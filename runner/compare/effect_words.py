@@ -39,6 +39,7 @@ class Quantity:
     write: Callable[[float], str]
     unit: str = ""
     write_detectable: Callable[[float], str] = str
+    counted: str = "n"  # what `sample` counts, for the head of a column
     power: str = ""  # the probability of showing the minimum detectable difference
     legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
 
@@ -75,6 +76,7 @@ REPEATS = Quantity(
     record_key="ratios",
     keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
     write="{:.3g}".format,
+    counted="repeats",
     legend=(
         "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %;",
         "Holm over the comparisons of one figure, {alpha:g} decides.",
@@ -161,7 +163,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
         return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     it = row.effect
     if it is None:
-        return _too_few_repeats(row, keys) if row.ratios else ""
+        return _too_few_repeats(row, keys)
     words, of = METHODS[it.method], quantity(it)
     ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
     unit = fill(of.unit, it)
@@ -186,8 +188,11 @@ def _why_open(it: Effect, unit: str) -> str:
 
 def _too_few_repeats(row: TableRow, keys: list[str]) -> str:
     """Say if there are too few repeats for the test to show any difference."""
-    fewest = min(min(it.n, it.baseline_n) for it in row.ratios)
-    family = max(it.comparisons for it in row.ratios)
+    repeated = [it for it in row.ratios if it.method is Method.rank_sum]
+    if not repeated:
+        return ""
+    fewest = min(min(it.n, it.baseline_n) for it in repeated)
+    family = max(it.comparisons for it in repeated)
     needed = repeats_needed(family)
     if fewest >= needed:
         return ""
