@@ -20,6 +20,8 @@ from disks import mount_tmpfs
 from grids import wait_for
 from impatient import impatient
 
+from runner.quantization import CHOICES
+
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
@@ -30,7 +32,7 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["quantization=int9"], "quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: awq, fp4, gguf, gptq, int8, nf4, none, torchao_int8"),
+        (["quantization=int9"], f"quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: {', '.join(sorted(CHOICES))}"),
         (["task.limit=many"], "task.limit=many: a whole number is needed"),
         (["taks=gsm8k"], "taks: no group or key 'taks'. Did you mean task? Choices: generation, "),
         (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.answer_key, "),

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from runner.config.choices import CONF
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra import register
+from runner.config.models import MODELS
 from runner.grid.expand import expand
 
 register()
@@ -35,7 +37,7 @@ CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.y
 OF_GROUPS = [[*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])]
 # Each choice once at least, beside one of every other group.
 ROWS = [[lines[row % len(lines)] for lines in OF_GROUPS] for row in range(max(map(len, OF_GROUPS)))]
-NAMELESS = ("model=stub", "model=hybrid")  # of which there is one each
+NAMELESS = [f"model={name}" for name, kind in MODELS.items() if not any(key.name == "name" for key in fields(kind))]
 GOOD = [
     "seed=3", "seed='3'", "task.limit=null", "task.limit=7", "output_dir=/a/b", "output_dir=${model.name}/x",
     "++task.output_dir=${output_dir}/x", "++task.batch_sizes=[1,[2,3]]", "task.split='a, b = [c]'", "task.split=\"it's\"",

@@ -53,7 +53,10 @@ def composed(*overrides: str) -> RunnerConfig:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes(choice: str) -> None:
     group = choice.partition("=")[0]
-    config = composed(choice, *NEEDS.get(choice, []))
+    try:
+        config = composed(choice, *NEEDS.get(choice, []))
+    except ConfigError as error:
+        pytest.fail(f"{error}. Say in NEEDS what {choice} leaves to the user")
     assert isinstance(getattr(config, group), tuple(GROUPS[group].values()))
     assert getattr(config, group).name
 

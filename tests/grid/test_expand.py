@@ -20,6 +20,7 @@ from runner.config.hydra import register
 from runner.config.plain_text import quote_texts
 from runner.core.errors import ConfigError
 from runner.grid.expand import MOST_JOBS, check_exclude, excluded, expand
+from runner.quantization import CHOICES
 
 register()
 
@@ -222,7 +223,7 @@ def test_what_has_no_finite_list_is_rejected_wherever_it_is_given(line: str, wor
 def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"quantization=glob\(q\*\): matches no choice .* fp4, gguf, gptq, int8, nf4, none, torchao_int8",
+        match=rf"quantization=glob\(q\*\): matches no choice .*{', '.join(sorted(CHOICES))}",
     ):
         expand(["quantization=glob(q*)"], None, None, loader)
     with pytest.raises(ConfigError, match=r"glob lists the choices of a group, and task\.limit is not a group"):
