@@ -54,7 +54,7 @@ def test_every_method_has_words_and_an_effect_here() -> None:
 def test_only_repeats_are_said_to_be_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     few = ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5])
     assert "2 repeats a side cannot show a difference" in sentence(row(few), [])
-    counted = Quantity(place=REPEATS.place, keys=REPEATS.keys, write=REPEATS.write, counted="words")
+    counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
     monkeypatch.setitem(METHODS, Method.fisher, MethodWords(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
     assert sentence(row(other), []) == ""
