@@ -97,6 +97,10 @@ SENTENCES = {  # before -> after, wherever a line is folded
 }
 FOLDED = "a paragraph in plain English is folded elsewhere"
 VLLM = "'VLLM_PP_LAYER_PARTITION=2,2 vllm serve .*"
+COMPARE_HELP = (
+    r"became '(Compare the runs in|source:|which runs \(default: the newest|compare all others|.* are pooled'|output:)"
+    "|^'values' is new$"
+)
 ALLOWED = [
     Allowed("docs/vllm", "<split 1>/result.json result text$", f"^{VLLM} became {VLLM}$", FOLDED),
     Allowed("docs/convert", ", stdout ", r"^'(note: rope=native: .* use)' became '\1 rope=rope_2d'$", FOLDED),
@@ -120,6 +124,7 @@ ALLOWED = [
     Allowed("sweep", r" params task\.(prompts|split|format)$", "^is new$", ADDED),
     Allowed("cli/help", "--cfg job`, stdout", rf"^'({SAMPLING}|{DATA_SETS}): \w+' is new$", ADDED),
     Allowed("cli/help", "`runner --help`, stdout", ".", "the help explains each key"),
+    Allowed("cli/help", "`runner-compare --help`, stdout", COMPARE_HELP, "its help is in plain English"),
     Allowed("cli/help", "--cfg job`, stdout", r"^'# model=embedded quantization=none .*' is new$", CHOICES),
     Allowed(
         "cli/help",

@@ -57,12 +57,12 @@ GUESSED = re.compile(r" · \d+ of \d+ guessed tokens right")  # tokens are guess
 BY_SPEED = re.compile(r"(note:\s+)?decoding\s+read\s+more\s+than\s+main\s+memory\s+gives:[^:]*?caches")  # of a sweep
 FRONT = re.compile(
     r"(• )?(no Pareto front|dominated beyond noise): "
-)  # hangs on speed, and on what else the machine did
+)  # depends on speed, and on other work of the machine
 SEVERAL_JOBS = re.compile(r"[^\s,+\"]*<\w+ \d+>(?:(\+|, )[^\s,+\"]*<\w+ \d+>)+")
 
 
 class Masks:
-    """What one run says otherwise than another: its folders and job ids, and the old words in place of the new ones."""
+    """What differs between two runs by itself: the names of folders and jobs, and words that have become others."""
 
     def __init__(self, folders: dict[str, Path], reworded: Iterable[tuple[str, str]] = ()) -> None:
         self.folders = [(str(folder), name) for name, folder in folders.items()]
@@ -79,7 +79,7 @@ class Masks:
                 self.jobs.setdefault(job_id, f"<{task} {number}>")
 
     def names(self, text: str) -> str:
-        """Put names in place of folders and job ids, and new words in place of old ones."""
+        """Replace folders and job ids by names, and old words by new ones."""
         for folder, name in self.folders:
             text = text.replace(folder, name)
         text = re.sub(r"(beside other work on) [\d.]+", r"\1 #", text)
@@ -100,7 +100,7 @@ def printed(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any
         text = pattern.sub(lambda line_cells, word=word: word or NUMBER.sub("#", line_cells[1]), text)  # type: ignore[misc]
     if (values := as_json(text)) is not None:
         return [plain(values, measures)]
-    if measures:  # by words: where a line is folded hangs on the digits in it
+    if measures:  # by words: the digits decide where a line is folded
         return [re.sub("─+", "─", SIGNED.sub("#", word)) for word in BY_SPEED.sub("", text).split()]
     if re.match(r"\w+(,[^,\n]+){9}", text):
         return list(by_column(text))
@@ -144,7 +144,7 @@ def cells(line: str) -> list[str]:
 
 
 def masked(cell: str, name: str) -> str:
-    """Return a cell without its numbers where its column was measured; who lies on the front hangs on speed, too."""
+    """Return a cell, without numbers if its column was measured; the Pareto front depends on speed, too."""
     return "#" if name in ("Pareto", "time") else NUMBER.sub("#", cell) if column(name) else cell
 
 
@@ -154,7 +154,7 @@ def column(name: str) -> bool:
 
 
 def progress(text: str, masks: Masks, measures: bool) -> list[str | dict[str, Any]]:
-    """Return what a command said on stderr; jobs of a grid end in any order."""
+    """Return a command's stderr in sorted order, because jobs of a grid end in any order."""
     lines = printed(re.sub(r"\[\d+/(\d+)\]", r"[·/\1]", text), masks, measures=False)
     return sorted((plain(line, measures) for line in lines), key=str)
 

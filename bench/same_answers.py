@@ -330,24 +330,24 @@ def parse(text: str) -> dict[str, list[str]]:
 
 
 def record(side: Side, commands: list[str], folder: Path, model: Path, limit_s: float) -> None:
-    """Run the commands of a case in one checkout, and keep beside its folder what they print."""
+    """Run the commands of a case in one checkout, and keep their output beside its folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in INPUTS.items():
         (folder / name).write_text(text)
     done = [execute(side, command, folder, model, limit_s) for command in commands]
-    printed = [[one.returncode, one.stdout, one.stderr] for one in done]
-    folder.with_suffix(".json").write_text(json.dumps(printed))
+    output = [[one.returncode, one.stdout, one.stderr] for one in done]
+    folder.with_suffix(".json").write_text(json.dumps(output))
 
 
-def say(side: Side, commands: list[str], folder: Path, model: Path, used: Counter[str]) -> dict[str, Any]:
-    """Return what the commands of a case have printed and written in one checkout; used counts reasons to reword it."""
-    ends, outs, errs = zip(*json.loads(folder.with_suffix(".json").read_text()), strict=True)
+def results_of(side: Side, commands: list[str], folder: Path, model: Path, used: Counter[str]) -> dict[str, Any]:
+    """Return the output and files of a case that has run in one checkout; used counts the reasons for new words."""
+    exit_codes, outs, errs = zip(*json.loads(folder.with_suffix(".json").read_text()), strict=True)
     masks = Masks({"<here>": folder, "<tree>": side.tree, "<model>": model, "<python>": side.python}, side.reworded())
-    if not any("sweeper=optuna" in command for command in commands):  # whose jobs not every checkout prints
+    if not any("sweeper=optuna" in command for command in commands):  # not every checkout prints its jobs
         masks.number([*outs, *errs])
-    left = files(folder, masks)
-    said: dict[str, Any] = {}
+    files_left = files(folder, masks)
+    results: dict[str, Any] = {}
     for at, command in enumerate(commands):
         measures = bool(re.search("task=(sweep|memory)|inference_sweep|memory_quantization", command))
         results[f"command {at + 1}, `{command}`,"] = {
@@ -357,20 +357,20 @@ def say(side: Side, commands: list[str], folder: Path, model: Path, used: Counte
         }
     for one in REWORDED:
         used[one.reason] += sum(masks.used[old] for old in one.words)
-    return said | {"file": left}
+    return results | {"file": files_left}
 
 
 def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end, or to the end of its time."""
+    """Run one command until it ends or its time is up."""
     words = [TEXTS_IN.sub(lambda found: TEXTS[found[0]], word) for word in shlex.split(side.in_its_words(command))]
     words = [word.replace("{model}", str(model)).replace("{tree}", str(side.tree)) for word in words]
     variables = {}
     while re.match("[A-Z_]+=", words[0]):
         key, _, variables[key] = words.pop(0).partition("=")
     program, arguments = ("runner", [*words[1:], "tracking=none"]) if words[0] == "run" else (words[0], words[1:])
-    given |= {} if side.own else {"PYTHONPATH": str(side.tree)}
+    variables |= {} if side.own else {"PYTHONPATH": str(side.tree)}
     whole, stdin = [*side.program(program), *arguments], INPUTS["prompts.txt"]
-    environment = variables() | given
+    environment = common_variables() | variables
     try:
         if side.warm:
             return warm_commands.run(side.warm, whole, data=stdin, timeout_s=limit_s, cwd=folder, env=environment)
@@ -381,7 +381,7 @@ def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float)
         return subprocess.CompletedProcess(command, 124, "", f"not done after {limit_s:.0f} s")
 
 
-def variables() -> dict[str, str]:
+def common_variables() -> dict[str, str]:
     """Return the variables of all commands."""
     kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "COLUMNS")}
     return kept | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -397,7 +397,7 @@ def warmed(sides: list[Side], scratch: Path) -> Iterator[list[Side]]:
             socket.unlink(missing_ok=True)
             command = [str(side.python), warm_commands.__file__, str(side.tree), str(socket)]
             log = stack.enter_context((scratch / f"{side.name}.log").open("w"))
-            process = subprocess.Popen(command, env=variables(), stdin=subprocess.PIPE, stderr=log)
+            process = subprocess.Popen(command, env=common_variables(), stdin=subprocess.PIPE, stderr=log)
             stack.enter_context(process)  # the end of its stdin ends it
             while not socket.exists():
                 if process.poll() is not None:
@@ -420,7 +420,8 @@ def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, li
             if ran not in (side.name, "both"):
                 record(side, commands, scratch / side.name / folder, scratch / "model", limit_s)
         old, new = (
-            say(side, commands, scratch / side.name / folder, scratch / "model", outcome.allowed) for side in sides
+            results_of(side, commands, scratch / side.name / folder, scratch / "model", outcome.allowed)
+            for side in sides
         )
         found = list(differences(old, new, ""))
         found += [(where, "a crash") for where, result in (old | new).items() if TRACE in result.get("stderr", ())]
