@@ -18,7 +18,7 @@ from runner.config.rope import Rope2dConfig
 from runner.config.sampling import Sampling
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import LazyEngine, base
+from runner.engines import LazyEngine, base, contract
 from runner.engines.base import Capability, Message, Request
 from runner.engines.stats import EngineStats
 
@@ -56,10 +56,10 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
     """Branches need rope_2d, and an attention that accepts a mask."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     without = open_engine(make_config(model=model))
-    base.require(without, "task=chat", [Capability.chat, Capability.logprobs])
+    contract.require(without, "task=chat", [Capability.chat, Capability.logprobs])
     with pytest.raises(ConfigError, match="task=generate needs branches, which this engine does not offer: it has "):
-        base.require(without, "task=generate", [Capability.branches, Capability.chat])
-    base.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
+        contract.require(without, "task=generate", [Capability.branches, Capability.chat])
+    contract.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
     flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)
     assert Capability.branches not in open_engine(make_config(model=flash, rope=Rope2dConfig())).capabilities
     assert without.stats.load_s == 0
@@ -122,7 +122,9 @@ def test_a_listener_may_end_the_session(make_config: Make) -> None:
         steps.append(len(events))
         return False
 
-    assert [one.id for one in base.complete(engine, [Request(number, "x") for number in range(5)], None, listen)] == [0]
+    assert [
+        one.id for one in contract.complete(engine, [Request(number, "x") for number in range(5)], None, listen)
+    ] == [0]
     assert steps == [1]
 
 
@@ -138,19 +140,21 @@ def test_a_listener_may_submit_more_and_cancel(make_config: Make) -> None:
                     session.submit(Request("later", "x"))
                     session.cancel(1)
 
-        base.gather(session, [Request(number, "x") for number in range(3)], listen)
+        contract.gather(session, [Request(number, "x") for number in range(3)], listen)
         assert session.idle
     assert set(ended) == {0, 1, 2, "later"}
     assert [name for name, reason in ended.items() if reason is FinishReason.cancelled] == [1]
 
 
 def test_nothing_to_gather_takes_no_step(make_config: Make) -> None:
-    assert base.complete(open_engine(make_config(model=StubConfig())), [], None, lambda _: pytest.fail("a step")) == []
+    assert (
+        contract.complete(open_engine(make_config(model=StubConfig())), [], None, lambda _: pytest.fail("a step")) == []
+    )
 
 
 def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
     requests = [Request(number, "x") for number in range(10)]
     left: list[int] = []
     with open_engine(make_config(model=StubConfig())).open() as session:
-        base.gather(session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3)
+        contract.gather(session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3)
     assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]  # the stub answers one in each step
