@@ -12,7 +12,8 @@ from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner.config.model import Attention, LocalModelConfig
 from runner.core.dtypes import Dtype
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local import engine as local_engine
 from runner.engines.local import fast_layers, prefix_tree
 from runner.engines.local.forward import Forward

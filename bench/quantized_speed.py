@@ -21,7 +21,8 @@ from engines import greedy_engine, head_line, markdown, model_folder, spread
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization import CHOICES

@@ -27,7 +27,8 @@ from runner.config.compose import choose
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import OPEN, Sampling
 from runner.core.dtypes import Dtype
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.engines.sampling import Sampler

@@ -21,7 +21,8 @@ from engines import greedy_engine, head_line, markdown, model_folder, spread
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.embedded.problems import Split, problems
-from runner.engines.base import Message, Request, complete
+from runner.engines.base import Message, Request
+from runner.engines.contract import complete
 from runner.engines.local.speculation import Lookup, Speculation
 
 GUESS = Lookup.draft

@@ -22,7 +22,8 @@ from runner.config.plain_text import quote_texts
 from runner.config.root import Print, RunnerConfig
 from runner.core import signals
 from runner.core.console import ForPeople, say
-from runner.core.errors import exit_code_of, run_entry
+from runner.core.entry import run_entry
+from runner.core.errors import exit_code_of
 
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 

@@ -71,6 +71,28 @@ def test_a_folder_imports_only_from_folders_below() -> None:
             assert is_below, f"runner/{module} imports {target}, from a folder above"
 
 
+def circle() -> list[str]:
+    """Return files that import each other in a circle, in that order; an empty list if there are none."""
+    done: set[str] = set()
+
+    def descend(module: str, above: list[str]) -> list[str]:
+        if module in above:
+            return [*above[above.index(module) :], module]
+        if module in done or module not in modules():
+            return []
+        below = (descend(target, [*above, module]) for target in sorted(imports(modules()[module]) - {module}))
+        first = next(filter(None, below), [])
+        done.add(module)
+        return first
+
+    return next(filter(None, (descend(module, []) for module in sorted(modules()))), [])
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and imports for types only count, too."""
+    assert " -> ".join(circle()) == ""
+
+
 KINDS = (
     "StubConfig",
     "LocalModelConfig",

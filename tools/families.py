@@ -221,7 +221,8 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     from runner.config.task import Gsm8kConfig
     from runner.core.dtypes import Dtype
     from runner.engines import open_engine
-    from runner.engines.base import Request, complete
+    from runner.engines.base import Request
+    from runner.engines.contract import complete
     from runner.quantization.base import QuantizationConfig
 
     config = RunnerConfig(

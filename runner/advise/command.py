@@ -18,7 +18,8 @@ from runner.config.plain_text import quote_texts
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.console import plain, say
-from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry
+from runner.core.entry import run_entry
+from runner.core.errors import ConfigError, JobFailed, exit_code_of
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import clock
 from runner.estimates.speed import EstimateBasis

@@ -17,7 +17,8 @@ from typing import Protocol, Self
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.team import AgentCall, Answered, Discussion
 from runner.core.result import Call, FinishReason
-from runner.engines.base import Completion, Event, Request, RequestId, gather
+from runner.engines.base import Completion, Event, Request, RequestId
+from runner.engines.contract import gather
 from runner.engines.session import Session
 
 BATCHES = 8  # ready calls wait until they are an eighth of those that are under way

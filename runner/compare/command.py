@@ -30,7 +30,8 @@ from runner.compare.runs import (
 from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
-from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry, unknown
+from runner.core.entry import run_entry
+from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
 
 
 def entry() -> NoReturn:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
 from runner.core.console import plain
-from runner.core.errors import ConfigError, OutputError, check, few, one_line, run_entry
+from runner.core.entry import run_entry
+from runner.core.errors import ConfigError, OutputError, check, few, one_line
 from runner.core.texts import load_json
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports

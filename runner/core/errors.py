@@ -14,16 +14,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from runner.core import signals
-from runner.core.console import keep_streams, say, unwritten
+from runner.core.console import say
 from runner.core.uris import HIDDEN, without_secrets
 
 INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
@@ -237,34 +234,3 @@ def exit_code_of(
             raise
         say(f"{name}: {without_secrets(message)}")
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
-
-
-def run_entry(
-    name: str,
-    work: Callable[[], int | None],
-    message_of: Callable[[Exception], str | None] = message_of,
-    when_interrupted: str | None = None,
-) -> NoReturn:
-    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
-    from runner.core import environment  # which raises these errors
-
-    def with_environment() -> int | None:
-        environment.read()
-        return work()
-
-    keep_streams()
-    code: Any
-    try:
-        code = exit_code_of(name, with_environment, message_of)
-    except KeyboardInterrupt:
-        signals.restore_defaults()
-        if when_interrupted:
-            say(when_interrupted)
-        code = INTERRUPTED
-    except SystemExit as exit:  # raised by argparse
-        code = exit.code
-    if lost := unwritten():
-        fix = "the results are kept, and the same command prints them again"
-        say(f"{name}: stdout cannot be written ({lost.strerror}): {fix}")
-        code = code or 1
-    sys.exit(code)

@@ -9,7 +9,8 @@ from pathlib import Path
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import Capability, Engine, EngineReport, Request
+from runner.engines.base import Capability, EngineReport, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, kind_of
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from typing import Self
 
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, RunnerError
-from runner.engines.base import Completion, Engine, EngineReport, Event, Request, RequestId
+from runner.engines.base import Completion, EngineReport, Event, Request, RequestId
+from runner.engines.contract import Engine
 from runner.engines.session import Session
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core import child
-from runner.engines.base import Engine, complete
+from runner.engines.contract import Engine, complete
 from runner.engines.kinds.local import KIND
 from runner.engines.synthetic import synthetic_requests
 from runner.estimates.sample import CalibrationModel

@@ -26,8 +26,9 @@ from runner.checkpoints.resolve import resolve
 from runner.config.sampling import PARAMETERS, Sampling
 from runner.core.errors import ConfigError, JobFailed, unknown
 from runner.engines import open_engine
-from runner.engines.base import Capability, Completion, Event, Request, gather, require
+from runner.engines.base import Capability, Completion, Event, Request
 from runner.engines.chat_template import ChatTemplate
+from runner.engines.contract import gather, require
 from runner.engines.kinds import kind_of
 from runner.library.load import configure
 from runner.models.load import load_tokenizer

@@ -17,7 +17,8 @@ from statistics import median
 from runner.config.measures import SweepConfig
 from runner.core.errors import is_memory_error, one_line
 from runner.core.stats import percentiles
-from runner.engines.base import FEWER_ROWS, Completion, Engine, Request
+from runner.engines.base import FEWER_ROWS, Completion, Request
+from runner.engines.contract import Engine
 from runner.engines.session import Session
 from runner.engines.synthetic import synthetic_requests
 from runner.speed.real_prompts import RealPrompts

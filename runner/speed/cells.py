@@ -14,7 +14,8 @@ from runner.core.energy import Energy
 from runner.core.errors import is_memory_error, one_line
 from runner.core.stats import percentiles, relative_spread
 from runner.engines.arithmetic import Arithmetic, Shape
-from runner.engines.base import FEWER_ROWS, Completion, Engine, EngineReport, complete
+from runner.engines.base import FEWER_ROWS, Completion, EngineReport
+from runner.engines.contract import Engine, complete
 from runner.engines.stats import EngineStats
 from runner.engines.synthetic import VOCABULARY, synthetic_requests
 from runner.speed.real_prompts import RealPrompts

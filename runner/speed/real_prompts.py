@@ -20,7 +20,8 @@ from runner.datasets.gsm8k import describe as describe_questions
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.prompts import Branched, build_prompt, holds_prompts, load_prompts, prompts_sha256
 from runner.datasets.prompts import describe as describe_file
-from runner.engines.base import Completion, Engine, Prompt, Request
+from runner.engines.base import Completion, Prompt, Request
+from runner.engines.contract import Engine
 
 MOST_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
 

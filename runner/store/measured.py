@@ -14,7 +14,8 @@ from runner.core.errors import one_line
 from runner.core.files import write_atomically
 from runner.core.metrics import OF_GUESSES
 from runner.core.texts import checked, signed
-from runner.engines.base import Engine, EngineReport
+from runner.engines.base import EngineReport
+from runner.engines.contract import Engine
 from runner.engines.stats import EngineStats
 
 log = logging.getLogger(__name__)

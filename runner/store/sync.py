@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from runner.core import signals
 from runner.core.console import plain, say
-from runner.core.errors import ConfigError, RunnerError, run_entry
+from runner.core.entry import run_entry
+from runner.core.errors import ConfigError, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store

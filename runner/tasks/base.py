@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
-from runner.engines.base import Engine
+from runner.engines.contract import Engine
 from runner.store.jobs import Recorder
 
 Own = TypeVar("Own")

@@ -24,7 +24,8 @@ from runner.core.result import FinishReason, Result
 from runner.core.sides import answered_by
 from runner.core.texts import read_text
 from runner.datasets.prompts import read_conversation
-from runner.engines.base import Capability, Completion, Engine, Event, Message, NoChatTemplate, Request, gather, require
+from runner.engines.base import Capability, Completion, Event, Message, NoChatTemplate, Request
+from runner.engines.contract import Engine, gather, require
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 from runner.scorers.totals import cost_and_sides, count_completions

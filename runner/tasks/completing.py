@@ -16,17 +16,8 @@ from typing import Any, Protocol
 from runner.core.errors import JobFailed
 from runner.core.result import Choice, Sample
 from runner.core.sides import answered_by
-from runner.engines.base import (
-    Completion,
-    Engine,
-    EngineReport,
-    Event,
-    Request,
-    RequestId,
-    gather,
-    request_sha256,
-    require,
-)
+from runner.engines.base import Completion, EngineReport, Event, Request, RequestId, request_sha256
+from runner.engines.contract import Engine, gather, require
 from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder

@@ -22,7 +22,8 @@ from runner.core.energy import Energy
 from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
 from runner.core.result import RepeatLog, Result
-from runner.engines.base import FEWER_ROWS, Capability, require
+from runner.engines.base import FEWER_ROWS, Capability
+from runner.engines.contract import require
 from runner.engines.synthetic import check_room
 from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load

@@ -17,7 +17,8 @@ from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Request, complete
+from runner.engines.base import Completion, Delta, Event, Request
+from runner.engines.contract import complete
 from runner.engines.driver import Driver
 from runner.engines.kinds.stub import StubEngine, StubSession
 

@@ -12,7 +12,8 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Capability, Completion, Engine, Event, Request, RequestId
+from runner.engines.base import Capability, Completion, Event, Request, RequestId
+from runner.engines.contract import Engine
 from runner.engines.session import Session
 
 

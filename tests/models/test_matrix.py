@@ -37,7 +37,7 @@ from runner.config.rope import (
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
 from runner.models.load import Loaded
@@ -218,7 +218,7 @@ SCALED = [name for name in ROPES if name != "native"]
 def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
     """Load, complete and close as a job does; return the loaded model, logits and tokens."""
     engine = local_engine(config, bases)
-    (done,) = base.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
+    (done,) = contract.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.finish_reason is FinishReason.length
     loaded = engine.loaded
     with torch.inference_mode():

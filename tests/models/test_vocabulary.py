@@ -17,7 +17,8 @@ from runner import Model, load
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
 from runner.embedded import MODEL_DIR
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.kinds.local import KIND
 
 EXTRA, FAR = "<extra>", "<far>"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner.engines.base import Completion, Delta, Engine, Event, Request, complete
+from runner.engines.base import Completion, Delta, Event, Request
+from runner.engines.contract import Engine, complete
 
 
 def complete_with_deltas(

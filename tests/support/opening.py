@@ -9,7 +9,7 @@ from runner import engines
 from runner.checkpoints import formats
 from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
-from runner.engines.base import Engine
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache
 
 if TYPE_CHECKING:  # imports torch

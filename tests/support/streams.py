@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Request
+from runner.engines import contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
 
 SYSTEM = "You are one of several agents who work on a task together; answer in few words, and think before you do. "
 AGENTS = ("Agent one reads the numbers, and only those. ", "Agent two checks what the others have said so far. ")
@@ -43,7 +44,7 @@ def tokens_of(completions: Iterable[Completion]) -> dict[Any, list[int]]:
 
 def complete(engine: Engine, requests_to_run: Sequence[Request], batch_size: int | None = None) -> dict[Any, list[int]]:
     """Return the tokens of an engine's answers."""
-    done = tokens_of(base.complete(engine, requests_to_run, batch_size))
+    done = tokens_of(contract.complete(engine, requests_to_run, batch_size))
     assert sorted(done) == sorted(request.id for request in requests_to_run)
     return done
 

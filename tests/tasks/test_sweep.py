@@ -274,7 +274,8 @@ from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from opening import open_engine
 from runner.engines.arithmetic import Rates
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.quantization.base import QuantizationConfig
 from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep

@@ -14,7 +14,8 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
 

@@ -19,7 +19,8 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.files import replace_with
 from runner.core.texts import read_cache
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.server import ServerConnection

@@ -9,7 +9,8 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import HybridConfig, ModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import RunnerError
-from runner.engines.base import Capability, Engine
+from runner.engines.base import Capability
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, ModelKind, Need, api, kind_of
 from runner.engines.remote import reviews
 from runner.engines.remote.engine import ApiEngine

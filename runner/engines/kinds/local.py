@@ -11,14 +11,14 @@ from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
-from runner.config.model import Attention, local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
-from runner.config.rope import Rope2dConfig
 from runner.config.task import Workload
 from runner.core import machine
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.engines.local.capabilities import capabilities_of
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
@@ -91,9 +91,7 @@ class Local(ModelKind):
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""
-        masked = local_model(config.model).attention is not Attention.flash_attention_2
-        has_branches = isinstance(config.rope, Rope2dConfig) and masked
-        return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})
+        return capabilities_of(config)
 
     def open_engine(
         self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None

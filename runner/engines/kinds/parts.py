@@ -16,7 +16,8 @@ from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.pipeline import CAPABILITIES
 from runner.engines.pipeline.ranks import first_rank, manifest_of, torchrun_rank

@@ -15,7 +15,6 @@ from runner.engines.base import (
     Capability,
     Completion,
     Delta,
-    Engine,
     EngineReport,
     Event,
     Message,
@@ -24,6 +23,7 @@ from runner.engines.base import (
     RequestId,
     request_sha256,
 )
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats

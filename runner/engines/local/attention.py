@@ -21,9 +21,10 @@ from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.parts import (
     PartialAttention,
+    Scaling,
     attend_to_keys,
-    attend_within_spans,
     by_token,
+    most_scores,
     or_zero,
     scores_of,
     wide_bmm,
@@ -73,6 +74,11 @@ class LayerAttention:
     scale: float
     softmax: Softmax
     view: WindowView
+
+    @property
+    def scaling(self) -> Scaling:
+        """How the layer's scores are scaled and capped before the softmax."""
+        return Scaling(self.scale, self.softmax.cap)
 
 
 @dataclass
@@ -165,10 +171,10 @@ class PassLayout:
             chosen = grouped if use.rows is None else grouped[:, :, use.rows]
             keys, values = (some[:, use.least :] for some in use.kv.read(layer))
             first = None if use.first is None else (use.first - use.least).repeat_interleave(heads.group)
-            part = attend_to_keys(self, attention, by_token(chosen), keys, values, first, None)
+            part = attend_to_keys(self.kernels, attention.scaling, by_token(chosen), keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
-            parts.append(attend_within_spans(self, attention, grouped, key, value))
+            parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _join(self, attention, query, new, parts)
 
 
@@ -180,6 +186,43 @@ def _padded_heads(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: t
         some if some.shape[-1] == heads.dim else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
         for some in (query, key, value)
     ]
+
+
+def _attend_within_spans(
+    layout: PassLayout, attention: LayerAttention, grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> PartialAttention:
+    """Attend the tokens of each span to those before them; tokens outside of spans have no row in the part."""
+    heads, tokens = layout.heads, grouped.shape[2]
+    rows = tokens * heads.group
+    out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=key.dtype if layout.kernels else torch.float32)
+    top = torch.full((heads.kv_heads, rows), -math.inf, dtype=torch.float32, device=key.device)
+    total = torch.zeros(heads.kv_heads, rows, dtype=torch.float32, device=key.device)
+    row_of = torch.full((tokens,), -1, dtype=torch.int32, device=key.device)
+    for span in layout.spans:
+        keys, values = key[:, span.first : span.last], value[:, span.first : span.last]
+        if span.before:
+            earlier = layout.own.read(attention.layer, span.slot, span.before)
+            keys, values = torch.cat((earlier[0], keys), dim=1), torch.cat((earlier[1], values), dim=1)
+        step = max(most_scores(key) // (heads.kv_heads * heads.group * keys.shape[1]), 16)
+        for first in range(span.first, span.last, step):
+            last = min(first + step, span.last)
+            reach = span.before + last - span.first  # none of these tokens sees later keys
+            view = attention.view
+            least = view.firsts[first] if view.firsts else 0  # no token sees earlier keys, either
+            limit = torch.arange(span.before + first - span.first + 1, reach + 1, dtype=torch.int32, device=key.device)
+            firsts = None if view.first is None else view.first[first:last]
+            ends = [None if some is None else (some - least).repeat_interleave(heads.group) for some in (firsts, limit)]
+            at = slice(first * heads.group, last * heads.group)
+            out[:, at], top[:, at], total[:, at] = attend_to_keys(
+                layout.kernels,
+                attention.scaling,
+                by_token(grouped[:, :, first:last]),
+                keys[:, least:reach],
+                values[:, least:reach],
+                *ends,
+            )
+        row_of[span.first : span.last] = torch.arange(span.first, span.last, device=key.device)
+    return PartialAttention(out, top, total, row_of, tokens)
 
 
 def _shared_parts(layout: PassLayout, attention: LayerAttention, query: torch.Tensor) -> list[PartialAttention]:
@@ -272,7 +315,7 @@ def _join(
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.keys[layer][slots, :, :longest], own.values[layer][slots, :, :longest]
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-        scores = scores_of(attention, query.flatten(0, 1), keys).view(*shape, longest)
+        scores = scores_of(attention.scaling, query.flatten(0, 1), keys).view(*shape, longest)
         places = torch.arange(longest, device=query.device)[None, :]
         hidden = places >= layout.seen[:, None]
         if first is not None:

@@ -22,7 +22,7 @@ from runner.engines.local.interface import Softmax, register, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import LayerWeights
-from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.windows import MASK_PROBE, Unknown, Window, probing_masks
 from runner.engines.rows import Row

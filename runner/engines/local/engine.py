@@ -22,8 +22,8 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
+from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
     probe_fused_forward,
@@ -33,8 +33,7 @@ from runner.engines.local.compat_probe import (
 )
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.fused_forward import FusedForward
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads
+from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
@@ -62,7 +61,7 @@ class LocalEngine:
         bases: BaseCache | None = None,
         packed_share: float = PACKED_SHARE,
     ) -> None:
-        self.config, self.capabilities, self._resolved = config, KIND.capabilities(config), resolved
+        self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
         self._packed_share = packed_share
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
@@ -83,7 +82,7 @@ class LocalEngine:
         loaded = self._loaded
         heads = self.heads(loaded)
         decoding = str(self.batching(loaded)) if heads is None else "in a stream"
-        if heads is not None and heads.device.type == "cpu" and native.for_heads(heads) is None:
+        if heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
@@ -173,7 +172,7 @@ class LocalEngine:
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
         """Replace layers' functions by faster ones, once and only on a CPU."""
         if self._fast_layers is None and heads.device.type == "cpu":
-            self._fast_layers = FastLayers(loaded.model, native.for_heads(heads), self._packed_share)
+            self._fast_layers = FastLayers(loaded.model, kernels_for(heads), self._packed_share)
             self.stats.notes += self._fast_layers.notes
             self.stats.packed_mib = self._fast_layers.packed_mib
             quantized = self._fast_layers.quantized

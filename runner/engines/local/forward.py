@@ -14,9 +14,8 @@ from runner.engines.base import Completion
 from runner.engines.local.attention import PassLayout, PrefixUse, Span
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.interface import running
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv
-from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.kv_cache import Heads, OwnKv, kernels_for
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import NO_NUMBERS, Row
 
@@ -61,7 +60,7 @@ class Forward:
     """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or guessed tokens."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
-        self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)
+        self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible

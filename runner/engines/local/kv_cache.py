@@ -50,6 +50,13 @@ class Heads:
         return torch.frombuffer(pages, dtype=self.dtype).view(shape)
 
 
+def kernels_for(heads: Heads) -> native.Kernels | None:
+    """Return the kernels if they are available and support such heads on such a device."""
+    has_format = heads.dtype in native.FORMATS
+    has_shape = heads.group <= native.MAX_GROUP and heads.dim <= native.MAX_DIM and heads.dim % native.LANES == 0
+    return native.kernels() if has_format and has_shape and heads.device.type == "cpu" else None
+
+
 def room_tokens(heads: Heads, held: int = 0) -> int:
     """Return for how many tokens' keys and values there is memory, those that are stored already included."""
     return int((free_mib(heads.device) * MIB / heads.bytes_per_token + held) * SHARE_OF_MEMORY)

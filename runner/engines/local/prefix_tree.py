@@ -7,61 +7,22 @@ conversation are kept when a turn ends, so that the next turn computes only what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runner.engines.local.forward import Forward
 from runner.engines.local.kv_cache import OwnKv
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
+from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
-
-if TYPE_CHECKING:
-    from runner.engines.local.forward import Forward
-    from runner.engines.rows import Row
 
 LEAST_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
 LEAST_SAVED = 128  # tokens that a prefix must save
 DEEPEST = 6
 MOST_CONVERSATIONS = 8  # the oldest one is dropped for a new one
 SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
-
-
-@dataclass(eq=False)
-class Prefix:
-    """Tokens that several prompts have in common, after those of the parent."""
-
-    tokens: list[int]
-    parent: Prefix | None = None
-    users: int = 0  # rows that use it, those of its children included
-    kv: Any = field(default=None, repr=False)  # keys and values, while they are needed
-    partial: SharedKv | None = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
-    read: int = 0  # tokens in `partial`
-
-    @property
-    def path(self) -> list[Prefix]:
-        """The prefixes from the root down to this one."""
-        return [*(self.parent.path if self.parent else []), self]
-
-    @property
-    def length(self) -> int:
-        """Tokens from the start of the prompt to the end of this prefix."""
-        return len(self.tokens) + self.start
-
-    @property
-    def start(self) -> int:
-        """Tokens of the prompt before this prefix."""
-        return self.parent.length if self.parent else 0
-
-    @property
-    def held(self) -> int:
-        """Tokens whose keys and values are stored."""
-        return self.read if self.kv is None else len(self.tokens)
-
-    def forget(self) -> None:
-        """Free keys and values."""
-        self.kv, self.partial, self.read = None, None, 0
 
 
 def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> list[Prefix | None]:

@@ -15,17 +15,8 @@ from runner.config.model import HybridConfig
 from runner.config.sampling import GREEDY
 from runner.core.errors import one_line
 from runner.core.result import Call, FinishReason
-from runner.engines.base import (
-    Capability,
-    Completion,
-    Delta,
-    Engine,
-    EngineReport,
-    Event,
-    Request,
-    RequestId,
-    request_sha256,
-)
+from runner.engines.base import Capability, Completion, Delta, EngineReport, Event, Request, RequestId, request_sha256
+from runner.engines.contract import Engine
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.reviews import read_verdict, review_of, revision_of
 from runner.engines.remote.session import TICK_S

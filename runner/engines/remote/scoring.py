@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import openai
 
+from runner.config.model import ApiConfig
 from runner.core.errors import ConfigError
 from runner.engines.base import Message, Prompt, Request
 from runner.engines.remote.faults import Fault, RequestRejected
-
-if TYPE_CHECKING:
-    from runner.engines.remote.server import ServerConnection
 
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
@@ -48,8 +46,9 @@ class Tokens:
 class Scorer:
     """Asks a server for the tokens of texts and their log-probabilities, in the connection's thread."""
 
-    def __init__(self, server: ServerConnection) -> None:
-        self.server, self.model = server, server.model
+    def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
+        self.client, self.model = client, model
+        self.plain = plain  # an error's text without the key
         self._is_able: asyncio.Task[None] | None = None
         self._prompts = lru_cache(CACHED_PROMPTS)(self._start_tokenizing)
 
@@ -90,7 +89,7 @@ class Scorer:
         except openai.APIStatusError as error:
             if error.status_code not in UNSUPPORTED or error.code == "model_not_found":
                 raise
-            answer = f"{error.request.url.path} answered {error.status_code}: {self.server.plain(error.message)}"
+            answer = f"{error.request.url.path} answered {error.status_code}: {self.plain(error.message)}"
             raise ConfigError(
                 f"{self._server_key} has no log-probabilities of a text: they need {NEEDED}, and {answer}"
             ) from None
@@ -119,7 +118,7 @@ class Scorer:
 
     async def _tokenize(self, **parameters: Any) -> Tokens:
         url = f"{self.model.base_url.removesuffix('/v1')}/tokenize"
-        answer: Any = await self.server.client.post(url, body={"model": self.model.name, **parameters}, cast_to=object)
+        answer: Any = await self.client.post(url, body={"model": self.model.name, **parameters}, cast_to=object)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(ids, list) or not all(isinstance(one, int) and one >= 0 for one in ids):
             raise Fault(f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer")
@@ -128,7 +127,7 @@ class Scorer:
 
     async def _score(self, before: list[int], given: list[int]) -> ScoredContinuation:
         ids = before + given
-        answer: Any = await self.server.client.completions.create(
+        answer: Any = await self.client.completions.create(
             model=self.model.name, prompt=ids, max_tokens=0, echo=True, logprobs=1, temperature=0
         )
         scores = getattr(next(iter(getattr(answer, "choices", None) or []), None), "logprobs", None)

@@ -94,7 +94,7 @@ class ServerConnection:
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
         self._thread.start()
         self.client = self.call(self._open())
-        self.scorer = Scorer(self)
+        self.scorer = Scorer(self.client, model, self.plain)
 
     async def _open(self) -> openai.AsyncOpenAI:
         http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [guard(self.model, self.plain)]})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import openai
 
@@ -17,13 +17,11 @@ from runner.core.errors import JobFailed, RunnerError
 from runner.core.result import FinishReason
 from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
+from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.scoring import ScoredContinuation
 from runner.engines.remote.server import KEPT
 from runner.engines.remote.server_text import AnswerText, Secret, token_count
 from runner.engines.session import Session
-
-if TYPE_CHECKING:
-    from runner.engines.remote.engine import ApiEngine
 
 TICK_S = 0.2  # how long a step waits for events
 ABORT_REASONS = ("error", "abort", "aborted", "cancelled")  # finish reasons of servers for incomplete answers
@@ -116,7 +114,7 @@ def _finish_reason(reason: object) -> FinishReason:
 class ApiSession(Session):
     """Requests under way at a server; the connection's thread puts events into a queue, and a step takes them out."""
 
-    def __init__(self, engine: ApiEngine, most: int) -> None:
+    def __init__(self, engine: RemoteModel, most: int) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.most, self.tick_s = engine, most, TICK_S
         self.server = engine.server

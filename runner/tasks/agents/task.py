@@ -27,7 +27,8 @@ from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
 from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
-from runner.engines.base import Capability, require
+from runner.engines.base import Capability
+from runner.engines.contract import require
 from runner.engines.session import Session
 from runner.scorers.totals import cost, score
 from runner.store.measured import Measured, Measuring

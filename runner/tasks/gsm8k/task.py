@@ -16,7 +16,8 @@ from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
-from runner.engines.base import Completion, Engine, EngineReport, Request
+from runner.engines.base import Completion, EngineReport, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.totals import score
 from runner.scorers.verdicts import judge

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
 from runner.core.result import FinishReason, Sample, Verdict
-from runner.engines.base import Engine, EngineReport, Request, prompt_sha256
+from runner.engines.base import EngineReport, Request, prompt_sha256
+from runner.engines.contract import Engine
 from runner.scorers.votes import Vote, elect, sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside

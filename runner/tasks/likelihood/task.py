@@ -19,7 +19,8 @@ from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given, given_sha256, load_given
 from runner.datasets.gsm8k import Item, describe
-from runner.engines.base import Capability, Completion, Engine, EngineReport, Request, require_among
+from runner.engines.base import Capability, Completion, EngineReport, Request
+from runner.engines.contract import Engine, require_among
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import figures

@@ -28,7 +28,8 @@ from runner.core import child, machine
 from runner.core.errors import RunnerError, is_memory_error, one_line
 from runner.core.mapped_files import resident_mib
 from runner.engines import open_engine
-from runner.engines.base import FEWER_ROWS, Capability, Completion, Engine, EngineReport, complete, require
+from runner.engines.base import FEWER_ROWS, Capability, Completion, EngineReport
+from runner.engines.contract import Engine, complete, require
 from runner.engines.kinds import kind_of
 from runner.engines.session import Session
 from runner.engines.synthetic import check_room, synthetic_requests

@@ -33,7 +33,8 @@ from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
 from runner.core.result import FinishReason, Record, Status
 from runner.embedded import MODEL_DIR
-from runner.engines.base import Completion, complete
+from runner.engines.base import Completion
+from runner.engines.contract import complete
 from runner.engines.kinds import kind_of
 from runner.engines.synthetic import synthetic_requests
 from runner.grid.plan import State, plan_job, predicted_need

@@ -12,7 +12,7 @@ from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv,
 from runner.engines.local import parts
 from runner.engines.local.attention import PassLayout, Span
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads
+from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.shared_kv import own_kv
 
 CPU = torch.device("cpu")
@@ -278,7 +278,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
     kernels_or_none("compiled")
-    assert (native.for_heads(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
+    assert (kernels_for(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -19,7 +19,7 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
 from runner.engines.rows import Row, Stopping
@@ -174,7 +174,7 @@ def test_the_engine_answers_as_each_branch_alone(
         generation=GenerationConfig(max_new_tokens=steps),
     )
     engine, texts = open_engine(config), ("one, ", "", "two")
-    (done,) = base.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
+    (done,) = contract.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
     model = build(family, attn_implementation=attention.value)
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -206,13 +206,13 @@ def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: 
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
-    (free,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
+    (free,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
     end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
     loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
-    (done,) = base.complete(engine, [request])
-    (ignored,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
+    (done,) = contract.complete(engine, [request])
+    (ignored,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert done.branches is not None
     ended, went_on = done.branches[1], done.branches[0]
     cut = free.branches[1].token_ids.index(end)
@@ -311,7 +311,7 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
 ) -> None:
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
-    (done,) = base.complete(engine, [Request(0, "", branches=("one", "two"))])
+    (done,) = contract.complete(engine, [Request(0, "", branches=("one", "two"))])
     assert done.finish_reason is FinishReason.error
     assert done.error == "the prompt is empty: it has no tokens"
 

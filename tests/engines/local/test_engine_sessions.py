@@ -19,7 +19,7 @@ from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId
 from runner.engines.local.engine import LocalEngine, LocalSession
 from runner.engines.local.windows import Masks, Unknown
@@ -78,7 +78,7 @@ def completions(events: Sequence[Event]) -> dict[tuple[RequestId, int], Completi
 
 def alone(engine: LocalEngine, request: Request) -> list[int]:
     """Return the tokens of a request that has the engine to itself."""
-    (done,) = base.complete(engine, [request])
+    (done,) = contract.complete(engine, [request])
     assert done.error is None
     return done.token_ids
 

@@ -16,7 +16,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Event, Request
 from runner.engines.local import prefix_tree, room
 from runner.engines.local.attention import PassLayout
@@ -76,7 +76,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
-    return {request.id: done for request in asked for done in base.complete(engine, [request])}
+    return {request.id: done for request in asked for done in contract.complete(engine, [request])}
 
 
 def test_one_long_request_leaves_the_rows_to_short_ones(
@@ -88,7 +88,7 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     monkeypatch.setattr(room, "room_tokens", lambda *_: 40_000 if by_torch else 1700)
     engine.stats.peak_rows = 0
     passes.clear()
-    done = {one.id: one for one in base.complete(engine, [*SHORT, LONG, GIVEN])}
+    done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
     assert {key: one.token_ids for key, one in done.items()} == {key: one.token_ids for key, one in expected.items()}
     assert done["given"].logprobs == pytest.approx(expected["given"].logprobs, abs=1e-5)
     assert engine.stats.peak_rows >= 20

@@ -28,7 +28,8 @@ from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
-from runner.engines.base import Completion, Request, complete
+from runner.engines.base import Completion, Request
+from runner.engines.contract import complete
 
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),

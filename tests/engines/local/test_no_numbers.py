@@ -18,7 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Engine, Request, complete
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine, complete
 from runner.engines.local.kernels import native
 from runner.engines.local.static_batches import BY_GENERATE, Batching
 

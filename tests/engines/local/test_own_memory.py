@@ -19,7 +19,7 @@ from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
 from runner.engines.base import EngineReport, Request
-from runner.engines.base import complete as completions
+from runner.engines.contract import complete as completions
 from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native

@@ -19,7 +19,8 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Request, complete
+from runner.engines.base import Completion, Request
+from runner.engines.contract import complete
 
 Make = Callable[..., RunnerConfig]
 PROMPTS = ("Ann has three apples", "zebra", "to be or not to be")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.engines.local.prefix_tree import DEEPEST, LEAST_SAVED, LEAST_TOKENS, Prefix, share
+from runner.engines.local.prefix import Prefix
+from runner.engines.local.prefix_tree import DEEPEST, LEAST_SAVED, LEAST_TOKENS, share
 
 Prompts = list[list[int]]
 pieces = st.lists(st.integers(0, 2), max_size=6)  # few different tokens: beginnings in common are likely

@@ -17,7 +17,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Event, Message, Request
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads
@@ -56,7 +56,7 @@ def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
 
 
 def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
-    (whole,) = base.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
+    (whole,) = contract.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
     stop = whole.text[6:9]
     heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
     assert done.finish_reason is FinishReason.stop
@@ -73,7 +73,7 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
-    alone = {done.id: done for done in base.complete(engine, requests)}
+    alone = {done.id: done for done in contract.complete(engine, requests)}
     heard, done = "", {}
     with engine.open() as session:
 
@@ -87,7 +87,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
                     if len(heard) >= 5:
                         session.cancel(0)
 
-        base.gather(session, [replace(request, deltas=True) for request in requests], listen)
+        contract.gather(session, [replace(request, deltas=True) for request in requests], listen)
     assert done[0].finish_reason is FinishReason.cancelled
     assert done[0].text == heard
     assert alone[0].text.startswith(heard)
@@ -97,16 +97,16 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
 
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
-    whole = {done.id: done.token_ids for done in base.complete(engine, requests)}
+    whole = {done.id: done.token_ids for done in contract.complete(engine, requests)}
     assert len(complete_first(engine, requests, 1)) < len(requests)
     assert engine.stats.rows_alive == 0
-    assert {done.id: done.token_ids for done in base.complete(engine, requests)} == whole
+    assert {done.id: done.token_ids for done in contract.complete(engine, requests)} == whole
 
 
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
     seen: list[float] = []
     requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
-    base.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
+    contract.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
     assert len(seen) >= 10
     assert engine.stats.under_way == 0
 
@@ -118,7 +118,7 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     for turn in range(3):
         conversation.append(Message("user", f"{PROMPT}This is turn {turn}."))
         before = engine.stats.prefill_tokens
-        (done,) = base.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
+        (done,) = contract.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
         computed.append(engine.stats.prefill_tokens - before)
         answers.append(done.token_ids)
         conversation.append(Message("assistant", done.text))

@@ -23,9 +23,11 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Request
+from runner.engines import contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
 from runner.engines.local import prefix_tree
+from runner.engines.local.prefix import Prefix
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
@@ -144,7 +146,7 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     engine.load()
     engine._real._loaded.model.generation_config.eos_token_id = eos  # type: ignore[attr-defined]
     for batch_size in (64, 1, 4):
-        done = {completion.id: completion for completion in base.complete(engine, asked, batch_size)}
+        done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
             answer = done[request.id]
@@ -216,7 +218,7 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, s
     config = of_family(make_config, saved_family)
     engine = open_engine(config)
     expected = complete(engine, requests())
-    done = {one.id: one for one in base.complete(engine, [*requests(), Request(99, "")])}
+    done = {one.id: one for one in contract.complete(engine, [*requests(), Request(99, "")])}
     assert {index: done[index].token_ids for index in expected} == expected
     assert done[99].finish_reason is FinishReason.error
     assert "no tokens" in str(done[99].error)
@@ -228,7 +230,7 @@ def test_prefixes_are_let_go_with_their_last_row(
 ) -> None:
     """After ends, interruptions and errors, no prefix is kept that no row uses."""
     engine = open_engine(of_family(make_config, saved_family))
-    made: list[prefix_tree.Prefix] = []
+    made: list[Prefix] = []
     real = prefix_tree.share
 
     def share(prompts: Any, parent: Any) -> Any:
@@ -239,7 +241,7 @@ def test_prefixes_are_let_go_with_their_last_row(
     monkeypatch.setattr(prefix_tree, "share", share)
     complete(engine, requests())
     with engine.open(3) as session:
-        base.gather(session, requests(), lambda events: not any(isinstance(one, Completion) for one in events))
+        contract.gather(session, requests(), lambda events: not any(isinstance(one, Completion) for one in events))
         assert any(prefix.kv is not None for prefix in made)
     assert made
     assert all(prefix.kv is None and prefix.users == 0 for prefix in made)

@@ -21,8 +21,9 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import FEWER_ROWS, Engine
+from runner.engines import contract
+from runner.engines.base import FEWER_ROWS
+from runner.engines.contract import Engine
 from runner.engines.local import memory, room
 from runner.engines.local.attention import PassLayout
 from runner.engines.local.forward import Forward
@@ -185,7 +186,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
-        done = {completion.id: completion for completion in base.complete(engine, requests())}
+        done = {completion.id: completion for completion in contract.complete(engine, requests())}
     assert sorted(done) == sorted(expected)
     assert done[alone].finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)

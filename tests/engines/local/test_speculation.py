@@ -15,7 +15,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.sampling import Sampling
 from runner.core.console import ForPeople
 from runner.core.dtypes import Dtype
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Request
 from runner.engines.local import speculation
 from runner.engines.local.engine import LocalEngine
@@ -64,7 +64,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any, tuple[Any, ...]]:
     return {
         (done.id, done.choice): (done.token_ids, done.text, done.finish_reason, done.error)
-        for done in base.complete(engine, asked, rows)
+        for done in contract.complete(engine, asked, rows)
     }
 
 
@@ -130,7 +130,7 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
         text = PROMPTS[1]
         for turn in range(3):
             request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
-            [expected], [done] = base.complete(plain, [request]), base.complete(guessing, [request])
+            [expected], [done] = contract.complete(plain, [request]), contract.complete(guessing, [request])
             assert done.token_ids == expected.token_ids
             text += done.text + " and"
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
@@ -167,20 +167,20 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
     prompt = PROMPTS[0]
     guessing = engine_of()
     for request in (*MORE["sampled"], *MORE["penalty"], Request(0, prompt, ignore_eos=True)):
-        list(base.complete(guessing, [request]))
-    list(base.complete(guessing, [Request(at, prompt) for at in range(MOST_ROWS + 1)]))
+        list(contract.complete(guessing, [request]))
+    list(contract.complete(guessing, [Request(at, prompt) for at in range(MOST_ROWS + 1)]))
     assert guessing.stats.draft_tokens == 0
     other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="gelu"))
-    list(base.complete(other, [Request(0, prompt)]))
+    list(contract.complete(other, [Request(0, prompt)]))
     assert other.fused is None
     assert other.stats.draft_tokens == 0
     if kernels is not None and kernels.has_quantized:
         int8 = engine_of(quantization=Int8Config())
-        list(base.complete(int8, [Request(0, prompt)]))
+        list(contract.complete(int8, [Request(0, prompt)]))
         assert int8.fused is not None
         assert int8.stats.draft_tokens == 0
     monkeypatch.setattr(speculation, "gives_same_logits_together", lambda *_: False)
-    list(base.complete(guessing, [Request(0, prompt)]))
+    list(contract.complete(guessing, [Request(0, prompt)]))
     assert guessing.stats.draft_tokens == 0, "a trial has said that it would differ"
 
 

@@ -19,8 +19,9 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Request
+from runner.engines import base, contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
 from runner.engines.local import memory, static_batches
 from runner.engines.local.static_batches import BY_GENERATE, Batching
 
@@ -49,7 +50,7 @@ def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callabl
 def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine], batching: Batching) -> None:
     padded, other = make_engine(), make_engine(batching)
     assert complete(other, requests()) == complete(padded, requests())
-    (done,) = base.complete(make_engine(), requests(PROMPTS[:1]))
+    (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
     stop = done.text[3:5]
     asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
     asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
@@ -109,7 +110,7 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
 ) -> None:
     engine = make_engine()
     fail_at({1, 2})
-    first, second = sorted(base.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
+    first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
     assert second.finish_reason is FinishReason.error
     assert second.error == "out of memory with its 6 tokens alone"
     assert first.error is None

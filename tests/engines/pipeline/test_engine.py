@@ -18,7 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, complete
+from runner.engines.base import Capability, Completion, Delta, Event, Request
+from runner.engines.contract import Engine, complete
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.session import Session
 

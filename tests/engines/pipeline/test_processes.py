@@ -18,7 +18,7 @@ import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
 
 from runner.core.errors import DataError, JobFailed
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine
 from runner.engines.pipeline.transport import Packet, PacketType, Transport
@@ -150,7 +150,7 @@ def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_pat
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
-            list(base.complete(engine, [Request(0, "one")]))
+            list(contract.complete(engine, [Request(0, "one")]))
     finally:
         engine.close()
     assert gone(pid)
@@ -251,7 +251,7 @@ def test_an_idle_pipeline_keeps_its_connections_in_use(
         engine.load()
         until(lambda: sent.count(PacketType.alive) >= 2, "a second packet, after the first has returned")
         engine.stages.timeout_s = 60.0  # the short limit was for the packets only: an answer may take longer
-        [done] = base.complete(engine, [Request(0, "one", max_new_tokens=3)])
+        [done] = contract.complete(engine, [Request(0, "one", max_new_tokens=3)])
         assert len(done.token_ids) == 3
     finally:
         engine.close()

@@ -19,7 +19,8 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Message, Request, complete
+from runner.engines.base import Completion, Delta, Message, Request
+from runner.engines.contract import complete
 from runner.engines.driver import Driver
 
 Make = Callable[..., RunnerConfig]

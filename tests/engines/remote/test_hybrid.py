@@ -22,7 +22,8 @@ from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Message, Request, complete
+from runner.engines.base import Completion, Message, Request
+from runner.engines.contract import complete
 from runner.engines.remote.reviews import read_verdict
 from runner.report import headline
 from runner.run import run

@@ -26,7 +26,8 @@ from runner.config.rope import (
     RopeYarnConfig,
 )
 from runner.core.errors import ConfigError
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.models.load import Loaded
 from runner.models.rope.choices import max_positions, put_on, scale
 

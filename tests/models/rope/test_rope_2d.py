@@ -21,7 +21,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
 from runner.models.load import release
@@ -338,7 +338,7 @@ def test_jobs_leave_nothing_behind(
     ):  # fmt: skip
         config = make_config(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
         engine = local_engine(config, bases)
-        list(base.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
+        list(contract.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine.loaded.model)))
         engine.close()
     for kind in ("native", "rope_2d"):
@@ -378,7 +378,7 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
         engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
         requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
-        answers.append({done.id: done.token_ids for done in base.complete(engine, requests)})
+        answers.append({done.id: done.token_ids for done in contract.complete(engine, requests)})
         engine.close()
     assert loads == [1, 1, 1]
     assert answers[0] == answers[2]
@@ -398,7 +398,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
     )
     requests = [Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)]
     for size in (1, 3, 4):
-        for done in base.complete(open_engine(config), requests, size):
+        for done in contract.complete(open_engine(config), requests, size):
             ids = torch.tensor([requests[int(done.id)].prompt])
             settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
             plain = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)

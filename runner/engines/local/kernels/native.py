@@ -16,14 +16,11 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from runner.core import machine
-
-if TYPE_CHECKING:
-    from runner.engines.local.kv_cache import Heads
 
 log = logging.getLogger(__name__)
 
@@ -143,12 +140,6 @@ def sample(compiled: Kernels, logits: torch.Tensor, settings: RowSettings, unifo
 def for_logits(logits: torch.Tensor) -> Kernels | None:
     """Return the kernels if they are available and read such logits."""
     return kernels() if logits.device.type == "cpu" and logits.dtype in FORMATS else None
-
-
-def for_heads(heads: Heads) -> Kernels | None:
-    """Return the kernels if they are available and support such heads on such a device."""
-    supported = heads.dtype in FORMATS and heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
-    return kernels() if supported and heads.device.type == "cpu" else None
 
 
 def _build(compiler: str) -> Path:
