@@ -1,7 +1,4 @@
-"""MLflow's runs: open the store, list finished runs and grids, fetch and log files, and read a run's answers.
-
-MLflow is imported late.
-"""
+"""MLflow's runs: open the store, list finished runs and grids, fetch and log files, and read a run's answers."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
         ("gsm8k", {"samples": ABSURD}, "task.samples=1000000000000: must lie in 1..10,000"),
         ("gsm8k", {"prompt": PromptStyle.lm_eval_5shot, "offset": ABSURD}, "task.offset=1000000000000: task.prompt=lm_eval_5shot: 5 examples"),
         ("sweep", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=[64, 256]: the largest batch has 256,000,000,000,000 prompt tokens"),
-        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_s=30 seconds: 30,000,000,000,000 requests would come"),
+        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_s=30 seconds: 30,000,000,000,000 requests would arrive"),
         ("sweep", {"arrival_rates": [1.0], "arrival_requests": ABSURD}, "task.arrival_requests=1000000000000: 1,000,000,000,000 requests"),
         ("sweep", {"repeats": ABSURD}, "task.repeats=1000000000000: must lie in 1..10,000"),
         ("sweep", {"warmup": ABSURD}, "task.warmup=1000000000000: must lie in 0..10,000"),

@@ -113,7 +113,7 @@ def test_openai_itself_gets_the_limit_under_its_new_name(make_config: Make) -> N
 
 def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Any, api: Api) -> None:
     for request, words in (
-        (Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)), "request.top_k=5: OpenAI's API has no word"),
+        (Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)), "request.top_k=5: OpenAI's API has no field"),
         (Request(0, HI, ignore_eos=True), "answers of a fixed length"),
         (Request(0, HI, branches=("a", "b")), "branches"),
         (Request(0, HI, continuation="a"), "log-probabilities"),
