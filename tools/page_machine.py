@@ -86,13 +86,13 @@ class Machine:
                 os.close(closed)
             seen.write(more)
             asked = (asked + more)[-len(ASKS) :] if ready[:1] == [ours] else asked
-            if asked == ASKS.encode() and left:
-                asked = b""
+            while asked == ASKS.encode() and left:
                 os.write(ours, f"{left.pop(0)}\n".encode())
                 echo = b""
                 while b"\n" not in echo and (more := _read(ours)):  # what is typed is shown before the answer
                     echo += more
                 seen.write(echo)
+                asked = echo.partition(b"\n")[2][-len(ASKS) :]  # the answer and the next question may be there already
         return self._wait(process)
 
     def serve(self, command: str) -> list[str]:
