@@ -186,14 +186,14 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity as the exact test is the stricter one:
     n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). A difference of d makes more pairs discordant than the rate
-    r0 of them that was observed where there was less to see: r = √(r0² + d²), which is r0 at d = 0, d where d is
-    large, and what follows from questions of normally distributed difficulty in between (bench/compare_null.py).
+    r0 of them that was observed. At worst all of it comes on top of the flips that noise makes: r = r0 + d. Where the
+    difference takes the place of some of these flips, the power is higher (bench/compare_null.py tries both).
     """
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
 
     def surplus(difference: float) -> float:
-        rate = min(1.0, math.hypot(discordant_rate, difference))
+        rate = min(1.0, discordant_rate + difference)
         spread = z_power * math.sqrt(n * (rate - difference * difference))
         return n * difference - 1 - z_alpha * math.sqrt(n * rate) - spread
 
