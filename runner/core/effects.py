@@ -63,6 +63,11 @@ class Effect:
     finding: Finding = Finding.open
     detectable: float | None = None
 
+    def __post_init__(self) -> None:
+        """Widen an interval that leaves out what the test does not: the test is the stricter one, and it decides."""
+        if self.p >= ALPHA:
+            self.low, self.high = min(self.low, self.neutral), max(self.high, self.neutral)
+
     @property
     def neutral(self) -> float:
         """The value of two runs that do not differ."""

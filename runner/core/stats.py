@@ -2,8 +2,8 @@
 
 Pure Python, because scipy takes a second to import and a score needs none of it; the tests check every
 function against scipy, statsmodels or its own definition. Proportions and differences are fractions (0.024, not
-2.4 points). Tests are exact and decide; intervals are approximate and show how large a difference may be, so that
-near the border an interval can leave out 0 where the test, the stricter one, does not reject.
+2.4 points). Tests are exact and decide; intervals are approximate and show how large a difference may be. Near the
+border an interval here can leave out 0 where the test, the stricter one, does not reject: effects.py widens it then.
 """
 
 from __future__ import annotations
