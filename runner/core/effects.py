@@ -14,7 +14,8 @@ from statistics import median
 from typing import Any
 
 from runner.core import ratios, stats
-from runner.core.sequential import Pairs
+from runner.core.margins import Verdict, questions_needed
+from runner.core.sequential import Pairs, p_at_any_look
 from runner.core.stats import ALPHA
 
 
@@ -56,12 +57,17 @@ class Effect:
     counts: dict[str, Any] = field(default_factory=dict)  # what else the method has counted, by its name in JSON
     is_ratio: bool = False
     detects: Callable[[float], float | None] | None = None  # by level: the smallest true difference that is detectable
+    p_at: Callable[[float], float] | None = None  # two-sided p against a true value, to which low and high belong
+    needs: Callable[[float, float], int | None] | None = None  # by margin and level: so many in all would decide
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
     comparisons: int = 1  # over so many of them p_holm is adjusted
     finding: Finding = Finding.open
     detectable: float | None = None
+    margin: float | None = None
+    verdict: Verdict | None = None  # about the margin; None where none is asked for
+    needed: int | None = None  # so many questions in all would decide, where the runs are equally good
 
     def __post_init__(self) -> None:
         """Widen an interval that leaves out what the test does not: the test is the stricter one, and it decides."""
@@ -74,8 +80,11 @@ class Effect:
         return 1.0 if self.is_ratio else 0.0
 
 
-def judge(effects: Iterable[Effect]) -> None:
-    """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows."""
+def judge(effects: Iterable[Effect], margin: float | None = None) -> None:
+    """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows.
+
+    With a margin, also decide which differences lie above minus the margin, adjusted in the same way.
+    """
     families: dict[str, list[Effect]] = {}
     for it in effects:
         families.setdefault(it.measure.partition("/")[0], []).append(it)
@@ -87,6 +96,22 @@ def judge(effects: Iterable[Effect]) -> None:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
+        if margin is not None:
+            _judge_margin([it for it in family if it.p_at is not None], margin)
+
+
+def _judge_margin(family: list[Effect], margin: float) -> None:
+    ps = [it.p_at(-margin) for it in family if it.p_at is not None]
+    for it, p_holm in zip(family, stats.holm(ps), strict=True):
+        it.margin, it.verdict = margin, Verdict.undecided
+        if it.finding is Finding.better:
+            it.verdict = Verdict.better
+        elif p_holm < ALPHA and it.value < -margin:
+            it.verdict = Verdict.worse_by_more
+        elif p_holm < ALPHA and it.value > -margin:
+            it.verdict = Verdict.as_good if it.finding is not Finding.worse else Verdict.worse_but_within
+        elif it.needs is not None:
+            it.needed = it.needs(margin, ALPHA / len(family))
 
 
 # --------------------------------------------------------------------------------------------------- accuracies
@@ -104,14 +129,21 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
         n,
         _verdicts(wins, losses, n - wins - losses, baseline_correct),
         detects=partial(stats.detectable_difference, n, (wins + losses) / n if n else 0.0),
+        p_at=partial(stats.paired_difference_p, wins, losses, n),
+        needs=partial(_paired_questions, (wins + losses) / n if n else 0.0),
     )
+
+
+def _paired_questions(discordant_rate: float, margin: float, alpha: float) -> int | None:
+    return questions_needed(margin, discordant_rate, alpha)
 
 
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
     """Compare pairs of verdicts of which one side stopped when it liked: a test for one look would not hold."""
-    seen, baseline_correct = Pairs(), 0
+    seen, looks, baseline_correct = Pairs(), [], 0
     for ours, theirs in pairs:
         seen.add(ours, theirs)
+        looks.append((seen.wins, seen.losses, seen.ties))
         baseline_correct += theirs
     return Effect(
         Method.sequential,
@@ -123,6 +155,7 @@ def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
         seen.count,
         seen.count,
         _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct),
+        p_at=partial(p_at_any_look, looks),
     )
 
 
@@ -139,6 +172,7 @@ def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n:
         baseline_n,
         _verdicts(None, None, None, baseline_correct),
         detects=partial(stats.unpaired_detectable_difference, n, baseline_n, pooled),
+        p_at=partial(stats.unpaired_difference_p, correct, n, baseline_correct, baseline_n),
     )
 
 
@@ -162,6 +196,9 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         n,
         {"error": error, "size": int(sum(sizes)), "unit": unit},
         detects=partial(ratios.detectable_shift, error, n),
+        p_at=lambda shift: ratios.paired_p(
+            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)]
+        ),
     )
 
 

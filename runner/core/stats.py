@@ -107,26 +107,34 @@ def paired_difference_interval(b: int, c: int, n: int) -> tuple[float, float]:
     assert min(b, c, n - b - c) >= 0
     if n == 0:
         return -1.0, 1.0
-    z = _two_sided_z(1 - CONFIDENCE)
-    estimate = (b - c) / n
+    z, estimate = _two_sided_z(1 - CONFIDENCE), (b - c) / n
 
     def score(difference: float) -> float:
-        """Distance of the data from a true difference, in standard errors under that difference."""
-        distance = (b - c) - n * difference
-        linear = (2 * n - b + c) * difference - b - c
-        constant = -c * difference * (1 - difference)
-        only_second = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
-        variance = n * (2 * only_second + difference * (1 - difference))
-        if variance <= 0:  # only at -1, 1 and (without discordant pairs) at 0
-            return math.copysign(math.inf, distance) if distance else 0.0
-        return distance / math.sqrt(variance)
+        return _paired_score(b, c, n, difference)
 
     low = -1.0 if c == n else _root(lambda difference: z - score(difference), -1.0, estimate)
     high = 1.0 if b == n else _root(lambda difference: -z - score(difference), estimate, 1.0)
     return low, high
 
 
-def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int) -> tuple[float, float]:
+def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
+    """Return the two-sided p of Tango's score test against a true paired difference, to which his interval belongs."""
+    return 2 * NormalDist().cdf(-abs(_paired_score(b, c, n, difference))) if n else 1.0
+
+
+def _paired_score(b: int, c: int, n: int, difference: float) -> float:
+    """Distance of the data from a true paired difference, in standard errors under that difference."""
+    distance = (b - c) - n * difference
+    linear = (2 * n - b + c) * difference - b - c
+    constant = -c * difference * (1 - difference)
+    only_second = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    variance = n * (2 * only_second + difference * (1 - difference))
+    if variance <= 0:  # only at -1, 1 and (without discordant pairs) at 0
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Return Newcombe's hybrid score interval for k1 / n1 - k2 / n2 of two independent samples.
 
     Method 10 of Newcombe (Statistics in Medicine 17, 1998), put together from the two Wilson intervals that stand
@@ -135,11 +143,21 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int) -> tuple[fl
     """
     if not n1 or not n2:
         return -1.0, 1.0
-    (low1, high1), (low2, high2) = wilson_interval(k1, n1), wilson_interval(k2, n2)
+    (low1, high1), (low2, high2) = wilson_interval(k1, n1, 1 - alpha), wilson_interval(k2, n2, 1 - alpha)
     rate1, rate2 = k1 / n1, k2 / n2
     down = math.hypot(rate1 - low1, high2 - rate2)
     up = math.hypot(high1 - rate1, rate2 - low2)
     return max(-1.0, rate1 - rate2 - down), min(1.0, rate1 - rate2 + up)
+
+
+def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float) -> float:
+    """Return the two-sided p against a true difference: the level from which on Newcombe's interval leaves it out."""
+
+    def leaves_out(alpha: float) -> float:
+        low, high = unpaired_difference_interval(k1, n1, k2, n2, alpha)
+        return 1.0 if not low <= difference <= high else -1.0
+
+    return _root(leaves_out, 0.0, 1.0)
 
 
 def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
